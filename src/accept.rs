@@ -1,0 +1,111 @@
+//! The accept loop. It survives whatever `accept` may fail with, until the server is told to stop.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Receiver;
+
+use crate::handle::Hub;
+
+/// Accepts until the server ends, and gives each connection to `start`. An error of `start` (no thread could be
+/// started) is treated like one of `accept`: the system is short of something, and trying on at once would not help.
+pub(crate) fn run(
+    listener: &TcpListener,
+    hub: &Hub,
+    stop: &Receiver<()>,
+    mut start: impl FnMut(TcpStream, SocketAddr) -> io::Result<()>,
+) {
+    let mut trouble = Trouble::default();
+    while !hub.is_ending() {
+        let started = match listener.accept() {
+            Ok(_) if hub.is_ending() => return,
+            Ok((stream, peer)) => start(stream, peer).inspect_err(|_| hub.count(|stats| stats.thread_errors += 1)),
+            // The client gave up while it waited to be accepted, or a signal came: nothing that should slow us down.
+            Err(error) if is_passing(&error) => continue,
+            Err(error) => {
+                hub.count(|stats| stats.accept_errors += 1);
+                Err(error)
+            }
+        };
+        match started {
+            Ok(()) => trouble.is_over(),
+            Err(error) => {
+                let pause = trouble.with(&error);
+                // Woken by the stop at once.
+                let _ = stop.recv_timeout(pause);
+            }
+        }
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    // Linux also hands errors of the network on that concern this one client (accept(2)).
+    matches!(error.kind(), Interrupted | ConnectionAborted | ConnectionReset | WouldBlock)
+        || matches!(
+            error.raw_os_error(),
+            Some(
+                libc::EPROTO
+                    | libc::ENETDOWN
+                    | libc::ENOPROTOOPT
+                    | libc::EHOSTDOWN
+                    | libc::EHOSTUNREACH
+                    | libc::ENETUNREACH
+            )
+        )
+}
+
+/// A burst of failures: logged once when it begins and once when it is over, with pauses that grow.
+#[derive(Debug, Default)]
+struct Trouble {
+    since: Option<Instant>,
+    failures: u32,
+}
+
+impl Trouble {
+    const FIRST_PAUSE: Duration = Duration::from_millis(10);
+    const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+
+    fn with(&mut self, error: &io::Error) -> Duration {
+        if self.since.is_none() {
+            log::error!("cannot take a new connection: {error}; trying on");
+            self.since = Some(Instant::now());
+        }
+        self.failures += 1;
+        (Self::FIRST_PAUSE * 2_u32.saturating_pow(self.failures - 1).min(1000)).min(Self::LONGEST_PAUSE)
+    }
+
+    fn is_over(&mut self) {
+        if let Some(since) = self.since.take() {
+            log::warn!("taking connections again after {} failures in {:.1?}", self.failures, since.elapsed());
+            self.failures = 0;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_limit_and_start_over() {
+        let mut trouble = Trouble::default();
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let pauses: Vec<u128> = (0..100).map(|_| trouble.with(&error).as_millis()).collect();
+        assert_eq!(pauses[..7], [10, 20, 40, 80, 160, 320, 500]);
+        assert!(pauses[7..].iter().all(|pause| *pause == 500));
+        trouble.is_over();
+        assert_eq!(trouble.with(&error).as_millis(), 10);
+    }
+
+    #[test]
+    fn only_shortages_slow_the_loop_down() {
+        for code in [libc::ECONNABORTED, libc::EINTR, libc::EPROTO] {
+            assert!(is_passing(&io::Error::from_raw_os_error(code)));
+        }
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
+            assert!(!is_passing(&io::Error::from_raw_os_error(code)));
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! The command line.
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use heartwire::{HeartbeatPolicy, Liveness};
+
+/// WebSockets with a heartbeat, on plain threads.
+#[derive(Debug, Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServeOptions,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server (what happens without a command as well).
+    Serve(ServeOptions),
+}
+
+/// Options of the server.
+#[derive(Debug, Args)]
+pub(crate) struct ServeOptions {
+    /// Address to listen on; port 0 takes any free one
+    #[arg(default_value = "127.0.0.1:9001", value_parser = parse_address)]
+    pub(crate) address: String,
+
+    /// What to do with messages: send each back, or to every other client
+    #[arg(long, value_enum, default_value = "echo")]
+    pub(crate) mode: Mode,
+
+    /// Time between Pings, or "off" for no heartbeat
+    #[arg(long, value_name = "DURATION|off", default_value = "20s", value_parser = parse_optional)]
+    ping_interval: Optional,
+
+    /// How long after a Ping some life must show, or "off" to keep lines open without ever finding anyone dead
+    #[arg(long, value_name = "DURATION|off", default_value = "10s", value_parser = parse_optional)]
+    pong_timeout: Optional,
+
+    /// How many misses in a row make a peer dead
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    max_missed: u32,
+
+    /// What counts as life
+    #[arg(long, value_enum, default_value = "any-byte")]
+    liveness: LivenessOption,
+
+    /// Most connections at a time; more are answered 503
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count)]
+    pub(crate) max_connections: usize,
+
+    /// Largest message taken, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
+    pub(crate) max_message_size: usize,
+
+    /// Bytes that may wait for a slow peer
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
+    pub(crate) queue_size: usize,
+
+    /// Read buffer of each connection, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
+    pub(crate) read_buffer_size: usize,
+
+    /// How long an opening handshake may take in all
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) handshake_timeout: Duration,
+
+    /// How long a closing handshake, or the shutdown, may take in all
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) close_timeout: Duration,
+
+    /// Browsers may connect from pages of this origin only, such as https://example.org; repeatable
+    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
+    pub(crate) allow_origin: Vec<String>,
+
+    /// Least important lines to log
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    log_level: String,
+
+    /// Log to this file as well
+    #[arg(long, value_name = "FILE")]
+    pub(crate) log_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    Echo,
+    Broadcast,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LivenessOption {
+    AnyByte,
+    PongOnly,
+}
+
+/// A duration, or off. (An `Option` would mean to clap that the flag may be absent.)
+#[derive(Debug, Clone, Copy)]
+struct Optional(Option<Duration>);
+
+impl ServeOptions {
+    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
+        let liveness = match self.liveness {
+            LivenessOption::AnyByte => Liveness::AnyByte,
+            LivenessOption::PongOnly => Liveness::PongOnly,
+        };
+        let policy = match (self.ping_interval.0, self.pong_timeout.0) {
+            (None, _) => HeartbeatPolicy::off(),
+            (Some(interval), None) => HeartbeatPolicy::keepalive(interval),
+            (Some(interval), Some(timeout)) => HeartbeatPolicy::new(interval, timeout),
+        };
+        policy.max_missed(self.max_missed).liveness(liveness)
+    }
+
+    /// What the heartbeat chosen means, in words.
+    pub(crate) fn heartbeat_in_words(&self) -> String {
+        let spell = humantime::format_duration;
+        match (self.ping_interval.0, self.pong_timeout.0, self.heartbeat().worst_case()) {
+            (Some(interval), Some(timeout), Some(worst)) => format!(
+                "Ping every {}, dead after {} misses of {}: a dead peer is found within {}",
+                spell(interval),
+                self.max_missed,
+                spell(timeout),
+                spell(worst)
+            ),
+            (Some(interval), ..) => format!("Ping every {}, dead peers are not found", spell(interval)),
+            (None, ..) => "no heartbeat, dead peers are not found".to_owned(),
+        }
+    }
+
+    pub(crate) fn log_level(&self) -> log::LevelFilter {
+        // Checked by the parser.
+        self.log_level.parse().unwrap_or(log::LevelFilter::Info)
+    }
+}
+
+/// Parses the command line. On a mistake, one line on stderr and exit status 2.
+pub(crate) fn parse() -> Result<ServeOptions, ExitCode> {
+    match Cli::try_parse() {
+        Ok(Cli { command: Some(Command::Serve(options)), .. }) | Ok(Cli { command: None, serve: options }) => {
+            Ok(options)
+        }
+        Err(error) if error.use_stderr() => {
+            let text = error.to_string();
+            let line = text.lines().next().unwrap_or("error: invalid command line");
+            eprintln!("{line} (try --help)");
+            Err(ExitCode::from(2))
+        }
+        // --help and --version.
+        Err(text) => {
+            let _ = text.print();
+            Err(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn parse_address(text: &str) -> Result<String, String> {
+    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; expected HOST:PORT"))?;
+    addresses.next().map(|_| text.to_owned()).ok_or_else(|| "no such host".to_owned())
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration =
+        humantime::parse_duration(text).map_err(|_| "expected a duration such as 500ms or 20s".to_owned())?;
+    if duration < Duration::from_millis(1) {
+        return Err("must be 1ms or more".to_owned());
+    }
+    if duration > Duration::from_secs(10 * 365 * 24 * 3600) {
+        return Err("must be 10 years or less".to_owned());
+    }
+    Ok(duration)
+}
+
+fn parse_optional(text: &str) -> Result<Optional, String> {
+    if text == "off" { Ok(Optional(None)) } else { parse_duration(text).map(|duration| Optional(Some(duration))) }
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be 1 or more".to_owned()),
+        Ok(count) => Ok(count),
+        Err(_) => Err("expected a whole number".to_owned()),
+    }
+}
+
+/// Bytes, as a plain number or with KiB, MiB or GiB.
+fn parse_size(text: &str) -> Result<usize, String> {
+    let expected = || "expected a number of bytes such as 65536, 64KiB or 1MiB".to_owned();
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let factor: usize = match &text[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" | "K" | "k" => 1024,
+        "MiB" | "M" => 1024 * 1024,
+        "GiB" | "G" => 1024 * 1024 * 1024,
+        _ => return Err(expected()),
+    };
+    let size = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(expected)?;
+    if size == 0 { Err("must be 1 or more".to_owned()) } else { Ok(size) }
+}
+
+/// An origin as browsers send it: scheme, host and port, nothing behind (RFC 6454 section 6.2).
+fn parse_origin(text: &str) -> Result<String, String> {
+    let expected = || "expected an origin such as https://example.org or http://localhost:8080".to_owned();
+    let (scheme, host) = text.split_once("://").ok_or_else(expected)?;
+    if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '*', ' ']) {
+        return Err(expected());
+    }
+    Ok(text.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Result<ServeOptions, String> {
+        let arguments = ["heartwire"].into_iter().chain(arguments.iter().copied());
+        let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
+        Ok(match cli.command {
+            Some(Command::Serve(options)) => options,
+            None => cli.serve,
+        })
+    }
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        let options = options(&[]).unwrap();
+        assert_eq!(options.address, "127.0.0.1:9001");
+        assert_eq!(options.heartbeat(), HeartbeatPolicy::default());
+        assert!(options.heartbeat_in_words().ends_with("found within 50s"));
+    }
+
+    #[test]
+    fn the_command_may_be_left_out() {
+        assert_eq!(options(&["serve", "[::1]:0", "--max-missed", "1"]).unwrap().address, "[::1]:0");
+        assert_eq!(options(&["[::1]:0", "--max-missed", "1"]).unwrap().address, "[::1]:0");
+    }
+
+    #[test]
+    fn heartbeats_can_be_off_or_keepalive_only() {
+        assert_eq!(options(&["--ping-interval", "off"]).unwrap().heartbeat(), HeartbeatPolicy::off());
+        let keepalive = options(&["--ping-interval", "500ms", "--pong-timeout", "off"]).unwrap();
+        assert_eq!(keepalive.heartbeat(), HeartbeatPolicy::keepalive(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn sizes_are_bytes_with_or_without_a_unit() {
+        for (text, size) in [("1", 1), ("64KiB", 65536), ("2M", 2 << 20), ("1GiB", 1 << 30)] {
+            assert_eq!(parse_size(text), Ok(size));
+        }
+        for bad in ["", "0", "-1", "1XB", "KiB", "99999999999999999999", "99999999999999999GiB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for bad in [
+            &["--ping-interval", "0s"][..],
+            &["--ping-interval", "soon"],
+            &["--max-missed", "0"],
+            &["--max-connections", "0"],
+            &["--liveness", "maybe"],
+            &["--allow-origin", "example.org"],
+            &["--allow-origin", "https://example.org/"],
+            &["--log-level", "loud"],
+            &["nowhere"],
+            &["127.0.0.1:70000"],
+            &["--no-such-option"],
+        ] {
+            assert!(options(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! A connection as its handler sees it: receiving, the heartbeat's drive, and the closing handshake.
+//!
+//! [`Connection::recv`] waits in one place: a read of the socket that ends at the next deadline of the heartbeat. After
+//! each read the heartbeat hears what came, and then, and only then, what time it is: nobody is judged before all that
+//! waited in the socket has been looked at.
+
+use std::fmt;
+use std::net::{Shutdown, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::close::{CloseCode, CloseReason, ConnectionId};
+use crate::decoder::Incoming;
+use crate::error::Error;
+use crate::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Sign};
+use crate::inbound::{Filled, Inbound};
+use crate::link::Link;
+use crate::message::Message;
+use crate::outbound::Sent;
+use crate::request::Request;
+use crate::round_trip::RoundTrip;
+use crate::sender::Sender;
+
+/// An open WebSocket, in the hands of its handler and its own thread.
+///
+/// Receiving belongs to this thread. Sending belongs to everybody: see [`sender`](Self::sender).
+pub struct Connection {
+    link: Arc<Link>,
+    inbound: Inbound,
+    heartbeat: Heartbeat,
+    request: Request,
+    subprotocol: Option<String>,
+    /// When the socket was last seen to have nothing more for us.
+    emptied_at: Option<Instant>,
+    /// Some message was fed and perhaps not written yet.
+    has_fed: bool,
+    /// The connection has ended and was reported.
+    is_over: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(
+        link: Arc<Link>,
+        inbound: Inbound,
+        heartbeat: HeartbeatPolicy,
+        request: Request,
+        subprotocol: Option<String>,
+    ) -> Self {
+        let phase = spread(link.id);
+        let heartbeat = Heartbeat::new(heartbeat, link.opened, phase);
+        link.set_heartbeat(&heartbeat.policy());
+        link.away(link.opened);
+        Self { link, inbound, heartbeat, request, subprotocol, emptied_at: None, has_fed: false, is_over: false }
+    }
+
+    /// Waits for the next message. Meanwhile the heartbeat beats, Pings are answered, and other threads may send.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection has ended, with the first cause; `?` is all that a handler needs. By then
+    /// the closing handshake is done and the supervisor knows.
+    pub fn recv(&mut self) -> Result<Message, Error> {
+        loop {
+            if let Some(message) = self.receive(None)? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// Waits for the next message for `timeout` at most. `Ok(None)` if none was complete by then; what has arrived of
+    /// one is kept. A timeout of zero takes what is there.
+    ///
+    /// # Errors
+    /// As [`recv`](Self::recv).
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message>, Error> {
+        self.receive(Instant::now().checked_add(timeout))
+    }
+
+    /// Sends a message. If the queue is full because the peer is slow, waits until there is room: that ends, at the
+    /// latest, when the peer is found to take nothing any more.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed or closing; the message is not sent.
+    pub fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
+        self.link.send(message.into())
+    }
+
+    /// Like [`send`](Self::send), but the message may stay in memory until this thread next waits in `recv`, or
+    /// anything is sent: many small replies become one system call.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
+        self.has_fed = true;
+        self.link.feed(message.into())
+    }
+
+    /// A handle for sending, to be given to any number of other threads.
+    pub fn sender(&self) -> Sender {
+        Sender::new(Arc::clone(&self.link))
+    }
+
+    /// Closes: sends what is queued and a Close frame, waits for the peer's, and ends the TCP connection; all of it
+    /// within the close timeout. A reason of more than 123 bytes is cut. What the peer still sends is discarded.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCloseCode`] if the code must not be sent, [`Error::Closed`] if the connection was closed already.
+    pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
+        let code = code.into();
+        if !code.is_sendable() {
+            return Err(Error::InvalidCloseCode(code));
+        }
+        if self.is_over || !self.link.begin_close(CloseReason::Local { code, reason: reason.to_owned() }, false) {
+            return Err(self.link.closed());
+        }
+        self.await_close();
+        Ok(())
+    }
+
+    /// This connection's number.
+    pub fn id(&self) -> ConnectionId {
+        self.link.id
+    }
+
+    /// The peer's address: behind a proxy, the proxy's.
+    pub fn peer(&self) -> SocketAddr {
+        self.link.peer
+    }
+
+    /// The path that the peer asked for, without the query.
+    pub fn path(&self) -> &str {
+        self.request.path()
+    }
+
+    /// The request of the opening handshake, with its headers.
+    pub fn request(&self) -> &Request {
+        &self.request
+    }
+
+    /// The subprotocol agreed upon in the opening handshake.
+    pub fn subprotocol(&self) -> Option<&str> {
+        self.subprotocol.as_deref()
+    }
+
+    /// Round-trip figures; `None` before the first Pong.
+    pub fn round_trip(&self) -> Option<RoundTrip> {
+        self.link.ledger().round_trip()
+    }
+
+    /// Pongs missed in a row.
+    pub fn missed(&self) -> u32 {
+        self.heartbeat.missed()
+    }
+
+    /// The heartbeat in force.
+    pub fn heartbeat(&self) -> HeartbeatPolicy {
+        self.heartbeat.policy()
+    }
+
+    /// Changes the heartbeat from now on. Misses so far are forgotten; the next Ping is due one interval from now.
+    pub fn set_heartbeat(&mut self, policy: HeartbeatPolicy) {
+        self.heartbeat.set_policy(policy, Instant::now());
+        self.link.set_missed(0);
+        self.link.set_heartbeat(&policy);
+    }
+
+    // Receiving.
+
+    fn receive(&mut self, until: Option<Instant>) -> Result<Option<Message>, Error> {
+        if self.is_over {
+            return Err(self.link.closed());
+        }
+        let mut now = Instant::now();
+        let mut has_looked = false;
+        self.link.listening();
+        loop {
+            match self.inbound.decoder.next() {
+                Ok(Some(Incoming::Message(message))) => {
+                    self.link.count_message_in();
+                    self.beat_if_due(now, false)?;
+                    self.link.away(now);
+                    return Ok(Some(message));
+                }
+                Ok(Some(Incoming::Ping(payload))) => {
+                    // If it cannot be written, the next read will tell why.
+                    let _ = self.link.pong(payload);
+                    continue;
+                }
+                Ok(Some(Incoming::Pong(payload))) => {
+                    self.link.ledger().pong(&payload, now);
+                    self.life(Sign::Pong);
+                    continue;
+                }
+                Ok(Some(Incoming::Close(code, reason))) => return Err(self.closed_by_peer(code, reason)),
+                Ok(None) => {}
+                Err(violation) => return Err(self.fail(violation)),
+            }
+            let deadline = match self.link.close_deadline() {
+                // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
+                Some(deadline) if has_looked && deadline <= now => return Err(self.finish()),
+                Some(deadline) => Some(deadline),
+                None => {
+                    self.beat_if_due(now, true)?;
+                    self.heartbeat.deadline()
+                }
+            };
+            if has_looked && until.is_some_and(|until| until <= now) {
+                self.link.away(now);
+                return Ok(None);
+            }
+            if std::mem::take(&mut self.has_fed) {
+                let _ = self.link.flush();
+            }
+            let space = self.inbound.decoder.space().len();
+            let wake = until.map_or(deadline, |until| Some(deadline.map_or(until, |deadline| deadline.min(until))));
+            let filled = self.inbound.fill(wake, now);
+            now = Instant::now();
+            has_looked = true;
+            match filled {
+                Ok(Filled::Bytes(count)) => {
+                    self.link.count_bytes_in(count);
+                    self.life(Sign::Bytes);
+                    if count < space {
+                        self.emptied_at = Some(now);
+                    }
+                }
+                Ok(Filled::Timeout) => {
+                    self.emptied_at = Some(now);
+                    self.inbound.decoder.shrink();
+                }
+                Ok(Filled::End) => return Err(self.ended(CloseReason::Disconnected)),
+                Err(error) => return Err(self.ended(CloseReason::io(&error))),
+            }
+        }
+    }
+
+    fn life(&mut self, sign: Sign) {
+        let had_missed = self.heartbeat.missed() > 0;
+        self.heartbeat.life(sign);
+        if had_missed {
+            self.link.set_missed(self.heartbeat.missed());
+        }
+    }
+
+    /// Does what the heartbeat asks for, if its deadline has come. `all_decoded` says that whatever was read has been
+    /// looked at; a miss is only counted then, and only if the socket was seen empty after the deadline.
+    fn beat_if_due(&mut self, now: Instant, all_decoded: bool) -> Result<(), Error> {
+        if self.heartbeat.deadline().is_none_or(|deadline| now < deadline) {
+            return Ok(());
+        }
+        if let Some(due) = self.heartbeat.would_miss(now)
+            && !(all_decoded && self.emptied_at >= Some(due))
+        {
+            return Ok(());
+        }
+        loop {
+            match self.heartbeat.poll(now, self.link.outbound.is_behind()) {
+                Action::Ping => match self.link.ping(None) {
+                    Ok(Sent::Written) => self.heartbeat.ping_written(Instant::now()),
+                    // Behind data; or not sent at all, and the next read will tell why.
+                    Ok(_) | Err(_) => self.heartbeat.ping_queued(),
+                },
+                Action::Missed(missed) => self.link.miss(missed, self.heartbeat.policy().misses_allowed()),
+                Action::Dead(missed) => {
+                    self.link.miss(missed, self.heartbeat.policy().misses_allowed());
+                    self.link.abort(CloseReason::HeartbeatLost { missed });
+                    self.is_over = true;
+                    return Err(self.link.closed());
+                }
+                Action::Wait(_) => return Ok(()),
+            }
+        }
+    }
+
+    // Closing.
+
+    fn closed_by_peer(&mut self, code: Option<CloseCode>, reason: String) -> Error {
+        self.link.set_cause(CloseReason::Peer { code, reason });
+        self.link.answer_close(code);
+        self.finish()
+    }
+
+    /// Fails the connection (RFC 6455 section 7.1.7): says why, and does not wait for an answer.
+    fn fail(&mut self, violation: CloseReason) -> Error {
+        self.link.begin_close(violation, true);
+        self.finish()
+    }
+
+    /// The socket has come to its end, for `reason` unless another thread knows better.
+    fn ended(&mut self, reason: CloseReason) -> Error {
+        let reason = self.link.end_of_socket(reason);
+        self.link.set_cause(reason);
+        self.finish()
+    }
+
+    /// Our Close frame is on its way, or the socket broke: reads up to the peer's Close frame or its end, and finishes.
+    fn await_close(&mut self) {
+        let deadline = self.close_deadline();
+        loop {
+            match self.inbound.decoder.next() {
+                Ok(Some(Incoming::Close(code, reason))) => {
+                    self.link.set_cause(CloseReason::Peer { code, reason });
+                    self.link.answer_close(code);
+                    break;
+                }
+                Ok(Some(_)) => continue,
+                Ok(None) => {}
+                Err(_) => break,
+            }
+            let now = Instant::now();
+            if now >= deadline {
+                break;
+            }
+            match self.inbound.fill(Some(deadline), now) {
+                Ok(Filled::Bytes(count)) => self.link.count_bytes_in(count),
+                Ok(Filled::Timeout) => {}
+                Ok(Filled::End) | Err(_) => break,
+            }
+        }
+        self.finish();
+    }
+
+    /// The last steps, whatever came before: what is queued goes out, then our end of the TCP connection, and the
+    /// peer's last bytes are taken in so that closing the socket is no reset. All within the close timeout.
+    fn finish(&mut self) -> Error {
+        let deadline = self.close_deadline();
+        if self.link.outbound.wait_until_drained(deadline) {
+            self.inbound.shut_down(Shutdown::Write);
+            self.inbound.discard_to_end(deadline);
+        }
+        // Also wakes a drainer that is still blocked.
+        self.inbound.shut_down(Shutdown::Both);
+        self.link.ended();
+        self.is_over = true;
+        self.link.closed()
+    }
+
+    /// The handler is done, for this reason: whatever is left of the connection comes to its end.
+    pub(crate) fn conclude(&mut self, reason: CloseReason) {
+        if self.is_over {
+            return;
+        }
+        // If it is closing already, or its socket broke, the end is near and only needs to be seen.
+        if !self.link.outbound.is_closing() {
+            self.link.begin_close(reason, false);
+        }
+        self.await_close();
+    }
+
+    /// Whether the connection has ended, is closing, or cannot be written to any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.is_over || self.link.outbound.is_closing()
+    }
+
+    fn close_deadline(&self) -> Instant {
+        self.link.close_deadline().unwrap_or_else(|| Instant::now() + self.link.close_timeout)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("id", &self.id())
+            .field("peer", &self.peer())
+            .field("path", &self.path())
+            .finish_non_exhaustive()
+    }
+}
+
+/// When in its interval a connection first beats: in the second half, evenly spread over connections that were opened
+/// one after the other, for multiples of the golden ratio are.
+fn spread(id: ConnectionId) -> f64 {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    1.0 - (id as f64 * GOLDEN).fract() / 2.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_opened_together_do_not_beat_together() {
+        let mut phases: Vec<f64> = (1..=1000).map(spread).collect();
+        assert!(phases.iter().all(|phase| *phase > 0.5 && *phase <= 1.0));
+        phases.sort_by(f64::total_cmp);
+        let widest = phases.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(widest < 3.0 * 0.5 / 1000.0, "the widest gap is {widest}");
+    }
+}

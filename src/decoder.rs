@@ -1,0 +1,288 @@
+//! From bytes to messages: the receiving half of RFC 6455, without I/O.
+//!
+//! Bytes are put into [`Decoder::space`], messages come out of [`Decoder::next`]. A payload is taken out of the buffer
+//! as it arrives, whole frame or not, so the buffer stays small however large a message is, memory follows what was
+//! really received rather than what a header announced, and text that is not UTF-8 is refused at its first bad byte.
+//!
+//! The headers are parsed by tungstenite; its own reader is not used because it hands out nothing until a message is
+//! complete, which is too late for a deadline, for a limit on memory and for the UTF-8 check.
+
+use std::io::Cursor;
+
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+use tungstenite::{Bytes, Utf8Bytes};
+
+use crate::close::{CloseCode, CloseReason};
+use crate::message::Message;
+
+/// What a peer can send.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    Message(Message),
+    Ping(Bytes),
+    Pong(Bytes),
+    Close(Option<CloseCode>, String),
+}
+
+/// Decodes what one client sends.
+#[derive(Debug)]
+pub(crate) struct Decoder {
+    /// Initialised throughout; `start..end` is not decoded yet.
+    buffer: Vec<u8>,
+    start: usize,
+    end: usize,
+    smallest: usize,
+    max_message_size: usize,
+    frame: Option<PartialFrame>,
+    message: Option<PartialMessage>,
+}
+
+/// A frame whose header is known and whose payload is still arriving.
+#[derive(Debug)]
+struct PartialFrame {
+    opcode: OpCode,
+    is_final: bool,
+    mask: [u8; 4],
+    remaining: u64,
+}
+
+#[derive(Debug)]
+enum PartialMessage {
+    Text(PartialText),
+    Binary(Vec<u8>),
+}
+
+impl Decoder {
+    /// A control frame must fit in the buffer (14 + 125 bytes), whatever the settings say.
+    const MIN_BUFFER: usize = 256;
+    /// The buffer grows up to this while large messages arrive.
+    const MAX_BUFFER: usize = 64 * 1024;
+
+    /// `head` is what was received already, behind the opening handshake.
+    pub(crate) fn new(head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
+        let smallest = buffer_size.max(Self::MIN_BUFFER);
+        let mut buffer = vec![0; smallest.max(head.len())];
+        buffer[..head.len()].copy_from_slice(head);
+        Self { buffer, start: 0, end: head.len(), smallest, max_message_size, frame: None, message: None }
+    }
+
+    /// Where the next bytes go. Never empty after [`next`](Self::next) has returned `None`.
+    pub(crate) fn space(&mut self) -> &mut [u8] {
+        if self.start > 0 {
+            self.buffer.copy_within(self.start..self.end, 0);
+            self.end -= self.start;
+            self.start = 0;
+        }
+        &mut self.buffer[self.end..]
+    }
+
+    /// So many bytes were put into [`space`](Self::space). A full buffer grows: there is more to come.
+    pub(crate) fn filled(&mut self, count: usize) {
+        self.end += count;
+        if self.end == self.buffer.len() && self.buffer.len() < Self::MAX_BUFFER {
+            let larger = (self.buffer.len() * 4).min(Self::MAX_BUFFER);
+            self.buffer.resize(larger, 0);
+        }
+    }
+
+    /// The peer is idle: a buffer that has grown is given back.
+    pub(crate) fn shrink(&mut self) {
+        if self.buffer.len() > self.smallest && self.end - self.start <= self.smallest {
+            self.space();
+            self.buffer.truncate(self.smallest);
+            self.buffer.shrink_to_fit();
+        }
+    }
+
+    /// The next thing that is complete, or `None` if more bytes are needed. After an error there is nothing more to be
+    /// had from this decoder.
+    pub(crate) fn next(&mut self) -> Result<Option<Incoming>, CloseReason> {
+        loop {
+            if self.frame.is_none() && !self.parse_header()? {
+                return Ok(None);
+            }
+            let Some(frame) = &mut self.frame else { return Ok(None) };
+            let available = (self.end - self.start) as u64;
+            if matches!(frame.opcode, OpCode::Control(_)) && available < frame.remaining {
+                return Ok(None);
+            }
+            let taken = frame.remaining.min(available) as usize;
+            let payload = &mut self.buffer[self.start..self.start + taken];
+            unmask(payload, frame.mask);
+            frame.mask.rotate_left(taken % 4);
+            frame.remaining -= taken as u64;
+            self.start += taken;
+
+            if let OpCode::Control(control) = frame.opcode {
+                let incoming = control_frame(control, payload)?;
+                self.frame = None;
+                return Ok(Some(incoming));
+            }
+            match &mut self.message {
+                Some(PartialMessage::Text(text)) => text.push(payload, frame.remaining)?,
+                Some(PartialMessage::Binary(bytes)) => {
+                    bytes.reserve(room(bytes.len(), payload.len(), frame.remaining));
+                    bytes.extend_from_slice(payload);
+                }
+                // parse_header begins a message with its first frame and refuses a continuation of none.
+                None => return Err(CloseReason::Protocol("continuation of no message")),
+            }
+            if frame.remaining > 0 {
+                return Ok(None);
+            }
+            let is_final = frame.is_final;
+            self.frame = None;
+            if is_final {
+                return match self.message.take() {
+                    Some(PartialMessage::Text(text)) => Ok(Some(Incoming::Message(text.finish()?))),
+                    Some(PartialMessage::Binary(bytes)) => Ok(Some(Incoming::Message(Message::Binary(bytes.into())))),
+                    None => Ok(None),
+                };
+            }
+        }
+    }
+
+    /// Reads a header if it is complete, and checks all that can be checked before the payload is here.
+    fn parse_header(&mut self) -> Result<bool, CloseReason> {
+        let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
+        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseReason::Protocol("reserved opcode"))?;
+        let Some((header, length)) = parsed else { return Ok(false) };
+        self.start += cursor.position() as usize;
+
+        if header.rsv1 || header.rsv2 || header.rsv3 {
+            return Err(CloseReason::Protocol("reserved bits"));
+        }
+        let Some(mask) = header.mask else { return Err(CloseReason::Protocol("unmasked frame")) };
+        match header.opcode {
+            OpCode::Control(_) if !header.is_final => return Err(CloseReason::Protocol("fragmented control frame")),
+            OpCode::Control(_) if length > 125 => return Err(CloseReason::Protocol("control frame over 125 bytes")),
+            OpCode::Control(_) => {}
+            OpCode::Data(data) => self.begin_data(data, length)?,
+        }
+        self.frame = Some(PartialFrame { opcode: header.opcode, is_final: header.is_final, mask, remaining: length });
+        Ok(true)
+    }
+
+    fn begin_data(&mut self, data: Data, length: u64) -> Result<(), CloseReason> {
+        let so_far = match (&self.message, data) {
+            (None, Data::Text) => {
+                self.message = Some(PartialMessage::Text(PartialText::default()));
+                0
+            }
+            (None, Data::Binary) => {
+                self.message = Some(PartialMessage::Binary(Vec::new()));
+                0
+            }
+            (Some(message), Data::Continue) => message.len() as u64,
+            (None, _) => return Err(CloseReason::Protocol("continuation of no message")),
+            (Some(_), _) => return Err(CloseReason::Protocol("new message inside a fragmented one")),
+        };
+        let size = so_far.saturating_add(length);
+        if size > self.max_message_size as u64 {
+            return Err(CloseReason::TooBig { size, limit: self.max_message_size });
+        }
+        Ok(())
+    }
+}
+
+impl PartialMessage {
+    fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.complete.len() + text.carried_len,
+            Self::Binary(bytes) => bytes.len(),
+        }
+    }
+}
+
+/// Text, checked as it arrives. A character that is cut by the end of a chunk is carried to the next.
+#[derive(Debug, Default)]
+struct PartialText {
+    complete: String,
+    carried: [u8; 4],
+    carried_len: usize,
+}
+
+impl PartialText {
+    /// Adds a chunk; `remaining` is what the frame still has to come.
+    fn push(&mut self, mut chunk: &[u8], remaining: u64) -> Result<(), CloseReason> {
+        while self.carried_len > 0 && !chunk.is_empty() {
+            self.carried[self.carried_len] = chunk[0];
+            self.carried_len += 1;
+            chunk = &chunk[1..];
+            match std::str::from_utf8(&self.carried[..self.carried_len]) {
+                Ok(character) => {
+                    self.complete.push_str(character);
+                    self.carried_len = 0;
+                }
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => return Err(CloseReason::InvalidUtf8),
+            }
+        }
+        let (text, cut) = match std::str::from_utf8(chunk) {
+            Ok(text) => (text, &[][..]),
+            Err(error) if error.error_len().is_none() => {
+                let (valid, cut) = chunk.split_at(error.valid_up_to());
+                (std::str::from_utf8(valid).map_err(|_| CloseReason::InvalidUtf8)?, cut)
+            }
+            Err(_) => return Err(CloseReason::InvalidUtf8),
+        };
+        self.complete.reserve(room(self.complete.len(), text.len(), remaining));
+        self.complete.push_str(text);
+        if !cut.is_empty() {
+            self.carried[..cut.len()].copy_from_slice(cut);
+            self.carried_len = cut.len();
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Message, CloseReason> {
+        if self.carried_len > 0 {
+            Err(CloseReason::InvalidUtf8)
+        } else {
+            Ok(Message::Text(Utf8Bytes::from(self.complete)))
+        }
+    }
+}
+
+fn control_frame(control: Control, payload: &[u8]) -> Result<Incoming, CloseReason> {
+    Ok(match control {
+        Control::Ping => Incoming::Ping(Bytes::copy_from_slice(payload)),
+        Control::Pong => Incoming::Pong(Bytes::copy_from_slice(payload)),
+        Control::Close => match payload {
+            [] => Incoming::Close(None, String::new()),
+            [_] => return Err(CloseReason::Protocol("close code cut short")),
+            [high, low, reason @ ..] => {
+                let code = CloseCode::from(u16::from_be_bytes([*high, *low]));
+                if !code.is_sendable() {
+                    return Err(CloseReason::Protocol("invalid close code"));
+                }
+                let reason = std::str::from_utf8(reason).map_err(|_| CloseReason::InvalidUtf8)?;
+                Incoming::Close(Some(code), reason.to_owned())
+            }
+        },
+        Control::Reserved(_) => return Err(CloseReason::Protocol("reserved opcode")),
+    })
+}
+
+/// How much to reserve for a chunk: what its frame still brings as well, but no more than doubles what is here, so that
+/// a header alone never costs memory and a long message is copied a few times at most.
+fn room(len: usize, chunk: usize, remaining: u64) -> usize {
+    let remaining = usize::try_from(remaining).unwrap_or(usize::MAX);
+    chunk + remaining.min((len + chunk).max(Decoder::MAX_BUFFER))
+}
+
+/// Removes the mask (RFC 6455 section 5.3), eight bytes at a time.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut chunks = payload.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        // chunks_exact gives eight bytes, so the array is never the default.
+        let word = u64::from_ne_bytes((&*chunk).try_into().unwrap_or_default()) ^ wide;
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    for (byte, key) in chunks.into_remainder().iter_mut().zip(mask.iter().cycle()) {
+        *byte ^= key;
+    }
+}

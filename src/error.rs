@@ -1,0 +1,85 @@
+//! Errors, each of which says who failed.
+
+use std::error::Error as StdError;
+use std::{fmt, io};
+
+use crate::close::{CloseCode, CloseReason};
+
+/// What can go wrong for a program that uses heartwire.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The connection is closed, for this reason. In a handler, `?` ends it as it should.
+    Closed(CloseReason),
+    /// A close code that must not stand in a Close frame.
+    InvalidCloseCode(CloseCode),
+    /// The server could not start: its address could not be bound, or no thread could be started.
+    Io(io::Error),
+    /// The handler's own error. It closes the connection with 1011 and is reported as
+    /// [`CloseReason::HandlerFailed`].
+    Handler(Box<dyn StdError + Send + Sync>),
+}
+
+impl Error {
+    /// A handler's own error; also a string is one.
+    pub fn handler(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Handler(error.into())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed(reason) => write!(f, "connection closed: {reason}"),
+            Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
+            Self::Io(error) => error.fmt(f),
+            Self::Handler(error) => error.fmt(f),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Handler(error) => Some(&**error),
+            Self::Closed(_) | Self::InvalidCloseCode(_) => None,
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Why [`Sender::try_send`](crate::Sender::try_send) did not take a message. The message comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TrySendError<T> {
+    /// The connection's queue is full: its peer is slow to take what it was sent.
+    Full(T),
+    /// The connection is closed.
+    Closed(T),
+}
+
+impl<T> TrySendError<T> {
+    /// The message that was not sent.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::Full(message) | Self::Closed(message) => message,
+        }
+    }
+}
+
+impl<T> fmt::Display for TrySendError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full(_) => "the queue is full",
+            Self::Closed(_) => "the connection is closed",
+        })
+    }
+}
+
+impl<T: fmt::Debug> StdError for TrySendError<T> {}

@@ -1,0 +1,120 @@
+//! What a server tells of itself: events as they happen, and snapshots on request.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::close::{CloseReport, ConnectionId, Traffic};
+use crate::round_trip::RoundTrip;
+
+/// Something that happened to a connection. See [`Handle::events`](crate::Handle::events).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Event {
+    /// The opening handshake is complete; the handler starts.
+    Opened {
+        /// The connection's number.
+        id: ConnectionId,
+        /// The peer's address.
+        peer: SocketAddr,
+        /// The path that it asked for, with the query.
+        path: String,
+    },
+    /// A Ping went unanswered for the heartbeat's timeout.
+    Missed {
+        /// The connection's number.
+        id: ConnectionId,
+        /// The peer's address.
+        peer: SocketAddr,
+        /// Misses in a row so far.
+        missed: u32,
+        /// How many make the peer dead.
+        max_missed: u32,
+    },
+    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence. Meanwhile the
+    /// supervisor keeps the line open with unsolicited Pongs, and nobody is judged.
+    HandlerStalled {
+        /// The connection's number.
+        id: ConnectionId,
+        /// The peer's address.
+        peer: SocketAddr,
+        /// For how long.
+        away: Duration,
+    },
+    /// The connection ended. There is exactly one for each `Opened`.
+    Closed(CloseReport),
+    /// An opening handshake did not come to a connection.
+    HandshakeFailed {
+        /// The peer's address.
+        peer: SocketAddr,
+        /// The HTTP status that it was given, if it got an answer.
+        status: Option<u16>,
+        /// What was wrong.
+        reason: String,
+    },
+}
+
+/// A connection at one moment. See [`Handle::connections`](crate::Handle::connections).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// The connection's number.
+    pub id: ConnectionId,
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// The path that it asked for, with the query.
+    pub path: String,
+    /// How long it has been open.
+    pub age: Duration,
+    /// Misses in a row.
+    pub missed: u32,
+    /// Round-trip figures, if any Ping was answered.
+    pub round_trip: Option<RoundTrip>,
+    /// Pings that we sent.
+    pub pings: u64,
+    /// Pongs that answered them.
+    pub pongs: u64,
+    /// Messages, bytes and drops both ways.
+    pub traffic: Traffic,
+    /// Bytes that wait for the peer to take them.
+    pub queued: usize,
+    /// How long its thread has been in the handler; `None` while it waits in `recv`.
+    pub away: Option<Duration>,
+}
+
+/// A server's counters since it started. See [`Handle::stats`](crate::Handle::stats).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// TCP connections accepted.
+    pub accepted: u64,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections that completed the opening handshake.
+    pub opened: u64,
+    /// Connections that ended, by the [name](crate::CloseReason::name) of the cause.
+    pub closed: BTreeMap<&'static str, u64>,
+    /// Opening handshakes that did not come to a connection, refusals and plain HTTP requests included.
+    pub handshakes_failed: u64,
+    /// Plain HTTP requests that the responder answered.
+    pub http_requests: u64,
+    /// Of the failures, those refused because the server was full.
+    pub refused: u64,
+    /// Failures to accept a TCP connection (no file descriptors, no memory).
+    pub accept_errors: u64,
+    /// Failures to start a thread for a connection.
+    pub thread_errors: u64,
+    /// Pongs missed.
+    pub missed: u64,
+    /// Handlers reported as stalled.
+    pub handlers_stalled: u64,
+    /// What passed over the connections that ended.
+    pub traffic: Traffic,
+}
+
+impl Stats {
+    /// Connections that ended, whatever the cause.
+    pub fn closed_total(&self) -> u64 {
+        self.closed.values().sum()
+    }
+}

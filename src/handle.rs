@@ -1,0 +1,187 @@
+//! A server's remote control, for any thread.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crossbeam_channel as channel;
+
+use crate::close::ConnectionId;
+use crate::event::{ConnectionInfo, Event, Stats};
+use crate::frame::Frame;
+use crate::message::Message;
+use crate::supervisor::{Command, Notice};
+
+/// What the server's threads and its handles share.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    pub(crate) address: SocketAddr,
+    pub(crate) notices: channel::Sender<Notice>,
+    commands: channel::Sender<Command>,
+    /// Protects the list of those who listen to events. Their channels are unbounded, so it is held for moments only.
+    subscribers: Mutex<Vec<channel::Sender<Event>>>,
+    /// Protects the counters.
+    stats: Mutex<Stats>,
+    is_running: AtomicBool,
+    is_ending: AtomicBool,
+    /// Wakes the accept loop when it is not in `accept`.
+    stop: channel::Sender<()>,
+}
+
+/// The receiving ends of a hub.
+pub(crate) struct Receivers {
+    pub(crate) notices: channel::Receiver<Notice>,
+    pub(crate) commands: channel::Receiver<Command>,
+    pub(crate) stop: channel::Receiver<()>,
+}
+
+impl Hub {
+    /// Broadcasts that may wait for the fan-out before the broadcaster does.
+    const COMMANDS: usize = 64;
+
+    pub(crate) fn new(address: SocketAddr) -> (Arc<Self>, Receivers) {
+        let (notices, notices_receiver) = channel::unbounded();
+        let (commands, commands_receiver) = channel::bounded(Self::COMMANDS);
+        let (stop, stop_receiver) = channel::bounded(1);
+        let hub = Self {
+            address,
+            notices,
+            commands,
+            subscribers: Mutex::default(),
+            stats: Mutex::default(),
+            is_running: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+            stop,
+        };
+        let receivers = Receivers { notices: notices_receiver, commands: commands_receiver, stop: stop_receiver };
+        (Arc::new(hub), receivers)
+    }
+
+    pub(crate) fn starts(&self) {
+        self.is_running.store(true, SeqCst);
+    }
+
+    /// The server has ended: whoever listens to events learns it by the end of the channel.
+    pub(crate) fn ended(&self) {
+        self.is_running.store(false, SeqCst);
+        self.is_ending.store(true, SeqCst);
+        lock(&self.subscribers).clear();
+    }
+
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(SeqCst)
+    }
+
+    pub(crate) fn notify(&self, notice: Notice) {
+        // Fails only when the supervisor has ended, and then nobody wants to know.
+        let _ = self.notices.send(notice);
+    }
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut lock(&self.stats));
+    }
+
+    /// Hands an event to all subscribers. It is only made if there are any.
+    pub(crate) fn publish(&self, event: impl FnOnce() -> Event) {
+        let mut subscribers = lock(&self.subscribers);
+        if !subscribers.is_empty() {
+            let event = event();
+            subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The remote control of a [`Server`](crate::Server), for any number of threads. Cloning is cheap.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    hub: Arc<Hub>,
+}
+
+impl Handle {
+    pub(crate) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    /// The address that the server listens on, with the real port.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.hub.address
+    }
+
+    /// Sends a message to all connections. It is encoded once, and one thread fans out, so all receivers see the same
+    /// order of broadcasts. A peer whose queue is full does not get it: that is counted in its
+    /// [`Traffic::dropped`](crate::Traffic::dropped), and holds nobody else up.
+    ///
+    /// Returns at once, unless 64 broadcasts wait already.
+    pub fn broadcast(&self, message: impl Into<Message>) {
+        self.fan_out(message.into(), None);
+    }
+
+    /// Like [`broadcast`](Self::broadcast), to all connections but this one.
+    pub fn broadcast_except(&self, except: ConnectionId, message: impl Into<Message>) {
+        self.fan_out(message.into(), Some(except));
+    }
+
+    fn fan_out(&self, message: Message, except: Option<ConnectionId>) {
+        if self.hub.is_running.load(SeqCst) {
+            // Fails only when the server has ended, and then there is nobody to receive it.
+            let _ = self.hub.commands.send(Command::Broadcast { frame: Frame::message(message), except });
+        }
+    }
+
+    /// The open connections at this moment, in the order of their numbers.
+    pub fn connections(&self) -> Vec<ConnectionInfo> {
+        if !self.hub.is_running.load(SeqCst) {
+            return Vec::new();
+        }
+        let (reply, snapshot) = channel::bounded(1);
+        // Both fail only when the server has ended, and then there are none.
+        let _ = self.hub.commands.send(Command::Snapshot { reply });
+        snapshot.recv().unwrap_or_default()
+    }
+
+    /// The counters since the server started; they stay to be read after its end.
+    pub fn stats(&self) -> Stats {
+        lock(&self.hub.stats).clone()
+    }
+
+    /// Everything that happens from now on, in the order in which the supervisor hears of it. The channel is
+    /// disconnected when the server has ended.
+    ///
+    /// The channel is unbounded, since the server never waits for a subscriber: take events out, or drop the receiver.
+    pub fn events(&self) -> channel::Receiver<Event> {
+        let (subscriber, events) = channel::unbounded();
+        lock(&self.hub.subscribers).push(subscriber);
+        events
+    }
+
+    /// Shuts the server down, and returns at once: nobody is accepted any more, all connections are closed with 1001,
+    /// and when all have ended, or after the close timeout, [`Server::serve`](crate::Server::serve) returns.
+    pub fn shutdown(&self) {
+        if !self.hub.is_ending.swap(true, SeqCst) {
+            self.hub.notify(Notice::Shutdown);
+            let _ = self.hub.stop.try_send(());
+            self.wake_accept();
+        }
+    }
+
+    /// Whether the server is shutting down or has ended.
+    pub fn is_shutting_down(&self) -> bool {
+        self.hub.is_ending()
+    }
+
+    /// A blocked `accept` returns when somebody connects.
+    fn wake_accept(&self) {
+        let mut address = self.hub.address;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        let _ = TcpStream::connect_timeout(&address, Duration::from_secs(1));
+    }
+}

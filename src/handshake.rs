@@ -1,0 +1,268 @@
+//! The opening handshake (RFC 6455 section 4.2), under one deadline and one limit of size, however the bytes trickle in.
+//!
+//! Whatever is not an acceptable upgrade gets a proper HTTP answer. What follows the request in the same packet is kept
+//! for the connection.
+
+use std::io::{self, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tungstenite::handshake::derive_accept_key;
+
+use crate::outbound::is_timeout;
+use crate::request::Request;
+use crate::response::{Accept, Response, encode_accept};
+use crate::tcp;
+
+/// Decides on an opening handshake.
+pub(crate) type OnHandshake = Arc<dyn Fn(&Request) -> Result<Accept, Response> + Send + Sync>;
+/// Answers a request that is no opening handshake, or leaves it to the server.
+pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
+
+/// How handshakes are to be handled.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) timeout: Duration,
+    pub(crate) on_handshake: Option<OnHandshake>,
+    pub(crate) on_request: Option<OnRequest>,
+}
+
+/// What a handshake came to.
+pub(crate) enum Outcome {
+    /// The connection is a WebSocket. `tail` is what was received behind the request.
+    Upgraded { request: Request, accept: Accept, tail: Vec<u8> },
+    /// A plain HTTP request was answered by the application.
+    Answered { status: u16 },
+    /// The client was refused, or never asked properly.
+    Failed { status: Option<u16>, reason: String },
+}
+
+/// Longest request head, in bytes.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// How long a client may take to hang up after it got an answer other than 101.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Does the handshake. `is_full`: the server is at its limit of connections.
+pub(crate) fn perform(stream: &TcpStream, peer: SocketAddr, rules: &Rules, is_full: bool) -> Outcome {
+    let deadline = Instant::now() + rules.timeout;
+    let (request, tail) = match read_head(stream, peer, deadline) {
+        Ok(head) => head,
+        Err(HeadError::Refused(response, reason)) => return refuse(stream, &response, true, reason, deadline),
+        Err(HeadError::Lost(reason)) => return Outcome::Failed { status: None, reason },
+    };
+    let with_body = request.method() != "HEAD";
+    if !request.has_token("Upgrade", "websocket") {
+        let answer = rules.on_request.as_ref().and_then(|answer| {
+            let answered = catch_unwind(AssertUnwindSafe(|| answer(&request)));
+            answered.unwrap_or_else(|_| Some(Response::new(500).text("internal error\n")))
+        });
+        let Some(response) = answer else {
+            let (response, reason) = no_upgrade(&request);
+            return refuse(stream, &response, with_body, reason, deadline);
+        };
+        return match answer_and_end(stream, &response, with_body, deadline) {
+            Ok(status) => Outcome::Answered { status },
+            Err(error) => Outcome::Failed { status: None, reason: error.to_string() },
+        };
+    }
+    if let Err((response, reason)) = check_upgrade(&request) {
+        return refuse(stream, &response, with_body, reason, deadline);
+    }
+    if is_full {
+        let response = Response::new(503).header("Retry-After", "5").text("too many connections\n");
+        return refuse(stream, &response, true, "too many connections", deadline);
+    }
+    match decide(&request, rules) {
+        Ok((accept, answer)) => match tcp::write_before(stream, &answer, deadline) {
+            Ok(()) => Outcome::Upgraded { request, accept, tail },
+            Err(error) => Outcome::Failed { status: None, reason: format!("answer not sent: {error}") },
+        },
+        Err((response, reason)) => refuse(stream, &response, true, reason, deadline),
+    }
+}
+
+enum HeadError {
+    /// To be answered.
+    Refused(Response, &'static str),
+    /// There is nobody to answer any more.
+    Lost(String),
+}
+
+/// Reads up to the end of the request's head. What came behind it is the second part of the result.
+fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
+    let mut head = vec![0; 1024];
+    let mut len = 0;
+    loop {
+        let Some(count) = read_some(stream, &mut head[len..], deadline)? else {
+            let response = Response::new(408).text("the request took too long\n");
+            return Err(HeadError::Refused(response, "request too slow"));
+        };
+        if count == 0 {
+            let what = if len == 0 { "closed without a request" } else { "closed in the middle of the request" };
+            return Err(HeadError::Lost(what.to_owned()));
+        }
+        // Parsed at first, to refuse at once what is no HTTP, and whenever a line might have been the last.
+        let news = &head[len.saturating_sub(3)..len + count];
+        let may_be_complete = len == 0 || news.windows(2).any(|pair| pair == b"\n\n") || ends_head(news);
+        len += count;
+        if may_be_complete {
+            match Request::parse(&head[..len], peer) {
+                Ok(Some((request, head_len))) => return Ok((request, head[head_len..len].to_vec())),
+                Ok(None) => {}
+                Err(error) => return Err(malformed(error)),
+            }
+        }
+        if len >= MAX_HEAD {
+            let response = Response::new(431).text("the request head is too large\n");
+            return Err(HeadError::Refused(response, "request head too large"));
+        }
+        if len == head.len() {
+            head.resize((2 * len).min(MAX_HEAD), 0);
+        }
+    }
+}
+
+fn ends_head(news: &[u8]) -> bool {
+    news.windows(3).any(|triple| triple == b"\n\r\n")
+}
+
+/// One read before the deadline; `None` when that has come.
+fn read_some(mut stream: &TcpStream, space: &mut [u8], deadline: Instant) -> Result<Option<usize>, HeadError> {
+    let lost = |error: io::Error| HeadError::Lost(error.to_string());
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Ok(None);
+        }
+        stream.set_read_timeout(Some(remaining)).map_err(lost)?;
+        match stream.read(space) {
+            Ok(count) => return Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
+            Err(error) => return Err(lost(error)),
+        }
+    }
+}
+
+fn malformed(error: httparse::Error) -> HeadError {
+    let (status, reason) = match error {
+        httparse::Error::Version => (505, "HTTP version is not 1.1"),
+        httparse::Error::TooManyHeaders => (431, "too many headers"),
+        _ => (400, "not an HTTP request"),
+    };
+    HeadError::Refused(Response::new(status).text(format!("{reason}\n")), reason)
+}
+
+/// The answer to a request that is no upgrade and that nobody else answers.
+fn no_upgrade(request: &Request) -> (Response, &'static str) {
+    match request.method() {
+        "GET" | "HEAD" => {
+            let response = Response::new(426).header("Upgrade", "websocket");
+            (response.text("This is a WebSocket server: connect with ws://\n"), "no upgrade")
+        }
+        _ => method_not_allowed(),
+    }
+}
+
+fn method_not_allowed() -> (Response, &'static str) {
+    (Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n"), "method not allowed")
+}
+
+/// What RFC 6455 section 4.2.1 demands of the request.
+fn check_upgrade(request: &Request) -> Result<(), (Response, &'static str)> {
+    let bad = |reason: &'static str| (Response::new(400).text(format!("{reason}\n")), reason);
+    if request.method() != "GET" {
+        return Err(method_not_allowed());
+    }
+    if !request.is_http_1_1() {
+        return Err((Response::new(505).text("an upgrade needs HTTP/1.1\n"), "HTTP version is not 1.1"));
+    }
+    if request.header("Host").is_none() {
+        return Err(bad("missing Host"));
+    }
+    if !request.has_token("Connection", "Upgrade") {
+        return Err(bad("Connection does not say Upgrade"));
+    }
+    if request.header("Sec-WebSocket-Version") != Some("13") {
+        let response = Response::new(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
+        return Err((response.text("only WebSocket version 13 is spoken here\n"), "WebSocket version is not 13"));
+    }
+    match request.header("Sec-WebSocket-Key") {
+        None => Err(bad("missing Sec-WebSocket-Key")),
+        Some(key) if !is_key(key) => Err(bad("invalid Sec-WebSocket-Key")),
+        Some(_) => Ok(()),
+    }
+}
+
+/// Whether this is the base64 of 16 bytes: 22 digits and two signs of padding.
+fn is_key(key: &str) -> bool {
+    key.strip_suffix("==").is_some_and(|digits| {
+        digits.len() == 22 && digits.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+' || byte == b'/')
+    })
+}
+
+/// Asks the application, and gives the bytes of the answer 101.
+fn decide(request: &Request, rules: &Rules) -> Result<(Accept, Vec<u8>), (Response, &'static str)> {
+    let mistake = |what: &str| {
+        log::error!("{}: on_handshake {what}; answered with 500", request.peer());
+        (Response::new(500).text("internal error\n"), "on_handshake failed")
+    };
+    let accept = match &rules.on_handshake {
+        None => Accept::new(),
+        Some(decide) => match catch_unwind(AssertUnwindSafe(|| decide(request))) {
+            Ok(Ok(accept)) => accept,
+            Ok(Err(response)) if (300..600).contains(&response.status()) => return Err((response, "rejected")),
+            Ok(Err(response)) => return Err(mistake(&format!("rejected with status {}", response.status()))),
+            Err(_) => return Err(mistake("panicked")),
+        },
+    };
+    if let Some(chosen) = &accept.subprotocol
+        && !request.subprotocols().any(|offered| offered == chosen)
+    {
+        return Err(mistake("chose a subprotocol that was not offered"));
+    }
+    // Checked by check_upgrade.
+    let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
+    let answer = encode_accept(&accept, &key).map_err(|what| mistake(&format!("gave {what}")))?;
+    Ok((accept, answer))
+}
+
+fn refuse(stream: &TcpStream, response: &Response, with_body: bool, reason: &str, deadline: Instant) -> Outcome {
+    let status = answer_and_end(stream, response, with_body, deadline).ok();
+    Outcome::Failed { status, reason: reason.to_owned() }
+}
+
+/// Answers and ends the TCP connection so that the answer arrives: what the client still sends is taken in first.
+/// Returns the status that was really sent.
+fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> io::Result<u16> {
+    let (status, bytes) = match response.encode(with_body) {
+        Ok(bytes) => (response.status(), bytes),
+        Err(what) => {
+            log::error!("response {} with {what}; answered with 500", response.status());
+            (500, Response::new(500).text("internal error\n").encode(with_body).unwrap_or_default())
+        }
+    };
+    // A request that came too late has no time left, and still gets its answer.
+    let deadline = deadline.max(Instant::now() + LINGER);
+    tcp::write_before(stream, &bytes, deadline)?;
+    stream.shutdown(Shutdown::Write)?;
+    tcp::discard_to_end(stream, Instant::now() + LINGER);
+    Ok(status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_sixteen_bytes_in_base64() {
+        assert!(is_key("dGhlIHNhbXBsZSBub25jZQ=="));
+        for bad in
+            ["", "AAAA", "dGhlIHNhbXBsZSBub25jZQ=", "dGhlIHNhbXBsZSBub25jZQ!!", "dGhlIHNhbXBsZSBub25jZQAA==", "=="]
+        {
+            assert!(!is_key(bad), "{bad}");
+        }
+    }
+}

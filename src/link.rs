@@ -1,0 +1,399 @@
+//! What all threads that touch a connection share: who it is, its write half, and the first cause of its end.
+//!
+//! The connection's own thread, every [`Sender`](crate::Sender), the drainer and the supervisor hold a [`Link`]. Whoever
+//! finds that the connection is over says so here; the first one wins, and the report goes out exactly once.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+
+use crate::close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic, close_payload};
+use crate::error::{Error, TrySendError};
+use crate::event::ConnectionInfo;
+use crate::frame::Frame;
+use crate::heartbeat::HeartbeatPolicy;
+use crate::message::Message;
+use crate::outbound::{DrainFailure, Outbound, SendFailure, Sent};
+use crate::round_trip::PingLedger;
+use crate::supervisor::Notice;
+use crate::tcp;
+
+pub(crate) struct Link {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) path: String,
+    pub(crate) opened: Instant,
+    pub(crate) outbound: Outbound<TcpStream>,
+    pub(crate) close_timeout: Duration,
+    stack_size: usize,
+    supervisor: channel::Sender<Notice>,
+    /// Protects the Pings that are under way; taken for moments only.
+    ledger: Mutex<PingLedger>,
+    cause: OnceLock<CloseReason>,
+    /// A write that failed: the cause, unless what was received before it says another.
+    write_error: OnceLock<CloseReason>,
+    /// Until when the closing handshake may take; set by whoever begins it.
+    close_deadline: OnceLock<Instant>,
+    sent_code: OnceLock<CloseCode>,
+    received_code: OnceLock<CloseCode>,
+    /// Held while the report is handed over, so that it is in the channel before anything else is said of the end.
+    is_reported: Mutex<bool>,
+    messages_in: AtomicU64,
+    bytes_in: AtomicU64,
+    dropped: AtomicU64,
+    missed: AtomicU32,
+    /// Milliseconds from `opened`, plus one, since when the connection's thread has been away from `recv`; 0 while it
+    /// listens.
+    away_since: AtomicU64,
+    /// The heartbeat's interval in milliseconds, for the pacemaker; 0 without one.
+    interval_ms: AtomicU64,
+}
+
+/// What a [`Link`] is made from.
+pub(crate) struct Opening {
+    pub(crate) id: ConnectionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) path: String,
+    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) queue_size: usize,
+    pub(crate) close_timeout: Duration,
+    pub(crate) stack_size: usize,
+    pub(crate) supervisor: channel::Sender<Notice>,
+}
+
+impl Link {
+    pub(crate) fn new(opening: Opening) -> Self {
+        let Opening { id, peer, path, stream, queue_size, close_timeout, stack_size, supervisor } = opening;
+        Self {
+            id,
+            peer,
+            path,
+            opened: Instant::now(),
+            outbound: Outbound::new(stream, queue_size, None),
+            close_timeout,
+            stack_size,
+            supervisor,
+            ledger: Mutex::default(),
+            cause: OnceLock::new(),
+            write_error: OnceLock::new(),
+            close_deadline: OnceLock::new(),
+            sent_code: OnceLock::new(),
+            received_code: OnceLock::new(),
+            is_reported: Mutex::new(false),
+            messages_in: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            missed: AtomicU32::new(0),
+            away_since: AtomicU64::new(0),
+            interval_ms: AtomicU64::new(0),
+        }
+    }
+
+    // Sending.
+
+    /// Sends a message, waiting for room in the queue.
+    pub(crate) fn send(self: &Arc<Self>, message: Message) -> Result<(), Error> {
+        let sent = self.outbound.send(Frame::message(message), true);
+        self.settle(sent).map(drop)
+    }
+
+    /// Sends a message when the thread next blocks in `recv`, or earlier.
+    pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
+        let sent = self.outbound.feed(Frame::message(message));
+        self.settle(sent).map(drop)
+    }
+
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Error> {
+        let sent = self.outbound.flush();
+        self.settle(sent).map(drop)
+    }
+
+    pub(crate) fn try_send(self: &Arc<Self>, message: Message) -> Result<(), TrySendError<Message>> {
+        match self.outbound.send(Frame::message(message.clone()), false) {
+            Err(SendFailure::Full) => Err(TrySendError::Full(message)),
+            sent => self.settle(sent).map(drop).map_err(|_| TrySendError::Closed(message)),
+        }
+    }
+
+    /// Sends one of many copies of a frame, and drops it for a peer that is behind. Whether it was taken.
+    pub(crate) fn send_broadcast(self: &Arc<Self>, frame: Frame) -> bool {
+        match self.outbound.send(frame, false) {
+            Err(SendFailure::Full) => {
+                if self.dropped.fetch_add(1, Relaxed) == 0 {
+                    log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.peer);
+                }
+                false
+            }
+            sent => self.settle(sent).is_ok(),
+        }
+    }
+
+    /// Sends a Ping with the next number. `waiter` is told the round-trip time.
+    pub(crate) fn ping(self: &Arc<Self>, waiter: Option<channel::Sender<Duration>>) -> Result<Sent, Error> {
+        // Entered before it is written: the Pong may be here before this thread is back.
+        let payload = self.ledger().ping(Instant::now(), waiter);
+        let sent = self.outbound.send_control(Frame::ping(payload.clone()));
+        let sent = self.settle(sent)?;
+        if sent != Sent::Written {
+            self.ledger().queued(&payload);
+        }
+        Ok(sent)
+    }
+
+    /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
+    pub(crate) fn pong(self: &Arc<Self>, payload: tungstenite::Bytes) -> Result<(), Error> {
+        let sent = self.outbound.send_control(Frame::pong(payload));
+        self.settle(sent).map(drop)
+    }
+
+    /// Starts the drainer if one is needed, and turns a failure into the error for the caller.
+    fn settle(self: &Arc<Self>, sent: Result<Sent, SendFailure>) -> Result<Sent, Error> {
+        match sent {
+            Ok(Sent::StartDrainer) => match self.start_drainer() {
+                Ok(()) => Ok(Sent::Queued),
+                Err(error) => {
+                    self.abort(CloseReason::io(&error));
+                    Err(self.closed())
+                }
+            },
+            Ok(sent) => Ok(sent),
+            Err(SendFailure::Io(error)) => {
+                self.broken(&error);
+                Err(self.closed())
+            }
+            Err(SendFailure::Closed | SendFailure::Full) => Err(self.closed()),
+        }
+    }
+
+    fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
+        let link = Arc::clone(self);
+        let builder = thread::Builder::new().name(format!("heartwire-drain-{}", self.id)).stack_size(self.stack_size);
+        builder.spawn(move || match link.outbound.drain() {
+            Ok(()) => {}
+            Err(DrainFailure::Stalled(limit)) => link.abort(CloseReason::WriteStalled { limit }),
+            Err(DrainFailure::Io(error)) => link.broken(&error),
+        })?;
+        Ok(())
+    }
+
+    // Closing.
+
+    /// The first cause of the end, if it has begun.
+    pub(crate) fn cause(&self) -> Option<&CloseReason> {
+        self.cause.get()
+    }
+
+    /// Names the cause of the end, unless there is one already. Returns the first.
+    pub(crate) fn set_cause(&self, reason: CloseReason) -> &CloseReason {
+        self.cause.get_or_init(|| reason)
+    }
+
+    /// The error for whoever uses a connection that is closed.
+    pub(crate) fn closed(&self) -> Error {
+        Error::Closed(self.end_of_socket(CloseReason::Disconnected))
+    }
+
+    /// Begins the closing handshake with what `reason` says, behind everything accepted so far, or with `discard`
+    /// ahead of it. Whether it was this call that began it; the caller sees to its end, or has the supervisor do it.
+    pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason, discard: bool) -> bool {
+        let Some((code, text)) = reason.close_frame() else { return false };
+        let frame = Frame::close(close_payload(Some(code), text));
+        let is_first = self.cause.set(reason).is_ok();
+        is_first && self.send_close(frame, Some(code), discard)
+    }
+
+    /// Answers the peer's Close frame with its own code (RFC 6455 section 5.5.1).
+    pub(crate) fn answer_close(self: &Arc<Self>, code: Option<CloseCode>) {
+        if let Some(code) = code {
+            let _ = self.received_code.set(code);
+        }
+        self.send_close(Frame::close(close_payload(code, "")), code, false);
+    }
+
+    fn send_close(self: &Arc<Self>, frame: Frame, code: Option<CloseCode>, discard: bool) -> bool {
+        let _ = self.close_deadline.set(Instant::now() + self.close_timeout);
+        match self.outbound.close(frame, discard) {
+            Err(SendFailure::Closed) => false,
+            sent => {
+                if let Some(code) = code {
+                    let _ = self.sent_code.set(code);
+                }
+                self.settle(sent).is_ok()
+            }
+        }
+    }
+
+    /// Closes from a thread that is not the connection's: the supervisor watches that the handshake comes to an end.
+    pub(crate) fn close_from_outside(self: &Arc<Self>, reason: CloseReason) -> Result<(), Error> {
+        if !self.begin_close(reason, false) {
+            return Err(self.closed());
+        }
+        if let Some(deadline) = self.close_deadline() {
+            // Without a supervisor the server has ended, and this connection with it.
+            let _ = self.supervisor.send(Notice::Closing { link: Arc::clone(self), deadline });
+        }
+        Ok(())
+    }
+
+    pub(crate) fn close_deadline(&self) -> Option<Instant> {
+        self.close_deadline.get().copied()
+    }
+
+    /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
+    pub(crate) fn abort(self: &Arc<Self>, reason: CloseReason) {
+        let first = self.set_cause(reason);
+        if let Some((code, text)) = first.close_frame()
+            && !self.outbound.is_behind()
+            && !self.outbound.is_closing()
+        {
+            // Straight into the socket, or not at all.
+            let sent = self.outbound.close(Frame::close(close_payload(Some(code), text)), true);
+            if matches!(sent, Ok(Sent::Written)) {
+                let _ = self.sent_code.set(code);
+            }
+        }
+        self.outbound.with_socket(tcp::shut_down);
+        self.ended();
+    }
+
+    /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing
+    /// is sent any more, but the last word on the cause has the thread that reads.
+    fn broken(&self, error: &io::Error) {
+        log::debug!("#{} {}: write failed: {error}", self.id, self.peer);
+        let _ = self.write_error.set(CloseReason::io(error));
+        self.outbound.with_socket(|stream| {
+            // Wakes the reader, which still gets what was received before.
+            let _ = stream.shutdown(Shutdown::Both);
+        });
+        self.outbound.end();
+    }
+
+    /// The connection is over: lets go of the socket and reports, once.
+    pub(crate) fn ended(&self) {
+        self.outbound.end();
+        self.ledger().close();
+        let mut is_reported = self.is_reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*is_reported {
+            *is_reported = true;
+            // The channel is unbounded, so this cannot block. Without a supervisor nobody asked for reports.
+            let _ = self.supervisor.send(Notice::Closed(self.report()));
+        }
+    }
+
+    /// What ended the connection, for the thread that found its socket at an end.
+    pub(crate) fn end_of_socket(&self, otherwise: CloseReason) -> CloseReason {
+        self.cause().or(self.write_error.get()).cloned().unwrap_or(otherwise)
+    }
+
+    // Bookkeeping.
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, PingLedger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count_bytes_in(&self, count: usize) {
+        self.bytes_in.fetch_add(count as u64, Relaxed);
+    }
+
+    pub(crate) fn count_message_in(&self) {
+        self.messages_in.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn set_missed(&self, missed: u32) {
+        self.missed.store(missed, Relaxed);
+    }
+
+    /// One more miss: noted, and told to the supervisor.
+    pub(crate) fn miss(&self, missed: u32, max_missed: u32) {
+        self.set_missed(missed);
+        let _ = self.supervisor.send(Notice::Missed { id: self.id, peer: self.peer, missed, max_missed });
+    }
+
+    /// The heartbeat has this policy from now on: the pacemaker, the limit of a stalled write and the kernel go by it.
+    pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
+        let interval = policy.ping_interval().map_or(0, |interval| interval.as_millis() as u64);
+        self.interval_ms.store(interval, Relaxed);
+        self.outbound.set_stall_limit(policy.silence_limit());
+        self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
+    }
+
+    pub(crate) fn interval(&self) -> Option<Duration> {
+        Some(Duration::from_millis(self.interval_ms.load(Relaxed))).filter(|interval| !interval.is_zero())
+    }
+
+    /// The connection's thread waits for its peer.
+    pub(crate) fn listening(&self) {
+        self.away_since.store(0, Relaxed);
+    }
+
+    /// The connection's thread goes back to its handler.
+    pub(crate) fn away(&self, now: Instant) {
+        let since = now.saturating_duration_since(self.opened).as_millis() as u64;
+        self.away_since.store(since + 1, Relaxed);
+    }
+
+    /// How long the connection's thread has been in its handler.
+    pub(crate) fn away_for(&self, now: Instant) -> Option<Duration> {
+        let since = self.away_since.load(Relaxed).checked_sub(1)?;
+        Some(now.saturating_duration_since(self.opened).saturating_sub(Duration::from_millis(since)))
+    }
+
+    fn traffic(&self) -> Traffic {
+        let (messages_out, bytes_out) = self.outbound.totals();
+        Traffic {
+            messages_in: self.messages_in.load(Relaxed),
+            messages_out,
+            bytes_in: self.bytes_in.load(Relaxed),
+            bytes_out,
+            dropped: self.dropped.load(Relaxed),
+        }
+    }
+
+    fn report(&self) -> CloseReport {
+        let (pings, pongs, round_trip) = self.ledger().figures();
+        CloseReport {
+            id: self.id,
+            peer: self.peer,
+            path: self.path.clone(),
+            reason: self.end_of_socket(CloseReason::Disconnected),
+            sent: self.sent_code.get().copied(),
+            received: self.received_code.get().copied(),
+            missed: self.missed.load(Relaxed),
+            round_trip,
+            pings,
+            pongs,
+            age: self.opened.elapsed(),
+            traffic: self.traffic(),
+        }
+    }
+
+    /// The connection as it is now.
+    pub(crate) fn info(&self) -> ConnectionInfo {
+        let (pings, pongs, round_trip) = self.ledger().figures();
+        ConnectionInfo {
+            id: self.id,
+            peer: self.peer,
+            path: self.path.clone(),
+            age: self.opened.elapsed(),
+            missed: self.missed.load(Relaxed),
+            round_trip,
+            pings,
+            pongs,
+            traffic: self.traffic(),
+            queued: self.outbound.queued(),
+            away: self.away_for(Instant::now()),
+        }
+    }
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,13 @@
+//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run.
+
+mod cli;
+mod serve;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Ok(options) => serve::run(options),
+        Err(exit) => exit,
+    }
+}

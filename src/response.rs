@@ -1,0 +1,172 @@
+//! What an opening handshake is answered with: [`Accept`] or a [`Response`].
+
+use tungstenite::http::{HeaderName, HeaderValue, StatusCode};
+
+use crate::heartbeat::HeartbeatPolicy;
+
+/// The acceptance of an opening handshake, from [`Server::on_handshake`](crate::Server::on_handshake).
+#[derive(Debug, Clone, Default)]
+pub struct Accept {
+    pub(crate) subprotocol: Option<String>,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) heartbeat: Option<HeartbeatPolicy>,
+}
+
+impl Accept {
+    /// Accepts, with nothing special.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Agrees on a subprotocol. It must be one that the client offered; anything else is an error of ours, answered
+    /// with 500 and logged.
+    pub fn subprotocol(mut self, subprotocol: impl Into<String>) -> Self {
+        self.subprotocol = Some(subprotocol.into());
+        self
+    }
+
+    /// Adds a header to the answer, such as `Set-Cookie`. Headers of the handshake itself cannot be set.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Gives this connection a heartbeat of its own.
+    pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
+        self.heartbeat = Some(policy);
+        self
+    }
+}
+
+/// A plain HTTP response: the rejection of an opening handshake, or the answer to a request that is none.
+#[derive(Debug, Clone)]
+pub struct Response {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Vec<u8>,
+}
+
+impl Response {
+    /// A response with this status and no body.
+    pub fn new(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: Vec::new() }
+    }
+
+    /// Adds a header. `Content-Length` and `Connection` are set by the server.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Sets a body of any type; say which with a `Content-Type` header.
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sets a plain-text body.
+    pub fn text(self, text: impl Into<String>) -> Self {
+        self.header("Content-Type", "text/plain; charset=utf-8").body(text.into())
+    }
+
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The bytes of the response, without the body for a HEAD request.
+    pub(crate) fn encode(&self, with_body: bool) -> Result<Vec<u8>, &'static str> {
+        let status = StatusCode::from_u16(self.status).map_err(|_| "invalid status")?;
+        let mut bytes = status_line(status);
+        for (name, value) in &self.headers {
+            if ["content-length", "connection", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str()) {
+                return Err("a header that the server sets itself");
+            }
+            push_header(&mut bytes, name, value)?;
+        }
+        // An upgrade that is on offer has to be named here as well (RFC 9110 section 7.8).
+        let offers = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Upgrade"));
+        push_header(&mut bytes, "Connection", if offers { "Upgrade, close" } else { "close" })?;
+        push_header(&mut bytes, "Content-Length", &self.body.len().to_string())?;
+        bytes.extend_from_slice(b"\r\n");
+        if with_body {
+            bytes.extend_from_slice(&self.body);
+        }
+        Ok(bytes)
+    }
+}
+
+/// The answer 101, with the accept key and what the application adds.
+pub(crate) fn encode_accept(accept: &Accept, accept_key: &str) -> Result<Vec<u8>, &'static str> {
+    const OWN: [&str; 5] =
+        ["connection", "upgrade", "sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions"];
+    let mut bytes = status_line(StatusCode::SWITCHING_PROTOCOLS);
+    push_header(&mut bytes, "Connection", "Upgrade")?;
+    push_header(&mut bytes, "Upgrade", "websocket")?;
+    push_header(&mut bytes, "Sec-WebSocket-Accept", accept_key)?;
+    if let Some(subprotocol) = &accept.subprotocol {
+        push_header(&mut bytes, "Sec-WebSocket-Protocol", subprotocol)?;
+    }
+    for (name, value) in &accept.headers {
+        if OWN.contains(&name.to_ascii_lowercase().as_str()) {
+            return Err("a header of the handshake itself");
+        }
+        push_header(&mut bytes, name, value)?;
+    }
+    bytes.extend_from_slice(b"\r\n");
+    Ok(bytes)
+}
+
+fn status_line(status: StatusCode) -> Vec<u8> {
+    format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("")).into_bytes()
+}
+
+/// Nothing that could end the header, and so forge another, gets through.
+fn push_header(bytes: &mut Vec<u8>, name: &str, value: &str) -> Result<(), &'static str> {
+    HeaderName::from_bytes(name.as_bytes()).map_err(|_| "invalid header name")?;
+    HeaderValue::from_str(value).map_err(|_| "invalid header value")?;
+    bytes.extend_from_slice(name.as_bytes());
+    bytes.extend_from_slice(b": ");
+    bytes.extend_from_slice(value.as_bytes());
+    bytes.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(bytes: Vec<u8>) -> String {
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_response_says_how_long_it_is_and_that_it_is_the_last() {
+        let response = Response::new(403).header("X-Why", "no").text("not you\n");
+        let expected = "HTTP/1.1 403 Forbidden\r\nX-Why: no\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                        Connection: close\r\nContent-Length: 8\r\n\r\n";
+        assert_eq!(text(response.encode(true).unwrap()), format!("{expected}not you\n"));
+        assert_eq!(text(response.encode(false).unwrap()), expected, "HEAD: the same without the body");
+    }
+
+    #[test]
+    fn headers_cannot_be_forged() {
+        for (name, value) in [("X", "a\r\nY: b"), ("X\r\nY", "b"), ("", "b"), ("Content-Length", "7")] {
+            assert!(Response::new(200).header(name, value).encode(true).is_err(), "{name:?}: {value:?}");
+        }
+        for (name, value) in [("X", "a\nb"), ("Upgrade", "h2c"), ("sec-websocket-accept", "forged")] {
+            assert!(encode_accept(&Accept::new().header(name, value), "key").is_err(), "{name:?}: {value:?}");
+        }
+        assert!(Response::new(42).encode(true).is_err());
+    }
+
+    #[test]
+    fn an_acceptance_carries_what_was_added() {
+        let accept = Accept::new().subprotocol("chat").header("Set-Cookie", "a=b");
+        let answer = text(encode_accept(&accept, "the key").unwrap());
+        assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
+        for line in ["Sec-WebSocket-Accept: the key\r\n", "Sec-WebSocket-Protocol: chat\r\n", "Set-Cookie: a=b\r\n"] {
+            assert!(answer.contains(line), "{answer}");
+        }
+        assert!(answer.ends_with("\r\n\r\n"));
+    }
+}

@@ -1,0 +1,209 @@
+//! Which Pings are under way, and what their Pongs tell: the round-trip time.
+//!
+//! Pure like the heartbeat: instants are passed in. A Ping's payload is its number in decimal digits, easy to read in
+//! any capture. A Pong for *k* answers every Ping up to *k* (RFC 6455 section 5.5.3 lets a peer answer only the newest),
+//! but only *k* itself gives a sample; a Pong whose number is not under way was not asked for, and gives none.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+/// Round-trip figures of a connection, from the Pongs to its Pings, smoothed as in RFC 6298 section 2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub struct RoundTrip {
+    /// The newest sample.
+    pub last: Duration,
+    /// The smoothed round-trip time (SRTT: each sample weighs 1/8).
+    pub smoothed: Duration,
+    /// The round-trip time variation (RTTVAR: each deviation weighs 1/4).
+    pub variation: Duration,
+    /// The smallest sample.
+    pub min: Duration,
+    /// How many samples there were.
+    pub samples: u64,
+}
+
+impl RoundTrip {
+    fn first(sample: Duration) -> Self {
+        Self { last: sample, smoothed: sample, variation: sample / 2, min: sample, samples: 1 }
+    }
+
+    fn add(&mut self, sample: Duration) {
+        let deviation = self.smoothed.abs_diff(sample);
+        self.variation = (self.variation * 3 + deviation) / 4;
+        self.smoothed = (self.smoothed * 7 + sample) / 8;
+        self.last = sample;
+        self.min = self.min.min(sample);
+        self.samples += 1;
+    }
+}
+
+/// The Pings of one connection that are not answered yet.
+#[derive(Debug, Default)]
+pub(crate) struct PingLedger {
+    sent: u64,
+    answered: u64,
+    under_way: VecDeque<UnderWay>,
+    round_trip: Option<RoundTrip>,
+}
+
+#[derive(Debug)]
+struct UnderWay {
+    number: u64,
+    since: Instant,
+    /// Whether the Ping went straight to the socket: one that waited in our queue says nothing about the line.
+    is_sample: bool,
+    waiter: Option<Sender<Duration>>,
+}
+
+impl PingLedger {
+    /// A peer that never answers must not make us remember every Ping.
+    const MOST_UNDER_WAY: usize = 64;
+
+    /// Enters a new Ping and gives its payload. `waiter` is told how long the answer took.
+    pub(crate) fn ping(&mut self, now: Instant, waiter: Option<Sender<Duration>>) -> String {
+        self.sent += 1;
+        if self.under_way.len() == Self::MOST_UNDER_WAY {
+            self.under_way.pop_front();
+        }
+        self.under_way.push_back(UnderWay { number: self.sent, since: now, is_sample: true, waiter });
+        self.sent.to_string()
+    }
+
+    /// The Ping with this payload had to queue behind data.
+    pub(crate) fn queued(&mut self, payload: &str) {
+        let number = payload.parse().unwrap_or(0);
+        if let Some(ping) = self.under_way.iter_mut().rfind(|ping| ping.number == number) {
+            ping.is_sample = false;
+        }
+    }
+
+    /// A Pong arrived. Returns the time since its Ping, or `None` if it was not asked for.
+    pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
+        let number: u64 = std::str::from_utf8(payload).ok()?.parse().ok()?;
+        let position = self.under_way.iter().position(|ping| ping.number == number)?;
+        self.answered += 1;
+        let mut answer = None;
+        for ping in self.under_way.drain(..=position) {
+            let elapsed = now.saturating_duration_since(ping.since);
+            if let Some(waiter) = ping.waiter {
+                // Whoever asked may have stopped waiting.
+                let _ = waiter.try_send(elapsed);
+            }
+            if ping.number == number {
+                answer = Some(elapsed);
+                if ping.is_sample {
+                    match &mut self.round_trip {
+                        Some(round_trip) => round_trip.add(elapsed),
+                        None => self.round_trip = Some(RoundTrip::first(elapsed)),
+                    }
+                }
+            }
+        }
+        answer
+    }
+
+    /// Nobody will answer any more: those who wait for an answer are told by the end of their channel.
+    pub(crate) fn close(&mut self) {
+        self.under_way.clear();
+        self.under_way.shrink_to_fit();
+    }
+
+    /// Pings sent, Pongs that answered them, and the round-trip figures.
+    pub(crate) fn figures(&self) -> (u64, u64, Option<RoundTrip>) {
+        (self.sent, self.answered, self.round_trip)
+    }
+
+    pub(crate) fn round_trip(&self) -> Option<RoundTrip> {
+        self.round_trip
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn figures_follow_rfc_6298() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        assert_eq!(ledger.round_trip(), None);
+
+        let payload = ledger.ping(now, None);
+        assert_eq!(ledger.pong(payload.as_bytes(), now + ms(100)), Some(ms(100)));
+        let first = ledger.round_trip().unwrap();
+        assert_eq!((first.last, first.smoothed, first.variation, first.min), (ms(100), ms(100), ms(50), ms(100)));
+
+        let payload = ledger.ping(now, None);
+        ledger.pong(payload.as_bytes(), now + ms(180));
+        let second = ledger.round_trip().unwrap();
+        // SRTT = 7/8 x 100 + 1/8 x 180; RTTVAR = 3/4 x 50 + 1/4 x |100 - 180|
+        assert_eq!((second.last, second.smoothed, second.min), (ms(180), ms(110), ms(100)));
+        assert_eq!(second.variation, Duration::from_micros(57_500));
+        assert_eq!(second.samples, 2);
+    }
+
+    #[test]
+    fn a_pong_answers_all_earlier_pings_but_samples_only_its_own() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        let (sender, waiter) = crossbeam_channel::bounded(1);
+        let first = ledger.ping(now, Some(sender));
+        let second = ledger.ping(now + ms(10), None);
+        let third = ledger.ping(now + ms(20), None);
+
+        assert_eq!(ledger.pong(second.as_bytes(), now + ms(30)), Some(ms(20)));
+        assert_eq!(waiter.try_recv(), Ok(ms(30)), "the first Ping counts as answered too");
+        assert_eq!(ledger.round_trip().unwrap().samples, 1);
+        assert_eq!(ledger.pong(first.as_bytes(), now + ms(31)), None, "answered already");
+        assert_eq!(ledger.pong(second.as_bytes(), now + ms(31)), None, "the same Pong twice");
+        assert_eq!(ledger.pong(third.as_bytes(), now + ms(40)), Some(ms(20)));
+    }
+
+    #[test]
+    fn a_pong_never_asked_for_is_no_sample() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        ledger.ping(now, None);
+        for forged in [&b"2"[..], b"0", b"", b"-1", b"18446744073709551616", b"\xff\xfe", b"hello"] {
+            assert_eq!(ledger.pong(forged, now + ms(1)), None);
+        }
+        assert_eq!(ledger.round_trip(), None);
+    }
+
+    #[test]
+    fn a_ping_that_waited_in_our_queue_is_no_sample() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        let payload = ledger.ping(now, None);
+        ledger.queued(&payload);
+        assert_eq!(ledger.pong(payload.as_bytes(), now + ms(900)), Some(ms(900)));
+        assert_eq!(ledger.round_trip(), None);
+    }
+
+    #[test]
+    fn a_peer_that_never_answers_costs_bounded_memory() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        for _ in 0..1000 {
+            ledger.ping(now, None);
+        }
+        assert_eq!(ledger.under_way.len(), PingLedger::MOST_UNDER_WAY);
+        assert_eq!(ledger.pong(b"1000", now + ms(5)), Some(ms(5)));
+    }
+
+    #[test]
+    fn a_waiter_learns_of_the_end() {
+        let mut ledger = PingLedger::default();
+        let (sender, waiter) = crossbeam_channel::bounded(1);
+        ledger.ping(Instant::now(), Some(sender));
+        ledger.close();
+        assert!(waiter.recv().is_err());
+    }
+}

@@ -1,0 +1,342 @@
+//! The server: its settings, and the life of a connection's thread.
+
+use std::any::Any;
+use std::io;
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crate::accept;
+use crate::close::{CloseCode, CloseReason, ConnectionId};
+use crate::connection::Connection;
+use crate::decoder::Decoder;
+use crate::error::Error;
+use crate::handle::{Handle, Hub, Receivers};
+use crate::handshake::{self, Outcome, Rules};
+use crate::heartbeat::HeartbeatPolicy;
+use crate::inbound::Inbound;
+use crate::link::{Link, Opening};
+use crate::request::Request;
+use crate::response::{Accept, Response};
+use crate::supervisor::{Notice, Supervisor};
+use crate::tcp;
+
+/// A WebSocket server: settings first, then [`serve`](Self::serve).
+///
+/// ```no_run
+/// use heartwire::{HeartbeatPolicy, Server};
+/// use std::time::Duration;
+///
+/// fn main() -> Result<(), heartwire::Error> {
+///     Server::bind("127.0.0.1:9001")?
+///         .heartbeat(HeartbeatPolicy::new(Duration::from_secs(5), Duration::from_secs(2)))
+///         .max_connections(500)
+///         .serve(|conn| loop {
+///             let message = conn.recv()?;
+///             conn.send(message)?;
+///         })
+/// }
+/// ```
+pub struct Server {
+    listener: TcpListener,
+    hub: Arc<Hub>,
+    receivers: Receivers,
+    settings: Settings,
+    rules: Rules,
+}
+
+/// What every connection needs to know.
+#[derive(Debug, Clone)]
+struct Settings {
+    heartbeat: HeartbeatPolicy,
+    max_connections: usize,
+    max_message_size: usize,
+    queue_size: usize,
+    read_buffer_size: usize,
+    stack_size: usize,
+    close_timeout: Duration,
+}
+
+impl Server {
+    /// Listens on an address, such as `"127.0.0.1:9001"`, `"[::]:9001"` (IPv6, and on most systems IPv4 too) or
+    /// `"127.0.0.1:0"` (any free port; [`local_addr`](Self::local_addr) says which).
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the address is not understood, in use, or not ours to use.
+    pub fn bind(address: impl ToSocketAddrs) -> Result<Self, Error> {
+        Self::from_listener(TcpListener::bind(address)?)
+    }
+
+    /// Serves a listener that exists already.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the listener cannot tell its address.
+    pub fn from_listener(listener: TcpListener) -> Result<Self, Error> {
+        listener.set_nonblocking(false)?;
+        let (hub, receivers) = Hub::new(listener.local_addr()?);
+        let settings = Settings {
+            heartbeat: HeartbeatPolicy::default(),
+            max_connections: 10_000,
+            max_message_size: 1024 * 1024,
+            queue_size: 1024 * 1024,
+            read_buffer_size: 4 * 1024,
+            stack_size: 256 * 1024,
+            close_timeout: Duration::from_secs(5),
+        };
+        let rules = Rules { timeout: Duration::from_secs(10), on_handshake: None, on_request: None };
+        Ok(Self { listener, hub, receivers, settings, rules })
+    }
+
+    /// The address really bound.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.hub.address
+    }
+
+    /// The remote control. May be taken, and listened to, before [`serve`](Self::serve).
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.hub))
+    }
+
+    /// The heartbeat of every connection that is not given its own. Default: a Ping every 20 s, 10 s for a sign of
+    /// life, dead after 3 misses in a row.
+    pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
+        self.settings.heartbeat = policy;
+        self
+    }
+
+    /// Most connections at a time, those in the opening handshake included; more are answered 503. Default 10,000: each
+    /// costs a thread, and systems have limits of threads, memory maps and file descriptors.
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.settings.max_connections = connections;
+        self
+    }
+
+    /// Largest message taken, in bytes, all fragments together; a larger one closes with 1009. Default 1 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.settings.max_message_size = bytes;
+        self
+    }
+
+    /// How many bytes may wait for a peer that is slow to take them, beyond what the system buffers: `send` then waits,
+    /// `try_send` and broadcasts do not get in. A single larger message is let in when nothing else waits. Default 1 MiB.
+    pub fn queue_size(mut self, bytes: usize) -> Self {
+        self.settings.queue_size = bytes;
+        self
+    }
+
+    /// Size of the buffer that a connection reads into, in bytes, while its messages are small; it grows to 64 KiB
+    /// while they are not. Default 4 KiB, at least 256 bytes.
+    pub fn read_buffer_size(mut self, bytes: usize) -> Self {
+        self.settings.read_buffer_size = bytes;
+        self
+    }
+
+    /// Stack of each connection's thread, in bytes: what the handler has to live in. It is reserved, not used, until it
+    /// is needed. Default 256 KiB.
+    pub fn stack_size(mut self, bytes: usize) -> Self {
+        self.settings.stack_size = bytes;
+        self
+    }
+
+    /// How long an opening handshake may take in all. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.rules.timeout = timeout;
+        self
+    }
+
+    /// How long a closing handshake may take in all, what is queued before it included; and how long a shutdown may.
+    /// Default 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.close_timeout = timeout;
+        self
+    }
+
+    /// Decides on opening handshakes: authentication, `Origin`, path, subprotocol, extra headers, a heartbeat of its
+    /// own, or a rejection with a status from 300 to 599 (another is an error of ours: 500 and a line in the log). It is
+    /// called in the connection's thread. By default all are accepted.
+    ///
+    /// ```no_run
+    /// # use heartwire::{Accept, Response, Server};
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let server = Server::bind("127.0.0.1:9001")?.on_handshake(|request| match request.path() {
+    ///     "/chat" => Ok(Accept::new()),
+    ///     _ => Err(Response::new(404).text("only /chat is served\n")),
+    /// });
+    /// # Ok(()) }
+    /// ```
+    pub fn on_handshake(
+        mut self,
+        decide: impl Fn(&Request) -> Result<Accept, Response> + Send + Sync + 'static,
+    ) -> Self {
+        self.rules.on_handshake = Some(Arc::new(decide));
+        self
+    }
+
+    /// Answers plain HTTP requests, those that ask for no upgrade; `None` leaves it to the server: 426 for GET and HEAD,
+    /// 405 for the rest. It is called in the connection's thread.
+    pub fn on_request(mut self, answer: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
+        self.rules.on_request = Some(Arc::new(answer));
+        self
+    }
+
+    /// Serves: each connection gets a thread of its own, in which `handler` is called. Returns when the server was
+    /// [shut down](Handle::shutdown).
+    ///
+    /// When the handler returns, the connection is closed: with 1000 after `Ok`, with 1011 after an error that is not
+    /// this connection's own end, and with 1011 after a panic, which concerns nobody else.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the supervisor's thread cannot be started.
+    pub fn serve<H>(self, handler: H) -> Result<(), Error>
+    where
+        H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
+    {
+        let Self { listener, hub, receivers, settings, rules } = self;
+        let Receivers { notices, commands, stop } = receivers;
+        let supervisor = Supervisor::new(notices, commands, Arc::clone(&hub), settings.close_timeout);
+        hub.starts();
+        let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
+
+        let site = Arc::new(Site { hub: Arc::clone(&hub), settings, rules, handler, threads: AtomicUsize::new(0) });
+        let mut last_id = 0;
+        accept::run(&listener, &hub, &stop, |stream, peer| {
+            last_id += 1;
+            site.start(last_id, stream, peer)
+        });
+        // From here on clients are refused by the system.
+        drop(listener);
+        if supervisor.join().is_err() {
+            log::error!("the supervisor panicked");
+        }
+        hub.ended();
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("address", &self.hub.address).field("settings", &self.settings).finish()
+    }
+}
+
+/// What all connection threads share.
+struct Site<H> {
+    hub: Arc<Hub>,
+    settings: Settings,
+    rules: Rules,
+    handler: H,
+    /// Connection threads that run.
+    threads: AtomicUsize,
+}
+
+/// A connection's thread, from its start to its end, whatever ends it.
+struct Slot<H> {
+    site: Arc<Site<H>>,
+    id: ConnectionId,
+}
+
+impl<H> Drop for Slot<H> {
+    fn drop(&mut self) {
+        self.site.threads.fetch_sub(1, Relaxed);
+        self.site.hub.notify(Notice::ThreadEnds { id: self.id });
+    }
+}
+
+impl<H> Site<H>
+where
+    H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
+{
+    /// Over the limit, so many more threads may tell clients so. Beyond, clients are dropped without a word.
+    const REFUSING: usize = 64;
+
+    fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        let before = self.threads.fetch_add(1, Relaxed);
+        let is_full = before >= self.settings.max_connections;
+        let stream = Arc::new(stream);
+        self.hub.notify(Notice::Accepted { id, stream: Arc::clone(&stream) });
+        // Gives the place back, here or in the thread.
+        let slot = Slot { site: Arc::clone(self), id };
+        if before >= self.settings.max_connections.saturating_add(Self::REFUSING) {
+            let reason = "too many connections".to_owned();
+            self.hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
+            return Ok(());
+        }
+        let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
+        builder.spawn(move || slot.run(stream, peer, is_full))?;
+        Ok(())
+    }
+}
+
+impl<H> Slot<H>
+where
+    H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
+{
+    fn run(self, stream: Arc<TcpStream>, peer: SocketAddr, is_full: bool) {
+        let hub = &self.site.hub;
+        if let Err(error) = tcp::prepare(&stream) {
+            let reason = error.to_string();
+            return hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
+        }
+        match handshake::perform(&stream, peer, &self.site.rules, is_full) {
+            Outcome::Answered { status } => {
+                log::debug!("{peer} plain HTTP request answered with {status}");
+                hub.count(|stats| stats.http_requests += 1);
+            }
+            Outcome::Failed { status, reason } => hub.notify(Notice::HandshakeFailed { peer, status, reason }),
+            Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, accept, &tail) {
+                Ok(mut connection) => self.handle(&mut connection),
+                Err(error) => {
+                    let reason = error.to_string();
+                    hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
+                }
+            },
+        }
+    }
+
+    fn open(
+        &self,
+        stream: Arc<TcpStream>,
+        peer: SocketAddr,
+        request: Request,
+        accept: Accept,
+        tail: &[u8],
+    ) -> io::Result<Connection> {
+        let settings = &self.site.settings;
+        let decoder = Decoder::new(tail, settings.read_buffer_size, settings.max_message_size);
+        let inbound = Inbound::new(Arc::clone(&stream), decoder)?;
+        let link = Arc::new(Link::new(Opening {
+            id: self.id,
+            peer,
+            path: request.target().to_owned(),
+            stream,
+            queue_size: settings.queue_size,
+            close_timeout: settings.close_timeout,
+            stack_size: settings.stack_size,
+            supervisor: self.site.hub.notices.clone(),
+        }));
+        let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
+        let connection = Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol);
+        self.site.hub.notify(Notice::Opened(link));
+        Ok(connection)
+    }
+
+    /// Calls the handler, and closes when it is done.
+    fn handle(&self, connection: &mut Connection) {
+        let reason = match catch_unwind(AssertUnwindSafe(|| (self.site.handler)(connection))) {
+            Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
+            // This connection's own end; it is over already, or the reason is known.
+            Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
+            Ok(Err(error)) => CloseReason::HandlerFailed(error.to_string()),
+            Err(panic) => CloseReason::HandlerPanicked(panic_message(&*panic)),
+        };
+        connection.conclude(reason);
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
+}

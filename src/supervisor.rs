@@ -1,0 +1,323 @@
+//! The supervisor: one thread that owns the registry of connections and hears of everything that happens to them.
+//!
+//! It logs every opening, miss and closure, keeps the counters, and hands events to whoever subscribed. It fans
+//! broadcasts out, so that all receivers see one order and nobody waits for a slow peer. It sees to the end of closing
+//! handshakes that were begun from outside the connection's thread, and of the server itself. And it is the pacemaker:
+//! for a connection whose thread is away in its handler it sends unsolicited Pongs (RFC 6455 section 5.5.3), so that
+//! proxies keep the line open.
+//!
+//! Invariant: it never blocks, neither on a peer nor on a subscriber.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+
+use crate::close::{CloseReason, CloseReport, ConnectionId};
+use crate::event::{ConnectionInfo, Event};
+use crate::frame::Frame;
+use crate::handle::Hub;
+use crate::link::Link;
+use crate::tcp;
+
+/// What connections and the accept loop report. Unbounded, but only a few for each connection.
+#[derive(Debug)]
+pub(crate) enum Notice {
+    /// A TCP connection was accepted, and its thread is about to start.
+    Accepted { id: ConnectionId, stream: Arc<TcpStream> },
+    /// The opening handshake is complete.
+    Opened(Arc<Link>),
+    /// The opening handshake came to nothing.
+    HandshakeFailed { peer: SocketAddr, status: Option<u16>, reason: String },
+    /// A Pong was missed.
+    Missed { id: ConnectionId, peer: SocketAddr, missed: u32, max_missed: u32 },
+    /// A closing handshake has begun that must not last beyond the deadline.
+    Closing { link: Arc<Link>, deadline: Instant },
+    /// The connection has ended.
+    Closed(CloseReport),
+    /// The connection's thread is about to end.
+    ThreadEnds { id: ConnectionId },
+    /// The server is to end.
+    Shutdown,
+}
+
+/// What users ask for. Bounded: whoever broadcasts faster than the fan-out waits.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Broadcast { frame: Frame, except: Option<ConnectionId> },
+    Snapshot { reply: channel::Sender<Vec<ConnectionInfo>> },
+}
+
+pub(crate) struct Supervisor {
+    notices: channel::Receiver<Notice>,
+    commands: channel::Receiver<Command>,
+    hub: Arc<Hub>,
+    close_timeout: Duration,
+    /// Everything that has a thread: connections, and handshakes under way.
+    registry: BTreeMap<ConnectionId, Entry>,
+    /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
+    closing: BTreeMap<(Instant, ConnectionId), Arc<Link>>,
+    /// How often the pacemaker looks around.
+    pace: Duration,
+    next_round: Instant,
+    ending: Option<Ending>,
+}
+
+enum Entry {
+    Handshaking(Arc<TcpStream>),
+    Open(Open),
+}
+
+struct Open {
+    link: Arc<Link>,
+    /// When the pacemaker next sends a Pong for a handler that is away; `None` while it is not.
+    next_pong: Option<Instant>,
+}
+
+/// The server's shutdown under way.
+struct Ending {
+    /// Until when peers may answer our Close frames.
+    peers: Instant,
+    /// Until when handlers may return.
+    handlers: Instant,
+    peers_are_cut: bool,
+}
+
+impl Supervisor {
+    /// Slow enough to cost nothing, quick enough for a report of a stalled handler.
+    const SLOWEST_PACE: Duration = Duration::from_secs(5);
+    const FASTEST_PACE: Duration = Duration::from_millis(50);
+
+    pub(crate) fn new(
+        notices: channel::Receiver<Notice>,
+        commands: channel::Receiver<Command>,
+        hub: Arc<Hub>,
+        close_timeout: Duration,
+    ) -> Self {
+        Self {
+            notices,
+            commands,
+            hub,
+            close_timeout,
+            registry: BTreeMap::new(),
+            closing: BTreeMap::new(),
+            pace: Self::SLOWEST_PACE,
+            next_round: Instant::now() + Self::SLOWEST_PACE,
+            ending: None,
+        }
+    }
+
+    /// Runs until the server has shut down.
+    pub(crate) fn run(mut self) {
+        loop {
+            let wake = self.next_wake();
+            channel::select_biased! {
+                // The other ends are kept by the hub, so neither channel can be disconnected.
+                recv(self.notices) -> notice => if let Ok(notice) = notice { self.hear(notice) },
+                recv(self.commands) -> command => if let Ok(command) = command { self.obey(command) },
+                default(wake.saturating_duration_since(Instant::now())) => {}
+            }
+            let now = Instant::now();
+            self.cut_overdue_closings(now);
+            if now >= self.next_round {
+                self.next_round = now + self.pace;
+                self.keep_pace(now);
+            }
+            if self.has_ended(now) {
+                return;
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Instant {
+        let closing = self.closing.keys().next().map(|(deadline, _)| *deadline);
+        let ending = self.ending.as_ref().map(|end| if end.peers_are_cut { end.handlers } else { end.peers });
+        [closing, ending].into_iter().flatten().fold(self.next_round, Instant::min)
+    }
+
+    fn hear(&mut self, notice: Notice) {
+        match notice {
+            Notice::Accepted { id, stream } => {
+                self.hub.count(|stats| stats.accepted += 1);
+                if self.ending.is_some() {
+                    tcp::shut_down(&stream);
+                }
+                self.registry.insert(id, Entry::Handshaking(stream));
+            }
+            Notice::Opened(link) => self.opened(link),
+            Notice::HandshakeFailed { peer, status, reason } => {
+                match status {
+                    Some(status) => log::info!("{peer} handshake failed: {status}, {reason}"),
+                    None => log::info!("{peer} handshake failed: {reason}"),
+                }
+                self.hub.count(|stats| {
+                    stats.handshakes_failed += 1;
+                    stats.refused += u64::from(status == Some(503));
+                });
+                self.hub.publish(|| Event::HandshakeFailed { peer, status, reason });
+            }
+            Notice::Missed { id, peer, missed, max_missed } => {
+                log::warn!("#{id} {peer} missed Pong {missed} of {max_missed}");
+                self.hub.count(|stats| stats.missed += 1);
+                self.hub.publish(|| Event::Missed { id, peer, missed, max_missed });
+            }
+            Notice::Closing { link, deadline } => {
+                self.closing.insert((deadline, link.id), link);
+            }
+            Notice::Closed(report) => self.closed(report),
+            Notice::ThreadEnds { id } => {
+                self.registry.remove(&id);
+            }
+            Notice::Shutdown => self.begin_shutdown(),
+        }
+    }
+
+    fn opened(&mut self, link: Arc<Link>) {
+        log::info!("#{} {} opened {}", link.id, link.peer, link.path);
+        self.hub.count(|stats| {
+            stats.opened += 1;
+            stats.open += 1;
+        });
+        self.hub.publish(|| Event::Opened { id: link.id, peer: link.peer, path: link.path.clone() });
+        if self.ending.is_some() {
+            link.begin_close(CloseReason::Shutdown, false);
+        }
+        self.adopt_pace(&link);
+        self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None }));
+    }
+
+    fn closed(&mut self, report: CloseReport) {
+        let CloseReport { id, peer, .. } = report;
+        match &report.reason {
+            reason if reason.is_clean() => log::info!("#{id} {peer} closed: {report}"),
+            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
+                log::error!("#{id} {peer} closed: {report}");
+            }
+            _ => log::warn!("#{id} {peer} closed: {report}"),
+        }
+        self.hub.count(|stats| {
+            stats.open -= 1;
+            *stats.closed.entry(report.reason.name()).or_default() += 1;
+            stats.traffic += report.traffic;
+        });
+        self.hub.publish(|| Event::Closed(report));
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Broadcast { frame, except } => {
+                for open in self.open_connections() {
+                    if Some(open.link.id) != except {
+                        open.link.send_broadcast(frame.clone());
+                    }
+                }
+            }
+            Command::Snapshot { reply } => {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.try_send(self.open_connections().map(|open| open.link.info()).collect());
+            }
+        }
+    }
+
+    fn open_connections(&self) -> impl Iterator<Item = &Open> {
+        self.registry.values().filter_map(|entry| match entry {
+            Entry::Open(open) => Some(open),
+            Entry::Handshaking(_) => None,
+        })
+    }
+
+    // Closing handshakes.
+
+    fn cut_overdue_closings(&mut self, now: Instant) {
+        while let Some(entry) = self.closing.first_entry().filter(|entry| entry.key().0 <= now) {
+            let link = entry.remove();
+            // The cause stays what it was: the one that closed.
+            link.abort(CloseReason::Disconnected);
+        }
+    }
+
+    // The pacemaker.
+
+    fn adopt_pace(&mut self, link: &Link) {
+        let Some(interval) = link.interval() else { return };
+        let pace = (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE);
+        if pace < self.pace {
+            self.pace = pace;
+            self.next_round = self.next_round.min(Instant::now() + pace);
+        }
+    }
+
+    fn keep_pace(&mut self, now: Instant) {
+        for entry in self.registry.values_mut() {
+            let Entry::Open(open) = entry else { continue };
+            let Some(interval) = open.link.interval() else { continue };
+            let Some(away) = open.link.away_for(now).filter(|away| *away >= interval) else {
+                open.next_pong = None;
+                continue;
+            };
+            if open.link.outbound.is_closing() || open.next_pong.is_some_and(|next| now < next) {
+                continue;
+            }
+            let (id, peer) = (open.link.id, open.link.peer);
+            if open.next_pong.is_none() {
+                log::warn!("#{id} {peer} handler has not called recv for {away:.1?}");
+                self.hub.count(|stats| stats.handlers_stalled += 1);
+                self.hub.publish(|| Event::HandlerStalled { id, peer, away });
+            }
+            open.next_pong = Some(now + interval);
+            // If it cannot be written, the connection's thread will find out why.
+            let _ = open.link.pong(tungstenite::Bytes::new());
+        }
+    }
+
+    // Shutdown.
+
+    fn begin_shutdown(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        let now = Instant::now();
+        // An eighth of the time is for the threads to end in, so that all of it is over within the close timeout.
+        let ending = Ending {
+            peers: now + self.close_timeout * 7 / 8,
+            handlers: now + self.close_timeout,
+            peers_are_cut: false,
+        };
+        self.ending = Some(ending);
+        for entry in self.registry.values() {
+            match entry {
+                Entry::Handshaking(stream) => tcp::shut_down(stream),
+                Entry::Open(open) => {
+                    open.link.begin_close(CloseReason::Shutdown, false);
+                }
+            }
+        }
+    }
+
+    /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
+    fn has_ended(&mut self, now: Instant) -> bool {
+        let Some(ending) = &mut self.ending else { return false };
+        if self.registry.is_empty() {
+            // What the last threads said is in the channel, for they said it before they ended.
+            return self.notices.is_empty();
+        }
+        if !ending.peers_are_cut && now >= ending.peers {
+            ending.peers_are_cut = true;
+            for entry in self.registry.values() {
+                match entry {
+                    Entry::Handshaking(stream) => tcp::shut_down(stream),
+                    Entry::Open(open) => open.link.abort(CloseReason::Shutdown),
+                }
+            }
+        }
+        let time_is_up = now >= ending.handlers && self.notices.is_empty();
+        if time_is_up {
+            for id in self.registry.keys() {
+                log::error!("#{id} handler did not return; its thread is abandoned");
+            }
+        }
+        time_is_up
+    }
+}

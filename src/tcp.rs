@@ -1,0 +1,115 @@
+//! The TCP socket: its options, and writes that do not block.
+//!
+//! Linux and macOS can ask for a single call not to block (`MSG_DONTWAIT`). Windows cannot without turning the whole
+//! socket, reads included, non-blocking; there `send_now` takes nothing, so every frame goes through the drainer: the
+//! same guarantees, at the price of a second thread while there is something to write.
+
+use std::io::{self, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+use crate::outbound::{Socket, is_timeout};
+
+impl Socket for TcpStream {
+    #[cfg(unix)]
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        /// Below this, copying is cheaper than having the kernel gather.
+        const COPIED: usize = 512;
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        #[cfg(not(any(target_os = "linux", target_os = "android")))]
+        const FLAGS: i32 = libc::MSG_DONTWAIT;
+
+        if let [header, payload] = slices
+            && header.len() + payload.len() <= COPIED
+        {
+            let mut frame = [0; COPIED];
+            let len = header.len() + payload.len();
+            frame[..header.len()].copy_from_slice(header);
+            frame[header.len()..len].copy_from_slice(payload);
+            return SockRef::from(self).send_with_flags(&frame[..len], FLAGS);
+        }
+        SockRef::from(self).send_vectored_with_flags(slices, FLAGS)
+    }
+
+    #[cfg(not(unix))]
+    fn send_now(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
+        Ok(0)
+    }
+
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut stream = self;
+        stream.write_vectored(slices)
+    }
+
+    fn set_patience(&self, patience: Duration) -> io::Result<()> {
+        self.set_write_timeout(Some(patience))
+    }
+}
+
+/// Small frames leave at once (no Nagle), and writes may block again (some systems hand the listener's mode on).
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)
+}
+
+/// Has the kernel give up on data that is not acknowledged, a little after the heartbeat would have: it knows of lost
+/// packets even while our thread is busy. Linux only; elsewhere the heartbeat is alone.
+pub(crate) fn limit_unacknowledged(stream: &TcpStream, worst_case: Option<Duration>) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        let limit = worst_case.map(|worst| worst.saturating_add(worst / 8).saturating_add(Duration::from_secs(1)));
+        let longest = Duration::from_millis(i32::MAX as u64);
+        // A system without the option has the heartbeat all the same.
+        if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(limit.map(|limit| limit.min(longest))) {
+            log::debug!("TCP_USER_TIMEOUT could not be set: {error}");
+        }
+    }
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    let _ = (stream, worst_case);
+}
+
+/// Ends the connection both ways; a thread that is blocked in a read or a write of it returns at once.
+pub(crate) fn shut_down(stream: &TcpStream) {
+    // It fails only when the connection has ended already.
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// Reads and forgets until the peer's end, an error or the deadline. A socket that is closed with unread bytes in it
+/// resets the connection, and the peer may lose our last words.
+pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant) {
+    let mut scratch = [0; 2048];
+    let mut reader = stream;
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() || stream.set_read_timeout(Some(remaining)).is_err() {
+            return;
+        }
+        match reader.read(&mut scratch) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+/// Writes all of it before the deadline: `write_all` under one deadline for the whole.
+pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    let mut writer = stream;
+    while !bytes.is_empty() {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_write_timeout(Some(remaining))?;
+        match writer.write(bytes) {
+            Ok(count) => bytes = &bytes[count..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}

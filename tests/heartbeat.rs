@@ -1,0 +1,504 @@
+//! The heartbeat's state machine, by tables on both sides of every boundary and by properties over random schedules.
+//!
+//! Nothing sleeps: [`World`] stands in for socket and clock, and jumps from one instant at which something happens to
+//! the next. Whatever a test is about, it also checks that polling settles, and that misses count up one by one.
+
+use heartwire::HeartbeatPolicy;
+use heartwire::heartbeat::Action::{self, Dead, Missed, Ping, Wait};
+use heartwire::heartbeat::Heartbeat;
+use heartwire::heartbeat::Liveness::{AnyByte, PongOnly};
+use heartwire::heartbeat::Sign::{self, Bytes, Pong};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::time::{Duration, Instant};
+use std::vec::IntoIter;
+
+/// A driver that keeps every deadline, `lag` late, and a peer that answers as it is told. Times count from `origin`.
+struct World {
+    heart: Heartbeat,
+    origin: Instant,
+    now: Duration,
+    lag: Duration,
+    /// Pings wait behind data instead of being written.
+    congested: bool,
+    /// The nth Ping is answered by a Pong this much later; those beyond the list never are.
+    answers: IntoIter<Duration>,
+    /// What comes from outside, in order of time.
+    events: Vec<(Duration, Event)>,
+    /// Every action carried out.
+    trace: Vec<(Duration, Action)>,
+    missed: u32,
+    last_life: Duration,
+    dead: Option<Duration>,
+}
+
+#[derive(Clone, Copy)]
+enum Event {
+    Life(Sign),
+    /// A poll that nobody asked for, excused or not.
+    Spurious(bool),
+}
+
+impl World {
+    fn new(policy: HeartbeatPolicy) -> Self {
+        Self::in_phase(policy, 1.0)
+    }
+
+    fn in_phase(policy: HeartbeatPolicy, phase: f64) -> Self {
+        let origin = Instant::now();
+        Self {
+            heart: Heartbeat::new(policy, origin, phase),
+            origin,
+            now: Duration::ZERO,
+            lag: Duration::ZERO,
+            congested: false,
+            answers: Vec::new().into_iter(),
+            events: Vec::new(),
+            trace: Vec::new(),
+            missed: 0,
+            last_life: Duration::ZERO,
+            dead: None,
+        }
+    }
+
+    /// At the instant at which the first Ping was written, one interval after the start.
+    fn pinged(policy: HeartbeatPolicy) -> Self {
+        let mut world = Self::new(policy);
+        assert!(world.step(Duration::MAX));
+        assert_eq!(world.trace, [(world.now, Ping)]);
+        world
+    }
+
+    fn happens(&mut self, at: Duration, event: Event) {
+        let place = self.events.partition_point(|(earlier, _)| *earlier <= at);
+        self.events.insert(place, (at, event));
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.heart.deadline().map(|due| due - self.origin)
+    }
+
+    fn poll(&mut self, excused: bool) -> Action {
+        self.heart.poll(self.origin + self.now, excused)
+    }
+
+    fn life(&mut self, sign: Sign) {
+        self.heart.life(sign);
+        let strict = self.heart.policy() == self.heart.policy().liveness(PongOnly);
+        if sign == Pong || !strict {
+            (self.missed, self.last_life) = (0, self.now);
+        }
+        assert_eq!(self.heart.missed(), self.missed);
+    }
+
+    fn set_policy(&mut self, policy: HeartbeatPolicy) {
+        self.heart.set_policy(policy, self.origin + self.now);
+        self.missed = 0;
+    }
+
+    /// Carries out what is due. A miss, a Ping and a wait are the most that one instant may ask for.
+    fn settle(&mut self, excused: bool) {
+        for _ in 0..3 {
+            let foretold = self.heart.would_miss(self.origin + self.now).is_some();
+            let action = self.poll(excused);
+            assert_eq!(matches!(action, Missed(_) | Dead(_)), foretold && !excused, "{action:?}");
+            match action {
+                Wait(until) => {
+                    assert_eq!(until, self.heart.deadline());
+                    assert!(until.is_none_or(|due| due > self.origin + self.now), "a busy loop");
+                    return;
+                }
+                Ping if self.congested => self.heart.ping_queued(),
+                Ping => {
+                    self.heart.ping_written(self.origin + self.now);
+                    if let Some(latency) = self.answers.next() {
+                        self.happens(self.now + latency, Event::Life(Pong));
+                    }
+                }
+                Missed(n) | Dead(n) => {
+                    self.missed += 1;
+                    assert_eq!((n, self.heart.missed()), (self.missed, self.missed));
+                }
+                other => panic!("unknown action {other:?}"),
+            }
+            self.trace.push((self.now, action));
+            if matches!(action, Dead(_)) {
+                self.dead = Some(self.now);
+                return;
+            }
+        }
+        panic!("polling does not settle: {:?}", self.trace);
+    }
+
+    /// Jumps to the next instant at which something happens, unless that is after `end`. What arrives at a deadline
+    /// comes first: a driver reads before it judges.
+    fn step(&mut self, end: Duration) -> bool {
+        let wake = self.deadline().map_or(Duration::MAX, |due| due + self.lag);
+        let next = self.events.first().map_or(wake, |(at, _)| wake.min(*at));
+        if self.dead.is_some() {
+            return false;
+        }
+        self.now = next.clamp(self.now, end);
+        if next > end {
+            return false;
+        }
+        if self.events.first().is_none_or(|(at, _)| *at > next) {
+            self.settle(false);
+            return true;
+        }
+        match self.events.remove(0).1 {
+            Event::Life(sign) => self.life(sign),
+            // On the deadline itself it would not be spurious, and an excuse would rightly count.
+            Event::Spurious(excused) if self.deadline().is_none_or(|due| due > self.now) => self.settle(excused),
+            Event::Spurious(_) => {}
+        }
+        true
+    }
+
+    fn run_until(&mut self, end: Duration) {
+        while self.step(end) {}
+    }
+
+    /// Runs until then, and gives the whole trace in whole seconds.
+    fn play(&mut self, end: Duration) -> Vec<(u32, Action)> {
+        self.run_until(end);
+        assert!(self.trace.iter().all(|(at, _)| at.subsec_nanos() == 0), "{:?}", self.trace);
+        self.trace.iter().map(|(at, action)| (at.as_secs() as u32, *action)).collect()
+    }
+}
+
+/// Longer than any peer here can live.
+const FOREVER: Duration = Duration::from_secs(1000);
+const S: Duration = Duration::from_secs(1);
+const MS: Duration = Duration::from_millis(1);
+const NS: Duration = Duration::from_nanos(1);
+
+/// The default one, spelt out.
+fn policy() -> HeartbeatPolicy {
+    HeartbeatPolicy::new(20 * S, 10 * S).max_missed(3).liveness(AnyByte)
+}
+
+#[test]
+fn a_silent_peer_is_pinged_at_once_after_each_miss_and_dead_after_the_last() {
+    assert_eq!(policy(), HeartbeatPolicy::default());
+    let three = [(20, Ping), (30, Missed(1)), (30, Ping), (40, Missed(2)), (40, Ping), (50, Dead(3))];
+    assert_eq!(World::new(policy()).play(FOREVER), three);
+    // A miss and a scheduled Ping at the same instant make one Ping.
+    let even = HeartbeatPolicy::new(10 * S, 10 * S).max_missed(2);
+    assert_eq!(World::new(even).play(FOREVER), [(10, Ping), (20, Missed(1)), (20, Ping), (30, Dead(2))]);
+    // Zero misses would be dead from the start, so 0 is 1.
+    for n in [0, 1] {
+        let mut world = World::new(policy().max_missed(n));
+        assert_eq!(world.play(FOREVER), [(20, Ping), (30, Dead(1))]);
+        assert_eq!(world.poll(false), Dead(1), "dead stays dead");
+    }
+}
+
+#[test]
+fn nothing_is_due_before_its_deadline_and_everything_at_it() {
+    let mut world = World::new(policy().max_missed(2));
+    for (due, action) in [(20 * S, Ping), (30 * S, Missed(1)), (40 * S, Dead(2))] {
+        world.now = due - NS;
+        assert_eq!(world.poll(false), Wait(Some(world.origin + due)));
+        world.now = due;
+        world.settle(false);
+        assert!(world.trace.contains(&(due, action)), "{action:?} at {due:?} in {:?}", world.trace);
+    }
+}
+
+#[test]
+fn with_a_timeout_longer_than_the_interval_scheduled_pings_go_on_and_do_not_restart_the_clock() {
+    let mut world = World::new(HeartbeatPolicy::new(4 * S, 10 * S).max_missed(2));
+    let pings = [(4, Ping), (8, Ping), (12, Ping), (14, Missed(1)), (14, Ping), (16, Ping), (20, Ping), (24, Dead(2))];
+    assert_eq!(world.play(FOREVER), pings);
+}
+
+#[test]
+fn any_life_forgets_the_misses_and_moves_no_ping() {
+    let mut world = World::new(policy());
+    world.happens(49 * S, Event::Life(Bytes));
+    let before = [(20, Ping), (30, Missed(1)), (30, Ping), (40, Missed(2)), (40, Ping)];
+    let after = [(60, Ping), (70, Missed(1)), (70, Ping), (80, Missed(2)), (80, Ping), (90, Dead(3))];
+    assert_eq!(world.play(FOREVER), [before.as_slice(), &after].concat());
+}
+
+#[test]
+fn life_at_the_deadline_is_in_time_and_just_after_it_is_not() {
+    for (late, missed) in [(Duration::ZERO, 0), (NS, 1)] {
+        let mut world = World::pinged(policy());
+        world.happens(30 * S + late, Event::Life(Pong));
+        world.run_until(30 * S);
+        assert_eq!(world.heart.missed(), missed);
+    }
+}
+
+#[test]
+fn pong_only_takes_any_pong_and_no_bytes_for_life() {
+    let strict = |sign| (PongOnly, sign, sign == Pong);
+    for (liveness, sign, lives) in [(AnyByte, Bytes, true), (AnyByte, Pong, true), strict(Bytes), strict(Pong)] {
+        let mut world = World::new(policy().liveness(liveness));
+        // Unasked for, and out of step with the Pings.
+        (0..100).for_each(|n| world.happens(9 * n * S, Event::Life(sign)));
+        world.run_until(900 * S);
+        assert_eq!(world.dead, (!lives).then_some(50 * S), "{liveness:?} {sign:?}");
+    }
+}
+
+#[test]
+fn off_never_does_anything() {
+    for off in [HeartbeatPolicy::off(), HeartbeatPolicy::off().timeout(S)] {
+        let mut world = World::new(off);
+        world.happens(5 * S, Event::Life(Pong));
+        world.happens(6 * S, Event::Spurious(true));
+        assert_eq!(world.play(FOREVER), []);
+        assert_eq!((world.poll(false), off.worst_case()), (Wait(None), None));
+    }
+}
+
+#[test]
+fn keepalive_pings_on_schedule_and_never_misses() {
+    let keepalive = HeartbeatPolicy::keepalive(20 * S);
+    let pings: Vec<_> = (1..=100).map(|n| (20 * n, Ping)).collect();
+    assert_eq!(World::new(keepalive).play(2000 * S), pings);
+    assert_eq!(keepalive.worst_case(), None);
+}
+
+#[test]
+fn the_first_ping_leaves_after_a_phase_of_the_interval_and_the_others_in_step_with_it() {
+    let nonsense = [0.0, -0.0, -0.5, 1.0 + f64::EPSILON, 2.0, f64::NAN, f64::INFINITY, f64::NEG_INFINITY];
+    let sound = [(0.25, 5), (0.5, 10), (0.75, 15), (1.0, 20)];
+    for (phase, first) in sound.into_iter().chain(nonsense.map(|phase| (phase, 20))) {
+        let mut world = World::in_phase(HeartbeatPolicy::keepalive(20 * S), phase);
+        let pings = [0, 20, 40].map(|later| (first + later, Ping));
+        assert_eq!(world.play((first + 40) * S), pings, "phase {phase}");
+    }
+}
+
+#[test]
+fn beats_slept_through_are_skipped_and_the_schedule_does_not_drift() {
+    let mut world = World::new(HeartbeatPolicy::keepalive(20 * S));
+    let late = [(27_000, 40), (59_999, 60), (60_000, 80), (80_001, 100), (185_000, 200), (260_000, 280)];
+    for (noticed, next) in late {
+        world.now = noticed * MS;
+        world.settle(false);
+        assert_eq!(world.deadline(), Some(next * S), "after a Ping noticed at {noticed} ms");
+    }
+    assert_eq!(world.trace, late.map(|(noticed, _)| (noticed * MS, Ping)));
+}
+
+#[test]
+fn the_miss_clock_starts_when_the_ping_is_written_not_when_it_was_due() {
+    let mut world = World::new(policy());
+    world.now = 20 * S;
+    assert_eq!(world.poll(false), Ping);
+    assert_eq!(world.poll(false), Ping, "asked for until it is reported");
+    world.heart.ping_written(world.origin + 23 * S);
+    assert_eq!(world.poll(false), Wait(Some(world.origin + 33 * S)));
+}
+
+#[test]
+fn a_queued_ping_starts_no_clock_and_stops_none() {
+    let mut world = World { congested: true, ..World::new(policy()) };
+    assert_eq!(world.play(80 * S), [(20, Ping), (40, Ping), (60, Ping), (80, Ping)]);
+
+    let mut world = World::pinged(HeartbeatPolicy::new(4 * S, 10 * S).max_missed(1));
+    world.congested = true;
+    assert_eq!(world.play(FOREVER), [(4, Ping), (8, Ping), (12, Ping), (14, Dead(1))]);
+}
+
+#[test]
+fn a_deadline_noticed_later_than_the_tolerance_is_no_miss_but_a_new_ping_with_a_fresh_timeout() {
+    for (timeout, tolerance) in [(MS, 20 * MS), (80 * MS, 20 * MS), (S, 250 * MS), (4 * S, S), (60 * S, S)] {
+        for (late, missed) in [(Duration::ZERO, 1), (tolerance, 1), (tolerance + NS, 0), (3600 * S, 0)] {
+            let mut world = World::pinged(HeartbeatPolicy::new(1000 * S, timeout));
+            let due = world.origin + world.now + timeout;
+            world.now += timeout + late;
+            assert_eq!(world.heart.would_miss(due - NS), None);
+            assert_eq!(world.heart.would_miss(due + late), (missed == 1).then_some(due));
+            world.settle(false);
+            assert_eq!(world.heart.missed(), missed, "{late:?} late for a timeout of {timeout:?}");
+            assert_eq!(world.trace.last(), Some(&(world.now, Ping)));
+            assert_eq!(world.deadline(), Some(world.now + timeout));
+            world.now += timeout;
+            world.settle(false);
+            assert_eq!(world.heart.missed(), missed + 1, "watched this time");
+        }
+    }
+}
+
+#[test]
+fn an_excused_deadline_is_no_miss_but_a_new_ping_with_a_fresh_timeout() {
+    let mut world = World::pinged(policy().max_missed(1));
+    for n in 1..=20 {
+        world.now = (20 + 10 * n) * S;
+        world.settle(true);
+        assert_eq!((world.heart.missed(), world.trace.last()), (0, Some(&(world.now, Ping))));
+    }
+    world.run_until(FOREVER);
+    assert_eq!(world.dead, Some(230 * S), "10 s after the last Ping, when nothing excuses any more");
+}
+
+#[test]
+fn a_new_policy_starts_the_beat_afresh() {
+    let (off, keepalive) = (HeartbeatPolicy::off(), HeartbeatPolicy::keepalive(90 * S));
+    let (one, two) = (policy().max_missed(1), policy().max_missed(2));
+    let shorter = HeartbeatPolicy::new(2 * S, S).max_missed(1);
+    let longer = HeartbeatPolicy::new(60 * S, 30 * S).max_missed(1);
+    for (name, before, at, after, expected) in [
+        ("from off", off, 7, one, [(27, Ping), (37, Dead(1))].as_slice()),
+        ("to off, with a clock running", policy(), 35, off, &[]),
+        ("to keepalive, with a clock running", policy(), 35, keepalive, &[(125, Ping)]),
+        ("shorter", policy(), 7, shorter, &[(9, Ping), (10, Dead(1))]),
+        ("longer", policy(), 7, longer, &[(67, Ping), (97, Dead(1))]),
+        ("two misses forgotten", policy(), 45, two, &[(65, Ping), (75, Missed(1)), (75, Ping), (85, Dead(2))]),
+    ] {
+        let mut world = World::new(before);
+        world.run_until(at * S);
+        world.set_policy(after);
+        world.trace.clear();
+        assert_eq!((world.heart.policy(), world.heart.missed()), (after, 0), "{name}");
+        assert_eq!(world.play(200 * S), expected, "{name}");
+    }
+}
+
+#[test]
+fn extreme_durations_are_kept_between_a_millisecond_and_ten_years_and_neither_panic_nor_spin() {
+    let (shortest, longest) = (MS, 10 * 365 * 24 * 3600 * S);
+    let same = |a, b| HeartbeatPolicy::new(a, a) == HeartbeatPolicy::new(b, b);
+    assert!(same(Duration::ZERO, shortest) && same(shortest - NS, shortest) && !same(shortest + NS, shortest));
+    assert!(same(Duration::MAX, longest) && same(longest + NS, longest) && !same(longest - NS, longest));
+
+    let durations = [Duration::ZERO, NS, MS, S, Duration::MAX];
+    for (interval, timeout) in durations.into_iter().flat_map(|a| durations.map(|b| (a, b))) {
+        for (max_missed, phase) in [(0, f64::MIN_POSITIVE), (1, 0.3), (3, 1.0), (u32::MAX, 1.0 - f64::EPSILON)] {
+            let policy = HeartbeatPolicy::new(interval, timeout).max_missed(max_missed);
+            assert!(policy.worst_case().is_some());
+            let mut world = World::in_phase(policy, phase);
+            // Ten steps of ten years: more, and the clocks of some systems would end.
+            (0..10).for_each(|_| _ = world.step(Duration::MAX));
+            assert!(!world.trace.is_empty());
+        }
+    }
+}
+
+/// Whole seconds, so that instants coincide, or anything.
+fn durations() -> impl Strategy<Value = Duration> {
+    prop_oneof![(1..=12u32).prop_map(|n| n * S), (100_000_000..30_000_000_000u64).prop_map(Duration::from_nanos)]
+}
+
+fn phases() -> impl Strategy<Value = f64> {
+    (0.0..1.0).prop_map(|below_one| 1.0 - below_one)
+}
+
+fn signs() -> impl Strategy<Value = Sign> {
+    prop_oneof![Just(Bytes), Just(Pong)]
+}
+
+/// A policy that finds peers dead, with its interval, timeout and number of misses.
+fn deadly() -> impl Strategy<Value = (HeartbeatPolicy, Duration, Duration, u32)> {
+    let liveness = prop_oneof![Just(AnyByte), Just(PongOnly)];
+    (durations(), durations(), 1..6u32, liveness).prop_map(|(interval, timeout, n, liveness)| {
+        (HeartbeatPolicy::new(interval, timeout).max_missed(n).liveness(liveness), interval, timeout, n)
+    })
+}
+
+fn policies() -> impl Strategy<Value = HeartbeatPolicy> {
+    let keepalive = durations().prop_map(HeartbeatPolicy::keepalive);
+    prop_oneof![4 => deadly().prop_map(|deadly| deadly.0), 1 => keepalive, 1 => Just(HeartbeatPolicy::off())]
+}
+
+proptest! {
+    #[test]
+    fn death_comes_within_the_bound_after_the_last_life_and_not_before_every_miss_had_its_time(
+        (policy, interval, timeout, n) in deadly(), phase in phases(), lives in vec((durations(), signs()), 0..20),
+    ) {
+        let mut world = World::in_phase(policy, phase);
+        let mut at = Duration::ZERO;
+        for (pause, sign) in lives {
+            at += pause;
+            world.happens(at, Event::Life(sign));
+        }
+        world.run_until(FOREVER);
+        let silence = world.dead.expect("a silent peer dies") - world.last_life;
+        prop_assert_eq!(policy.worst_case(), Some(interval + n * timeout));
+        prop_assert!(n * timeout <= silence && silence <= interval + n * timeout, "{:?} of silence", silence);
+    }
+
+    #[test]
+    fn the_bound_is_reached_by_a_peer_that_falls_silent_as_a_ping_is_written(
+        (policy, ..) in deadly(), phase in phases(), answered in 1..10usize,
+    ) {
+        let mut world = World { answers: vec![Duration::ZERO; answered].into_iter(), ..World::in_phase(policy, phase) };
+        world.run_until(FOREVER);
+        prop_assert_eq!(world.dead.map(|dead| dead - world.last_life), policy.worst_case());
+    }
+
+    #[test]
+    fn a_peer_that_answers_within_the_timeout_never_misses(
+        (policy, interval, timeout, _) in deadly(), phase in phases(),
+        lag in prop_oneof![Just(Duration::ZERO), durations()], shares in vec(prop_oneof![Just(1.0), 0.0..1.0], 50),
+    ) {
+        let answers = shares.into_iter().map(|share| timeout.mul_f64(share)).collect::<Vec<_>>().into_iter();
+        let mut world = World { lag, answers, ..World::in_phase(policy.max_missed(1), phase) };
+        world.run_until(50 * interval);
+        prop_assert!(world.trace.iter().all(|(_, action)| *action == Ping), "{:?}", world.trace);
+    }
+
+    #[test]
+    fn polls_that_nobody_asked_for_change_nothing(
+        policy in policies(), phase in phases(), lives in vec((0..300_000u32, signs()), 0..30),
+        spurious in vec((0..300_000u32, any::<bool>()), 1..100),
+    ) {
+        let mut quiet = World::in_phase(policy, phase);
+        lives.into_iter().for_each(|(at, sign)| quiet.happens(at * MS, Event::Life(sign)));
+        let mut disturbed = World { events: quiet.events.clone(), ..World::in_phase(policy, phase) };
+        spurious.into_iter().for_each(|(at, excused)| disturbed.happens(at * MS, Event::Spurious(excused)));
+        quiet.run_until(300 * S);
+        disturbed.run_until(300 * S);
+        prop_assert_eq!(disturbed.trace, quiet.trace);
+    }
+
+    #[test]
+    fn pings_keep_to_the_schedule_however_late_they_are_noticed(
+        interval in durations(), phase in phases(), lags in vec(prop_oneof![Just(Duration::ZERO), durations()], 1..50),
+    ) {
+        let mut world = World::in_phase(HeartbeatPolicy::keepalive(interval), phase);
+        let first = world.deadline().unwrap();
+        for lag in lags {
+            world.lag = lag;
+            prop_assert!(world.step(Duration::MAX));
+            let next = world.deadline().unwrap();
+            prop_assert_eq!((next - first).as_nanos() % interval.as_nanos(), 0);
+            prop_assert!(world.now < next && next <= world.now + interval, "the next beat of the schedule");
+        }
+    }
+
+    /// What it asserts is in [`World::settle`] and [`World::life`]. No pause means: until the next deadline.
+    #[test]
+    fn whatever_happens_polling_settles_and_life_resets_the_count(
+        first in policies(), phase in phases(),
+        happenings in vec((proptest::option::of(durations()), proptest::option::weighted(0.3, signs()),
+            proptest::option::weighted(0.1, policies()), any::<bool>(), any::<bool>()), 1..50),
+    ) {
+        let mut world = World::in_phase(first, phase);
+        for (pause, sign, policy, excused, congested) in happenings {
+            world.congested = congested;
+            world.now = pause.map(|pause| world.now + pause).or(world.deadline()).unwrap_or(world.now);
+            if let Some(sign) = sign { world.life(sign) }
+            if let Some(policy) = policy { world.set_policy(policy) }
+            world.settle(excused);
+            if world.dead.is_some() { break }
+        }
+    }
+}
+
+#[test]
+fn the_bound_is_named_however_long_it_is_and_off_is_off_whatever_else_is_set() {
+    assert_eq!(HeartbeatPolicy::new(S, S).max_missed(u32::MAX).worst_case(), Some(S + u32::MAX * S));
+    let off = HeartbeatPolicy::off().timeout(S).max_missed(1);
+    let start = Instant::now();
+    let mut heart = Heartbeat::new(off, start, 1.0);
+    heart.ping_written(start);
+    assert_eq!(off.worst_case(), None);
+    assert_eq!(heart.poll(start + 2 * S, false), Action::Wait(None));
+}
