@@ -122,7 +122,7 @@ impl Decoder {
             match &mut self.message {
                 Some(PartialMessage::Text(text)) => text.push(payload, frame.remaining)?,
                 Some(PartialMessage::Binary(bytes)) => {
-                    bytes.reserve(room(bytes.len(), payload.len(), frame.remaining));
+                    bytes.reserve(room(bytes.len(), bytes.capacity(), payload.len(), frame.remaining));
                     bytes.extend_from_slice(payload);
                 }
                 // parse_header begins a message with its first frame and refuses a continuation of none.
@@ -227,7 +227,7 @@ impl PartialText {
             }
             Err(_) => return Err(CloseReason::InvalidUtf8),
         };
-        self.complete.reserve(room(self.complete.len(), text.len(), remaining));
+        self.complete.reserve(room(self.complete.len(), self.complete.capacity(), text.len(), remaining));
         self.complete.push_str(text);
         if !cut.is_empty() {
             self.carried[..cut.len()].copy_from_slice(cut);
@@ -267,7 +267,10 @@ fn control_frame(control: Control, payload: &[u8]) -> Result<Incoming, CloseReas
 
 /// How much to reserve for a chunk: what its frame still brings as well, but no more than doubles what is here, so that
 /// a header alone never costs memory and a long message is copied a few times at most.
-fn room(len: usize, chunk: usize, remaining: u64) -> usize {
+fn room(len: usize, capacity: usize, chunk: usize, remaining: u64) -> usize {
+    if capacity - len >= chunk {
+        return 0;
+    }
     let remaining = usize::try_from(remaining).unwrap_or(usize::MAX);
     chunk + remaining.min((len + chunk).max(Decoder::MAX_BUFFER))
 }
@@ -286,3 +289,6 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
         *byte ^= key;
     }
 }
+
+#[cfg(test)]
+mod tests;

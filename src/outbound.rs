@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 
 use crate::frame::{Frame, Kind};
 
+mod batch;
+use batch::Batch;
+
 /// The socket, as far as the write half needs it.
 pub(crate) trait Socket: Send + Sync {
     /// Takes what it can without blocking; `WouldBlock` if that is nothing.
@@ -216,7 +219,7 @@ impl<S: Socket> Outbound<S> {
                 socket.set_patience(wanted).map_err(DrainFailure::Io)?;
                 patience = Some(wanted);
             }
-            match socket.send_patiently(&batch.slices(&mut Batch::room())) {
+            match socket.send_patiently(batch.slices(&mut Batch::room())) {
                 Ok(count) => {
                     last_progress = Instant::now();
                     let mut state = self.lock();
@@ -313,8 +316,12 @@ impl<S: Socket> State<S> {
             }
             return Ok(Sent::Written);
         }
-        self.queued += frame.len() - taken;
-        self.batch.push_written(frame, taken);
+        if taken == 0 {
+            self.push(frame);
+        } else {
+            self.queued += frame.len() - taken;
+            self.batch.push_written(frame, taken);
+        }
         self.is_draining = true;
         Ok(Sent::StartDrainer)
     }
@@ -418,73 +425,5 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
         && error.raw_os_error() != Some(libc::ETIMEDOUT)
 }
 
-/// Frames that go out together in one system call. The first may be partly written.
-#[derive(Debug, Default)]
-struct Batch {
-    frames: VecDeque<Frame>,
-    /// Bytes of the first frame that are written.
-    offset: usize,
-    /// Bytes of all frames, without the offset taken off.
-    len: usize,
-}
-
-impl Batch {
-    /// Few enough for a control frame to find a boundary soon, many enough to save system calls.
-    const MOST_FRAMES: usize = 32;
-    const MOST_BYTES: usize = 64 * 1024;
-
-    fn is_empty(&self) -> bool {
-        self.frames.is_empty()
-    }
-
-    fn has_room(&self) -> bool {
-        self.frames.len() < Self::MOST_FRAMES && self.len < Self::MOST_BYTES
-    }
-
-    fn push(&mut self, frame: Frame) {
-        self.len += frame.len();
-        self.frames.push_back(frame);
-    }
-
-    /// The first frame, of which so many bytes are written.
-    fn push_written(&mut self, frame: Frame, written: usize) {
-        self.push(frame);
-        self.offset = written;
-    }
-
-    fn room<'a>() -> [IoSlice<'a>; 2 * Self::MOST_FRAMES] {
-        [IoSlice::new(&[]); 2 * Self::MOST_FRAMES]
-    }
-
-    fn slices<'r, 'a>(&'a self, room: &'r mut [IoSlice<'a>; 2 * Self::MOST_FRAMES]) -> &'r [IoSlice<'a>] {
-        let mut offset = self.offset;
-        for (pair, frame) in room.chunks_exact_mut(2).zip(&self.frames) {
-            pair.copy_from_slice(&frame.rest(offset));
-            offset = 0;
-        }
-        &room[..2 * self.frames.len()]
-    }
-
-    /// So many bytes were taken. Whether a Close frame was completed by them.
-    fn advance(&mut self, count: usize) -> bool {
-        self.offset += count;
-        while let Some(first) = self.frames.front().filter(|first| first.len() <= self.offset) {
-            let is_close = first.kind() == Kind::Close;
-            self.offset -= first.len();
-            self.len -= first.len();
-            self.frames.pop_front();
-            if is_close {
-                return true;
-            }
-        }
-        false
-    }
-
-    /// Drops all frames but the first, and that too if none of it is written. Says how many bytes were dropped.
-    fn keep_only_started(&mut self) -> usize {
-        let kept = usize::from(self.offset > 0);
-        let dropped = self.frames.drain(kept..).map(|frame| frame.len()).sum();
-        self.len -= dropped;
-        dropped
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,289 @@
+//! Frame by frame and byte by byte; and against tungstenite's own reader, for whatever proptest comes up with.
+
+use std::io::{self, Cursor, Read, Write};
+
+use proptest::prelude::*;
+use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+
+use super::*;
+
+const LIMIT: usize = 1000;
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A frame as a client sends it. `first` is the first byte: FIN, reserved bits and opcode.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    match payload.len() {
+        len @ 0..126 => bytes.push(0x80 | len as u8),
+        len @ 126..65536 => {
+            bytes.push(0x80 | 126);
+            bytes.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        len => {
+            bytes.push(0x80 | 127);
+            bytes.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    bytes.extend_from_slice(&MASK);
+    bytes.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
+    bytes
+}
+
+/// Everything that comes out when the bytes go in, so many at a time, and the error that it ends with, if it does.
+fn decode(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
+    let mut decoder = Decoder::new(&[], 256, LIMIT);
+    let mut out = Vec::new();
+    for mut part in bytes.chunks(chunk) {
+        while !part.is_empty() {
+            let space = decoder.space();
+            let count = space.len().min(part.len());
+            space[..count].copy_from_slice(&part[..count]);
+            decoder.filled(count);
+            part = &part[count..];
+            loop {
+                match decoder.next() {
+                    Ok(Some(incoming)) => out.push(incoming),
+                    Ok(None) => break,
+                    Err(reason) => return (out, Some(reason)),
+                }
+            }
+        }
+    }
+    (out, None)
+}
+
+fn text(text: &str) -> Incoming {
+    Incoming::Message(Message::text(text))
+}
+
+#[test]
+fn messages_come_out_the_same_however_the_bytes_arrive() {
+    let mut bytes = Vec::new();
+    bytes.extend(frame(0x81, "straße".as_bytes()));
+    bytes.extend(frame(0x01, &"straße".as_bytes()[..5]));
+    bytes.extend(frame(0x89, b"between"));
+    bytes.extend(frame(0x80, &"straße".as_bytes()[5..]));
+    bytes.extend(frame(0x82, &[7; 300]));
+    bytes.extend(frame(0x8a, b""));
+    bytes.extend(frame(0x82, b""));
+    bytes.extend(frame(0x88, b"\x03\xe8bye"));
+    let expected = [
+        text("straße"),
+        Incoming::Ping(Bytes::from_static(b"between")),
+        text("straße"),
+        Incoming::Message(Message::binary(vec![7; 300])),
+        Incoming::Pong(Bytes::new()),
+        Incoming::Message(Message::binary(vec![])),
+        Incoming::Close(Some(CloseCode::NORMAL), "bye".to_owned()),
+    ];
+    for chunk in 1..=bytes.len() {
+        assert_eq!(decode(&bytes, chunk), (expected_copy(&expected), None), "{chunk} bytes at a time");
+    }
+}
+
+fn expected_copy(expected: &[Incoming]) -> Vec<Incoming> {
+    let copy = |incoming: &Incoming| match incoming {
+        Incoming::Message(message) => Incoming::Message(message.clone()),
+        Incoming::Ping(payload) => Incoming::Ping(payload.clone()),
+        Incoming::Pong(payload) => Incoming::Pong(payload.clone()),
+        Incoming::Close(code, reason) => Incoming::Close(*code, reason.clone()),
+    };
+    expected.iter().map(copy).collect()
+}
+
+#[test]
+fn what_was_received_behind_the_handshake_comes_first() {
+    let mut decoder = Decoder::new(&frame(0x81, b"early"), 256, LIMIT);
+    assert_eq!(decoder.next(), Ok(Some(text("early"))));
+    assert_eq!(decoder.next(), Ok(None));
+    assert!(!decoder.space().is_empty());
+}
+
+#[test]
+fn violations_are_refused() {
+    let unmasked = vec![0x81, 0x00];
+    let too_long_control = frame(0x89, &[0; 126]);
+    for (bytes, what) in [
+        (frame(0xc1, b""), "reserved bits"),
+        (frame(0xa1, b""), "reserved bits"),
+        (frame(0x91, b""), "reserved bits"),
+        (frame(0x83, b""), "reserved opcode"),
+        (frame(0x8b, b""), "reserved opcode"),
+        (unmasked, "unmasked frame"),
+        (frame(0x09, b""), "fragmented control frame"),
+        (too_long_control, "control frame over 125 bytes"),
+        (frame(0x80, b""), "continuation of no message"),
+        ([frame(0x01, b"a"), frame(0x81, b"b")].concat(), "new message inside a fragmented one"),
+        ([frame(0x02, b"a"), frame(0x01, b"b")].concat(), "new message inside a fragmented one"),
+        (frame(0x88, b"\x03"), "close code cut short"),
+        (frame(0x88, b"\x03\xed"), "invalid close code"),
+    ] {
+        for chunk in [1, 1000] {
+            assert_eq!(decode(&bytes, chunk), (vec![], Some(CloseReason::Protocol(what))));
+        }
+    }
+    assert_eq!(decode(&frame(0x88, b"\x03\xe8\xff"), 99), (vec![], Some(CloseReason::InvalidUtf8)));
+}
+
+#[test]
+fn text_is_refused_at_its_first_bad_byte() {
+    let good = "κόσμε".as_bytes();
+    for bad in [&b"\xf4\x90\x80\x80"[..], b"\xed\xa0\x80", b"\xc0\xaf", b"\xff", b"\x80"] {
+        let payload = [good, bad, b"never looked at"].concat();
+        let bytes = frame(0x81, &payload);
+        let header = bytes.len() - payload.len();
+        // The second byte decides on the first two, the first on the others.
+        let decisive = header + good.len() + if matches!(bad[0], 0xf4 | 0xed) { 2 } else { 1 };
+        assert_eq!(decode(&bytes[..decisive], 1).1, Some(CloseReason::InvalidUtf8), "{bad:x?}");
+        assert_eq!(decode(&bytes[..decisive - 1], 1).1, None, "{bad:x?}");
+        // The same in a fragment that is not the last.
+        assert_eq!(decode(&frame(0x01, &payload)[..decisive], 7).1, Some(CloseReason::InvalidUtf8), "{bad:x?}");
+    }
+    let cut_at_the_end = frame(0x81, "ß".as_bytes().split_at(1).0);
+    assert_eq!(decode(&cut_at_the_end, 99).1, Some(CloseReason::InvalidUtf8));
+}
+
+#[test]
+fn sizes_are_limited_when_they_are_announced() {
+    assert_eq!(decode(&frame(0x82, &[1; LIMIT]), 64).0.len(), 1);
+    let over = frame(0x82, &[1; LIMIT + 1]);
+    let announced = CloseReason::TooBig { size: LIMIT as u64 + 1, limit: LIMIT };
+    assert_eq!(decode(&over[..8], 1).1, Some(announced.clone()), "the header is enough");
+    let fragments = [frame(0x02, &[1; LIMIT]), frame(0x00, b""), frame(0x80, b"x")].concat();
+    assert_eq!(decode(&fragments, 100).1, Some(announced));
+    let absurd = [&[0x82, 0xff][..], &(1_u64 << 63).to_be_bytes(), &MASK].concat();
+    assert_eq!(decode(&absurd, 100).1, Some(CloseReason::TooBig { size: 1 << 63, limit: LIMIT }));
+}
+
+#[test]
+fn memory_follows_what_arrived_not_what_was_announced() {
+    let mut decoder = Decoder::new(&[], 256, 1 << 30);
+    let header = [&[0x82, 0xff][..], &(1_u64 << 30).to_be_bytes(), &MASK].concat();
+    decoder.space()[..header.len()].copy_from_slice(&header);
+    decoder.filled(header.len());
+    assert_eq!(decoder.next(), Ok(None));
+    let mut arrived = 0;
+    for _ in 0..200 {
+        let count = decoder.space().len();
+        decoder.filled(count);
+        arrived += count;
+        assert_eq!(decoder.next(), Ok(None));
+        let Some(PartialMessage::Binary(bytes)) = &decoder.message else { panic!("no message under way") };
+        assert!(bytes.capacity() <= 3 * arrived + Decoder::MAX_BUFFER, "{} for {arrived}", bytes.capacity());
+    }
+    assert_eq!(decoder.buffer.len(), Decoder::MAX_BUFFER, "the buffer grows while much arrives");
+    decoder.shrink();
+    assert_eq!(decoder.buffer.len(), 256, "and is given back");
+}
+
+#[test]
+fn a_million_fragments_of_one_byte_take_no_time() {
+    let mut decoder = Decoder::new(&[], 4096, 1 << 20);
+    let mut bytes = frame(0x02, b"x");
+    for _ in 0..1_000_000 {
+        bytes.extend(frame(0x00, b"x"));
+    }
+    bytes.extend(frame(0x80, b"x"));
+    let started = std::time::Instant::now();
+    let mut source = &bytes[..];
+    let message = loop {
+        match decoder.next().unwrap() {
+            Some(Incoming::Message(message)) => break message,
+            Some(_) => {}
+            None => {
+                let count = source.read(decoder.space()).unwrap();
+                decoder.filled(count);
+            }
+        }
+    };
+    assert_eq!(message.len(), 1_000_002);
+    // It takes about 0.1 s; work that grew with the square of the length would take minutes.
+    assert!(started.elapsed().as_secs() < 20);
+}
+
+/// What tungstenite makes of the same bytes, for comparison.
+fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, bool) {
+    struct Source(Cursor<Vec<u8>>);
+    impl Read for Source {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.0.read(buffer)? {
+                0 => Err(io::ErrorKind::WouldBlock.into()),
+                count => Ok(count),
+            }
+        }
+    }
+    impl Write for Source {
+        fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+            Ok(buffer.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let config = WebSocketConfig::default().max_message_size(Some(LIMIT)).max_frame_size(Some(LIMIT));
+    let source = Source(Cursor::new(bytes.to_vec()));
+    let mut socket = WebSocket::from_raw_socket(source, Role::Server, Some(config));
+    let mut out = Vec::new();
+    loop {
+        use tungstenite::Message as Theirs;
+        match socket.read() {
+            Ok(Theirs::Text(text)) => out.push(Incoming::Message(Message::Text(text))),
+            Ok(Theirs::Binary(bytes)) => out.push(Incoming::Message(Message::Binary(bytes))),
+            Ok(Theirs::Ping(payload)) => out.push(Incoming::Ping(payload)),
+            Ok(Theirs::Pong(payload)) => out.push(Incoming::Pong(payload)),
+            Ok(_) => unreachable!("no Close frames are generated"),
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return (out, false),
+            Err(_) => return (out, true),
+        }
+    }
+}
+
+/// Frames that are mostly right: any first byte but for Close, some of them text that is no text.
+fn frames() -> impl Strategy<Value = Vec<u8>> {
+    let first = prop_oneof![
+        8 => prop::sample::select(vec![0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x80, 0x89, 0x8a]),
+        1 => any::<u8>().prop_filter("no Close", |first| first & 0x0f != 8),
+    ];
+    let payload = prop_oneof![
+        4 => "\\PC{0,40}".prop_map(String::into_bytes),
+        2 => prop::collection::vec(any::<u8>(), 0..40),
+        1 => prop::collection::vec(any::<u8>(), 100..LIMIT + 50),
+    ];
+    prop::collection::vec((first, payload), 0..12)
+        .prop_map(|frames| frames.iter().flat_map(|(first, payload)| frame(*first, payload)).collect())
+}
+
+proptest! {
+    #[test]
+    fn tungstenite_makes_the_same_of_it(bytes in frames(), chunk in 1_usize..400) {
+        let (ours, error) = decode(&bytes, chunk);
+        let (theirs, failed) = decode_by_tungstenite(&bytes);
+        if failed {
+            // We may see it earlier, but never let anything through that they would not have.
+            prop_assert!(error.is_some());
+            prop_assert_eq!(&ours[..], &theirs[..ours.len()]);
+        } else if error == Some(CloseReason::InvalidUtf8) {
+            // Text that is bad already and not complete yet: they would have waited for the rest.
+            prop_assert_eq!(&ours[..], &theirs[..ours.len()]);
+        } else {
+            prop_assert_eq!(error, None);
+            prop_assert_eq!(ours, theirs);
+        }
+    }
+
+    #[test]
+    fn nothing_that_arrives_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), chunk in 1_usize..300) {
+        decode(&bytes, chunk);
+    }
+
+    #[test]
+    fn unmasking_twice_changes_nothing(mut bytes in prop::collection::vec(any::<u8>(), 0..100), mask: [u8; 4]) {
+        let before = bytes.clone();
+        unmask(&mut bytes, mask);
+        for (index, byte) in bytes.iter().enumerate() {
+            prop_assert_eq!(*byte, before[index] ^ mask[index % 4]);
+        }
+        unmask(&mut bytes, mask);
+        prop_assert_eq!(bytes, before);
+    }
+}
