@@ -40,20 +40,28 @@ pub(crate) fn run(
 }
 
 fn is_passing(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
-    // Linux also hands errors of the network on that concern this one client (accept(2)).
-    matches!(error.kind(), Interrupted | ConnectionAborted | ConnectionReset | WouldBlock)
-        || matches!(
-            error.raw_os_error(),
-            Some(
-                libc::EPROTO
-                    | libc::ENETDOWN
-                    | libc::ENOPROTOOPT
-                    | libc::EHOSTDOWN
-                    | libc::EHOSTUNREACH
-                    | libc::ENETUNREACH
-            )
-        )
+    use io::ErrorKind::*;
+    matches!(
+        error.kind(),
+        Interrupted
+            | WouldBlock
+            | ConnectionAborted
+            | ConnectionReset
+            // Linux hands on errors of the network that concern this one client (accept(2)).
+            | NetworkDown
+            | NetworkUnreachable
+            | HostUnreachable
+    ) || is_protocol_error(error)
+}
+
+#[cfg(unix)]
+fn is_protocol_error(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EPROTO | libc::ENOPROTOOPT | libc::EHOSTDOWN))
+}
+
+#[cfg(not(unix))]
+fn is_protocol_error(_: &io::Error) -> bool {
+    false
 }
 
 /// A burst of failures: logged once when it begins and once when it is over, with pauses that grow.
@@ -84,7 +92,7 @@ impl Trouble {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 

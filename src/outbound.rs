@@ -419,10 +419,14 @@ fn send_now<S: Socket>(socket: &S, slices: &[IoSlice<'_>]) -> io::Result<usize> 
     }
 }
 
-/// The two faces of a socket timeout, depending on the system.
+/// Whether this is a socket's timeout, which has two faces depending on the system, and not the end of a connection that
+/// the kernel gave up on, which on Unix wears one of them.
 pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(libc::ETIMEDOUT) {
+        return false;
+    }
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-        && error.raw_os_error() != Some(libc::ETIMEDOUT)
 }
 
 #[cfg(test)]
