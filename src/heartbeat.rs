@@ -5,20 +5,14 @@
 //!
 //! Invariant: with every deadline kept, a peer that shows no life after the instant *t* is dead at
 //! `t + interval + max_missed x timeout` at the latest ([`HeartbeatPolicy::worst_case`]), and a peer that shows life
-//! within `timeout` of every Ping never is.
+//! within `timeout` of every Ping never is. Where the peer leads the beat, windows of silence take the place of Pings.
 
 use std::time::{Duration, Instant};
 
-/// What shows that a peer is alive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-#[non_exhaustive]
-pub enum Liveness {
-    /// Any byte from the peer, also one of a message that is only half received. The default: whoever sends, lives.
-    #[default]
-    AnyByte,
-    /// Only a Pong frame. Stricter: it also proves that the peer's WebSocket layer answers, not just that it talks.
-    PongOnly,
-}
+mod policy;
+
+pub(crate) use policy::parse_announcement;
+pub use policy::{HeartbeatPolicy, Liveness};
 
 /// A sign of life, as the reader of the socket reports it to [`Heartbeat::life`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,115 +22,11 @@ pub enum Sign {
     Bytes,
     /// A Pong frame arrived, whether asked for or not (RFC 6455 section 5.5.3 allows both).
     Pong,
-}
-
-/// How a connection's heartbeat beats.
-///
-/// ```
-/// use heartwire::HeartbeatPolicy;
-/// use std::time::Duration;
-///
-/// let policy = HeartbeatPolicy::default();
-/// assert_eq!(policy.worst_case(), Some(Duration::from_secs(20 + 3 * 10)));
-///
-/// let brisk = HeartbeatPolicy::new(Duration::from_secs(5), Duration::from_secs(2)).max_missed(2);
-/// assert_eq!(brisk.worst_case(), Some(Duration::from_secs(9)));
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct HeartbeatPolicy {
-    interval: Option<Duration>,
-    timeout: Option<Duration>,
-    max_missed: u32,
-    liveness: Liveness,
-}
-
-/// Ping every 20 s, wait 10 s for life, dead after 3 misses, any byte is life.
-impl Default for HeartbeatPolicy {
-    fn default() -> Self {
-        Self {
-            interval: Some(Duration::from_secs(20)),
-            timeout: Some(Duration::from_secs(10)),
-            max_missed: 3,
-            liveness: Liveness::AnyByte,
-        }
-    }
-}
-
-impl HeartbeatPolicy {
-    /// Durations are kept between these: below the first, timers of the operating system mean nothing; above the
-    /// second, `Instant` arithmetic could overflow.
-    const SHORTEST: Duration = Duration::from_millis(1);
-    const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-    /// A Ping every `interval`, and a miss when nothing comes within `timeout` of it; the rest as by default.
-    pub fn new(interval: Duration, timeout: Duration) -> Self {
-        Self::default().interval(interval).timeout(timeout)
-    }
-
-    /// No heartbeat at all: nothing is sent and nobody is ever found dead by silence.
-    pub fn off() -> Self {
-        Self { interval: None, timeout: None, ..Self::default() }
-    }
-
-    /// Keepalive only: a Ping every `interval` keeps an idle line open through proxies, but silence never kills.
-    pub fn keepalive(interval: Duration) -> Self {
-        Self { timeout: None, ..Self::default() }.interval(interval)
-    }
-
-    /// Time between scheduled Pings. Default 20 s, since proxies cut idle lines after 30 to 120 s.
-    ///
-    /// Kept between 1 ms and 10 years.
-    pub fn interval(mut self, interval: Duration) -> Self {
-        self.interval = Some(interval.clamp(Self::SHORTEST, Self::LONGEST));
-        self
-    }
-
-    /// How long after a Ping was written some life must show before that is a miss. Default 10 s, well above the round
-    /// trip of a bad mobile line. May be shorter or longer than the interval. Kept between 1 ms and 10 years.
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout.clamp(Self::SHORTEST, Self::LONGEST));
-        self
-    }
-
-    /// How many misses in a row make the peer dead. Default 3; 0 is taken as 1.
-    pub fn max_missed(mut self, max_missed: u32) -> Self {
-        self.max_missed = max_missed.max(1);
-        self
-    }
-
-    /// What counts as life. Default [`Liveness::AnyByte`].
-    pub fn liveness(mut self, liveness: Liveness) -> Self {
-        self.liveness = liveness;
-        self
-    }
-
-    /// The longest time from a peer's last sign of life until it is found dead: `interval + max_missed x timeout`.
-    /// `None` when the policy never finds anyone dead.
-    pub fn worst_case(&self) -> Option<Duration> {
-        Some(self.interval?.saturating_add(self.timeout?.saturating_mul(self.max_missed)))
-    }
-
-    /// `max_missed x timeout`: also how long a blocked write may stay blocked before the peer counts as dead.
-    pub(crate) fn silence_limit(&self) -> Option<Duration> {
-        self.interval?;
-        Some(self.timeout?.saturating_mul(self.max_missed).min(Self::LONGEST))
-    }
-
-    pub(crate) fn misses_allowed(&self) -> u32 {
-        self.max_missed
-    }
-
-    pub(crate) fn ping_interval(&self) -> Option<Duration> {
-        self.interval
-    }
-
-    /// How much later than its deadline a miss may be noticed and still be the peer's: a quarter of the timeout, but
-    /// one second at most, and no less than timers of operating systems are late anyway. Beyond it we were late
-    /// (suspended, starved, busy), and what we did not watch we do not judge.
-    fn tolerance(&self) -> Duration {
-        let quarter = self.timeout.map_or(Duration::ZERO, |timeout| timeout / 4);
-        quarter.clamp(Duration::from_millis(20), Duration::from_secs(1))
-    }
+    /// A Ping arrived: a frame, or a heartbeat in text. It may announce when the next one is due.
+    Ping {
+        /// Time until the next one, if announced.
+        next: Option<Duration>,
+    },
 }
 
 /// What [`Heartbeat::poll`] asks of its driver.
@@ -147,7 +37,7 @@ pub enum Action {
     Wait(Option<Instant>),
     /// Write a Ping now, then report it by [`Heartbeat::ping_written`] or [`Heartbeat::ping_queued`].
     Ping,
-    /// One more miss, the `n`th in a row. Poll again: a Ping is due at once.
+    /// One more miss, the `n`th in a row. Poll again: where we lead the beat, a Ping is due at once.
     Missed(u32),
     /// The peer is dead, after this many misses in a row.
     Dead(u32),
@@ -171,7 +61,7 @@ pub enum Action {
 /// assert_eq!(heart.poll(start, false), Action::Wait(Some(start + 20 * second)));
 /// assert_eq!(heart.poll(start + 20 * second, false), Action::Ping);
 /// heart.ping_written(start + 20 * second);
-/// heart.life(Sign::Pong);
+/// heart.life(Sign::Pong, start + 21 * second);
 /// assert_eq!(heart.poll(start + 40 * second, false), Action::Ping);
 /// heart.ping_written(start + 40 * second);
 /// assert_eq!(heart.poll(start + 50 * second, false), Action::Dead(1));
@@ -180,10 +70,13 @@ pub enum Action {
 pub struct Heartbeat {
     policy: HeartbeatPolicy,
     phase: f64,
-    /// The schedule: when the next Ping is due. `None` with the interval off.
+    /// The schedule: when our next Ping is due. `None` if we do not lead.
     next_ping: Option<Instant>,
-    /// The miss clock: runs from the writing of a Ping until some life, or a miss.
-    pong_due: Option<Instant>,
+    /// The miss clock. Where we lead it runs from the writing of a Ping until some life, or a miss; where the peer does,
+    /// it always runs, and life sets it back to a whole window.
+    life_due: Option<Instant>,
+    /// Where the peer leads: how long it may be silent now.
+    window: Option<Duration>,
     /// A Ping should leave at once.
     ping_owed: bool,
     missed: u32,
@@ -195,8 +88,10 @@ impl Heartbeat {
     /// Different phases keep connections that were opened together from beating in step.
     pub fn new(policy: HeartbeatPolicy, now: Instant, phase: f64) -> Self {
         let phase = if phase > 0.0 && phase <= 1.0 { phase } else { 1.0 };
-        let next_ping = policy.interval.map(|interval| now + interval.mul_f64(phase).min(interval));
-        Self { policy, phase, next_ping, pong_due: None, ping_owed: false, missed: 0 }
+        let next_ping = policy.ping_interval().map(|interval| now + interval.mul_f64(phase).min(interval));
+        let window = policy.window(None);
+        let life_due = window.map(|window| now + window);
+        Self { policy, phase, next_ping, life_due, window, ping_owed: false, missed: 0 }
     }
 
     /// The policy in force.
@@ -218,24 +113,39 @@ impl Heartbeat {
     /// When [`poll`](Self::poll) next has something to do; an instant in the past means at once. To be asked when `poll`
     /// has said [`Action::Wait`]: after any other action the next poll is due at once.
     pub fn deadline(&self) -> Option<Instant> {
-        match (self.next_ping, self.pong_due) {
+        match (self.next_ping, self.life_due) {
             (Some(ping), Some(pong)) => Some(ping.min(pong)),
             (ping, pong) => ping.or(pong),
         }
     }
 
-    /// Something arrived. If it counts as life, the misses are forgotten and the miss clock stops.
-    pub fn life(&mut self, sign: Sign) {
-        if self.policy.liveness == Liveness::AnyByte || sign == Sign::Pong {
-            self.missed = 0;
-            self.pong_due = None;
+    /// Something arrived. If it counts as life, the misses are forgotten and the miss clock stops; where the peer leads,
+    /// it starts anew.
+    pub fn life(&mut self, sign: Sign, now: Instant) {
+        let is_led = self.window.is_some();
+        let counts = match self.policy.liveness {
+            Liveness::AnyByte => true,
+            Liveness::PongOnly => sign == Sign::Pong || is_led && matches!(sign, Sign::Ping { .. }),
+        };
+        if !counts {
+            return;
         }
+        self.missed = 0;
+        if let Sign::Ping { next } = sign
+            && is_led
+        {
+            // What was announced before is no longer true, whether it was longer or shorter.
+            self.window = self.policy.window(next);
+            self.life_due = None;
+        }
+        let window_ends = self.window.map(|window| now + window);
+        self.life_due = window_ends.max(self.life_due.filter(|_| is_led));
     }
 
     /// The end of the miss clock, if a [`poll`](Self::poll) at `now` would count a miss. A driver that has not yet read
     /// all that was in its socket at that instant should do so first.
     pub fn would_miss(&self, now: Instant) -> Option<Instant> {
-        self.pong_due.filter(|due| *due <= now && now - *due <= self.policy.tolerance())
+        self.life_due.filter(|due| *due <= now && now - *due <= self.policy.tolerance())
     }
 
     /// What is to be done `now`. To be called when [`deadline`](Self::deadline) has come and everything that already
@@ -250,9 +160,9 @@ impl Heartbeat {
         if self.missed >= self.policy.max_missed {
             return Action::Dead(self.missed);
         }
-        if let Some(due) = self.pong_due.filter(|due| *due <= now) {
-            self.pong_due = None;
-            self.ping_owed = true;
+        if let Some(due) = self.life_due.filter(|due| *due <= now) {
+            self.life_due = self.window.map(|window| now + window);
+            self.ping_owed = self.next_ping.is_some();
             if !excused && now - due <= self.policy.tolerance() {
                 self.missed += 1;
                 return if self.missed >= self.policy.max_missed {
@@ -262,7 +172,7 @@ impl Heartbeat {
                 };
             }
         }
-        if let (Some(due), Some(interval)) = (self.next_ping, self.policy.interval)
+        if let (Some(due), Some(interval)) = (self.next_ping, self.policy.ping_interval())
             && due <= now
         {
             self.ping_owed = true;
@@ -275,9 +185,8 @@ impl Heartbeat {
     /// still does.
     pub fn ping_written(&mut self, now: Instant) {
         self.ping_owed = false;
-        if self.pong_due.is_none() {
-            let Heartbeat { policy: HeartbeatPolicy { interval, timeout, .. }, .. } = *self;
-            self.pong_due = interval.and(timeout).map(|timeout| now + timeout);
+        if self.life_due.is_none() && self.next_ping.is_some() {
+            self.life_due = self.policy.timeout.map(|timeout| now + timeout);
         }
     }
 
