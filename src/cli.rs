@@ -10,7 +10,7 @@ use heartwire::{HeartbeatPolicy, Liveness};
 
 /// WebSockets with a heartbeat, on plain threads.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -75,7 +75,7 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub(crate) close_timeout: Duration,
 
-    /// Browsers may connect from pages of this origin only, such as https://example.org; repeatable
+    /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     pub(crate) allow_origin: Vec<String>,
 
@@ -149,7 +149,8 @@ pub(crate) fn parse() -> Result<ServeOptions, ExitCode> {
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or("error: invalid command line");
-            eprintln!("{line} (try --help)");
+            let values = text.lines().map(str::trim).find(|line| line.starts_with("[possible values"));
+            eprintln!("{line} {}", values.unwrap_or("(try --help)"));
             Err(ExitCode::from(2))
         }
         // --help and --version.

@@ -109,7 +109,7 @@ impl Connection {
         if !code.is_sendable() {
             return Err(Error::InvalidCloseCode(code));
         }
-        if self.is_over || !self.link.begin_close(CloseReason::Local { code, reason: reason.to_owned() }, false) {
+        if self.is_over || !self.link.begin_close(CloseReason::Local { code, reason: reason.to_owned() }) {
             return Err(self.link.closed());
         }
         self.await_close();
@@ -281,7 +281,7 @@ impl Connection {
 
     /// Fails the connection (RFC 6455 section 7.1.7): says why, and does not wait for an answer.
     fn fail(&mut self, violation: CloseReason) -> Error {
-        self.link.begin_close(violation, true);
+        self.link.begin_close(violation);
         self.finish()
     }
 
@@ -319,13 +319,16 @@ impl Connection {
         self.finish();
     }
 
-    /// The last steps, whatever came before: what is queued goes out, then our end of the TCP connection, and the
-    /// peer's last bytes are taken in so that closing the socket is no reset. All within the close timeout.
+    /// The last steps, whatever came before: what is queued goes out within the close timeout, then our end of the TCP
+    /// connection, and that is reported. The peer's last bytes are still taken in for a while, so that closing the
+    /// socket is no reset.
     fn finish(&mut self) -> Error {
+        const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
         if self.link.outbound.wait_until_drained(deadline) {
             self.inbound.shut_down(Shutdown::Write);
-            self.inbound.discard_to_end(deadline);
+            self.link.ended();
+            self.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));
         }
         // Also wakes a drainer that is still blocked.
         self.inbound.shut_down(Shutdown::Both);
@@ -341,7 +344,7 @@ impl Connection {
         }
         // If it is closing already, or its socket broke, the end is near and only needs to be seen.
         if !self.link.outbound.is_closing() {
-            self.link.begin_close(reason, false);
+            self.link.begin_close(reason);
         }
         self.await_close();
     }

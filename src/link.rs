@@ -199,13 +199,13 @@ impl Link {
         Error::Closed(self.end_of_socket(CloseReason::Disconnected))
     }
 
-    /// Begins the closing handshake with what `reason` says, behind everything accepted so far, or with `discard`
-    /// ahead of it. Whether it was this call that began it; the caller sees to its end, or has the supervisor do it.
-    pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason, discard: bool) -> bool {
+    /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
+    /// that began it; the caller sees to its end, or has the supervisor do it.
+    pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
         let Some((code, text)) = reason.close_frame() else { return false };
         let frame = Frame::close(close_payload(Some(code), text));
         let is_first = self.cause.set(reason).is_ok();
-        is_first && self.send_close(frame, Some(code), discard)
+        is_first && self.send_close(frame, Some(code))
     }
 
     /// Answers the peer's Close frame with its own code (RFC 6455 section 5.5.1).
@@ -213,12 +213,12 @@ impl Link {
         if let Some(code) = code {
             let _ = self.received_code.set(code);
         }
-        self.send_close(Frame::close(close_payload(code, "")), code, false);
+        self.send_close(Frame::close(close_payload(code, "")), code);
     }
 
-    fn send_close(self: &Arc<Self>, frame: Frame, code: Option<CloseCode>, discard: bool) -> bool {
+    fn send_close(self: &Arc<Self>, frame: Frame, code: Option<CloseCode>) -> bool {
         let _ = self.close_deadline.set(Instant::now() + self.close_timeout);
-        match self.outbound.close(frame, discard) {
+        match self.outbound.close(frame) {
             Err(SendFailure::Closed) => false,
             sent => {
                 if let Some(code) = code {
@@ -231,7 +231,7 @@ impl Link {
 
     /// Closes from a thread that is not the connection's: the supervisor watches that the handshake comes to an end.
     pub(crate) fn close_from_outside(self: &Arc<Self>, reason: CloseReason) -> Result<(), Error> {
-        if !self.begin_close(reason, false) {
+        if !self.begin_close(reason) {
             return Err(self.closed());
         }
         if let Some(deadline) = self.close_deadline() {
@@ -253,7 +253,7 @@ impl Link {
             && !self.outbound.is_closing()
         {
             // Straight into the socket, or not at all.
-            let sent = self.outbound.close(Frame::close(close_payload(Some(code), text)), true);
+            let sent = self.outbound.close(Frame::close(close_payload(Some(code), text)));
             if matches!(sent, Ok(Sent::Written)) {
                 let _ = self.sent_code.set(code);
             }

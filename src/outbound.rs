@@ -154,15 +154,11 @@ impl<S: Socket> Outbound<S> {
         self.lock().flush().map_err(SendFailure::Io)
     }
 
-    /// Sends a Close frame behind everything that was accepted before it, or, with `discard`, behind nothing but the
-    /// frame that is partly written. From here on no other frame is taken.
-    pub(crate) fn close(&self, frame: Frame, discard: bool) -> Result<Sent, SendFailure> {
+    /// Sends a Close frame behind everything that was accepted before it. From here on no other frame is taken.
+    pub(crate) fn close(&self, frame: Frame) -> Result<Sent, SendFailure> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(SendFailure::Closed);
-        }
-        if discard {
-            state.discard();
         }
         state.phase = Phase::Closing;
         let sent = state.push_and_flush(frame).map_err(SendFailure::Io);
@@ -388,15 +384,6 @@ impl<S: Socket> State<S> {
             self.phase = Phase::Closed;
             self.forget_all();
         }
-    }
-
-    /// Drops what waits, except for a frame that is partly written.
-    fn discard(&mut self) {
-        self.ping = None;
-        self.pong = None;
-        let mut dropped: usize = self.data.drain(..).map(|frame| frame.len()).sum();
-        dropped += self.batch.keep_only_started();
-        self.queued = self.queued.saturating_sub(dropped);
     }
 
     fn forget_all(&mut self) {

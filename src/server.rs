@@ -260,8 +260,7 @@ where
         // Gives the place back, here or in the thread.
         let slot = Slot { site: Arc::clone(self), id };
         if before >= self.settings.max_connections.saturating_add(Self::REFUSING) {
-            let reason = "too many connections".to_owned();
-            self.hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
+            slot.failed(peer, None, "too many connections".to_owned());
             return Ok(());
         }
         let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
@@ -270,28 +269,29 @@ where
     }
 }
 
+impl<H> Slot<H> {
+    fn failed(&self, peer: SocketAddr, status: Option<u16>, reason: String) {
+        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, peer, status, reason });
+    }
+}
+
 impl<H> Slot<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
     fn run(self, stream: Arc<TcpStream>, peer: SocketAddr, is_full: bool) {
-        let hub = &self.site.hub;
         if let Err(error) = tcp::prepare(&stream) {
-            let reason = error.to_string();
-            return hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
+            return self.failed(peer, None, error.to_string());
         }
         match handshake::perform(&stream, peer, &self.site.rules, is_full) {
             Outcome::Answered { status } => {
                 log::debug!("{peer} plain HTTP request answered with {status}");
-                hub.count(|stats| stats.http_requests += 1);
+                self.site.hub.count(|stats| stats.http_requests += 1);
             }
-            Outcome::Failed { status, reason } => hub.notify(Notice::HandshakeFailed { peer, status, reason }),
+            Outcome::Failed { status, reason } => self.failed(peer, status, reason),
             Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, accept, &tail) {
                 Ok(mut connection) => self.handle(&mut connection),
-                Err(error) => {
-                    let reason = error.to_string();
-                    hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
-                }
+                Err(error) => self.failed(peer, None, error.to_string()),
             },
         }
     }

@@ -30,7 +30,7 @@ pub(crate) enum Notice {
     /// The opening handshake is complete.
     Opened(Arc<Link>),
     /// The opening handshake came to nothing.
-    HandshakeFailed { peer: SocketAddr, status: Option<u16>, reason: String },
+    HandshakeFailed { id: ConnectionId, peer: SocketAddr, status: Option<u16>, reason: String },
     /// A Pong was missed.
     Missed { id: ConnectionId, peer: SocketAddr, missed: u32, max_missed: u32 },
     /// A closing handshake has begun that must not last beyond the deadline.
@@ -147,16 +147,16 @@ impl Supervisor {
                 self.registry.insert(id, Entry::Handshaking(stream));
             }
             Notice::Opened(link) => self.opened(link),
-            Notice::HandshakeFailed { peer, status, reason } => {
+            Notice::HandshakeFailed { id, peer, status, reason } => {
                 match status {
-                    Some(status) => log::info!("{peer} handshake failed: {status}, {reason}"),
-                    None => log::info!("{peer} handshake failed: {reason}"),
+                    Some(status) => log::info!("#{id} {peer} handshake failed: {status}, {reason}"),
+                    None => log::info!("#{id} {peer} handshake failed: {reason}"),
                 }
                 self.hub.count(|stats| {
                     stats.handshakes_failed += 1;
                     stats.refused += u64::from(status == Some(503));
                 });
-                self.hub.publish(|| Event::HandshakeFailed { peer, status, reason });
+                self.hub.publish(|| Event::HandshakeFailed { id, peer, status, reason });
             }
             Notice::Missed { id, peer, missed, max_missed } => {
                 log::warn!("#{id} {peer} missed Pong {missed} of {max_missed}");
@@ -182,7 +182,7 @@ impl Supervisor {
         });
         self.hub.publish(|| Event::Opened { id: link.id, peer: link.peer, path: link.path.clone() });
         if self.ending.is_some() {
-            link.begin_close(CloseReason::Shutdown, false);
+            link.begin_close(CloseReason::Shutdown);
         }
         self.adopt_pace(&link);
         self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None }));
@@ -191,11 +191,11 @@ impl Supervisor {
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, .. } = report;
         match &report.reason {
-            reason if reason.is_clean() => log::info!("#{id} {peer} closed: {report}"),
+            reason if reason.is_clean() => log::info!("#{id} {peer} ended: {report}"),
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
-                log::error!("#{id} {peer} closed: {report}");
+                log::error!("#{id} {peer} ended: {report}");
             }
-            _ => log::warn!("#{id} {peer} closed: {report}"),
+            _ => log::warn!("#{id} {peer} ended: {report}"),
         }
         self.hub.count(|stats| {
             stats.open -= 1;
@@ -290,7 +290,7 @@ impl Supervisor {
             match entry {
                 Entry::Handshaking(stream) => tcp::shut_down(stream),
                 Entry::Open(open) => {
-                    open.link.begin_close(CloseReason::Shutdown, false);
+                    open.link.begin_close(CloseReason::Shutdown);
                 }
             }
         }
