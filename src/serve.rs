@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use heartwire::{Accept, Connection, Error, Handle, Request, Response, Server};
 use simplelog::{
     ColorChoice, CombinedLogger, ConfigBuilder, LevelPadding, SharedLogger, TermLogger, TerminalMode, WriteLogger,
-    format_description,
 };
+use time::macros::format_description;
 
 use crate::cli::{Mode, ServeOptions};
 
