@@ -33,17 +33,17 @@ pub(crate) struct Rules {
 pub(crate) enum Outcome {
     /// The connection is a WebSocket. `tail` is what was received behind the request.
     Upgraded { request: Request, accept: Accept, tail: Vec<u8> },
-    /// A plain HTTP request was answered by the application.
+    /// A plain HTTP request was answered by the application, and our end of the connection was closed.
     Answered { status: u16 },
-    /// The client was refused, or never asked properly.
+    /// The client was refused, and our end of the connection closed, or it never asked properly.
     Failed { status: Option<u16>, reason: String },
 }
 
 /// Longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// How long a client may take to hang up after it got an answer other than 101.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Does the handshake. `is_full`: the server is at its limit of connections.
 pub(crate) fn perform(stream: &TcpStream, peer: SocketAddr, rules: &Rules, is_full: bool) -> Outcome {
@@ -234,8 +234,8 @@ fn refuse(stream: &TcpStream, response: &Response, with_body: bool, reason: &str
     Outcome::Failed { status, reason: reason.to_owned() }
 }
 
-/// Answers and ends the TCP connection so that the answer arrives: what the client still sends is taken in first.
-/// Returns the status that was really sent.
+/// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be taken
+/// in afterwards. Returns the status that was really sent.
 fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> io::Result<u16> {
     let (status, bytes) = match response.encode(with_body) {
         Ok(bytes) => (response.status(), bytes),
@@ -248,7 +248,6 @@ fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, dead
     let deadline = deadline.max(Instant::now() + LINGER);
     tcp::write_before(stream, &bytes, deadline)?;
     stream.shutdown(Shutdown::Write)?;
-    tcp::discard_to_end(stream, Instant::now() + LINGER);
     Ok(status)
 }
 

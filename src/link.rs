@@ -253,10 +253,8 @@ impl Link {
             && !self.outbound.is_closing()
         {
             // Straight into the socket, or not at all.
-            let sent = self.outbound.close(Frame::close(close_payload(Some(code), text)));
-            if matches!(sent, Ok(Sent::Written)) {
-                let _ = self.sent_code.set(code);
-            }
+            let _ = self.sent_code.set(code);
+            let _ = self.outbound.close(Frame::close(close_payload(Some(code), text)));
         }
         self.outbound.with_socket(tcp::shut_down);
         self.ended();
@@ -321,6 +319,9 @@ impl Link {
         self.interval_ms.store(interval, Relaxed);
         self.outbound.set_stall_limit(policy.silence_limit());
         self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
+        if let Some(interval) = policy.ping_interval() {
+            let _ = self.supervisor.send(Notice::Pace(interval));
+        }
     }
 
     pub(crate) fn interval(&self) -> Option<Duration> {
@@ -362,7 +363,7 @@ impl Link {
             peer: self.peer,
             path: self.path.clone(),
             reason: self.end_of_socket(CloseReason::Disconnected),
-            sent: self.sent_code.get().copied(),
+            sent: self.sent_code.get().copied().filter(|_| self.outbound.is_close_written()),
             received: self.received_code.get().copied(),
             missed: self.missed.load(Relaxed),
             round_trip,

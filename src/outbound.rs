@@ -88,6 +88,7 @@ struct State<S> {
     stall_limit: Option<Duration>,
     bytes: u64,
     messages: u64,
+    is_close_written: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,7 @@ impl<S: Socket> Outbound<S> {
             stall_limit,
             bytes: 0,
             messages: 0,
+            is_close_written: false,
         };
         Self { state: Mutex::new(state), progress: Condvar::new(), queue_limit }
     }
@@ -248,6 +250,11 @@ impl<S: Socket> Outbound<S> {
         self.lock().phase != Phase::Open
     }
 
+    /// Whether the socket has taken the whole of a Close frame.
+    pub(crate) fn is_close_written(&self) -> bool {
+        self.lock().is_close_written
+    }
+
     /// Bytes that wait.
     pub(crate) fn queued(&self) -> usize {
         self.lock().queued
@@ -308,7 +315,7 @@ impl<S: Socket> State<S> {
         self.bytes += taken as u64;
         if taken == frame.len() {
             if frame.kind() == Kind::Close {
-                self.phase = Phase::Closed;
+                self.close_is_written();
             }
             return Ok(Sent::Written);
         }
@@ -381,9 +388,14 @@ impl<S: Socket> State<S> {
         self.bytes += count as u64;
         self.queued = self.queued.saturating_sub(count);
         if batch.advance(count) {
-            self.phase = Phase::Closed;
-            self.forget_all();
+            self.close_is_written();
         }
+    }
+
+    fn close_is_written(&mut self) {
+        self.phase = Phase::Closed;
+        self.is_close_written = true;
+        self.forget_all();
     }
 
     fn forget_all(&mut self) {

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::accept;
 use crate::close::{CloseCode, CloseReason, ConnectionId};
@@ -28,7 +28,7 @@ use crate::tcp;
 ///
 /// ```no_run
 /// use heartwire::{HeartbeatPolicy, Server};
-/// use std::time::Duration;
+/// use std::time::{Duration, Instant};
 ///
 /// fn main() -> Result<(), heartwire::Error> {
 ///     Server::bind("127.0.0.1:9001")?
@@ -200,7 +200,14 @@ impl Server {
         hub.starts();
         let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
 
-        let site = Arc::new(Site { hub: Arc::clone(&hub), settings, rules, handler, threads: AtomicUsize::new(0) });
+        let site = Arc::new(Site {
+            hub: Arc::clone(&hub),
+            settings,
+            rules,
+            handler,
+            places: AtomicUsize::new(0),
+            refusing: AtomicUsize::new(0),
+        });
         let mut last_id = 0;
         accept::run(&listener, &hub, &stop, |stream, peer| {
             last_id += 1;
@@ -208,6 +215,7 @@ impl Server {
         });
         // From here on clients are refused by the system.
         drop(listener);
+        hub.notify(Notice::AcceptEnds);
         if supervisor.join().is_err() {
             log::error!("the supervisor panicked");
         }
@@ -228,19 +236,38 @@ struct Site<H> {
     settings: Settings,
     rules: Rules,
     handler: H,
-    /// Connection threads that run.
-    threads: AtomicUsize,
+    /// Connections, and handshakes that may come to one.
+    places: AtomicUsize,
+    /// Threads that only have a refusal to deliver.
+    refusing: AtomicUsize,
 }
 
 /// A connection's thread, from its start to its end, whatever ends it.
 struct Slot<H> {
     site: Arc<Site<H>>,
     id: ConnectionId,
+    /// Whether it is counted among the places, or among those that refuse.
+    has_place: bool,
+}
+
+impl<H> Slot<H> {
+    /// Gives its place to somebody else: this one will not become a connection any more.
+    fn leave_place(&mut self) {
+        if std::mem::take(&mut self.has_place) {
+            self.site.refusing.fetch_add(1, Relaxed);
+            self.site.places.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn failed(&self, peer: SocketAddr, status: Option<u16>, reason: String) {
+        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, peer, status, reason });
+    }
 }
 
 impl<H> Drop for Slot<H> {
     fn drop(&mut self) {
-        self.site.threads.fetch_sub(1, Relaxed);
+        let counter = if self.has_place { &self.site.places } else { &self.site.refusing };
+        counter.fetch_sub(1, Relaxed);
         self.site.hub.notify(Notice::ThreadEnds { id: self.id });
     }
 }
@@ -249,29 +276,25 @@ impl<H> Site<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// Over the limit, so many more threads may tell clients so. Beyond, clients are dropped without a word.
-    const REFUSING: usize = 64;
+    /// Over the limit, so many threads may tell clients so. Beyond, clients are dropped without a word.
+    const MOST_REFUSING: usize = 64;
 
+    /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
     fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let before = self.threads.fetch_add(1, Relaxed);
-        let is_full = before >= self.settings.max_connections;
+        let has_place = self.places.load(Relaxed) < self.settings.max_connections;
+        let counter = if has_place { &self.places } else { &self.refusing };
+        let before = counter.fetch_add(1, Relaxed);
         let stream = Arc::new(stream);
         self.hub.notify(Notice::Accepted { id, stream: Arc::clone(&stream) });
-        // Gives the place back, here or in the thread.
-        let slot = Slot { site: Arc::clone(self), id };
-        if before >= self.settings.max_connections.saturating_add(Self::REFUSING) {
+        // Counts down again, here or in the thread.
+        let slot = Slot { site: Arc::clone(self), id, has_place };
+        if !has_place && before >= Self::MOST_REFUSING {
             slot.failed(peer, None, "too many connections".to_owned());
             return Ok(());
         }
         let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
-        builder.spawn(move || slot.run(stream, peer, is_full))?;
+        builder.spawn(move || slot.run(stream, peer))?;
         Ok(())
-    }
-}
-
-impl<H> Slot<H> {
-    fn failed(&self, peer: SocketAddr, status: Option<u16>, reason: String) {
-        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, peer, status, reason });
     }
 }
 
@@ -279,16 +302,24 @@ impl<H> Slot<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    fn run(self, stream: Arc<TcpStream>, peer: SocketAddr, is_full: bool) {
+    fn run(mut self, stream: Arc<TcpStream>, peer: SocketAddr) {
         if let Err(error) = tcp::prepare(&stream) {
             return self.failed(peer, None, error.to_string());
         }
-        match handshake::perform(&stream, peer, &self.site.rules, is_full) {
+        match handshake::perform(&stream, peer, &self.site.rules, !self.has_place) {
             Outcome::Answered { status } => {
-                log::debug!("{peer} plain HTTP request answered with {status}");
+                log::debug!("#{} {peer} plain HTTP request answered with {status}", self.id);
                 self.site.hub.count(|stats| stats.http_requests += 1);
+                self.leave_place();
+                tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
             }
-            Outcome::Failed { status, reason } => self.failed(peer, status, reason),
+            Outcome::Failed { status, reason } => {
+                self.failed(peer, status, reason);
+                self.leave_place();
+                if status.is_some() {
+                    tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
+                }
+            }
             Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, accept, &tail) {
                 Ok(mut connection) => self.handle(&mut connection),
                 Err(error) => self.failed(peer, None, error.to_string()),
@@ -317,6 +348,7 @@ where
             stack_size: settings.stack_size,
             supervisor: self.site.hub.notices.clone(),
         }));
+        link.count_bytes_in(tail.len());
         let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
         let connection = Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol);
         self.site.hub.notify(Notice::Opened(link));

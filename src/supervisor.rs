@@ -29,6 +29,8 @@ pub(crate) enum Notice {
     Accepted { id: ConnectionId, stream: Arc<TcpStream> },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
+    /// Some connection's heartbeat has this interval from now on.
+    Pace(Duration),
     /// The opening handshake came to nothing.
     HandshakeFailed { id: ConnectionId, peer: SocketAddr, status: Option<u16>, reason: String },
     /// A Pong was missed.
@@ -41,6 +43,8 @@ pub(crate) enum Notice {
     ThreadEnds { id: ConnectionId },
     /// The server is to end.
     Shutdown,
+    /// Nothing will be accepted any more.
+    AcceptEnds,
 }
 
 /// What users ask for. Bounded: whoever broadcasts faster than the fan-out waits.
@@ -62,6 +66,8 @@ pub(crate) struct Supervisor {
     /// How often the pacemaker looks around.
     pace: Duration,
     next_round: Instant,
+    /// The accept loop runs, and may tell of more connections.
+    accepts: bool,
     ending: Option<Ending>,
 }
 
@@ -105,6 +111,7 @@ impl Supervisor {
             closing: BTreeMap::new(),
             pace: Self::SLOWEST_PACE,
             next_round: Instant::now() + Self::SLOWEST_PACE,
+            accepts: true,
             ending: None,
         }
     }
@@ -170,7 +177,9 @@ impl Supervisor {
             Notice::ThreadEnds { id } => {
                 self.registry.remove(&id);
             }
+            Notice::Pace(interval) => self.adopt_pace(interval),
             Notice::Shutdown => self.begin_shutdown(),
+            Notice::AcceptEnds => self.accepts = false,
         }
     }
 
@@ -184,7 +193,6 @@ impl Supervisor {
         if self.ending.is_some() {
             link.begin_close(CloseReason::Shutdown);
         }
-        self.adopt_pace(&link);
         self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None }));
     }
 
@@ -240,8 +248,8 @@ impl Supervisor {
 
     // The pacemaker.
 
-    fn adopt_pace(&mut self, link: &Link) {
-        let Some(interval) = link.interval() else { return };
+    /// Looks around often enough for this interval from now on.
+    fn adopt_pace(&mut self, interval: Duration) {
         let pace = (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE);
         if pace < self.pace {
             self.pace = pace;
@@ -299,7 +307,7 @@ impl Supervisor {
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
-        if self.registry.is_empty() {
+        if self.registry.is_empty() && !self.accepts {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }
