@@ -46,7 +46,8 @@
 //! # A peer that is gone
 //!
 //! This client connects and then neither reads nor answers. Its TCP is fine, and its kernel acknowledges all it gets:
-//! only the missing Pongs tell. [`HeartbeatPolicy`] says how long that may take, [`Handle::events`] tells how it ended.
+//! only the missing Pongs tell. [`HeartbeatPolicy`] says how long that may take, [`Handle::events`] tells how it
+//! ended.
 //!
 //! ```
 //! use heartwire::{CloseReason, Event, HeartbeatPolicy, Server};
@@ -81,29 +82,29 @@
 //!
 //! # The heartbeat, exactly
 //!
-//! - Every [`interval`](HeartbeatPolicy::interval) (20 s) a Ping is written, on a fixed schedule. The first comes after
-//!   half an interval to a whole one, different for each connection, so that clients that came together do not beat
-//!   together.
+//! - Every [`interval`](HeartbeatPolicy::interval) (20 s) a Ping is written, on a fixed schedule. The first comes
+//!   after half an interval to a whole one, different for each connection, so that clients that came together do not
+//!   beat together.
 //! - Its miss clock starts when the socket has taken it. If nothing that counts as life arrives within
 //!   [`timeout`](HeartbeatPolicy::timeout) (10 s), that is one miss, and the next Ping leaves at once.
 //! - Any life forgets all misses. By default any byte is life, also one of a message that is only half here;
 //!   [`Liveness::PongOnly`] asks for Pongs.
-//! - At [`max_missed`](HeartbeatPolicy::max_missed) (3) in a row the peer is dead: a Close frame with 1011 as far as the
-//!   socket takes it at once, both directions of the socket shut down, reported.
-//! - So a dead peer is found `interval + max_missed x timeout` after its last sign of life, 50 s by default, and a peer
-//!   that answers within `timeout` never is. Timers of the system add some milliseconds for each miss.
+//! - At [`max_missed`](HeartbeatPolicy::max_missed) (3) in a row the peer is dead: a Close frame with 1011 as far as
+//!   the socket takes it at once, both directions of the socket shut down, reported.
+//! - So a dead peer is found `interval + max_missed x timeout` after its last sign of life, 50 s by default, and a
+//!   peer that answers within `timeout` never is. Timers of the system add some milliseconds for each miss.
 //! - We judge only what we watched. What already waits in the socket is read before a miss is counted. A deadline that
 //!   is noticed late, by more than a quarter of the timeout (20 ms at least, 1 s at most), is our own lateness: a new
 //!   Ping with a fresh timeout follows, and the misses so far stand. So a handler may be busy, and a process may be
 //!   stopped and go on.
-//! - While data waits for a slow peer (see [Backpressure](#backpressure)), Pings may not get through in time, so silence
-//!   is not held against it. Then another rule finds the dead: not one byte taken for `max_missed x timeout` ends the
-//!   connection as [`CloseReason::WriteStalled`]. A peer that dies idle and gets behind only then can take up to twice
-//!   `max_missed x timeout` after the interval.
+//! - While data waits for a slow peer (see [Backpressure](#backpressure)), Pings may not get through in time, so
+//!   silence is not held against it. Then another rule finds the dead: not one byte taken for `max_missed x timeout`
+//!   ends the connection as [`CloseReason::WriteStalled`]. A peer that dies idle and gets behind only then can take up
+//!   to twice `max_missed x timeout` after the interval.
 //! - Policies: [`off`](HeartbeatPolicy::off), [`keepalive`](HeartbeatPolicy::keepalive) only, or a full one, for the
-//!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and
-//!   [changed while it is open](Connection::set_heartbeat). Without a timeout nobody is found dead, neither by silence nor
-//!   by a stalled write.
+//!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and [changed while it is
+//!   open](Connection::set_heartbeat). Without a timeout nobody is found dead, neither by silence nor by a stalled
+//!   write.
 //! - A Pong for a Ping answers all earlier ones (RFC 6455 section 5.5.3), and gives a [`RoundTrip`] sample (RFC 6298).
 //!   A Pong that was not asked for is life, and no sample.
 //! - On Linux, `TCP_USER_TIMEOUT` is set to nine eighths of the worst case and one second more: the kernel gives up on
@@ -117,9 +118,9 @@
 //!
 //! # Receiving
 //!
-//! [`Connection::recv`] gives whole data messages, [`Message::Text`] or [`Message::Binary`]; Ping, Pong and Close never
-//! reach the handler. [`Connection::recv_timeout`] comes back with `Ok(None)` when it is time to do something else; the
-//! half of a message that is already here is kept.
+//! [`Connection::recv`] gives whole data messages, [`Message::Text`] or [`Message::Binary`]; Ping, Pong and Close
+//! never reach the handler. [`Connection::recv_timeout`] comes back with `Ok(None)` when it is time to do something
+//! else; the half of a message that is already here is kept.
 //!
 //! ```
 //! # use heartwire::Server;
@@ -157,9 +158,9 @@
 //!
 //! # Sending from any thread
 //!
-//! [`Connection::sender`] gives a [`Sender`]: cloned and moved to other threads, it sends while the connection's thread
-//! is blocked in `recv`. Frames are never torn, and leave in the order of the calls. A thread that sends learns of the
-//! end by the error of its next `send`.
+//! [`Connection::sender`] gives a [`Sender`]: cloned and moved to other threads, it sends while the connection's
+//! thread is blocked in `recv`. Frames are never torn, and leave in the order of the calls. A thread that sends learns
+//! of the end by the error of its next `send`.
 //!
 //! ```
 //! # use heartwire::Server;
@@ -199,15 +200,15 @@
 //! ```
 //!
 //! [`Sender::try_send`] never waits and gives the message back, [`Sender::ping`] measures the round trip now, and
-//! [`Sender::close`] closes from outside. [`Connection::feed`] is for many small replies: they may stay in memory until
-//! the thread next waits in `recv`, and then leave in one system call.
+//! [`Sender::close`] closes from outside. [`Connection::feed`] is for many small replies: they may stay in memory
+//! until the thread next waits in `recv`, and then leave in one system call.
 //!
 //! # To all of them
 //!
 //! [`Server::handle`] gives a [`Handle`], the remote control for any thread. [`Handle::broadcast`] encodes a message
 //! once and sends it to all; one thread fans out, so all receivers see one order, and a peer that is behind misses it
-//! rather than hold the others up. [`Handle::connections`] and [`Handle::stats`] are snapshots; [`Handle::events`] tells
-//! what happens as it happens.
+//! rather than hold the others up. [`Handle::connections`] and [`Handle::stats`] are snapshots; [`Handle::events`]
+//! tells what happens as it happens.
 //!
 //! ```
 //! # use heartwire::Server;
@@ -244,9 +245,9 @@
 //!
 //! # Who may come in
 //!
-//! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a subprotocol,
-//! headers or a heartbeat of its own, or a [`Response`] that rejects it. [`Server::on_request`] answers plain HTTP;
-//! what it leaves gets 426, or 405 for methods other than GET and HEAD.
+//! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
+//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it. [`Server::on_request`] answers
+//! plain HTTP; what it leaves gets 426, or 405 for methods other than GET and HEAD.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -273,7 +274,7 @@
 //! # assert!(ask("/healthz")?.starts_with("HTTP/1.1 200 "));
 //! # assert!(ask("/")?.starts_with("HTTP/1.1 426 "));
 //! # match tungstenite::client(format!("ws://{address}/"), TcpStream::connect(address)?) {
-//! #     Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(answer))) => assert_eq!(answer.status(), 401),
+//! #     Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(no))) => assert_eq!(no.status(), 401),
 //! #     other => panic!("{other:?}"),
 //! # }
 //! # handle.shutdown();
@@ -289,8 +290,8 @@
 //!
 //! A handler that returns `Ok` closes with 1000; [`Connection::close`] and [`Sender::close`] say another code and a
 //! reason. What was sent before goes out first, the peer's Close frame is awaited, and all of it ends within the
-//! [close timeout](Server::close_timeout) (5 s). The first cause of the end is the [`CloseReason`] in every error and in
-//! the one [`CloseReport`]:
+//! [close timeout](Server::close_timeout) (5 s). The first cause of the end is the [`CloseReason`] in every error and
+//! in the one [`CloseReport`]:
 //!
 //! | [`CloseReason`] | what happened | our Close frame |
 //! | --- | --- | --- |
@@ -307,16 +308,16 @@
 //! | `Disconnected` | the TCP connection ended without a Close frame (1006, which is never sent) | none |
 //! | `Io` | the socket failed, for example by a reset | none |
 //!
-//! [`CloseReason::is_clean`] is true of the first three. Codes that must not be sent (RFC 6455 section 7.4) are refused
-//! with [`Error::InvalidCloseCode`].
+//! [`CloseReason::is_clean`] is true of the first three. Codes that must not be sent (RFC 6455 section 7.4) are
+//! refused with [`Error::InvalidCloseCode`].
 //!
 //! # Backpressure
 //!
 //! A message goes straight to the socket. What the socket does not take waits in the connection's own queue, and a
 //! second thread, the drainer, writes it while the connection is behind. The queue is bounded by
 //! [`queue_size`](Server::queue_size) (1 MiB): when it is full, [`send`](Sender::send) waits for room,
-//! [`try_send`](Sender::try_send) gives [`TrySendError::Full`], and a broadcast is dropped for this peer and counted in
-//! [`Traffic::dropped`]. Pings, Pongs and Close frames do not count against the bound; Pings and Pongs overtake the
+//! [`try_send`](Sender::try_send) gives [`TrySendError::Full`], and a broadcast is dropped for this peer and counted
+//! in [`Traffic::dropped`]. Pings, Pongs and Close frames do not count against the bound; Pings and Pongs overtake the
 //! data that waits, at the next boundary of a frame. The wait of `send` ends when the peer is found stalled; with a
 //! heartbeat without a timeout nothing ends it but the peer.
 //!
@@ -334,8 +335,8 @@
 //! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`] and [`Server::serve`].
 //! - [`Error::Handler`]: never from heartwire; it is for the handler's own errors, see [`Error::handler`].
 //!
-//! In a handler, `?` does what is right with each: the end of this connection is that, whatever it was; any other error
-//! closes with 1011 and is reported as [`CloseReason::HandlerFailed`].
+//! In a handler, `?` does what is right with each: the end of this connection is that, whatever it was; any other
+//! error closes with 1011 and is reported as [`CloseReason::HandlerFailed`].
 //!
 //! # How data flows
 //!
@@ -352,34 +353,34 @@
 //! | thread | lives | does |
 //! | --- | --- | --- |
 //! | the caller of `serve` | as long as the server | accepts |
-//! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, stalled handlers, deadlines of closing |
+//! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, stalled handlers |
 //! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
 //!
-//! The supervisor never waits for a peer or a subscriber. It does call the logger: one that blocks holds up reports and
-//! broadcasts, though not the heartbeats.
+//! The supervisor never waits for a peer or a subscriber. It does call the logger: one that blocks holds up reports
+//! and broadcasts, though not the heartbeats.
 //!
 //! # Log
 //!
-//! heartwire logs through the crate [`log`](https://docs.rs/log); the level of a line is a contract:
+//! heartwire logs through the crate [`log`](https://docs.rs/log); what stands at which level is a contract:
 //!
-//! | level | lines |
-//! | --- | --- |
-//! | error | something for you to repair: a handler panicked or failed, `on_handshake` or `on_request` gave what cannot be sent, no connection can be taken (once for each burst), a handler left behind at shutdown |
-//! | warn | something was lost: a missed Pong, a connection that ended without being closed properly, a stalled handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures |
-//! | info | the course of things: opened, closed in order, a handshake that failed |
-//! | debug | plain HTTP requests that were answered, failed writes, a socket option that could not be set |
-//! | trace | nothing |
+//! - **error**: something for you to repair. A handler panicked or failed, `on_handshake` panicked or gave what cannot
+//!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown.
+//! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
+//!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures.
+//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed.
+//! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
+//! - **trace**: nothing.
 //!
 //! # Features and versions
 //!
-//! `cli` (on by default) builds the program `heartwire` and brings `clap`, `ctrlc`, `humantime`, `rlimit` and
-//! `simplelog`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that panic
-//! are caught, which needs `panic = "unwind"`, the default. Rust 1.88 or newer; no `unsafe` code of our own.
+//! `cli` (on by default) builds the program `heartwire` and brings `clap`, `ctrlc`, `humantime`, `rlimit`,
+//! `simplelog` and `time`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that
+//! panic are caught, which needs `panic = "unwind"`, the default. Rust 1.88 or newer; no `unsafe` code of our own.
 //!
-//! Linux is where it is tested; macOS is meant to work in the same way, without `TCP_USER_TIMEOUT`. Windows cannot ask a
-//! single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a second
-//! thread while there is something to write.
+//! Linux is where it is tested; macOS is meant to work in the same way, without `TCP_USER_TIMEOUT`. Windows cannot ask
+//! a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
+//! second thread while there is something to write.
 
 mod accept;
 mod close;
