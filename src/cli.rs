@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::{self, Write};
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -63,8 +64,8 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) queue_size: usize,
 
-    /// Read buffer of each connection, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
+    /// Read buffer of each connection while little comes in, in bytes; it grows by itself
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = parse_size)]
     pub(crate) read_buffer_size: usize,
 
     /// How long an opening handshake may take in all
@@ -150,7 +151,7 @@ pub(crate) fn parse() -> Result<ServeOptions, ExitCode> {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or("error: invalid command line");
             let values = text.lines().map(str::trim).find(|line| line.starts_with("[possible values"));
-            eprintln!("{line} {}", values.unwrap_or("(try --help)"));
+            let _ = writeln!(io::stderr(), "{line} {}", values.unwrap_or("(try --help)"));
             Err(ExitCode::from(2))
         }
         // --help and --version.

@@ -161,6 +161,7 @@ impl Connection {
         self.heartbeat.set_policy(policy, Instant::now());
         self.link.set_missed(0);
         self.link.set_heartbeat(&policy);
+        self.link.notify_pace();
     }
 
     // Receiving.

@@ -247,6 +247,7 @@ impl Link {
 
     /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
     pub(crate) fn abort(self: &Arc<Self>, reason: CloseReason) {
+        let reason = self.end_of_socket(reason);
         let first = self.set_cause(reason);
         if let Some((code, text)) = first.close_frame()
             && !self.outbound.is_behind()
@@ -272,6 +273,11 @@ impl Link {
         self.outbound.end();
     }
 
+    /// The kernel has given up on the peer: nothing that it may have sent before can still arrive.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.write_error.get(), Some(CloseReason::Io { kind: io::ErrorKind::TimedOut, .. }))
+    }
+
     /// The connection is over: lets go of the socket and reports, once.
     pub(crate) fn ended(&self) {
         self.outbound.end();
@@ -280,7 +286,7 @@ impl Link {
         if !*is_reported {
             *is_reported = true;
             // The channel is unbounded, so this cannot block. Without a supervisor nobody asked for reports.
-            let _ = self.supervisor.send(Notice::Closed(self.report()));
+            let _ = self.supervisor.send(Notice::Closed(Box::new(self.report())));
         }
     }
 
@@ -319,7 +325,11 @@ impl Link {
         self.interval_ms.store(interval, Relaxed);
         self.outbound.set_stall_limit(policy.silence_limit());
         self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
-        if let Some(interval) = policy.ping_interval() {
+    }
+
+    /// Has the pacemaker follow a heartbeat that was changed.
+    pub(crate) fn notify_pace(&self) {
+        if let Some(interval) = self.interval() {
             let _ = self.supervisor.send(Notice::Pace(interval));
         }
     }

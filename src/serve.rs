@@ -12,13 +12,16 @@ use simplelog::{
 use time::macros::format_description;
 
 use crate::cli::{Mode, ServeOptions};
+use crate::log_thread;
 
 /// Serves until a signal, and gives the exit status: 0 after an orderly end, 1 if it could not start.
 pub(crate) fn run(options: ServeOptions) -> ExitCode {
-    match try_run(&options) {
+    let result = try_run(&options);
+    log::logger().flush();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            let _ = writeln!(io::stderr(), "error: {message}");
             ExitCode::FAILURE
         }
     }
@@ -106,7 +109,7 @@ fn start_log(options: &ServeOptions) -> Result<(), String> {
         let file = file.map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
         loggers.push(WriteLogger::new(level, config, file));
     }
-    CombinedLogger::init(loggers).map_err(|error| error.to_string())
+    log_thread::start(level, CombinedLogger::new(loggers))
 }
 
 /// The first signal shuts down, the second one ends at once.
@@ -118,8 +121,8 @@ fn shut_down_on_signals(handle: Handle) -> Result<(), String> {
         if is_second.swap(true, SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        log::info!("shutting down; another signal ends at once");
         handle.shutdown();
+        log::info!("shutting down; another signal ends at once");
     };
     ctrlc::set_handler(on_signal).map_err(|error| format!("cannot handle signals: {error}"))
 }

@@ -22,7 +22,8 @@ use crate::handle::Hub;
 use crate::link::Link;
 use crate::tcp;
 
-/// What connections and the accept loop report. Unbounded, but only a few for each connection.
+/// What connections and the accept loop report. Unbounded, but only a few for each connection. Kept small: it passes
+/// over the stack of every connection's thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
@@ -38,7 +39,7 @@ pub(crate) enum Notice {
     /// A closing handshake has begun that must not last beyond the deadline.
     Closing { link: Arc<Link>, deadline: Instant },
     /// The connection has ended.
-    Closed(CloseReport),
+    Closed(Box<CloseReport>),
     /// The connection's thread is about to end.
     ThreadEnds { id: ConnectionId },
     /// The server is to end.
@@ -129,8 +130,8 @@ impl Supervisor {
             let now = Instant::now();
             self.cut_overdue_closings(now);
             if now >= self.next_round {
-                self.next_round = now + self.pace;
                 self.keep_pace(now);
+                self.next_round = now + self.pace;
             }
             if self.has_ended(now) {
                 return;
@@ -159,10 +160,7 @@ impl Supervisor {
                     Some(status) => log::info!("#{id} {peer} handshake failed: {status}, {reason}"),
                     None => log::info!("#{id} {peer} handshake failed: {reason}"),
                 }
-                self.hub.count(|stats| {
-                    stats.handshakes_failed += 1;
-                    stats.refused += u64::from(status == Some(503));
-                });
+                self.hub.count(|stats| stats.handshakes_failed += 1);
                 self.hub.publish(|| Event::HandshakeFailed { id, peer, status, reason });
             }
             Notice::Missed { id, peer, missed, max_missed } => {
@@ -173,7 +171,7 @@ impl Supervisor {
             Notice::Closing { link, deadline } => {
                 self.closing.insert((deadline, link.id), link);
             }
-            Notice::Closed(report) => self.closed(report),
+            Notice::Closed(report) => self.closed(*report),
             Notice::ThreadEnds { id } => {
                 self.registry.remove(&id);
             }
@@ -192,6 +190,9 @@ impl Supervisor {
         self.hub.publish(|| Event::Opened { id: link.id, peer: link.peer, path: link.path.clone() });
         if self.ending.is_some() {
             link.begin_close(CloseReason::Shutdown);
+        }
+        if let Some(interval) = link.interval() {
+            self.adopt_pace(interval);
         }
         self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None }));
     }
@@ -248,9 +249,13 @@ impl Supervisor {
 
     // The pacemaker.
 
+    fn pace_for(interval: Duration) -> Duration {
+        (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE)
+    }
+
     /// Looks around often enough for this interval from now on.
     fn adopt_pace(&mut self, interval: Duration) {
-        let pace = (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE);
+        let pace = Self::pace_for(interval);
         if pace < self.pace {
             self.pace = pace;
             self.next_round = self.next_round.min(Instant::now() + pace);
@@ -258,9 +263,11 @@ impl Supervisor {
     }
 
     fn keep_pace(&mut self, now: Instant) {
+        self.pace = Self::SLOWEST_PACE;
         for entry in self.registry.values_mut() {
             let Entry::Open(open) = entry else { continue };
             let Some(interval) = open.link.interval() else { continue };
+            self.pace = self.pace.min(Self::pace_for(interval));
             let Some(away) = open.link.away_for(now).filter(|away| *away >= interval) else {
                 open.next_pong = None;
                 continue;
@@ -275,8 +282,12 @@ impl Supervisor {
                 self.hub.publish(|| Event::HandlerStalled { id, peer, away });
             }
             open.next_pong = Some(now + interval);
-            // If it cannot be written, the connection's thread will find out why.
+            // If it cannot be written, the connection's thread will find out why. But if the kernel has given up on the
+            // peer there is nothing to find out, and no telling when the handler will be back.
             let _ = open.link.pong(tungstenite::Bytes::new());
+            if open.link.is_given_up() {
+                open.link.abort(CloseReason::Disconnected);
+            }
         }
     }
 

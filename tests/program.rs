@@ -257,4 +257,20 @@ mod signals {
         let status = server.wait();
         assert!(status.code().is_some_and(|code| code != 0), "{status}");
     }
+
+    #[test]
+    fn a_log_that_nobody_reads_on_holds_neither_the_clients_nor_the_end_up() {
+        let (_unread, full) = io::pipe().unwrap();
+        // A few hundred bytes a connection: far more than any pipe holds.
+        let mut server = Process::start(heartwire(&["127.0.0.1:0", "--log-level", "trace"]).stderr(full));
+        for _ in 0..1500 {
+            drop(bare_connect(server.address()));
+        }
+        let mut client = connect(server.address(), "/");
+        client.send("hello".into()).unwrap();
+        assert_eq!(next_text(&mut client), "hello");
+        server.signal("TERM");
+        assert_eq!(close_code(client), 1001);
+        assert_eq!(server.wait().code(), Some(0));
+    }
 }
