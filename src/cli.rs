@@ -124,9 +124,9 @@ impl ServeOptions {
         let spell = humantime::format_duration;
         match (self.ping_interval.0, self.pong_timeout.0, self.heartbeat().worst_case()) {
             (Some(interval), Some(timeout), Some(worst)) => format!(
-                "Ping every {}, dead after {} misses of {}: a dead peer is found within {}",
+                "Ping every {}, dead after {} of {}: a dead peer is found within {}",
                 spell(interval),
-                self.max_missed,
+                if self.max_missed == 1 { "1 miss".to_owned() } else { format!("{} misses", self.max_missed) },
                 spell(timeout),
                 spell(worst)
             ),

@@ -159,7 +159,6 @@ impl Connection {
     /// Changes the heartbeat from now on. Misses so far are forgotten; the next Ping is due one interval from now.
     pub fn set_heartbeat(&mut self, policy: HeartbeatPolicy) {
         self.heartbeat.set_policy(policy, Instant::now());
-        self.link.set_missed(0);
         self.link.set_heartbeat(&policy);
         self.link.notify_pace();
     }
@@ -238,7 +237,7 @@ impl Connection {
         let had_missed = self.heartbeat.missed() > 0;
         self.heartbeat.life(sign);
         if had_missed {
-            self.link.set_missed(self.heartbeat.missed());
+            self.link.set_missed(self.heartbeat.missed(), &self.heartbeat.policy());
         }
     }
 
@@ -260,9 +259,9 @@ impl Connection {
                     // Behind data; or not sent at all, and the next read will tell why.
                     Ok(_) | Err(_) => self.heartbeat.ping_queued(),
                 },
-                Action::Missed(missed) => self.link.miss(missed, self.heartbeat.policy().misses_allowed()),
+                Action::Missed(missed) => self.link.miss(missed, &self.heartbeat.policy()),
                 Action::Dead(missed) => {
-                    self.link.miss(missed, self.heartbeat.policy().misses_allowed());
+                    self.link.miss(missed, &self.heartbeat.policy());
                     self.link.abort(CloseReason::HeartbeatLost { missed });
                     self.is_over = true;
                     return Err(self.link.closed());

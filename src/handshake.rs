@@ -93,35 +93,62 @@ enum HeadError {
 
 /// Reads up to the end of the request's head. What came behind it is the second part of the result.
 fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
-    let mut head = vec![0; 1024];
-    let mut len = 0;
+    let mut head = Head::new();
     loop {
-        let Some(count) = read_some(stream, &mut head[len..], deadline)? else {
+        let Some(count) = read_some(stream, head.space(), deadline)? else {
             let response = Response::new(408).text("the request took too long\n");
             return Err(HeadError::Refused(response, "request too slow"));
         };
         if count == 0 {
-            let what = if len == 0 { "closed without a request" } else { "closed in the middle of the request" };
+            let what = if head.len == 0 { "closed without a request" } else { "closed in the middle of the request" };
             return Err(HeadError::Lost(what.to_owned()));
         }
+        if let Some(complete) = head.filled(count, peer)? {
+            return Ok(complete);
+        }
+    }
+}
+
+/// A request's head as it arrives, without I/O.
+struct Head {
+    /// Initialised throughout; `len` bytes have arrived.
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Head {
+    fn new() -> Self {
+        Self { bytes: vec![0; 1024], len: 0 }
+    }
+
+    /// Where the next bytes go. Never empty.
+    fn space(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.len..]
+    }
+
+    /// So many bytes, at least one, were put into [`space`](Self::space). The request, once its head is complete, and
+    /// what came behind it.
+    fn filled(&mut self, count: usize, peer: SocketAddr) -> Result<Option<(Request, Vec<u8>)>, HeadError> {
+        let before = self.len;
+        self.len += count;
         // Parsed at first, to refuse at once what is no HTTP, and whenever a line might have been the last.
-        let news = &head[len.saturating_sub(3)..len + count];
-        let may_be_complete = len == 0 || news.windows(2).any(|pair| pair == b"\n\n") || ends_head(news);
-        len += count;
-        if may_be_complete {
-            match Request::parse(&head[..len], peer) {
-                Ok(Some((request, head_len))) => return Ok((request, head[head_len..len].to_vec())),
+        let news = &self.bytes[before.saturating_sub(3)..self.len];
+        if before == 0 || news.windows(2).any(|pair| pair == b"\n\n") || ends_head(news) {
+            let head = &self.bytes[..self.len];
+            match Request::parse(head, peer) {
+                Ok(Some((request, len))) => return Ok(Some((request, head[len..].to_vec()))),
                 Ok(None) => {}
                 Err(error) => return Err(malformed(error)),
             }
         }
-        if len >= MAX_HEAD {
+        if self.len >= MAX_HEAD {
             let response = Response::new(431).text("the request head is too large\n");
             return Err(HeadError::Refused(response, "request head too large"));
         }
-        if len == head.len() {
-            head.resize((2 * len).min(MAX_HEAD), 0);
+        if self.len == self.bytes.len() {
+            self.bytes.resize((2 * self.len).min(MAX_HEAD), 0);
         }
+        Ok(None)
     }
 }
 
@@ -265,3 +292,6 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

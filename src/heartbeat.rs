@@ -116,10 +116,12 @@ impl HeartbeatPolicy {
         Some(self.interval?.saturating_add(self.timeout?.saturating_mul(self.max_missed)))
     }
 
-    /// `max_missed x timeout`: also how long a blocked write may stay blocked before the peer counts as dead.
-    pub(crate) fn silence_limit(&self) -> Option<Duration> {
+    /// How long a blocked write may stay blocked before the peer counts as dead: `max_missed x timeout`, less what the
+    /// misses so far have used up, but one timeout at least.
+    pub(crate) fn stall_limit(&self, missed: u32) -> Option<Duration> {
         self.interval?;
-        Some(self.timeout?.saturating_mul(self.max_missed).min(Self::LONGEST))
+        let left = self.max_missed.saturating_sub(missed).max(1);
+        Some(self.timeout?.saturating_mul(left).min(Self::LONGEST))
     }
 
     pub(crate) fn misses_allowed(&self) -> u32 {

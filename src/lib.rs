@@ -389,6 +389,8 @@ mod decoder;
 mod error;
 mod event;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod handshake;
 pub mod heartbeat;
@@ -418,3 +420,8 @@ pub use sender::Sender;
 pub use server::Server;
 
 pub use tungstenite::{Bytes, Utf8Bytes};
+
+/// The examples of the README are kept true by compiling them.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -309,13 +309,16 @@ impl Link {
         self.messages_in.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn set_missed(&self, missed: u32) {
+    /// The count of misses in a row has changed, and with it how long a blocked write may last.
+    pub(crate) fn set_missed(&self, missed: u32, policy: &HeartbeatPolicy) {
         self.missed.store(missed, Relaxed);
+        self.outbound.set_stall_limit(policy.stall_limit(missed));
     }
 
     /// One more miss: noted, and told to the supervisor.
-    pub(crate) fn miss(&self, missed: u32, max_missed: u32) {
-        self.set_missed(missed);
+    pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
+        self.set_missed(missed, policy);
+        let max_missed = policy.misses_allowed();
         let _ = self.supervisor.send(Notice::Missed { id: self.id, peer: self.peer, missed, max_missed });
     }
 
@@ -323,7 +326,7 @@ impl Link {
     pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
         let interval = policy.ping_interval().map_or(0, |interval| interval.as_millis() as u64);
         self.interval_ms.store(interval, Relaxed);
-        self.outbound.set_stall_limit(policy.silence_limit());
+        self.set_missed(0, policy);
         self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
     }
 

@@ -30,7 +30,7 @@ use crate::tcp;
 ///
 /// ```no_run
 /// use heartwire::{HeartbeatPolicy, Server};
-/// use std::time::{Duration, Instant};
+/// use std::time::Duration;
 ///
 /// fn main() -> Result<(), heartwire::Error> {
 ///     Server::bind("127.0.0.1:9001")?
