@@ -21,6 +21,7 @@ pub(crate) fn run(
         let started = match listener.accept() {
             Ok(_) if hub.is_ending() => return,
             Ok((stream, peer)) => start(stream, peer).inspect_err(|_| hub.count(|stats| stats.thread_errors += 1)),
+            Err(_) if hub.is_ending() => return,
             // The client gave up while it waited to be accepted, or a signal came: nothing that should slow us down.
             Err(error) if is_passing(&error) => continue,
             Err(error) => {

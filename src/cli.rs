@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::io::{self, Write};
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,7 +11,7 @@ use heartwire::{HeartbeatPolicy, Liveness};
 
 /// WebSockets with a heartbeat, on plain threads.
 #[derive(Debug, Parser)]
-#[command(version, about, args_conflicts_with_subcommands = true)]
+#[command(version, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
@@ -63,8 +64,8 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) queue_size: usize,
 
-    /// Read buffer of each connection, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
+    /// Read buffer of each connection while little comes in, in bytes; it grows by itself
+    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = parse_size)]
     pub(crate) read_buffer_size: usize,
 
     /// How long an opening handshake may take in all
@@ -75,7 +76,7 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub(crate) close_timeout: Duration,
 
-    /// Browsers may connect from pages of this origin only, such as https://example.org; repeatable
+    /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     pub(crate) allow_origin: Vec<String>,
 
@@ -123,9 +124,9 @@ impl ServeOptions {
         let spell = humantime::format_duration;
         match (self.ping_interval.0, self.pong_timeout.0, self.heartbeat().worst_case()) {
             (Some(interval), Some(timeout), Some(worst)) => format!(
-                "Ping every {}, dead after {} misses of {}: a dead peer is found within {}",
+                "Ping every {}, dead after {} of {}: a dead peer is found within {}",
                 spell(interval),
-                self.max_missed,
+                if self.max_missed == 1 { "1 miss".to_owned() } else { format!("{} misses", self.max_missed) },
                 spell(timeout),
                 spell(worst)
             ),
@@ -149,7 +150,8 @@ pub(crate) fn parse() -> Result<ServeOptions, ExitCode> {
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or("error: invalid command line");
-            eprintln!("{line} (try --help)");
+            let values = text.lines().map(str::trim).find(|line| line.starts_with("[possible values"));
+            let _ = writeln!(io::stderr(), "{line} {}", values.unwrap_or("(try --help)"));
             Err(ExitCode::from(2))
         }
         // --help and --version.

@@ -237,7 +237,7 @@ pub struct CloseReport {
 
 impl fmt::Display for CloseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; open {:.1?}, {}, missed {}", self.reason, self.age, self.traffic, self.missed)?;
+        write!(f, "{}; open {:.1?}, {}, Pongs missed {}", self.reason, self.age, self.traffic, self.missed)?;
         match self.round_trip {
             Some(round_trip) => write!(f, ", last round trip {:.1?}", round_trip.last),
             None => f.write_str(", no round trip"),
@@ -274,7 +274,7 @@ impl AddAssign for Traffic {
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { messages_in, messages_out, bytes_in, bytes_out, dropped } = self;
-        write!(f, "in {messages_in} ({bytes_in} B), out {messages_out} ({bytes_out} B)")?;
+        write!(f, "messages in {messages_in} ({bytes_in} B), out {messages_out} ({bytes_out} B)")?;
         if *dropped > 0 { write!(f, ", dropped {dropped}") } else { Ok(()) }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::decoder::Incoming;
 use crate::error::Error;
-use crate::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Sign};
+use crate::heartbeat::{Action, Heartbeat, HeartbeatPolicy, Sign, parse_announcement};
 use crate::inbound::{Filled, Inbound};
 use crate::link::Link;
 use crate::message::Message;
@@ -109,7 +109,7 @@ impl Connection {
         if !code.is_sendable() {
             return Err(Error::InvalidCloseCode(code));
         }
-        if self.is_over || !self.link.begin_close(CloseReason::Local { code, reason: reason.to_owned() }, false) {
+        if self.is_over || !self.link.begin_close(CloseReason::Local { code, reason: reason.to_owned() }) {
             return Err(self.link.closed());
         }
         self.await_close();
@@ -159,8 +159,8 @@ impl Connection {
     /// Changes the heartbeat from now on. Misses so far are forgotten; the next Ping is due one interval from now.
     pub fn set_heartbeat(&mut self, policy: HeartbeatPolicy) {
         self.heartbeat.set_policy(policy, Instant::now());
-        self.link.set_missed(0);
         self.link.set_heartbeat(&policy);
+        self.link.notify_pace();
     }
 
     // Receiving.
@@ -181,13 +181,14 @@ impl Connection {
                     return Ok(Some(message));
                 }
                 Ok(Some(Incoming::Ping(payload))) => {
+                    self.life(Sign::Ping { next: parse_announcement(&payload) }, now);
                     // If it cannot be written, the next read will tell why.
                     let _ = self.link.pong(payload);
                     continue;
                 }
                 Ok(Some(Incoming::Pong(payload))) => {
                     self.link.ledger().pong(&payload, now);
-                    self.life(Sign::Pong);
+                    self.life(Sign::Pong, now);
                     continue;
                 }
                 Ok(Some(Incoming::Close(code, reason))) => return Err(self.closed_by_peer(code, reason)),
@@ -218,7 +219,7 @@ impl Connection {
             match filled {
                 Ok(Filled::Bytes(count)) => {
                     self.link.count_bytes_in(count);
-                    self.life(Sign::Bytes);
+                    self.life(Sign::Bytes, now);
                     if count < space {
                         self.emptied_at = Some(now);
                     }
@@ -233,11 +234,11 @@ impl Connection {
         }
     }
 
-    fn life(&mut self, sign: Sign) {
+    fn life(&mut self, sign: Sign, now: Instant) {
         let had_missed = self.heartbeat.missed() > 0;
-        self.heartbeat.life(sign);
+        self.heartbeat.life(sign, now);
         if had_missed {
-            self.link.set_missed(self.heartbeat.missed());
+            self.link.set_missed(self.heartbeat.missed(), &self.heartbeat.policy());
         }
     }
 
@@ -259,9 +260,9 @@ impl Connection {
                     // Behind data; or not sent at all, and the next read will tell why.
                     Ok(_) | Err(_) => self.heartbeat.ping_queued(),
                 },
-                Action::Missed(missed) => self.link.miss(missed, self.heartbeat.policy().misses_allowed()),
+                Action::Missed(missed) => self.link.miss(missed, &self.heartbeat.policy()),
                 Action::Dead(missed) => {
-                    self.link.miss(missed, self.heartbeat.policy().misses_allowed());
+                    self.link.miss(missed, &self.heartbeat.policy());
                     self.link.abort(CloseReason::HeartbeatLost { missed });
                     self.is_over = true;
                     return Err(self.link.closed());
@@ -281,7 +282,7 @@ impl Connection {
 
     /// Fails the connection (RFC 6455 section 7.1.7): says why, and does not wait for an answer.
     fn fail(&mut self, violation: CloseReason) -> Error {
-        self.link.begin_close(violation, true);
+        self.link.begin_close(violation);
         self.finish()
     }
 
@@ -319,13 +320,16 @@ impl Connection {
         self.finish();
     }
 
-    /// The last steps, whatever came before: what is queued goes out, then our end of the TCP connection, and the
-    /// peer's last bytes are taken in so that closing the socket is no reset. All within the close timeout.
+    /// The last steps, whatever came before: what is queued goes out within the close timeout, then our end of the TCP
+    /// connection, and that is reported. The peer's last bytes are still taken in for a while, so that closing the
+    /// socket is no reset.
     fn finish(&mut self) -> Error {
+        const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
         if self.link.outbound.wait_until_drained(deadline) {
             self.inbound.shut_down(Shutdown::Write);
-            self.inbound.discard_to_end(deadline);
+            self.link.ended();
+            self.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));
         }
         // Also wakes a drainer that is still blocked.
         self.inbound.shut_down(Shutdown::Both);
@@ -341,7 +345,7 @@ impl Connection {
         }
         // If it is closing already, or its socket broke, the end is near and only needs to be seen.
         if !self.link.outbound.is_closing() {
-            self.link.begin_close(reason, false);
+            self.link.begin_close(reason);
         }
         self.await_close();
     }

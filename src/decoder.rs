@@ -33,6 +33,8 @@ pub(crate) struct Decoder {
     start: usize,
     end: usize,
     smallest: usize,
+    /// Reads in a row that left most of a grown buffer unused.
+    small_reads: u8,
     max_message_size: usize,
     frame: Option<PartialFrame>,
     message: Option<PartialMessage>,
@@ -64,7 +66,16 @@ impl Decoder {
         let smallest = buffer_size.max(Self::MIN_BUFFER);
         let mut buffer = vec![0; smallest.max(head.len())];
         buffer[..head.len()].copy_from_slice(head);
-        Self { buffer, start: 0, end: head.len(), smallest, max_message_size, frame: None, message: None }
+        Self {
+            buffer,
+            start: 0,
+            end: head.len(),
+            smallest,
+            small_reads: 0,
+            max_message_size,
+            frame: None,
+            message: None,
+        }
     }
 
     /// Where the next bytes go. Never empty after [`next`](Self::next) has returned `None`.
@@ -77,22 +88,32 @@ impl Decoder {
         &mut self.buffer[self.end..]
     }
 
-    /// So many bytes were put into [`space`](Self::space). A full buffer grows: there is more to come.
+    /// So many bytes were put into [`space`](Self::space). The buffer follows the work: a full one grows, and one that
+    /// was hardly used for a while shrinks.
     pub(crate) fn filled(&mut self, count: usize) {
         self.end += count;
         if self.end == self.buffer.len() && self.buffer.len() < Self::MAX_BUFFER {
             let larger = (self.buffer.len() * 4).min(Self::MAX_BUFFER);
             self.buffer.resize(larger, 0);
+            self.small_reads = 0;
+        } else if self.end <= self.smallest {
+            self.small_reads = self.small_reads.saturating_add(1);
+            if self.small_reads == u8::MAX {
+                self.shrink();
+            }
+        } else {
+            self.small_reads = 0;
         }
     }
 
-    /// The peer is idle: a buffer that has grown is given back.
+    /// A buffer that has grown is given back, for instance when the peer is idle.
     pub(crate) fn shrink(&mut self) {
         if self.buffer.len() > self.smallest && self.end - self.start <= self.smallest {
             self.space();
             self.buffer.truncate(self.smallest);
             self.buffer.shrink_to_fit();
         }
+        self.small_reads = 0;
     }
 
     /// The next thing that is complete, or `None` if more bytes are needed. After an error there is nothing more to be
@@ -290,5 +311,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
     }
 }
 
+#[cfg(test)]
+mod fuzz;
 #[cfg(test)]
 mod tests;

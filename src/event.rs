@@ -45,6 +45,8 @@ pub enum Event {
     Closed(CloseReport),
     /// An opening handshake did not come to a connection.
     HandshakeFailed {
+        /// The number that the connection would have had.
+        id: ConnectionId,
         /// The peer's address.
         peer: SocketAddr,
         /// The HTTP status that it was given, if it got an answer.

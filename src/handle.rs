@@ -1,11 +1,12 @@
 //! A server's remote control, for any thread.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_channel as channel;
+use socket2::SockRef;
 
 use crate::close::ConnectionId;
 use crate::event::{ConnectionInfo, Event, Stats};
@@ -17,6 +18,8 @@ use crate::supervisor::{Command, Notice};
 #[derive(Debug)]
 pub(crate) struct Hub {
     pub(crate) address: SocketAddr,
+    /// For waking the accept loop, as long as it runs.
+    listener: Mutex<Option<Listener>>,
     pub(crate) notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
     /// Protects the list of those who listen to events. Their channels are unbounded, so it is held for moments only.
@@ -27,6 +30,14 @@ pub(crate) struct Hub {
     is_ending: AtomicBool,
     /// Wakes the accept loop when it is not in `accept`.
     stop: channel::Sender<()>,
+}
+
+/// The listening socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Listener {
+    pub(crate) socket: Arc<TcpListener>,
+    /// Whether it was made by us. Another process may hold the same socket otherwise, and go on with it after us.
+    pub(crate) is_ours: bool,
 }
 
 /// The receiving ends of a hub.
@@ -40,12 +51,13 @@ impl Hub {
     /// Broadcasts that may wait for the fan-out before the broadcaster does.
     const COMMANDS: usize = 64;
 
-    pub(crate) fn new(address: SocketAddr) -> (Arc<Self>, Receivers) {
+    pub(crate) fn new(address: SocketAddr, listener: Listener) -> (Arc<Self>, Receivers) {
         let (notices, notices_receiver) = channel::unbounded();
         let (commands, commands_receiver) = channel::bounded(Self::COMMANDS);
         let (stop, stop_receiver) = channel::bounded(1);
         let hub = Self {
             address,
+            listener: Mutex::new(Some(listener)),
             notices,
             commands,
             subscribers: Mutex::default(),
@@ -60,6 +72,32 @@ impl Hub {
 
     pub(crate) fn starts(&self) {
         self.is_running.store(true, SeqCst);
+    }
+
+    /// Nothing is accepted any more: lets go of the listening socket.
+    pub(crate) fn accept_ends(&self) {
+        *lock(&self.listener) = None;
+        self.notify(Notice::AcceptEnds);
+    }
+
+    /// Has a blocked `accept` return.
+    fn wake_accept(&self) {
+        let Some(listener) = lock(&self.listener).clone() else { return };
+        let shut_down = || SockRef::from(&*listener.socket).shutdown(Shutdown::Both);
+        // On Linux this is enough. Elsewhere, and for a socket that others may share, somebody has to connect.
+        if listener.is_ours && shut_down().is_ok() {
+            return;
+        }
+        let mut address = self.address;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        if let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            log::debug!("accept could not be woken by connecting: {error}");
+            let _ = shut_down();
+        }
     }
 
     /// The server has ended: whoever listens to events learns it by the end of the channel.
@@ -165,23 +203,12 @@ impl Handle {
         if !self.hub.is_ending.swap(true, SeqCst) {
             self.hub.notify(Notice::Shutdown);
             let _ = self.hub.stop.try_send(());
-            self.wake_accept();
+            self.hub.wake_accept();
         }
     }
 
     /// Whether the server is shutting down or has ended.
     pub fn is_shutting_down(&self) -> bool {
         self.hub.is_ending()
-    }
-
-    /// A blocked `accept` returns when somebody connects.
-    fn wake_accept(&self) {
-        let mut address = self.hub.address;
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        let _ = TcpStream::connect_timeout(&address, Duration::from_secs(1));
     }
 }

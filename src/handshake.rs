@@ -33,17 +33,17 @@ pub(crate) struct Rules {
 pub(crate) enum Outcome {
     /// The connection is a WebSocket. `tail` is what was received behind the request.
     Upgraded { request: Request, accept: Accept, tail: Vec<u8> },
-    /// A plain HTTP request was answered by the application.
+    /// A plain HTTP request was answered by the application, and our end of the connection was closed.
     Answered { status: u16 },
-    /// The client was refused, or never asked properly.
+    /// The client was refused, and our end of the connection closed, or it never asked properly.
     Failed { status: Option<u16>, reason: String },
 }
 
 /// Longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// How long a client may take to hang up after it got an answer other than 101.
-const LINGER: Duration = Duration::from_secs(2);
+/// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
+pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Does the handshake. `is_full`: the server is at its limit of connections.
 pub(crate) fn perform(stream: &TcpStream, peer: SocketAddr, rules: &Rules, is_full: bool) -> Outcome {
@@ -93,35 +93,62 @@ enum HeadError {
 
 /// Reads up to the end of the request's head. What came behind it is the second part of the result.
 fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
-    let mut head = vec![0; 1024];
-    let mut len = 0;
+    let mut head = Head::new();
     loop {
-        let Some(count) = read_some(stream, &mut head[len..], deadline)? else {
+        let Some(count) = read_some(stream, head.space(), deadline)? else {
             let response = Response::new(408).text("the request took too long\n");
             return Err(HeadError::Refused(response, "request too slow"));
         };
         if count == 0 {
-            let what = if len == 0 { "closed without a request" } else { "closed in the middle of the request" };
+            let what = if head.len == 0 { "closed without a request" } else { "closed in the middle of the request" };
             return Err(HeadError::Lost(what.to_owned()));
         }
+        if let Some(complete) = head.filled(count, peer)? {
+            return Ok(complete);
+        }
+    }
+}
+
+/// A request's head as it arrives, without I/O.
+struct Head {
+    /// Initialised throughout; `len` bytes have arrived.
+    bytes: Vec<u8>,
+    len: usize,
+}
+
+impl Head {
+    fn new() -> Self {
+        Self { bytes: vec![0; 1024], len: 0 }
+    }
+
+    /// Where the next bytes go. Never empty.
+    fn space(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.len..]
+    }
+
+    /// So many bytes, at least one, were put into [`space`](Self::space). The request, once its head is complete, and
+    /// what came behind it.
+    fn filled(&mut self, count: usize, peer: SocketAddr) -> Result<Option<(Request, Vec<u8>)>, HeadError> {
+        let before = self.len;
+        self.len += count;
         // Parsed at first, to refuse at once what is no HTTP, and whenever a line might have been the last.
-        let news = &head[len.saturating_sub(3)..len + count];
-        let may_be_complete = len == 0 || news.windows(2).any(|pair| pair == b"\n\n") || ends_head(news);
-        len += count;
-        if may_be_complete {
-            match Request::parse(&head[..len], peer) {
-                Ok(Some((request, head_len))) => return Ok((request, head[head_len..len].to_vec())),
+        let news = &self.bytes[before.saturating_sub(3)..self.len];
+        if before == 0 || news.windows(2).any(|pair| pair == b"\n\n") || ends_head(news) {
+            let head = &self.bytes[..self.len];
+            match Request::parse(head, peer) {
+                Ok(Some((request, len))) => return Ok(Some((request, head[len..].to_vec()))),
                 Ok(None) => {}
                 Err(error) => return Err(malformed(error)),
             }
         }
-        if len >= MAX_HEAD {
+        if self.len >= MAX_HEAD {
             let response = Response::new(431).text("the request head is too large\n");
             return Err(HeadError::Refused(response, "request head too large"));
         }
-        if len == head.len() {
-            head.resize((2 * len).min(MAX_HEAD), 0);
+        if self.len == self.bytes.len() {
+            self.bytes.resize((2 * self.len).min(MAX_HEAD), 0);
         }
+        Ok(None)
     }
 }
 
@@ -234,8 +261,8 @@ fn refuse(stream: &TcpStream, response: &Response, with_body: bool, reason: &str
     Outcome::Failed { status, reason: reason.to_owned() }
 }
 
-/// Answers and ends the TCP connection so that the answer arrives: what the client still sends is taken in first.
-/// Returns the status that was really sent.
+/// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be taken
+/// in afterwards. Returns the status that was really sent.
 fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> io::Result<u16> {
     let (status, bytes) = match response.encode(with_body) {
         Ok(bytes) => (response.status(), bytes),
@@ -248,7 +275,6 @@ fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, dead
     let deadline = deadline.max(Instant::now() + LINGER);
     tcp::write_before(stream, &bytes, deadline)?;
     stream.shutdown(Shutdown::Write)?;
-    tcp::discard_to_end(stream, Instant::now() + LINGER);
     Ok(status)
 }
 
@@ -266,3 +292,6 @@ mod tests {
         }
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -1,4 +1,386 @@
 //! Blocking WebSockets that know when the other side is gone.
+//!
+//! A server on plain threads: one blocking thread for each connection, a Ping on schedule, an exact count of missed
+//! Pongs, and a supervisor that reports every closure once. No async runtime. The settings for common needs, the
+//! program `heartwire`, nginx, and the limits of systems are in the README.
+//!
+//! # Echo
+//!
+//! [`Server::bind`] listens, [`Server::serve`] calls the handler in a thread for each connection. [`Connection::recv`]
+//! waits for the next message; meanwhile the heartbeat beats and Pings are answered. When the connection ends, `recv`
+//! and `send` give [`Error::Closed`], and `?` ends the handler as it should.
+//!
+//! ```
+//! use heartwire::Server;
+//! use std::thread;
+//! # use std::{net::{SocketAddr, TcpStream}, time::Duration};
+//! # type Client = tungstenite::WebSocket<TcpStream>;
+//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
+//! #     let stream = TcpStream::connect(address)?;
+//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
+//! # }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind("127.0.0.1:0")?;
+//! let handle = server.handle();
+//! let serving = thread::spawn(move || {
+//!     server.serve(|conn| {
+//!         loop {
+//!             let message = conn.recv()?;
+//!             conn.send(message)?;
+//!         }
+//!     })
+//! });
+//!
+//! let mut client = connect(handle.local_addr())?; // any WebSocket client; here tungstenite's
+//! client.send("hello".into())?;
+//! assert_eq!(client.read()?.into_text()?, "hello");
+//! # drop(client);
+//!
+//! handle.shutdown();
+//! serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # A peer that is gone
+//!
+//! This client connects and then neither reads nor answers. Its TCP is fine, and its kernel acknowledges all it gets:
+//! only the missing Pongs tell. [`HeartbeatPolicy`] says how long that may take, [`Handle::events`] tells how it
+//! ended.
+//!
+//! ```
+//! use heartwire::{CloseReason, Event, HeartbeatPolicy, Server};
+//! use std::thread;
+//! use std::time::Duration;
+//! # use std::net::TcpStream;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // A Ping every 100 ms; 50 ms for some sign of life; dead after 3 misses in a row.
+//! let policy = HeartbeatPolicy::new(Duration::from_millis(100), Duration::from_millis(50)).max_missed(3);
+//! assert_eq!(policy.worst_case(), Some(Duration::from_millis(250)));
+//!
+//! let server = Server::bind("127.0.0.1:0")?.heartbeat(policy);
+//! let handle = server.handle();
+//! let events = handle.events();
+//! let serving = thread::spawn(move || server.serve(|conn| loop { conn.recv()?; }));
+//!
+//! # let address = handle.local_addr();
+//! # let stubborn = tungstenite::client(format!("ws://{address}/"), TcpStream::connect(address)?)?;
+//! let report = loop {
+//!     match events.recv_timeout(Duration::from_secs(30))? {
+//!         Event::Closed(report) => break report,
+//!         other => println!("{other:?}"), // Opened, and each Missed
+//!     }
+//! };
+//! assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 3 });
+//!
+//! handle.shutdown();
+//! serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # The heartbeat, exactly
+//!
+//! - Every [`interval`](HeartbeatPolicy::interval) (20 s) a Ping is written, on a fixed schedule. The first comes
+//!   after half an interval to a whole one, different for each connection, so that clients that came together do not
+//!   beat together.
+//! - Its miss clock starts when the socket has taken it. If nothing that counts as life arrives within
+//!   [`timeout`](HeartbeatPolicy::timeout) (10 s), that is one miss, and the next Ping leaves at once.
+//! - Any life forgets all misses. By default any byte is life, also one of a message that is only half here;
+//!   [`Liveness::PongOnly`] asks for Pongs.
+//! - At [`max_missed`](HeartbeatPolicy::max_missed) (3) in a row the peer is dead: a Close frame with 1011 as far as
+//!   the socket takes it at once, both directions of the socket shut down, reported.
+//! - So a dead peer is found `interval + max_missed x timeout` after its last sign of life, 50 s by default, and a
+//!   peer that answers within `timeout` never is. Timers of the system add some milliseconds for each miss.
+//! - We judge only what we watched. What already waits in the socket is read before a miss is counted. A deadline that
+//!   is noticed late, by more than a quarter of the timeout (20 ms at least, 1 s at most), is our own lateness: a new
+//!   Ping with a fresh timeout follows, and the misses so far stand. So a handler may be busy, and a process may be
+//!   stopped and go on.
+//! - While data waits for a slow peer (see [Backpressure](#backpressure)), Pings may not get through in time, so
+//!   silence is not held against it. Then another rule finds the dead: not one byte taken for `max_missed x timeout`
+//!   ends the connection as [`CloseReason::WriteStalled`]. A peer that dies idle and gets behind only then can take up
+//!   to twice `max_missed x timeout` after the interval.
+//! - Policies: [`off`](HeartbeatPolicy::off), [`keepalive`](HeartbeatPolicy::keepalive) only, or a full one, for the
+//!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and [changed while it is
+//!   open](Connection::set_heartbeat). Without a timeout nobody is found dead, neither by silence nor by a stalled
+//!   write.
+//! - A Pong for a Ping answers all earlier ones (RFC 6455 section 5.5.3), and gives a [`RoundTrip`] sample (RFC 6298).
+//!   A Pong that was not asked for is life, and no sample.
+//! - On Linux, `TCP_USER_TIMEOUT` is set to nine eighths of the worst case and one second more: the kernel gives up on
+//!   data that nobody acknowledges, even while the handler is busy.
+//!
+//! A connection is watched while its thread is in `recv`. A handler that stays away for longer than the interval is
+//! reported by [`Event::HandlerStalled`]; meanwhile the supervisor sends unsolicited Pongs, which keep proxies from
+//! cutting the line, and nobody is judged.
+//!
+//! The state machine itself, without sockets or clocks, is [`heartbeat::Heartbeat`]; it can drive any WebSocket.
+//!
+//! # Receiving
+//!
+//! [`Connection::recv`] gives whole data messages, [`Message::Text`] or [`Message::Binary`]; Ping, Pong and Close
+//! never reach the handler. [`Connection::recv_timeout`] comes back with `Ok(None)` when it is time to do something
+//! else; the half of a message that is already here is kept.
+//!
+//! ```
+//! # use heartwire::Server;
+//! # use std::{net::{SocketAddr, TcpStream}, thread};
+//! use std::time::Duration;
+//! # type Client = tungstenite::WebSocket<TcpStream>;
+//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
+//! #     let stream = TcpStream::connect(address)?;
+//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
+//! # }
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = Server::bind("127.0.0.1:0")?;
+//! # let handle = server.handle();
+//! # let serving = thread::spawn(move || {
+//! server.serve(|conn| {
+//!     loop {
+//!         match conn.recv_timeout(Duration::from_millis(100))? {
+//!             Some(message) => conn.send(format!("{} bytes", message.len()))?,
+//!             None => conn.send("nothing yet")?,
+//!         }
+//!     }
+//! })
+//! # });
+//! # let mut client = connect(handle.local_addr())?;
+//! # assert_eq!(client.read()?.into_text()?, "nothing yet");
+//! # client.send("four".into())?;
+//! # while client.read()?.into_text()? != "4 bytes" {}
+//! # drop(client);
+//! # handle.shutdown();
+//! # serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Sending from any thread
+//!
+//! [`Connection::sender`] gives a [`Sender`]: cloned and moved to other threads, it sends while the connection's
+//! thread is blocked in `recv`. Frames are never torn, and leave in the order of the calls. A thread that sends learns
+//! of the end by the error of its next `send`.
+//!
+//! ```
+//! # use heartwire::Server;
+//! # use std::{net::{SocketAddr, TcpStream}, thread};
+//! # use std::time::Duration;
+//! # type Client = tungstenite::WebSocket<TcpStream>;
+//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
+//! #     let stream = TcpStream::connect(address)?;
+//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
+//! # }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = Server::bind("127.0.0.1:0")?;
+//! # let handle = server.handle();
+//! # let serving = thread::spawn(move || {
+//! server.serve(|conn| {
+//!     let sender = conn.sender();
+//!     thread::spawn(move || {
+//!         let mut count = 0;
+//!         while sender.send(format!("tick {count}")).is_ok() {
+//!             count += 1;
+//!             thread::sleep(Duration::from_millis(20));
+//!         }
+//!     });
+//!     loop {
+//!         conn.recv()?;
+//!     }
+//! })
+//! # });
+//! # let mut client = connect(handle.local_addr())?;
+//! # assert_eq!(client.read()?.into_text()?, "tick 0");
+//! # assert_eq!(client.read()?.into_text()?, "tick 1");
+//! # drop(client);
+//! # handle.shutdown();
+//! # serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! [`Sender::try_send`] never waits and gives the message back, [`Sender::ping`] measures the round trip now, and
+//! [`Sender::close`] closes from outside. [`Connection::feed`] is for many small replies: they may stay in memory
+//! until the thread next waits in `recv`, and then leave in one system call.
+//!
+//! # To all of them
+//!
+//! [`Server::handle`] gives a [`Handle`], the remote control for any thread. [`Handle::broadcast`] encodes a message
+//! once and sends it to all; one thread fans out, so all receivers see one order, and a peer that is behind misses it
+//! rather than hold the others up. [`Handle::connections`] and [`Handle::stats`] are snapshots; [`Handle::events`]
+//! tells what happens as it happens.
+//!
+//! ```
+//! # use heartwire::Server;
+//! # use std::{net::{SocketAddr, TcpStream}, thread};
+//! # use std::time::Duration;
+//! # type Client = tungstenite::WebSocket<TcpStream>;
+//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
+//! #     let stream = TcpStream::connect(address)?;
+//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
+//! # }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let server = Server::bind("127.0.0.1:0")?;
+//! let room = server.handle();
+//! # let handle = room.clone();
+//! # let serving = thread::spawn(move || {
+//! server.serve(move |conn| {
+//!     loop {
+//!         let message = conn.recv()?;
+//!         room.broadcast_except(conn.id(), message); // or broadcast: to the speaker as well
+//!     }
+//! })
+//! # });
+//! # let events = handle.events();
+//! # let (mut one, mut two) = (connect(handle.local_addr())?, connect(handle.local_addr())?);
+//! # while handle.connections().len() < 2 { events.recv_timeout(Duration::from_secs(30))?; }
+//! # one.send("to the other".into())?;
+//! # assert_eq!(two.read()?.into_text()?, "to the other");
+//! # drop((one, two));
+//! # handle.shutdown();
+//! # serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! # Who may come in
+//!
+//! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
+//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it. [`Server::on_request`] answers
+//! plain HTTP; what it leaves gets 426, or 405 for methods other than GET and HEAD.
+//!
+//! ```
+//! use heartwire::{Accept, Response, Server};
+//! # use std::{io::{Read, Write}, net::TcpStream, thread, time::Duration};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind("127.0.0.1:0")?
+//!     .on_handshake(|request| match request.header("Authorization") {
+//!         Some("Bearer swordfish") => Ok(Accept::new().header("X-Welcome", "yes")),
+//!         _ => Err(Response::new(401).header("WWW-Authenticate", "Bearer").text("who are you?\n")),
+//!     })
+//!     .on_request(|request| (request.path() == "/healthz").then(|| Response::new(200).text("ok\n")));
+//! # let handle = server.handle();
+//! # let address = handle.local_addr();
+//! # let serving = thread::spawn(move || server.serve(|conn| loop { conn.recv()?; }));
+//! # let ask = |path: &str| -> std::io::Result<String> {
+//! #     let mut stream = TcpStream::connect(address)?;
+//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+//! #     write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")?;
+//! #     let mut answer = String::new();
+//! #     stream.read_to_string(&mut answer)?;
+//! #     Ok(answer)
+//! # };
+//! # assert!(ask("/healthz")?.starts_with("HTTP/1.1 200 "));
+//! # assert!(ask("/")?.starts_with("HTTP/1.1 426 "));
+//! # match tungstenite::client(format!("ws://{address}/"), TcpStream::connect(address)?) {
+//! #     Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(no))) => assert_eq!(no.status(), 401),
+//! #     other => panic!("{other:?}"),
+//! # }
+//! # handle.shutdown();
+//! # serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! The whole opening handshake has one [deadline](Server::handshake_timeout) (10 s) and one limit of size (16 KiB, 100
+//! header lines), however its bytes trickle in. Both functions run in the connection's thread; a panic in them is
+//! answered with 500.
+//!
+//! # Closing
+//!
+//! A handler that returns `Ok` closes with 1000; [`Connection::close`] and [`Sender::close`] say another code and a
+//! reason. What was sent before goes out first, the peer's Close frame is awaited, and all of it ends within the
+//! [close timeout](Server::close_timeout) (5 s). The first cause of the end is the [`CloseReason`] in every error and
+//! in the one [`CloseReport`]:
+//!
+//! | [`CloseReason`] | what happened | our Close frame |
+//! | --- | --- | --- |
+//! | `Peer` | the peer sent a Close frame | its own code, as the answer |
+//! | `Local` | the handler returned `Ok` (1000), or somebody called `close` | the code given |
+//! | `Shutdown` | [`Handle::shutdown`] | 1001 |
+//! | `Protocol` | the peer broke the protocol | 1002 |
+//! | `InvalidUtf8` | text that is not UTF-8 | 1007 |
+//! | `TooBig` | a message over [`max_message_size`](Server::max_message_size) | 1009 |
+//! | `HeartbeatLost` | too many misses in a row | 1011, if the socket takes it at once |
+//! | `HandlerFailed` | the handler returned an error of its own | 1011 |
+//! | `HandlerPanicked` | the handler panicked | 1011 |
+//! | `WriteStalled` | data waited, and the peer took nothing of it for too long | none |
+//! | `Disconnected` | the TCP connection ended without a Close frame (1006, which is never sent) | none |
+//! | `Io` | the socket failed, for example by a reset | none |
+//!
+//! [`CloseReason::is_clean`] is true of the first three. Codes that must not be sent (RFC 6455 section 7.4) are
+//! refused with [`Error::InvalidCloseCode`].
+//!
+//! # Backpressure
+//!
+//! A message goes straight to the socket. What the socket does not take waits in the connection's own queue, and a
+//! second thread, the drainer, writes it while the connection is behind. The queue is bounded by
+//! [`queue_size`](Server::queue_size) (1 MiB): when it is full, [`send`](Sender::send) waits for room,
+//! [`try_send`](Sender::try_send) gives [`TrySendError::Full`], and a broadcast is dropped for this peer and counted
+//! in [`Traffic::dropped`]. Pings, Pongs and Close frames do not count against the bound; Pings and Pongs overtake the
+//! data that waits, at the next boundary of a frame. The wait of `send` ends when the peer is found stalled; with a
+//! heartbeat without a timeout nothing ends it but the peer.
+//!
+//! # Shutdown
+//!
+//! [`Handle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, all connections
+//! get a Close frame with 1001, and after seven eighths of the close timeout those still open are cut. `serve` returns
+//! when all threads have ended, or at the close timeout: a handler that does not return by then is logged and left
+//! behind, its connection closed and reported. Then the channels of [`Handle::events`] end; [`Handle::stats`] stays.
+//!
+//! # Errors
+//!
+//! - [`Error::Closed`]: the connection is closed or closing, and why. From `recv`, `send`, `feed`, `close`, `ping`.
+//! - [`Error::InvalidCloseCode`]: from `close`; the connection stays as it was.
+//! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`] and [`Server::serve`].
+//! - [`Error::Handler`]: never from heartwire; it is for the handler's own errors, see [`Error::handler`].
+//!
+//! In a handler, `?` does what is right with each: the end of this connection is that, whatever it was; any other
+//! error closes with 1011 and is reported as [`CloseReason::HandlerFailed`].
+//!
+//! # How data flows
+//!
+//! ```text
+//! TcpListener -- accept loop --> thread per connection --> opening handshake --> your handler(conn)
+//!                                      |    recv: socket -> decoder -> Message
+//!                                      |          (the read ends at the heartbeat's next deadline)
+//!                                      |          the heartbeat says: Ping | Missed | Dead | wait until
+//! any thread --- Sender ---> write half ---> socket
+//!                                      |
+//!                                      +--- Opened, Missed, Closed --> supervisor --> log, stats, events
+//! ```
+//!
+//! | thread | lives | does |
+//! | --- | --- | --- |
+//! | the caller of `serve` | as long as the server | accepts |
+//! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, stalled handlers |
+//! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
+//! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
+//!
+//! The supervisor never waits for a peer or a subscriber. It does call the logger: one that blocks holds up reports
+//! and broadcasts, though not the heartbeats.
+//!
+//! # Log
+//!
+//! heartwire logs through the crate [`log`](https://docs.rs/log); what stands at which level is a contract:
+//!
+//! - **error**: something for you to repair. A handler panicked or failed, `on_handshake` panicked or gave what cannot
+//!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown.
+//! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
+//!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures.
+//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed.
+//! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
+//! - **trace**: nothing.
+//!
+//! # Features and versions
+//!
+//! `cli` (on by default) builds the program `heartwire` and brings `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`
+//! and `time`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that
+//! panic are caught, which needs `panic = "unwind"`, the default. Rust 1.88 or newer; no `unsafe` code of our own.
+//!
+//! Linux is where it is tested; macOS is meant to work in the same way, without `TCP_USER_TIMEOUT`. Windows cannot ask
+//! a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
+//! second thread while there is something to write.
 
 mod accept;
 mod close;
@@ -7,6 +389,8 @@ mod decoder;
 mod error;
 mod event;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod handshake;
 pub mod heartbeat;
@@ -36,3 +420,8 @@ pub use sender::Sender;
 pub use server::Server;
 
 pub use tungstenite::{Bytes, Utf8Bytes};
+
+/// The examples of the README are kept true by compiling them.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -199,13 +199,13 @@ impl Link {
         Error::Closed(self.end_of_socket(CloseReason::Disconnected))
     }
 
-    /// Begins the closing handshake with what `reason` says, behind everything accepted so far, or with `discard`
-    /// ahead of it. Whether it was this call that began it; the caller sees to its end, or has the supervisor do it.
-    pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason, discard: bool) -> bool {
+    /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
+    /// that began it; the caller sees to its end, or has the supervisor do it.
+    pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
         let Some((code, text)) = reason.close_frame() else { return false };
         let frame = Frame::close(close_payload(Some(code), text));
         let is_first = self.cause.set(reason).is_ok();
-        is_first && self.send_close(frame, Some(code), discard)
+        is_first && self.send_close(frame, Some(code))
     }
 
     /// Answers the peer's Close frame with its own code (RFC 6455 section 5.5.1).
@@ -213,12 +213,12 @@ impl Link {
         if let Some(code) = code {
             let _ = self.received_code.set(code);
         }
-        self.send_close(Frame::close(close_payload(code, "")), code, false);
+        self.send_close(Frame::close(close_payload(code, "")), code);
     }
 
-    fn send_close(self: &Arc<Self>, frame: Frame, code: Option<CloseCode>, discard: bool) -> bool {
+    fn send_close(self: &Arc<Self>, frame: Frame, code: Option<CloseCode>) -> bool {
         let _ = self.close_deadline.set(Instant::now() + self.close_timeout);
-        match self.outbound.close(frame, discard) {
+        match self.outbound.close(frame) {
             Err(SendFailure::Closed) => false,
             sent => {
                 if let Some(code) = code {
@@ -231,7 +231,7 @@ impl Link {
 
     /// Closes from a thread that is not the connection's: the supervisor watches that the handshake comes to an end.
     pub(crate) fn close_from_outside(self: &Arc<Self>, reason: CloseReason) -> Result<(), Error> {
-        if !self.begin_close(reason, false) {
+        if !self.begin_close(reason) {
             return Err(self.closed());
         }
         if let Some(deadline) = self.close_deadline() {
@@ -247,16 +247,15 @@ impl Link {
 
     /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
     pub(crate) fn abort(self: &Arc<Self>, reason: CloseReason) {
+        let reason = self.end_of_socket(reason);
         let first = self.set_cause(reason);
         if let Some((code, text)) = first.close_frame()
             && !self.outbound.is_behind()
             && !self.outbound.is_closing()
         {
             // Straight into the socket, or not at all.
-            let sent = self.outbound.close(Frame::close(close_payload(Some(code), text)), true);
-            if matches!(sent, Ok(Sent::Written)) {
-                let _ = self.sent_code.set(code);
-            }
+            let _ = self.sent_code.set(code);
+            let _ = self.outbound.close(Frame::close(close_payload(Some(code), text)));
         }
         self.outbound.with_socket(tcp::shut_down);
         self.ended();
@@ -274,6 +273,11 @@ impl Link {
         self.outbound.end();
     }
 
+    /// The kernel has given up on the peer: nothing that it may have sent before can still arrive.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.write_error.get(), Some(CloseReason::Io { kind: io::ErrorKind::TimedOut, .. }))
+    }
+
     /// The connection is over: lets go of the socket and reports, once.
     pub(crate) fn ended(&self) {
         self.outbound.end();
@@ -282,7 +286,7 @@ impl Link {
         if !*is_reported {
             *is_reported = true;
             // The channel is unbounded, so this cannot block. Without a supervisor nobody asked for reports.
-            let _ = self.supervisor.send(Notice::Closed(self.report()));
+            let _ = self.supervisor.send(Notice::Closed(Box::new(self.report())));
         }
     }
 
@@ -305,22 +309,32 @@ impl Link {
         self.messages_in.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn set_missed(&self, missed: u32) {
+    /// The count of misses in a row has changed, and with it how long a blocked write may last.
+    pub(crate) fn set_missed(&self, missed: u32, policy: &HeartbeatPolicy) {
         self.missed.store(missed, Relaxed);
+        self.outbound.set_stall_limit(policy.stall_limit(missed));
     }
 
     /// One more miss: noted, and told to the supervisor.
-    pub(crate) fn miss(&self, missed: u32, max_missed: u32) {
-        self.set_missed(missed);
+    pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
+        self.set_missed(missed, policy);
+        let max_missed = policy.misses_allowed();
         let _ = self.supervisor.send(Notice::Missed { id: self.id, peer: self.peer, missed, max_missed });
     }
 
     /// The heartbeat has this policy from now on: the pacemaker, the limit of a stalled write and the kernel go by it.
     pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
-        let interval = policy.ping_interval().map_or(0, |interval| interval.as_millis() as u64);
+        let interval = policy.pace().map_or(0, |interval| interval.as_millis() as u64);
         self.interval_ms.store(interval, Relaxed);
-        self.outbound.set_stall_limit(policy.silence_limit());
+        self.set_missed(0, policy);
         self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
+    }
+
+    /// Has the pacemaker follow a heartbeat that was changed.
+    pub(crate) fn notify_pace(&self) {
+        if let Some(interval) = self.interval() {
+            let _ = self.supervisor.send(Notice::Pace(interval));
+        }
     }
 
     pub(crate) fn interval(&self) -> Option<Duration> {
@@ -362,7 +376,7 @@ impl Link {
             peer: self.peer,
             path: self.path.clone(),
             reason: self.end_of_socket(CloseReason::Disconnected),
-            sent: self.sent_code.get().copied(),
+            sent: self.sent_code.get().copied().filter(|_| self.outbound.is_close_written()),
             received: self.received_code.get().copied(),
             missed: self.missed.load(Relaxed),
             round_trip,

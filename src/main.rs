@@ -1,6 +1,7 @@
 //! The `heartwire` program: a WebSocket server with a heartbeat, ready to run.
 
 mod cli;
+mod log_thread;
 mod serve;
 
 use std::process::ExitCode;

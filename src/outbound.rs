@@ -88,6 +88,7 @@ struct State<S> {
     stall_limit: Option<Duration>,
     bytes: u64,
     messages: u64,
+    is_close_written: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +118,7 @@ impl<S: Socket> Outbound<S> {
             stall_limit,
             bytes: 0,
             messages: 0,
+            is_close_written: false,
         };
         Self { state: Mutex::new(state), progress: Condvar::new(), queue_limit }
     }
@@ -154,15 +156,11 @@ impl<S: Socket> Outbound<S> {
         self.lock().flush().map_err(SendFailure::Io)
     }
 
-    /// Sends a Close frame behind everything that was accepted before it, or, with `discard`, behind nothing but the
-    /// frame that is partly written. From here on no other frame is taken.
-    pub(crate) fn close(&self, frame: Frame, discard: bool) -> Result<Sent, SendFailure> {
+    /// Sends a Close frame behind everything that was accepted before it. From here on no other frame is taken.
+    pub(crate) fn close(&self, frame: Frame) -> Result<Sent, SendFailure> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(SendFailure::Closed);
-        }
-        if discard {
-            state.discard();
         }
         state.phase = Phase::Closing;
         let sent = state.push_and_flush(frame).map_err(SendFailure::Io);
@@ -252,6 +250,11 @@ impl<S: Socket> Outbound<S> {
         self.lock().phase != Phase::Open
     }
 
+    /// Whether the socket has taken the whole of a Close frame.
+    pub(crate) fn is_close_written(&self) -> bool {
+        self.lock().is_close_written
+    }
+
     /// Bytes that wait.
     pub(crate) fn queued(&self) -> usize {
         self.lock().queued
@@ -312,7 +315,7 @@ impl<S: Socket> State<S> {
         self.bytes += taken as u64;
         if taken == frame.len() {
             if frame.kind() == Kind::Close {
-                self.phase = Phase::Closed;
+                self.close_is_written();
             }
             return Ok(Sent::Written);
         }
@@ -385,18 +388,14 @@ impl<S: Socket> State<S> {
         self.bytes += count as u64;
         self.queued = self.queued.saturating_sub(count);
         if batch.advance(count) {
-            self.phase = Phase::Closed;
-            self.forget_all();
+            self.close_is_written();
         }
     }
 
-    /// Drops what waits, except for a frame that is partly written.
-    fn discard(&mut self) {
-        self.ping = None;
-        self.pong = None;
-        let mut dropped: usize = self.data.drain(..).map(|frame| frame.len()).sum();
-        dropped += self.batch.keep_only_started();
-        self.queued = self.queued.saturating_sub(dropped);
+    fn close_is_written(&mut self) {
+        self.phase = Phase::Closed;
+        self.is_close_written = true;
+        self.forget_all();
     }
 
     fn forget_all(&mut self) {

@@ -83,7 +83,9 @@ impl PingLedger {
     /// A Pong arrived. Returns the time since its Ping, or `None` if it was not asked for.
     pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         let number: u64 = std::str::from_utf8(payload).ok()?.parse().ok()?;
-        let position = self.under_way.iter().position(|ping| ping.number == number)?;
+        // The payload has to be the very same (RFC 6455 section 5.5.3), so "+1" and "01" answer nothing.
+        let is_canonical = matches!(payload[0], b'1'..=b'9');
+        let position = self.under_way.iter().position(|ping| ping.number == number && is_canonical)?;
         self.answered += 1;
         let mut answer = None;
         for ping in self.under_way.drain(..=position) {
@@ -171,7 +173,7 @@ mod tests {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         ledger.ping(now, None);
-        for forged in [&b"2"[..], b"0", b"", b"-1", b"18446744073709551616", b"\xff\xfe", b"hello"] {
+        for forged in [&b"2"[..], b"0", b"+1", b"01", b"", b"-1", b"18446744073709551616", b"\xff\xfe", b"hello"] {
             assert_eq!(ledger.pong(forged, now + ms(1)), None);
         }
         assert_eq!(ledger.round_trip(), None);

@@ -6,16 +6,22 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use heartwire::{Accept, Connection, Error, Handle, Request, Response, Server};
-use simplelog::{ColorChoice, CombinedLogger, ConfigBuilder, SharedLogger, TermLogger, TerminalMode, WriteLogger};
+use simplelog::{
+    ColorChoice, CombinedLogger, ConfigBuilder, LevelPadding, SharedLogger, TermLogger, TerminalMode, WriteLogger,
+};
+use time::macros::format_description;
 
 use crate::cli::{Mode, ServeOptions};
+use crate::log_thread;
 
 /// Serves until a signal, and gives the exit status: 0 after an orderly end, 1 if it could not start.
 pub(crate) fn run(options: ServeOptions) -> ExitCode {
-    match try_run(&options) {
+    let result = try_run(&options);
+    log::logger().flush();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(message) => {
-            eprintln!("error: {message}");
+            let _ = writeln!(io::stderr(), "error: {message}");
             ExitCode::FAILURE
         }
     }
@@ -47,7 +53,7 @@ fn try_run(options: &ServeOptions) -> Result<(), String> {
         }
     };
     served.map_err(|error| error.to_string())?;
-    print_summary(&handle);
+    print_summary(&handle, options);
     Ok(())
 }
 
@@ -87,7 +93,10 @@ fn allow_origins(server: Server, allowed: Vec<String>) -> Server {
 fn start_log(options: &ServeOptions) -> Result<(), String> {
     let level = options.log_level();
     let config = ConfigBuilder::new()
-        .set_time_format_rfc3339()
+        .set_time_format_custom(format_description!(
+            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
+        ))
+        .set_level_padding(LevelPadding::Right)
         .set_thread_level(log::LevelFilter::Off)
         .set_target_level(log::LevelFilter::Debug)
         .build();
@@ -100,7 +109,7 @@ fn start_log(options: &ServeOptions) -> Result<(), String> {
         let file = file.map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
         loggers.push(WriteLogger::new(level, config, file));
     }
-    CombinedLogger::init(loggers).map_err(|error| error.to_string())
+    log_thread::start(level, CombinedLogger::new(loggers))
 }
 
 /// The first signal shuts down, the second one ends at once.
@@ -112,14 +121,14 @@ fn shut_down_on_signals(handle: Handle) -> Result<(), String> {
         if is_second.swap(true, SeqCst) {
             std::process::exit(INTERRUPTED);
         }
-        log::info!("shutting down; once more to end at once");
         handle.shutdown();
+        log::info!("shutting down; another signal ends at once");
     };
     ctrlc::set_handler(on_signal).map_err(|error| format!("cannot handle signals: {error}"))
 }
 
 fn announce(handle: &Handle, options: &ServeOptions) {
-    say(&format!("listening on ws://{} ({})", handle.local_addr(), options.heartbeat_in_words()));
+    say(options, &format!("listening on ws://{} ({})", handle.local_addr(), options.heartbeat_in_words()));
 }
 
 /// Every connection takes a file descriptor; a few more are in use anyway.
@@ -136,21 +145,26 @@ fn raise_file_limit(max_connections: usize) {
     }
 }
 
-fn print_summary(handle: &Handle) {
+fn print_summary(handle: &Handle, options: &ServeOptions) {
     let stats = handle.stats();
     let causes: Vec<String> = stats.closed.iter().map(|(cause, count)| format!("{cause} {count}")).collect();
     let causes = if causes.is_empty() { String::new() } else { format!(" ({})", causes.join(", ")) };
-    say(&format!(
-        "served {} connections, {} closed{causes}, {} Pongs missed; {}",
+    let summary = format!(
+        "summary: opened {}, closed {}{causes}, Pongs missed {}; {}",
         stats.opened,
         stats.closed_total(),
         stats.missed,
         stats.traffic
-    ));
+    );
+    say(options, &summary);
 }
 
-/// A line on standard output. That it may have been closed is no reason to stop serving.
-fn say(line: &str) {
+/// A line on standard output, and in the log file. That standard output may have been closed is no reason to stop
+/// serving.
+fn say(options: &ServeOptions, line: &str) {
+    if options.log_file.is_some() {
+        log::info!("{line}");
+    }
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

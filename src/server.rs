@@ -7,14 +7,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
 
 use crate::accept;
 use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::handle::{Handle, Hub, Receivers};
+use crate::handle::{Handle, Hub, Listener, Receivers};
 use crate::handshake::{self, Outcome, Rules};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
@@ -41,7 +43,7 @@ use crate::tcp;
 /// }
 /// ```
 pub struct Server {
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     hub: Arc<Hub>,
     receivers: Receivers,
     settings: Settings,
@@ -67,7 +69,14 @@ impl Server {
     /// # Errors
     /// [`Error::Io`] if the address is not understood, in use, or not ours to use.
     pub fn bind(address: impl ToSocketAddrs) -> Result<Self, Error> {
-        Self::from_listener(TcpListener::bind(address)?)
+        /// Clients that may wait to be accepted. The 128 of std would make a mass reconnect wait for seconds.
+        const BACKLOG: i32 = 4096;
+        let listener = TcpListener::bind(address)?;
+        // To listen once more is to change the backlog. Where that is refused, the smaller one does as well.
+        if let Err(error) = SockRef::from(&listener).listen(BACKLOG) {
+            log::debug!("the backlog stays as it is: {error}");
+        }
+        Self::new(listener, true)
     }
 
     /// Serves a listener that exists already.
@@ -75,14 +84,20 @@ impl Server {
     /// # Errors
     /// [`Error::Io`] if the listener cannot tell its address.
     pub fn from_listener(listener: TcpListener) -> Result<Self, Error> {
+        Self::new(listener, false)
+    }
+
+    fn new(listener: TcpListener, is_ours: bool) -> Result<Self, Error> {
         listener.set_nonblocking(false)?;
-        let (hub, receivers) = Hub::new(listener.local_addr()?);
+        let address = listener.local_addr()?;
+        let listener = Arc::new(listener);
+        let (hub, receivers) = Hub::new(address, Listener { socket: Arc::clone(&listener), is_ours });
         let settings = Settings {
             heartbeat: HeartbeatPolicy::default(),
             max_connections: 10_000,
             max_message_size: 1024 * 1024,
             queue_size: 1024 * 1024,
-            read_buffer_size: 4 * 1024,
+            read_buffer_size: 1024,
             stack_size: 256 * 1024,
             close_timeout: Duration::from_secs(5),
         };
@@ -127,8 +142,9 @@ impl Server {
         self
     }
 
-    /// Size of the buffer that a connection reads into, in bytes, while its messages are small; it grows to 64 KiB
-    /// while they are not. Default 4 KiB, at least 256 bytes.
+    /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
+    /// 64 KiB, and back. Default 1 KiB, since it is most of what an idle connection costs beside its stack; at least 256
+    /// bytes.
     pub fn read_buffer_size(mut self, bytes: usize) -> Self {
         self.settings.read_buffer_size = bytes;
         self
@@ -200,7 +216,14 @@ impl Server {
         hub.starts();
         let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
 
-        let site = Arc::new(Site { hub: Arc::clone(&hub), settings, rules, handler, threads: AtomicUsize::new(0) });
+        let site = Arc::new(Site {
+            hub: Arc::clone(&hub),
+            settings,
+            rules,
+            handler,
+            places: AtomicUsize::new(0),
+            refusing: AtomicUsize::new(0),
+        });
         let mut last_id = 0;
         accept::run(&listener, &hub, &stop, |stream, peer| {
             last_id += 1;
@@ -208,6 +231,7 @@ impl Server {
         });
         // From here on clients are refused by the system.
         drop(listener);
+        hub.accept_ends();
         if supervisor.join().is_err() {
             log::error!("the supervisor panicked");
         }
@@ -228,19 +252,38 @@ struct Site<H> {
     settings: Settings,
     rules: Rules,
     handler: H,
-    /// Connection threads that run.
-    threads: AtomicUsize,
+    /// Connections, and handshakes that may come to one.
+    places: AtomicUsize,
+    /// Threads that only have a refusal to deliver.
+    refusing: AtomicUsize,
 }
 
 /// A connection's thread, from its start to its end, whatever ends it.
 struct Slot<H> {
     site: Arc<Site<H>>,
     id: ConnectionId,
+    /// Whether it is counted among the places, or among those that refuse.
+    has_place: bool,
+}
+
+impl<H> Slot<H> {
+    /// Gives its place to somebody else: this one will not become a connection any more.
+    fn leave_place(&mut self) {
+        if std::mem::take(&mut self.has_place) {
+            self.site.refusing.fetch_add(1, Relaxed);
+            self.site.places.fetch_sub(1, Relaxed);
+        }
+    }
+
+    fn failed(&self, peer: SocketAddr, status: Option<u16>, reason: String) {
+        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, peer, status, reason });
+    }
 }
 
 impl<H> Drop for Slot<H> {
     fn drop(&mut self) {
-        self.site.threads.fetch_sub(1, Relaxed);
+        let counter = if self.has_place { &self.site.places } else { &self.site.refusing };
+        counter.fetch_sub(1, Relaxed);
         self.site.hub.notify(Notice::ThreadEnds { id: self.id });
     }
 }
@@ -249,23 +292,25 @@ impl<H> Site<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// Over the limit, so many more threads may tell clients so. Beyond, clients are dropped without a word.
-    const REFUSING: usize = 64;
+    /// Over the limit, so many threads may tell clients so. Beyond, clients are dropped without a word.
+    const MOST_REFUSING: usize = 64;
 
+    /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
     fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let before = self.threads.fetch_add(1, Relaxed);
-        let is_full = before >= self.settings.max_connections;
+        let has_place = self.places.load(Relaxed) < self.settings.max_connections;
+        let counter = if has_place { &self.places } else { &self.refusing };
+        let before = counter.fetch_add(1, Relaxed);
         let stream = Arc::new(stream);
         self.hub.notify(Notice::Accepted { id, stream: Arc::clone(&stream) });
-        // Gives the place back, here or in the thread.
-        let slot = Slot { site: Arc::clone(self), id };
-        if before >= self.settings.max_connections.saturating_add(Self::REFUSING) {
-            let reason = "too many connections".to_owned();
-            self.hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
+        // Counts down again, here or in the thread.
+        let slot = Slot { site: Arc::clone(self), id, has_place };
+        if !has_place && before >= Self::MOST_REFUSING {
+            self.hub.count(|stats| stats.refused += 1);
+            slot.failed(peer, None, "too many connections".to_owned());
             return Ok(());
         }
         let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
-        builder.spawn(move || slot.run(stream, peer, is_full))?;
+        builder.spawn(move || slot.run(stream, peer))?;
         Ok(())
     }
 }
@@ -274,28 +319,48 @@ impl<H> Slot<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    fn run(self, stream: Arc<TcpStream>, peer: SocketAddr, is_full: bool) {
-        let hub = &self.site.hub;
-        if let Err(error) = tcp::prepare(&stream) {
-            let reason = error.to_string();
-            return hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
-        }
-        match handshake::perform(&stream, peer, &self.site.rules, is_full) {
-            Outcome::Answered { status } => {
-                log::debug!("{peer} plain HTTP request answered with {status}");
-                hub.count(|stats| stats.http_requests += 1);
-            }
-            Outcome::Failed { status, reason } => hub.notify(Notice::HandshakeFailed { peer, status, reason }),
-            Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, accept, &tail) {
-                Ok(mut connection) => self.handle(&mut connection),
-                Err(error) => {
-                    let reason = error.to_string();
-                    hub.notify(Notice::HandshakeFailed { peer, status: None, reason });
-                }
-            },
+    fn run(mut self, stream: Arc<TcpStream>, peer: SocketAddr) {
+        if let Some(mut connection) = self.shake_hands(stream, peer) {
+            self.handle(&mut connection);
         }
     }
 
+    /// The opening handshake, up to a connection or to the end of what there is to say.
+    ///
+    /// Not inlined, for what a thread's stack was once used for stays resident for as long as the thread lives: the
+    /// frames of the handshake and of the connection should lie over one another.
+    #[inline(never)]
+    fn shake_hands(&mut self, stream: Arc<TcpStream>, peer: SocketAddr) -> Option<Box<Connection>> {
+        if let Err(error) = tcp::prepare(&stream) {
+            self.failed(peer, None, error.to_string());
+            return None;
+        }
+        match handshake::perform(&stream, peer, &self.site.rules, !self.has_place) {
+            Outcome::Answered { status } => {
+                log::debug!("#{} {peer} plain HTTP request answered with {status}", self.id);
+                self.site.hub.count(|stats| stats.http_requests += 1);
+                self.leave_place();
+                tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
+            }
+            Outcome::Failed { status, reason } => {
+                if !self.has_place {
+                    self.site.hub.count(|stats| stats.refused += 1);
+                }
+                self.failed(peer, status, reason);
+                self.leave_place();
+                if status.is_some() {
+                    tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
+                }
+            }
+            Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, accept, &tail) {
+                Ok(connection) => return Some(connection),
+                Err(error) => self.failed(peer, None, error.to_string()),
+            },
+        }
+        None
+    }
+
+    #[inline(never)]
     fn open(
         &self,
         stream: Arc<TcpStream>,
@@ -303,11 +368,22 @@ where
         request: Request,
         accept: Accept,
         tail: &[u8],
-    ) -> io::Result<Connection> {
+    ) -> io::Result<Box<Connection>> {
         let settings = &self.site.settings;
+        let link = self.link(Arc::clone(&stream), peer, &request);
+        link.count_bytes_in(tail.len());
         let decoder = Decoder::new(tail, settings.read_buffer_size, settings.max_message_size);
-        let inbound = Inbound::new(Arc::clone(&stream), decoder)?;
-        let link = Arc::new(Link::new(Opening {
+        let inbound = Inbound::new(stream, decoder)?;
+        let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
+        let connection = Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol);
+        self.site.hub.notify(Notice::Opened(link));
+        Ok(Box::new(connection))
+    }
+
+    #[inline(never)]
+    fn link(&self, stream: Arc<TcpStream>, peer: SocketAddr, request: &Request) -> Arc<Link> {
+        let settings = &self.site.settings;
+        Arc::new(Link::new(Opening {
             id: self.id,
             peer,
             path: request.target().to_owned(),
@@ -316,14 +392,11 @@ where
             close_timeout: settings.close_timeout,
             stack_size: settings.stack_size,
             supervisor: self.site.hub.notices.clone(),
-        }));
-        let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
-        let connection = Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol);
-        self.site.hub.notify(Notice::Opened(link));
-        Ok(connection)
+        }))
     }
 
     /// Calls the handler, and closes when it is done.
+    #[inline(never)]
     fn handle(&self, connection: &mut Connection) {
         let reason = match catch_unwind(AssertUnwindSafe(|| (self.site.handler)(connection))) {
             Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },

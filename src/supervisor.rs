@@ -22,25 +22,30 @@ use crate::handle::Hub;
 use crate::link::Link;
 use crate::tcp;
 
-/// What connections and the accept loop report. Unbounded, but only a few for each connection.
+/// What connections and the accept loop report. Unbounded, but only a few for each connection. Kept small: it passes
+/// over the stack of every connection's thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
     Accepted { id: ConnectionId, stream: Arc<TcpStream> },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
+    /// Some connection's heartbeat has this interval from now on.
+    Pace(Duration),
     /// The opening handshake came to nothing.
-    HandshakeFailed { peer: SocketAddr, status: Option<u16>, reason: String },
+    HandshakeFailed { id: ConnectionId, peer: SocketAddr, status: Option<u16>, reason: String },
     /// A Pong was missed.
     Missed { id: ConnectionId, peer: SocketAddr, missed: u32, max_missed: u32 },
     /// A closing handshake has begun that must not last beyond the deadline.
     Closing { link: Arc<Link>, deadline: Instant },
     /// The connection has ended.
-    Closed(CloseReport),
+    Closed(Box<CloseReport>),
     /// The connection's thread is about to end.
     ThreadEnds { id: ConnectionId },
     /// The server is to end.
     Shutdown,
+    /// Nothing will be accepted any more.
+    AcceptEnds,
 }
 
 /// What users ask for. Bounded: whoever broadcasts faster than the fan-out waits.
@@ -62,6 +67,8 @@ pub(crate) struct Supervisor {
     /// How often the pacemaker looks around.
     pace: Duration,
     next_round: Instant,
+    /// The accept loop runs, and may tell of more connections.
+    accepts: bool,
     ending: Option<Ending>,
 }
 
@@ -105,6 +112,7 @@ impl Supervisor {
             closing: BTreeMap::new(),
             pace: Self::SLOWEST_PACE,
             next_round: Instant::now() + Self::SLOWEST_PACE,
+            accepts: true,
             ending: None,
         }
     }
@@ -122,8 +130,8 @@ impl Supervisor {
             let now = Instant::now();
             self.cut_overdue_closings(now);
             if now >= self.next_round {
-                self.next_round = now + self.pace;
                 self.keep_pace(now);
+                self.next_round = now + self.pace;
             }
             if self.has_ended(now) {
                 return;
@@ -147,16 +155,13 @@ impl Supervisor {
                 self.registry.insert(id, Entry::Handshaking(stream));
             }
             Notice::Opened(link) => self.opened(link),
-            Notice::HandshakeFailed { peer, status, reason } => {
+            Notice::HandshakeFailed { id, peer, status, reason } => {
                 match status {
-                    Some(status) => log::info!("{peer} handshake failed: {status}, {reason}"),
-                    None => log::info!("{peer} handshake failed: {reason}"),
+                    Some(status) => log::info!("#{id} {peer} handshake failed: {status}, {reason}"),
+                    None => log::info!("#{id} {peer} handshake failed: {reason}"),
                 }
-                self.hub.count(|stats| {
-                    stats.handshakes_failed += 1;
-                    stats.refused += u64::from(status == Some(503));
-                });
-                self.hub.publish(|| Event::HandshakeFailed { peer, status, reason });
+                self.hub.count(|stats| stats.handshakes_failed += 1);
+                self.hub.publish(|| Event::HandshakeFailed { id, peer, status, reason });
             }
             Notice::Missed { id, peer, missed, max_missed } => {
                 log::warn!("#{id} {peer} missed Pong {missed} of {max_missed}");
@@ -166,11 +171,13 @@ impl Supervisor {
             Notice::Closing { link, deadline } => {
                 self.closing.insert((deadline, link.id), link);
             }
-            Notice::Closed(report) => self.closed(report),
+            Notice::Closed(report) => self.closed(*report),
             Notice::ThreadEnds { id } => {
                 self.registry.remove(&id);
             }
+            Notice::Pace(interval) => self.adopt_pace(interval),
             Notice::Shutdown => self.begin_shutdown(),
+            Notice::AcceptEnds => self.accepts = false,
         }
     }
 
@@ -182,20 +189,22 @@ impl Supervisor {
         });
         self.hub.publish(|| Event::Opened { id: link.id, peer: link.peer, path: link.path.clone() });
         if self.ending.is_some() {
-            link.begin_close(CloseReason::Shutdown, false);
+            link.begin_close(CloseReason::Shutdown);
         }
-        self.adopt_pace(&link);
+        if let Some(interval) = link.interval() {
+            self.adopt_pace(interval);
+        }
         self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None }));
     }
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, .. } = report;
         match &report.reason {
-            reason if reason.is_clean() => log::info!("#{id} {peer} closed: {report}"),
+            reason if reason.is_clean() => log::info!("#{id} {peer} ended: {report}"),
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
-                log::error!("#{id} {peer} closed: {report}");
+                log::error!("#{id} {peer} ended: {report}");
             }
-            _ => log::warn!("#{id} {peer} closed: {report}"),
+            _ => log::warn!("#{id} {peer} ended: {report}"),
         }
         self.hub.count(|stats| {
             stats.open -= 1;
@@ -240,9 +249,13 @@ impl Supervisor {
 
     // The pacemaker.
 
-    fn adopt_pace(&mut self, link: &Link) {
-        let Some(interval) = link.interval() else { return };
-        let pace = (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE);
+    fn pace_for(interval: Duration) -> Duration {
+        (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE)
+    }
+
+    /// Looks around often enough for this interval from now on.
+    fn adopt_pace(&mut self, interval: Duration) {
+        let pace = Self::pace_for(interval);
         if pace < self.pace {
             self.pace = pace;
             self.next_round = self.next_round.min(Instant::now() + pace);
@@ -250,9 +263,11 @@ impl Supervisor {
     }
 
     fn keep_pace(&mut self, now: Instant) {
+        self.pace = Self::SLOWEST_PACE;
         for entry in self.registry.values_mut() {
             let Entry::Open(open) = entry else { continue };
             let Some(interval) = open.link.interval() else { continue };
+            self.pace = self.pace.min(Self::pace_for(interval));
             let Some(away) = open.link.away_for(now).filter(|away| *away >= interval) else {
                 open.next_pong = None;
                 continue;
@@ -267,8 +282,12 @@ impl Supervisor {
                 self.hub.publish(|| Event::HandlerStalled { id, peer, away });
             }
             open.next_pong = Some(now + interval);
-            // If it cannot be written, the connection's thread will find out why.
+            // If it cannot be written, the connection's thread will find out why. But if the kernel has given up on the
+            // peer there is nothing to find out, and no telling when the handler will be back.
             let _ = open.link.pong(tungstenite::Bytes::new());
+            if open.link.is_given_up() {
+                open.link.abort(CloseReason::Disconnected);
+            }
         }
     }
 
@@ -290,7 +309,7 @@ impl Supervisor {
             match entry {
                 Entry::Handshaking(stream) => tcp::shut_down(stream),
                 Entry::Open(open) => {
-                    open.link.begin_close(CloseReason::Shutdown, false);
+                    open.link.begin_close(CloseReason::Shutdown);
                 }
             }
         }
@@ -299,7 +318,7 @@ impl Supervisor {
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
-        if self.registry.is_empty() {
+        if self.registry.is_empty() && !self.accepts {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }

@@ -83,7 +83,7 @@ impl World {
     }
 
     fn life(&mut self, sign: Sign) {
-        self.heart.life(sign);
+        self.heart.life(sign, self.origin + self.now);
         let strict = self.heart.policy() == self.heart.policy().liveness(PongOnly);
         if sign == Pong || !strict {
             (self.missed, self.last_life) = (0, self.now);

@@ -7,7 +7,7 @@ use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 
 use super::*;
 
-const LIMIT: usize = 1000;
+pub(super) const LIMIT: usize = 1000;
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A frame as a client sends it. `first` is the first byte: FIN, reserved bits and opcode.
@@ -201,8 +201,19 @@ fn a_million_fragments_of_one_byte_take_no_time() {
     assert!(started.elapsed().as_secs() < 20);
 }
 
+/// Where tungstenite has stopped reading.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Theirs {
+    /// It needs more bytes.
+    Waiting,
+    /// A Close frame came.
+    Closed,
+    /// Something was wrong.
+    Failed,
+}
+
 /// What tungstenite makes of the same bytes, for comparison.
-fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, bool) {
+pub(super) fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, Theirs) {
     struct Source(Cursor<Vec<u8>>);
     impl Read for Source {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -225,15 +236,22 @@ fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, bool) {
     let mut socket = WebSocket::from_raw_socket(source, Role::Server, Some(config));
     let mut out = Vec::new();
     loop {
-        use tungstenite::Message as Theirs;
+        use tungstenite::Message as Read;
         match socket.read() {
-            Ok(Theirs::Text(text)) => out.push(Incoming::Message(Message::Text(text))),
-            Ok(Theirs::Binary(bytes)) => out.push(Incoming::Message(Message::Binary(bytes))),
-            Ok(Theirs::Ping(payload)) => out.push(Incoming::Ping(payload)),
-            Ok(Theirs::Pong(payload)) => out.push(Incoming::Pong(payload)),
-            Ok(_) => unreachable!("no Close frames are generated"),
-            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => return (out, false),
-            Err(_) => return (out, true),
+            Ok(Read::Text(text)) => out.push(Incoming::Message(Message::Text(text))),
+            Ok(Read::Binary(bytes)) => out.push(Incoming::Message(Message::Binary(bytes))),
+            Ok(Read::Ping(payload)) => out.push(Incoming::Ping(payload)),
+            Ok(Read::Pong(payload)) => out.push(Incoming::Pong(payload)),
+            Ok(Read::Close(frame)) => {
+                let code = frame.as_ref().map(|frame| CloseCode::from(u16::from(frame.code)));
+                out.push(Incoming::Close(code, frame.map_or(String::new(), |frame| frame.reason.to_string())));
+                return (out, Theirs::Closed);
+            }
+            Ok(Read::Frame(_)) => unreachable!("read gives no bare frames"),
+            Err(tungstenite::Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+                return (out, Theirs::Waiting);
+            }
+            Err(_) => return (out, Theirs::Failed),
         }
     }
 }
@@ -258,7 +276,7 @@ proptest! {
     fn tungstenite_makes_the_same_of_it(bytes in frames(), chunk in 1_usize..400) {
         let (ours, error) = decode(&bytes, chunk);
         let (theirs, failed) = decode_by_tungstenite(&bytes);
-        if failed {
+        if failed == Theirs::Failed {
             // We may see it earlier, but never let anything through that they would not have.
             prop_assert!(error.is_some());
             prop_assert_eq!(&ours[..], &theirs[..ours.len()]);

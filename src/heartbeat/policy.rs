@@ -156,14 +156,14 @@ impl HeartbeatPolicy {
         }
     }
 
-    /// `max_missed x timeout`: how long a blocked write may stay blocked before the peer counts as dead.
-    pub(crate) fn silence_limit(&self) -> Option<Duration> {
-        match self.leader {
-            Leader::Nobody => None,
-            Leader::Us { .. } | Leader::Peer { .. } => {
-                Some(self.timeout?.saturating_mul(self.max_missed).min(LONGEST))
-            }
+    /// How long a blocked write may stay blocked before the peer counts as dead: `max_missed x timeout`, less what the
+    /// misses so far have used up, but one timeout at least.
+    pub(crate) fn stall_limit(&self, missed: u32) -> Option<Duration> {
+        if self.leader == Leader::Nobody {
+            return None;
         }
+        let left = self.max_missed.saturating_sub(missed).max(1);
+        Some(self.timeout?.saturating_mul(left).min(LONGEST))
     }
 
     pub(crate) fn misses_allowed(&self) -> u32 {
@@ -242,7 +242,9 @@ mod tests {
             assert_eq!(parse_announcement(payload.as_bytes()), Some(Duration::from_millis(milliseconds)));
         }
         assert_eq!(parse_announcement(b"next=99999999999999999999999999"), Some(LONGEST));
-        for nonsense in ["", "17", "next=", "next=-1", "next=+1", "next=1.5", "next= 5", "Next=5", "next=5s", "next=\u{0661}"] {
+        for nonsense in
+            ["", "17", "next=", "next=-1", "next=+1", "next=1.5", "next= 5", "Next=5", "next=5s", "next=\u{0661}"]
+        {
             assert_eq!(parse_announcement(nonsense.as_bytes()), None, "{nonsense}");
         }
         assert_eq!(parse_announcement(b"next=5\xff"), None);

@@ -66,12 +66,4 @@ impl Batch {
         }
         false
     }
-
-    /// Drops all frames but the first, and that too if none of it is written. Says how many bytes were dropped.
-    pub(super) fn keep_only_started(&mut self) -> usize {
-        let kept = usize::from(self.offset > 0);
-        let dropped = self.frames.drain(kept..).map(|frame| frame.len()).sum();
-        self.len -= dropped;
-        dropped
-    }
 }

@@ -222,31 +222,16 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     let (outbound, socket) = outbound(1000, 4);
     outbound.send(text("first"), true).unwrap();
     outbound.send(text("second"), true).unwrap();
-    assert_eq!(outbound.close(close(), false).unwrap(), Sent::Queued);
+    assert_eq!(outbound.close(close()).unwrap(), Sent::Queued);
     assert!(outbound.is_closing());
     assert!(matches!(outbound.send(text("late"), true), Err(SendFailure::Closed)));
     assert!(matches!(outbound.feed(text("late")), Err(SendFailure::Closed)));
     assert!(matches!(outbound.send_control(Frame::pong("late")), Err(SendFailure::Closed)));
-    assert!(matches!(outbound.close(close(), false), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.close(close()), Err(SendFailure::Closed)));
     socket.allow(1000);
     outbound.drain().unwrap();
     assert_eq!(socket.taken(), wire(&[text("first"), text("second"), close()]));
     assert!(outbound.wait_until_drained(Instant::now()));
-}
-
-#[test]
-fn a_close_frame_that_discards_waits_only_for_the_frame_under_way() {
-    for (room, expected) in [(0, wire(&[close()])), (4, wire(&[text("first"), close()]))] {
-        let (outbound, socket) = outbound(1000, room);
-        outbound.send(text("first"), true).unwrap();
-        outbound.send(text("second"), true).unwrap();
-        outbound.send_control(Frame::ping("1")).unwrap();
-        outbound.close(close(), true).unwrap();
-        socket.allow(1000);
-        outbound.drain().unwrap();
-        assert_eq!(socket.taken(), expected, "with {room} bytes written before");
-        assert_eq!(outbound.queued(), 0);
-    }
 }
 
 #[test]

@@ -1,0 +1,30 @@
+//! Measures heartwire next to others: every server in a process of its own, loaded from another, in one run.
+//!
+//! ```text
+//! cli ─> cases ─┬─> process: starts servers (this program again, `serve`) ──> server::*
+//!               ├─> load: connections that send and verify ──> wire: frames as a client sees them
+//!               └─> report: medians, ratios, table
+//! ```
+
+mod cases;
+mod cli;
+mod crowd;
+mod interrupt;
+mod load;
+mod process;
+mod procfs;
+mod report;
+mod server;
+mod wire;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heartwire-bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

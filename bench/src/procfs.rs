@@ -1,0 +1,55 @@
+//! What the system says of a process. Linux only: elsewhere these figures are missing.
+
+use std::fs;
+use std::time::Duration;
+
+/// A process at one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Usage {
+    /// Resident memory, in bytes.
+    pub(crate) resident: f64,
+    /// Page tables, in bytes.
+    pub(crate) page_tables: f64,
+    pub(crate) threads: f64,
+    /// Processor time of all its threads, in user mode and in the kernel.
+    pub(crate) processor: Duration,
+}
+
+pub(crate) fn usage(pid: u32) -> Usage {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    Usage {
+        resident: resident(pid).unwrap_or_else(|| kilobytes(&status, "VmRSS:")),
+        page_tables: kilobytes(&status, "VmPTE:"),
+        threads: field(&status, "Threads:"),
+        processor: processor(pid),
+    }
+}
+
+/// Processor time used so far, in steps of 10 ms.
+pub(crate) fn processor(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything; utime and stime are the 12th and 13th field behind it.
+    let behind = stat.rsplit_once(')').map_or("", |(_, behind)| behind);
+    let ticks: u64 = behind.split_whitespace().skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Memory that could be had for new programs, in bytes: what falls is the cost of everything, kernel included.
+pub(crate) fn available() -> f64 {
+    kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")
+}
+
+fn resident(pid: u32) -> Option<f64> {
+    // VmRSS lags behind by up to 64 pages per thread; this one is exact.
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    Some(kilobytes(&rollup, "Rss:"))
+}
+
+fn kilobytes(text: &str, name: &str) -> f64 {
+    field(text, name) * 1024.0
+}
+
+fn field(text: &str, name: &str) -> f64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|rest| rest.split_whitespace().next()).and_then(|value| value.parse().ok()).unwrap_or_default()
+}

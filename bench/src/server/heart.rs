@@ -1,0 +1,54 @@
+//! heartwire, with its defaults unless the heartbeat is what is measured.
+
+use std::io::{self, Write};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use heartwire::{Event, Handle, HeartbeatPolicy, Server};
+
+use super::ServeOptions;
+use crate::process::announce;
+
+pub(super) fn serve(options: &ServeOptions, feed: bool) -> io::Result<()> {
+    let mut server = Server::bind("127.0.0.1:0").map_err(io::Error::other)?.max_connections(20_000);
+    if let Some(interval) = options.interval {
+        let policy = HeartbeatPolicy::new(Duration::from_millis(interval), Duration::from_millis(options.timeout));
+        server = server.heartbeat(policy.max_missed(options.max_missed));
+    }
+    announce(server.local_addr());
+    if options.events {
+        let handle = server.handle();
+        thread::spawn(move || print_closures(&handle));
+    }
+    let served = if feed {
+        server.serve(|conn| {
+            loop {
+                let message = conn.recv()?;
+                conn.feed(message)?;
+            }
+        })
+    } else {
+        server.serve(|conn| {
+            loop {
+                let message = conn.recv()?;
+                conn.send(message)?;
+            }
+        })
+    };
+    served.map_err(io::Error::other)
+}
+
+fn print_closures(handle: &Handle) {
+    let mut out = io::BufWriter::new(io::stdout());
+    let events = handle.events();
+    while let Ok(event) = events.recv() {
+        if let Event::Closed(report) = event {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_micros();
+            // Whoever reads this may have gone.
+            let _ = writeln!(out, "closed {} {} {now}", report.id, report.reason.name());
+        }
+        if events.is_empty() {
+            let _ = out.flush();
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The servers that are compared. Each is what its own documentation shows for an echo, with TCP_NODELAY.
+
+mod actix;
+mod bare;
+mod fast;
+mod heart;
+mod tokio_ws;
+mod tungsten;
+pub(crate) mod websockets;
+
+use std::io;
+
+use clap::{Args, ValueEnum};
+
+use crate::process;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Kind {
+    /// Thread per connection, TCP, no WebSocket: the limit of this shape.
+    Bare,
+    Heartwire,
+    /// heartwire, answering with `feed` in place of `send`.
+    HeartwireFeed,
+    /// A blocking loop of read and send, as in tungstenite's README.
+    Tungstenite,
+    /// tokio-tungstenite with its defaults: buffers of 128 KiB.
+    TokioTungstenite,
+    /// tokio-tungstenite with buffers of 4 KiB.
+    TokioTungstenite4k,
+    Fastwebsockets,
+    ActixWs,
+    /// Python's websockets, its sync server.
+    Websockets,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Bare => "bare TCP echo",
+            Self::Heartwire => "heartwire",
+            Self::HeartwireFeed => "heartwire (feed)",
+            Self::Tungstenite => "tungstenite, blocking",
+            Self::TokioTungstenite => "tokio-tungstenite",
+            Self::TokioTungstenite4k => "tokio-tungstenite, 4 KiB",
+            Self::Fastwebsockets => "fastwebsockets",
+            Self::ActixWs => "actix-ws",
+            Self::Websockets => "websockets (Python, sync)",
+        }
+    }
+
+    /// Whether it speaks WebSocket, or plain TCP.
+    pub(crate) fn is_websocket(self) -> bool {
+        self != Self::Bare
+    }
+
+    pub(crate) fn is_available(self) -> bool {
+        self != Self::Websockets || websockets::is_installed()
+    }
+}
+
+/// Settings of a server process.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ServeOptions {
+    /// The heartbeat's interval in milliseconds; heartwire only, its default of 20 s if not given.
+    #[arg(long)]
+    pub(crate) interval: Option<u64>,
+    /// The heartbeat's timeout in milliseconds, with --interval.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) timeout: u64,
+    /// Misses allowed, with --interval.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) max_missed: u32,
+    /// Print a line for every closure: id, cause, and when, in microseconds of the Unix clock.
+    #[arg(long)]
+    pub(crate) events: bool,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        Self { interval: None, timeout: 1000, max_missed: 3, events: false }
+    }
+}
+
+impl ServeOptions {
+    /// The command line for such a server.
+    pub(crate) fn arguments(&self, kind: Kind) -> Vec<String> {
+        let name = kind.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        let mut arguments = vec!["serve".to_owned(), name];
+        if let Some(interval) = self.interval {
+            arguments.extend(["--interval".into(), interval.to_string()]);
+            arguments.extend(["--timeout".into(), self.timeout.to_string()]);
+            arguments.extend(["--max-missed".into(), self.max_missed.to_string()]);
+        }
+        if self.events {
+            arguments.push("--events".into());
+        }
+        arguments
+    }
+}
+
+/// Serves until the standard input ends.
+pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
+    process::end_with_stdin();
+    match kind {
+        Kind::Bare => bare::serve(),
+        Kind::Heartwire => heart::serve(options, false),
+        Kind::HeartwireFeed => heart::serve(options, true),
+        Kind::Tungstenite => tungsten::serve(),
+        Kind::TokioTungstenite => tokio_ws::serve(None),
+        Kind::TokioTungstenite4k => tokio_ws::serve(Some(4096)),
+        Kind::Fastwebsockets => fast::serve(),
+        Kind::ActixWs => actix::serve(),
+        Kind::Websockets => Err(io::Error::other("that one is started by its own command")),
+    }
+}

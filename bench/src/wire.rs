@@ -1,0 +1,212 @@
+//! WebSocket frames as a client writes and reads them, and the opening handshake, by hand: the load must cost less than
+//! the servers that it loads.
+
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const BINARY: u8 = 2;
+pub(crate) const CLOSE: u8 = 8;
+pub(crate) const PING: u8 = 9;
+pub(crate) const PONG: u8 = 10;
+
+/// Every frame has the same mask. It is no zero, so that servers have their work with it.
+const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x9e];
+
+/// Appends a masked frame.
+pub(crate) fn frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
+    let start = out.len() + header(out, opcode, payload.len());
+    out.extend_from_slice(payload);
+    mask(&mut out[start..], 0);
+}
+
+/// Appends the header of a masked frame. Its length.
+pub(crate) fn header(out: &mut Vec<u8>, opcode: u8, len: usize) -> usize {
+    let before = out.len();
+    out.push(0x80 | opcode);
+    match len {
+        0..=125 => out.push(0x80 | len as u8),
+        126..=0xffff => {
+            out.push(0x80 | 126);
+            out.extend_from_slice(&(len as u16).to_be_bytes());
+        }
+        _ => {
+            out.push(0x80 | 127);
+            out.extend_from_slice(&(len as u64).to_be_bytes());
+        }
+    }
+    out.extend_from_slice(&MASK);
+    out.len() - before
+}
+
+/// Masks bytes that stand at `offset` in their payload.
+pub(crate) fn mask(bytes: &mut [u8], offset: usize) {
+    for (byte, key) in bytes.iter_mut().zip(MASK.iter().cycle().skip(offset % 4)) {
+        *byte ^= key;
+    }
+}
+
+/// A piece of a server's frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Piece<'a> {
+    /// A frame begins: opcode, length of the payload.
+    Begin(u8, u64),
+    /// More of its payload.
+    Payload(&'a [u8]),
+    /// It is complete.
+    End,
+}
+
+/// Takes a server's bytes apart, however they are cut.
+#[derive(Debug, Default)]
+pub(crate) struct Parser {
+    head: [u8; 10],
+    head_len: usize,
+    remaining: u64,
+    in_payload: bool,
+}
+
+impl Parser {
+    /// The next piece at the front of `bytes`, which is moved on; `None` if all is taken in.
+    pub(crate) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> io::Result<Option<Piece<'a>>> {
+        if self.in_payload {
+            if self.remaining == 0 {
+                self.in_payload = false;
+                return Ok(Some(Piece::End));
+            }
+            let count = self.remaining.min(bytes.len() as u64) as usize;
+            if count == 0 {
+                return Ok(None);
+            }
+            let (payload, rest) = bytes.split_at(count);
+            *bytes = rest;
+            self.remaining -= count as u64;
+            return Ok(Some(Piece::Payload(payload)));
+        }
+        loop {
+            let wanted = match (self.head_len, self.head[1] & 0x7f) {
+                (0 | 1, _) | (_, 0..=125) => 2,
+                (_, 126) => 4,
+                (_, _) => 10,
+            };
+            if self.head_len == wanted {
+                break;
+            }
+            let Some((byte, rest)) = bytes.split_first() else { return Ok(None) };
+            self.head[self.head_len] = *byte;
+            self.head_len += 1;
+            *bytes = rest;
+        }
+        if self.head[0] & 0xf0 != 0x80 || self.head[1] & 0x80 != 0 {
+            return Err(wrong("a frame that is fragmented, masked or has reserved bits"));
+        }
+        self.remaining = match self.head_len {
+            2 => u64::from(self.head[1]),
+            4 => u64::from(u16::from_be_bytes([self.head[2], self.head[3]])),
+            _ => self.head[2..].iter().fold(0, |length, byte| length << 8 | u64::from(*byte)),
+        };
+        self.head_len = 0;
+        self.in_payload = true;
+        Ok(Some(Piece::Begin(self.head[0] & 0xf, self.remaining)))
+    }
+}
+
+pub(crate) fn wrong(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the server sent {what}"))
+}
+
+/// Connections that this process has opened.
+static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
+
+/// Connects from a loopback address of its own for every few thousand connections: one has 28,000 ports only, and
+/// closed connections keep theirs for a minute.
+pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let number = CONNECTIONS.fetch_add(1, Relaxed);
+    let source = Ipv4Addr::new(127, 0, 1, (number / 4000 % 250 + 1) as u8);
+    socket.bind(&SocketAddr::from((source, 0)).into())?;
+    socket.connect_timeout(&server.into(), Duration::from_secs(10))?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
+}
+
+/// The opening handshake. What the server sent behind it is returned.
+pub(crate) fn upgrade(stream: &TcpStream) -> io::Result<Vec<u8>> {
+    // The key and its answer are the example of RFC 6455 section 1.3.
+    const REQUEST: &[u8] = b"GET /bench HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let mut stream = stream;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(REQUEST)?;
+    let mut answer = Vec::with_capacity(1024);
+    let end = loop {
+        if let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
+            break end + 4;
+        }
+        let mut chunk = [0; 1024];
+        match stream.read(&mut chunk)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => answer.extend_from_slice(&chunk[..count]),
+        }
+    };
+    let head = String::from_utf8_lossy(&answer[..end]);
+    if !head.starts_with("HTTP/1.1 101 ") || !head.contains(ACCEPT) {
+        return Err(wrong(&format!("no upgrade but: {head}")));
+    }
+    stream.set_read_timeout(None)?;
+    Ok(answer.split_off(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(bytes: &[u8], cut: usize) -> Vec<(u8, Vec<u8>)> {
+        let mut parser = Parser::default();
+        let mut frames = Vec::new();
+        for mut chunk in bytes.chunks(cut) {
+            while let Some(piece) = parser.next(&mut chunk).unwrap() {
+                match piece {
+                    Piece::Begin(opcode, _) => frames.push((opcode, Vec::new())),
+                    Piece::Payload(payload) => frames.last_mut().unwrap().1.extend_from_slice(payload),
+                    Piece::End => {}
+                }
+            }
+        }
+        frames
+    }
+
+    #[test]
+    fn frames_are_found_however_they_are_cut() {
+        let long = vec![7; 300];
+        let mut bytes = vec![0x82, 2, 1, 2, 0x89, 0, 0x82, 126, 1, 44];
+        bytes.extend_from_slice(&long);
+        bytes.extend_from_slice(&[0x81, 127, 0, 0, 0, 0, 0, 0, 0, 1, 65]);
+        for cut in 1..bytes.len() {
+            let expected = vec![(BINARY, vec![1, 2]), (PING, vec![]), (BINARY, long.clone()), (TEXT, vec![65])];
+            assert_eq!(pieces(&bytes, cut), expected);
+        }
+    }
+
+    #[test]
+    fn what_a_server_must_not_send_is_refused() {
+        for head in [[0x02, 0], [0x82, 0x80], [0xc2, 0]] {
+            assert!(Parser::default().next(&mut &head[..]).is_err());
+        }
+    }
+
+    #[test]
+    fn masking_twice_from_any_offset_changes_nothing() {
+        let mut bytes = *b"heartwire";
+        mask(&mut bytes, 3);
+        assert_ne!(&bytes, b"heartwire");
+        mask(&mut bytes[..4], 3);
+        mask(&mut bytes[4..], 7);
+        assert_eq!(&bytes, b"heartwire");
+    }
+}

@@ -1,0 +1,17 @@
+//! The whole of it in ten lines: whatever a client sends comes back, and a client that dies is found and gone.
+//!
+//! `cargo run --example echo [ADDRESS]`, then connect with any WebSocket client to the address that it prints.
+
+use heartwire::{Error, Server};
+
+fn main() -> Result<(), Error> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".into());
+    let server = Server::bind(address)?;
+    println!("listening on ws://{}", server.local_addr());
+    server.serve(|conn| {
+        loop {
+            let message = conn.recv()?;
+            conn.send(message)?;
+        }
+    })
+}

@@ -1,0 +1,148 @@
+//! The inbound path under mutated traffic of real conformance cases, against tungstenite and against itself.
+//!
+//! `autobahn.hex` is what the client of the Autobahn suite sent behind its handshake, a case in each line, where that is
+//! short and new; unmasked, so that equal cases are equal.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use proptest::test_runner::TestCaseResult;
+
+use super::tests::{LIMIT, Theirs, decode_by_tungstenite};
+use super::*;
+use crate::fuzz::{Mutation, Raw, check, pieces};
+
+/// First bytes of frames, lengths, and the bytes that UTF-8 stands and falls with.
+const TELLING: &[u8] = &[
+    0x00, 0x01, 0x02, 0x03, 0x7d, 0x7e, 0x7f, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a, 0xbf, 0xc0, 0xc1, 0xe8, 0xed, 0xf0,
+    0xf4, 0xf5, 0xfd, 0xfe, 0xff,
+];
+
+fn cases() -> Vec<Vec<u8>> {
+    let digit = |byte: u8| (byte as char).to_digit(16).expect("a hexadecimal digit") as u8;
+    let case = |line: &str| line.as_bytes().chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+    include_str!("autobahn.hex").lines().map(case).collect()
+}
+
+/// A few cases one after the other, masked, with a few mutations.
+fn traffic() -> impl Strategy<Value = Raw> {
+    let seeds = prop::collection::vec(prop::sample::select(cases()), 1..4);
+    (seeds, any::<[u8; 4]>(), Mutation::some(TELLING)).prop_map(|(seeds, mask, mutations)| {
+        let mut bytes: Vec<u8> = seeds.into_iter().flat_map(|seed| masked(&seed, mask)).collect();
+        mutations.iter().for_each(|mutation| mutation.apply(&mut bytes));
+        Raw(bytes)
+    })
+}
+
+/// The same frames under another mask than that of zeros; up to the first that is not complete.
+fn masked(frames: &[u8], mask: [u8; 4]) -> Vec<u8> {
+    let mut bytes = frames.to_vec();
+    let mut start = 0;
+    loop {
+        let mut cursor = Cursor::new(&frames[start..]);
+        let Ok(Some((_, len))) = FrameHeader::parse(&mut cursor) else { return bytes };
+        let payload = start + cursor.position() as usize;
+        let Some(end) = usize::try_from(len).ok().and_then(|len| payload.checked_add(len)) else { return bytes };
+        if end > bytes.len() || bytes[payload - 4..payload] != [0; 4] {
+            return bytes;
+        }
+        bytes[payload - 4..payload].copy_from_slice(&mask);
+        unmask(&mut bytes[payload..end], mask);
+        start = end;
+    }
+}
+
+/// What comes out of the pieces, up to an error or a Close frame. Between pieces the peer may have been idle.
+fn decode(pieces: &[&[u8]], is_idle_between: bool) -> (Vec<Incoming>, Option<CloseReason>) {
+    let mut decoder = Decoder::new(&[], Decoder::MIN_BUFFER, LIMIT);
+    let mut out = Vec::new();
+    for piece in pieces {
+        let mut rest = *piece;
+        while !rest.is_empty() {
+            let space = decoder.space();
+            let count = space.len().min(rest.len());
+            space[..count].copy_from_slice(&rest[..count]);
+            decoder.filled(count);
+            rest = &rest[count..];
+            loop {
+                match decoder.next() {
+                    Ok(Some(incoming @ Incoming::Close(..))) => {
+                        out.push(incoming);
+                        return (out, None);
+                    }
+                    Ok(Some(incoming)) => out.push(incoming),
+                    Ok(None) => break,
+                    Err(reason) => return (out, Some(reason)),
+                }
+            }
+            assert!(!decoder.space().is_empty(), "no room to read into");
+        }
+        if is_idle_between {
+            decoder.shrink();
+            assert!(!decoder.space().is_empty(), "no room to read into after shrinking");
+        }
+    }
+    (out, None)
+}
+
+fn agrees_with_tungstenite(Raw(bytes): Raw) -> TestCaseResult {
+    let (mut ours, error) = decode(&[&bytes], false);
+    let (mut theirs, end) = decode_by_tungstenite(&bytes);
+    if let Some(Incoming::Close(code, _)) = theirs.last()
+        && *code == Some(CloseCode::PROTOCOL_ERROR)
+        && error.is_some()
+    {
+        // It answers an invalid code so, where we fail the connection.
+        theirs.pop();
+    }
+    match (end, error) {
+        // Text is refused at its first bad byte, which can be messages of theirs earlier.
+        (_, Some(CloseReason::InvalidUtf8)) | (Theirs::Failed, Some(_)) => {
+            prop_assert!(ours.len() <= theirs.len(), "{ours:?} but {theirs:?}");
+            theirs.truncate(ours.len());
+        }
+        (Theirs::Failed, None) => prop_assert!(false, "let through: {ours:?}, they {theirs:?}"),
+        // They look at a frame when it is complete, and so will not like it either. Zeros complete whatever is allowed.
+        (Theirs::Waiting, Some(error)) => {
+            let (further, end) = decode_by_tungstenite(&[&bytes[..], &[0; 2 * LIMIT]].concat());
+            let is_invalid_code = matches!(further.last(), Some(Incoming::Close(Some(CloseCode::PROTOCOL_ERROR), _)));
+            prop_assert!(end == Theirs::Failed || is_invalid_code, "refused for {error:?}, they {further:?}");
+        }
+        (Theirs::Closed, Some(error)) => prop_assert_eq!(error, CloseReason::Protocol("invalid close code")),
+        (Theirs::Waiting | Theirs::Closed, None) => {}
+    }
+    // The reason of a Close frame is theirs to word, and they do not know the code 1014, which IANA has registered since.
+    for incoming in ours.iter_mut().chain(&mut theirs) {
+        if let Incoming::Close(code, reason) = incoming {
+            reason.clear();
+            *code = code.map(|code| if code == CloseCode::from(1014) { CloseCode::PROTOCOL_ERROR } else { code });
+        }
+    }
+    prop_assert_eq!(ours, theirs);
+    Ok(())
+}
+
+fn pieces_make_no_difference((Raw(bytes), cuts, is_idle): (Raw, Vec<Index>, bool)) -> TestCaseResult {
+    let in_one = decode(&[&bytes], false);
+    prop_assert_eq!(&decode(&pieces(&bytes, &cuts), is_idle), &in_one);
+    let bytewise: Vec<&[u8]> = bytes.chunks(1).collect();
+    prop_assert_eq!(&decode(&bytewise, is_idle), &in_one);
+    Ok(())
+}
+
+#[test]
+fn fuzz_tungstenite_makes_the_same_of_mutated_traffic() {
+    check(&traffic(), agrees_with_tungstenite);
+}
+
+#[test]
+fn fuzz_the_pieces_in_which_traffic_arrives_make_no_difference() {
+    let cuts = prop::collection::vec(any::<Index>(), 0..8);
+    check(&(traffic(), cuts, any::<bool>()), pieces_make_no_difference);
+}
+
+#[test]
+fn every_recorded_case_is_judged_as_tungstenite_judges_it() {
+    for case in cases() {
+        agrees_with_tungstenite(Raw(masked(&case, [0x37, 0xfa, 0x21, 0x3d]))).unwrap();
+    }
+}

@@ -1,0 +1,91 @@
+//! Logging that cannot hold the server up.
+//!
+//! Whoever logs only puts the line into a bounded queue; a thread of its own hands it to the terminal and the file. A
+//! terminal that is stopped, or a pipe that nobody reads, costs lines, which are counted, and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+/// Lines that may wait.
+const QUEUE: usize = 4096;
+
+/// How long the end of the program waits for lines to get out.
+const LAST_WAIT: Duration = Duration::from_millis(500);
+
+/// The queue's entrance.
+struct LogQueue {
+    level: LevelFilter,
+    lines: Sender<Line>,
+    lost: Arc<AtomicU64>,
+}
+
+enum Line {
+    Record {
+        level: Level,
+        target: String,
+        text: String,
+    },
+    /// Everything before this was written.
+    Flush(Sender<()>),
+}
+
+/// Starts the thread that writes to `outputs`, and makes the queue before it the program's logger.
+pub(crate) fn start(level: LevelFilter, outputs: Box<dyn Log>) -> Result<(), String> {
+    let (lines, queue) = bounded(QUEUE);
+    let lost = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&lost);
+    let writer = thread::Builder::new().name("heartwire-log".to_owned());
+    writer.spawn(move || write_all(&queue, &*outputs, &counter)).map_err(|error| error.to_string())?;
+    log::set_boxed_logger(Box::new(LogQueue { level, lines, lost })).map_err(|error| error.to_string())?;
+    log::set_max_level(level);
+    Ok(())
+}
+
+fn write_all(queue: &Receiver<Line>, outputs: &dyn Log, lost: &AtomicU64) {
+    let write = |level, target: &str, text: &str| {
+        outputs.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
+    };
+    for line in queue {
+        match line {
+            Line::Record { level, target, text } => write(level, &target, &text),
+            Line::Flush(done) => {
+                outputs.flush();
+                let _ = done.try_send(());
+            }
+        }
+        let lost = lost.swap(0, Relaxed);
+        if lost > 0 {
+            write(Level::Warn, module_path!(), &format!("{lost} lines of the log were lost, since nobody took them"));
+        }
+    }
+}
+
+impl Log for LogQueue {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= self.level
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let (level, target) = (record.level(), record.target().to_owned());
+        let line = Line::Record { level, target, text: record.args().to_string() };
+        if self.lines.try_send(line).is_err() {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Waits until what was logged is written, but not for ever.
+    fn flush(&self) {
+        let (done, written) = bounded(1);
+        if self.lines.send_timeout(Line::Flush(done), LAST_WAIT).is_ok() {
+            let _ = written.recv_timeout(LAST_WAIT);
+        }
+    }
+}

@@ -1,0 +1,276 @@
+//! The program as it is run: its lines, its log, its signals and its exit codes. What its options do is in
+//! `program_options.rs`.
+
+#![cfg(feature = "cli")]
+
+#[path = "support/process.rs"]
+mod process;
+
+use std::io::{self, PipeWriter};
+use std::net::{TcpListener, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use process::{CEILING, Process, bare_connect, connect, hang_up, heartwire, http, next_message, next_text, serve};
+use tungstenite::Message;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+#[test]
+fn one_line_tells_the_address_really_bound_and_the_worst_case() {
+    for command in [&["serve"][..], &[]] {
+        let heartbeat = ["--ping-interval", "500ms", "--pong-timeout", "500ms", "--max-missed", "3"];
+        let server = serve(&[command, &["127.0.0.1:0"], &heartbeat].concat());
+        assert_ne!(server.address().port(), 0);
+        assert_eq!(next_echo(&server), "hello");
+        let [line] = &server.stdout.lines()[..] else { panic!("one line: {:?}", server.stdout.lines()) };
+        assert!(line.contains("a dead peer is found within 2s"), "{line}");
+    }
+}
+
+fn next_echo(server: &Process) -> String {
+    let mut client = connect(server.address(), "/");
+    client.send("hello".into()).unwrap();
+    next_text(&mut client)
+}
+
+#[test]
+fn echo_is_the_default_for_text_binary_and_a_mebibyte() {
+    let server = serve(&["127.0.0.1:0"]);
+    let mut client = connect(server.address(), "/");
+    for message in [Message::text("grüß dich"), Message::binary(vec![0, 255]), Message::binary(vec![7; 1 << 20])] {
+        client.send(message.clone()).unwrap();
+        // Not by assert_eq, which would print a mebibyte.
+        assert!(next_message(&mut client) == message, "{} bytes", message.len());
+    }
+}
+
+#[test]
+fn ipv6_is_served_too() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return println!("this machine has no IPv6");
+    }
+    let server = serve(&["[::1]:0"]);
+    assert!(server.address().is_ipv6());
+    assert_eq!(next_echo(&server), "hello");
+    server.stderr.line_with(&["#1 [::1]:", "opened /"]);
+}
+
+#[test]
+fn health_checks_are_answered_even_when_the_server_is_full() {
+    let server = serve(&["127.0.0.1:0", "--max-connections", "1"]);
+    let _only = connect(server.address(), "/");
+    let answer = http(server.address(), "GET /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+    let answer = http(server.address(), "HEAD /healthz HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    let answer = http(server.address(), "GET /elsewhere HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 426 "), "{answer}");
+}
+
+#[test]
+fn the_log_has_one_line_for_an_opening_and_one_for_a_closure_with_all_there_is_to_know() {
+    let server = serve(&["127.0.0.1:0", "--ping-interval", "100ms"]);
+    let mut client = connect(server.address(), "/chat?room=1");
+    let peer = client.get_ref().local_addr().unwrap().to_string();
+    server.stderr.line_with(&["INFO", &format!("#1 {peer} opened /chat?room=1")]);
+    // One round trip, and the one that is under way may come through or not.
+    assert_eq!(client.read().unwrap(), Message::Ping("1".into()));
+    client.send("hello".into()).unwrap();
+    assert_eq!(next_text(&mut client), "hello");
+    hang_up(client, CloseCode::Normal, "enough");
+
+    let line = server.stderr.line_with(&["INFO", &format!("#1 {peer} ended:")]);
+    for part in [
+        "closed by peer with 1000 \"enough\"",
+        "open ",
+        "messages in 1 (",
+        "out 1 (",
+        "Pongs missed 0",
+        "last round trip ",
+    ] {
+        assert!(line.contains(part), "{part:?} in {line:?}");
+    }
+    assert_eq!(server.stderr.lines().len(), 2, "{:#?}", server.stderr.lines());
+}
+
+#[test]
+fn the_log_has_one_line_for_each_miss_and_names_the_heartbeat_as_the_cause() {
+    let beat = ["--ping-interval", "200ms", "--pong-timeout", "200ms", "--max-missed", "2"];
+    let server = serve(&[&["127.0.0.1:0"][..], &beat].concat());
+    let silent = bare_connect(server.address());
+    let peer = silent.local_addr().unwrap().to_string();
+    let line = server.stderr.line_with(&["WARN", &format!("#1 {peer} ended:")]);
+    for part in
+        ["heartbeat lost (2 Pongs missed)", "open ", "messages in 0 (", "out 0 (", "Pongs missed 2", "no round trip"]
+    {
+        assert!(line.contains(part), "{part:?} in {line:?}");
+    }
+    let lines = server.stderr.lines();
+    let misses = lines.iter().filter(|line| line.contains("missed Pong")).collect::<Vec<_>>();
+    assert_eq!(misses.len(), 2, "{lines:#?}");
+    for (number, line) in ["1 of 2", "2 of 2"].into_iter().zip(misses) {
+        assert!(line.contains("WARN") && line.contains(&format!("#1 {peer} missed Pong {number}")), "{line}");
+    }
+}
+
+#[test]
+fn a_bad_command_line_is_one_line_and_exit_2() {
+    for (bad, named) in [
+        (&["--no-such-option"][..], "--no-such-option"),
+        (&["--ping-interval", "soon"], "--ping-interval"),
+        (&["--pong-timeout", "0s"], "--pong-timeout"),
+        (&["--max-missed", "0"], "--max-missed"),
+        (&["--liveness", "maybe"], "--liveness"),
+        (&["--mode", "chat"], "--mode"),
+        (&["--max-connections", "-1"], "-1"),
+        (&["--max-message-size", "big"], "--max-message-size"),
+        (&["--queue-size", "0"], "--queue-size"),
+        (&["--read-buffer-size"], "--read-buffer-size"),
+        (&["--handshake-timeout", "off"], "--handshake-timeout"),
+        (&["--close-timeout", "5"], "--close-timeout"),
+        (&["--allow-origin", "example.org"], "--allow-origin"),
+        (&["--log-level", "loud"], "--log-level"),
+        (&["serve", "127.0.0.1:70000"], "127.0.0.1:70000"),
+        (&["127.0.0.1"], "127.0.0.1"),
+    ] {
+        let line = failure(bad, 2);
+        assert!(line.starts_with("error: ") && line.contains(named), "{bad:?}: {line}");
+    }
+}
+
+#[test]
+fn an_address_in_use_is_one_line_and_exit_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let line = failure(&[&address], 1);
+    assert!(line.starts_with(&format!("error: cannot listen on {address}: ")), "{line}");
+}
+
+#[test]
+fn a_log_file_that_cannot_be_written_is_one_line_and_exit_1() {
+    let directory = env!("CARGO_TARGET_TMPDIR");
+    let line = failure(&["127.0.0.1:0", "--log-file", directory], 1);
+    assert!(line.starts_with("error: cannot write the log file ") && line.contains(directory), "{line}");
+}
+
+/// Runs the program to its failure: nothing on stdout, and one line on stderr, which it gives.
+fn failure(arguments: &[&str], code: i32) -> String {
+    let mut process = Process::start(heartwire(arguments).env("RUST_BACKTRACE", "1"));
+    assert_eq!(process.wait().code(), Some(code), "{arguments:?}");
+    assert_eq!(process.stdout.lines(), [""; 0], "{arguments:?}");
+    let lines = process.stderr.lines();
+    assert_eq!(lines.len(), 1, "{arguments:?}: {lines:#?}");
+    lines.concat()
+}
+
+#[test]
+fn help_and_version_are_on_stdout_and_no_failure() {
+    for (argument, expected) in [("--help", "--ping-interval"), ("--version", env!("CARGO_PKG_VERSION"))] {
+        let mut process = Process::start(&mut heartwire(&[argument]));
+        assert_eq!(process.wait().code(), Some(0));
+        process.stdout.line_with(&[expected]);
+        assert_eq!(process.stderr.lines(), [""; 0]);
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_any_more_does_not_end_the_server() {
+    let address = free_address();
+    let mut command = heartwire(&[&address, "--log-level", "trace"]);
+    let mut server = Process::start(command.stdout(broken_pipe()).stderr(broken_pipe()));
+    let address = address.parse().unwrap();
+    let deadline = Instant::now() + CEILING;
+    while TcpStream::connect(address).is_err() {
+        assert!(Instant::now() < deadline, "the server does not listen");
+        thread::sleep(Duration::from_millis(5));
+    }
+    for _ in 0..3 {
+        let mut client = connect(address, "/");
+        client.send("hello".into()).unwrap();
+        assert_eq!(next_text(&mut client), "hello");
+        hang_up(client, CloseCode::Normal, "");
+    }
+    if cfg!(unix) {
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+/// An address that was free a moment ago.
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The writing end of a pipe that has no reader any more.
+fn broken_pipe() -> PipeWriter {
+    io::pipe().unwrap().1
+}
+
+#[cfg(unix)]
+mod signals {
+    use super::process::close_code;
+    use super::*;
+
+    #[test]
+    fn either_signal_closes_with_1001_and_ends_with_a_summary() {
+        for signal in ["INT", "TERM"] {
+            let mut server = serve(&["127.0.0.1:0"]);
+            let mut client = connect(server.address(), "/");
+            client.send("hello".into()).unwrap();
+            assert_eq!(next_text(&mut client), "hello");
+            let signalled = Instant::now();
+            server.signal(signal);
+            assert_eq!(close_code(client), 1001, "{signal}");
+            assert_eq!(server.wait().code(), Some(0), "{signal}");
+            assert!(signalled.elapsed() < Duration::from_secs(5), "{signal}: not within the close timeout");
+            server.stderr.line_with(&["#1 ", "ended: server shutdown"]);
+            let lines = server.stdout.lines();
+            assert_eq!(lines.len(), 2, "{lines:?}");
+            for part in ["opened 1, closed 1 (shutdown 1)", "Pongs missed 0", "messages in 1 (", "out 1 ("] {
+                assert!(lines[1].contains(part), "{part:?} in {lines:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_never_answers_delays_the_end_by_the_close_timeout_at_most() {
+        let mut server = serve(&["127.0.0.1:0", "--close-timeout", "500ms"]);
+        let _stubborn = bare_connect(server.address());
+        let _undecided = process::tcp(server.address());
+        server.stderr.line_with(&["#1 ", "opened"]);
+        let signalled = Instant::now();
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+        // Room for a slow machine, and yet less than it would be with the default of 5 s.
+        assert!(signalled.elapsed() < Duration::from_secs(4), "{:?}", signalled.elapsed());
+        server.stderr.line_with(&["#1 ", "ended: server shutdown"]);
+    }
+
+    #[test]
+    fn a_second_signal_ends_at_once() {
+        let mut server = serve(&["127.0.0.1:0", "--close-timeout", "1h"]);
+        let _stubborn = bare_connect(server.address());
+        server.stderr.line_with(&["#1 ", "opened"]);
+        server.signal("INT");
+        server.stderr.line_with(&["shutting down"]);
+        server.signal("INT");
+        let status = server.wait();
+        assert!(status.code().is_some_and(|code| code != 0), "{status}");
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_on_holds_neither_the_clients_nor_the_end_up() {
+        let (_unread, full) = io::pipe().unwrap();
+        // A few hundred bytes a connection: far more than any pipe holds.
+        let mut server = Process::start(heartwire(&["127.0.0.1:0", "--log-level", "trace"]).stderr(full));
+        for _ in 0..1500 {
+            drop(bare_connect(server.address()));
+        }
+        let mut client = connect(server.address(), "/");
+        client.send("hello".into()).unwrap();
+        assert_eq!(next_text(&mut client), "hello");
+        server.signal("TERM");
+        assert_eq!(close_code(client), 1001);
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}

@@ -1,0 +1,202 @@
+"""The heartwire program under test, as the tests in Python see it: started, its log read line by line, stopped.
+
+Every wait is for an event and has a ceiling. No process outlives the `with` block that it was started in.
+"""
+
+import collections
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+TOOLS = pathlib.Path(os.environ.get("TOOLS", TARGET / "tools"))
+
+# Longer than anything takes on the slowest machine, so that a test fails instead of hanging.
+CEILING = 30.0
+
+# What a stage exits with when it cannot run here.
+SKIPPED = 77
+
+# A line of the log about a connection: "... #17 127.0.0.1:51234 closed: heartbeat lost (3 Pongs missed); open 2.1s, ..."
+ABOUT = re.compile(r"#(?P<id>\d+) (?P<peer>\S+) (?P<what>opened|missed|closed:?|handler) ?(?P<rest>.*)")
+
+Line = collections.namedtuple("Line", "at text")
+Entry = collections.namedtuple("Entry", "at id peer what rest")
+
+
+def build():
+    """Brings the release build up to date. Does nothing if it is."""
+    subprocess.run(["cargo", "build", "--quiet", "--locked", "--release"], cwd=ROOT, check=True)
+
+
+class Reader:
+    """Collects the lines of a stream, each with the time of its arrival."""
+
+    def __init__(self, stream):
+        self.lines = []
+        self.is_at_end = False
+        self.changed = threading.Condition()
+        self.thread = threading.Thread(target=self._read, args=[stream], daemon=True)
+        self.thread.start()
+
+    def _read(self, stream):
+        for text in stream:
+            with self.changed:
+                self.lines.append(Line(time.monotonic(), text.rstrip("\n")))
+                self.changed.notify_all()
+        with self.changed:
+            self.is_at_end = True
+            self.changed.notify_all()
+
+    def find(self, wanted, timeout):
+        """The first thing that `wanted` makes of a line, waiting for it; `None` if there is none in time."""
+        deadline = time.monotonic() + timeout
+        seen = 0
+        with self.changed:
+            while True:
+                while seen < len(self.lines):
+                    found = wanted(self.lines[seen])
+                    if found is not None:
+                        return found
+                    seen += 1
+                left = deadline - time.monotonic()
+                if self.is_at_end or left <= 0:
+                    return None
+                self.changed.wait(left)
+
+    def text(self):
+        with self.changed:
+            return "\n".join(line.text for line in self.lines)
+
+
+class Process:
+    """A program with its output collected, in a session of its own."""
+
+    def __init__(self, command, **options):
+        options.setdefault("stdin", subprocess.DEVNULL)
+        self.child = subprocess.Popen(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+            **options,
+        )
+        self.stdout = Reader(self.child.stdout)
+        self.stderr = Reader(self.child.stderr)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        """Kills it with all that it started."""
+        for pid in [*descendants(self.child.pid), self.child.pid]:
+            send_signal(pid, signal.SIGKILL)
+        self.child.wait(CEILING)
+
+    def stop(self):
+        """Stops it with all that it started: its sockets stay open, and nobody looks at them."""
+        for pid in [self.child.pid, *descendants(self.child.pid)]:
+            send_signal(pid, signal.SIGSTOP)
+
+
+class Server(Process):
+    """A running `heartwire` on a port of its own."""
+
+    def __init__(self, *options, command=None):
+        command = command or [TARGET / "release" / "heartwire", "127.0.0.1:0"]
+        super().__init__([*command, *options])
+        found = self.stdout.find(lambda line: re.search(r"ws://(\S+)", line.text), CEILING)
+        if found is None:
+            self.end()
+            raise RuntimeError(f"the server did not start: {self.stderr.text()}")
+        self.address = found.group(1)
+        self.port = int(self.address.rpartition(":")[2])
+        self.url = f"ws://{self.address}/"
+
+    def log(self, what=None):
+        """What the log says of connections so far: everything, or what was `opened`, `missed` or `closed`."""
+        entries = map(entry, list(self.stderr.lines))
+        return [item for item in entries if item and what in (None, item.what)]
+
+    def wait_for(self, what, timeout=CEILING, of=None):
+        """The first line of the log that says that something was `opened`, `missed` or `closed`; `None` if none does
+        in time. `of` is the number of the connection, if it matters."""
+
+        def wanted(line):
+            item = entry(line)
+            return item if item and item.what == what and of in (None, item.id) else None
+
+        return self.stderr.find(wanted, timeout)
+
+    def shut_down(self):
+        """Asks it to end, and gives its exit status and how long that took."""
+        began = time.monotonic()
+        self.child.send_signal(signal.SIGTERM)
+        status = self.child.wait(CEILING)
+        return status, time.monotonic() - began
+
+    def holds(self, peer):
+        """What there is left of the connection to `peer`: the kernel's state of it ("01" is ESTABLISHED; `None` if it
+        knows no such connection), and whether the server has it open."""
+        state, inode = kernel_state(self.port, int(peer.rpartition(":")[2]))
+        return state, inode not in (None, "0") and f"socket:[{inode}]" in open_files(self.child.pid)
+
+
+def entry(line):
+    found = ABOUT.search(line.text)
+    if found is None:
+        return None
+    return Entry(line.at, int(found["id"]), found["peer"], found["what"].rstrip(":"), found["rest"])
+
+
+def kernel_state(local_port, remote_port):
+    """State and inode of our end of a TCP connection over IPv4, or `None` twice."""
+    for line in pathlib.Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        local, remote = (int(fields[place].rpartition(":")[2], 16) for place in (1, 2))
+        if (local, remote) == (local_port, remote_port):
+            return fields[3], fields[9]
+    return None, None
+
+
+def open_files(pid):
+    names = set()
+    for descriptor in pathlib.Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            names.add(os.readlink(descriptor))
+        except FileNotFoundError:
+            pass
+    return names
+
+
+def descendants(pid):
+    """All processes that come from `pid`, parents first."""
+    children = collections.defaultdict(list)
+    for folder in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            # The name of the program, in brackets, may hold anything.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        children[parent].append(int(folder.name))
+    found = list(children[pid])
+    for child in found:
+        found.extend(children[child])
+    return found
+
+
+def send_signal(pid, number):
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        pass
