@@ -259,6 +259,8 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Broadcasts that this peer did not get, because its queue was full.
     pub dropped: u64,
+    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken them.
+    pub unsent: u64,
 }
 
 impl AddAssign for Traffic {
@@ -268,14 +270,18 @@ impl AddAssign for Traffic {
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
         self.dropped += other.dropped;
+        self.unsent += other.unsent;
     }
 }
 
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { messages_in, messages_out, bytes_in, bytes_out, dropped } = self;
+        let Self { messages_in, messages_out, bytes_in, bytes_out, dropped, unsent } = self;
         write!(f, "messages in {messages_in} ({bytes_in} B), out {messages_out} ({bytes_out} B)")?;
-        if *dropped > 0 { write!(f, ", dropped {dropped}") } else { Ok(()) }
+        if *dropped > 0 {
+            write!(f, ", dropped {dropped}")?;
+        }
+        if *unsent > 0 { write!(f, ", unsent {unsent} B") } else { Ok(()) }
     }
 }
 

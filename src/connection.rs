@@ -30,6 +30,8 @@ pub struct Connection {
     heartbeat: Heartbeat,
     request: Request,
     subprotocol: Option<String>,
+    /// Whether texts that are heartbeats are taken as such, and kept from the handler.
+    text_heartbeat: bool,
     /// When the socket was last seen to have nothing more for us.
     emptied_at: Option<Instant>,
     /// Some message was fed and perhaps not written yet.
@@ -45,12 +47,23 @@ impl Connection {
         heartbeat: HeartbeatPolicy,
         request: Request,
         subprotocol: Option<String>,
+        text_heartbeat: bool,
     ) -> Self {
         let phase = spread(link.id);
         let heartbeat = Heartbeat::new(heartbeat, link.opened, phase);
         link.set_heartbeat(&heartbeat.policy());
         link.away(link.opened);
-        Self { link, inbound, heartbeat, request, subprotocol, emptied_at: None, has_fed: false, is_over: false }
+        Self {
+            link,
+            inbound,
+            heartbeat,
+            request,
+            subprotocol,
+            text_heartbeat,
+            emptied_at: None,
+            has_fed: false,
+            is_over: false,
+        }
     }
 
     /// Waits for the next message. Meanwhile the heartbeat beats, Pings are answered, and other threads may send.
@@ -156,8 +169,17 @@ impl Connection {
         self.heartbeat.policy()
     }
 
-    /// Changes the heartbeat from now on. Misses so far are forgotten; the next Ping is due one interval from now.
+    /// Changes the heartbeat from now on. Misses so far are forgotten, and the schedule starts afresh. If the new one
+    /// [announces](HeartbeatPolicy::announcing), a Ping tells the peer at once.
     pub fn set_heartbeat(&mut self, policy: HeartbeatPolicy) {
+        self.adopt_heartbeat(policy);
+        if let Some(next) = policy.announcement() {
+            // If it cannot be written, the next read will tell why.
+            let _ = self.link.ping(Some(next), None);
+        }
+    }
+
+    fn adopt_heartbeat(&mut self, policy: HeartbeatPolicy) {
         self.heartbeat.set_policy(policy, Instant::now());
         self.link.set_heartbeat(&policy);
         self.link.notify_pace();
@@ -174,6 +196,11 @@ impl Connection {
         self.link.listening();
         loop {
             match self.inbound.decoder.next() {
+                Ok(Some(Incoming::Message(Message::Text(text)))) if self.text_heartbeat && is_text_ping(&text) => {
+                    self.life(Sign::Ping { next: text.strip_prefix("ping ").and_then(announcement_in) }, now);
+                    let _ = self.link.text_pong();
+                    continue;
+                }
                 Ok(Some(Incoming::Message(message))) => {
                     self.link.count_message_in();
                     self.beat_if_due(now, false)?;
@@ -220,6 +247,9 @@ impl Connection {
                 Ok(Filled::Bytes(count)) => {
                     self.link.count_bytes_in(count);
                     self.life(Sign::Bytes, now);
+                    if let Some(policy) = self.link.take_asked_heartbeat() {
+                        self.adopt_heartbeat(policy);
+                    }
                     if count < space {
                         self.emptied_at = Some(now);
                     }
@@ -255,7 +285,7 @@ impl Connection {
         }
         loop {
             match self.heartbeat.poll(now, self.link.outbound.is_behind()) {
-                Action::Ping => match self.link.ping(None) {
+                Action::Ping => match self.link.ping(self.heartbeat.policy().announcement(), None) {
                     Ok(Sent::Written) => self.heartbeat.ping_written(Instant::now()),
                     // Behind data; or not sent at all, and the next read will tell why.
                     Ok(_) | Err(_) => self.heartbeat.ping_queued(),
@@ -368,6 +398,15 @@ impl fmt::Debug for Connection {
             .field("path", &self.path())
             .finish_non_exhaustive()
     }
+}
+
+/// A heartbeat for pages, which cannot send Ping frames: `ping`, or `ping next=<milliseconds>`.
+fn is_text_ping(text: &str) -> bool {
+    text == "ping" || text.starts_with("ping next=")
+}
+
+fn announcement_in(text: &str) -> Option<Duration> {
+    parse_announcement(text.as_bytes())
 }
 
 /// When in its interval a connection first beats: in the second half, evenly spread over connections that were opened

@@ -14,6 +14,7 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::{Bytes, Utf8Bytes};
 
 use crate::close::{CloseCode, CloseReason};
+use crate::frame::{Role, apply_mask};
 use crate::message::Message;
 
 /// What a peer can send.
@@ -25,9 +26,11 @@ pub(crate) enum Incoming {
     Close(Option<CloseCode>, String),
 }
 
-/// Decodes what one client sends.
+/// Decodes what one peer sends.
 #[derive(Debug)]
 pub(crate) struct Decoder {
+    /// Which end we are.
+    role: Role,
     /// Initialised throughout; `start..end` is not decoded yet.
     buffer: Vec<u8>,
     start: usize,
@@ -45,7 +48,8 @@ pub(crate) struct Decoder {
 struct PartialFrame {
     opcode: OpCode,
     is_final: bool,
-    mask: [u8; 4],
+    /// The key, turned to where the payload goes on.
+    mask: Option<[u8; 4]>,
     remaining: u64,
 }
 
@@ -62,11 +66,12 @@ impl Decoder {
     const MAX_BUFFER: usize = 64 * 1024;
 
     /// `head` is what was received already, behind the opening handshake.
-    pub(crate) fn new(head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
+    pub(crate) fn new(role: Role, head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
         let smallest = buffer_size.max(Self::MIN_BUFFER);
         let mut buffer = vec![0; smallest.max(head.len())];
         buffer[..head.len()].copy_from_slice(head);
         Self {
+            role,
             buffer,
             start: 0,
             end: head.len(),
@@ -130,8 +135,10 @@ impl Decoder {
             }
             let taken = frame.remaining.min(available) as usize;
             let payload = &mut self.buffer[self.start..self.start + taken];
-            unmask(payload, frame.mask);
-            frame.mask.rotate_left(taken % 4);
+            if let Some(mask) = &mut frame.mask {
+                apply_mask(payload, *mask);
+                mask.rotate_left(taken % 4);
+            }
             frame.remaining -= taken as u64;
             self.start += taken;
 
@@ -174,14 +181,23 @@ impl Decoder {
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return Err(CloseReason::Protocol("reserved bits"));
         }
-        let Some(mask) = header.mask else { return Err(CloseReason::Protocol("unmasked frame")) };
+        match (self.role, header.mask) {
+            (Role::Server, None) => return Err(CloseReason::Protocol("unmasked frame")),
+            (Role::Client, Some(_)) => return Err(CloseReason::Protocol("masked frame")),
+            _ => {}
+        }
         match header.opcode {
             OpCode::Control(_) if !header.is_final => return Err(CloseReason::Protocol("fragmented control frame")),
             OpCode::Control(_) if length > 125 => return Err(CloseReason::Protocol("control frame over 125 bytes")),
             OpCode::Control(_) => {}
             OpCode::Data(data) => self.begin_data(data, length)?,
         }
-        self.frame = Some(PartialFrame { opcode: header.opcode, is_final: header.is_final, mask, remaining: length });
+        self.frame = Some(PartialFrame {
+            opcode: header.opcode,
+            is_final: header.is_final,
+            mask: header.mask,
+            remaining: length,
+        });
         Ok(true)
     }
 
@@ -294,21 +310,6 @@ fn room(len: usize, capacity: usize, chunk: usize, remaining: u64) -> usize {
     }
     let remaining = usize::try_from(remaining).unwrap_or(usize::MAX);
     chunk + remaining.min((len + chunk).max(Decoder::MAX_BUFFER))
-}
-
-/// Removes the mask (RFC 6455 section 5.3), eight bytes at a time.
-fn unmask(payload: &mut [u8], mask: [u8; 4]) {
-    let [a, b, c, d] = mask;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let mut chunks = payload.chunks_exact_mut(8);
-    for chunk in &mut chunks {
-        // chunks_exact gives eight bytes, so the array is never the default.
-        let word = u64::from_ne_bytes((&*chunk).try_into().unwrap_or_default()) ^ wide;
-        chunk.copy_from_slice(&word.to_ne_bytes());
-    }
-    for (byte, key) in chunks.into_remainder().iter_mut().zip(mask.iter().cycle()) {
-        *byte ^= key;
-    }
 }
 
 #[cfg(test)]

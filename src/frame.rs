@@ -8,8 +8,15 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::message::Message;
 
-/// The longest header without a mask: two bytes and a length of eight. Servers do not mask (RFC 6455 section 5.1).
-const MAX_HEADER: usize = 10;
+/// The longest header: two bytes, a length of eight, and a mask.
+const MAX_HEADER: usize = 14;
+
+/// Which end of the connection we are. Clients mask what they send, servers do not (RFC 6455 section 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    Client,
+}
 
 /// An encoded frame. Cloning shares the payload.
 #[derive(Debug, Clone)]
@@ -45,6 +52,11 @@ impl Frame {
         Self::new(Kind::Pong, OpCode::Control(Control::Pong), payload.into())
     }
 
+    /// The answer to a heartbeat in text. It is as urgent as a Pong, and of several only the newest counts as well.
+    pub(crate) fn text_pong() -> Self {
+        Self::new(Kind::Pong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
+    }
+
     /// `payload` as [`close_payload`](crate::close::close_payload) makes it.
     pub(crate) fn close(payload: Bytes) -> Self {
         Self::new(Kind::Close, OpCode::Control(Control::Close), payload)
@@ -52,14 +64,17 @@ impl Frame {
 
     fn new(kind: Kind, opcode: OpCode, payload: Bytes) -> Self {
         debug_assert!(kind == Kind::Data || payload.len() <= 125, "control payloads are short (RFC 6455 section 5.5)");
-        let mut header = [0; MAX_HEADER];
-        let mut rest = &mut header[..];
-        let fields = FrameHeader { opcode, ..FrameHeader::default() };
-        // Writing to a slice fails only when it is too short, and MAX_HEADER is the longest header without a mask.
-        let written = fields.format(payload.len() as u64, &mut rest);
-        debug_assert!(written.is_ok());
-        let header_len = (MAX_HEADER - rest.len()) as u8;
+        let (header, header_len) = encode_header(opcode, None, payload.len());
         Self { header, header_len, kind, payload }
+    }
+
+    /// The same frame as a client sends it. The key must not be foreseeable (RFC 6455 section 10.3).
+    pub(crate) fn masked(self, key: [u8; 4]) -> Self {
+        let mut payload = Vec::from(self.payload);
+        apply_mask(&mut payload, key);
+        let opcode = OpCode::from(self.header[0] & 0x0f);
+        let (header, header_len) = encode_header(opcode, Some(key), payload.len());
+        Self { header, header_len, kind: self.kind, payload: payload.into() }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -80,6 +95,32 @@ impl Frame {
         let header = self.header();
         let (in_header, in_payload) = (offset.min(header.len()), offset.saturating_sub(header.len()));
         [IoSlice::new(&header[in_header..]), IoSlice::new(&self.payload[in_payload..])]
+    }
+}
+
+fn encode_header(opcode: OpCode, mask: Option<[u8; 4]>, len: usize) -> ([u8; MAX_HEADER], u8) {
+    let mut header = [0; MAX_HEADER];
+    let mut rest = &mut header[..];
+    let fields = FrameHeader { opcode, mask, ..FrameHeader::default() };
+    // Writing to a slice fails only when it is too short, and MAX_HEADER is the longest header.
+    let written = fields.format(len as u64, &mut rest);
+    debug_assert!(written.is_ok());
+    let header_len = (MAX_HEADER - rest.len()) as u8;
+    (header, header_len)
+}
+
+/// Masks a payload, or removes the mask (RFC 6455 section 5.3), eight bytes at a time.
+pub(crate) fn apply_mask(payload: &mut [u8], key: [u8; 4]) {
+    let [a, b, c, d] = key;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut chunks = payload.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        // chunks_exact gives eight bytes, so the array is never the default.
+        let word = u64::from_ne_bytes((&*chunk).try_into().unwrap_or_default()) ^ wide;
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    for (byte, key) in chunks.into_remainder().iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
     }
 }
 
@@ -121,6 +162,16 @@ mod tests {
         assert_eq!(encoded(&Frame::ping("1")), b"\x89\x011");
         assert_eq!(encoded(&Frame::pong("1")), b"\x8a\x011");
         assert_eq!(encoded(&Frame::close(Bytes::new())), b"\x88\x00");
+    }
+
+    #[test]
+    fn a_masked_frame_is_the_same_behind_its_key() {
+        let frame = Frame::message(Message::text("hello")).masked([1, 2, 3, 4]);
+        assert_eq!(encoded(&frame), [0x81, 0x85, 1, 2, 3, 4, b'h' ^ 1, b'e' ^ 2, b'l' ^ 3, b'l' ^ 4, b'o' ^ 1]);
+        let frame = Frame::message(Message::binary(vec![0; 70_000])).masked([9, 9, 9, 9]);
+        assert_eq!(frame.header(), [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 9, 9, 9, 9]);
+        assert!(frame.kind() == Kind::Data && encoded(&frame)[14..].iter().all(|byte| *byte == 9));
+        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::Pong);
     }
 
     #[test]

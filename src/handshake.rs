@@ -39,6 +39,9 @@ pub(crate) enum Outcome {
     Failed { status: Option<u16>, reason: String },
 }
 
+/// The subprotocol of clients that send their heartbeat as text.
+pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
+
 /// Longest request head, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
 
@@ -236,7 +239,7 @@ fn decide(request: &Request, rules: &Rules) -> Result<(Accept, Vec<u8>), (Respon
         log::error!("{}: on_handshake {what}; answered with 500", request.peer());
         (Response::new(500).text("internal error\n"), "on_handshake failed")
     };
-    let accept = match &rules.on_handshake {
+    let mut accept = match &rules.on_handshake {
         None => Accept::new(),
         Some(decide) => match catch_unwind(AssertUnwindSafe(|| decide(request))) {
             Ok(Ok(accept)) => accept,
@@ -245,6 +248,9 @@ fn decide(request: &Request, rules: &Rules) -> Result<(Accept, Vec<u8>), (Respon
             Err(_) => return Err(mistake("panicked")),
         },
     };
+    if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
+        accept.subprotocol = Some(TEXT_HEARTBEAT.to_owned());
+    }
     if let Some(chosen) = &accept.subprotocol
         && !request.subprotocols().any(|offered| offered == chosen)
     {

@@ -16,7 +16,7 @@ use crossbeam_channel as channel;
 use crate::close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic, close_payload};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
-use crate::frame::Frame;
+use crate::frame::{Frame, Role};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::outbound::{DrainFailure, Outbound, SendFailure, Sent};
@@ -51,12 +51,15 @@ pub(crate) struct Link {
     /// Milliseconds from `opened`, plus one, since when the connection's thread has been away from `recv`; 0 while it
     /// listens.
     away_since: AtomicU64,
+    /// A heartbeat that another thread has asked for, until the connection's thread takes it up.
+    asked_heartbeat: Mutex<Option<HeartbeatPolicy>>,
     /// The heartbeat's interval in milliseconds, for the pacemaker; 0 without one.
     interval_ms: AtomicU64,
 }
 
 /// What a [`Link`] is made from.
 pub(crate) struct Opening {
+    pub(crate) role: Role,
     pub(crate) id: ConnectionId,
     pub(crate) peer: SocketAddr,
     pub(crate) path: String,
@@ -69,13 +72,13 @@ pub(crate) struct Opening {
 
 impl Link {
     pub(crate) fn new(opening: Opening) -> Self {
-        let Opening { id, peer, path, stream, queue_size, close_timeout, stack_size, supervisor } = opening;
+        let Opening { role, id, peer, path, stream, queue_size, close_timeout, stack_size, supervisor } = opening;
         Self {
             id,
             peer,
             path,
             opened: Instant::now(),
-            outbound: Outbound::new(stream, queue_size, None),
+            outbound: Outbound::new(role, stream, queue_size, None),
             close_timeout,
             stack_size,
             supervisor,
@@ -91,6 +94,7 @@ impl Link {
             dropped: AtomicU64::new(0),
             missed: AtomicU32::new(0),
             away_since: AtomicU64::new(0),
+            asked_heartbeat: Mutex::new(None),
             interval_ms: AtomicU64::new(0),
         }
     }
@@ -134,10 +138,14 @@ impl Link {
         }
     }
 
-    /// Sends a Ping with the next number. `waiter` is told the round-trip time.
-    pub(crate) fn ping(self: &Arc<Self>, waiter: Option<channel::Sender<Duration>>) -> Result<Sent, Error> {
+    /// Sends a Ping with the next number, which may announce when the next is due. `waiter` is told the round-trip time.
+    pub(crate) fn ping(
+        self: &Arc<Self>,
+        next: Option<Duration>,
+        waiter: Option<channel::Sender<Duration>>,
+    ) -> Result<Sent, Error> {
         // Entered before it is written: the Pong may be here before this thread is back.
-        let payload = self.ledger().ping(Instant::now(), waiter);
+        let payload = self.ledger().ping(Instant::now(), next, waiter);
         let sent = self.outbound.send_control(Frame::ping(payload.clone()));
         let sent = self.settle(sent)?;
         if sent != Sent::Written {
@@ -149,6 +157,12 @@ impl Link {
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
     pub(crate) fn pong(self: &Arc<Self>, payload: tungstenite::Bytes) -> Result<(), Error> {
         let sent = self.outbound.send_control(Frame::pong(payload));
+        self.settle(sent).map(drop)
+    }
+
+    /// Answers a heartbeat in text. A peer that is behind on what it was sent gets it when it has caught up.
+    pub(crate) fn text_pong(self: &Arc<Self>) -> Result<(), Error> {
+        let sent = self.outbound.send_control(Frame::text_pong());
         self.settle(sent).map(drop)
     }
 
@@ -330,6 +344,17 @@ impl Link {
         self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
     }
 
+    /// Has the connection's thread change its heartbeat. The Ping that is sent tells the peer of it, if it announces, and
+    /// its Pong wakes the thread.
+    pub(crate) fn ask_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
+        *self.asked_heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
+        self.ping(policy.announcement(), None).map(drop)
+    }
+
+    pub(crate) fn take_asked_heartbeat(&self) -> Option<HeartbeatPolicy> {
+        self.asked_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
     /// Has the pacemaker follow a heartbeat that was changed.
     pub(crate) fn notify_pace(&self) {
         if let Some(interval) = self.interval() {
@@ -366,6 +391,7 @@ impl Link {
             bytes_in: self.bytes_in.load(Relaxed),
             bytes_out,
             dropped: self.dropped.load(Relaxed),
+            unsent: self.outbound.unsent() as u64,
         }
     }
 

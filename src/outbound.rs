@@ -16,7 +16,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::frame::{Frame, Kind};
+use crate::frame::{Frame, Kind, Role};
 
 mod batch;
 use batch::Batch;
@@ -70,6 +70,7 @@ pub(crate) struct Outbound<S> {
     /// Signalled when the queue has become shorter, and at the end.
     progress: Condvar,
     queue_limit: usize,
+    role: Role,
 }
 
 #[derive(Debug)]
@@ -89,6 +90,8 @@ struct State<S> {
     bytes: u64,
     messages: u64,
     is_close_written: bool,
+    /// Bytes that were accepted, and that the socket will never take.
+    unsent: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,7 +108,7 @@ impl<S: Socket> Outbound<S> {
     const FEED_LIMIT: usize = 16 * 1024;
 
     /// `queue_limit`: bytes that may wait before `send` does. `stall_limit`: how long the peer may take nothing.
-    pub(crate) fn new(socket: Arc<S>, queue_limit: usize, stall_limit: Option<Duration>) -> Self {
+    pub(crate) fn new(role: Role, socket: Arc<S>, queue_limit: usize, stall_limit: Option<Duration>) -> Self {
         let state = State {
             socket: Some(socket),
             phase: Phase::Open,
@@ -119,12 +122,14 @@ impl<S: Socket> Outbound<S> {
             bytes: 0,
             messages: 0,
             is_close_written: false,
+            unsent: 0,
         };
-        Self { state: Mutex::new(state), progress: Condvar::new(), queue_limit }
+        Self { state: Mutex::new(state), progress: Condvar::new(), queue_limit, role }
     }
 
     /// Sends a data frame. If the queue is full, waits for room (`wait`), or gives the frame back.
     pub(crate) fn send(&self, frame: Frame, wait: bool) -> Result<Sent, SendFailure> {
+        let frame = self.dress(frame);
         let mut state = self.admit(frame.len(), wait)?;
         state.messages += 1;
         state.push_and_flush(frame).map_err(SendFailure::Io)
@@ -133,6 +138,7 @@ impl<S: Socket> Outbound<S> {
     /// Like [`send`](Self::send) with waiting, but a small frame stays in memory until [`flush`](Self::flush) or the
     /// next `send`.
     pub(crate) fn feed(&self, frame: Frame) -> Result<Sent, SendFailure> {
+        let frame = self.dress(frame);
         let mut state = self.admit(frame.len(), true)?;
         state.messages += 1;
         if !state.is_draining && state.queued + frame.len() >= Self::FEED_LIMIT.min(self.queue_limit) {
@@ -144,6 +150,7 @@ impl<S: Socket> Outbound<S> {
 
     /// Sends a Ping or a Pong, ahead of the data that waits and whatever the queue's limit.
     pub(crate) fn send_control(&self, frame: Frame) -> Result<Sent, SendFailure> {
+        let frame = self.dress(frame);
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(SendFailure::Closed);
@@ -158,6 +165,7 @@ impl<S: Socket> Outbound<S> {
 
     /// Sends a Close frame behind everything that was accepted before it. From here on no other frame is taken.
     pub(crate) fn close(&self, frame: Frame) -> Result<Sent, SendFailure> {
+        let frame = self.dress(frame);
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(SendFailure::Closed);
@@ -255,6 +263,11 @@ impl<S: Socket> Outbound<S> {
         self.lock().is_close_written
     }
 
+    /// Bytes that were accepted and then lost, because the connection ended before the socket had taken them.
+    pub(crate) fn unsent(&self) -> usize {
+        self.lock().unsent
+    }
+
     /// Bytes that wait.
     pub(crate) fn queued(&self) -> usize {
         self.lock().queued
@@ -288,6 +301,14 @@ impl<S: Socket> Outbound<S> {
                 return Err(SendFailure::Full);
             }
             state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The frame as our role sends it. Before the lock is taken, for masking copies the payload.
+    fn dress(&self, frame: Frame) -> Frame {
+        match self.role {
+            Role::Server => frame,
+            Role::Client => frame.masked(rand::random()),
         }
     }
 
@@ -399,6 +420,7 @@ impl<S: Socket> State<S> {
     }
 
     fn forget_all(&mut self) {
+        self.unsent += self.queued;
         self.batch = Batch::default();
         self.ping = None;
         self.pong = None;

@@ -52,6 +52,8 @@ pub(crate) struct PingLedger {
 #[derive(Debug)]
 struct UnderWay {
     number: u64,
+    /// What it announced.
+    next: Option<Duration>,
     since: Instant,
     /// Whether the Ping went straight to the socket: one that waited in our queue says nothing about the line.
     is_sample: bool,
@@ -62,30 +64,29 @@ impl PingLedger {
     /// A peer that never answers must not make us remember every Ping.
     const MOST_UNDER_WAY: usize = 64;
 
-    /// Enters a new Ping and gives its payload. `waiter` is told how long the answer took.
-    pub(crate) fn ping(&mut self, now: Instant, waiter: Option<Sender<Duration>>) -> String {
+    /// Enters a new Ping and gives its payload, which may announce when the next is due. `waiter` is told how long the
+    /// answer took.
+    pub(crate) fn ping(&mut self, now: Instant, next: Option<Duration>, waiter: Option<Sender<Duration>>) -> String {
         self.sent += 1;
         if self.under_way.len() == Self::MOST_UNDER_WAY {
             self.under_way.pop_front();
         }
-        self.under_way.push_back(UnderWay { number: self.sent, since: now, is_sample: true, waiter });
-        self.sent.to_string()
+        self.under_way.push_back(UnderWay { number: self.sent, next, since: now, is_sample: true, waiter });
+        payload(self.sent, next)
     }
 
     /// The Ping with this payload had to queue behind data.
     pub(crate) fn queued(&mut self, payload: &str) {
-        let number = payload.parse().unwrap_or(0);
-        if let Some(ping) = self.under_way.iter_mut().rfind(|ping| ping.number == number) {
+        if let Some(ping) = self.under_way.iter_mut().rfind(|ping| ping.has_payload(payload.as_bytes())) {
             ping.is_sample = false;
         }
     }
 
     /// A Pong arrived. Returns the time since its Ping, or `None` if it was not asked for.
     pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
-        let number: u64 = std::str::from_utf8(payload).ok()?.parse().ok()?;
-        // The payload has to be the very same (RFC 6455 section 5.5.3), so "+1" and "01" answer nothing.
-        let is_canonical = matches!(payload[0], b'1'..=b'9');
-        let position = self.under_way.iter().position(|ping| ping.number == number && is_canonical)?;
+        // The payload has to be the very same (RFC 6455 section 5.5.3).
+        let position = self.under_way.iter().position(|ping| ping.has_payload(payload))?;
+        let number = self.under_way[position].number;
         self.answered += 1;
         let mut answer = None;
         for ping in self.under_way.drain(..=position) {
@@ -123,6 +124,20 @@ impl PingLedger {
     }
 }
 
+impl UnderWay {
+    fn has_payload(&self, other: &[u8]) -> bool {
+        payload(self.number, self.next).as_bytes() == other
+    }
+}
+
+/// A Ping's number, behind what it announces: `17`, or `next=20000 17`.
+fn payload(number: u64, next: Option<Duration>) -> String {
+    match next {
+        None => number.to_string(),
+        Some(next) => format!("next={} {number}", next.as_millis()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,12 +152,12 @@ mod tests {
         let mut ledger = PingLedger::default();
         assert_eq!(ledger.round_trip(), None);
 
-        let payload = ledger.ping(now, None);
+        let payload = ledger.ping(now, None, None);
         assert_eq!(ledger.pong(payload.as_bytes(), now + ms(100)), Some(ms(100)));
         let first = ledger.round_trip().unwrap();
         assert_eq!((first.last, first.smoothed, first.variation, first.min), (ms(100), ms(100), ms(50), ms(100)));
 
-        let payload = ledger.ping(now, None);
+        let payload = ledger.ping(now, None, None);
         ledger.pong(payload.as_bytes(), now + ms(180));
         let second = ledger.round_trip().unwrap();
         // SRTT = 7/8 x 100 + 1/8 x 180; RTTVAR = 3/4 x 50 + 1/4 x |100 - 180|
@@ -156,9 +171,9 @@ mod tests {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         let (sender, waiter) = crossbeam_channel::bounded(1);
-        let first = ledger.ping(now, Some(sender));
-        let second = ledger.ping(now + ms(10), None);
-        let third = ledger.ping(now + ms(20), None);
+        let first = ledger.ping(now, None, Some(sender));
+        let second = ledger.ping(now + ms(10), None, None);
+        let third = ledger.ping(now + ms(20), None, None);
 
         assert_eq!(ledger.pong(second.as_bytes(), now + ms(30)), Some(ms(20)));
         assert_eq!(waiter.try_recv(), Ok(ms(30)), "the first Ping counts as answered too");
@@ -172,7 +187,7 @@ mod tests {
     fn a_pong_never_asked_for_is_no_sample() {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
-        ledger.ping(now, None);
+        ledger.ping(now, None, None);
         for forged in [&b"2"[..], b"0", b"+1", b"01", b"", b"-1", b"18446744073709551616", b"\xff\xfe", b"hello"] {
             assert_eq!(ledger.pong(forged, now + ms(1)), None);
         }
@@ -183,7 +198,7 @@ mod tests {
     fn a_ping_that_waited_in_our_queue_is_no_sample() {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
-        let payload = ledger.ping(now, None);
+        let payload = ledger.ping(now, None, None);
         ledger.queued(&payload);
         assert_eq!(ledger.pong(payload.as_bytes(), now + ms(900)), Some(ms(900)));
         assert_eq!(ledger.round_trip(), None);
@@ -194,17 +209,27 @@ mod tests {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         for _ in 0..1000 {
-            ledger.ping(now, None);
+            ledger.ping(now, None, None);
         }
         assert_eq!(ledger.under_way.len(), PingLedger::MOST_UNDER_WAY);
         assert_eq!(ledger.pong(b"1000", now + ms(5)), Some(ms(5)));
     }
 
     #[test]
+    fn a_ping_may_announce_the_next() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        let payload = ledger.ping(now, Some(ms(1500)), None);
+        assert_eq!(payload, "next=1500 1");
+        assert_eq!(ledger.pong(b"1", now + ms(5)), None, "not the payload that was sent");
+        assert_eq!(ledger.pong(payload.as_bytes(), now + ms(5)), Some(ms(5)));
+    }
+
+    #[test]
     fn a_waiter_learns_of_the_end() {
         let mut ledger = PingLedger::default();
         let (sender, waiter) = crossbeam_channel::bounded(1);
-        ledger.ping(Instant::now(), Some(sender));
+        ledger.ping(Instant::now(), None, Some(sender));
         ledger.close();
         assert!(waiter.recv().is_err());
     }

@@ -8,6 +8,7 @@ use crossbeam_channel::{Receiver, bounded};
 
 use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::error::{Error, TrySendError};
+use crate::heartbeat::HeartbeatPolicy;
 use crate::link::Link;
 use crate::message::Message;
 
@@ -60,8 +61,17 @@ impl Sender {
     /// ```
     pub fn ping(&self) -> Result<Receiver<Duration>, Error> {
         let (waiter, answer) = bounded(1);
-        self.link.ping(Some(waiter))?;
+        self.link.ping(None, Some(waiter))?;
         Ok(answer)
+    }
+
+    /// Changes the connection's heartbeat from here: its thread takes it up with the next bytes that come, for which a
+    /// Ping is sent. With a policy that [announces](HeartbeatPolicy::announcing) that Ping tells the peer as well.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the connection is closed or closing.
+    pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
+        self.link.ask_heartbeat(policy)
     }
 
     /// Closes the connection from here: a Close frame goes out behind what is queued, and the peer has the close

@@ -16,8 +16,9 @@ use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
-use crate::handshake::{self, Outcome, Rules};
+use crate::handshake::{self, Outcome, Rules, TEXT_HEARTBEAT};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
@@ -60,6 +61,7 @@ struct Settings {
     read_buffer_size: usize,
     stack_size: usize,
     close_timeout: Duration,
+    text_heartbeat: bool,
 }
 
 impl Server {
@@ -100,6 +102,7 @@ impl Server {
             read_buffer_size: 1024,
             stack_size: 256 * 1024,
             close_timeout: Duration::from_secs(5),
+            text_heartbeat: false,
         };
         let rules = Rules { timeout: Duration::from_secs(10), on_handshake: None, on_request: None };
         Ok(Self { listener, hub, receivers, settings, rules })
@@ -167,6 +170,15 @@ impl Server {
     /// Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
         self.settings.close_timeout = timeout;
+        self
+    }
+
+    /// Takes the texts `ping` and `ping next=<milliseconds>` of every client as heartbeats: they are answered with the
+    /// text `pong` and never reach the handler. It is meant for pages, which can neither send nor see a Ping frame.
+    /// Default off; a client that offers the subprotocol `heartwire.v1`, when `on_handshake` does not choose another, has
+    /// it for itself.
+    pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
+        self.settings.text_heartbeat = text_heartbeat;
         self
     }
 
@@ -372,10 +384,12 @@ where
         let settings = &self.site.settings;
         let link = self.link(Arc::clone(&stream), peer, &request);
         link.count_bytes_in(tail.len());
-        let decoder = Decoder::new(tail, settings.read_buffer_size, settings.max_message_size);
+        let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(stream, decoder)?;
         let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
-        let connection = Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol);
+        let text_heartbeat = settings.text_heartbeat || accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT);
+        let connection =
+            Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol, text_heartbeat);
         self.site.hub.notify(Notice::Opened(link));
         Ok(Box::new(connection))
     }
@@ -384,6 +398,7 @@ where
     fn link(&self, stream: Arc<TcpStream>, peer: SocketAddr, request: &Request) -> Arc<Link> {
         let settings = &self.site.settings;
         Arc::new(Link::new(Opening {
+            role: Role::Server,
             id: self.id,
             peer,
             path: request.target().to_owned(),

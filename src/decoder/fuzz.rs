@@ -46,14 +46,14 @@ fn masked(frames: &[u8], mask: [u8; 4]) -> Vec<u8> {
             return bytes;
         }
         bytes[payload - 4..payload].copy_from_slice(&mask);
-        unmask(&mut bytes[payload..end], mask);
+        apply_mask(&mut bytes[payload..end], mask);
         start = end;
     }
 }
 
 /// What comes out of the pieces, up to an error or a Close frame. Between pieces the peer may have been idle.
 fn decode(pieces: &[&[u8]], is_idle_between: bool) -> (Vec<Incoming>, Option<CloseReason>) {
-    let mut decoder = Decoder::new(&[], Decoder::MIN_BUFFER, LIMIT);
+    let mut decoder = Decoder::new(Role::Server, &[], Decoder::MIN_BUFFER, LIMIT);
     let mut out = Vec::new();
     for piece in pieces {
         let mut rest = *piece;

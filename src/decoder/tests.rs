@@ -3,7 +3,7 @@
 use std::io::{self, Cursor, Read, Write};
 
 use proptest::prelude::*;
-use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
+use tungstenite::protocol::{self, WebSocket, WebSocketConfig};
 
 use super::*;
 
@@ -31,7 +31,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
 
 /// Everything that comes out when the bytes go in, so many at a time, and the error that it ends with, if it does.
 fn decode(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
-    let mut decoder = Decoder::new(&[], 256, LIMIT);
+    let mut decoder = Decoder::new(Role::Server, &[], 256, LIMIT);
     let mut out = Vec::new();
     for mut part in bytes.chunks(chunk) {
         while !part.is_empty() {
@@ -93,7 +93,7 @@ fn expected_copy(expected: &[Incoming]) -> Vec<Incoming> {
 
 #[test]
 fn what_was_received_behind_the_handshake_comes_first() {
-    let mut decoder = Decoder::new(&frame(0x81, b"early"), 256, LIMIT);
+    let mut decoder = Decoder::new(Role::Server, &frame(0x81, b"early"), 256, LIMIT);
     assert_eq!(decoder.next(), Ok(Some(text("early"))));
     assert_eq!(decoder.next(), Ok(None));
     assert!(!decoder.space().is_empty());
@@ -157,7 +157,7 @@ fn sizes_are_limited_when_they_are_announced() {
 
 #[test]
 fn memory_follows_what_arrived_not_what_was_announced() {
-    let mut decoder = Decoder::new(&[], 256, 1 << 30);
+    let mut decoder = Decoder::new(Role::Server, &[], 256, 1 << 30);
     let header = [&[0x82, 0xff][..], &(1_u64 << 30).to_be_bytes(), &MASK].concat();
     decoder.space()[..header.len()].copy_from_slice(&header);
     decoder.filled(header.len());
@@ -178,7 +178,7 @@ fn memory_follows_what_arrived_not_what_was_announced() {
 
 #[test]
 fn a_million_fragments_of_one_byte_take_no_time() {
-    let mut decoder = Decoder::new(&[], 4096, 1 << 20);
+    let mut decoder = Decoder::new(Role::Server, &[], 4096, 1 << 20);
     let mut bytes = frame(0x02, b"x");
     for _ in 0..1_000_000 {
         bytes.extend(frame(0x00, b"x"));
@@ -233,7 +233,7 @@ pub(super) fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, Theirs) {
     }
     let config = WebSocketConfig::default().max_message_size(Some(LIMIT)).max_frame_size(Some(LIMIT));
     let source = Source(Cursor::new(bytes.to_vec()));
-    let mut socket = WebSocket::from_raw_socket(source, Role::Server, Some(config));
+    let mut socket = WebSocket::from_raw_socket(source, protocol::Role::Server, Some(config));
     let mut out = Vec::new();
     loop {
         use tungstenite::Message as Read;
@@ -297,11 +297,11 @@ proptest! {
     #[test]
     fn unmasking_twice_changes_nothing(mut bytes in prop::collection::vec(any::<u8>(), 0..100), mask: [u8; 4]) {
         let before = bytes.clone();
-        unmask(&mut bytes, mask);
+        apply_mask(&mut bytes, mask);
         for (index, byte) in bytes.iter().enumerate() {
             prop_assert_eq!(*byte, before[index] ^ mask[index % 4]);
         }
-        unmask(&mut bytes, mask);
+        apply_mask(&mut bytes, mask);
         prop_assert_eq!(bytes, before);
     }
 }

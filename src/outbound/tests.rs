@@ -79,7 +79,7 @@ const SECOND: Duration = Duration::from_secs(1);
 fn outbound(queue_limit: usize, room: usize) -> (Arc<Outbound<FakeSocket>>, Arc<FakeSocket>) {
     let socket = Arc::new(FakeSocket::default());
     socket.allow(room);
-    (Arc::new(Outbound::new(Arc::clone(&socket), queue_limit, Some(10 * SECOND))), socket)
+    (Arc::new(Outbound::new(Role::Server, Arc::clone(&socket), queue_limit, Some(10 * SECOND))), socket)
 }
 
 fn text(text: &str) -> Frame {
