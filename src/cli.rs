@@ -23,6 +23,15 @@ struct Cli {
 enum Command {
     /// Run the server (what happens without a command as well).
     Serve(ServeOptions),
+    /// Connect to a server: lines typed are sent, messages are printed, and a lost connection comes back.
+    Connect(ConnectOptions),
+}
+
+/// What the command line asks for.
+#[derive(Debug)]
+pub(crate) enum Task {
+    Serve(ServeOptions),
+    Connect(ConnectOptions),
 }
 
 /// Options of the server.
@@ -36,21 +45,24 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_enum, default_value = "echo")]
     pub(crate) mode: Mode,
 
-    /// Time between Pings, or "off" for no heartbeat
-    #[arg(long, value_name = "DURATION|off", default_value = "20s", value_parser = parse_optional)]
-    ping_interval: Optional,
+    /// Who beats: the server by Pings, the peer by itself, or nobody
+    #[arg(long, value_enum, default_value = "server")]
+    heartbeat: Leader,
 
-    /// How long after a Ping some life must show, or "off" to keep lines open without ever finding anyone dead
-    #[arg(long, value_name = "DURATION|off", default_value = "10s", value_parser = parse_optional)]
-    pong_timeout: Optional,
+    #[command(flatten)]
+    beat: HeartbeatOptions,
 
-    /// How many misses in a row make a peer dead
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
-    max_missed: u32,
+    /// With --heartbeat peer: how long a peer may be silent before that is a miss
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    expect: Duration,
 
-    /// What counts as life
-    #[arg(long, value_enum, default_value = "any-byte")]
-    liveness: LivenessOption,
+    /// With --heartbeat peer: shortest and longest time that a peer may announce for its next sign by "next="
+    #[arg(long, value_name = "SHORTEST..LONGEST", value_parser = parse_range)]
+    announcements: Option<(Duration, Duration)>,
+
+    /// Take the texts "ping" and "ping next=MILLISECONDS" of all clients as heartbeats, and answer "pong"
+    #[arg(long)]
+    pub(crate) text_heartbeat: bool,
 
     /// Most connections at a time; more are answered 503
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count)]
@@ -80,13 +92,92 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     pub(crate) allow_origin: Vec<String>,
 
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+/// Options of the client.
+#[derive(Debug, Args)]
+pub(crate) struct ConnectOptions {
+    /// The server, as ws://HOST[:PORT][/PATH]
+    pub(crate) url: String,
+
+    #[command(flatten)]
+    beat: HeartbeatOptions,
+
+    /// Have each Ping announce when the next one is due, for a server that is led by its peers
+    #[arg(long)]
+    announce: bool,
+
+    /// Add a header to the opening handshake; repeatable
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    pub(crate) header: Vec<(String, String)>,
+
+    /// Offer a subprotocol; repeatable, the first is preferred
+    #[arg(long, value_name = "NAME")]
+    pub(crate) subprotocol: Vec<String>,
+
+    /// End when the connection is lost, or cannot be made
+    #[arg(long)]
+    pub(crate) no_reconnect: bool,
+
+    /// How long connecting may take
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) connect_timeout: Duration,
+
+    /// How long the opening handshake may take in all
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) handshake_timeout: Duration,
+
+    /// How long the closing handshake may take in all
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) close_timeout: Duration,
+
+    /// Largest message taken, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
+    pub(crate) max_message_size: usize,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+/// The beat of whoever sends Pings.
+#[derive(Debug, Args)]
+struct HeartbeatOptions {
+    /// Time between our Pings, or "off" for no heartbeat
+    #[arg(long, value_name = "DURATION|off", default_value = "20s", value_parser = parse_optional)]
+    ping_interval: Optional,
+
+    /// How long after a Ping some life must show, or "off" to keep lines open without ever finding anyone dead
+    #[arg(long, value_name = "DURATION|off", default_value = "10s", value_parser = parse_optional)]
+    pong_timeout: Optional,
+
+    /// How many misses in a row make a peer dead
+    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    max_missed: u32,
+
+    /// What counts as life
+    #[arg(long, value_enum, default_value = "any-byte")]
+    liveness: LivenessOption,
+}
+
+/// Where the log goes, and how much of it.
+#[derive(Debug, Args)]
+pub(crate) struct LogOptions {
     /// Least important lines to log
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
-    log_level: String,
+    #[arg(long = "log-level", value_name = "LEVEL", default_value = "info", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
+    level: String,
 
     /// Log to this file as well
-    #[arg(long, value_name = "FILE")]
-    pub(crate) log_file: Option<PathBuf>,
+    #[arg(long = "log-file", value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Leader {
+    Server,
+    Peer,
+    Off,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -105,8 +196,8 @@ enum LivenessOption {
 #[derive(Debug, Clone, Copy)]
 struct Optional(Option<Duration>);
 
-impl ServeOptions {
-    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
+impl HeartbeatOptions {
+    fn policy(&self) -> HeartbeatPolicy {
         let liveness = match self.liveness {
             LivenessOption::AnyByte => Liveness::AnyByte,
             LivenessOption::PongOnly => Liveness::PongOnly,
@@ -119,34 +210,72 @@ impl ServeOptions {
         policy.max_missed(self.max_missed).liveness(liveness)
     }
 
-    /// What the heartbeat chosen means, in words.
-    pub(crate) fn heartbeat_in_words(&self) -> String {
-        let spell = humantime::format_duration;
-        match (self.ping_interval.0, self.pong_timeout.0, self.heartbeat().worst_case()) {
-            (Some(interval), Some(timeout), Some(worst)) => format!(
-                "Ping every {}, dead after {} of {}: a dead peer is found within {}",
-                spell(interval),
-                if self.max_missed == 1 { "1 miss".to_owned() } else { format!("{} misses", self.max_missed) },
-                spell(timeout),
-                spell(worst)
-            ),
-            (Some(interval), ..) => format!("Ping every {}, dead peers are not found", spell(interval)),
-            (None, ..) => "no heartbeat, dead peers are not found".to_owned(),
+    fn misses(&self) -> String {
+        if self.max_missed == 1 { "1 miss".to_owned() } else { format!("{} misses", self.max_missed) }
+    }
+}
+
+impl ServeOptions {
+    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
+        let beat = self.beat.policy();
+        match self.heartbeat {
+            Leader::Server => beat,
+            Leader::Off => HeartbeatPolicy::off(),
+            Leader::Peer => {
+                let policy = beat.led_by_peer(self.expect);
+                match self.announcements {
+                    Some((shortest, longest)) => policy.announcements(shortest, longest),
+                    None => policy,
+                }
+            }
         }
     }
 
-    pub(crate) fn log_level(&self) -> log::LevelFilter {
+    /// What the heartbeat chosen means, in words.
+    pub(crate) fn heartbeat_in_words(&self) -> String {
+        let spell = humantime::format_duration;
+        let Some(worst) = self.heartbeat().worst_case() else {
+            return match (self.heartbeat, self.beat.ping_interval.0) {
+                (Leader::Server, Some(interval)) => {
+                    format!("Ping every {}, dead peers are not found", spell(interval))
+                }
+                _ => "no heartbeat, dead peers are not found".to_owned(),
+            };
+        };
+        let beat = match (self.heartbeat, self.beat.ping_interval.0, self.beat.pong_timeout.0) {
+            (Leader::Server, Some(interval), Some(timeout)) => {
+                format!("Ping every {}, dead after {} of {}", spell(interval), self.beat.misses(), spell(timeout))
+            }
+            _ => format!("peers beat, dead after {} of {}", self.beat.misses(), spell(self.expect)),
+        };
+        format!("{beat}: a dead peer is found within {}", spell(worst))
+    }
+}
+
+impl ConnectOptions {
+    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
+        self.beat.policy().announcing(self.announce)
+    }
+
+    /// How often something is to be seen of the heartbeat.
+    pub(crate) fn ping_interval(&self) -> Option<Duration> {
+        self.beat.ping_interval.0
+    }
+}
+
+impl LogOptions {
+    pub(crate) fn level(&self) -> log::LevelFilter {
         // Checked by the parser.
-        self.log_level.parse().unwrap_or(log::LevelFilter::Info)
+        self.level.parse().unwrap_or(log::LevelFilter::Info)
     }
 }
 
 /// Parses the command line. On a mistake, one line on stderr and exit status 2.
-pub(crate) fn parse() -> Result<ServeOptions, ExitCode> {
+pub(crate) fn parse() -> Result<Task, ExitCode> {
     match Cli::try_parse() {
-        Ok(Cli { command: Some(Command::Serve(options)), .. }) | Ok(Cli { command: None, serve: options }) => {
-            Ok(options)
-        }
+        Ok(Cli { command: Some(Command::Connect(options)), .. }) => Ok(Task::Connect(options)),
+        Ok(Cli { command: Some(Command::Serve(options)), .. }) => Ok(Task::Serve(options)),
+        Ok(Cli { command: None, serve }) => Ok(Task::Serve(serve)),
         Err(error) if error.use_stderr() => {
             let text = error.to_string();
             let line = text.lines().next().unwrap_or("error: invalid command line");
@@ -181,6 +310,22 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 
 fn parse_optional(text: &str) -> Result<Optional, String> {
     if text == "off" { Ok(Optional(None)) } else { parse_duration(text).map(|duration| Optional(Some(duration))) }
+}
+
+/// Two durations, such as `1s..5m`.
+fn parse_range(text: &str) -> Result<(Duration, Duration), String> {
+    let (shortest, longest) = text.split_once("..").ok_or("expected two durations such as 1s..5m")?;
+    let (shortest, longest) = (parse_duration(shortest)?, parse_duration(longest)?);
+    if shortest > longest {
+        Err("the first must not be longer than the second".to_owned())
+    } else {
+        Ok((shortest, longest))
+    }
+}
+
+fn parse_header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("expected a header such as \"Authorization: Bearer TOKEN\"")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {
@@ -225,6 +370,7 @@ mod tests {
         let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
         Ok(match cli.command {
             Some(Command::Serve(options)) => options,
+            Some(Command::Connect(_)) => unreachable!("not asked for"),
             None => cli.serve,
         })
     }
@@ -248,6 +394,17 @@ mod tests {
         assert_eq!(options(&["--ping-interval", "off"]).unwrap().heartbeat(), HeartbeatPolicy::off());
         let keepalive = options(&["--ping-interval", "500ms", "--pong-timeout", "off"]).unwrap();
         assert_eq!(keepalive.heartbeat(), HeartbeatPolicy::keepalive(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn the_peer_may_lead() {
+        let led = options(&["--heartbeat", "peer", "--expect", "10s", "--max-missed", "2"]).unwrap();
+        assert_eq!(led.heartbeat(), HeartbeatPolicy::peer_led(Duration::from_secs(10)).max_missed(2));
+        assert_eq!(led.heartbeat_in_words(), "peers beat, dead after 2 misses of 10s: a dead peer is found within 20s");
+        let announced = options(&["--heartbeat", "peer", "--announcements", "1s..1m"]).unwrap();
+        assert_eq!(announced.heartbeat().worst_case(), Some(Duration::from_secs(3 * 70)));
+        assert_eq!(options(&["--heartbeat", "off"]).unwrap().heartbeat(), HeartbeatPolicy::off());
+        assert!(options(&["--announcements", "2s..1s"]).is_err());
     }
 
     #[test]

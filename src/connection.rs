@@ -380,6 +380,11 @@ impl Connection {
         self.await_close();
     }
 
+    /// Why the connection ended.
+    pub(crate) fn reason(&self) -> CloseReason {
+        self.link.end_of_socket(CloseReason::Disconnected)
+    }
+
     /// Whether the connection has ended, is closing, or cannot be written to any more.
     pub(crate) fn is_closing(&self) -> bool {
         self.is_over || self.link.outbound.is_closing()

@@ -3,6 +3,7 @@
 use std::error::Error as StdError;
 use std::{fmt, io};
 
+use crate::client::ConnectError;
 use crate::close::{CloseCode, CloseReason};
 
 /// What can go wrong for a program that uses heartwire.
@@ -15,6 +16,8 @@ pub enum Error {
     InvalidCloseCode(CloseCode),
     /// The server could not start: its address could not be bound, or no thread could be started.
     Io(io::Error),
+    /// A client did not come to a connection.
+    Connect(ConnectError),
     /// The handler's own error. It closes the connection with 1011 and is reported as
     /// [`CloseReason::HandlerFailed`].
     Handler(Box<dyn StdError + Send + Sync>),
@@ -33,6 +36,7 @@ impl fmt::Display for Error {
             Self::Closed(reason) => write!(f, "connection closed: {reason}"),
             Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
             Self::Io(error) => error.fmt(f),
+            Self::Connect(error) => error.fmt(f),
             Self::Handler(error) => error.fmt(f),
         }
     }
@@ -42,6 +46,7 @@ impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Io(error) => Some(error),
+            Self::Connect(error) => Some(error),
             Self::Handler(error) => Some(&**error),
             Self::Closed(_) | Self::InvalidCloseCode(_) => None,
         }

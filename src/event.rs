@@ -43,6 +43,23 @@ pub enum Event {
     },
     /// The connection ended. There is exactly one for each `Opened`.
     Closed(CloseReport),
+    /// A client begins an attempt to connect.
+    Connecting {
+        /// The number of the attempt, counted from 1 and from the last connection that lasted.
+        attempt: u32,
+    },
+    /// A client's attempt to connect has failed.
+    ConnectFailed {
+        /// What was wrong.
+        error: String,
+        /// Whether the client gives up, since another attempt would end in the same way.
+        is_fatal: bool,
+    },
+    /// A client pauses before it tries again.
+    Retrying {
+        /// For how long.
+        delay: Duration,
+    },
     /// An opening handshake did not come to a connection.
     HandshakeFailed {
         /// The number that the connection would have had.

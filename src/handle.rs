@@ -17,8 +17,7 @@ use crate::supervisor::{Command, Notice};
 /// What the server's threads and its handles share.
 #[derive(Debug)]
 pub(crate) struct Hub {
-    pub(crate) address: SocketAddr,
-    /// For waking the accept loop, as long as it runs.
+    /// A server's, for waking its accept loop, as long as that runs.
     listener: Mutex<Option<Listener>>,
     pub(crate) notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
@@ -28,6 +27,7 @@ pub(crate) struct Hub {
     stats: Mutex<Stats>,
     is_running: AtomicBool,
     is_ending: AtomicBool,
+    has_ended: AtomicBool,
     /// Wakes the accept loop when it is not in `accept`.
     stop: channel::Sender<()>,
 }
@@ -35,12 +35,14 @@ pub(crate) struct Hub {
 /// The listening socket.
 #[derive(Debug, Clone)]
 pub(crate) struct Listener {
+    pub(crate) address: SocketAddr,
     pub(crate) socket: Arc<TcpListener>,
     /// Whether it was made by us. Another process may hold the same socket otherwise, and go on with it after us.
     pub(crate) is_ours: bool,
 }
 
 /// The receiving ends of a hub.
+#[derive(Debug)]
 pub(crate) struct Receivers {
     pub(crate) notices: channel::Receiver<Notice>,
     pub(crate) commands: channel::Receiver<Command>,
@@ -51,19 +53,19 @@ impl Hub {
     /// Broadcasts that may wait for the fan-out before the broadcaster does.
     const COMMANDS: usize = 64;
 
-    pub(crate) fn new(address: SocketAddr, listener: Listener) -> (Arc<Self>, Receivers) {
+    pub(crate) fn new(listener: Option<Listener>) -> (Arc<Self>, Receivers) {
         let (notices, notices_receiver) = channel::unbounded();
         let (commands, commands_receiver) = channel::bounded(Self::COMMANDS);
         let (stop, stop_receiver) = channel::bounded(1);
         let hub = Self {
-            address,
-            listener: Mutex::new(Some(listener)),
+            listener: Mutex::new(listener),
             notices,
             commands,
             subscribers: Mutex::default(),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
+            has_ended: AtomicBool::new(false),
             stop,
         };
         let receivers = Receivers { notices: notices_receiver, commands: commands_receiver, stop: stop_receiver };
@@ -88,7 +90,7 @@ impl Hub {
         if listener.is_ours && shut_down().is_ok() {
             return;
         }
-        let mut address = self.address;
+        let mut address = listener.address;
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
@@ -104,6 +106,7 @@ impl Hub {
     pub(crate) fn ended(&self) {
         self.is_running.store(false, SeqCst);
         self.is_ending.store(true, SeqCst);
+        self.has_ended.store(true, SeqCst);
         lock(&self.subscribers).clear();
     }
 
@@ -118,6 +121,19 @@ impl Hub {
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut lock(&self.stats));
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        lock(&self.stats).clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {
+        let (subscriber, events) = channel::unbounded();
+        // After the end nothing happens any more, and the channel is disconnected at once.
+        if !self.has_ended.load(SeqCst) {
+            lock(&self.subscribers).push(subscriber);
+        }
+        events
     }
 
     /// Hands an event to all subscribers. It is only made if there are any.
@@ -138,16 +154,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Debug, Clone)]
 pub struct Handle {
     hub: Arc<Hub>,
+    address: SocketAddr,
 }
 
 impl Handle {
-    pub(crate) fn new(hub: Arc<Hub>) -> Self {
-        Self { hub }
+    pub(crate) fn new(hub: Arc<Hub>, address: SocketAddr) -> Self {
+        Self { hub, address }
     }
 
     /// The address that the server listens on, with the real port.
     pub fn local_addr(&self) -> SocketAddr {
-        self.hub.address
+        self.address
     }
 
     /// Sends a message to all connections. It is encoded once, and one thread fans out, so all receivers see the same
@@ -184,7 +201,7 @@ impl Handle {
 
     /// The counters since the server started; they stay to be read after its end.
     pub fn stats(&self) -> Stats {
-        lock(&self.hub.stats).clone()
+        self.hub.stats()
     }
 
     /// Everything that happens from now on, in the order in which the supervisor hears of it. The channel is
@@ -192,9 +209,7 @@ impl Handle {
     ///
     /// The channel is unbounded, since the server never waits for a subscriber: take events out, or drop the receiver.
     pub fn events(&self) -> channel::Receiver<Event> {
-        let (subscriber, events) = channel::unbounded();
-        lock(&self.hub.subscribers).push(subscriber);
-        events
+        self.hub.subscribe()
     }
 
     /// Shuts the server down, and returns at once: nobody is accepted any more, all connections are closed with 1001,

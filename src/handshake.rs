@@ -3,7 +3,7 @@
 //! Whatever is not an acceptable upgrade gets a proper HTTP answer. What follows the request in the same packet is kept
 //! for the connection.
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
-use crate::outbound::is_timeout;
 use crate::request::Request;
 use crate::response::{Accept, Response, encode_accept};
 use crate::tcp;
@@ -32,7 +31,7 @@ pub(crate) struct Rules {
 /// What a handshake came to.
 pub(crate) enum Outcome {
     /// The connection is a WebSocket. `tail` is what was received behind the request.
-    Upgraded { request: Request, accept: Accept, tail: Vec<u8> },
+    Upgraded { request: Request, accept: Box<Accept>, tail: Vec<u8> },
     /// A plain HTTP request was answered by the application, and our end of the connection was closed.
     Answered { status: u16 },
     /// The client was refused, and our end of the connection closed, or it never asked properly.
@@ -80,7 +79,7 @@ pub(crate) fn perform(stream: &TcpStream, peer: SocketAddr, rules: &Rules, is_fu
     }
     match decide(&request, rules) {
         Ok((accept, answer)) => match tcp::write_before(stream, &answer, deadline) {
-            Ok(()) => Outcome::Upgraded { request, accept, tail },
+            Ok(()) => Outcome::Upgraded { request, accept: Box::new(accept), tail },
             Err(error) => Outcome::Failed { status: None, reason: format!("answer not sent: {error}") },
         },
         Err((response, reason)) => refuse(stream, &response, true, reason, deadline),
@@ -98,7 +97,8 @@ enum HeadError {
 fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
     let mut head = Head::new();
     loop {
-        let Some(count) = read_some(stream, head.space(), deadline)? else {
+        let read = tcp::read_before(stream, head.space(), deadline);
+        let Some(count) = read.map_err(|error| HeadError::Lost(error.to_string()))? else {
             let response = Response::new(408).text("the request took too long\n");
             return Err(HeadError::Refused(response, "request too slow"));
         };
@@ -157,23 +157,6 @@ impl Head {
 
 fn ends_head(news: &[u8]) -> bool {
     news.windows(3).any(|triple| triple == b"\n\r\n")
-}
-
-/// One read before the deadline; `None` when that has come.
-fn read_some(mut stream: &TcpStream, space: &mut [u8], deadline: Instant) -> Result<Option<usize>, HeadError> {
-    let lost = |error: io::Error| HeadError::Lost(error.to_string());
-    loop {
-        let remaining = deadline.saturating_duration_since(Instant::now());
-        if remaining.is_zero() {
-            return Ok(None);
-        }
-        stream.set_read_timeout(Some(remaining)).map_err(lost)?;
-        match stream.read(space) {
-            Ok(count) => return Ok(Some(count)),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
-            Err(error) => return Err(lost(error)),
-        }
-    }
 }
 
 fn malformed(error: httparse::Error) -> HeadError {

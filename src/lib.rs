@@ -383,6 +383,7 @@
 //! second thread while there is something to write.
 
 mod accept;
+mod client;
 mod close;
 mod connection;
 mod decoder;
@@ -406,6 +407,7 @@ mod server;
 mod supervisor;
 mod tcp;
 
+pub use client::{Backoff, Client, ClientHandle, ConnectError};
 pub use close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
 pub use connection::Connection;
 pub use error::{Error, TrySendError};

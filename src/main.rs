@@ -1,14 +1,28 @@
-//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run.
+//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, and a client to go with it.
 
 mod cli;
+mod connect;
 mod log_thread;
+mod output;
 mod serve;
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
+/// The exit status: 0 after an orderly end, 1 if it could not start or was ended by an error, 2 for a command line that is
+/// not understood.
 fn main() -> ExitCode {
-    match cli::parse() {
-        Ok(options) => serve::run(options),
-        Err(exit) => exit,
+    let result = match cli::parse() {
+        Ok(cli::Task::Serve(options)) => serve::run(&options),
+        Ok(cli::Task::Connect(options)) => connect::run(&options),
+        Err(exit) => return exit,
+    };
+    log::logger().flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            let _ = writeln!(io::stderr(), "error: {message}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -1,34 +1,13 @@
-//! Running the server: log, limits, signals, and the two modes.
-
-use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
-use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+//! `heartwire serve`: the server and its two modes.
 
 use heartwire::{Accept, Connection, Error, Handle, Request, Response, Server};
-use simplelog::{
-    ColorChoice, CombinedLogger, ConfigBuilder, LevelPadding, SharedLogger, TermLogger, TerminalMode, WriteLogger,
-};
-use time::macros::format_description;
 
 use crate::cli::{Mode, ServeOptions};
-use crate::log_thread;
+use crate::output;
 
-/// Serves until a signal, and gives the exit status: 0 after an orderly end, 1 if it could not start.
-pub(crate) fn run(options: ServeOptions) -> ExitCode {
-    let result = try_run(&options);
-    log::logger().flush();
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(message) => {
-            let _ = writeln!(io::stderr(), "error: {message}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn try_run(options: &ServeOptions) -> Result<(), String> {
-    start_log(options)?;
+/// Serves until a signal.
+pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
+    output::start_log(&options.log)?;
     let server = Server::bind(&options.address)
         .map_err(|error| format!("cannot listen on {}: {error}", options.address))?
         .heartbeat(options.heartbeat())
@@ -36,12 +15,14 @@ fn try_run(options: &ServeOptions) -> Result<(), String> {
         .max_message_size(options.max_message_size)
         .queue_size(options.queue_size)
         .read_buffer_size(options.read_buffer_size)
+        .text_heartbeat(options.text_heartbeat)
         .handshake_timeout(options.handshake_timeout)
         .close_timeout(options.close_timeout)
         .on_request(answer_health_checks);
     let server = allow_origins(server, options.allow_origin.clone());
     let handle = server.handle();
-    shut_down_on_signals(handle.clone())?;
+    let stop = handle.clone();
+    output::on_signals(move || stop.shutdown())?;
     announce(&handle, options);
     raise_file_limit(options.max_connections);
 
@@ -90,45 +71,8 @@ fn allow_origins(server: Server, allowed: Vec<String>) -> Server {
     })
 }
 
-fn start_log(options: &ServeOptions) -> Result<(), String> {
-    let level = options.log_level();
-    let config = ConfigBuilder::new()
-        .set_time_format_custom(format_description!(
-            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-        ))
-        .set_level_padding(LevelPadding::Right)
-        .set_thread_level(log::LevelFilter::Off)
-        .set_target_level(log::LevelFilter::Debug)
-        .build();
-    // Standard output is for the program's own few lines.
-    let color = if io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };
-    let terminal = TermLogger::new(level, config.clone(), TerminalMode::Stderr, color);
-    let mut loggers: Vec<Box<dyn SharedLogger>> = vec![terminal];
-    if let Some(path) = &options.log_file {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
-        loggers.push(WriteLogger::new(level, config, file));
-    }
-    log_thread::start(level, CombinedLogger::new(loggers))
-}
-
-/// The first signal shuts down, the second one ends at once.
-fn shut_down_on_signals(handle: Handle) -> Result<(), String> {
-    /// What shells give to a process that was ended by SIGINT.
-    const INTERRUPTED: i32 = 130;
-    let is_second = AtomicBool::new(false);
-    let on_signal = move || {
-        if is_second.swap(true, SeqCst) {
-            std::process::exit(INTERRUPTED);
-        }
-        handle.shutdown();
-        log::info!("shutting down; another signal ends at once");
-    };
-    ctrlc::set_handler(on_signal).map_err(|error| format!("cannot handle signals: {error}"))
-}
-
 fn announce(handle: &Handle, options: &ServeOptions) {
-    say(options, &format!("listening on ws://{} ({})", handle.local_addr(), options.heartbeat_in_words()));
+    output::say(&options.log, &format!("listening on ws://{} ({})", handle.local_addr(), options.heartbeat_in_words()));
 }
 
 /// Every connection takes a file descriptor; a few more are in use anyway.
@@ -156,15 +100,5 @@ fn print_summary(handle: &Handle, options: &ServeOptions) {
         stats.missed,
         stats.traffic
     );
-    say(options, &summary);
-}
-
-/// A line on standard output, and in the log file. That standard output may have been closed is no reason to stop
-/// serving.
-fn say(options: &ServeOptions, line: &str) {
-    if options.log_file.is_some() {
-        log::info!("{line}");
-    }
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    output::say(&options.log, &summary);
 }

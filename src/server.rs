@@ -45,6 +45,7 @@ use crate::tcp;
 /// ```
 pub struct Server {
     listener: Arc<TcpListener>,
+    address: SocketAddr,
     hub: Arc<Hub>,
     receivers: Receivers,
     settings: Settings,
@@ -93,7 +94,7 @@ impl Server {
         listener.set_nonblocking(false)?;
         let address = listener.local_addr()?;
         let listener = Arc::new(listener);
-        let (hub, receivers) = Hub::new(address, Listener { socket: Arc::clone(&listener), is_ours });
+        let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }));
         let settings = Settings {
             heartbeat: HeartbeatPolicy::default(),
             max_connections: 10_000,
@@ -105,17 +106,17 @@ impl Server {
             text_heartbeat: false,
         };
         let rules = Rules { timeout: Duration::from_secs(10), on_handshake: None, on_request: None };
-        Ok(Self { listener, hub, receivers, settings, rules })
+        Ok(Self { listener, address, hub, receivers, settings, rules })
     }
 
     /// The address really bound.
     pub fn local_addr(&self) -> SocketAddr {
-        self.hub.address
+        self.address
     }
 
     /// The remote control. May be taken, and listened to, before [`serve`](Self::serve).
     pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.hub))
+        Handle::new(Arc::clone(&self.hub), self.address)
     }
 
     /// The heartbeat of every connection that is not given its own. Default: a Ping every 20 s, 10 s for a sign of
@@ -222,7 +223,7 @@ impl Server {
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
-        let Self { listener, hub, receivers, settings, rules } = self;
+        let Self { listener, hub, receivers, settings, rules, .. } = self;
         let Receivers { notices, commands, stop } = receivers;
         let supervisor = Supervisor::new(notices, commands, Arc::clone(&hub), settings.close_timeout);
         hub.starts();
@@ -254,7 +255,7 @@ impl Server {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("address", &self.hub.address).field("settings", &self.settings).finish()
+        f.debug_struct("Server").field("address", &self.address).field("settings", &self.settings).finish()
     }
 }
 
@@ -364,7 +365,7 @@ where
                     tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
                 }
             }
-            Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, accept, &tail) {
+            Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, *accept, &tail) {
                 Ok(connection) => return Some(connection),
                 Err(error) => self.failed(peer, None, error.to_string()),
             },
@@ -424,7 +425,7 @@ where
     }
 }
 
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }

@@ -96,6 +96,22 @@ pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant) {
     }
 }
 
+/// One read before the deadline; `None` when that has come.
+pub(crate) fn read_before(mut stream: &TcpStream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Ok(None);
+        }
+        stream.set_read_timeout(Some(remaining))?;
+        match stream.read(space) {
+            Ok(count) => return Ok(Some(count)),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Writes all of it before the deadline: `write_all` under one deadline for the whole.
 pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     let mut writer = stream;

@@ -89,8 +89,13 @@ impl HeartbeatPolicy {
     /// The peer leads: we send no Pings, and a window of `expect` without a sign of life is a miss. Any life starts the
     /// window anew. For peers that beat by themselves, such as phones that know best when they may sleep.
     pub fn peer_led(expect: Duration) -> Self {
-        let leader = Leader::Peer { expect: within_reason(expect), announcements: None };
-        Self { leader, ..Self::default() }
+        Self::default().led_by_peer(expect)
+    }
+
+    /// The same policy with the peer in the lead: see [`peer_led`](Self::peer_led).
+    pub fn led_by_peer(mut self, expect: Duration) -> Self {
+        self.leader = Leader::Peer { expect: within_reason(expect), announcements: None };
+        self
     }
 
     /// Where the peer leads: it may announce when its next sign is due, by a Ping whose payload begins with

@@ -1,0 +1,545 @@
+//! The other end: a client with the same connection and the same heartbeat, which notices that its server is gone and
+//! comes back.
+//!
+//! [`Client::run`] is the counterpart of [`Server::serve`](crate::Server::serve): it connects, calls the handler with the
+//! connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its own, so
+//! that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+
+use crate::close::{CloseCode, CloseReason, ConnectionId};
+use crate::connection::Connection;
+use crate::decoder::Decoder;
+use crate::error::{Error, TrySendError};
+use crate::event::{Event, Stats};
+use crate::frame::Role;
+use crate::handle::Hub;
+use crate::heartbeat::HeartbeatPolicy;
+use crate::inbound::Inbound;
+use crate::link::{Link, Opening};
+use crate::message::Message;
+use crate::supervisor::{Notice, Supervisor};
+
+mod backoff;
+mod dial;
+
+pub use backoff::Backoff;
+use backoff::{Failures, Hint};
+pub use dial::ConnectError;
+use dial::{Dialed, Target};
+
+/// A WebSocket client: settings first, then [`run`](Self::run).
+///
+/// ```no_run
+/// use heartwire::Client;
+///
+/// fn main() -> Result<(), heartwire::Error> {
+///     Client::new("ws://127.0.0.1:9001/")?.run(|conn| {
+///         conn.send("hello")?;
+///         loop {
+///             println!("{:?}", conn.recv()?);
+///         }
+///     })
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Client {
+    target: Target,
+    settings: Settings,
+    shared: Arc<Shared>,
+    receivers: crate::handle::Receivers,
+    control: channel::Receiver<Control>,
+}
+
+#[derive(Debug, Clone)]
+struct Settings {
+    heartbeat: HeartbeatPolicy,
+    backoff: Option<Backoff>,
+    max_message_size: usize,
+    queue_size: usize,
+    read_buffer_size: usize,
+    close_timeout: Duration,
+}
+
+/// What the client and its handles share.
+#[derive(Debug)]
+struct Shared {
+    hub: Arc<Hub>,
+    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block.
+    current: Mutex<Current>,
+    /// Signalled when a connection has opened, and at the end.
+    changed: Condvar,
+    control: channel::Sender<Control>,
+    is_stopping: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    link: Option<Arc<Link>>,
+    outbox: VecDeque<Message>,
+    outbox_size: usize,
+    outbox_limit: usize,
+    has_ended: bool,
+}
+
+#[derive(Debug)]
+enum Control {
+    Stop,
+    ConnectNow,
+}
+
+/// How a connection, or the attempt at one, ended, for the loop that decides what comes next.
+enum Outcome {
+    /// For good, with this result.
+    Done(Result<(), Error>),
+    /// It may go better next time.
+    Lost(Hint),
+}
+
+impl Client {
+    /// A client of this server. The URL is `ws://HOST[:PORT][/PATH]`; TLS is not supported yet.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] with [`ConnectError::Invalid`].
+    pub fn new(url: &str) -> Result<Self, Error> {
+        let target = Target::parse(url).map_err(Error::Connect)?;
+        let (hub, receivers) = Hub::new(None);
+        let (control_sender, control) = channel::bounded(8);
+        let shared = Shared {
+            hub,
+            current: Mutex::default(),
+            changed: Condvar::new(),
+            control: control_sender,
+            is_stopping: AtomicBool::new(false),
+        };
+        let settings = Settings {
+            heartbeat: HeartbeatPolicy::default(),
+            backoff: Some(Backoff::default()),
+            max_message_size: 1024 * 1024,
+            queue_size: 1024 * 1024,
+            read_buffer_size: 4 * 1024,
+            close_timeout: Duration::from_secs(5),
+        };
+        Ok(Self { target, settings, shared: Arc::new(shared), receivers, control })
+    }
+
+    /// The remote control. May be taken, and listened to, before [`run`](Self::run).
+    pub fn handle(&self) -> ClientHandle {
+        ClientHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// The heartbeat. Default: a Ping every 20 s, 10 s for a sign of life, dead after 3 misses in a row. A server that
+    /// sends Pings itself needs none of ours: [`HeartbeatPolicy::off`], or, to notice its silence,
+    /// [`HeartbeatPolicy::peer_led`].
+    pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
+        self.settings.heartbeat = policy;
+        self
+    }
+
+    /// Adds a header to the opening handshake, such as `Authorization`.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.target.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Offers a subprotocol; the first that is offered is preferred.
+    pub fn subprotocol(mut self, subprotocol: impl Into<String>) -> Self {
+        self.target.subprotocols.push(subprotocol.into());
+        self
+    }
+
+    /// How to come back when the connection is lost, or cannot be made. Default: see [`Backoff`].
+    pub fn reconnect(mut self, backoff: Backoff) -> Self {
+        self.settings.backoff = Some(backoff);
+        self
+    }
+
+    /// Makes a single attempt, and ends with the connection.
+    pub fn no_reconnect(mut self) -> Self {
+        self.settings.backoff = None;
+        self
+    }
+
+    /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 16
+    /// more. Default 0: they are refused.
+    pub fn outbox_size(self, bytes: usize) -> Self {
+        self.shared.current().outbox_limit = bytes;
+        self
+    }
+
+    /// How long connecting to all of the host's addresses may take in all. Default 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.target.connect_timeout = timeout;
+        self
+    }
+
+    /// How long the opening handshake may take in all. Default 10 s.
+    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
+        self.target.handshake_timeout = timeout;
+        self
+    }
+
+    /// How long a closing handshake may take in all. Default 5 s.
+    pub fn close_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.close_timeout = timeout;
+        self
+    }
+
+    /// Largest message taken, in bytes; a larger one closes with 1009. Default 1 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.settings.max_message_size = bytes;
+        self
+    }
+
+    /// How many bytes may wait for a server that is slow to take them. Default 1 MiB.
+    pub fn queue_size(mut self, bytes: usize) -> Self {
+        self.settings.queue_size = bytes;
+        self
+    }
+
+    /// Runs: connects, calls `handler` in this thread with each connection, and comes back when one is lost.
+    ///
+    /// It ends with `Ok` when the handler returns `Ok` (the connection is then closed with 1000), when anybody closes the
+    /// connection from this end, and when the client was [stopped](ClientHandle::stop). A panic of the handler passes
+    /// through, after the connection was closed with 1011.
+    ///
+    /// # Errors
+    /// [`Error::Connect`] when it is pointless to try again ([`ConnectError::is_fatal`]) or nobody wants to.
+    /// [`Error::Closed`] when the server closed for a reason that would come up again (it, or we, found the protocol
+    /// broken, 1002, 1003, 1007 to 1010), or for any reason without reconnection. The handler's own error, after which the
+    /// connection was closed with 1011. [`Error::Io`] if no thread can be started.
+    pub fn run<H>(self, mut handler: H) -> Result<(), Error>
+    where
+        H: FnMut(&mut Connection) -> Result<(), Error>,
+    {
+        let Self { target, settings, shared, receivers, control } = self;
+        target.check().map_err(Error::Connect)?;
+        let hub = Arc::clone(&shared.hub);
+        let supervisor =
+            Supervisor::new(receivers.notices, receivers.commands, Arc::clone(&hub), settings.close_timeout);
+        hub.starts();
+        hub.accept_ends();
+        let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
+        let mut run = Run { target: Arc::new(target), settings, shared, control, last_id: 0, handler: &mut handler };
+        let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
+        run.shared.ended();
+        hub.notify(Notice::Shutdown);
+        if supervisor.join().is_err() {
+            log::error!("the supervisor panicked");
+        }
+        hub.ended();
+        result.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+}
+
+/// A client at work.
+struct Run<'a, H> {
+    target: Arc<Target>,
+    settings: Settings,
+    shared: Arc<Shared>,
+    control: channel::Receiver<Control>,
+    last_id: ConnectionId,
+    handler: &'a mut H,
+}
+
+impl<H> Run<'_, H>
+where
+    H: FnMut(&mut Connection) -> Result<(), Error>,
+{
+    fn until_done(&mut self) -> Result<(), Error> {
+        let mut failures = Failures::new(self.settings.backoff.unwrap_or_default());
+        while !self.shared.is_stopping() {
+            let attempt = failures.count().saturating_add(1);
+            self.shared.hub.publish(|| Event::Connecting { attempt });
+            let outcome = match self.dial() {
+                None => break,
+                Some(Ok(dialed)) => {
+                    let opened = Instant::now();
+                    let outcome = self.handle(dialed)?;
+                    failures.was_open_for(opened.elapsed());
+                    outcome
+                }
+                Some(Err(error)) => self.not_connected(error),
+            };
+            match outcome {
+                Outcome::Done(result) => return result,
+                Outcome::Lost(hint) => self.pause(failures.next_delay(hint, rand::random())),
+            }
+        }
+        Ok(())
+    }
+
+    /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
+    fn dial(&self) -> Option<Result<Dialed, ConnectError>> {
+        let (done, dialed) = channel::bounded(1);
+        let target = Arc::clone(&self.target);
+        let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
+            let _ = done.send(target.dial());
+        });
+        if let Err(error) = dialer {
+            return Some(Err(ConnectError::Unreachable(error)));
+        }
+        loop {
+            channel::select! {
+                recv(dialed) -> result => return result.ok(),
+                recv(self.control) -> _ => if self.shared.is_stopping() { return None },
+            }
+        }
+    }
+
+    fn not_connected(&self, error: ConnectError) -> Outcome {
+        log::warn!("not connected: {error}");
+        self.shared.hub.publish(|| Event::ConnectFailed { error: error.to_string(), is_fatal: error.is_fatal() });
+        let hint = match error {
+            ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
+            _ => Hint::Nothing,
+        };
+        if error.is_fatal() || self.settings.backoff.is_none() {
+            return Outcome::Done(Err(Error::Connect(error)));
+        }
+        Outcome::Lost(hint)
+    }
+
+    /// Waits before the next attempt, unless told otherwise.
+    fn pause(&self, delay: Duration) {
+        log::info!("connecting again in {delay:.1?}");
+        self.shared.hub.publish(|| Event::Retrying { delay });
+        let deadline = Instant::now().checked_add(delay);
+        let wait = deadline.map_or_else(channel::never, channel::at);
+        channel::select! {
+            recv(self.control) -> _ => {}
+            recv(wait) -> _ => {}
+        }
+    }
+
+    /// Hands a connection to the handler, and sees how it ended.
+    fn handle(&mut self, dialed: Dialed) -> Result<Outcome, Error> {
+        let mut connection = self.open(dialed)?;
+        let outcome = catch_unwind(AssertUnwindSafe(|| (self.handler)(&mut connection)));
+        self.shared.current().link = None;
+        let (reason, done) = match outcome {
+            Ok(Ok(())) => (CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }, Some(Ok(()))),
+            Ok(Err(Error::Closed(reason))) if connection.is_closing() => (reason, None),
+            Ok(Err(error)) => (CloseReason::HandlerFailed(error.to_string()), Some(Err(error))),
+            Err(panic) => {
+                connection.conclude(CloseReason::HandlerPanicked(crate::server::panic_message(&*panic)));
+                self.closed();
+                resume_unwind(panic)
+            }
+        };
+        connection.conclude(reason);
+        self.closed();
+        Ok(match done {
+            Some(result) => Outcome::Done(result),
+            // A write that failed does not know what the peer had said before; by now that was read.
+            None => self.after(connection.reason()),
+        })
+    }
+
+    fn closed(&self) {
+        self.shared.hub.notify(Notice::ThreadEnds { id: self.last_id });
+    }
+
+    /// What follows from the end of a connection that we did not want to end.
+    fn after(&self, reason: CloseReason) -> Outcome {
+        let code = match &reason {
+            CloseReason::Peer { code, .. } => *code,
+            _ => None,
+        };
+        let would_come_up_again = match &reason {
+            CloseReason::Protocol(_) | CloseReason::InvalidUtf8 | CloseReason::TooBig { .. } => true,
+            _ => code.is_some_and(|code| matches!(u16::from(code), 1002 | 1003 | 1007..=1010)),
+        };
+        match reason {
+            CloseReason::Local { .. } => Outcome::Done(Ok(())),
+            _ if self.shared.is_stopping() => Outcome::Done(Ok(())),
+            reason if would_come_up_again || self.settings.backoff.is_none() => {
+                Outcome::Done(Err(Error::Closed(reason)))
+            }
+            _ if code == Some(CloseCode::RESTART) || code == Some(CloseCode::TRY_AGAIN_LATER) => {
+                Outcome::Lost(Hint::Restart)
+            }
+            _ => Outcome::Lost(Hint::Nothing),
+        }
+    }
+
+    fn open(&mut self, dialed: Dialed) -> Result<Connection, Error> {
+        let Dialed { stream, peer, request, subprotocol, tail } = dialed;
+        let settings = &self.settings;
+        self.last_id += 1;
+        let stream = Arc::new(stream);
+        let decoder = Decoder::new(Role::Client, &tail, settings.read_buffer_size, settings.max_message_size);
+        let inbound = Inbound::new(Arc::clone(&stream), decoder)?;
+        let link = Arc::new(Link::new(Opening {
+            role: Role::Client,
+            id: self.last_id,
+            peer,
+            path: request.target().to_owned(),
+            stream,
+            // What waited for the connection gets in whatever its size.
+            queue_size: settings.queue_size.max(self.shared.current().outbox_limit),
+            close_timeout: settings.close_timeout,
+            stack_size: 64 * 1024,
+            supervisor: self.shared.hub.notices.clone(),
+        }));
+        link.count_bytes_in(tail.len());
+        let connection = Connection::new(Arc::clone(&link), inbound, settings.heartbeat, request, subprotocol, false);
+        self.shared.hub.notify(Notice::Opened(Arc::clone(&link)));
+        self.shared.opened(link);
+        Ok(connection)
+    }
+}
+
+impl Shared {
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(SeqCst)
+    }
+
+    /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
+    fn opened(&self, link: Arc<Link>) {
+        let mut current = self.current();
+        current.outbox_size = 0;
+        for message in std::mem::take(&mut current.outbox) {
+            // The queue has room for all of it. If the connection is lost already, its report counts what was not sent.
+            let _ = link.try_send(message);
+        }
+        if self.is_stopping() {
+            let _ = link.close_from_outside(normal_closure());
+        }
+        current.link = Some(link);
+        self.changed.notify_all();
+    }
+
+    fn ended(&self) {
+        let mut current = self.current();
+        current.has_ended = true;
+        if !current.outbox.is_empty() {
+            log::warn!("{} messages were kept for a connection that never came", current.outbox.len());
+        }
+        self.changed.notify_all();
+    }
+}
+
+fn normal_closure() -> CloseReason {
+    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
+}
+
+/// The remote control of a [`Client`], for any number of threads. It stays the same over all connections. Cloning is
+/// cheap.
+#[derive(Debug, Clone)]
+pub struct ClientHandle {
+    shared: Arc<Shared>,
+}
+
+impl ClientHandle {
+    /// Extra bytes that a message in the outbox counts for: its frame's header.
+    const OVERHEAD: usize = 16;
+
+    /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send) does.
+    /// Without a connection it is kept, if there is an [outbox](Client::outbox_size), and refused otherwise.
+    ///
+    /// # Errors
+    /// The message comes back: [`TrySendError::Closed`] without a connection, or when it was lost before the message was
+    /// taken; [`TrySendError::Full`] when the outbox is full.
+    pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
+        let message = message.into();
+        let link = {
+            let mut current = self.shared.current();
+            match current.link.clone() {
+                Some(link) => link,
+                None => return current.keep(message),
+            }
+        };
+        link.send(message.clone()).map_err(|_| TrySendError::Closed(message))
+    }
+
+    /// Waits until there is a connection. `false` if there was none within `timeout`, or there will be none any more.
+    pub fn wait_connected(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut current = self.shared.current();
+        while current.link.is_none() && !current.has_ended {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                return false;
+            }
+            current = self.shared.changed.wait_timeout(current, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        current.link.is_some()
+    }
+
+    /// Whether [`Client::run`] has returned, so that there will be no connection any more.
+    pub fn has_ended(&self) -> bool {
+        self.shared.current().has_ended
+    }
+
+    /// Whether there is a connection now.
+    pub fn is_connected(&self) -> bool {
+        self.shared.current().link.is_some()
+    }
+
+    /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
+    /// The next connection begins with [`Client::heartbeat`] again.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] without a connection.
+    pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
+        match self.shared.current().link.clone() {
+            Some(link) => link.ask_heartbeat(policy),
+            None => Err(Error::Closed(CloseReason::Disconnected)),
+        }
+    }
+
+    /// Cuts a pause between attempts short, for instance because the network is back.
+    pub fn connect_now(&self) {
+        let _ = self.shared.control.try_send(Control::ConnectNow);
+    }
+
+    /// Stops the client, and returns at once: an open connection is closed with 1000, behind what is queued; an attempt
+    /// or a pause ends at once. [`Client::run`] then returns `Ok`.
+    pub fn stop(&self) {
+        self.shared.is_stopping.store(true, SeqCst);
+        let link = self.shared.current().link.clone();
+        if let Some(link) = link {
+            // Fails only when it is closing already.
+            let _ = link.close_from_outside(normal_closure());
+        }
+        let _ = self.shared.control.try_send(Control::Stop);
+    }
+
+    /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is unbounded, and
+    /// disconnected when the client has ended.
+    pub fn events(&self) -> channel::Receiver<Event> {
+        self.shared.hub.subscribe()
+    }
+
+    /// The counters since the client started.
+    pub fn stats(&self) -> Stats {
+        self.shared.hub.stats()
+    }
+}
+
+impl Current {
+    fn keep(&mut self, message: Message) -> Result<(), TrySendError<Message>> {
+        if self.has_ended || self.outbox_limit == 0 {
+            return Err(TrySendError::Closed(message));
+        }
+        let size = message.len() + ClientHandle::OVERHEAD;
+        if self.outbox_size + size > self.outbox_limit {
+            return Err(TrySendError::Full(message));
+        }
+        self.outbox_size += size;
+        self.outbox.push_back(message);
+        Ok(())
+    }
+}

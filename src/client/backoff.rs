@@ -1,0 +1,146 @@
+//! How long to wait before the next attempt: exponential backoff with full jitter, and what the server asked for.
+//!
+//! Pure: the random number is passed in. Full jitter (a delay drawn evenly from zero to the limit) spreads the clients
+//! that one server lost at one moment best; see Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog.
+
+use std::time::Duration;
+
+/// How a client comes back after it lost its server, or did not reach it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    first: Duration,
+    longest: Duration,
+    stable_after: Duration,
+    restart: (Duration, Duration),
+}
+
+/// Up to 0.5 s before the first attempt, doubled with each failure up to 30 s, and from the start again after a connection
+/// that lasted for 10 s.
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(500),
+            longest: Duration::from_secs(30),
+            stable_after: Duration::from_secs(10),
+            restart: (Duration::from_secs(5), Duration::from_secs(30)),
+        }
+    }
+}
+
+impl Backoff {
+    /// The limit of the first delay. The delay is drawn evenly from zero to the limit, and the limit doubles with each
+    /// failure. Default 500 ms.
+    pub fn first(mut self, first: Duration) -> Self {
+        self.first = first;
+        self
+    }
+
+    /// What the limit grows to. Default 30 s.
+    pub fn longest(mut self, longest: Duration) -> Self {
+        self.longest = longest;
+        self
+    }
+
+    /// How long a connection has to last for the failures before it to be forgotten. Default 10 s: a server that takes
+    /// connections and drops them at once is no better than one that is down.
+    pub fn stable_after(mut self, stable_after: Duration) -> Self {
+        self.stable_after = stable_after;
+        self
+    }
+
+    /// Between which delays to draw after a server has closed with 1012 (service restart) or 1013 (try again later).
+    /// Default 5 s to 30 s, as the registration of 1012 asks for.
+    pub fn after_restart(mut self, shortest: Duration, longest: Duration) -> Self {
+        self.restart = (shortest, longest.max(shortest));
+        self
+    }
+}
+
+/// What the server said about coming back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    Nothing,
+    /// Not before this has passed (`Retry-After`).
+    NotBefore(Duration),
+    /// It restarts, or is overloaded (1012, 1013).
+    Restart,
+}
+
+/// The failures in a row so far.
+#[derive(Debug)]
+pub(crate) struct Failures {
+    policy: Backoff,
+    count: u32,
+}
+
+impl Failures {
+    pub(crate) fn new(policy: Backoff) -> Self {
+        Self { policy, count: 0 }
+    }
+
+    pub(crate) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// A connection was open for so long.
+    pub(crate) fn was_open_for(&mut self, age: Duration) {
+        if age >= self.policy.stable_after {
+            self.count = 0;
+        }
+    }
+
+    /// The delay before the next attempt. `random` is even between 0 and 1.
+    pub(crate) fn next_delay(&mut self, hint: Hint, random: f64) -> Duration {
+        let Backoff { first, longest, restart: (shortest_restart, longest_restart), .. } = self.policy;
+        let limit = first.saturating_mul(2_u32.saturating_pow(self.count)).min(longest);
+        self.count = self.count.saturating_add(1);
+        match hint {
+            Hint::Nothing => limit.mul_f64(random),
+            Hint::NotBefore(delay) => delay.saturating_add(limit.mul_f64(random)),
+            Hint::Restart => shortest_restart + (longest_restart - shortest_restart).mul_f64(random),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failures() -> Failures {
+        Failures::new(Backoff::default().first(SECOND).longest(10 * SECOND).stable_after(5 * SECOND))
+    }
+
+    #[test]
+    fn limits_double_up_to_the_longest() {
+        let mut failures = failures();
+        let limits: Vec<u64> = (0..40).map(|_| failures.next_delay(Hint::Nothing, 1.0).as_secs()).collect();
+        assert_eq!(limits[..6], [1, 2, 4, 8, 10, 10]);
+        assert_eq!(limits[39], 10, "however many failures");
+    }
+
+    #[test]
+    fn the_jitter_is_full() {
+        assert_eq!(failures().next_delay(Hint::Nothing, 0.0), Duration::ZERO);
+        assert_eq!(failures().next_delay(Hint::Nothing, 0.5), SECOND / 2);
+    }
+
+    #[test]
+    fn only_a_stable_connection_forgives_the_failures() {
+        let mut failures = failures();
+        failures.next_delay(Hint::Nothing, 1.0);
+        failures.was_open_for(5 * SECOND - Duration::from_nanos(1));
+        assert_eq!(failures.next_delay(Hint::Nothing, 1.0), 2 * SECOND);
+        failures.was_open_for(5 * SECOND);
+        assert_eq!(failures.next_delay(Hint::Nothing, 1.0), SECOND);
+    }
+
+    #[test]
+    fn the_servers_wish_is_honoured_and_spread() {
+        assert_eq!(failures().next_delay(Hint::NotBefore(20 * SECOND), 0.0), 20 * SECOND);
+        assert_eq!(failures().next_delay(Hint::NotBefore(20 * SECOND), 1.0), 21 * SECOND);
+        assert_eq!(failures().next_delay(Hint::Restart, 0.0), 5 * SECOND);
+        assert_eq!(failures().next_delay(Hint::Restart, 1.0), 30 * SECOND);
+    }
+}
