@@ -22,11 +22,19 @@ CEILING = 30.0
 # What a stage exits with when it cannot run here.
 SKIPPED = 77
 
-# A line of the log about a connection: "... #17 127.0.0.1:51234 closed: heartbeat lost (3 Pongs missed); open 2.1s, ..."
-ABOUT = re.compile(r"#(?P<id>\d+) (?P<peer>\S+) (?P<what>opened|missed|closed:?|handler) ?(?P<rest>.*)")
+# A line of the log about a connection: "... #17 127.0.0.1:51234 ended: heartbeat lost (3 Pongs missed); open 2.1s, ..."
+# The examples say "closed" instead.
+ABOUT = re.compile(r"#(?P<id>\d+) (?P<peer>\S+) (?P<what>opened|missed|ended|closed|handler):? (?P<rest>.*)")
+
+# A connection's state in /proc/net/tcp.
+ESTABLISHED = "01"
 
 Line = collections.namedtuple("Line", "at text")
 Entry = collections.namedtuple("Entry", "at id peer what rest")
+
+
+class Wrong(Exception):
+    """Something that was checked is not as it must be."""
 
 
 def build():
@@ -53,10 +61,10 @@ class Reader:
             self.is_at_end = True
             self.changed.notify_all()
 
-    def find(self, wanted, timeout):
-        """The first thing that `wanted` makes of a line, waiting for it; `None` if there is none in time."""
+    def find(self, wanted, timeout, seen=0):
+        """The first thing that `wanted` makes of a line, waiting for it; `None` if there is none in time. The first
+        `seen` lines do not count."""
         deadline = time.monotonic() + timeout
-        seen = 0
         with self.changed:
             while True:
                 while seen < len(self.lines):
@@ -124,12 +132,12 @@ class Server(Process):
         self.url = f"ws://{self.address}/"
 
     def log(self, what=None):
-        """What the log says of connections so far: everything, or what was `opened`, `missed` or `closed`."""
+        """What the log says of connections so far: everything, or what was `opened`, `missed` or `ended`."""
         entries = map(entry, list(self.stderr.lines))
         return [item for item in entries if item and what in (None, item.what)]
 
     def wait_for(self, what, timeout=CEILING, of=None):
-        """The first line of the log that says that something was `opened`, `missed` or `closed`; `None` if none does
+        """The first line of the log that says that something was `opened`, `missed` or `ended`; `None` if none does
         in time. `of` is the number of the connection, if it matters."""
 
         def wanted(line):
@@ -146,8 +154,8 @@ class Server(Process):
         return status, time.monotonic() - began
 
     def holds(self, peer):
-        """What there is left of the connection to `peer`: the kernel's state of it ("01" is ESTABLISHED; `None` if it
-        knows no such connection), and whether the server has it open."""
+        """What there is left of the connection to `peer`: the kernel's state of it (`None` if it knows no such
+        connection), and whether the server has it open."""
         state, inode = kernel_state(self.port, int(peer.rpartition(":")[2]))
         return state, inode not in (None, "0") and f"socket:[{inode}]" in open_files(self.child.pid)
 
@@ -156,7 +164,7 @@ def entry(line):
     found = ABOUT.search(line.text)
     if found is None:
         return None
-    return Entry(line.at, int(found["id"]), found["peer"], found["what"].rstrip(":"), found["rest"])
+    return Entry(line.at, int(found["id"]), found["peer"], found["what"].replace("closed", "ended"), found["rest"])
 
 
 def kernel_state(local_port, remote_port):

@@ -1,0 +1,46 @@
+//! A handler that takes its time, and what becomes of the peer meanwhile.
+//!
+//! `cargo run --example slow_handler [ADDRESS]`, connect and send a number: the handler sleeps for so many milliseconds
+//! before it answers. Beyond the interval of one second it is reported as stalled, the line is kept open by Pongs that
+//! nobody asked for, and the peer is not judged: it lives through any sleep. Vanish during it, and you are found dead
+//! when the handler is back and has listened in vain for three timeouts.
+
+use std::thread;
+use std::time::Duration;
+
+use heartwire::{Connection, Error, Event, HeartbeatPolicy, Server};
+
+fn main() -> Result<(), Error> {
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".into());
+    let second = Duration::from_secs(1);
+    let server = Server::bind(address)?.heartbeat(HeartbeatPolicy::new(second, second).max_missed(3));
+    println!("listening on ws://{}", server.local_addr());
+
+    let events = server.handle().events();
+    let narrator = thread::spawn(move || events.into_iter().for_each(|event| tell(&event)));
+    server.serve(answer_slowly)?;
+    let _ = narrator.join();
+    Ok(())
+}
+
+fn answer_slowly(conn: &mut Connection) -> Result<(), Error> {
+    loop {
+        let message = conn.recv()?;
+        if let Some(milliseconds) = message.as_text().and_then(|text| text.parse().ok()) {
+            thread::sleep(Duration::from_millis(milliseconds));
+        }
+        conn.send(message)?;
+    }
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::Opened { id, peer, path } => println!("#{id} {peer} opened {path}"),
+        Event::Missed { id, peer, missed, max_missed } => {
+            println!("#{id} {peer} missed Pong {missed} of {max_missed}");
+        }
+        Event::HandlerStalled { id, peer, away } => println!("#{id} {peer} handler has been away for {away:.1?}"),
+        Event::Closed(report) => println!("#{} {} closed: {report}", report.id, report.peer),
+        other => println!("{other:?}"),
+    }
+}

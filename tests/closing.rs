@@ -1,0 +1,524 @@
+//! How connections end: both directions of the closing handshake, its codes and deadlines, and ends without one.
+
+mod support;
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{bounded, unbounded};
+use heartwire::{CloseCode, CloseReason, Connection, Error, HeartbeatPolicy, Server};
+use support::{
+    BINARY, CLOSE, Client, End, Incoming, PING, PONG, TEXT, close_payload, codes, echo, fragment, masked, ms, receive,
+    request, server, start,
+};
+
+fn local(code: u16, reason: &str) -> CloseReason {
+    CloseReason::Local { code: code.into(), reason: reason.into() }
+}
+
+fn by_peer(code: Option<u16>, reason: &str) -> CloseReason {
+    CloseReason::Peer { code: code.map(CloseCode::from), reason: reason.into() }
+}
+
+// Begun by the peer.
+
+#[test]
+fn a_close_of_the_peer_is_answered_with_its_code_and_reported_with_its_reason() {
+    let longest = "é".repeat(61);
+    let table: [(Vec<u8>, Option<u16>, &str); 6] = [
+        (vec![], None, ""),
+        (close_payload(1000, "bye"), Some(1000), "bye"),
+        (close_payload(1001, ""), Some(1001), ""),
+        (close_payload(3000, "mine"), Some(3000), "mine"),
+        (close_payload(4999, &longest), Some(4999), &longest),
+        (close_payload(1011, "sorry"), Some(1011), "sorry"),
+    ];
+    let running = start(server(), echo);
+    for (payload, code, reason) in table {
+        let mut client = running.connect();
+        client.send(CLOSE, payload);
+        assert_eq!(client.expect_close(), (code, String::new()));
+        assert_eq!(client.expect_end(), End::Clean);
+        let report = running.closed();
+        assert_eq!((&report.reason, codes(&report)), (&by_peer(code, reason), (code, code)));
+    }
+}
+
+#[test]
+fn recv_and_send_give_the_reason_of_the_end_from_then_on() {
+    let (sender, results) = unbounded();
+    let running = start(server(), move |conn| {
+        let received = [conn.recv().unwrap_err(), conn.recv().unwrap_err()];
+        let timed = conn.recv_timeout(ms(1)).unwrap_err();
+        let sent = [conn.send("x").unwrap_err(), conn.feed("x").unwrap_err(), conn.sender().send("x").unwrap_err()];
+        let closed = [conn.close(1000, "").unwrap_err(), conn.sender().close(1000, "").unwrap_err()];
+        let pinged = conn.sender().ping().unwrap_err();
+        assert!(conn.sender().is_closed());
+        for error in received.into_iter().chain([timed, pinged]).chain(sent).chain(closed) {
+            let _ = sender.send(error);
+        }
+        Ok(())
+    });
+    let mut client = running.connect();
+    client.send_close(4000, "enough");
+    client.drain();
+    drop(client);
+    for _ in 0..9 {
+        match receive("an error", &results) {
+            Error::Closed(reason) => assert_eq!(reason, by_peer(Some(4000), "enough")),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(running.closed().reason, by_peer(Some(4000), "enough"));
+}
+
+#[test]
+fn what_the_peer_sends_behind_its_close_is_ignored() {
+    let running = start(server(), echo);
+    let mut client = running.connect();
+    let mut bytes = masked(TEXT, b"heard");
+    bytes.extend(masked(CLOSE, &close_payload(1000, "")));
+    bytes.extend(masked(TEXT, b"not heard"));
+    bytes.extend(masked(PING, b"not answered"));
+    bytes.extend([0xff; 1000]);
+    client.write(&bytes);
+    assert_eq!(client.text(), "heard");
+    assert_eq!(client.frame().close(), (Some(1000), String::new()));
+    for _ in 0..10 {
+        client.try_write(&[0xff; 1000]);
+    }
+    assert_eq!(client.expect_end(), End::Clean);
+    drop(client);
+    let report = running.closed();
+    assert_eq!((report.reason, report.traffic.messages_in), (by_peer(Some(1000), ""), 1));
+}
+
+#[test]
+fn a_peer_that_says_close_gets_all_replies_before_the_answer() {
+    const REPLY: usize = 3 * 1024 * 1024;
+    let running = start(server(), |conn| {
+        loop {
+            conn.recv()?;
+            conn.send(vec![5; REPLY])?;
+        }
+    });
+    let mut client = running.connect();
+    client.send_text("a lot, please");
+    client.send_close(1000, "");
+    assert_eq!(client.frame().payload.len(), REPLY);
+    assert_eq!(client.frame().close().0, Some(1000));
+    assert_eq!(client.expect_end(), End::Clean);
+    drop(client);
+    let report = running.closed();
+    assert_eq!(report.reason, by_peer(Some(1000), ""));
+    assert!(report.traffic.bytes_out > REPLY as u64, "{report:?}");
+}
+
+// Begun by us.
+
+#[test]
+fn a_handler_that_returns_closes_with_1000() {
+    let running = start(server(), |conn| conn.send("done"));
+    let mut client = running.connect();
+    assert_eq!(client.text(), "done");
+    assert_eq!(client.frame().close(), (Some(1000), String::new()));
+    client.send_close(1000, "");
+    assert_eq!(client.expect_end(), End::Clean);
+    let report = running.closed();
+    assert_eq!((&report.reason, codes(&report)), (&local(1000, ""), (Some(1000), Some(1000))));
+}
+
+#[test]
+fn a_handler_can_close_with_any_code_that_may_be_sent_and_no_other() {
+    let (sender, errors) = unbounded();
+    let running = start(server(), move |conn| {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
+            let errors = [conn.close(code, "").unwrap_err(), conn.sender().close(code, "").unwrap_err()];
+            for error in errors {
+                assert!(matches!(error, Error::InvalidCloseCode(invalid) if u16::from(invalid) == code), "{error:?}");
+            }
+        }
+        assert!(!conn.sender().is_closed());
+        let code: u16 = conn.path()[1..].parse().unwrap();
+        conn.close(code, "so be it")?;
+        let _ = sender.send(conn.close(code, "again").unwrap_err());
+        conn.recv().map(drop)
+    });
+    for code in [1000, 1001, 1003, 1008, 1012, 1013, 1014, 3000, 4999] {
+        let request = support::request_with(&format!("/{code}"), "");
+        let mut client = Client::tcp(running.address()).upgraded(&request);
+        assert_eq!(client.expect_close(), (Some(code), "so be it".into()));
+        client.send_close(4321, "mine");
+        assert_eq!(client.expect_end(), End::Clean);
+        drop(client);
+        let report = running.closed();
+        assert_eq!((&report.reason, codes(&report)), (&local(code, "so be it"), (Some(code), Some(4321))));
+        assert!(matches!(receive("the second close", &errors), Error::Closed(reason) if reason == report.reason));
+    }
+}
+
+#[test]
+fn a_reason_that_is_too_long_is_cut_at_a_character() {
+    let running = start(server(), |conn| conn.close(4000, &"é".repeat(100)));
+    let mut client = running.connect();
+    assert_eq!(client.expect_close(), (Some(4000), "é".repeat(61)));
+}
+
+#[test]
+fn a_handler_that_panics_or_fails_closes_with_1011_and_concerns_nobody_else() {
+    let running = start(server(), |conn| match conn.recv()?.as_text() {
+        Some("panic") => panic!("oh no: {}", 42),
+        Some("panic with a value") => std::panic::panic_any(42),
+        Some("fail") => Err(Error::handler("the database is gone")),
+        Some("io") => Err(std::io::Error::other("disk full").into()),
+        Some("foreign") => Err(Error::Closed(CloseReason::Shutdown)),
+        _ => echo(conn),
+    });
+    let mut bystander = running.connect();
+    bystander.send_text("just echo");
+    let table = [
+        ("panic", CloseReason::HandlerPanicked("oh no: 42".into())),
+        ("panic with a value", CloseReason::HandlerPanicked("no message".into())),
+        ("fail", CloseReason::HandlerFailed("the database is gone".into())),
+        ("io", CloseReason::HandlerFailed("disk full".into())),
+        // The end of some other connection is not this one's.
+        ("foreign", CloseReason::HandlerFailed("connection closed: server shutdown".into())),
+    ];
+    for (what, reason) in table {
+        let mut client = running.connect();
+        client.send_text(what);
+        assert_eq!(client.expect_close(), (Some(1011), "internal error".into()), "{what}");
+        client.send_close(1011, "");
+        assert_eq!(client.expect_end(), End::Clean, "{what}");
+        let report = running.closed();
+        assert_eq!((&report.reason, codes(&report)), (&reason, (Some(1011), Some(1011))), "{what}");
+    }
+    bystander.expect_echo("still served");
+}
+
+#[test]
+fn a_shutdown_closes_with_1001() {
+    let running = start(server(), echo);
+    let mut clients: Vec<Client> = (0..3).map(|_| running.connect()).collect();
+    clients.iter().for_each(|_| _ = running.events.opened());
+    running.handle.shutdown();
+    for client in &mut clients {
+        assert_eq!(client.expect_close(), (Some(1001), "server shutting down".into()));
+        client.send_close(1001, "");
+        assert_eq!(client.expect_end(), End::Clean);
+        let report = running.closed();
+        assert_eq!((&report.reason, codes(&report)), (&CloseReason::Shutdown, (Some(1001), Some(1001))));
+    }
+}
+
+#[test]
+fn another_thread_can_close_while_the_handler_waits_in_recv() {
+    let (sender, senders) = bounded(1);
+    let (errors, ends) = bounded(1);
+    let running = start(server(), move |conn| {
+        let _ = sender.send(conn.sender());
+        let end = loop {
+            match conn.recv() {
+                Ok(message) => assert_eq!(message.as_text(), Some("sent before it knew")),
+                Err(end) => break end,
+            }
+        };
+        let _ = errors.send(end.to_string());
+        Err(end)
+    });
+    let mut client = running.connect();
+    let sender = receive("a Sender", &senders);
+    sender.send("first").unwrap();
+    sender.close(4001, "from outside").unwrap();
+    assert!(matches!(sender.send("late"), Err(Error::Closed(reason)) if reason == local(4001, "from outside")));
+    assert!(sender.is_closed());
+    client.send_text("sent before it knew");
+    assert_eq!(client.text(), "first");
+    assert_eq!(client.frame().close(), (Some(4001), "from outside".into()));
+    client.send_close(4002, "");
+    assert_eq!(client.expect_end(), End::Clean);
+    drop(client);
+    assert_eq!(receive("the end", &ends), "connection closed: closed by us with 4001 \"from outside\"");
+    let report = running.closed();
+    assert_eq!((&report.reason, codes(&report)), (&local(4001, "from outside"), (Some(4001), Some(4002))));
+    assert_eq!(report.traffic.messages_in, 1);
+}
+
+#[test]
+fn a_close_from_outside_while_a_large_message_is_half_received_ends_by_its_deadline_or_the_peers_answer() {
+    for answers in [true, false] {
+        let (sender, senders) = bounded(1);
+        let running = start(server().close_timeout(ms(300)), move |conn| {
+            let _ = sender.send(conn.sender());
+            echo(conn)
+        });
+        let mut client = running.connect();
+        let frame = masked(BINARY, &[1; 500_000]);
+        client.write(&frame[..250_000]);
+        let began = Instant::now();
+        receive("a Sender", &senders).close(1000, "").unwrap();
+        assert_eq!(client.frame().close().0, Some(1000));
+        if answers {
+            client.write(&frame[250_000..]);
+            client.send_close(1000, "");
+        }
+        let report = running.closed();
+        assert_eq!(codes(&report), (Some(1000), answers.then_some(1000)));
+        assert_eq!((report.reason, report.traffic.messages_in), (local(1000, ""), u64::from(answers)));
+        assert!(answers || began.elapsed() >= ms(300), "{:?}", began.elapsed());
+        client.drain();
+    }
+}
+
+#[test]
+fn what_was_queued_before_a_local_close_arrives_complete_however_slowly_it_is_read() {
+    const MESSAGES: u8 = 40;
+    const SIZE: usize = 500_000;
+    for by_return in [true, false] {
+        let server = server().queue_size(64 * 1024 * 1024).close_timeout(Duration::from_secs(20));
+        let running = start(server, move |conn| {
+            for number in 0..MESSAGES {
+                conn.send(vec![number; SIZE])?;
+            }
+            assert!(conn.sender().queued() > SIZE, "the kernel took all of it: nothing is proved");
+            if by_return { Ok(()) } else { conn.close(4000, "") }
+        });
+        let mut client = running.connect();
+        for number in 0..MESSAGES {
+            let frame = loop {
+                match client.sipped() {
+                    Some(frame) => break frame,
+                    None => assert!(client.sip(100_000) > 0, "the end came before message {number}"),
+                }
+                thread::sleep(ms(1));
+            };
+            assert!(frame.payload == vec![number; SIZE], "message {number}");
+        }
+        assert_eq!(client.frame().close().0, Some(if by_return { 1000 } else { 4000 }));
+        client.send_close(1000, "");
+        assert_eq!(client.expect_end(), End::Clean);
+        drop(client);
+        let report = running.closed();
+        assert!(matches!(report.reason, CloseReason::Local { .. }), "{report:?}");
+        assert_eq!(report.traffic.messages_out, u64::from(MESSAGES));
+    }
+}
+
+#[test]
+fn a_peer_that_never_answers_a_close_is_left_at_the_deadline_and_not_before() {
+    let (sender, senders) = bounded(1);
+    let running = start(server().close_timeout(ms(250)), move |conn| match conn.path() {
+        "/return" => Ok(()),
+        "/close" => conn.close(1000, ""),
+        "/outside" => conn.recv().map(drop),
+        // The handler is away: nobody but the supervisor is there to end it.
+        _ => {
+            let _ = sender.send(conn.sender());
+            thread::sleep(ms(800));
+            conn.recv().map(drop)
+        }
+    });
+    for path in ["/return", "/close", "/away"] {
+        let began = Instant::now();
+        let mut client = Client::tcp(running.address()).upgraded(&support::request_with(path, ""));
+        if path == "/away" {
+            receive("a Sender", &senders).close(1000, "").unwrap();
+        }
+        assert_eq!(client.expect_close().0, Some(1000), "{path}");
+        let report = running.closed();
+        assert!(began.elapsed() >= ms(250), "{path}: {:?}", began.elapsed());
+        assert_eq!((&report.reason, codes(&report)), (&local(1000, ""), (Some(1000), None)), "{path}");
+        assert!(report.age >= ms(250), "{report:?}");
+        assert_eq!(client.expect_end(), End::Clean, "{path}");
+    }
+}
+
+#[test]
+fn a_peer_that_never_reads_is_left_at_the_deadline_and_not_before() {
+    let running = start(server().close_timeout(ms(250)).queue_size(64 * 1024 * 1024), |conn| {
+        while conn.sender().queued() < 1024 * 1024 {
+            conn.send(vec![9; 100_000])?;
+        }
+        Ok(())
+    });
+    let began = Instant::now();
+    let _client = running.connect();
+    let report = running.closed();
+    assert!(began.elapsed() >= ms(250), "{:?}", began.elapsed());
+    assert_eq!((&report.reason, report.received), (&local(1000, ""), None));
+}
+
+// Ends without a closing handshake.
+
+#[test]
+fn an_end_without_close_is_a_disconnection() {
+    let running = start(server(), echo);
+    for (what, bytes) in [
+        ("at rest", vec![]),
+        ("in the middle of a header", vec![0x81]),
+        ("in the middle of a message", masked(TEXT, b"unfinished")[..8].to_vec()),
+        ("between fragments", fragment(TEXT, b"unfinished")),
+    ] {
+        let mut client = running.connect();
+        client.write(&bytes);
+        drop(client);
+        let report = running.closed();
+        assert_eq!((&report.reason, codes(&report)), (&CloseReason::Disconnected, (None, None)), "{what}");
+    }
+}
+
+#[test]
+fn a_half_closed_peer_still_gets_its_replies() {
+    const SIZE: usize = 3 * 1024 * 1024;
+    let running = start(server(), |conn| {
+        loop {
+            let message = conn.recv()?;
+            conn.send(vec![1; SIZE])?;
+            conn.send(message)?;
+        }
+    });
+    let mut client = running.connect();
+    client.send_text("one");
+    client.send_text("two");
+    client.half_close();
+    for expected in ["one", "two"] {
+        assert_eq!(client.message().payload.len(), SIZE);
+        assert_eq!(client.text(), expected);
+    }
+    let end = client.next_within(support::CEILING);
+    assert!(matches!(&end, Incoming::End(End::Clean)), "{end:?}");
+    drop(client);
+    let report = running.closed();
+    assert_eq!((report.reason, report.traffic.messages_out), (CloseReason::Disconnected, 4));
+}
+
+#[test]
+fn a_reset_is_reported_as_what_it_is() {
+    let running = start(server(), echo);
+    let mut client = running.connect();
+    client.expect_echo("hello");
+    client.reset();
+    let report = running.closed();
+    match &report.reason {
+        CloseReason::Io { kind, .. } => assert_eq!(*kind, std::io::ErrorKind::ConnectionReset, "{report:?}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_peer_that_said_close_and_reset_while_we_were_sending_is_still_a_peer_that_said_close() {
+    let (sender, senders) = bounded(1);
+    let (go, wait) = bounded::<()>(1);
+    let running = start(server(), move |conn| {
+        let _ = sender.send(conn.sender());
+        // Away while Close and end arrive, so that a write fails before anything is read.
+        let _ = wait.recv_timeout(support::CEILING);
+        while conn.send("into the void").is_ok() {
+            thread::sleep(ms(1));
+        }
+        loop {
+            conn.recv()?;
+        }
+    });
+    let mut client = running.connect();
+    receive("a Sender", &senders);
+    client.send_close(4000, "gone");
+    drop(client);
+    go.send(()).unwrap();
+    let report = running.closed();
+    assert_eq!((&report.reason, report.received.map(u16::from)), (&by_peer(Some(4000), "gone"), Some(4000)));
+}
+
+// The report.
+
+#[test]
+fn the_report_counts_everything_both_ways() {
+    let running = start(server().heartbeat(HeartbeatPolicy::keepalive(ms(50))), echo);
+    let request = support::request_with("/room?id=7", "");
+    let began = Instant::now();
+    let mut client = Client::tcp(running.address()).upgraded(&request);
+    let peer = client.local_addr();
+    let (mut sent, mut received, mut pings) = (0, 0, 0);
+    client.send_text("12345");
+    client.send(BINARY, [0; 200]);
+    client.send(PING, "marco");
+    sent += (6 + 5) + (8 + 200) + (6 + 5);
+    let (mut messages, mut pongs) = (0, 0);
+    while messages < 2 || pongs < 1 || pings < 2 {
+        let frame = client.frame();
+        received += frame.payload.len() as u64 + if frame.payload.len() > 125 { 4 } else { 2 };
+        match frame.opcode {
+            PING => {
+                client.send(PONG, &frame.payload);
+                sent += 6 + frame.payload.len() as u64;
+                pings += 1;
+            }
+            PONG => {
+                assert_eq!(frame.payload, b"marco");
+                pongs += 1;
+            }
+            _ => messages += 1,
+        }
+    }
+    client.send_close(1000, "");
+    sent += 6 + 2;
+    loop {
+        let frame = client.frame();
+        received += 2 + frame.payload.len() as u64;
+        match frame.opcode {
+            PING => pings += 1,
+            _ => break assert_eq!(frame.close().0, Some(1000)),
+        }
+    }
+    assert_eq!(client.expect_end(), End::Clean);
+    let report = running.closed();
+    let lifetime = began.elapsed();
+    assert_eq!((report.peer, &report.path[..], report.id), (peer, "/room?id=7", running.events.opened()));
+    let traffic = report.traffic;
+    assert_eq!((traffic.messages_in, traffic.messages_out, traffic.dropped), (2, 2, 0), "{report:?}");
+    assert_eq!((traffic.bytes_in, traffic.bytes_out), (sent, received), "{report:?}");
+    assert_eq!((report.pings, report.missed), (pings, 0), "{report:?}");
+    let round_trip = report.round_trip.expect("at least two Pings were answered");
+    assert!(report.pongs >= 2 && round_trip.samples == report.pongs && report.age <= lifetime, "{report:?}");
+    assert!(round_trip.min <= round_trip.last && round_trip.last < lifetime, "{report:?}");
+}
+
+#[test]
+fn bytes_pipelined_behind_the_handshake_are_counted_too() {
+    let running = start(server(), echo);
+    let mut client = Client::tcp(running.address());
+    let frames = [masked(TEXT, b"early"), masked(CLOSE, &close_payload(1000, ""))].concat();
+    client.write(&[request().into_bytes(), frames.clone()].concat());
+    assert_eq!(client.answer().status, 101);
+    assert_eq!(client.text(), "early");
+    assert_eq!(client.expect_close().0, Some(1000));
+    assert_eq!(client.expect_end(), End::Clean);
+    assert_eq!(running.closed().traffic.bytes_in, frames.len() as u64);
+}
+
+#[test]
+fn a_close_that_never_left_is_not_reported_as_sent() {
+    let running = start(server().close_timeout(ms(100)).queue_size(64 * 1024 * 1024), |conn: &mut Connection| {
+        conn.send(vec![9; 32 * 1024 * 1024])
+    });
+    let _client = running.connect();
+    let report = running.closed();
+    assert_eq!((report.reason, report.sent), (local(1000, ""), None));
+}
+
+#[test]
+fn a_server_can_be_built_from_a_listener_and_on_ipv6() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let running = start(Server::from_listener(listener).unwrap(), echo);
+    running.connect().expect_echo("from a listener");
+    match Server::bind("[::1]:0") {
+        Ok(server) => {
+            let running = start(server, echo);
+            let mut client = running.connect();
+            client.expect_echo("over IPv6");
+            client.close();
+            assert!(running.closed().peer.is_ipv6());
+        }
+        Err(error) => println!("no IPv6 here: {error}"),
+    }
+}

@@ -1,0 +1,489 @@
+//! The opening handshake: however its bytes trickle in, and every answer that is not 101.
+
+mod support;
+
+use std::io::ErrorKind;
+use std::thread;
+use std::time::Instant;
+
+use heartwire::{Accept, Error, Event, HeartbeatPolicy, Response, Server};
+use support::{Answer, CEILING, Client, End, TEXT, echo, exchange, masked, ms, request, request_with, server, start};
+
+/// The request with a line replaced, or removed if the new one is empty.
+fn request_but(header: &str, line: &str) -> String {
+    let lines = request();
+    let lines = lines.trim_end().split("\r\n").map(|old| match old.strip_prefix(header) {
+        Some(rest) if rest.starts_with(':') => line,
+        _ => old,
+    });
+    let kept: Vec<&str> = lines.filter(|line| !line.is_empty()).collect();
+    kept.join("\r\n") + "\r\n\r\n"
+}
+
+/// What every refusal has in common.
+fn assert_proper(answer: &Answer, what: &str) {
+    assert_eq!(answer.end, End::Clean, "{what}: the answer must not be lost by a reset");
+    let connection = answer.header("Connection").expect("Connection").to_ascii_lowercase();
+    assert!(connection.split(", ").any(|token| token == "close"), "{what}: {answer:?}");
+    assert!(answer.header("Content-Length").is_some(), "{what}: {answer:?}");
+    let is_text = answer.header("Content-Type") == Some("text/plain; charset=utf-8");
+    assert!(is_text && (answer.body.is_empty() || answer.body.ends_with('\n')), "{what}: {answer:?}");
+    assert!(answer.body.lines().count() <= 1, "{what}: one line says it: {answer:?}");
+}
+
+// What is accepted.
+
+#[test]
+fn a_handshake_is_answered_as_the_rfc_says() {
+    let running = start(server(), echo);
+    let mut client = Client::tcp(running.address());
+    client.write(request().as_bytes());
+    let answer = client.answer();
+    assert_eq!(answer.status, 101);
+    assert_eq!(answer.header("Upgrade"), Some("websocket"));
+    assert_eq!(answer.header("Connection"), Some("Upgrade"));
+    assert_eq!(answer.header("Sec-WebSocket-Accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "RFC 6455 section 1.3");
+    assert_eq!(answer.header("Sec-WebSocket-Protocol"), None);
+    assert_eq!(answer.header("Sec-WebSocket-Extensions"), None);
+    client.expect_echo("hello");
+    let opened = running.events.wait_for("Opened", |event| match event {
+        Event::Opened { id, peer, path } => Some((*id, *peer, path.clone())),
+        _ => None,
+    });
+    assert_eq!(opened, (1, client.local_addr(), "/".into()));
+}
+
+#[test]
+fn one_byte_at_a_time_is_as_good_as_all_at_once() {
+    let running = start(server(), echo);
+    for also_the_frame in [false, true] {
+        let mut client = Client::tcp(running.address());
+        client.write_byte_by_byte(request().as_bytes());
+        if also_the_frame {
+            client.write_byte_by_byte(&masked(TEXT, b"byte by byte"));
+        } else {
+            client.write(&masked(TEXT, b"byte by byte"));
+        }
+        assert_eq!(client.answer().status, 101);
+        assert_eq!(client.text(), "byte by byte");
+    }
+}
+
+#[test]
+fn a_request_cut_in_two_at_any_place_is_understood() {
+    let running = start(server(), echo);
+    let request = request();
+    let mut clients: Vec<Client> = (1..request.len()).map(|_| Client::tcp(running.address())).collect();
+    for (client, cut) in clients.iter_mut().zip(1..) {
+        client.write(&request.as_bytes()[..cut]);
+    }
+    thread::sleep(ms(30));
+    for (client, cut) in clients.iter_mut().zip(1..) {
+        client.write(&request.as_bytes()[cut..]);
+    }
+    for client in &mut clients {
+        assert_eq!(client.answer().status, 101);
+    }
+}
+
+#[test]
+fn frames_pipelined_behind_the_request_are_served() {
+    let running = start(server().read_buffer_size(256), echo);
+    for size in [1, 100, 1000, 100_000] {
+        let mut client = Client::tcp(running.address());
+        let text = "x".repeat(size);
+        client.write(&[request().into_bytes(), masked(TEXT, text.as_bytes()), masked(TEXT, b"and more")].concat());
+        assert_eq!(client.answer().status, 101);
+        assert_eq!(client.text(), text);
+        assert_eq!(client.text(), "and more");
+    }
+}
+
+#[test]
+fn headers_may_be_spelt_in_many_ways() {
+    let running = start(server(), echo);
+    let long = format!("X-Long: {}\r\n", "x".repeat(12_000));
+    let table = [
+        ("several Connection lines", request_but("Connection", "Connection: keep-alive\r\nConnection: Upgrade")),
+        ("a list in one line", request_but("Connection", "Connection: keep-alive, Upgrade")),
+        ("any case", request_but("Connection", "cOnNeCtIoN: uPGRADE")),
+        ("any case of the protocol", request_but("Upgrade", "UPGRADE: WebSocket")),
+        ("several protocols", request_but("Upgrade", "Upgrade: h2c, websocket")),
+        ("space around values", request_but("Sec-WebSocket-Version", "Sec-WebSocket-Version:   13  ")),
+        ("no space", request_but("Host", "Host:test")),
+        ("an extension that we do not speak", request_with("/", "Sec-WebSocket-Extensions: permessage-deflate\r\n")),
+        ("a target with a query", request_with("/a/b?c=d&e=%20", "")),
+        ("an absolute target", request_with("http://test/a", "")),
+        ("bytes that are not ASCII", request_with("/", "X-Name: é\r\n")),
+        ("12 kB of headers", request_with("/", &long)),
+        ("90 headers", request_with("/", &"X: y\r\n".repeat(90))),
+        ("bare line feeds", request().replace("\r\n", "\n")),
+    ];
+    for (what, request) in table {
+        let mut client = Client::tcp(running.address());
+        client.write(request.as_bytes());
+        assert_eq!(client.answer().status, 101, "{what}");
+        client.expect_echo("hello");
+    }
+}
+
+// What is refused, and how.
+
+#[test]
+fn each_refusal_has_its_status_and_is_reported() {
+    let running = start(server(), |_| panic!("nobody gets as far as this"));
+    let plain = |method: &str| format!("{method} /chat HTTP/1.1\r\nHost: test\r\n\r\n");
+    let key = |key: &str| request_but("Sec-WebSocket-Key", &format!("Sec-WebSocket-Key: {key}"));
+    let table = [
+        ("a GET elsewhere", plain("GET"), 426),
+        ("a HEAD", plain("HEAD"), 426),
+        ("a POST", plain("POST"), 405),
+        ("a DELETE", plain("DELETE"), 405),
+        ("an unknown method", plain("BREW"), 405),
+        ("an upgrade by POST", request().replacen("GET", "POST", 1), 405),
+        ("another upgrade", request_but("Upgrade", "Upgrade: h2c"), 426),
+        ("no Upgrade", request_but("Upgrade", ""), 426),
+        ("Connection without Upgrade", request_but("Connection", "Connection: keep-alive"), 400),
+        ("no Connection", request_but("Connection", ""), 400),
+        ("no Host", request_but("Host", ""), 400),
+        ("no key", request_but("Sec-WebSocket-Key", ""), 400),
+        ("an empty key", key(""), 400),
+        ("a short key", key("AAAA"), 400),
+        ("a key of 15 bytes", key("AAAAAAAAAAAAAAAAAAAA"), 400),
+        ("a key of 17 bytes", key("AAAAAAAAAAAAAAAAAAAAAAA="), 400),
+        ("a key of other letters", key("!!!!!!!!!!!!!!!!!!!!!!=="), 400),
+        ("version 8", request_but("Sec-WebSocket-Version", "Sec-WebSocket-Version: 8"), 426),
+        ("no version", request_but("Sec-WebSocket-Version", ""), 426),
+        ("garbage", "\x01\x02\x03\r\n\r\n".into(), 400),
+        ("garbage that looks like text", "hello\r\n\r\n".into(), 400),
+        ("a header without a colon", request_with("/", "nonsense\r\n"), 400),
+        ("a NUL in a header", request_with("/", "X: a\0b\r\n"), 400),
+        ("HTTP/1.0", request().replace("HTTP/1.1", "HTTP/1.0"), 505),
+        ("HTTP/2 by preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".into(), 505),
+        ("too many headers", request_with("/", &"X: y\r\n".repeat(101)), 431),
+        ("a head too large", request_with("/", &format!("X: {}\r\n", "x".repeat(17_000))), 431),
+        ("a head without an end", format!("GET /{}", "x".repeat(20_000)), 431),
+    ];
+    for (what, request, status) in &table {
+        let answer = exchange(running.address(), request);
+        assert_eq!(answer.status, *status, "{what}");
+        assert_proper(&answer, what);
+        assert_eq!(answer.body.is_empty(), *what == "a HEAD", "{what}: {answer:?}");
+        let expects_upgrade = *status == 426;
+        assert_eq!(answer.header("Upgrade"), expects_upgrade.then_some("websocket"), "{what}");
+        if expects_upgrade {
+            let connection = answer.header("Connection").unwrap();
+            assert!(connection.contains("Upgrade"), "{what}: an offer is named (RFC 9110 section 7.8): {connection}");
+        }
+        let is_version = what.contains("version");
+        assert_eq!(answer.header("Sec-WebSocket-Version"), is_version.then_some("13"), "{what}");
+        assert_eq!(answer.header("Allow"), (*status == 405).then_some("GET, HEAD"), "{what}");
+        let (told, reason) = running.events.handshake_failed();
+        assert!(told == Some(*status) && !reason.is_empty(), "{what}: {told:?}, {reason}");
+    }
+    let stats = running.handle.stats();
+    assert_eq!((stats.handshakes_failed, stats.opened), (table.len() as u64, 0), "{stats:?}");
+    assert_eq!((stats.refused, stats.http_requests), (0, 0), "{stats:?}");
+}
+
+#[test]
+fn a_get_elsewhere_is_told_what_this_is() {
+    let running = start(server(), echo);
+    let answer = exchange(running.address(), "GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert!(answer.body.contains("WebSocket"), "{answer:?}");
+    assert_eq!(answer.header("Content-Length"), Some(&answer.body.len().to_string()[..]));
+    let head = exchange(running.address(), "HEAD / HTTP/1.1\r\nHost: test\r\n\r\n");
+    assert_eq!(head.header("Content-Length"), answer.header("Content-Length"), "as for GET, without the body");
+    let old = exchange(running.address(), "GET / HTTP/1.0\r\n\r\n");
+    assert_eq!(old.status, 426);
+}
+
+#[test]
+fn the_answer_arrives_even_if_the_client_sends_a_body() {
+    let running = start(server(), echo);
+    for size in [1000, 300_000] {
+        let mut client = Client::tcp(running.address());
+        let head = format!("POST /upload HTTP/1.1\r\nHost: test\r\nContent-Length: {size}\r\n\r\n");
+        client.write(&[head.as_bytes(), &vec![b'x'; size / 2]].concat());
+        client.write(&vec![b'x'; size / 2]);
+        let answer = client.refusal();
+        assert_eq!((answer.status, answer.end), (405, End::Clean));
+    }
+}
+
+#[test]
+fn a_slow_request_is_given_its_time_and_not_more() {
+    let running = start(server().handshake_timeout(ms(300)), echo);
+    for how in ["nothing", "half", "one byte at a time"] {
+        let mut client = Client::tcp(running.address());
+        let start = Instant::now();
+        match how {
+            "nothing" => {}
+            "half" => client.write(&request().as_bytes()[..50]),
+            _ => {
+                // Each byte in good time, all of them never.
+                for byte in request().as_bytes().iter().take(50) {
+                    client.write(&[*byte]);
+                    thread::sleep(ms(8));
+                }
+            }
+        }
+        let answer = client.refusal();
+        assert!(start.elapsed() >= ms(300), "{how}: {:?}", start.elapsed());
+        assert_eq!(answer.status, 408, "{how}");
+        assert_proper(&answer, how);
+        assert_eq!(running.events.handshake_failed().0, Some(408), "{how}");
+    }
+}
+
+#[test]
+fn a_tls_client_is_turned_away_at_once() {
+    let running = start(server().handshake_timeout(2 * CEILING), echo);
+    // The beginning of a ClientHello: handshake record, TLS 1.0, 512 bytes to come.
+    let hello = [&[0x16, 0x03, 0x01, 0x02, 0x00, 0x01, 0x00, 0x01, 0xfc, 0x03, 0x03][..], &[0x42; 506]].concat();
+    let answer = exchange(running.address(), &hello);
+    assert_eq!(answer.status, 400);
+    let mut client = Client::tcp(running.address());
+    client.write(&hello[..1]);
+    assert_eq!(client.refusal().status, 400, "its first byte is enough");
+}
+
+#[test]
+fn clients_that_go_away_before_the_end_of_their_request_are_reported_without_a_status() {
+    let running = start(server(), echo);
+    drop(Client::tcp(running.address()));
+    assert_eq!(running.events.handshake_failed(), (None, "closed without a request".into()));
+    let mut client = Client::tcp(running.address());
+    client.write(b"GET / HT");
+    drop(client);
+    assert_eq!(running.events.handshake_failed(), (None, "closed in the middle of the request".into()));
+    let mut client = Client::tcp(running.address());
+    client.write(b"GET / HT");
+    client.reset();
+    assert_eq!(running.events.handshake_failed().0, None);
+    running.connect().expect_echo("hello");
+}
+
+#[test]
+fn a_client_that_has_said_all_it_has_to_say_still_gets_its_answer() {
+    let running = start(server(), echo);
+    for (request, status) in [(request(), 101), ("GET / HTTP/1.1\r\nHost: test\r\n\r\n".into(), 426)] {
+        let mut client = Client::tcp(running.address());
+        client.write(request.as_bytes());
+        client.half_close();
+        assert_eq!(client.answer().status, status);
+    }
+}
+
+// The limit of connections.
+
+#[test]
+fn over_the_limit_clients_are_told_to_retry_and_a_place_that_gets_free_is_given_again() {
+    let running = start(server().max_connections(2), echo);
+    let (first, second) = (running.connect(), running.connect());
+    for number in 1..=3 {
+        let answer = exchange(running.address(), request());
+        assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("5")));
+        assert_proper(&answer, "over the limit");
+        assert_eq!(running.events.handshake_failed().0, Some(503));
+        assert_eq!(running.handle.stats().refused, number);
+    }
+    // Who only asks over HTTP, for the server's health perhaps, is answered.
+    assert_eq!(exchange(running.address(), "GET / HTTP/1.1\r\nHost: test\r\n\r\n").status, 426);
+
+    first.close();
+    let start = Instant::now();
+    let mut third = loop {
+        let mut client = Client::tcp(running.address());
+        client.write(request().as_bytes());
+        match client.answer().status {
+            101 => break client,
+            503 => assert!(start.elapsed() < CEILING, "the place is not given again"),
+            other => panic!("{other}"),
+        }
+    };
+    third.expect_echo("in");
+    (0..3).for_each(|_| _ = running.events.opened());
+    drop(second);
+}
+
+#[test]
+fn clients_that_are_refused_and_do_not_hang_up_take_no_places() {
+    let running = start(server().max_connections(1), echo);
+    let first = running.connect();
+    let mut refused: Vec<Client> = (0..3).map(|_| Client::tcp(running.address())).collect();
+    for client in &mut refused {
+        client.write(request().as_bytes());
+        assert_eq!(client.answer().status, 503);
+    }
+    first.close();
+    running.closed();
+    // The thread ends a moment after the report; the refused would be waited for much longer.
+    let start = Instant::now();
+    loop {
+        let mut client = Client::tcp(running.address());
+        client.write(request().as_bytes());
+        if client.answer().status == 101 {
+            break;
+        }
+        assert!(start.elapsed() < ms(1000), "the place is taken by those who were refused");
+        thread::sleep(ms(5));
+        refused.push(client);
+    }
+}
+
+#[test]
+fn far_over_the_limit_clients_are_dropped_and_reported_and_later_ones_served() {
+    let running = start(server().max_connections(0), echo);
+    let mut clients: Vec<Client> = (0..80).map(|_| Client::tcp(running.address())).collect();
+    for _ in 0..80 - 64 {
+        assert_eq!(running.events.handshake_failed(), (None, "too many connections".into()));
+    }
+    for client in clients.drain(64..) {
+        // It may be a reset or not, but it is the end.
+        let mut client = client;
+        client.drain();
+    }
+    for client in &mut clients {
+        client.write(request().as_bytes());
+        assert_eq!(client.answer().status, 503);
+    }
+    assert!(running.handle.stats().accepted >= 80);
+}
+
+// What the application decides.
+
+fn deciding(decide: impl Fn(&heartwire::Request) -> Result<Accept, Response> + Send + Sync + 'static) -> Server {
+    server().on_handshake(decide)
+}
+
+#[test]
+fn an_application_accepts_with_headers_a_subprotocol_and_a_heartbeat() {
+    let policy = HeartbeatPolicy::new(ms(70_000), ms(1000)).max_missed(7);
+    let server = deciding(move |request| {
+        assert_eq!((request.method(), request.path(), request.query()), ("GET", "/chat", Some("room=1")));
+        assert_eq!(request.header("origin"), Some("https://example.org"));
+        assert_eq!(request.subprotocols().collect::<Vec<_>>(), ["v1", "v2", "v3"]);
+        Ok(Accept::new().subprotocol("v2").header("Set-Cookie", "a=b").header("X-Served-By", "us").heartbeat(policy))
+    });
+    let running = start(server, move |conn| {
+        assert_eq!((conn.subprotocol(), conn.heartbeat()), (Some("v2"), policy));
+        echo(conn)
+    });
+    let headers = "Origin: https://example.org\r\nSec-WebSocket-Protocol: v1, v2\r\nSec-WebSocket-Protocol: v3\r\n";
+    let mut client = Client::tcp(running.address());
+    client.write(request_with("/chat?room=1", headers).as_bytes());
+    let answer = client.answer();
+    assert_eq!(answer.status, 101);
+    assert_eq!(answer.header("Sec-WebSocket-Protocol"), Some("v2"));
+    assert_eq!(answer.header("Set-Cookie"), Some("a=b"));
+    assert_eq!(answer.header("X-Served-By"), Some("us"));
+    client.expect_echo("hello");
+}
+
+#[test]
+fn an_application_rejects_with_any_status_and_body() {
+    let running = start(
+        deciding(|request| {
+            let status = request.path()[1..].parse().unwrap();
+            Err(Response::new(status).header("WWW-Authenticate", "Bearer").text(format!("not you: {status}\n")))
+        }),
+        |_| panic!("nobody gets as far as this"),
+    );
+    for status in [300, 302, 401, 403, 404, 429, 500, 503, 599] {
+        let answer = exchange(running.address(), request_with(&format!("/{status}"), ""));
+        assert_eq!((answer.status, &answer.body[..]), (status, &format!("not you: {status}\n")[..]));
+        assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
+        assert_proper(&answer, "rejected");
+        assert_eq!(running.events.handshake_failed(), (Some(status), "rejected".into()));
+    }
+    // To say that all is well is no rejection.
+    for status in [100, 101, 200, 204, 299, 600, 999, 0] {
+        let answer = exchange(running.address(), request_with(&format!("/{status}"), ""));
+        assert_eq!((answer.status, &answer.body[..]), (500, "internal error\n"), "{status}");
+        assert_eq!(running.events.handshake_failed().0, Some(500));
+    }
+    assert_eq!(running.handle.stats().opened, 0);
+}
+
+#[test]
+fn a_mistake_of_the_application_is_a_500_and_the_server_lives() {
+    let server = deciding(|request| match request.path() {
+        "/subprotocol" => Ok(Accept::new().subprotocol("never offered")),
+        "/header" => Ok(Accept::new().header("X", "forged\r\nY: z")),
+        "/own" => Ok(Accept::new().header("Sec-WebSocket-Accept", "mine")),
+        "/rejection" => Err(Response::new(403).header("Content-Length", "7")),
+        "/panic" => panic!("oh no"),
+        _ => Ok(Accept::new()),
+    });
+    let running = start(server, echo);
+    for path in ["/subprotocol", "/header", "/own", "/rejection", "/panic"] {
+        let request = request_with(path, "Sec-WebSocket-Protocol: v1\r\n");
+        let answer = exchange(running.address(), request);
+        assert_eq!((answer.status, &answer.body[..]), (500, "internal error\n"), "{path}");
+        assert_proper(&answer, path);
+        assert_eq!(running.events.handshake_failed().0, Some(500), "{path}");
+    }
+    running.connect().expect_echo("hello");
+}
+
+#[test]
+fn a_slow_decision_does_not_keep_others_out() {
+    let server = deciding(|request| {
+        if request.path() == "/slow" {
+            thread::sleep(ms(500));
+        }
+        Ok(Accept::new())
+    });
+    let running = start(server, echo);
+    let start = Instant::now();
+    let mut slow = Client::tcp(running.address());
+    slow.write(request_with("/slow", "").as_bytes());
+    let mut quick = running.connect();
+    quick.expect_echo("hello");
+    println!("served after {:?} while another waited", start.elapsed());
+    assert_eq!(running.handle.connections().len(), 1, "the other one is still being decided");
+    assert_eq!(slow.answer().status, 101);
+}
+
+#[test]
+fn plain_requests_are_the_applications_to_answer() {
+    let server = server().on_request(|request| match (request.method(), request.path()) {
+        ("GET" | "HEAD" | "POST", "/healthz") => Some(Response::new(200).text("ok\n")),
+        ("GET", "/bytes") => Some(Response::new(200).header("Content-Type", "image/png").body(vec![b'x'; 100_000])),
+        ("GET", "/panic") => panic!("oh no"),
+        ("GET", "/invalid") => Some(Response::new(42)),
+        _ => None,
+    });
+    let running = start(server, echo);
+    let ask = |method: &str, path: &str| {
+        exchange(running.address(), format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+    };
+    for (method, body) in [("GET", "ok\n"), ("HEAD", ""), ("POST", "ok\n")] {
+        let answer = ask(method, "/healthz");
+        assert_eq!((answer.status, &answer.body[..], answer.header("Content-Length")), (200, body, Some("3")));
+        assert_proper(&answer, method);
+    }
+    let bytes = ask("GET", "/bytes");
+    assert_eq!((bytes.status, bytes.body.len(), bytes.header("Content-Type")), (200, 100_000, Some("image/png")));
+    assert_eq!(ask("GET", "/panic").status, 500);
+    assert_eq!(ask("GET", "/invalid").status, 500);
+    assert_eq!(ask("GET", "/else").status, 426);
+    assert_eq!(ask("POST", "/else").status, 405);
+    // An upgrade is not its business, wherever it goes.
+    Client::tcp(running.address()).upgraded(&request_with("/healthz", "")).expect_echo("hello");
+    support::eventually("all are counted", || {
+        let stats = running.handle.stats();
+        (stats.http_requests, stats.handshakes_failed, stats.opened) == (6, 2, 1)
+    });
+}
+
+#[test]
+fn an_address_in_use_is_an_error_of_bind() {
+    let running = start(server(), echo);
+    match Server::bind(running.address()) {
+        Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::AddrInUse),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(Server::bind("nonsense"), Err(Error::Io(_))));
+}

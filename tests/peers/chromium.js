@@ -1,0 +1,64 @@
+// Headless Chromium: a page with a WebSocket. The browser answers Pings itself, and the page never learns of them.
+//
+// Usage: chromium.js URL. What a peer does is written in peer.py.
+
+'use strict';
+
+const { chromium } = require('playwright-core');
+const { obey, say } = require('./peer.js');
+
+const ARGUMENTS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--disable-dev-shm-usage',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+
+/** Runs in the page. */
+function connect(url) {
+  const socket = new WebSocket(url);
+  socket.binaryType = 'arraybuffer';
+  window.socket = socket;
+  window.socketClosed = new Promise((resolve) => socket.addEventListener('close', (event) => resolve(event.code)));
+  return new Promise((resolve, reject) => {
+    socket.addEventListener('open', () => resolve());
+    socket.addEventListener('error', () => reject(new Error('the page cannot connect')));
+  });
+}
+
+/** Runs in the page. */
+async function echo({ parts, length }) {
+  const sent = parts ? parts.join('') : Uint8Array.from({ length }, (_, i) => i % 251);
+  const arrived = new Promise((resolve) => {
+    window.socket.addEventListener('message', (event) => resolve(event.data), { once: true });
+  });
+  window.socket.send(sent);
+  const data = await arrived;
+  if (parts) return data === sent;
+  const bytes = new Uint8Array(data);
+  return bytes.length === length && bytes.every((byte, i) => byte === sent[i]);
+}
+
+async function main() {
+  const url = process.argv[2];
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ARGUMENTS });
+  say('version', browser.version());
+  const page = await browser.newPage();
+  // A page of the server's own origin.
+  await page.goto(new URL('/healthz', url.replace('ws:', 'http:')).href);
+  await page.evaluate(connect, url);
+  const closed = page.evaluate(() => window.socketClosed);
+  await obey({
+    // A page has no say in how its messages are cut into frames.
+    echo: (payload) => (payload.parts?.length > 1 ? undefined : page.evaluate(echo, payload)),
+    close: () => page.evaluate(() => window.socket.close(1000)),
+    closed,
+  });
+  await browser.close();
+}
+
+main();
