@@ -21,13 +21,13 @@ pub(crate) struct Hub {
     listener: Mutex<Option<Listener>>,
     pub(crate) notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
-    /// Protects the list of those who listen to events. Their channels are unbounded, so it is held for moments only.
-    subscribers: Mutex<Vec<channel::Sender<Event>>>,
+    /// Protects the list of those who listen to events; `None` after the end. Their channels are unbounded, so it is held
+    /// for moments only.
+    subscribers: Mutex<Option<Vec<channel::Sender<Event>>>>,
     /// Protects the counters.
     stats: Mutex<Stats>,
     is_running: AtomicBool,
     is_ending: AtomicBool,
-    has_ended: AtomicBool,
     /// Wakes the accept loop when it is not in `accept`.
     stop: channel::Sender<()>,
 }
@@ -61,11 +61,10 @@ impl Hub {
             listener: Mutex::new(listener),
             notices,
             commands,
-            subscribers: Mutex::default(),
+            subscribers: Mutex::new(Some(Vec::new())),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
-            has_ended: AtomicBool::new(false),
             stop,
         };
         let receivers = Receivers { notices: notices_receiver, commands: commands_receiver, stop: stop_receiver };
@@ -106,8 +105,7 @@ impl Hub {
     pub(crate) fn ended(&self) {
         self.is_running.store(false, SeqCst);
         self.is_ending.store(true, SeqCst);
-        self.has_ended.store(true, SeqCst);
-        lock(&self.subscribers).clear();
+        *lock(&self.subscribers) = None;
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -130,8 +128,8 @@ impl Hub {
     pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {
         let (subscriber, events) = channel::unbounded();
         // After the end nothing happens any more, and the channel is disconnected at once.
-        if !self.has_ended.load(SeqCst) {
-            lock(&self.subscribers).push(subscriber);
+        if let Some(subscribers) = &mut *lock(&self.subscribers) {
+            subscribers.push(subscriber);
         }
         events
     }
@@ -139,7 +137,7 @@ impl Hub {
     /// Hands an event to all subscribers. It is only made if there are any.
     pub(crate) fn publish(&self, event: impl FnOnce() -> Event) {
         let mut subscribers = lock(&self.subscribers);
-        if !subscribers.is_empty() {
+        if let Some(subscribers) = subscribers.as_mut().filter(|subscribers| !subscribers.is_empty()) {
             let event = event();
             subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
         }
@@ -194,8 +192,9 @@ impl Handle {
             return Vec::new();
         }
         let (reply, snapshot) = channel::bounded(1);
-        // Both fail only when the server has ended, and then there are none.
-        let _ = self.hub.commands.send(Command::Snapshot { reply });
+        // Both fail only when the server has ended, and then there are none. Over the unbounded channel, for that one
+        // drops what it still holds when its receiver goes, and so ends our wait.
+        self.hub.notify(Notice::Snapshot { reply });
         snapshot.recv().unwrap_or_default()
     }
 

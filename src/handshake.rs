@@ -7,6 +7,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
@@ -26,6 +27,32 @@ pub(crate) struct Rules {
     pub(crate) timeout: Duration,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
+}
+
+/// A client that has come and is not let in yet.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) stream: Arc<TcpStream>,
+    /// Whether it was decided that it will be let in, or that it will not.
+    is_decided: AtomicBool,
+}
+
+impl Arrival {
+    pub(crate) fn new(stream: TcpStream) -> Self {
+        Self { stream: Arc::new(stream), is_decided: AtomicBool::new(false) }
+    }
+
+    /// Whether it may be let in: from here on it counts as a connection, which has a right to a Close frame.
+    fn let_in(&self) -> bool {
+        !self.is_decided.swap(true, SeqCst)
+    }
+
+    /// The server is shutting down: hangs up on it, unless it is being let in.
+    pub(crate) fn turn_away(&self) {
+        if !self.is_decided.swap(true, SeqCst) {
+            tcp::shut_down(&self.stream);
+        }
+    }
 }
 
 /// What a handshake came to.
@@ -48,7 +75,8 @@ const MAX_HEAD: usize = 16 * 1024;
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Does the handshake. `is_full`: the server is at its limit of connections.
-pub(crate) fn perform(stream: &TcpStream, peer: SocketAddr, rules: &Rules, is_full: bool) -> Outcome {
+pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_full: bool) -> Outcome {
+    let stream = &*arrival.stream;
     let deadline = Instant::now() + rules.timeout;
     let (request, tail) = match read_head(stream, peer, deadline) {
         Ok(head) => head,
@@ -78,6 +106,9 @@ pub(crate) fn perform(stream: &TcpStream, peer: SocketAddr, rules: &Rules, is_fu
         return refuse(stream, &response, true, "too many connections", deadline);
     }
     match decide(&request, rules) {
+        Ok(_) if !arrival.let_in() => {
+            Outcome::Failed { status: None, reason: "the server is shutting down".to_owned() }
+        }
         Ok((accept, answer)) => match tcp::write_before(stream, &answer, deadline) {
             Ok(()) => Outcome::Upgraded { request, accept: Box::new(accept), tail },
             Err(error) => Outcome::Failed { status: None, reason: format!("answer not sent: {error}") },

@@ -405,6 +405,7 @@ mod round_trip;
 mod sender;
 mod server;
 mod supervisor;
+mod sync;
 mod tcp;
 
 pub use client::{Backoff, Client, ClientHandle, ConnectError};

@@ -18,7 +18,7 @@ use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
-use crate::handshake::{self, Outcome, Rules, TEXT_HEARTBEAT};
+use crate::handshake::{self, Arrival, Outcome, Rules, TEXT_HEARTBEAT};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
@@ -313,8 +313,8 @@ where
         let has_place = self.places.load(Relaxed) < self.settings.max_connections;
         let counter = if has_place { &self.places } else { &self.refusing };
         let before = counter.fetch_add(1, Relaxed);
-        let stream = Arc::new(stream);
-        self.hub.notify(Notice::Accepted { id, stream: Arc::clone(&stream) });
+        let arrival = Arc::new(Arrival::new(stream));
+        self.hub.notify(Notice::Accepted { id, arrival: Arc::clone(&arrival) });
         // Counts down again, here or in the thread.
         let slot = Slot { site: Arc::clone(self), id, has_place };
         if !has_place && before >= Self::MOST_REFUSING {
@@ -323,7 +323,7 @@ where
             return Ok(());
         }
         let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
-        builder.spawn(move || slot.run(stream, peer))?;
+        builder.spawn(move || slot.run(&arrival, peer))?;
         Ok(())
     }
 }
@@ -332,8 +332,8 @@ impl<H> Slot<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    fn run(mut self, stream: Arc<TcpStream>, peer: SocketAddr) {
-        if let Some(mut connection) = self.shake_hands(stream, peer) {
+    fn run(mut self, arrival: &Arrival, peer: SocketAddr) {
+        if let Some(mut connection) = self.shake_hands(arrival, peer) {
             self.handle(&mut connection);
         }
     }
@@ -343,17 +343,18 @@ where
     /// Not inlined, for what a thread's stack was once used for stays resident for as long as the thread lives: the
     /// frames of the handshake and of the connection should lie over one another.
     #[inline(never)]
-    fn shake_hands(&mut self, stream: Arc<TcpStream>, peer: SocketAddr) -> Option<Box<Connection>> {
-        if let Err(error) = tcp::prepare(&stream) {
+    fn shake_hands(&mut self, arrival: &Arrival, peer: SocketAddr) -> Option<Box<Connection>> {
+        let stream = &arrival.stream;
+        if let Err(error) = tcp::prepare(stream) {
             self.failed(peer, None, error.to_string());
             return None;
         }
-        match handshake::perform(&stream, peer, &self.site.rules, !self.has_place) {
+        match handshake::perform(arrival, peer, &self.site.rules, !self.has_place) {
             Outcome::Answered { status } => {
                 log::debug!("#{} {peer} plain HTTP request answered with {status}", self.id);
                 self.site.hub.count(|stats| stats.http_requests += 1);
                 self.leave_place();
-                tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
+                tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
             }
             Outcome::Failed { status, reason } => {
                 if !self.has_place {
@@ -362,13 +363,15 @@ where
                 self.failed(peer, status, reason);
                 self.leave_place();
                 if status.is_some() {
-                    tcp::discard_to_end(&stream, Instant::now() + handshake::LINGER);
+                    tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
                 }
             }
-            Outcome::Upgraded { request, accept, tail } => match self.open(stream, peer, request, *accept, &tail) {
-                Ok(connection) => return Some(connection),
-                Err(error) => self.failed(peer, None, error.to_string()),
-            },
+            Outcome::Upgraded { request, accept, tail } => {
+                match self.open(Arc::clone(stream), peer, request, *accept, &tail) {
+                    Ok(connection) => return Some(connection),
+                    Err(error) => self.failed(peer, None, error.to_string()),
+                }
+            }
         }
         None
     }

@@ -9,7 +9,7 @@
 //! Invariant: it never blocks, neither on a peer nor on a subscriber.
 
 use std::collections::BTreeMap;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use crate::close::{CloseReason, CloseReport, ConnectionId};
 use crate::event::{ConnectionInfo, Event};
 use crate::frame::Frame;
 use crate::handle::Hub;
+use crate::handshake::Arrival;
 use crate::link::Link;
 use crate::tcp;
 
@@ -27,7 +28,7 @@ use crate::tcp;
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
-    Accepted { id: ConnectionId, stream: Arc<TcpStream> },
+    Accepted { id: ConnectionId, arrival: Arc<Arrival> },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
     /// Some connection's heartbeat has this interval from now on.
@@ -42,6 +43,8 @@ pub(crate) enum Notice {
     Closed(Box<CloseReport>),
     /// The connection's thread is about to end.
     ThreadEnds { id: ConnectionId },
+    /// Somebody wants to know what is open.
+    Snapshot { reply: channel::Sender<Vec<ConnectionInfo>> },
     /// The server is to end.
     Shutdown,
     /// Nothing will be accepted any more.
@@ -52,7 +55,6 @@ pub(crate) enum Notice {
 #[derive(Debug)]
 pub(crate) enum Command {
     Broadcast { frame: Frame, except: Option<ConnectionId> },
-    Snapshot { reply: channel::Sender<Vec<ConnectionInfo>> },
 }
 
 pub(crate) struct Supervisor {
@@ -73,7 +75,7 @@ pub(crate) struct Supervisor {
 }
 
 enum Entry {
-    Handshaking(Arc<TcpStream>),
+    Handshaking(Arc<Arrival>),
     Open(Open),
 }
 
@@ -147,12 +149,12 @@ impl Supervisor {
 
     fn hear(&mut self, notice: Notice) {
         match notice {
-            Notice::Accepted { id, stream } => {
+            Notice::Accepted { id, arrival } => {
                 self.hub.count(|stats| stats.accepted += 1);
                 if self.ending.is_some() {
-                    tcp::shut_down(&stream);
+                    arrival.turn_away();
                 }
-                self.registry.insert(id, Entry::Handshaking(stream));
+                self.registry.insert(id, Entry::Handshaking(arrival));
             }
             Notice::Opened(link) => self.opened(link),
             Notice::HandshakeFailed { id, peer, status, reason } => {
@@ -176,6 +178,10 @@ impl Supervisor {
                 self.registry.remove(&id);
             }
             Notice::Pace(interval) => self.adopt_pace(interval),
+            Notice::Snapshot { reply } => {
+                // Whoever asked may have stopped waiting.
+                let _ = reply.try_send(self.open_connections().map(|open| open.link.info()).collect());
+            }
             Notice::Shutdown => self.begin_shutdown(),
             Notice::AcceptEnds => self.accepts = false,
         }
@@ -222,10 +228,6 @@ impl Supervisor {
                         open.link.send_broadcast(frame.clone());
                     }
                 }
-            }
-            Command::Snapshot { reply } => {
-                // Whoever asked may have stopped waiting.
-                let _ = reply.try_send(self.open_connections().map(|open| open.link.info()).collect());
             }
         }
     }
@@ -307,7 +309,7 @@ impl Supervisor {
         self.ending = Some(ending);
         for entry in self.registry.values() {
             match entry {
-                Entry::Handshaking(stream) => tcp::shut_down(stream),
+                Entry::Handshaking(arrival) => arrival.turn_away(),
                 Entry::Open(open) => {
                     open.link.begin_close(CloseReason::Shutdown);
                 }
@@ -326,7 +328,7 @@ impl Supervisor {
             ending.peers_are_cut = true;
             for entry in self.registry.values() {
                 match entry {
-                    Entry::Handshaking(stream) => tcp::shut_down(stream),
+                    Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),
                     Entry::Open(open) => open.link.abort(CloseReason::Shutdown),
                 }
             }

@@ -78,9 +78,12 @@ fn peer() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 1))
 }
 
+/// A request and what came behind it, or the refusal.
+type Verdict = Result<(Request, Vec<u8>), Response>;
+
 /// What a head that arrives in these pieces comes to: the request, its length, and what came behind it; or a status. And
 /// how many bytes had arrived by then.
-fn read(pieces: &[&[u8]]) -> (Option<Result<(Request, Vec<u8>), Response>>, usize) {
+fn read(pieces: &[&[u8]]) -> (Option<Verdict>, usize) {
     let mut head = Head::new();
     let mut arrived = 0;
     for piece in pieces {
