@@ -116,13 +116,18 @@ class Process:
         for pid in [self.child.pid, *descendants(self.child.pid)]:
             send_signal(pid, signal.SIGSTOP)
 
+    def resume(self):
+        for pid in [self.child.pid, *descendants(self.child.pid)]:
+            send_signal(pid, signal.SIGCONT)
+
 
 class Server(Process):
-    """A running `heartwire` on a port of its own."""
+    """A running `heartwire`, or another program that speaks as it does, on a port of its own."""
 
-    def __init__(self, *options, command=None):
+    def __init__(self, *options, command=None, log="stderr"):
         command = command or [TARGET / "release" / "heartwire", "127.0.0.1:0"]
         super().__init__([*command, *options])
+        self.log_reader = getattr(self, log)
         found = self.stdout.find(lambda line: re.search(r"ws://(\S+)", line.text), CEILING)
         if found is None:
             self.end()
@@ -133,7 +138,7 @@ class Server(Process):
 
     def log(self, what=None):
         """What the log says of connections so far: everything, or what was `opened`, `missed` or `ended`."""
-        entries = map(entry, list(self.stderr.lines))
+        entries = map(entry, list(self.log_reader.lines))
         return [item for item in entries if item and what in (None, item.what)]
 
     def wait_for(self, what, timeout=CEILING, of=None):
@@ -144,7 +149,7 @@ class Server(Process):
             item = entry(line)
             return item if item and item.what == what and of in (None, item.id) else None
 
-        return self.stderr.find(wanted, timeout)
+        return self.log_reader.find(wanted, timeout)
 
     def shut_down(self):
         """Asks it to end, and gives its exit status and how long that took."""
