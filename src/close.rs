@@ -100,14 +100,14 @@ pub enum CloseReason {
     },
     /// The server is shutting down (1001).
     Shutdown,
-    /// The peer showed no life: this many Pings in a row went unanswered (1011, as far as it can still be sent).
+    /// The peer showed no life for this many timeouts in a row (1011, as far as it can still be sent).
     HeartbeatLost {
         /// Misses in a row.
         missed: u32,
     },
     /// Data waited for the peer, and it took not one byte of it for this long.
     WriteStalled {
-        /// `max_missed x timeout`.
+        /// `max_missed x timeout`, less what misses before had used up.
         limit: Duration,
     },
     /// The peer broke the protocol (1002).

@@ -70,7 +70,7 @@ impl Connection {
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection has ended, with the first cause; `?` is all that a handler needs. By then
-    /// the closing handshake is done and the supervisor knows.
+    /// the closing handshake is done and the supervisor knows; every further call gives the same.
     pub fn recv(&mut self) -> Result<Message, Error> {
         loop {
             if let Some(message) = self.receive(None)? {
@@ -89,7 +89,7 @@ impl Connection {
     }
 
     /// Sends a message. If the queue is full because the peer is slow, waits until there is room: that ends, at the
-    /// latest, when the peer is found to take nothing any more.
+    /// latest, when the peer is found to take nothing any more (with a heartbeat that has a timeout).
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed or closing; the message is not sent.
@@ -97,8 +97,9 @@ impl Connection {
         self.link.send(message.into())
     }
 
-    /// Like [`send`](Self::send), but the message may stay in memory until this thread next waits in `recv`, or
-    /// anything is sent: many small replies become one system call.
+    /// Like [`send`](Self::send), but the message may stay in memory until this thread next waits in `recv`, anything is
+    /// sent, or 16 KiB have come together: many small replies become one system call. Do not feed and then work for
+    /// long.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -113,7 +114,7 @@ impl Connection {
     }
 
     /// Closes: sends what is queued and a Close frame, waits for the peer's, and ends the TCP connection; all of it
-    /// within the close timeout. A reason of more than 123 bytes is cut. What the peer still sends is discarded.
+    /// within the close timeout, for which this call may block. A reason of more than 123 bytes is cut. What the peer still sends is discarded.
     ///
     /// # Errors
     /// [`Error::InvalidCloseCode`] if the code must not be sent, [`Error::Closed`] if the connection was closed already.

@@ -12,9 +12,10 @@ use crate::close::{CloseCode, CloseReason};
 pub enum Error {
     /// The connection is closed, for this reason. In a handler, `?` ends it as it should.
     Closed(CloseReason),
-    /// A close code that must not stand in a Close frame.
+    /// A close code that must not stand in a Close frame (RFC 6455 section 7.4).
     InvalidCloseCode(CloseCode),
-    /// The server could not start: its address could not be bound, or no thread could be started.
+    /// The server could not start: its address could not be bound, or no thread could be started. In a handler, `?` on an
+    /// [`io::Error`] gives this too: like any other error there it closes with 1011.
     Io(io::Error),
     /// A client did not come to a connection.
     Connect(ConnectError),

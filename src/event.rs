@@ -20,7 +20,7 @@ pub enum Event {
         /// The path that it asked for, with the query.
         path: String,
     },
-    /// A Ping went unanswered for the heartbeat's timeout.
+    /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer had.
     Missed {
         /// The connection's number.
         id: ConnectionId,
@@ -31,8 +31,9 @@ pub enum Event {
         /// How many make the peer dead.
         max_missed: u32,
     },
-    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence. Meanwhile the
-    /// supervisor keeps the line open with unsolicited Pongs, and nobody is judged.
+    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence; looked for every
+    /// quarter of the interval, and never without one. Meanwhile the supervisor keeps the line open with unsolicited
+    /// Pongs, and nobody is judged.
     HandlerStalled {
         /// The connection's number.
         id: ConnectionId,
@@ -113,7 +114,8 @@ pub struct Stats {
     pub opened: u64,
     /// Connections that ended, by the [name](crate::CloseReason::name) of the cause.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Opening handshakes that did not come to a connection, refusals and plain HTTP requests included.
+    /// Opening handshakes that did not come to a connection, refusals included, and plain HTTP requests that nobody
+    /// answered but the server itself.
     pub handshakes_failed: u64,
     /// Plain HTTP requests that the responder answered.
     pub http_requests: u64,

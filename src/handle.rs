@@ -169,7 +169,8 @@ impl Handle {
     /// order of broadcasts. A peer whose queue is full does not get it: that is counted in its
     /// [`Traffic::dropped`](crate::Traffic::dropped), and holds nobody else up.
     ///
-    /// Returns at once, unless 64 broadcasts wait already.
+    /// Returns at once, unless 64 broadcasts wait already. Before the server serves, and after its end, there is nobody to
+    /// send to. Not to be called by a logger, which runs in the thread that fans out.
     pub fn broadcast(&self, message: impl Into<Message>) {
         self.fan_out(message.into(), None);
     }
@@ -186,7 +187,7 @@ impl Handle {
         }
     }
 
-    /// The open connections at this moment, in the order of their numbers.
+    /// The open connections at this moment, in the order of their numbers; none before and after the server serves.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         if !self.hub.is_running.load(SeqCst) {
             return Vec::new();
@@ -212,7 +213,8 @@ impl Handle {
     }
 
     /// Shuts the server down, and returns at once: nobody is accepted any more, all connections are closed with 1001,
-    /// and when all have ended, or after the close timeout, [`Server::serve`](crate::Server::serve) returns.
+    /// and when all have ended, or after the close timeout, [`Server::serve`](crate::Server::serve) returns. The threads of
+    /// handlers that have not returned by then are left behind. Before `serve`, it makes that return at once.
     pub fn shutdown(&self) {
         if !self.hub.is_ending.swap(true, SeqCst) {
             self.hub.notify(Notice::Shutdown);

@@ -87,7 +87,10 @@ pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_ful
     if !request.has_token("Upgrade", "websocket") {
         let answer = rules.on_request.as_ref().and_then(|answer| {
             let answered = catch_unwind(AssertUnwindSafe(|| answer(&request)));
-            answered.unwrap_or_else(|_| Some(Response::new(500).text("internal error\n")))
+            answered.unwrap_or_else(|_| {
+                log::error!("{peer}: on_request panicked; answered with 500");
+                Some(Response::new(500).text("internal error\n"))
+            })
         });
         let Some(response) = answer else {
             let (response, reason) = no_upgrade(&request);

@@ -98,9 +98,9 @@
 //!   Ping with a fresh timeout follows, and the misses so far stand. So a handler may be busy, and a process may be
 //!   stopped and go on.
 //! - While data waits for a slow peer (see [Backpressure](#backpressure)), Pings may not get through in time, so
-//!   silence is not held against it. Then another rule finds the dead: not one byte taken for `max_missed x timeout`
-//!   ends the connection as [`CloseReason::WriteStalled`]. A peer that dies idle and gets behind only then can take up
-//!   to twice `max_missed x timeout` after the interval.
+//!   silence is not held against it. Then another rule finds the dead: not one byte taken for `max_missed x timeout`, less
+//!   what misses before have used up, ends the connection as [`CloseReason::WriteStalled`]. A peer that dies idle and
+//!   gets behind only just before it would be found can take one timeout longer than the worst case.
 //! - Policies: [`off`](HeartbeatPolicy::off), [`keepalive`](HeartbeatPolicy::keepalive) only, or a full one, for the
 //!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and [changed while it is
 //!   open](Connection::set_heartbeat). Without a timeout nobody is found dead, neither by silence nor by a stalled

@@ -2,7 +2,7 @@
 
 use tungstenite::{Bytes, Utf8Bytes};
 
-/// A whole data message, reassembled from its fragments.
+/// A whole data message (RFC 6455 section 5.6), reassembled from its fragments.
 ///
 /// RFC 6455 knows these two kinds and no other, so this enum is complete. Ping, Pong and Close never reach a handler.
 /// The payloads are reference-counted: cloning a message does not copy it.

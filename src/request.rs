@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::Range;
 
-/// An HTTP request: method, target and headers. There is no body.
+/// An HTTP request (RFC 9112): method, target and headers. There is no body.
 #[derive(Clone)]
 pub struct Request {
     /// The head as it was received; the rest are places in it.

@@ -47,12 +47,14 @@ pub struct Response {
 }
 
 impl Response {
-    /// A response with this status and no body.
+    /// A response with this status and no body. A status below 200 or above 999 makes no response: it is answered with
+    /// 500, and logged.
     pub fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Vec::new() }
     }
 
-    /// Adds a header. `Content-Length` and `Connection` are set by the server.
+    /// Adds a header. `Content-Length` and `Connection` are set by the server. A name or value that is not valid is
+    /// answered with 500, and logged.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
@@ -76,6 +78,9 @@ impl Response {
     /// The bytes of the response, without the body for a HEAD request.
     pub(crate) fn encode(&self, with_body: bool) -> Result<Vec<u8>, &'static str> {
         let status = StatusCode::from_u16(self.status).map_err(|_| "invalid status")?;
+        if status.is_informational() {
+            return Err("an informational status");
+        }
         let mut bytes = status_line(status);
         for (name, value) in &self.headers {
             if ["content-length", "connection", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str()) {
@@ -157,6 +162,7 @@ mod tests {
             assert!(encode_accept(&Accept::new().header(name, value), "key").is_err(), "{name:?}: {value:?}");
         }
         assert!(Response::new(42).encode(true).is_err());
+        assert!(Response::new(101).encode(true).is_err());
     }
 
     #[test]

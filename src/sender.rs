@@ -45,7 +45,7 @@ impl Sender {
     }
 
     /// Sends a Ping at once; the round-trip time comes over the channel, which is disconnected if the connection closes
-    /// before the Pong. Do not wait for it in the connection's own thread: only `recv` reads Pongs.
+    /// before the Pong. It includes what the Ping had to wait in our own queue. Do not wait for it in the connection's own thread: only `recv` reads Pongs.
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed or closing.

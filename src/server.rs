@@ -126,14 +126,16 @@ impl Server {
         self
     }
 
-    /// Most connections at a time, those in the opening handshake included; more are answered 503. Default 10,000: each
-    /// costs a thread, and systems have limits of threads, memory maps and file descriptors.
+    /// Most connections at a time, those in the opening handshake included; more are answered 503, up to 64 at a time,
+    /// and beyond that dropped. Default 10,000: each costs a thread, and systems have limits of threads, memory maps and
+    /// file descriptors.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.settings.max_connections = connections;
         self
     }
 
-    /// Largest message taken, in bytes, all fragments together; a larger one closes with 1009. Default 1 MiB.
+    /// Largest message taken, in bytes, all fragments together; a larger one closes with 1009 (RFC 6455 section 7.4.1).
+    /// Default 1 MiB.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.settings.max_message_size = bytes;
         self
@@ -154,14 +156,14 @@ impl Server {
         self
     }
 
-    /// Stack of each connection's thread, in bytes: what the handler has to live in. It is reserved, not used, until it
+    /// Stack of each connection's thread, and of the second one that it has while it is behind, in bytes: what the handler has to live in. It is reserved, not used, until it
     /// is needed. Default 256 KiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = bytes;
         self
     }
 
-    /// How long an opening handshake may take in all. Default 10 s.
+    /// How long an opening handshake may take in all. Default 10 s. Its head may have 16 KiB and 100 header lines.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
         self.rules.timeout = timeout;
         self
@@ -184,8 +186,8 @@ impl Server {
     }
 
     /// Decides on opening handshakes: authentication, `Origin`, path, subprotocol, extra headers, a heartbeat of its
-    /// own, or a rejection with a status from 300 to 599 (another is an error of ours: 500 and a line in the log). It is
-    /// called in the connection's thread. By default all are accepted.
+    /// own, or a rejection with a status from 300 to 599 (another is an error of ours, as is a panic: 500 and a line in the
+    /// log). It is called in the connection's thread, within the handshake's time. By default all are accepted.
     ///
     /// ```no_run
     /// # use heartwire::{Accept, Response, Server};
@@ -215,7 +217,8 @@ impl Server {
     /// [shut down](Handle::shutdown).
     ///
     /// When the handler returns, the connection is closed: with 1000 after `Ok`, with 1011 after an error that is not
-    /// this connection's own end, and with 1011 after a panic, which concerns nobody else.
+    /// this connection's own end, and with 1011 after a panic, which concerns nobody else (with `panic = "unwind"`, Rust's
+    /// default).
     ///
     /// # Errors
     /// [`Error::Io`] if the supervisor's thread cannot be started.

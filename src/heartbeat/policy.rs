@@ -150,6 +150,10 @@ impl HeartbeatPolicy {
     /// The longest time from a peer's last sign of life until it is found dead. Where we lead,
     /// `interval + max_missed x timeout`. Where the peer does, `max_missed` times the longest window that it may have.
     /// `None` when the policy never finds anyone dead.
+    ///
+    /// Timers of systems add some milliseconds for each miss. While data waits for a peer that is slow to take it, its
+    /// silence is not judged but its taking nothing is; a peer that gets behind just before it would have been found may
+    /// have one timeout more.
     pub fn worst_case(&self) -> Option<Duration> {
         match self.leader {
             Leader::Nobody => None,
