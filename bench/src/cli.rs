@@ -1,22 +1,27 @@
 //! The command line.
 
+use std::fs;
 use std::io;
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{echo, idle};
+use crate::cases::{connect, count, detect, echoes, fanout, idle};
 use crate::load::Load;
 use crate::report::Report;
 use crate::server::{self, Kind, ServeOptions};
-use crate::{crowd, interrupt};
+use crate::{crowd, interrupt, json, plot};
 
-/// Measures heartwire next to others, in one run.
+/// Measures heartwire next to others, every server in a process of its own, in one run.
+///
+/// Ctrl-C prints what there is so far.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
+    /// What to measure; all of it if nothing is said.
     #[command(subcommand)]
-    command: Command,
+    command: Option<Command>,
     #[command(flatten)]
     common: Common,
 }
@@ -27,7 +32,7 @@ pub(crate) struct Common {
     #[arg(long, global = true, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// Seconds that one measurement of a load takes.
-    #[arg(long, global = true, default_value_t = 1.0)]
+    #[arg(long, global = true, default_value_t = 0.5)]
     pub(crate) seconds: f64,
     /// Only these servers (names with commas between them).
     #[arg(long, global = true, value_delimiter = ',')]
@@ -35,9 +40,20 @@ pub(crate) struct Common {
     /// Threads of the load.
     #[arg(long, global = true, default_value_t = 2)]
     load_threads: usize,
-    /// Text in place of binary messages.
+    /// Text in place of binary messages, for the echoes.
     #[arg(long, global = true)]
     text: bool,
+    /// Write everything to this file as JSON.
+    #[arg(long, global = true)]
+    json: Option<PathBuf>,
+    /// Draw a picture into this file, as SVG.
+    #[arg(long, global = true)]
+    plot: Option<PathBuf>,
+    /// Say nothing while measuring.
+    #[arg(long, short, global = true)]
+    quiet: bool,
+    #[arg(skip = Instant::now())]
+    began: Instant,
 }
 
 impl Common {
@@ -45,6 +61,7 @@ impl Common {
         (self.servers.is_empty() || self.servers.contains(&kind)) && kind.is_available()
     }
 
+    /// Round trips of 20 bytes on one connection.
     pub(crate) fn load(&self) -> Load {
         Load {
             connections: 1,
@@ -56,18 +73,35 @@ impl Common {
             duration: Duration::from_secs_f64(self.seconds),
         }
     }
+
+    pub(crate) fn progress(&self, case: &str, cell: &str, round: usize, what: &str) {
+        if !self.quiet {
+            let (elapsed, rounds) = (self.began.elapsed().as_secs(), self.rounds);
+            eprintln!("[{:02}:{:02}] {case}, {cell}, {round}/{rounds}: {what}", elapsed / 60, elapsed % 60);
+        }
+    }
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Debug, Clone, Subcommand)]
 enum Command {
-    /// Round trips of 20 bytes.
-    Echo {
-        /// Numbers of connections.
-        #[arg(long, value_delimiter = ',', default_values_t = [1, 10, 100, 1000])]
-        connections: Vec<usize>,
-    },
+    /// Everything, one after the other.
+    All,
+    /// Round trips: one message under way on each connection.
+    Echo(echoes::EchoOptions),
+    /// Many messages under way on each connection.
+    Pipelined(echoes::PipelinedOptions),
+    /// Large messages.
+    Bulk(echoes::BulkOptions),
+    /// One message to all.
+    Fanout(fanout::Options),
+    /// Connections opened per second.
+    Connect(connect::Options),
     /// Idle connections: memory, threads, the heartbeat's processor time; then all go silent at once.
     Idle(idle::Options),
+    /// How exactly dead peers are found.
+    Detect(detect::Options),
+    /// Instructions for one message, by callgrind.
+    Count(count::Options),
     /// A server, for another process of this program.
     #[command(hide = true)]
     Serve {
@@ -86,25 +120,63 @@ enum Command {
     },
 }
 
+/// What `all` does.
+const ALL: [&str; 7] = ["echo", "pipelined", "bulk", "fanout", "connect", "idle", "detect"];
+
 pub(crate) fn run() -> io::Result<()> {
     let Cli { command, common } = Cli::parse();
     rlimit::increase_nofile_limit(u64::MAX)?;
-    let mut report = Report::default();
-    let measured = match command {
+    let command = match command.unwrap_or(Command::All) {
         Command::Serve { kind, options } => return server::serve(kind, &options),
         Command::Crowd { address, count, bare } => return crowd::run(address, count, !bare),
-        Command::Echo { connections } => {
-            interrupt::watch()?;
-            echo::run(&common, &connections, &mut report)
-        }
-        Command::Idle(options) => {
-            interrupt::watch()?;
-            idle::run(&common, &options, &mut report)
-        }
+        command => command,
     };
-    let references = [Kind::Bare.name(), Kind::TokioTungstenite.name()];
-    for case in [echo::CASE, idle::CASE, idle::DETECTION] {
-        print!("{}", report.table(case, &references));
+    interrupt::watch()?;
+    let mut report = Report::default();
+    let measured = match command {
+        Command::All => all(&common, &mut report),
+        one => measure(&common, one, &mut report),
+    };
+    print!("{}", report.tables(&[Kind::Bare.name(), Kind::TokioTungstenite.name()]));
+    if let Some(path) = &common.json {
+        fs::write(path, json::write(&report, common.rounds, common.seconds))?;
+    }
+    if let Some(path) = &common.plot {
+        fs::write(path, plot::draw(&report))?;
     }
     measured
+}
+
+fn all(common: &Common, report: &mut Report) -> io::Result<()> {
+    let count = count::is_available().then_some("count");
+    let names: Vec<&str> = ALL.into_iter().chain(count).collect();
+    for (index, name) in names.iter().enumerate() {
+        if interrupt::is_set() {
+            break;
+        }
+        if !common.quiet {
+            eprintln!("== {name} ({} of {})", index + 1, names.len());
+        }
+        // The defaults of a case are those of its command line.
+        let case = Cli::try_parse_from(["heartwire-bench", name]).map_err(io::Error::other)?;
+        if let Some(command) = case.command {
+            measure(common, command, report)?;
+        }
+    }
+    Ok(())
+}
+
+fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result<()> {
+    match command {
+        Command::Echo(options) => echoes::round_trips(common, &options, report),
+        Command::Pipelined(options) => echoes::pipelined(common, &options, report),
+        Command::Bulk(options) => echoes::bulk(common, &options, report),
+        Command::Fanout(options) => fanout::run(common, &options, report),
+        Command::Connect(options) => connect::run(common, &options, report),
+        Command::Idle(options) => idle::run(common, &options, report),
+        Command::Detect(options) => detect::run(common, &options, report),
+        Command::Count(options) => count::run(common, &options, report),
+        // Not measurements; they were dealt with before.
+        Command::All | Command::Serve { .. } | Command::Crowd { .. } => Ok(()),
+    }
 }

@@ -6,14 +6,19 @@
 //!               └─> report: medians, ratios, table
 //! ```
 
+mod answers;
+mod audience;
 mod cases;
 mod cli;
 mod crowd;
 mod interrupt;
+mod json;
 mod load;
+mod plot;
 mod process;
 mod procfs;
 mod report;
+mod requester;
 mod server;
 mod wire;
 

@@ -6,19 +6,20 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::server::{Kind, ServeOptions};
+use crate::server::{Kind, ServeOptions, websockets};
 
 /// A process that ends when its standard input does, so that it never outlives us.
 #[derive(Debug)]
 pub(crate) struct Process {
     child: Child,
-    stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     lines: Receiver<String>,
 }
 
 impl Process {
+    /// This program, with these arguments.
     pub(crate) fn start(arguments: &[String]) -> io::Result<Self> {
         Self::spawn(Command::new(std::env::current_exe()?).args(arguments))
     }
@@ -27,11 +28,9 @@ impl Process {
         // A group of its own: Ctrl-C is for us, and we end it.
         let command = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0);
         let mut child = command.spawn()?;
-        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("no pipes"));
-        };
-        let lines = read_lines(stdout);
-        Ok(Self { child, stdin, lines })
+        let stdin = child.stdin.take();
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no pipe from a process"))?;
+        Ok(Self { child, stdin, lines: read_lines(stdout) })
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -47,13 +46,29 @@ impl Process {
     }
 
     pub(crate) fn tell(&mut self, line: &str) -> io::Result<()> {
-        writeln!(self.stdin, "{line}")
+        match &mut self.stdin {
+            Some(stdin) => writeln!(stdin, "{line}"),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
     }
 
     /// Stops it as Ctrl-Z would: its sockets stay open, and nothing answers.
     pub(crate) fn freeze(&self) -> io::Result<()> {
         let pid = rustix::process::Pid::from_child(&self.child);
         Ok(rustix::process::kill_process(pid, rustix::process::Signal::STOP)?)
+    }
+
+    /// Lets it end by itself.
+    pub(crate) fn finish(mut self) -> io::Result<()> {
+        self.stdin = None;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait()?.is_none() {
+            if Instant::now() > deadline {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "a process did not end"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 }
 
@@ -88,11 +103,20 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(kind: Kind, options: &ServeOptions) -> io::Result<Self> {
-        let process = match kind {
-            Kind::Websockets => Process::spawn(&mut crate::server::websockets::command())?,
-            _ => Process::start(&options.arguments(kind))?,
+        let mut command = match kind {
+            Kind::Websockets => websockets::command(),
+            _ => Command::new(std::env::current_exe()?),
         };
-        let line = process.line(Duration::from_secs(10))?;
+        if kind != Kind::Websockets {
+            command.args(options.arguments(kind));
+        }
+        Self::spawn(kind, &mut command)
+    }
+
+    /// Starts it by a command of which it is a part.
+    pub(crate) fn spawn(kind: Kind, command: &mut Command) -> io::Result<Self> {
+        let process = Process::spawn(command)?;
+        let line = process.line(Duration::from_secs(30))?;
         let port = line.strip_prefix("listening ").and_then(|port| port.parse::<u16>().ok());
         let port = port.ok_or_else(|| io::Error::other(format!("{} said: {line}", kind.name())))?;
         Ok(Self { kind, address: ([127, 0, 0, 1], port).into(), process })
@@ -101,8 +125,16 @@ impl Server {
 
 /// Ends this process when its standard input does: whoever started it is gone, or wants that.
 pub(crate) fn end_with_stdin() {
-    thread::spawn(|| {
-        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+    obey_stdin(|_| {});
+}
+
+/// The same, and lines are orders.
+pub(crate) fn obey_stdin(mut obey: impl FnMut(&str) + Send + 'static) {
+    thread::spawn(move || {
+        for line in io::stdin().lines() {
+            let Ok(line) = line else { break };
+            obey(&line);
+        }
         std::process::exit(0);
     });
 }

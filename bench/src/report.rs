@@ -49,7 +49,8 @@ impl Spread {
         sorted.sort_by(f64::total_cmp);
         let (least, most) = (*sorted.first()?, *sorted.last()?);
         let middle = sorted.len() / 2;
-        let median = if sorted.len() % 2 == 0 { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] };
+        let median =
+            if sorted.len().is_multiple_of(2) { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] };
         Some(Self { median, least, most })
     }
 }
@@ -83,8 +84,14 @@ impl Report {
         Spread::of(&ratios)
     }
 
-    /// The table of a case, with ratios to these servers.
-    pub(crate) fn table(&self, case: &str, references: &[&str]) -> String {
+    /// All that was measured, with ratios to these servers.
+    pub(crate) fn tables(&self, references: &[&str]) -> String {
+        let mut cases: Vec<&str> = self.series.iter().map(|series| series.case).collect();
+        cases.dedup();
+        cases.into_iter().map(|case| self.table(case, references)).collect()
+    }
+
+    fn table(&self, case: &str, references: &[&str]) -> String {
         let mut text = String::new();
         let mut cells: Vec<&str> = Vec::new();
         for series in self.series.iter().filter(|series| series.case == case) {
@@ -132,7 +139,8 @@ impl Report {
             for (index, figure) in figures.iter().enumerate() {
                 let series = of_cell.iter().find(|series| series.server == server && series.figure == *figure);
                 let spread = series.and_then(|series| Spread::of(&series.values));
-                row.push(spread.map_or("-".into(), |spread| number(spread.median)));
+                let failed = if series.is_some() { "failed" } else { "-" };
+                row.push(spread.map_or(failed.into(), |spread| number(spread.median)));
                 if index == 0 {
                     row.push(spread.map_or("-".into(), |s| format!("({}..{})", number(s.least), number(s.most))));
                     for reference in &references {

@@ -21,7 +21,7 @@ const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x9e];
 pub(crate) fn frame(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     let start = out.len() + header(out, opcode, payload.len());
     out.extend_from_slice(payload);
-    mask(&mut out[start..], 0);
+    mask(&mut out[start..]);
 }
 
 /// Appends the header of a masked frame. Its length.
@@ -43,9 +43,9 @@ pub(crate) fn header(out: &mut Vec<u8>, opcode: u8, len: usize) -> usize {
     out.len() - before
 }
 
-/// Masks bytes that stand at `offset` in their payload.
-pub(crate) fn mask(bytes: &mut [u8], offset: usize) {
-    for (byte, key) in bytes.iter_mut().zip(MASK.iter().cycle().skip(offset % 4)) {
+/// Masks bytes from the beginning of a payload on.
+pub(crate) fn mask(bytes: &mut [u8]) {
+    for (byte, key) in bytes.iter_mut().zip(MASK.iter().cycle()) {
         *byte ^= key;
     }
 }
@@ -201,12 +201,11 @@ mod tests {
     }
 
     #[test]
-    fn masking_twice_from_any_offset_changes_nothing() {
+    fn masking_twice_changes_nothing() {
         let mut bytes = *b"heartwire";
-        mask(&mut bytes, 3);
+        mask(&mut bytes);
         assert_ne!(&bytes, b"heartwire");
-        mask(&mut bytes[..4], 3);
-        mask(&mut bytes[4..], 7);
+        mask(&mut bytes);
         assert_eq!(&bytes, b"heartwire");
     }
 }

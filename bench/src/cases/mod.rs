@@ -1,4 +1,24 @@
 //! What is measured.
 
-pub(crate) mod echo;
+pub(crate) mod connect;
+pub(crate) mod count;
+pub(crate) mod detect;
+pub(crate) mod echoes;
+pub(crate) mod fanout;
 pub(crate) mod idle;
+
+use crate::cli::Common;
+use crate::interrupt;
+
+/// Does a measurement for each of `what`, again in each round, and each round beginning with another: what disturbs the
+/// machine for a while disturbs all of them.
+fn interleave<T>(common: &Common, what: &[T], mut measure: impl FnMut(usize, &T)) {
+    for round in 0..common.rounds {
+        for index in 0..what.len() {
+            if interrupt::is_set() {
+                return;
+            }
+            measure(round + 1, &what[(index + round) % what.len()]);
+        }
+    }
+}

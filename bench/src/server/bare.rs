@@ -1,7 +1,9 @@
-//! A TCP echo with a thread for each connection: what this shape can do when nothing is done.
+//! TCP with a thread for each connection and no WebSocket: what this shape can do when nothing is done.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use crate::process::announce;
@@ -10,12 +12,20 @@ use crate::process::announce;
 const SMALL: usize = 4 * 1024;
 const LARGE: usize = 64 * 1024;
 
-pub(super) fn serve() -> io::Result<()> {
+/// Protects the list of connections, and while it is held the order of what is sent to all of them.
+type Everybody = Arc<Mutex<HashMap<usize, TcpStream>>>;
+
+pub(super) fn serve(broadcast: bool) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
     announce(listener.local_addr()?);
-    for stream in listener.incoming() {
+    let everybody = broadcast.then(Everybody::default);
+    for (number, stream) in listener.incoming().enumerate() {
         let stream = stream?;
-        thread::Builder::new().stack_size(256 * 1024).spawn(move || echo(stream))?;
+        let everybody = everybody.clone();
+        thread::Builder::new().stack_size(256 * 1024).spawn(move || match everybody {
+            Some(everybody) => fan_out(stream, number, &everybody),
+            None => echo(stream),
+        })?;
     }
     Ok(())
 }
@@ -32,5 +42,38 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
         if count == buffer.len() {
             buffer.resize(LARGE, 0);
         }
+    }
+}
+
+/// A bare loop of sends, one for each message and receiver.
+fn fan_out(mut stream: TcpStream, number: usize, everybody: &Everybody) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    everybody.lock().unwrap_or_else(PoisonError::into_inner).insert(number, stream.try_clone()?);
+    let mut buffer = vec![0; LARGE];
+    let mut filled = 0;
+    loop {
+        let count = stream.read(&mut buffer[filled..]).unwrap_or(0);
+        let mut all = everybody.lock().unwrap_or_else(PoisonError::into_inner);
+        if count == 0 {
+            all.remove(&number);
+            return Ok(());
+        }
+        filled += count;
+        let mut start = 0;
+        while let Some(length) = message_length(&buffer[start..filled]).filter(|length| start + length <= filled) {
+            all.retain(|_, receiver| receiver.write_all(&buffer[start..start + length]).is_ok());
+            start += length;
+        }
+        buffer.copy_within(start..filled, 0);
+        filled -= start;
+    }
+}
+
+/// The load's messages over plain TCP have the headers of a client's frames, the short or the middle one.
+fn message_length(bytes: &[u8]) -> Option<usize> {
+    match *bytes {
+        [_, length, ..] if length & 0x7f < 126 => Some(6 + usize::from(length & 0x7f)),
+        [_, _, high, low, ..] => Some(8 + usize::from(u16::from_be_bytes([high, low]))),
+        _ => None,
     }
 }

@@ -9,31 +9,43 @@ use heartwire::{Event, Handle, HeartbeatPolicy, Server};
 use super::ServeOptions;
 use crate::process::announce;
 
-pub(super) fn serve(options: &ServeOptions, feed: bool) -> io::Result<()> {
+/// How an echo answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reply {
+    Send,
+    Feed,
+}
+
+pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
     let mut server = Server::bind("127.0.0.1:0").map_err(io::Error::other)?.max_connections(20_000);
     if let Some(interval) = options.interval {
         let policy = HeartbeatPolicy::new(Duration::from_millis(interval), Duration::from_millis(options.timeout));
         server = server.heartbeat(policy.max_missed(options.max_missed));
     }
     announce(server.local_addr());
+    let handle = server.handle();
     if options.events {
-        let handle = server.handle();
+        let handle = handle.clone();
         thread::spawn(move || print_closures(&handle));
     }
-    let served = if feed {
-        server.serve(|conn| {
+    let served = match reply {
+        _ if options.broadcast => server.serve(move |conn| {
             loop {
-                let message = conn.recv()?;
-                conn.feed(message)?;
+                handle.broadcast(conn.recv()?);
             }
-        })
-    } else {
-        server.serve(|conn| {
+        }),
+        Reply::Send => server.serve(|conn| {
             loop {
                 let message = conn.recv()?;
                 conn.send(message)?;
             }
-        })
+        }),
+        Reply::Feed => server.serve(|conn| {
+            loop {
+                let message = conn.recv()?;
+                conn.feed(message)?;
+            }
+        }),
     };
     served.map_err(io::Error::other)
 }

@@ -25,6 +25,8 @@ pub(crate) enum Kind {
     Tungstenite,
     /// tokio-tungstenite with its defaults: buffers of 128 KiB.
     TokioTungstenite,
+    /// tokio-tungstenite with `forward`, as in its echo server: answers to what is there already leave together.
+    TokioTungsteniteForward,
     /// tokio-tungstenite with buffers of 4 KiB.
     TokioTungstenite4k,
     Fastwebsockets,
@@ -41,6 +43,7 @@ impl Kind {
             Self::HeartwireFeed => "heartwire (feed)",
             Self::Tungstenite => "tungstenite, blocking",
             Self::TokioTungstenite => "tokio-tungstenite",
+            Self::TokioTungsteniteForward => "tokio-tungstenite (forward)",
             Self::TokioTungstenite4k => "tokio-tungstenite, 4 KiB",
             Self::Fastwebsockets => "fastwebsockets",
             Self::ActixWs => "actix-ws",
@@ -61,6 +64,9 @@ impl Kind {
 /// Settings of a server process.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ServeOptions {
+    /// Send each message to all connections, its sender included, in place of an echo; some servers only.
+    #[arg(long)]
+    pub(crate) broadcast: bool,
     /// The heartbeat's interval in milliseconds; heartwire only, its default of 20 s if not given.
     #[arg(long)]
     pub(crate) interval: Option<u64>,
@@ -77,7 +83,7 @@ pub(crate) struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { interval: None, timeout: 1000, max_missed: 3, events: false }
+        Self { broadcast: false, interval: None, timeout: 1000, max_missed: 3, events: false }
     }
 }
 
@@ -91,6 +97,9 @@ impl ServeOptions {
             arguments.extend(["--timeout".into(), self.timeout.to_string()]);
             arguments.extend(["--max-missed".into(), self.max_missed.to_string()]);
         }
+        if self.broadcast {
+            arguments.push("--broadcast".into());
+        }
         if self.events {
             arguments.push("--events".into());
         }
@@ -102,12 +111,13 @@ impl ServeOptions {
 pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
     process::end_with_stdin();
     match kind {
-        Kind::Bare => bare::serve(),
-        Kind::Heartwire => heart::serve(options, false),
-        Kind::HeartwireFeed => heart::serve(options, true),
+        Kind::Bare => bare::serve(options.broadcast),
+        Kind::Heartwire => heart::serve(options, heart::Reply::Send),
+        Kind::HeartwireFeed => heart::serve(options, heart::Reply::Feed),
         Kind::Tungstenite => tungsten::serve(),
-        Kind::TokioTungstenite => tokio_ws::serve(None),
-        Kind::TokioTungstenite4k => tokio_ws::serve(Some(4096)),
+        Kind::TokioTungstenite => tokio_ws::serve(tokio_ws::Reply::Send, None, options.broadcast),
+        Kind::TokioTungsteniteForward => tokio_ws::serve(tokio_ws::Reply::Forward, None, options.broadcast),
+        Kind::TokioTungstenite4k => tokio_ws::serve(tokio_ws::Reply::Send, Some(4096), options.broadcast),
         Kind::Fastwebsockets => fast::serve(),
         Kind::ActixWs => actix::serve(),
         Kind::Websockets => Err(io::Error::other("that one is started by its own command")),

@@ -2,34 +2,88 @@
 
 use std::io;
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{SinkExt, StreamExt, TryStreamExt, future};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::accept_async_with_config;
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
+use tungstenite::Message;
 use tungstenite::protocol::WebSocketConfig;
 
 use crate::process::announce;
 
+/// How an echo answers.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reply {
+    Send,
+    Forward,
+}
+
+/// Messages that a connection may lag behind before it loses some.
+const CHANNEL: usize = 1024;
+
 /// `buffers`: their size in bytes; tungstenite's own default of 128 KiB if not given.
-pub(super) fn serve(buffers: Option<usize>) -> io::Result<()> {
+pub(super) fn serve(reply: Reply, buffers: Option<usize>, broadcast: bool) -> io::Result<()> {
     let config = buffers.map(|size| WebSocketConfig::default().read_buffer_size(size).write_buffer_size(size));
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         announce(listener.local_addr()?);
+        let to_all = broadcast::channel(CHANNEL).0;
         loop {
             let (stream, _) = listener.accept().await?;
-            tokio::spawn(echo(stream, config));
+            if broadcast {
+                tokio::spawn(fan_out(stream, config, to_all.clone()));
+            } else {
+                tokio::spawn(echo(stream, config, reply));
+            }
         }
     })
 }
 
-async fn echo(stream: TcpStream, config: Option<WebSocketConfig>) -> Option<()> {
+async fn open(stream: TcpStream, config: Option<WebSocketConfig>) -> Option<WebSocketStream<TcpStream>> {
     stream.set_nodelay(true).ok()?;
-    let mut websocket = accept_async_with_config(stream, config).await.ok()?;
-    while let Some(message) = websocket.next().await {
-        let message = message.ok()?;
-        if message.is_binary() || message.is_text() {
-            websocket.send(message).await.ok()?;
+    accept_async_with_config(stream, config).await.ok()
+}
+
+async fn echo(stream: TcpStream, config: Option<WebSocketConfig>, reply: Reply) -> Option<()> {
+    let mut websocket = open(stream, config).await?;
+    match reply {
+        Reply::Send => {
+            while let Some(message) = websocket.next().await {
+                let message = message.ok()?;
+                if is_data(&message) {
+                    websocket.send(message).await.ok()?;
+                }
+            }
+            Some(())
+        }
+        Reply::Forward => {
+            let (write, read) = websocket.split();
+            read.try_filter(|message| future::ready(is_data(message))).forward(write).await.ok()
         }
     }
-    Some(())
+}
+
+/// The usual shape: every connection's task listens to its peer and to a channel.
+async fn fan_out(stream: TcpStream, config: Option<WebSocketConfig>, to_all: broadcast::Sender<Message>) -> Option<()> {
+    let mut websocket = open(stream, config).await?;
+    let mut from_all = to_all.subscribe();
+    loop {
+        tokio::select! {
+            message = websocket.next() => {
+                let message = message?.ok()?;
+                if is_data(&message) {
+                    to_all.send(message).ok()?;
+                }
+            }
+            message = from_all.recv() => match message {
+                Ok(message) => websocket.send(message).await.ok()?,
+                Err(RecvError::Lagged(_)) => {}
+                Err(RecvError::Closed) => return None,
+            },
+        }
+    }
+}
+
+fn is_data(message: &Message) -> bool {
+    message.is_binary() || message.is_text()
 }

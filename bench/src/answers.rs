@@ -1,0 +1,224 @@
+//! What a server sends, checked byte by byte: numbered messages in order, nothing lost, nothing else.
+
+use std::io;
+
+use crate::wire::{self, Parser, Piece, wrong};
+
+/// How a connection talks: WebSocket, or the same bytes over plain TCP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Dialect {
+    pub(crate) is_websocket: bool,
+    pub(crate) text: bool,
+}
+
+impl Dialect {
+    fn opcode(self) -> u8 {
+        if self.text { wire::TEXT } else { wire::BINARY }
+    }
+}
+
+/// Messages of one length: a number in digits, then letters that differ from sender to sender.
+#[derive(Debug, Clone)]
+pub(crate) struct Template {
+    dialect: Dialect,
+    /// A message as a client sends it, but for its number. Its payload begins behind `head`.
+    frame: Vec<u8>,
+    head: usize,
+    payload: Vec<u8>,
+}
+
+impl Template {
+    const DIGITS: usize = 16;
+
+    pub(crate) fn new(dialect: Dialect, length: usize, sender: usize) -> Self {
+        let mut payload = vec![b'0'; length.max(Self::DIGITS)];
+        let name = format!(" {sender} ");
+        for (byte, letter) in payload[Self::DIGITS..].iter_mut().zip(name.bytes().cycle()) {
+            *byte = letter;
+        }
+        let mut frame = Vec::new();
+        let head = wire::header(&mut frame, dialect.opcode(), payload.len());
+        frame.extend_from_slice(&payload);
+        if dialect.is_websocket {
+            wire::mask(&mut frame[head..]);
+        }
+        Self { dialect, frame, head, payload }
+    }
+
+    /// Appends a message.
+    pub(crate) fn write(&self, number: u64, out: &mut Vec<u8>) {
+        let start = out.len() + self.head;
+        out.extend_from_slice(&self.frame);
+        let digits = &mut out[start..start + Self::DIGITS];
+        write_number(digits, number);
+        if self.dialect.is_websocket {
+            wire::mask(digits);
+        }
+    }
+
+    /// What is to come back of messages like this, from this number on. Plain TCP gets as many bytes as a frame has,
+    /// and gives them all back.
+    pub(crate) fn answers(&self, number: u64) -> Answers {
+        let (expected, digits) = match self.dialect.is_websocket {
+            true => (self.payload.clone(), 0),
+            false => (self.frame.clone(), self.head),
+        };
+        let mut answers = Answers {
+            dialect: self.dialect,
+            parser: Parser::default(),
+            expected,
+            digits,
+            position: 0,
+            number,
+            control: None,
+        };
+        answers.expect();
+        answers
+    }
+}
+
+/// Takes a server's bytes, and compares.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    dialect: Dialect,
+    parser: Parser,
+    expected: Vec<u8>,
+    /// Where the number stands in it.
+    digits: usize,
+    /// How much of it is here.
+    position: usize,
+    number: u64,
+    /// The payload of the Ping that is arriving.
+    control: Option<Vec<u8>>,
+}
+
+impl Answers {
+    /// The number of the message that comes next: all before are here.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Takes bytes in, however they are cut. Pings are answered into `out`.
+    pub(crate) fn take(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) -> io::Result<()> {
+        if !self.dialect.is_websocket {
+            while !bytes.is_empty() {
+                let (chunk, rest) = bytes.split_at(bytes.len().min(self.expected.len() - self.position));
+                self.compare(chunk)?;
+                bytes = rest;
+                if self.position == self.expected.len() {
+                    self.complete();
+                }
+            }
+            return Ok(());
+        }
+        while let Some(piece) = self.parser.next(&mut bytes)? {
+            match (piece, &mut self.control) {
+                (Piece::Begin(wire::PING, _), control) => *control = Some(Vec::new()),
+                (Piece::Begin(opcode, length), _) => self.begin(opcode, length)?,
+                (Piece::Payload(payload), Some(control)) => control.extend_from_slice(payload),
+                (Piece::Payload(payload), None) => self.compare(payload)?,
+                (Piece::End, control @ Some(_)) => {
+                    wire::frame(out, wire::PONG, &control.take().unwrap_or_default());
+                }
+                (Piece::End, None) => self.complete(),
+            }
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self, opcode: u8, length: u64) -> io::Result<()> {
+        if opcode != self.dialect.opcode() || length != self.expected.len() as u64 {
+            return Err(wrong(&format!("a frame with opcode {opcode} and {length} bytes")));
+        }
+        Ok(())
+    }
+
+    fn compare(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if self.expected[self.position..self.position + bytes.len()] != *bytes {
+            return Err(wrong("another message than was awaited"));
+        }
+        self.position += bytes.len();
+        Ok(())
+    }
+
+    fn complete(&mut self) {
+        self.number += 1;
+        self.expect();
+    }
+
+    fn expect(&mut self) {
+        self.position = 0;
+        write_number(&mut self.expected[self.digits..self.digits + Template::DIGITS], self.number);
+    }
+}
+
+fn write_number(digits: &mut [u8], mut number: u64) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WEBSOCKET: Dialect = Dialect { is_websocket: true, text: false };
+
+    /// A message as a server sends it.
+    fn answer(template: &Template, number: u64) -> Vec<u8> {
+        let mut payload = template.payload.clone();
+        write_number(&mut payload[..Template::DIGITS], number);
+        let mut bytes = vec![0x82, payload.len() as u8];
+        bytes.extend_from_slice(&payload);
+        bytes
+    }
+
+    #[test]
+    fn answers_are_taken_in_order_however_they_are_cut() {
+        let template = Template::new(WEBSOCKET, 20, 7);
+        let bytes: Vec<u8> = (0..12).flat_map(|number| answer(&template, number)).collect();
+        for cut in [1, 2, 7, 22, 100, bytes.len()] {
+            let mut answers = template.answers(0);
+            for chunk in bytes.chunks(cut) {
+                answers.take(chunk, &mut Vec::new()).unwrap();
+            }
+            assert_eq!(answers.number(), 12);
+        }
+    }
+
+    #[test]
+    fn a_wrong_byte_a_lost_message_and_a_repeated_one_are_noticed() {
+        let template = Template::new(WEBSOCKET, 20, 7);
+        let mut spoilt = answer(&template, 0);
+        *spoilt.last_mut().unwrap() ^= 1;
+        assert!(template.answers(0).take(&spoilt, &mut Vec::new()).is_err());
+        for number in [0, 2] {
+            assert!(template.answers(1).take(&answer(&template, number), &mut Vec::new()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_ping_between_messages_is_answered() {
+        let template = Template::new(WEBSOCKET, 20, 7);
+        let mut answers = template.answers(0);
+        let mut out = Vec::new();
+        answers.take(b"\x89\x02hi", &mut out).unwrap();
+        answers.take(&answer(&template, 0), &mut out).unwrap();
+        let mut pong = Vec::new();
+        wire::frame(&mut pong, wire::PONG, b"hi");
+        assert_eq!((out, answers.number()), (pong, 1));
+    }
+
+    #[test]
+    fn plain_tcp_gives_back_what_it_got() {
+        let template = Template::new(Dialect { is_websocket: false, text: false }, 20, 7);
+        let mut bytes = Vec::new();
+        template.write(0, &mut bytes);
+        template.write(1, &mut bytes);
+        assert_eq!(bytes.len(), 2 * 26, "as many bytes as masked frames have");
+        let mut answers = template.answers(0);
+        bytes.chunks(7).for_each(|chunk| answers.take(chunk, &mut Vec::new()).unwrap());
+        assert_eq!(answers.number(), 2);
+    }
+}
