@@ -6,6 +6,7 @@
 //! that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
 use std::collections::VecDeque;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -67,6 +68,9 @@ struct Settings {
     read_buffer_size: usize,
     close_timeout: Duration,
 }
+
+/// Beyond this, arithmetic with `Instant` could overflow.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// What the client and its handles share.
 #[derive(Debug)]
@@ -176,19 +180,19 @@ impl Client {
 
     /// How long connecting to all of the host's addresses may take in all. Default 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.target.connect_timeout = timeout;
+        self.target.connect_timeout = timeout.min(LONGEST);
         self
     }
 
     /// How long the opening handshake may take in all. Default 10 s.
     pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.target.handshake_timeout = timeout;
+        self.target.handshake_timeout = timeout.min(LONGEST);
         self
     }
 
     /// How long a closing handshake may take in all. Default 5 s.
     pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.close_timeout = timeout;
+        self.settings.close_timeout = timeout.min(LONGEST);
         self
     }
 
@@ -288,7 +292,9 @@ where
         }
         loop {
             channel::select! {
-                recv(dialed) -> result => return result.ok(),
+                recv(dialed) -> result => return Some(result.unwrap_or_else(|_| {
+                    Err(ConnectError::Unreachable(io::Error::other("the thread that connects has panicked")))
+                })),
                 recv(self.control) -> _ => if self.shared.is_stopping() { return None },
             }
         }
@@ -309,6 +315,11 @@ where
 
     /// Waits before the next attempt, unless told otherwise.
     fn pause(&self, delay: Duration) {
+        // What was asked for while there was a connection is no reason to hurry now.
+        self.control.try_iter().for_each(drop);
+        if self.shared.is_stopping() {
+            return;
+        }
         log::info!("connecting again in {delay:.1?}");
         self.shared.hub.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
@@ -343,8 +354,14 @@ where
         })
     }
 
+    /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on comes
+    /// behind.
     fn closed(&self) {
         self.shared.hub.notify(Notice::ThreadEnds { id: self.last_id });
+        let (reply, heard) = channel::bounded(1);
+        self.shared.hub.notify(Notice::Snapshot { reply });
+        // Fails only when the supervisor has panicked, and then nothing is told any more.
+        let _ = heard.recv();
     }
 
     /// What follows from the end of a connection that we did not want to end.
@@ -392,6 +409,10 @@ where
         link.count_bytes_in(tail.len());
         let connection = Connection::new(Arc::clone(&link), inbound, settings.heartbeat, request, subprotocol, false);
         self.shared.hub.notify(Notice::Opened(Arc::clone(&link)));
+        if let Some(next) = settings.heartbeat.announcement() {
+            // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.
+            let _ = link.ping(Some(next), None);
+        }
         self.shared.opened(link);
         Ok(connection)
     }
@@ -409,10 +430,14 @@ impl Shared {
     /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
     fn opened(&self, link: Arc<Link>) {
         let mut current = self.current();
-        current.outbox_size = 0;
-        for message in std::mem::take(&mut current.outbox) {
-            // The queue has room for all of it. If the connection is lost already, its report counts what was not sent.
-            let _ = link.try_send(message);
+        while let Some(message) = current.outbox.pop_front() {
+            current.outbox_size -= ClientHandle::size(&message);
+            // The queue has room for all of it. What a connection that is lost already does not take waits for the next.
+            if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message) {
+                current.outbox_size += ClientHandle::size(&message);
+                current.outbox.push_front(message);
+                break;
+            }
         }
         if self.is_stopping() {
             let _ = link.close_from_outside(normal_closure());
@@ -443,39 +468,48 @@ pub struct ClientHandle {
 }
 
 impl ClientHandle {
-    /// Extra bytes that a message in the outbox counts for: its frame's header.
-    const OVERHEAD: usize = 16;
+    /// What a message in the outbox counts for, its frame's header included.
+    fn size(message: &Message) -> usize {
+        message.len() + 16
+    }
 
     /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send) does.
     /// Without a connection it is kept, if there is an [outbox](Client::outbox_size), and refused otherwise.
     ///
     /// # Errors
-    /// The message comes back: [`TrySendError::Closed`] without a connection, or when it was lost before the message was
-    /// taken; [`TrySendError::Full`] when the outbox is full.
+    /// The message comes back: [`TrySendError::Closed`] without a connection and an outbox, and when the client ends;
+    /// [`TrySendError::Full`] when the outbox is full.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
         let message = message.into();
-        let link = {
-            let mut current = self.shared.current();
-            match current.link.clone() {
-                Some(link) => link,
-                None => return current.keep(message),
+        loop {
+            let link = {
+                let mut current = self.shared.current();
+                match current.open_link() {
+                    Some(link) => link,
+                    None if self.shared.is_stopping() => return Err(TrySendError::Closed(message)),
+                    None => return current.keep(message),
+                }
+            };
+            if link.send(message.clone()).is_ok() {
+                return Ok(());
             }
-        };
-        link.send(message.clone()).map_err(|_| TrySendError::Closed(message))
+            // It was lost meanwhile, and the message is for the next: from here on the loop cannot find it again.
+            debug_assert!(link.outbound.is_closing());
+        }
     }
 
     /// Waits until there is a connection. `false` if there was none within `timeout`, or there will be none any more.
     pub fn wait_connected(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout;
+        let deadline = Instant::now() + timeout.min(LONGEST);
         let mut current = self.shared.current();
-        while current.link.is_none() && !current.has_ended {
+        while current.open_link().is_none() && !current.has_ended {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return false;
             }
             current = self.shared.changed.wait_timeout(current, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
-        current.link.is_some()
+        current.open_link().is_some()
     }
 
     /// Whether [`Client::run`] has returned, so that there will be no connection any more.
@@ -485,16 +519,24 @@ impl ClientHandle {
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.shared.current().link.is_some()
+        self.shared.current().open_link().is_some()
+    }
+
+    /// How many messages wait in the [outbox](Client::outbox_size). After the end: how many were never sent.
+    pub fn outbox_len(&self) -> usize {
+        self.shared.current().outbox.len()
     }
 
     /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
-    /// The next connection begins with [`Client::heartbeat`] again.
+    /// A Ping leaves at once; if the policy [announces](HeartbeatPolicy::announcing), it tells the server. The change
+    /// itself is made when the server next shows life, as by its Pong; a server that shows none is found dead by the
+    /// heartbeat that was in force. The next connection begins with [`Client::heartbeat`] again.
     ///
     /// # Errors
     /// [`Error::Closed`] without a connection.
     pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
-        match self.shared.current().link.clone() {
+        let link = self.shared.current().open_link();
+        match link {
             Some(link) => link.ask_heartbeat(policy),
             None => Err(Error::Closed(CloseReason::Disconnected)),
         }
@@ -530,11 +572,16 @@ impl ClientHandle {
 }
 
 impl Current {
+    /// The connection that can be sent to.
+    fn open_link(&self) -> Option<Arc<Link>> {
+        self.link.clone().filter(|link| !link.outbound.is_closing())
+    }
+
     fn keep(&mut self, message: Message) -> Result<(), TrySendError<Message>> {
         if self.has_ended || self.outbox_limit == 0 {
             return Err(TrySendError::Closed(message));
         }
-        let size = message.len() + ClientHandle::OVERHEAD;
+        let size = ClientHandle::size(&message);
         if self.outbox_size + size > self.outbox_limit {
             return Err(TrySendError::Full(message));
         }

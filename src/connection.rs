@@ -5,7 +5,7 @@
 //! waited in the socket has been looked at.
 
 use std::fmt;
-use std::net::{Shutdown, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ use crate::outbound::Sent;
 use crate::request::Request;
 use crate::round_trip::RoundTrip;
 use crate::sender::Sender;
+
+mod closing;
 
 /// An open WebSocket, in the hands of its handler and its own thread.
 ///
@@ -196,73 +198,91 @@ impl Connection {
         let mut has_looked = false;
         self.link.listening();
         loop {
-            match self.inbound.decoder.next() {
-                Ok(Some(Incoming::Message(Message::Text(text)))) if self.text_heartbeat && is_text_ping(&text) => {
-                    self.life(Sign::Ping { next: text.strip_prefix("ping ").and_then(announcement_in) }, now);
-                    let _ = self.link.text_pong();
-                    continue;
-                }
-                Ok(Some(Incoming::Message(message))) => {
-                    self.link.count_message_in();
-                    self.beat_if_due(now, false)?;
-                    self.link.away(now);
-                    return Ok(Some(message));
-                }
-                Ok(Some(Incoming::Ping(payload))) => {
-                    self.life(Sign::Ping { next: parse_announcement(&payload) }, now);
-                    // If it cannot be written, the next read will tell why.
-                    let _ = self.link.pong(payload);
-                    continue;
-                }
-                Ok(Some(Incoming::Pong(payload))) => {
-                    self.link.ledger().pong(&payload, now);
-                    self.life(Sign::Pong, now);
-                    continue;
-                }
-                Ok(Some(Incoming::Close(code, reason))) => return Err(self.closed_by_peer(code, reason)),
-                Ok(None) => {}
-                Err(violation) => return Err(self.fail(violation)),
+            if let Some(message) = self.next_message(now)? {
+                self.link.away(now);
+                return Ok(Some(message));
             }
-            let deadline = match self.link.close_deadline() {
-                // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
-                Some(deadline) if has_looked && deadline <= now => return Err(self.finish()),
-                Some(deadline) => Some(deadline),
-                None => {
-                    self.beat_if_due(now, true)?;
-                    self.heartbeat.deadline()
-                }
-            };
+            let deadline = self.next_deadline(now, has_looked)?;
             if has_looked && until.is_some_and(|until| until <= now) {
                 self.link.away(now);
                 return Ok(None);
             }
             if std::mem::take(&mut self.has_fed) {
+                // If it cannot be written, the read will tell why.
                 let _ = self.link.flush();
             }
-            let space = self.inbound.decoder.space().len();
             let wake = until.map_or(deadline, |until| Some(deadline.map_or(until, |deadline| deadline.min(until))));
-            let filled = self.inbound.fill(wake, now);
-            now = Instant::now();
+            now = self.read(wake, now)?;
             has_looked = true;
-            match filled {
-                Ok(Filled::Bytes(count)) => {
-                    self.link.count_bytes_in(count);
-                    self.life(Sign::Bytes, now);
-                    if let Some(policy) = self.link.take_asked_heartbeat() {
-                        self.adopt_heartbeat(policy);
-                    }
-                    if count < space {
-                        self.emptied_at = Some(now);
-                    }
+        }
+    }
+
+    /// The next message among what has arrived. Control frames on the way to it are dealt with.
+    fn next_message(&mut self, now: Instant) -> Result<Option<Message>, Error> {
+        loop {
+            match self.inbound.decoder.next() {
+                Ok(Some(Incoming::Message(Message::Text(text)))) if self.text_heartbeat && is_text_ping(&text) => {
+                    self.life(Sign::Ping { next: text.strip_prefix("ping ").and_then(announcement_in) }, now);
+                    // If an answer cannot be written, here or below, the next read will tell why.
+                    let _ = self.link.text_pong();
                 }
-                Ok(Filled::Timeout) => {
-                    self.emptied_at = Some(now);
-                    self.inbound.decoder.shrink();
+                Ok(Some(Incoming::Message(message))) => {
+                    self.link.count_message_in();
+                    self.beat_if_due(now, false)?;
+                    return Ok(Some(message));
                 }
-                Ok(Filled::End) => return Err(self.ended(CloseReason::Disconnected)),
-                Err(error) => return Err(self.ended(CloseReason::io(&error))),
+                Ok(Some(Incoming::Ping(payload))) => {
+                    self.life(Sign::Ping { next: parse_announcement(&payload) }, now);
+                    let _ = self.link.pong(payload);
+                }
+                Ok(Some(Incoming::Pong(payload))) => {
+                    self.link.ledger().pong(&payload, now);
+                    self.life(Sign::Pong, now);
+                }
+                Ok(Some(Incoming::Close(code, reason))) => return Err(self.closed_by_peer(code, reason)),
+                Ok(None) => return Ok(None),
+                Err(violation) => return Err(self.fail(violation)),
             }
         }
+    }
+
+    /// Does what is due, and says until when nothing else is.
+    fn next_deadline(&mut self, now: Instant, has_looked: bool) -> Result<Option<Instant>, Error> {
+        match self.link.close_deadline() {
+            // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
+            Some(deadline) if has_looked && deadline <= now => Err(self.finish()),
+            Some(deadline) => Ok(Some(deadline)),
+            None => {
+                self.beat_if_due(now, true)?;
+                Ok(self.heartbeat.deadline())
+            }
+        }
+    }
+
+    /// Reads once, and tells the heartbeat what came. Gives the time after that.
+    fn read(&mut self, wake: Option<Instant>, now: Instant) -> Result<Instant, Error> {
+        let space = self.inbound.decoder.space().len();
+        let filled = self.inbound.fill(wake, now);
+        let now = Instant::now();
+        match filled {
+            Ok(Filled::Bytes(count)) => {
+                self.link.count_bytes_in(count);
+                self.life(Sign::Bytes, now);
+                if let Some(policy) = self.link.take_asked_heartbeat() {
+                    self.adopt_heartbeat(policy);
+                }
+                if count < space {
+                    self.emptied_at = Some(now);
+                }
+            }
+            Ok(Filled::Timeout) => {
+                self.emptied_at = Some(now);
+                self.inbound.decoder.shrink();
+            }
+            Ok(Filled::End) => return Err(self.ended(CloseReason::Disconnected)),
+            Err(error) => return Err(self.ended(CloseReason::io(&error))),
+        }
+        Ok(now)
     }
 
     fn life(&mut self, sign: Sign, now: Instant) {
@@ -301,98 +321,6 @@ impl Connection {
                 Action::Wait(_) => return Ok(()),
             }
         }
-    }
-
-    // Closing.
-
-    fn closed_by_peer(&mut self, code: Option<CloseCode>, reason: String) -> Error {
-        self.link.set_cause(CloseReason::Peer { code, reason });
-        self.link.answer_close(code);
-        self.finish()
-    }
-
-    /// Fails the connection (RFC 6455 section 7.1.7): says why, and does not wait for an answer.
-    fn fail(&mut self, violation: CloseReason) -> Error {
-        self.link.begin_close(violation);
-        self.finish()
-    }
-
-    /// The socket has come to its end, for `reason` unless another thread knows better.
-    fn ended(&mut self, reason: CloseReason) -> Error {
-        let reason = self.link.end_of_socket(reason);
-        self.link.set_cause(reason);
-        self.finish()
-    }
-
-    /// Our Close frame is on its way, or the socket broke: reads up to the peer's Close frame or its end, and finishes.
-    fn await_close(&mut self) {
-        let deadline = self.close_deadline();
-        loop {
-            match self.inbound.decoder.next() {
-                Ok(Some(Incoming::Close(code, reason))) => {
-                    self.link.set_cause(CloseReason::Peer { code, reason });
-                    self.link.answer_close(code);
-                    break;
-                }
-                Ok(Some(_)) => continue,
-                Ok(None) => {}
-                Err(_) => break,
-            }
-            let now = Instant::now();
-            if now >= deadline {
-                break;
-            }
-            match self.inbound.fill(Some(deadline), now) {
-                Ok(Filled::Bytes(count)) => self.link.count_bytes_in(count),
-                Ok(Filled::Timeout) => {}
-                Ok(Filled::End) | Err(_) => break,
-            }
-        }
-        self.finish();
-    }
-
-    /// The last steps, whatever came before: what is queued goes out within the close timeout, then our end of the TCP
-    /// connection, and that is reported. The peer's last bytes are still taken in for a while, so that closing the
-    /// socket is no reset.
-    fn finish(&mut self) -> Error {
-        const LINGER: Duration = Duration::from_secs(1);
-        let deadline = self.close_deadline();
-        if self.link.outbound.wait_until_drained(deadline) {
-            self.inbound.shut_down(Shutdown::Write);
-            self.link.ended();
-            self.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));
-        }
-        // Also wakes a drainer that is still blocked.
-        self.inbound.shut_down(Shutdown::Both);
-        self.link.ended();
-        self.is_over = true;
-        self.link.closed()
-    }
-
-    /// The handler is done, for this reason: whatever is left of the connection comes to its end.
-    pub(crate) fn conclude(&mut self, reason: CloseReason) {
-        if self.is_over {
-            return;
-        }
-        // If it is closing already, or its socket broke, the end is near and only needs to be seen.
-        if !self.link.outbound.is_closing() {
-            self.link.begin_close(reason);
-        }
-        self.await_close();
-    }
-
-    /// Why the connection ended.
-    pub(crate) fn reason(&self) -> CloseReason {
-        self.link.end_of_socket(CloseReason::Disconnected)
-    }
-
-    /// Whether the connection has ended, is closing, or cannot be written to any more.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.is_over || self.link.outbound.is_closing()
-    }
-
-    fn close_deadline(&self) -> Instant {
-        self.link.close_deadline().unwrap_or_else(|| Instant::now() + self.link.close_timeout)
     }
 }
 

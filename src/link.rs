@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic, close_payload};
+use crate::close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
 use crate::frame::{Frame, Role};
@@ -40,7 +40,6 @@ pub(crate) struct Link {
     write_error: OnceLock<CloseReason>,
     /// Until when the closing handshake may take; set by whoever begins it.
     close_deadline: OnceLock<Instant>,
-    sent_code: OnceLock<CloseCode>,
     received_code: OnceLock<CloseCode>,
     /// Held while the report is handed over, so that it is in the channel before anything else is said of the end.
     is_reported: Mutex<bool>,
@@ -86,7 +85,6 @@ impl Link {
             cause: OnceLock::new(),
             write_error: OnceLock::new(),
             close_deadline: OnceLock::new(),
-            sent_code: OnceLock::new(),
             received_code: OnceLock::new(),
             is_reported: Mutex::new(false),
             messages_in: AtomicU64::new(0),
@@ -217,9 +215,9 @@ impl Link {
     /// that began it; the caller sees to its end, or has the supervisor do it.
     pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
         let Some((code, text)) = reason.close_frame() else { return false };
-        let frame = Frame::close(close_payload(Some(code), text));
+        let text = text.to_owned();
         let is_first = self.cause.set(reason).is_ok();
-        is_first && self.send_close(frame, Some(code))
+        is_first && self.send_close(Some(code), &text)
     }
 
     /// Answers the peer's Close frame with its own code (RFC 6455 section 5.5.1).
@@ -227,19 +225,14 @@ impl Link {
         if let Some(code) = code {
             let _ = self.received_code.set(code);
         }
-        self.send_close(Frame::close(close_payload(code, "")), code);
+        self.send_close(code, "");
     }
 
-    fn send_close(self: &Arc<Self>, frame: Frame, code: Option<CloseCode>) -> bool {
+    fn send_close(self: &Arc<Self>, code: Option<CloseCode>, text: &str) -> bool {
         let _ = self.close_deadline.set(Instant::now() + self.close_timeout);
-        match self.outbound.close(frame) {
+        match self.outbound.close(code, text) {
             Err(SendFailure::Closed) => false,
-            sent => {
-                if let Some(code) = code {
-                    let _ = self.sent_code.set(code);
-                }
-                self.settle(sent).is_ok()
-            }
+            sent => self.settle(sent).is_ok(),
         }
     }
 
@@ -268,8 +261,7 @@ impl Link {
             && !self.outbound.is_closing()
         {
             // Straight into the socket, or not at all.
-            let _ = self.sent_code.set(code);
-            let _ = self.outbound.close(Frame::close(close_payload(Some(code), text)));
+            let _ = self.outbound.close(Some(code), text);
         }
         self.outbound.with_socket(tcp::shut_down);
         self.ended();
@@ -402,7 +394,7 @@ impl Link {
             peer: self.peer,
             path: self.path.clone(),
             reason: self.end_of_socket(CloseReason::Disconnected),
-            sent: self.sent_code.get().copied().filter(|_| self.outbound.is_close_written()),
+            sent: self.outbound.sent_close_code(),
             received: self.received_code.get().copied(),
             missed: self.missed.load(Relaxed),
             round_trip,

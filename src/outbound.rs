@@ -16,6 +16,7 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::close::{CloseCode, close_payload};
 use crate::frame::{Frame, Kind, Role};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
@@ -90,6 +91,8 @@ struct State<S> {
     stall_limit: Option<Duration>,
     bytes: u64,
     messages: u64,
+    /// The code in our Close frame, once there is one.
+    close_code: Option<CloseCode>,
     is_close_written: bool,
     /// Bytes that were accepted, and that the socket will never take.
     unsent: usize,
@@ -122,6 +125,7 @@ impl<S: Socket> Outbound<S> {
             stall_limit,
             bytes: 0,
             messages: 0,
+            close_code: None,
             is_close_written: false,
             unsent: 0,
         };
@@ -165,13 +169,14 @@ impl<S: Socket> Outbound<S> {
     }
 
     /// Sends a Close frame behind everything that was accepted before it. From here on no other frame is taken.
-    pub(crate) fn close(&self, frame: Frame) -> Result<Sent, SendFailure> {
-        let frame = self.dress(frame);
+    pub(crate) fn close(&self, code: Option<CloseCode>, reason: &str) -> Result<Sent, SendFailure> {
+        let frame = self.dress(Frame::close(close_payload(code, reason)));
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(SendFailure::Closed);
         }
         state.phase = Phase::Closing;
+        state.close_code = code;
         let sent = state.push_and_flush(frame).map_err(SendFailure::Io);
         self.progress.notify_all();
         sent
@@ -259,9 +264,10 @@ impl<S: Socket> Outbound<S> {
         self.lock().phase != Phase::Open
     }
 
-    /// Whether the socket has taken the whole of a Close frame.
-    pub(crate) fn is_close_written(&self) -> bool {
-        self.lock().is_close_written
+    /// The code in our Close frame, if it has one and the socket has taken it whole.
+    pub(crate) fn sent_close_code(&self) -> Option<CloseCode> {
+        let state = self.lock();
+        state.close_code.filter(|_| state.is_close_written)
     }
 
     /// Bytes that were accepted and then lost, because the connection ended before the socket had taken them.

@@ -97,7 +97,10 @@ impl Failures {
         match hint {
             Hint::Nothing => limit.mul_f64(random),
             Hint::NotBefore(delay) => delay.saturating_add(limit.mul_f64(random)),
-            Hint::Restart => shortest_restart + (longest_restart - shortest_restart).mul_f64(random),
+            Hint::Restart => {
+                let spread = (longest_restart - shortest_restart).mul_f64(random);
+                shortest_restart.saturating_add(spread)
+            }
         }
     }
 }

@@ -119,9 +119,13 @@ impl Target {
         if authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(invalid("expected HOST or HOST:PORT behind ws://"));
         }
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
+            None | Some("") => 80,
+            Some(_) => authority.port_u16().ok_or_else(|| invalid("no such port"))?,
+        };
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port,
             authority: authority.as_str().to_owned(),
             path: match uri.path_and_query().map_or("/", |path| path.as_str()) {
                 path if path.starts_with('/') => path.to_owned(),
@@ -180,19 +184,7 @@ impl Target {
     fn connect(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let deadline = Instant::now() + self.connect_timeout;
         let addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(ConnectError::Resolve)?;
-        let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-        for address in addresses {
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            if remaining.is_zero() {
-                last_error = io::ErrorKind::TimedOut.into();
-                break;
-            }
-            match TcpStream::connect_timeout(&address, remaining) {
-                Ok(stream) => return Ok((stream, address)),
-                Err(error) => last_error = error,
-            }
-        }
-        Err(ConnectError::Unreachable(last_error))
+        connect_any(&addresses.collect::<Vec<_>>(), deadline).map_err(ConnectError::Unreachable)
     }
 
     fn request_head(&self, key: &str) -> String {
@@ -274,8 +266,27 @@ impl Target {
     }
 }
 
+/// Tries the addresses in turn. Each gets an even share of the time that is left, so that a silent one leaves some for
+/// the others.
+fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
+    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for (index, address) in addresses.iter().enumerate() {
+        let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;
+        if share.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        match TcpStream::connect_timeout(address, share) {
+            Ok(stream) => return Ok((stream, *address)),
+            Err(error) => last_error = error,
+        }
+    }
+    Err(last_error)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -285,6 +296,8 @@ mod tests {
             ("ws://example.org:9001/a/b?c=d#e", "example.org", 9001, "example.org:9001", "/a/b?c=d"),
             ("ws://[::1]:9001?x", "::1", 9001, "[::1]:9001", "/?x"),
             ("ws://127.0.0.1/", "127.0.0.1", 80, "127.0.0.1", "/"),
+            ("ws://example.org:/", "example.org", 80, "example.org:", "/"),
+            ("ws://example.org:65535", "example.org", 65535, "example.org:65535", "/"),
         ] {
             let target = Target::parse(url).unwrap();
             assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
@@ -294,9 +307,18 @@ mod tests {
 
     #[test]
     fn other_urls_are_refused_for_good() {
-        for url in
-            ["", "example.org", "http://example.org", "wss://example.org", "ws://", "ws://a b", "ws://u:p@example.org"]
-        {
+        for url in [
+            "",
+            "example.org",
+            "http://example.org",
+            "wss://example.org",
+            "ws://",
+            "ws://a b",
+            "ws://u:p@example.org",
+            "ws://example.org:65536",
+            "ws://example.org:http",
+            "ws://[::1]:99999/",
+        ] {
             let error = Target::parse(url).unwrap_err();
             assert!(matches!(error, ConnectError::Invalid(_)) && error.is_fatal(), "{url}: {error}");
         }
@@ -318,5 +340,38 @@ mod tests {
         let is_fatal = |status| ConnectError::Refused { status, retry_after: None }.is_fatal();
         assert!([200, 301, 400, 401, 403, 404, 426, 501, 505].into_iter().all(is_fatal));
         assert!(![408, 425, 429, 500, 502, 503, 504].into_iter().any(is_fatal));
+    }
+
+    #[test]
+    fn a_refusing_address_is_passed_over_and_the_last_error_told() {
+        let address = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let (dead, open) = (address().local_addr().unwrap(), address());
+        let addresses = [dead, open.local_addr().unwrap()];
+        let deadline = Instant::now() + Duration::from_secs(30);
+        assert_eq!(connect_any(&addresses, deadline).unwrap().1, addresses[1]);
+        let error = connect_any(&addresses[..1], deadline).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(connect_any(&[], deadline).unwrap_err().kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_silent_address_leaves_time_for_the_next() {
+        use socket2::{Domain, Socket, Type};
+        let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        silent.bind(&loopback.into()).unwrap();
+        silent.listen(0).unwrap();
+        let silent_address = silent.local_addr().unwrap().as_socket().unwrap();
+        // What fills its backlog is accepted by nobody; the rest is not even answered.
+        let mut fill = Vec::new();
+        while let Ok(stream) = TcpStream::connect_timeout(&silent_address, Duration::from_millis(200)) {
+            fill.push(stream);
+            assert!(fill.len() < 100);
+        }
+        let open = TcpListener::bind(loopback).unwrap();
+        let addresses = [silent_address, open.local_addr().unwrap()];
+        let (_, reached) = connect_any(&addresses, Instant::now() + Duration::from_millis(600)).unwrap();
+        assert_eq!(reached, addresses[1]);
     }
 }

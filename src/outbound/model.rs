@@ -11,7 +11,6 @@ use shuttle::rand::{Rng, thread_rng};
 use shuttle::thread::{self, JoinHandle};
 
 use super::*;
-use crate::close::{CloseCode, close_payload};
 use crate::message::Message;
 
 /// How many schedules of each race are tried.
@@ -157,7 +156,7 @@ impl Rig {
     }
 
     fn close(&self) -> bool {
-        self.settle(self.outbound.close(Frame::close(close_payload(Some(CloseCode::NORMAL), ""))))
+        self.settle(self.outbound.close(Some(CloseCode::NORMAL), ""))
     }
 
     /// The socket is shut down and let go of.
@@ -258,7 +257,7 @@ fn a_close_races_with_senders() {
     assert_eq!(closes.iter().filter(|close| **close).count(), 1, "one closes");
     assert!(rig.wait_until_drained());
     let received = rig.received(false);
-    assert!(received.is_closed && rig.outbound.is_close_written());
+    assert!(received.is_closed && rig.outbound.sent_close_code().is_some());
     assert_eq!(received.of, taken, "what was taken before the Close frame, and nothing else, arrives");
 }
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::thread;
 
 use super::*;
-use crate::close::{CloseCode, close_payload};
 use crate::message::Message;
 
 /// Takes as many bytes as it was allowed to, and remembers them.
@@ -222,12 +221,12 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     let (outbound, socket) = outbound(1000, 4);
     outbound.send(text("first"), true).unwrap();
     outbound.send(text("second"), true).unwrap();
-    assert_eq!(outbound.close(close()).unwrap(), Sent::Queued);
+    assert_eq!(outbound.close(Some(CloseCode::NORMAL), "").unwrap(), Sent::Queued);
     assert!(outbound.is_closing());
     assert!(matches!(outbound.send(text("late"), true), Err(SendFailure::Closed)));
     assert!(matches!(outbound.feed(text("late")), Err(SendFailure::Closed)));
     assert!(matches!(outbound.send_control(Frame::pong("late")), Err(SendFailure::Closed)));
-    assert!(matches!(outbound.close(close()), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.close(Some(CloseCode::NORMAL), ""), Err(SendFailure::Closed)));
     socket.allow(1000);
     outbound.drain().unwrap();
     assert_eq!(socket.taken(), wire(&[text("first"), text("second"), close()]));
