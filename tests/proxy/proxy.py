@@ -1,0 +1,103 @@
+"""A real nginx in front of a server, with the configuration that the README shows."""
+
+import contextlib
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import heartwire
+
+# What nginx needs besides, so as to run anywhere and beside others. The README's part is for the `http` block.
+FRAME = """
+daemon off;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 64; }}
+http {{
+    access_log off;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+{part}
+}}
+"""
+
+
+def part_of_readme(upstream, listen, read_timeout):
+    """The README's configuration with addresses of ours, and with another read timeout if one is given."""
+    readme = (heartwire.ROOT / "README.md").read_text()
+    (part,) = re.findall(r"^```nginx\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    changes = [
+        (r"\bserver 127\.0\.0\.1:\d+;", f"server {upstream};"),
+        (r"\blisten \d+;", f"listen {listen};"),
+        (r"\bproxy_read_timeout \w+;", read_timeout and f"proxy_read_timeout {read_timeout};"),
+    ]
+    for pattern, replacement in changes:
+        if len(re.findall(pattern, part)) != 1:
+            raise heartwire.Wrong(f"the nginx configuration in the README has not one {pattern}")
+        if replacement:
+            part = re.sub(pattern, replacement, part)
+    return part
+
+
+@contextlib.contextmanager
+def nginx(upstream, read_timeout=None):
+    """Runs nginx in front of `upstream`, and gives the address it listens on."""
+    # nginx cannot take a port that is free and tell which, so another may take it first.
+    for _ in range(5):
+        with tempfile.TemporaryDirectory(prefix="heartwire-nginx-") as folder:
+            with socket.create_server(("127.0.0.1", 0)) as taken:
+                address = "127.0.0.1:%d" % taken.getsockname()[1]
+            path = f"{folder}/nginx.conf"
+            with open(path, "w") as file:
+                file.write(FRAME.format(folder=folder, part=part_of_readme(upstream, address, read_timeout)))
+            with heartwire.Process([program(), "-p", folder, "-c", path]) as process:
+                if listens(process, address):
+                    yield address
+                    return
+                said = process.stderr.text()
+    raise heartwire.Wrong(f"nginx did not start: {said}")
+
+
+def listens(process, address):
+    host, _, port = address.rpartition(":")
+    deadline = time.monotonic() + heartwire.CEILING
+    while process.child.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection((host, int(port))).close()
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def program():
+    # Where Debian has it is not on everybody's path.
+    return shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+
+
+class Client(heartwire.Process):
+    """client.py, connected through a proxy."""
+
+    def __init__(self, address):
+        script = heartwire.ROOT / "tests" / "proxy" / "client.py"
+        super().__init__([sys.executable, script, f"ws://{address}/ws"], stdin=subprocess.PIPE)
+        if self.said("open") is None:
+            self.end()
+            raise heartwire.Wrong(f"the client did not connect: {self.stderr.text()}")
+
+    def echo(self, text, timeout=heartwire.CEILING):
+        """Sends a text, and gives the time of its echo, or `None`. No text may be sent twice."""
+        self.child.stdin.write(text + "\n")
+        self.child.stdin.flush()
+        return self.said(f"got {text}", timeout)
+
+    def said(self, text, timeout=heartwire.CEILING):
+        """When it said this; `None` if it did not in time."""
+        return self.stdout.find(lambda line: line.at if line.text == text else None, timeout)
