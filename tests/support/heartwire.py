@@ -107,6 +107,8 @@ class Process:
 
     def end(self):
         """Kills it with all that it started."""
+        # Stopped first, for nginx starts another worker for one that is killed.
+        self.stop()
         for pid in [*descendants(self.child.pid), self.child.pid]:
             send_signal(pid, signal.SIGKILL)
         self.child.wait(CEILING)
