@@ -146,7 +146,7 @@ impl Report {
                     for reference in &references {
                         let ratio = series.and_then(|series| self.ratio(series, reference));
                         row.push(
-                            ratio.map_or("-".into(), |s| format!("{:.2} ({:.2}..{:.2})", s.median, s.least, s.most)),
+                            ratio.map_or("-".into(), |s| format!("{} ({}..{})", number(s.median), number(s.least), number(s.most))),
                         );
                     }
                 }
