@@ -260,7 +260,7 @@ where
     fn until_done(&mut self) -> Result<(), Error> {
         let mut failures = Failures::new(self.settings.backoff.unwrap_or_default());
         while !self.shared.is_stopping() {
-            let attempt = failures.count().saturating_add(1);
+            let attempt = failures.next_attempt();
             self.shared.hub.publish(|| Event::Connecting { attempt });
             let outcome = match self.dial() {
                 None => break,

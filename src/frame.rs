@@ -57,6 +57,11 @@ impl Frame {
         Self::new(Kind::Pong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
     }
 
+    /// Frames that were written one after the other with [`write_to`](Self::write_to).
+    pub(crate) fn joined(frames: Vec<u8>) -> Self {
+        Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: frames.into() }
+    }
+
     /// `payload` as [`close_payload`](crate::close::close_payload) makes it.
     pub(crate) fn close(payload: Bytes) -> Self {
         Self::new(Kind::Close, OpCode::Control(Control::Close), payload)
@@ -83,6 +88,11 @@ impl Frame {
 
     pub(crate) fn header(&self) -> &[u8] {
         &self.header[..usize::from(self.header_len)]
+    }
+
+    pub(crate) fn write_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(self.header());
+        bytes.extend_from_slice(&self.payload);
     }
 
     /// Bytes on the wire.

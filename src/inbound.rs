@@ -34,8 +34,8 @@ pub(crate) struct Inbound {
 }
 
 impl Inbound {
-    /// How much later than its deadline a read may return, for the sake of a system call saved: a busy connection
-    /// would otherwise set its timeout anew for every message.
+    /// How much later than its deadline a read may return, for the sake of a system call saved: a busy connection would
+    /// otherwise set its timeout anew for every message.
     const SLACK: Duration = Duration::from_millis(5);
 
     pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> io::Result<Self> {
@@ -56,7 +56,12 @@ impl Inbound {
                     return Ok(Filled::Bytes(count));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => now = Instant::now(),
-                Err(error) if is_timeout(&error) => return Ok(Filled::Timeout),
+                Err(error) if is_timeout(&error) => {
+                    now = Instant::now();
+                    if deadline.is_some_and(|deadline| deadline <= now) {
+                        return Ok(Filled::Timeout);
+                    }
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -72,19 +77,49 @@ impl Inbound {
         let _ = self.stream.shutdown(how);
     }
 
-    /// Sets the read timeout, unless the one that is set will do.
+    /// Sets the read timeout, unless the one that is set will do: it must not end after the wait, nor so early that most
+    /// of the wait is left.
     fn arm(&mut self, wait: Option<Duration>) -> io::Result<()> {
-        // Zero would mean for ever. The shortest wait is the nearest thing to not waiting at all.
-        let wait = wait.map(|wait| wait.max(Duration::from_micros(1)));
         let will_do = match (self.armed, wait) {
             (None, None) => true,
-            (Some(armed), Some(wait)) => armed >= wait && armed - wait <= Self::SLACK.min(wait),
+            (Some(armed), Some(wait)) => latest_end(armed) <= wait + Self::SLACK && armed >= timeout_for(wait) / 2,
             _ => false,
         };
         if !will_do {
-            self.stream.set_read_timeout(wait)?;
-            self.armed = wait;
+            let timeout = wait.map(timeout_for);
+            self.stream.set_read_timeout(timeout)?;
+            self.armed = timeout;
         }
         Ok(())
+    }
+}
+
+/// Up to this, the kernel's timers are exact to a tick. Longer ones Linux rounds up, by an eighth at most: with 250 ticks
+/// a second, 20 s may become 22 s (kernel/time/timer.c, "timer wheel").
+const EXACT: Duration = Duration::from_millis(200);
+
+/// The timeout that surely ends within the wait; the rest is waited for with another.
+fn timeout_for(wait: Duration) -> Duration {
+    // Zero would mean for ever. The shortest wait is the nearest thing to not waiting at all.
+    if wait <= EXACT { wait.max(Duration::from_micros(1)) } else { (wait * 8 / 9).max(EXACT) }
+}
+
+/// When a timeout ends at the latest.
+fn latest_end(timeout: Duration) -> Duration {
+    if timeout <= EXACT { timeout } else { timeout * 9 / 8 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_timeout_ends_after_its_wait() {
+        for ms in [1, 199, 200, 201, 224, 225, 226, 1000, 20_000, 10_000_000] {
+            let wait = Duration::from_millis(ms);
+            assert!(latest_end(timeout_for(wait)) <= wait, "{wait:?}");
+            assert!(timeout_for(wait) >= wait * 8 / 9, "{wait:?}");
+        }
+        assert!(!timeout_for(Duration::ZERO).is_zero());
     }
 }

@@ -107,7 +107,7 @@ impl Link {
 
     /// Sends a message when the thread next blocks in `recv`, or earlier.
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.outbound.feed(Frame::message(message));
+        let sent = self.outbound.feed(Frame::message(message), true);
         self.settle(sent).map(drop)
     }
 
@@ -123,9 +123,9 @@ impl Link {
         }
     }
 
-    /// Sends one of many copies of a frame, and drops it for a peer that is behind. Whether it was taken.
-    pub(crate) fn send_broadcast(self: &Arc<Self>, frame: Frame) -> bool {
-        match self.outbound.send(frame, false) {
+    /// Feeds one of many copies of a frame, and drops it for a peer that is behind. Whether it was taken.
+    pub(crate) fn feed_broadcast(self: &Arc<Self>, frame: Frame) -> bool {
+        match self.outbound.feed(frame, false) {
             Err(SendFailure::Full) => {
                 if self.dropped.fetch_add(1, Relaxed) == 0 {
                     log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.peer);

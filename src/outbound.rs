@@ -84,6 +84,8 @@ struct State<S> {
     batch: Batch,
     ping: Option<Frame>,
     pong: Option<Frame>,
+    /// Small frames that were fed, in one piece. They are ahead of `data`.
+    fed: Vec<u8>,
     data: VecDeque<Frame>,
     /// Bytes that were accepted and not yet taken by the socket.
     queued: usize,
@@ -111,6 +113,9 @@ impl<S: Socket> Outbound<S> {
     /// What was fed is written when it comes to this, without waiting for a flush.
     const FEED_LIMIT: usize = 16 * 1024;
 
+    /// Fed frames up to this length are copied together: cheaper for the kernel than to gather them.
+    const JOINED: usize = 1024;
+
     /// `queue_limit`: bytes that may wait before `send` does. `stall_limit`: how long the peer may take nothing.
     pub(crate) fn new(role: Role, socket: Arc<S>, queue_limit: usize, stall_limit: Option<Duration>) -> Self {
         let state = State {
@@ -119,6 +124,7 @@ impl<S: Socket> Outbound<S> {
             batch: Batch::default(),
             ping: None,
             pong: None,
+            fed: Vec::new(),
             data: VecDeque::new(),
             queued: 0,
             is_draining: false,
@@ -140,16 +146,20 @@ impl<S: Socket> Outbound<S> {
         state.push_and_flush(frame).map_err(SendFailure::Io)
     }
 
-    /// Like [`send`](Self::send) with waiting, but a small frame stays in memory until [`flush`](Self::flush) or the
-    /// next `send`.
-    pub(crate) fn feed(&self, frame: Frame) -> Result<Sent, SendFailure> {
+    /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
+    pub(crate) fn feed(&self, frame: Frame, wait: bool) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);
-        let mut state = self.admit(frame.len(), true)?;
+        let mut state = self.admit(frame.len(), wait)?;
         state.messages += 1;
         if !state.is_draining && state.queued + frame.len() >= Self::FEED_LIMIT.min(self.queue_limit) {
             return state.push_and_flush(frame).map_err(SendFailure::Io);
         }
-        state.push(frame);
+        if frame.len() <= Self::JOINED && !state.is_draining && state.batch.is_empty() && state.data.is_empty() {
+            state.queued += frame.len();
+            frame.write_to(&mut state.fed);
+        } else {
+            state.push(frame);
+        }
         Ok(Sent::Queued)
     }
 
@@ -404,6 +414,10 @@ impl<S: Socket> State<S> {
 
     /// Moves frames whose turn has come to the batch: control frames first.
     fn refill(&mut self, batch: &mut Batch) {
+        if !self.fed.is_empty() {
+            let fed = std::mem::take(&mut self.fed);
+            self.data.push_front(Frame::joined(fed));
+        }
         while batch.has_room() {
             let urgent = self.pong.take().or_else(|| self.ping.take());
             let Some(frame) = urgent.or_else(|| self.data.pop_front()) else { return };
@@ -431,6 +445,7 @@ impl<S: Socket> State<S> {
         self.batch = Batch::default();
         self.ping = None;
         self.pong = None;
+        self.fed = Vec::new();
         self.data = VecDeque::new();
         self.queued = 0;
     }

@@ -220,15 +220,21 @@ impl Supervisor {
         self.hub.publish(|| Event::Closed(report));
     }
 
-    fn obey(&mut self, command: Command) {
-        match command {
-            Command::Broadcast { frame, except } => {
-                for open in self.open_connections() {
-                    if Some(open.link.id) != except {
-                        open.link.send_broadcast(frame.clone());
-                    }
+    /// Carries out a broadcast, together with those that wait behind it: each connection gets all of them with one system
+    /// call.
+    fn obey(&mut self, first: Command) {
+        /// Enough to save system calls, few enough for notices not to wait for long.
+        const MOST_AT_ONCE: usize = 64;
+        let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
+        let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
+        for Open { link, .. } in self.open_connections() {
+            for Command::Broadcast { frame, except } in &broadcasts {
+                if Some(link.id) != *except {
+                    link.feed_broadcast(frame.clone());
                 }
             }
+            // If it cannot be written, the connection's thread will find out why.
+            let _ = link.flush();
         }
     }
 

@@ -23,6 +23,11 @@ impl Socket for TcpStream {
         const FLAGS: i32 = libc::MSG_DONTWAIT;
 
         if let [header, payload] = slices
+            && header.is_empty()
+        {
+            return SockRef::from(self).send_with_flags(payload, FLAGS);
+        }
+        if let [header, payload] = slices
             && header.len() + payload.len() <= COPIED
         {
             let mut frame = [0; COPIED];

@@ -71,21 +71,24 @@ pub(crate) enum Hint {
 pub(crate) struct Failures {
     policy: Backoff,
     count: u32,
+    attempts: u32,
 }
 
 impl Failures {
     pub(crate) fn new(policy: Backoff) -> Self {
-        Self { policy, count: 0 }
+        Self { policy, count: 0, attempts: 0 }
     }
 
-    pub(crate) fn count(&self) -> u32 {
-        self.count
+    /// The number of the attempt that begins, counted from 1 and from the last connection that lasted.
+    pub(crate) fn next_attempt(&mut self) -> u32 {
+        self.attempts = self.attempts.saturating_add(1);
+        self.attempts
     }
 
     /// A connection was open for so long.
     pub(crate) fn was_open_for(&mut self, age: Duration) {
         if age >= self.policy.stable_after {
-            self.count = 0;
+            (self.count, self.attempts) = (0, 0);
         }
     }
 
@@ -132,11 +135,11 @@ mod tests {
     #[test]
     fn only_a_stable_connection_forgives_the_failures() {
         let mut failures = failures();
-        failures.next_delay(Hint::Nothing, 1.0);
+        assert_eq!((failures.next_attempt(), failures.next_delay(Hint::Nothing, 1.0)), (1, SECOND));
         failures.was_open_for(5 * SECOND - Duration::from_nanos(1));
-        assert_eq!(failures.next_delay(Hint::Nothing, 1.0), 2 * SECOND);
+        assert_eq!((failures.next_attempt(), failures.next_delay(Hint::Nothing, 1.0)), (2, 2 * SECOND));
         failures.was_open_for(5 * SECOND);
-        assert_eq!(failures.next_delay(Hint::Nothing, 1.0), SECOND);
+        assert_eq!((failures.next_delay(Hint::Nothing, 1.0), failures.next_attempt()), (SECOND, 1));
     }
 
     #[test]

@@ -145,7 +145,7 @@ impl Rig {
     fn send(&self, sender: usize, n: usize) -> Result<Sent, SendFailure> {
         let frame = data(sender, n);
         match (sender + n) % 3 {
-            0 => self.outbound.feed(frame),
+            0 => self.outbound.feed(frame, true),
             _ => self.outbound.send(frame, true),
         }
     }

@@ -195,13 +195,13 @@ fn a_send_that_waits_for_room_learns_of_the_end() {
 #[test]
 fn what_is_fed_leaves_with_the_flush_or_with_the_next_send() {
     let (outbound, socket) = outbound(1000, 1000);
-    assert_eq!(outbound.feed(text("a")).unwrap(), Sent::Queued);
-    assert_eq!(outbound.feed(text("b")).unwrap(), Sent::Queued);
+    assert_eq!(outbound.feed(text("a"), true).unwrap(), Sent::Queued);
+    assert_eq!(outbound.feed(text("b"), true).unwrap(), Sent::Queued);
     assert_eq!(socket.taken(), b"");
     assert!(!outbound.is_behind(), "the peer is not to blame");
     assert_eq!(outbound.send(text("c"), true).unwrap(), Sent::Written);
     assert_eq!(socket.taken(), wire(&[text("a"), text("b"), text("c")]));
-    outbound.feed(text("d")).unwrap();
+    outbound.feed(text("d"), true).unwrap();
     assert_eq!(outbound.flush().unwrap(), Sent::Written);
     assert_eq!(socket.taken(), wire(&[text("a"), text("b"), text("c"), text("d")]));
     assert_eq!(outbound.flush().unwrap(), Sent::Written, "nothing to flush is no error");
@@ -211,7 +211,7 @@ fn what_is_fed_leaves_with_the_flush_or_with_the_next_send() {
 fn much_that_is_fed_does_not_wait_for_a_flush() {
     let (outbound, socket) = outbound(1 << 20, 1 << 20);
     for _ in 0..200 {
-        outbound.feed(text(&"x".repeat(100))).unwrap();
+        outbound.feed(text(&"x".repeat(100)), true).unwrap();
     }
     assert!(socket.taken().len() >= 16 * 1024);
 }
@@ -224,7 +224,7 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     assert_eq!(outbound.close(Some(CloseCode::NORMAL), "").unwrap(), Sent::Queued);
     assert!(outbound.is_closing());
     assert!(matches!(outbound.send(text("late"), true), Err(SendFailure::Closed)));
-    assert!(matches!(outbound.feed(text("late")), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.feed(text("late"), true), Err(SendFailure::Closed)));
     assert!(matches!(outbound.send_control(Frame::pong("late")), Err(SendFailure::Closed)));
     assert!(matches!(outbound.close(Some(CloseCode::NORMAL), ""), Err(SendFailure::Closed)));
     socket.allow(1000);
@@ -281,7 +281,7 @@ fn a_socket_that_fails_says_so_to_whoever_writes() {
     let (outbound, socket) = super::tests::outbound(1000, 1000);
     socket.fail();
     assert!(matches!(outbound.send(text("direct"), true), Err(SendFailure::Io(_))));
-    outbound.feed(text("fed")).unwrap();
+    outbound.feed(text("fed"), true).unwrap();
     assert!(matches!(outbound.flush(), Err(SendFailure::Io(_))));
 }
 
@@ -315,7 +315,7 @@ fn many_senders_never_tear_or_reorder() {
                 scope.spawn(move || {
                     for n in 0..EACH {
                         let frame = text(&format!("{sender}:{n}:{}", "x".repeat(n % 60)));
-                        let sent = if n % 3 == 0 { outbound.feed(frame) } else { outbound.send(frame, true) };
+                        let sent = if n % 3 == 0 { outbound.feed(frame, true) } else { outbound.send(frame, true) };
                         if sent.unwrap() == Sent::StartDrainer {
                             let outbound = Arc::clone(outbound);
                             thread::spawn(move || outbound.drain().unwrap());
