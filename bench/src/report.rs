@@ -145,9 +145,9 @@ impl Report {
                     row.push(spread.map_or("-".into(), |s| format!("({}..{})", number(s.least), number(s.most))));
                     for reference in &references {
                         let ratio = series.and_then(|series| self.ratio(series, reference));
-                        row.push(
-                            ratio.map_or("-".into(), |s| format!("{} ({}..{})", number(s.median), number(s.least), number(s.most))),
-                        );
+                        row.push(ratio.map_or("-".into(), |s| {
+                            format!("{} ({}..{})", number(s.median), number(s.least), number(s.most))
+                        }));
                     }
                 }
             }
