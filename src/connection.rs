@@ -279,7 +279,7 @@ impl Connection {
                 self.emptied_at = Some(now);
                 self.inbound.decoder.shrink();
             }
-            Ok(Filled::End) => return Err(self.ended(CloseReason::Disconnected)),
+            Ok(Filled::End) => return Err(self.ended(self.inbound.end_reason())),
             Err(error) => return Err(self.ended(CloseReason::io(&error))),
         }
         Ok(now)

@@ -9,6 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::close::CloseReason;
 use crate::decoder::Decoder;
 use crate::outbound::is_timeout;
 use crate::tcp;
@@ -64,6 +65,15 @@ impl Inbound {
                 }
                 Err(error) => return Err(error),
             }
+        }
+    }
+
+    /// What the end of the stream means. The kernel tells of a reset only once, and another thread's write may have been
+    /// told; but after a reset, and not after an orderly end, the socket has no peer any more.
+    pub(crate) fn end_reason(&self) -> CloseReason {
+        match self.stream.peer_addr() {
+            Ok(_) => CloseReason::Disconnected,
+            Err(_) => CloseReason::io(&io::ErrorKind::ConnectionReset.into()),
         }
     }
 

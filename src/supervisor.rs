@@ -194,8 +194,12 @@ impl Supervisor {
             stats.open += 1;
         });
         self.hub.publish(|| Event::Opened { id: link.id, peer: link.peer, path: link.path.clone() });
-        if self.ending.is_some() {
-            link.begin_close(CloseReason::Shutdown);
+        match &self.ending {
+            None => {}
+            Some(ending) if ending.peers_are_cut => link.abort(CloseReason::Shutdown),
+            Some(_) => {
+                link.begin_close(CloseReason::Shutdown);
+            }
         }
         if let Some(interval) = link.interval() {
             self.adopt_pace(interval);
@@ -330,8 +334,10 @@ impl Supervisor {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }
-        if !ending.peers_are_cut && now >= ending.peers {
+        let is_over = now >= ending.handlers;
+        if is_over || !ending.peers_are_cut && now >= ending.peers {
             ending.peers_are_cut = true;
+            // Reports whoever was not reported yet; doing it twice does nothing.
             for entry in self.registry.values() {
                 match entry {
                     Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),
@@ -339,7 +345,7 @@ impl Supervisor {
                 }
             }
         }
-        let time_is_up = now >= ending.handlers && self.notices.is_empty();
+        let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
             for id in self.registry.keys() {
                 log::error!("#{id} handler did not return; its thread is abandoned");
