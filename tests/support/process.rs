@@ -7,7 +7,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,7 +29,18 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program. Output that the command does not send elsewhere is collected.
     pub(crate) fn start(command: &mut Command) -> Self {
-        let spawned = command.stdin(Stdio::null()).spawn();
+        Self::start_reading(command, Stdio::null())
+    }
+
+    /// Starts a program, with somebody at its standard input: dropping that is its end.
+    pub(crate) fn start_typing(command: &mut Command) -> (Self, ChildStdin) {
+        let mut process = Self::start_reading(command, Stdio::piped());
+        let stdin = process.child.stdin.take().expect("piped");
+        (process, stdin)
+    }
+
+    fn start_reading(command: &mut Command, stdin: Stdio) -> Self {
+        let spawned = command.stdin(stdin).spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let stdout = child.stdout.take().map_or_else(Output::none, Output::collect);
         let stderr = child.stderr.take().map_or_else(Output::none, Output::collect);

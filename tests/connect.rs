@@ -1,0 +1,310 @@
+//! `heartwire connect` as it is run: in a pipe, under somebody's fingers, and with its server coming and going.
+
+#![cfg(feature = "cli")]
+
+#[path = "support/other_end.rs"]
+mod other_end;
+#[path = "support/process.rs"]
+mod process;
+mod support;
+
+use std::io::{self, Write};
+use std::process::ChildStdin;
+use std::time::{Duration, Instant};
+
+use other_end::{BareConnection, BareServer};
+use process::{Process, heartwire, serve};
+
+/// The client, running with these arguments, and its standard input.
+fn connect(url: &str, arguments: &[&str]) -> (Process, ChildStdin) {
+    Process::start_typing(&mut heartwire(&[&["connect", url][..], arguments].concat()))
+}
+
+fn url(server: &Process) -> String {
+    format!("ws://{}/", server.address())
+}
+
+fn type_line(stdin: &mut ChildStdin, line: &str) {
+    writeln!(stdin, "{line}").expect("the client reads");
+}
+
+// In a pipe.
+
+#[test]
+fn in_a_pipe_it_sends_all_lines_prints_all_replies_and_ends_with_1000_and_exit_0() {
+    const LINES: usize = 2000;
+    let server = serve(&["127.0.0.1:0"]);
+    let (mut client, mut stdin) = connect(&url(&server), &[]);
+    let lines: Vec<_> = (0..LINES).map(|number| format!("line {number}, grüß dich")).collect();
+    stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
+    drop(stdin);
+    assert_eq!(client.wait().code(), Some(0), "{:#?}", client.stderr.lines());
+    assert_eq!(client.stdout.lines(), lines, "in order, and none missing");
+    server.stderr.line_with(&["#1 ", "ended: closed by peer with 1000", "messages in 2000 (", "out 2000 ("]);
+    client.stderr.line_with(&["#1 ", "ended: ", "1000"]);
+}
+
+#[test]
+fn a_last_line_without_its_end_is_sent_as_well_and_an_empty_line_is_an_empty_message() {
+    let server = serve(&["127.0.0.1:0"]);
+    let (mut client, mut stdin) = connect(&url(&server), &[]);
+    stdin.write_all(b"\nlast").unwrap();
+    drop(stdin);
+    assert_eq!(client.wait().code(), Some(0));
+    assert_eq!(client.stdout.lines(), ["", "last"]);
+}
+
+#[test]
+fn an_empty_pipe_connects_and_closes() {
+    let server = serve(&["127.0.0.1:0"]);
+    let (mut client, stdin) = connect(&url(&server), &[]);
+    drop(stdin);
+    assert_eq!(client.wait().code(), Some(0));
+    server.stderr.line_with(&["#1 ", "ended: closed by peer with 1000"]);
+}
+
+#[test]
+fn a_pipe_that_is_over_before_the_server_is_there_is_not_in_vain() {
+    let server = BareServer::bind();
+    let (mut client, mut stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+    type_line(&mut stdin, "patience");
+    drop(stdin);
+    server.answer("HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n");
+    let mut connection = server.open();
+    assert_eq!(connection.text(), "patience");
+    assert_eq!(connection.close_code(), Some(1000));
+    connection.send_text("and its reward");
+    connection.send_close(1000);
+    assert_eq!(client.wait().code(), Some(0));
+    assert_eq!(client.stdout.lines(), ["and its reward"]);
+    client.stderr.line_with(&["not connected: refused with HTTP status 503"]);
+}
+
+#[test]
+fn nobody_reading_its_output_is_an_error_of_one_line() {
+    let server = serve(&["127.0.0.1:0"]);
+    let (reader, broken) = io::pipe().unwrap();
+    drop(reader);
+    let (mut client, mut stdin) = Process::start_typing(heartwire(&["connect", &url(&server)]).stdout(broken));
+    type_line(&mut stdin, "hello?");
+    assert_eq!(client.wait().code(), Some(1));
+    client.stderr.line_with(&["error: "]);
+    server.stderr.line_with(&["#1 ", "ended: closed by peer with 1011"]);
+}
+
+// Under somebody's fingers.
+
+#[test]
+fn lines_are_sent_as_they_are_typed_and_messages_printed_as_they_come() {
+    let server = serve(&["127.0.0.1:0"]);
+    let (mut client, mut stdin) = connect(&url(&server), &[]);
+    for line in ["hello", "are you there?"] {
+        type_line(&mut stdin, line);
+        assert_eq!(client.stdout.line_with(&[line]), line);
+    }
+    client.stderr.line_with(&["#1 ", "opened /"]);
+    drop(stdin);
+    assert_eq!(client.wait().code(), Some(0));
+}
+
+#[test]
+fn binary_messages_are_named_by_their_size() {
+    let server = BareServer::bind();
+    let (client, _stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+    let mut connection = server.open();
+    connection.send(support::BINARY, &[0; 100]);
+    client.stdout.line_with(&["[100 bytes]"]);
+}
+
+#[test]
+fn round_trips_misses_closures_and_reconnections_are_seen() {
+    let server = BareServer::bind();
+    let beat = ["--ping-interval", "200ms", "--pong-timeout", "200ms", "--max-missed", "2"];
+    let (client, mut stdin) = connect(&format!("ws://{}/", server.address()), &beat);
+    let mut connection = server.open();
+    let ping = connection.frame();
+    assert_eq!(ping.opcode, support::PING);
+    connection.send(support::PONG, &ping.payload);
+    client.stderr.line_with(&["#1 round trip "]);
+    for line in ["missed Pong 1 of 2", "missed Pong 2 of 2", "ended: heartbeat lost", "connecting again in"] {
+        client.stderr.line_with(&["#1 ", line].map(|part| if line.starts_with("conn") { line } else { part }));
+    }
+    let mut again = server.open();
+    client.stderr.line_with(&["#2 ", "opened /"]);
+    type_line(&mut stdin, "back again");
+    assert_eq!(again.text(), "back again");
+}
+
+#[test]
+fn a_line_typed_while_there_is_no_connection_waits_for_the_next() {
+    let server = BareServer::bind();
+    let (client, mut stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+    drop(server.open());
+    client.stderr.line_with(&["#1 ", "ended: "]);
+    let mut connection = server.accept();
+    type_line(&mut stdin, "one");
+    type_line(&mut stdin, "two");
+    connection.upgrade("");
+    assert_eq!((connection.text(), connection.text()), ("one".to_owned(), "two".to_owned()));
+}
+
+// Options.
+
+#[test]
+fn headers_and_subprotocols_are_sent_and_announcements_made() {
+    let server = BareServer::bind();
+    let url = format!("ws://{}/devices/7?x=y", server.address());
+    let options = ["--header", "Authorization: Bearer a:b", "--header", "X-Other:1", "--subprotocol", "one"];
+    let beat = ["--subprotocol", "two", "--ping-interval", "30s", "--announce"];
+    let (client, _stdin) = connect(&url, &[&options[..], &beat].concat());
+    let mut connection = server.accept();
+    let request = connection.upgrade("Sec-WebSocket-Protocol: two\r\n");
+    for line in [
+        "GET /devices/7?x=y HTTP/1.1",
+        &format!("Host: {}", server.address()),
+        "Authorization: Bearer a:b",
+        "X-Other: 1",
+        "Sec-WebSocket-Protocol: one, two",
+    ] {
+        assert!(request.lines().any(|it| it == line), "{line:?} in {request}");
+    }
+    let ping = connection.frame();
+    assert!(ping.opcode == support::PING && ping.payload.starts_with(b"next=30000"), "{ping:?}");
+    client.stderr.line_with(&["opened /devices/7?x=y"]);
+}
+
+#[test]
+fn a_heartbeat_that_is_off_sends_nothing() {
+    let server = BareServer::bind();
+    let (mut client, stdin) = connect(&format!("ws://{}/", server.address()), &["--ping-interval", "off"]);
+    let mut connection = server.open();
+    drop(stdin);
+    assert_eq!(connection.frame().opcode, support::CLOSE, "the first of all frames");
+    connection.send_close(1000);
+    assert_eq!(client.wait().code(), Some(0));
+}
+
+// How it ends.
+
+#[test]
+fn without_reconnection_a_lost_connection_or_none_is_one_line_and_exit_1() {
+    let lose: [(&str, fn(BareConnection)); 3] = [
+        ("connection closed: closed by peer with 1001", |connection| connection.close(1001)),
+        ("connection closed: ", drop),
+        ("connection closed: ", BareConnection::reset),
+    ];
+    for (line, lose) in lose {
+        let server = BareServer::bind();
+        let (mut client, _stdin) = connect(&format!("ws://{}/", server.address()), &["--no-reconnect"]);
+        lose(server.open());
+        assert_eq!(client.wait().code(), Some(1));
+        client.stderr.line_with(&["error: ", line]);
+    }
+    let nobody = BareServer::bind().address();
+    let (mut client, _stdin) = connect(&format!("ws://{nobody}/"), &["--no-reconnect"]);
+    assert_eq!(client.wait().code(), Some(1));
+    client.stderr.line_with(&["error: cannot connect: "]);
+}
+
+#[test]
+fn what_is_fatal_is_one_line_and_exit_1_although_it_would_reconnect() {
+    let server = BareServer::bind();
+    let (mut client, _stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+    server.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(client.wait().code(), Some(1));
+    client.stderr.line_with(&["error: refused with HTTP status 401"]);
+
+    for url in ["wss://127.0.0.1/", "http://127.0.0.1/", "127.0.0.1:9001", "ws://127.0.0.1:99999/"] {
+        let (mut client, _stdin) = connect(url, &[]);
+        assert!(client.wait().code().is_some_and(|code| code == 1), "{url}");
+        client.stderr.line_with(&["error: invalid URL", url]);
+        assert_eq!(client.stdout.lines(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_bad_command_line_is_one_line_and_exit_2() {
+    for bad in
+        [&["--header", "no colon"][..], &["--ping-interval", "soon"], &["--max-missed", "0"], &["--mode", "echo"]]
+    {
+        let (mut client, _stdin) = connect("ws://127.0.0.1/", bad);
+        assert_eq!(client.wait().code(), Some(2), "{bad:?}");
+        assert_eq!(client.stderr.lines().len(), 1, "{bad:?}: {:?}", client.stderr.lines());
+    }
+}
+
+#[cfg(unix)]
+mod signals {
+    use super::other_end::{client, listen, run};
+    use super::*;
+    use heartwire::HeartbeatPolicy;
+
+    #[test]
+    fn either_signal_closes_with_1000_and_is_exit_0() {
+        for signal in ["INT", "TERM"] {
+            let server = serve(&["127.0.0.1:0"]);
+            let (mut client, _stdin) = connect(&url(&server), &[]);
+            client.stderr.line_with(&["#1 ", "opened"]);
+            client.signal(signal);
+            assert_eq!(client.wait().code(), Some(0), "{signal}");
+            server.stderr.line_with(&["#1 ", "ended: closed by peer with 1000"]);
+        }
+    }
+
+    #[test]
+    fn a_signal_ends_a_pause_and_an_attempt_at_once_as_well() {
+        // In a handshake that is never answered.
+        let server = BareServer::bind();
+        let (mut client, _stdin) = connect(&format!("ws://{}/", server.address()), &["--handshake-timeout", "1h"]);
+        server.accept().request();
+        let _held = server.accept_within(Duration::from_millis(50));
+        client.signal("INT");
+        assert_eq!(client.wait().code(), Some(0));
+        // In a pause as long as the server wants.
+        let (mut client, _stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+        server.answer("HTTP/1.1 503 Later\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n");
+        client.stderr.line_with(&["connecting again in 360"]);
+        client.signal("INT");
+        assert_eq!(client.wait().code(), Some(0));
+    }
+
+    #[test]
+    fn a_stopped_server_is_found_within_the_bound_and_the_client_is_back_when_it_goes_on() {
+        let policy = HeartbeatPolicy::new(Duration::from_millis(200), Duration::from_millis(200)).max_missed(2);
+        let server = serve(&["127.0.0.1:0", "--ping-interval", "100ms", "--pong-timeout", "10s"]);
+        let connected = client(server.address()).heartbeat(policy).handshake_timeout(Duration::from_millis(500));
+        let connected = run(connected, listen);
+        assert!(connected.handle.wait_connected(process::CEILING));
+        server.signal("STOP");
+        let stopped = Instant::now();
+        let report = connected.closed();
+        let found = stopped.elapsed();
+        println!("a stopped server was found dead after {found:?}, worst case {:?}", policy.worst_case().unwrap());
+        assert_eq!(report.reason, heartwire::CloseReason::HeartbeatLost { missed: 2 });
+        // Its last Ping or Pong was here one interval earlier at most.
+        assert!(found >= 2 * Duration::from_millis(200) - Duration::from_millis(100), "{found:?}");
+        assert!(found < policy.worst_case().unwrap() + Duration::from_secs(10), "{found:?}");
+        // Its kernel still takes connections; its silence in the handshake is found as well.
+        let (error, is_fatal) = connected.connect_failed();
+        assert!(error.contains("took too long") && !is_fatal, "{error}");
+        server.signal("CONT");
+        support::eventually("the client is back", || connected.handle.stats().opened == 2);
+        connected.stop();
+    }
+
+    #[test]
+    fn a_killed_server_that_is_started_again_on_its_port_gets_the_program_back() {
+        let server = serve(&["127.0.0.1:0"]);
+        let address = server.address().to_string();
+        let (client, mut stdin) = connect(&url(&server), &[]);
+        type_line(&mut stdin, "before");
+        client.stdout.line_with(&["before"]);
+        server.signal("KILL");
+        client.stderr.line_with(&["#1 ", "ended: "]);
+        drop(server);
+        let _again = serve(&[&address]);
+        client.stderr.line_with(&["#2 ", "opened"]);
+        type_line(&mut stdin, "after");
+        client.stdout.line_with(&["after"]);
+    }
+}
