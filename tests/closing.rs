@@ -307,6 +307,7 @@ fn what_was_queued_before_a_local_close_arrives_complete_however_slowly_it_is_re
 #[test]
 fn a_peer_that_never_answers_a_close_is_left_at_the_deadline_and_not_before() {
     let (sender, senders) = bounded(1);
+    let (release, wait) = bounded::<()>(1);
     let running = start(server().close_timeout(ms(250)), move |conn| match conn.path() {
         "/return" => Ok(()),
         "/close" => conn.close(1000, ""),
@@ -314,7 +315,7 @@ fn a_peer_that_never_answers_a_close_is_left_at_the_deadline_and_not_before() {
         // The handler is away: nobody but the supervisor is there to end it.
         _ => {
             let _ = sender.send(conn.sender());
-            thread::sleep(ms(800));
+            let _ = wait.recv_timeout(support::CEILING);
             conn.recv().map(drop)
         }
     });
@@ -329,6 +330,7 @@ fn a_peer_that_never_answers_a_close_is_left_at_the_deadline_and_not_before() {
         assert!(began.elapsed() >= ms(250), "{path}: {:?}", began.elapsed());
         assert_eq!((&report.reason, codes(&report)), (&local(1000, ""), (Some(1000), None)), "{path}");
         assert!(report.age >= ms(250), "{report:?}");
+        let _ = release.try_send(());
         assert_eq!(client.expect_end(), End::Clean, "{path}");
     }
 }

@@ -233,6 +233,40 @@ fn what_came_while_the_handler_was_busy_is_life_even_if_the_deadline_has_passed(
 }
 
 #[test]
+fn a_pong_that_was_due_while_the_handler_was_away_is_not_missed() {
+    let policy = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(1).liveness(Liveness::PongOnly);
+    live(ms(200), |pulse| {
+        let running = start(server().heartbeat(policy), |conn| {
+            loop {
+                let message = conn.recv()?;
+                thread::sleep(ms(600));
+                conn.send(message)?;
+            }
+        });
+        let mut client = running.connect();
+        assert_eq!(client.frame().opcode, PING);
+        pulse.beat();
+        // Not the answer that was asked for, and one miss is death. But nobody was listening for the answer.
+        client.send_text("be away");
+        pulse.beat();
+        loop {
+            let frame = client.frame();
+            match frame.opcode {
+                PONG => {}
+                PING => panic!("the handler is away"),
+                _ => break assert_eq!(frame.text(), "be away"),
+            }
+        }
+        for _ in 0..3 {
+            let frame = client.frame();
+            assert_eq!(frame.opcode, PING, "{:?}", running.events.so_far());
+            client.send(PONG, &frame.payload);
+        }
+        client.expect_echo("alive");
+    });
+}
+
+#[test]
 fn with_pong_only_a_chatty_peer_that_never_answers_dies() {
     let policy = brisk().liveness(Liveness::PongOnly);
     let running = start_echo(policy);
