@@ -308,3 +308,51 @@ mod signals {
         client.stdout.line_with(&["after"]);
     }
 }
+
+/// A name server that never answers, in a network namespace of its own. Only root can make one.
+#[cfg(target_os = "linux")]
+mod names {
+    use super::*;
+    use std::fs;
+    use std::process::{Command, Stdio};
+
+    /// `$0` is the file that takes the place of /etc/resolv.conf; the rest is the command.
+    const NAMESPACE: &str = "set -e
+        ip link set lo up
+        ip link add hole0 type veth peer name hole1
+        ip addr add 10.9.9.1/24 dev hole0
+        ip link set hole0 up
+        ip link set hole1 up
+        ip neigh add 10.9.9.9 lladdr 02:00:00:00:00:09 dev hole0
+        printf 'nameserver 10.9.9.9\\noptions timeout:30 attempts:5\\n' > \"$0\"
+        mount --bind \"$0\" /etc/resolv.conf
+        echo \"pid $$\"
+        exec \"$@\"";
+
+    fn in_a_namespace(command: &[&str]) -> Command {
+        let file = concat!(env!("CARGO_TARGET_TMPDIR"), "/resolv.conf");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--mount", "--net", "sh", "-c", NAMESPACE, file]).args(command);
+        unshare
+    }
+
+    #[test]
+    fn a_signal_does_not_wait_for_a_name_server_that_does_not_answer() {
+        if !in_a_namespace(&["true"]).output().is_ok_and(|output| output.status.success()) {
+            return println!("skipped: network namespaces can only be made by root");
+        }
+        let program = env!("CARGO_BIN_EXE_heartwire");
+        let mut command = in_a_namespace(&[program, "connect", "ws://slow.example/"]);
+        let (mut client, _stdin) = Process::start_typing(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+        let pid = client.stdout.line_with(&["pid "]).split_off(4);
+        support::eventually("the name is being resolved", || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a process");
+            let mut names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
+            names.any(|name| name.starts_with("heartwire-dial"))
+        });
+        client.signal("INT");
+        // Two and a half minutes before the resolver gives up.
+        assert_eq!(client.wait().code(), Some(0), "{:#?}", client.stderr.lines());
+        assert!(!client.stderr.lines().iter().any(|line| line.contains("not connected")));
+    }
+}

@@ -5,9 +5,10 @@
 #[path = "support/process.rs"]
 mod process;
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use process::{Process, bare_connect, close_code, connect, hang_up, next_message, next_text, serve};
@@ -16,10 +17,16 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 /// Starts an example that was built beside the program.
 fn example(name: &str, address: &str) -> Process {
+    Process::start(command(name).arg(address))
+}
+
+fn command(name: &str) -> Command {
     let program = Path::new(env!("CARGO_BIN_EXE_heartwire"));
     let example = program.with_file_name("examples").join(name).with_extension(std::env::consts::EXE_EXTENSION);
     assert!(example.exists(), "{} is not built: cargo build --examples", example.display());
-    Process::start(Command::new(example).arg(address).stdout(Stdio::piped()).stderr(Stdio::piped()))
+    let mut command = Command::new(example);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 #[test]
@@ -143,4 +150,61 @@ fn plain_tungstenite_finds_a_silent_peer_dead() {
     silent.read_to_end(&mut received).expect("the socket is at its end");
     let lost = [&[0x88, 16, 0x03, 0xf3][..], b"heartbeat lost"].concat();
     assert!(received.starts_with(&[0x89, 1, b'1']) && received.ends_with(&lost), "{received:?}");
+}
+
+#[test]
+fn reconnect_comes_back_with_every_reading_to_a_server_that_was_started_again() {
+    let server = serve(&["127.0.0.1:0"]);
+    let address = server.address().to_string();
+    let client = example("reconnect", &format!("ws://{address}/"));
+    client.stdout.line_with(&["attempt 1"]);
+    client.stdout.line_with(&["#1 connected to ", &address]);
+    client.stdout.line_with(&["#1 came back: reading 2"]);
+    drop(server);
+    client.stdout.line_with(&["#1 ended: "]);
+    client.stdout.line_with(&["not connected: cannot connect: "]);
+    let again = serve(&[&address]);
+    client.stdout.line_with(&["#2 connected to "]);
+    again.stderr.line_with(&["#1 ", "opened /"]);
+    let first = client.stdout.line_with(&["#2 came back: "]);
+    // Those that were taken without a connection come first, in order.
+    let number: u32 = first.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a reading");
+    for number in number..number + 5 {
+        client.stdout.line_with(&[&format!("#2 came back: reading {number}")]);
+    }
+    let lines = client.stdout.lines();
+    let back: Vec<_> = lines.iter().filter(|line| line.starts_with("#2 came back")).take(5).collect();
+    let expected = (number..number + 5).map(|number| format!("#2 came back: reading {number}"));
+    assert!(back.into_iter().eq(&expected.collect::<Vec<_>>()), "{lines:#?}");
+}
+
+#[test]
+fn device_announces_what_it_does_and_lives_in_both_states_and_is_missed_when_it_lies() {
+    let led = ["--heartbeat", "peer", "--expect", "300ms", "--announcements", "10ms..1h", "--max-missed", "2"];
+    let options = ["--pong-timeout", "400ms", "--log-level", "info"];
+    let server = serve(&[&["127.0.0.1:0"][..], &led, &options].concat());
+    let url = format!("ws://{}/", server.address());
+    let (device, mut stdin) = Process::start_typing(command("device").args([&url, "50", "1500"]));
+    device.stdout.line_with(&["#1 connected, in the foreground"]);
+    stdin.write_all(b"\n").unwrap();
+    device.stdout.line_with(&["now in the background"]);
+    // Silent for 1.5 s at a time, and so for many windows of 300 ms.
+    thread::sleep(Duration::from_secs(3));
+    stdin.write_all(b"\n").unwrap();
+    device.stdout.line_with(&["now in the foreground"]);
+    thread::sleep(Duration::from_millis(500));
+    assert!(!server.stderr.lines().iter().any(|line| line.contains("ended")), "{:#?}", server.stderr.lines());
+    if cfg!(unix) {
+        let stopped = Instant::now();
+        device.signal("STOP");
+        server.stderr.line_with(&["#1 ", "ended: heartbeat lost"]);
+        // Two windows of 50 ms and 400 ms, less the 50 ms that the last Ping may be old.
+        assert!(stopped.elapsed() >= Duration::from_millis(850), "{:?}", stopped.elapsed());
+        device.signal("CONT");
+        device.stdout.line_with(&["#2 connected, in the foreground"]);
+    }
+    drop(stdin);
+    let mut device = device;
+    assert!(device.wait().success());
+    server.stderr.line_with(&["ended: closed by peer with 1000"]);
 }

@@ -1,0 +1,61 @@
+//! A client that comes back: it tells of each attempt, pause, opening and loss, and loses none of its readings meanwhile.
+//!
+//! `cargo run --example reconnect [URL]`, with `cargo run` in another terminal as its server. Stop that and start it
+//! again, or send it SIGSTOP: the client finds out within 2.5 s, and is back when the server is. A reading is taken every
+//! 250 ms, whether there is a connection or not; what is taken without one waits in the outbox.
+
+use std::thread;
+use std::time::Duration;
+
+use heartwire::{Backoff, Client, ClientHandle, Error, Event, HeartbeatPolicy};
+
+const PERIOD: Duration = Duration::from_millis(250);
+
+fn main() -> Result<(), Error> {
+    let url = std::env::args().nth(1).unwrap_or_else(|| "ws://127.0.0.1:9001/".into());
+    let client = Client::new(&url)?
+        .heartbeat(HeartbeatPolicy::new(Duration::from_secs(1), Duration::from_millis(500)).max_missed(3))
+        .reconnect(Backoff::default().first(Duration::from_millis(200)).longest(Duration::from_secs(5)))
+        .outbox_size(64 * 1024);
+
+    // Subscribed before the first attempt, so that nothing goes unheard.
+    let events = client.handle().events();
+    let narrator = thread::spawn(move || events.into_iter().for_each(|event| tell(&event)));
+    let handle = client.handle();
+    thread::spawn(move || take_readings(&handle));
+    let result = client.run(|conn| {
+        loop {
+            if let Some(reply) = conn.recv()?.as_text() {
+                println!("#{} came back: {reply}", conn.id());
+            }
+        }
+    });
+    // The channel ends with the client, and the narrator with the channel.
+    let _ = narrator.join();
+    result
+}
+
+fn take_readings(handle: &ClientHandle) {
+    for count in 1_u64.. {
+        if let Err(error) = handle.send(format!("reading {count}")) {
+            // The outbox is full, or the client has ended.
+            println!("reading {count} is lost: {error}");
+        }
+        if handle.has_ended() {
+            return;
+        }
+        thread::sleep(PERIOD);
+    }
+}
+
+fn tell(event: &Event) {
+    match event {
+        Event::Connecting { attempt } => println!("attempt {attempt}"),
+        Event::ConnectFailed { error, .. } => println!("not connected: {error}"),
+        Event::Retrying { delay } => println!("trying again in {delay:.1?}"),
+        Event::Opened { id, peer, .. } => println!("#{id} connected to {peer}"),
+        Event::Missed { id, missed, max_missed, .. } => println!("#{id} missed Pong {missed} of {max_missed}"),
+        Event::Closed(report) => println!("#{} ended: {report}", report.id),
+        other => println!("{other:?}"),
+    }
+}
