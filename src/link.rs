@@ -325,7 +325,8 @@ impl Link {
     pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
         self.set_missed(missed, policy);
         let max_missed = policy.misses_allowed();
-        let _ = self.supervisor.send(Notice::Missed { id: self.id, peer: self.peer, missed, max_missed });
+        let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
+        let _ = self.supervisor.send(Notice::Missed { id: self.id, peer: self.peer, what, missed, max_missed });
     }
 
     /// The heartbeat has this policy from now on: the pacemaker, the limit of a stalled write and the kernel go by it.

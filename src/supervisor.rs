@@ -35,8 +35,8 @@ pub(crate) enum Notice {
     Pace(Duration),
     /// The opening handshake came to nothing.
     HandshakeFailed { id: ConnectionId, peer: SocketAddr, status: Option<u16>, reason: String },
-    /// A Pong was missed.
-    Missed { id: ConnectionId, peer: SocketAddr, missed: u32, max_missed: u32 },
+    /// A Pong, or whatever the peer was to give, was missed.
+    Missed { id: ConnectionId, peer: SocketAddr, what: &'static str, missed: u32, max_missed: u32 },
     /// A closing handshake has begun that must not last beyond the deadline.
     Closing { link: Arc<Link>, deadline: Instant },
     /// The connection has ended.
@@ -165,8 +165,8 @@ impl Supervisor {
                 self.hub.count(|stats| stats.handshakes_failed += 1);
                 self.hub.publish(|| Event::HandshakeFailed { id, peer, status, reason });
             }
-            Notice::Missed { id, peer, missed, max_missed } => {
-                log::warn!("#{id} {peer} missed Pong {missed} of {max_missed}");
+            Notice::Missed { id, peer, what, missed, max_missed } => {
+                log::warn!("#{id} {peer} missed {what} {missed} of {max_missed}");
                 self.hub.count(|stats| stats.missed += 1);
                 self.hub.publish(|| Event::Missed { id, peer, missed, max_missed });
             }

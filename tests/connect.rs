@@ -188,12 +188,14 @@ fn a_heartbeat_that_is_off_sends_nothing() {
 
 #[test]
 fn without_reconnection_a_lost_connection_or_none_is_one_line_and_exit_1() {
-    let lose: [(&str, fn(BareConnection)); 3] = [
+    /// How a server loses its client, and how that begins to be told.
+    type Loss = (&'static str, fn(BareConnection));
+    let losses: [Loss; 3] = [
         ("connection closed: closed by peer with 1001", |connection| connection.close(1001)),
         ("connection closed: ", drop),
         ("connection closed: ", BareConnection::reset),
     ];
-    for (line, lose) in lose {
+    for (line, lose) in losses {
         let server = BareServer::bind();
         let (mut client, _stdin) = connect(&format!("ws://{}/", server.address()), &["--no-reconnect"]);
         lose(server.open());
