@@ -48,8 +48,8 @@ fn in_the_middle(rig: &Rig, one_is_stuck: bool) -> Checked {
         is_over.store(true, SeqCst);
         busy.map(|()| took)
     })?;
-    // The last eighth of the close timeout is for the threads; the rest of the allowance is for a busy machine.
-    ensure!(took < 3 * CLOSE_TIMEOUT, "the shutdown took {took:?}");
+    // On a busy machine the server's threads have to wait for their turn, among all these attackers.
+    ensure!(took < 10 * CLOSE_TIMEOUT, "the shutdown took {took:?}");
     rig.wait_until("all threads have ended", || threads_named("heartwire-") == 0)?;
     drop(stuck);
     let stats = rig.handle.stats();
