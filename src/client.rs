@@ -5,11 +5,9 @@
 //! connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its own, so
 //! that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
-use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -18,23 +16,25 @@ use crossbeam_channel as channel;
 use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
-use crate::error::{Error, TrySendError};
-use crate::event::{Event, Stats};
+use crate::error::Error;
+use crate::event::Event;
 use crate::frame::Role;
 use crate::handle::Hub;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
-use crate::message::Message;
 use crate::supervisor::{Notice, Supervisor};
 
 mod backoff;
 mod dial;
+mod handle;
 
 pub use backoff::Backoff;
 use backoff::{Failures, Hint};
 pub use dial::ConnectError;
 use dial::{Dialed, Target};
+pub use handle::ClientHandle;
+use handle::{Control, Shared};
 
 /// A WebSocket client: settings first, then [`run`](Self::run).
 ///
@@ -72,33 +72,6 @@ struct Settings {
 /// Beyond this, arithmetic with `Instant` could overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// What the client and its handles share.
-#[derive(Debug)]
-struct Shared {
-    hub: Arc<Hub>,
-    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block.
-    current: Mutex<Current>,
-    /// Signalled when a connection has opened, and at the end.
-    changed: Condvar,
-    control: channel::Sender<Control>,
-    is_stopping: AtomicBool,
-}
-
-#[derive(Debug, Default)]
-struct Current {
-    link: Option<Arc<Link>>,
-    outbox: VecDeque<Message>,
-    outbox_size: usize,
-    outbox_limit: usize,
-    has_ended: bool,
-}
-
-#[derive(Debug)]
-enum Control {
-    Stop,
-    ConnectNow,
-}
-
 /// How a connection, or the attempt at one, ended, for the loop that decides what comes next.
 enum Outcome {
     /// For good, with this result.
@@ -116,13 +89,7 @@ impl Client {
         let target = Target::parse(url).map_err(Error::Connect)?;
         let (hub, receivers) = Hub::new(None);
         let (control_sender, control) = channel::bounded(8);
-        let shared = Shared {
-            hub,
-            current: Mutex::default(),
-            changed: Condvar::new(),
-            control: control_sender,
-            is_stopping: AtomicBool::new(false),
-        };
+        let shared = Shared::new(hub, control_sender);
         let settings = Settings {
             heartbeat: HeartbeatPolicy::default(),
             backoff: Some(Backoff::default()),
@@ -415,178 +382,5 @@ where
         }
         self.shared.opened(link);
         Ok(connection)
-    }
-}
-
-impl Shared {
-    fn current(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn is_stopping(&self) -> bool {
-        self.is_stopping.load(SeqCst)
-    }
-
-    /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
-    fn opened(&self, link: Arc<Link>) {
-        let mut current = self.current();
-        while let Some(message) = current.outbox.pop_front() {
-            current.outbox_size -= ClientHandle::size(&message);
-            // The queue has room for all of it. What a connection that is lost already does not take waits for the next.
-            if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message) {
-                current.outbox_size += ClientHandle::size(&message);
-                current.outbox.push_front(message);
-                break;
-            }
-        }
-        if self.is_stopping() {
-            let _ = link.close_from_outside(normal_closure());
-        }
-        current.link = Some(link);
-        self.changed.notify_all();
-    }
-
-    fn ended(&self) {
-        let mut current = self.current();
-        current.has_ended = true;
-        if !current.outbox.is_empty() {
-            log::warn!("{} messages were kept for a connection that never came", current.outbox.len());
-        }
-        self.changed.notify_all();
-    }
-}
-
-fn normal_closure() -> CloseReason {
-    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
-}
-
-/// The remote control of a [`Client`], for any number of threads. It stays the same over all connections. Cloning is
-/// cheap.
-#[derive(Debug, Clone)]
-pub struct ClientHandle {
-    shared: Arc<Shared>,
-}
-
-impl ClientHandle {
-    /// What a message in the outbox counts for, its frame's header included.
-    fn size(message: &Message) -> usize {
-        message.len() + 16
-    }
-
-    /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send) does.
-    /// Without a connection it is kept, if there is an [outbox](Client::outbox_size), and refused otherwise.
-    ///
-    /// # Errors
-    /// The message comes back: [`TrySendError::Closed`] without a connection and an outbox, and when the client ends;
-    /// [`TrySendError::Full`] when the outbox is full.
-    pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
-        let message = message.into();
-        loop {
-            let link = {
-                let mut current = self.shared.current();
-                match current.open_link() {
-                    Some(link) => link,
-                    None if self.shared.is_stopping() => return Err(TrySendError::Closed(message)),
-                    None => return current.keep(message),
-                }
-            };
-            if link.send(message.clone()).is_ok() {
-                return Ok(());
-            }
-            // It was lost meanwhile, and the message is for the next: from here on the loop cannot find it again.
-            debug_assert!(link.outbound.is_closing());
-        }
-    }
-
-    /// Waits until there is a connection. `false` if there was none within `timeout`, or there will be none any more.
-    pub fn wait_connected(&self, timeout: Duration) -> bool {
-        let deadline = Instant::now() + timeout.min(LONGEST);
-        let mut current = self.shared.current();
-        while current.open_link().is_none() && !current.has_ended {
-            let remaining = deadline.saturating_duration_since(Instant::now());
-            if remaining.is_zero() {
-                return false;
-            }
-            current = self.shared.changed.wait_timeout(current, remaining).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        current.open_link().is_some()
-    }
-
-    /// Whether [`Client::run`] has returned, so that there will be no connection any more.
-    pub fn has_ended(&self) -> bool {
-        self.shared.current().has_ended
-    }
-
-    /// Whether there is a connection now.
-    pub fn is_connected(&self) -> bool {
-        self.shared.current().open_link().is_some()
-    }
-
-    /// How many messages wait in the [outbox](Client::outbox_size). After the end: how many were never sent.
-    pub fn outbox_len(&self) -> usize {
-        self.shared.current().outbox.len()
-    }
-
-    /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
-    /// A Ping leaves at once; if the policy [announces](HeartbeatPolicy::announcing), it tells the server. The change
-    /// itself is made when the server next shows life, as by its Pong; a server that shows none is found dead by the
-    /// heartbeat that was in force. The next connection begins with [`Client::heartbeat`] again.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] without a connection.
-    pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
-        let link = self.shared.current().open_link();
-        match link {
-            Some(link) => link.ask_heartbeat(policy),
-            None => Err(Error::Closed(CloseReason::Disconnected)),
-        }
-    }
-
-    /// Cuts a pause between attempts short, for instance because the network is back.
-    pub fn connect_now(&self) {
-        let _ = self.shared.control.try_send(Control::ConnectNow);
-    }
-
-    /// Stops the client, and returns at once: an open connection is closed with 1000, behind what is queued; an attempt
-    /// or a pause ends at once. [`Client::run`] then returns `Ok`.
-    pub fn stop(&self) {
-        self.shared.is_stopping.store(true, SeqCst);
-        let link = self.shared.current().link.clone();
-        if let Some(link) = link {
-            // Fails only when it is closing already.
-            let _ = link.close_from_outside(normal_closure());
-        }
-        let _ = self.shared.control.try_send(Control::Stop);
-    }
-
-    /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is unbounded, and
-    /// disconnected when the client has ended.
-    pub fn events(&self) -> channel::Receiver<Event> {
-        self.shared.hub.subscribe()
-    }
-
-    /// The counters since the client started.
-    pub fn stats(&self) -> Stats {
-        self.shared.hub.stats()
-    }
-}
-
-impl Current {
-    /// The connection that can be sent to.
-    fn open_link(&self) -> Option<Arc<Link>> {
-        self.link.clone().filter(|link| !link.outbound.is_closing())
-    }
-
-    fn keep(&mut self, message: Message) -> Result<(), TrySendError<Message>> {
-        if self.has_ended || self.outbox_limit == 0 {
-            return Err(TrySendError::Closed(message));
-        }
-        let size = ClientHandle::size(&message);
-        if self.outbox_size + size > self.outbox_limit {
-            return Err(TrySendError::Full(message));
-        }
-        self.outbox_size += size;
-        self.outbox.push_back(message);
-        Ok(())
     }
 }
