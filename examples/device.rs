@@ -1,9 +1,10 @@
 //! A sensor that says itself how often it will be heard: often in the foreground, rarely in the background.
 //!
 //! Its server listens and sends no Pings: `cargo run -- --heartbeat peer --expect 2s --announcements 100ms..5m`. Then
-//! `cargo run --example device [URL] [FOREGROUND_MS] [BACKGROUND_MS]` (500 and 5000 unless given). Each line typed, be it
-//! empty, sends the device to the background or back; the end of standard input ends it. Each of its Pings announces the
-//! next one, so the server waits just so long: stop the device with SIGSTOP and see how soon it is missed in either state.
+//! `cargo run --example device [URL] [FOREGROUND_MS] [BACKGROUND_MS]` (500 and 5000 unless given). Each line typed, be
+//! it empty, sends the device to the background or back; the end of standard input ends it. Each of its Pings announces
+//! the next one, so the server waits just so long: stop the device with SIGSTOP and see how soon it is missed in either
+//! state.
 
 use std::env;
 use std::io::{self, BufRead};
@@ -30,8 +31,8 @@ fn main() -> Result<(), Error> {
     })
 }
 
-/// A Ping every so often, which announces the next. The server is only found dead after half a minute: the device has more
-/// to do than to wait for it.
+/// A Ping every so often, which announces the next. The server is only found dead after half a minute: the device has
+/// more to do than to wait for it.
 fn announcing(interval: Duration) -> HeartbeatPolicy {
     HeartbeatPolicy::new(interval, Duration::from_secs(10)).announcing(true)
 }

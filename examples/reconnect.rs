@@ -1,8 +1,8 @@
-//! A client that comes back: it tells of each attempt, pause, opening and loss, and loses none of its readings meanwhile.
+//! A client that comes back: it tells of each attempt, pause, opening and loss, and keeps the readings of the meantime.
 //!
 //! `cargo run --example reconnect [URL]`, with `cargo run` in another terminal as its server. Stop that and start it
-//! again, or send it SIGSTOP: the client finds out within 2.5 s, and is back when the server is. A reading is taken every
-//! 250 ms, whether there is a connection or not; what is taken without one waits in the outbox.
+//! again, or send it SIGSTOP: the client finds out within 2.5 s, and is back when the server is. A reading is taken
+//! every 250 ms, whether there is a connection or not; what is taken without one waits in the outbox.
 
 use std::thread;
 use std::time::Duration;

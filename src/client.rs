@@ -1,9 +1,9 @@
 //! The other end: a client with the same connection and the same heartbeat, which notices that its server is gone and
 //! comes back.
 //!
-//! [`Client::run`] is the counterpart of [`Server::serve`](crate::Server::serve): it connects, calls the handler with the
-//! connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its own, so
-//! that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
+//! [`Client::run`] is the counterpart of [`Server::serve`](crate::Server::serve): it connects, calls the handler with
+//! the connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its
+//! own, so that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -177,15 +177,15 @@ impl Client {
 
     /// Runs: connects, calls `handler` in this thread with each connection, and comes back when one is lost.
     ///
-    /// It ends with `Ok` when the handler returns `Ok` (the connection is then closed with 1000), when anybody closes the
-    /// connection from this end, and when the client was [stopped](ClientHandle::stop). A panic of the handler passes
-    /// through, after the connection was closed with 1011.
+    /// It ends with `Ok` when the handler returns `Ok` (the connection is then closed with 1000), when anybody closes
+    /// the connection from this end, and when the client was [stopped](ClientHandle::stop). A panic of the handler
+    /// passes through, after the connection was closed with 1011.
     ///
     /// # Errors
     /// [`Error::Connect`] when it is pointless to try again ([`ConnectError::is_fatal`]) or nobody wants to.
     /// [`Error::Closed`] when the server closed for a reason that would come up again (it, or we, found the protocol
-    /// broken, 1002, 1003, 1007 to 1010), or for any reason without reconnection. The handler's own error, after which the
-    /// connection was closed with 1011. [`Error::Io`] if no thread can be started.
+    /// broken, 1002, 1003, 1007 to 1010), or for any reason without reconnection. The handler's own error, after which
+    /// the connection was closed with 1011. [`Error::Io`] if no thread can be started.
     pub fn run<H>(self, mut handler: H) -> Result<(), Error>
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
@@ -321,8 +321,8 @@ where
         })
     }
 
-    /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on comes
-    /// behind.
+    /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
+    /// comes behind.
     fn closed(&self) {
         self.shared.hub.notify(Notice::ThreadEnds { id: self.last_id });
         let (reply, heard) = channel::bounded(1);

@@ -1,7 +1,7 @@
 //! How a client comes back: when, how often, and not in step with a thousand others.
 //!
-//! `cargo test --test client_reconnect -- --nocapture --test-threads=1 table storm` prints the table and the histogram of
-//! the README.
+//! `cargo test --test client_reconnect -- --nocapture --test-threads=1 table storm` prints the table and the histogram
+//! of the README.
 
 #[path = "support/other_end.rs"]
 mod other_end;
@@ -148,8 +148,7 @@ struct Row {
     attempts: usize,
 }
 
-/// Loses a connection by `lose`, which leaves the server able to take the client again when it returns; `wait_down` is how
-/// long it is away in between.
+/// Loses a connection by `lose`, which returns when the server is there again, and prints how the client came back.
 fn row(name: &str, lose: impl FnOnce(&BareServer, other_end::BareConnection)) -> Row {
     let server = BareServer::bind();
     let client = run(client(server.address()).heartbeat(table_heartbeat()).reconnect(table_backoff()), listen);
@@ -238,8 +237,8 @@ fn a_table_of_reconnections_and_the_time_each_took() {
 
 // The storm.
 
-/// A server for a thousand clients, on one thread: it takes all, loses all at one moment, is unavailable for a while, and
-/// takes them again.
+/// A server for a thousand clients, on one thread: it takes all, loses all at one moment, is unavailable for a while,
+/// and takes them again.
 struct Storm {
     listener: TcpListener,
     is_down: Arc<AtomicBool>,

@@ -14,8 +14,8 @@ pub struct Backoff {
     restart: (Duration, Duration),
 }
 
-/// Up to 0.5 s before the first attempt, doubled with each failure up to 30 s, and from the start again after a connection
-/// that lasted for 10 s.
+/// Up to 0.5 s before the first attempt, doubled with each failure up to 30 s, and from the start again after a
+/// connection that lasted for 10 s.
 impl Default for Backoff {
     fn default() -> Self {
         Self {

@@ -1,4 +1,5 @@
-//! From a URL to an open connection: addresses, TCP, and the client's side of the opening handshake (RFC 6455 section 4.1).
+//! From a URL to an open connection: addresses, TCP, and the client's side of the opening handshake (RFC 6455 section
+//! 4.1).
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -39,8 +40,8 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether trying again is pointless: it would end in the same way. Of refusals these are the redirections (they are
-    /// not followed) and the client's errors (4xx) but for 408, 425 and 429, and 501 and 505.
+    /// Whether trying again is pointless: it would end in the same way. Of refusals these are the redirections (they
+    /// are not followed) and the client's errors (4xx) but for 408, 425 and 429, and 501 and 505.
     pub fn is_fatal(&self) -> bool {
         match self {
             Self::Invalid(_) | Self::BadAnswer(_) => true,

@@ -16,8 +16,8 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::link::Link;
 use crate::message::Message;
 
-/// The remote control of a [`Client`](crate::Client), for any number of threads. It stays the same over all connections.
-/// Cloning is cheap.
+/// The remote control of a [`Client`](crate::Client), for any number of threads. It stays the same over all
+/// connections. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct ClientHandle {
     pub(super) shared: Arc<Shared>,
@@ -29,8 +29,9 @@ impl ClientHandle {
         message.len() + 16
     }
 
-    /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send) does.
-    /// Without a connection it is kept, if there is an [outbox](crate::Client::outbox_size), and refused otherwise.
+    /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send)
+    /// does. Without a connection it is kept, if there is an [outbox](crate::Client::outbox_size), and refused
+    /// otherwise.
     ///
     /// # Errors
     /// The message comes back: [`TrySendError::Closed`] without a connection and an outbox, and when the client ends;
@@ -86,7 +87,8 @@ impl ClientHandle {
     /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
     /// A Ping leaves at once; if the policy [announces](HeartbeatPolicy::announcing), it tells the server. The change
     /// itself is made when the server next shows life, as by its Pong; a server that shows none is found dead by the
-    /// heartbeat that was in force. The next connection begins with [`Client::heartbeat`](crate::Client::heartbeat) again.
+    /// heartbeat that was in force. The next connection begins with [`Client::heartbeat`](crate::Client::heartbeat)
+    /// again.
     ///
     /// # Errors
     /// [`Error::Closed`] without a connection.
@@ -172,7 +174,8 @@ impl Shared {
         let mut current = self.current();
         while let Some(message) = current.outbox.pop_front() {
             current.outbox_size -= ClientHandle::size(&message);
-            // The queue has room for all of it. What a connection that is lost already does not take waits for the next.
+            // The queue has room for all of it. What a connection that is lost already does not take waits for the
+            // next.
             if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message) {
                 current.outbox_size += ClientHandle::size(&message);
                 current.outbox.push_front(message);
