@@ -1,13 +1,13 @@
 //! The command line.
 
 use std::io::{self, Write};
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use heartwire::{HeartbeatPolicy, Liveness};
+use heartwire::{HeartbeatPolicy, IpNet, Liveness};
 
 /// WebSockets with a heartbeat, on plain threads.
 #[derive(Debug, Parser)]
@@ -91,6 +91,10 @@ pub(crate) struct ServeOptions {
     /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     pub(crate) allow_origin: Vec<String>,
+
+    /// Take the word of reverse proxies at this address, or in this network, on who their clients are; repeatable
+    #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
+    pub(crate) trust_proxy: Vec<IpNet>,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,
@@ -361,6 +365,13 @@ fn parse_origin(text: &str) -> Result<String, String> {
     Ok(text.to_ascii_lowercase())
 }
 
+/// One address, or a network in the notation of RFC 4632.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let expected = |_| "expected an address or a network, such as 127.0.0.1, ::1 or 10.0.0.0/8".to_owned();
+    text.parse::<IpNet>().or_else(|_| address()).map_err(expected)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,6 +429,13 @@ mod tests {
     }
 
     #[test]
+    fn proxies_are_addresses_or_networks() {
+        let options = options(&["--trust-proxy", "::1", "--trust-proxy", "10.0.0.0/8"]).unwrap();
+        let spelled: Vec<String> = options.trust_proxy.iter().map(ToString::to_string).collect();
+        assert_eq!(spelled, ["::1/128", "10.0.0.0/8"]);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for bad in [
             &["--ping-interval", "0s"][..],
@@ -427,6 +445,9 @@ mod tests {
             &["--liveness", "maybe"],
             &["--allow-origin", "example.org"],
             &["--allow-origin", "https://example.org/"],
+            &["--trust-proxy", "localhost"],
+            &["--trust-proxy", "10.0.0.0/33"],
+            &["--trust-proxy", "127.0.0.1:80"],
             &["--log-level", "loud"],
             &["nowhere"],
             &["127.0.0.1:70000"],
