@@ -35,7 +35,7 @@ fn answer_slowly(conn: &mut Connection) -> Result<(), Error> {
 
 fn tell(event: &Event) {
     match event {
-        Event::Opened { id, peer, path } => println!("#{id} {peer} opened {path}"),
+        Event::Opened { id, peer, path, .. } => println!("#{id} {peer} opened {path}"),
         Event::Missed { id, peer, missed, max_missed } => {
             println!("#{id} {peer} missed Pong {missed} of {max_missed}");
         }

@@ -39,7 +39,7 @@ fn echo(conn: &mut Connection) -> Result<(), Error> {
 
 fn tell(event: &Event) {
     match event {
-        Event::Opened { id, peer, path } => println!("#{id} {peer} opened {path}"),
+        Event::Opened { id, peer, path, .. } => println!("#{id} {peer} opened {path}"),
         Event::Missed { id, missed, max_missed, .. } => println!("#{id} missed Pong {missed} of {max_missed}"),
         Event::HandlerStalled { id, away, .. } => println!("#{id} handler has been away for {away:.1?}"),
         Event::Closed(report) => println!("#{} ended: {report}", report.id),

@@ -1,13 +1,13 @@
 //! The command line.
 
 use std::io::{self, Write};
-use std::net::ToSocketAddrs;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use heartwire::{HeartbeatPolicy, Liveness};
+use heartwire::{HeartbeatPolicy, IpNet, Liveness};
 
 /// WebSockets with a heartbeat, on plain threads.
 #[derive(Debug, Parser)]
@@ -91,6 +91,10 @@ pub(crate) struct ServeOptions {
     /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     pub(crate) allow_origin: Vec<String>,
+
+    /// Take the word of reverse proxies at this address, or in this network, on who their clients are; repeatable
+    #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
+    pub(crate) trust_proxy: Vec<IpNet>,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,
@@ -351,14 +355,28 @@ fn parse_size(text: &str) -> Result<usize, String> {
     if size == 0 { Err("must be 1 or more".to_owned()) } else { Ok(size) }
 }
 
-/// An origin as browsers send it: scheme, host and port, nothing behind (RFC 6454 section 6.2).
+/// An origin as browsers send it: scheme, host and port, nothing behind, and the scheme's own port left out (RFC 6454
+/// section 6.2).
 fn parse_origin(text: &str) -> Result<String, String> {
     let expected = || "expected an origin such as https://example.org or http://localhost:8080".to_owned();
     let (scheme, host) = text.split_once("://").ok_or_else(expected)?;
     if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '*', ' ']) {
         return Err(expected());
     }
-    Ok(text.to_ascii_lowercase())
+    let origin = text.to_ascii_lowercase();
+    let own_port = match scheme.to_ascii_lowercase().as_str() {
+        "https" => ":443",
+        "http" => ":80",
+        _ => return Ok(origin),
+    };
+    Ok(origin.strip_suffix(own_port).unwrap_or(&origin).to_owned())
+}
+
+/// One address, or a network in the notation of RFC 4632.
+fn parse_network(text: &str) -> Result<IpNet, String> {
+    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    let expected = |_| "expected an address or a network, such as 127.0.0.1, ::1 or 10.0.0.0/8".to_owned();
+    text.parse::<IpNet>().or_else(|_| address()).map_err(expected)
 }
 
 #[cfg(test)]
@@ -418,6 +436,26 @@ mod tests {
     }
 
     #[test]
+    fn origins_are_spelt_as_browsers_do() {
+        for (text, origin) in [
+            ("https://Example.org", "https://example.org"),
+            ("https://example.org:443", "https://example.org"),
+            ("http://example.org:80", "http://example.org"),
+            ("https://example.org:80", "https://example.org:80"),
+            ("http://[::1]:8080", "http://[::1]:8080"),
+        ] {
+            assert_eq!(parse_origin(text).as_deref(), Ok(origin));
+        }
+    }
+
+    #[test]
+    fn proxies_are_addresses_or_networks() {
+        let options = options(&["--trust-proxy", "::1", "--trust-proxy", "10.0.0.0/8"]).unwrap();
+        let spelled: Vec<String> = options.trust_proxy.iter().map(ToString::to_string).collect();
+        assert_eq!(spelled, ["::1/128", "10.0.0.0/8"]);
+    }
+
+    #[test]
     fn nonsense_is_refused() {
         for bad in [
             &["--ping-interval", "0s"][..],
@@ -427,6 +465,9 @@ mod tests {
             &["--liveness", "maybe"],
             &["--allow-origin", "example.org"],
             &["--allow-origin", "https://example.org/"],
+            &["--trust-proxy", "localhost"],
+            &["--trust-proxy", "10.0.0.0/33"],
+            &["--trust-proxy", "127.0.0.1:80"],
             &["--log-level", "loud"],
             &["nowhere"],
             &["127.0.0.1:70000"],

@@ -364,7 +364,7 @@ where
         let link = Arc::new(Link::new(Opening {
             role: Role::Client,
             id: self.last_id,
-            peer,
+            remote: peer.into(),
             path: request.target().to_owned(),
             stream,
             // What waited for the connection gets in whatever its size.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
 use std::time::Duration;
 
@@ -213,6 +213,8 @@ pub struct CloseReport {
     pub id: ConnectionId,
     /// The peer's address.
     pub peer: SocketAddr,
+    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
+    pub client: IpAddr,
     /// The path that it asked for, with the query.
     pub path: String,
     /// The first cause.

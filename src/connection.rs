@@ -5,7 +5,7 @@
 //! waited in the socket has been looked at.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -139,7 +139,13 @@ impl Connection {
 
     /// The peer's address: behind a proxy, the proxy's.
     pub fn peer(&self) -> SocketAddr {
-        self.link.peer
+        self.link.remote.peer
+    }
+
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
+    /// Where we are the client ourselves, that is the server's.
+    pub fn client(&self) -> IpAddr {
+        self.link.remote.client
     }
 
     /// The path that the peer asked for, without the query.

@@ -1,7 +1,7 @@
 //! What a server tells of itself: events as they happen, and snapshots on request.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::close::{CloseReport, ConnectionId, Traffic};
@@ -17,6 +17,8 @@ pub enum Event {
         id: ConnectionId,
         /// The peer's address.
         peer: SocketAddr,
+        /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
+        client: IpAddr,
         /// The path that it asked for, with the query.
         path: String,
     },
@@ -67,6 +69,8 @@ pub enum Event {
         id: ConnectionId,
         /// The peer's address.
         peer: SocketAddr,
+        /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's, if it got so far as to name it.
+        client: IpAddr,
         /// The HTTP status that it was given, if it got an answer.
         status: Option<u16>,
         /// What was wrong.
@@ -82,6 +86,8 @@ pub struct ConnectionInfo {
     pub id: ConnectionId,
     /// The peer's address.
     pub peer: SocketAddr,
+    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
+    pub client: IpAddr,
     /// The path that it asked for, with the query.
     pub path: String,
     /// How long it has been open.

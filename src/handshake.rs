@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
+use crate::forwarded::{Remote, Trusted};
 use crate::request::Request;
 use crate::response::{Accept, Response, encode_accept};
 use crate::tcp;
@@ -25,6 +26,8 @@ pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sy
 #[derive(Clone)]
 pub(crate) struct Rules {
     pub(crate) timeout: Duration,
+    /// Proxies whose word on their clients is taken.
+    pub(crate) trusted: Trusted,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
 }
@@ -74,21 +77,37 @@ const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// Does the handshake. `is_full`: the server is at its limit of connections.
-pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_full: bool) -> Outcome {
+/// Does the handshake, and says who is at the other end, as far as that got known. `is_full`: the server is at its limit
+/// of connections.
+pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_full: bool) -> (Remote, Outcome) {
     let stream = &*arrival.stream;
     let deadline = Instant::now() + rules.timeout;
-    let (request, tail) = match read_head(stream, peer, deadline) {
-        Ok(head) => head,
-        Err(HeadError::Refused(response, reason)) => return refuse(stream, &response, true, reason, deadline),
-        Err(HeadError::Lost(reason)) => return Outcome::Failed { status: None, reason },
-    };
+    match read_head(stream, peer, deadline) {
+        Ok((mut request, tail)) => {
+            request.find_client(&rules.trusted);
+            (request.remote(), respond(arrival, request, tail, rules, is_full, deadline))
+        }
+        Err(HeadError::Refused(response, reason)) => (peer.into(), refuse(stream, &response, true, reason, deadline)),
+        Err(HeadError::Lost(reason)) => (peer.into(), Outcome::Failed { status: None, reason }),
+    }
+}
+
+/// Answers a complete request.
+fn respond(
+    arrival: &Arrival,
+    request: Request,
+    tail: Vec<u8>,
+    rules: &Rules,
+    is_full: bool,
+    deadline: Instant,
+) -> Outcome {
+    let stream = &*arrival.stream;
     let with_body = request.method() != "HEAD";
     if !request.has_token("Upgrade", "websocket") {
         let answer = rules.on_request.as_ref().and_then(|answer| {
             let answered = catch_unwind(AssertUnwindSafe(|| answer(&request)));
             answered.unwrap_or_else(|_| {
-                log::error!("{peer}: on_request panicked; answered with 500");
+                log::error!("{}: on_request panicked; answered with 500", request.remote());
                 Some(Response::new(500).text("internal error\n"))
             })
         });
@@ -253,7 +272,7 @@ fn is_key(key: &str) -> bool {
 /// Asks the application, and gives the bytes of the answer 101.
 fn decide(request: &Request, rules: &Rules) -> Result<(Accept, Vec<u8>), (Response, &'static str)> {
     let mistake = |what: &str| {
-        log::error!("{}: on_handshake {what}; answered with 500", request.peer());
+        log::error!("{}: on_handshake {what}; answered with 500", request.remote());
         (Response::new(500).text("internal error\n"), "on_handshake failed")
     };
     let mut accept = match &rules.on_handshake {

@@ -286,6 +286,10 @@
 //! header lines), however its bytes trickle in. Both functions run in the connection's thread; a panic in them is
 //! answered with 500.
 //!
+//! Behind a reverse proxy every peer is the proxy. [`Server::trust_proxies`] says whose word on the client's address is
+//! taken; then [`Request::client`], [`Connection::client`], the log and all reports have it. From anybody else the headers
+//! `X-Forwarded-For` and `X-Real-IP` change nothing, for they can be forged.
+//!
 //! # Closing
 //!
 //! A handler that returns `Ok` closes with 1000; [`Connection::close`] and [`Sender::close`] say another code and a
@@ -389,6 +393,7 @@ mod connection;
 mod decoder;
 mod error;
 mod event;
+mod forwarded;
 mod frame;
 #[cfg(test)]
 mod fuzz;
@@ -422,6 +427,7 @@ pub use round_trip::RoundTrip;
 pub use sender::Sender;
 pub use server::Server;
 
+pub use ipnet::IpNet;
 pub use tungstenite::{Bytes, Utf8Bytes};
 
 /// The examples of the README are kept true by compiling them.

@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -16,6 +16,7 @@ use crossbeam_channel as channel;
 use crate::close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
+use crate::forwarded::Remote;
 use crate::frame::{Frame, Role};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
@@ -26,7 +27,7 @@ use crate::tcp;
 
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
-    pub(crate) peer: SocketAddr,
+    pub(crate) remote: Remote,
     pub(crate) path: String,
     pub(crate) opened: Instant,
     pub(crate) outbound: Outbound<TcpStream>,
@@ -60,7 +61,7 @@ pub(crate) struct Link {
 pub(crate) struct Opening {
     pub(crate) role: Role,
     pub(crate) id: ConnectionId,
-    pub(crate) peer: SocketAddr,
+    pub(crate) remote: Remote,
     pub(crate) path: String,
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) queue_size: usize,
@@ -71,10 +72,10 @@ pub(crate) struct Opening {
 
 impl Link {
     pub(crate) fn new(opening: Opening) -> Self {
-        let Opening { role, id, peer, path, stream, queue_size, close_timeout, stack_size, supervisor } = opening;
+        let Opening { role, id, remote, path, stream, queue_size, close_timeout, stack_size, supervisor } = opening;
         Self {
             id,
-            peer,
+            remote,
             path,
             opened: Instant::now(),
             outbound: Outbound::new(role, stream, queue_size, None),
@@ -128,7 +129,7 @@ impl Link {
         match self.outbound.feed(frame, false) {
             Err(SendFailure::Full) => {
                 if self.dropped.fetch_add(1, Relaxed) == 0 {
-                    log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.peer);
+                    log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.remote);
                 }
                 false
             }
@@ -270,7 +271,7 @@ impl Link {
     /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing
     /// is sent any more, but the last word on the cause has the thread that reads.
     fn broken(&self, error: &io::Error) {
-        log::debug!("#{} {}: write failed: {error}", self.id, self.peer);
+        log::debug!("#{} {}: write failed: {error}", self.id, self.remote);
         let _ = self.write_error.set(CloseReason::io(error));
         self.outbound.with_socket(|stream| {
             // Wakes the reader, which still gets what was received before.
@@ -326,7 +327,7 @@ impl Link {
         self.set_missed(missed, policy);
         let max_missed = policy.misses_allowed();
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
-        let _ = self.supervisor.send(Notice::Missed { id: self.id, peer: self.peer, what, missed, max_missed });
+        let _ = self.supervisor.send(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
     }
 
     /// The heartbeat has this policy from now on: the pacemaker, the limit of a stalled write and the kernel go by it.
@@ -392,7 +393,8 @@ impl Link {
         let (pings, pongs, round_trip) = self.ledger().figures();
         CloseReport {
             id: self.id,
-            peer: self.peer,
+            peer: self.remote.peer,
+            client: self.remote.client,
             path: self.path.clone(),
             reason: self.end_of_socket(CloseReason::Disconnected),
             sent: self.outbound.sent_close_code(),
@@ -411,7 +413,8 @@ impl Link {
         let (pings, pongs, round_trip) = self.ledger().figures();
         ConnectionInfo {
             id: self.id,
-            peer: self.peer,
+            peer: self.remote.peer,
+            client: self.remote.client,
             path: self.path.clone(),
             age: self.opened.elapsed(),
             missed: self.missed.load(Relaxed),
@@ -427,6 +430,6 @@ impl Link {
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("id", &self.id).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Link").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
     }
 }

@@ -1,8 +1,10 @@
 //! The request of an opening handshake, or of a plain HTTP exchange: kept as the bytes that came, looked into on demand.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+
+use crate::forwarded::{Remote, Trusted};
 
 /// An HTTP request (RFC 9112): method, target and headers. There is no body.
 #[derive(Clone)]
@@ -13,7 +15,7 @@ pub struct Request {
     target: Span,
     headers: Box<[(Span, Span)]>,
     is_http_1_1: bool,
-    peer: SocketAddr,
+    remote: Remote,
 }
 
 /// A place in the head. 32 bits do: the head's size is limited.
@@ -43,7 +45,7 @@ impl Request {
             target: span(parsed.path.unwrap_or_default().as_bytes()),
             headers: parsed.headers.iter().map(|header| (span(header.name.as_bytes()), span(header.value))).collect(),
             is_http_1_1: parsed.version == Some(1),
-            peer,
+            remote: peer.into(),
         };
         Ok(Some((request, len)))
     }
@@ -95,7 +97,22 @@ impl Request {
 
     /// The peer's address: behind a proxy, the proxy's.
     pub fn peer(&self) -> SocketAddr {
-        self.peer
+        self.remote.peer
+    }
+
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
+    /// An IPv4 address mapped to IPv6 is given as IPv4.
+    pub fn client(&self) -> IpAddr {
+        self.remote.client
+    }
+
+    pub(crate) fn remote(&self) -> Remote {
+        self.remote
+    }
+
+    /// Looks for the client behind the peer, if that is a trusted proxy.
+    pub(crate) fn find_client(&mut self, trusted: &Trusted) {
+        self.remote = trusted.remote(self.remote.peer, self.headers());
     }
 
     pub(crate) fn is_http_1_1(&self) -> bool {
@@ -124,7 +141,7 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers may hold credentials.
         f.debug_struct("Request")
-            .field("peer", &self.peer)
+            .field("peer", &self.peer())
             .field("method", &self.method())
             .field("target", &self.target())
             .finish_non_exhaustive()

@@ -96,7 +96,7 @@ impl Sender {
 
     /// The peer's address.
     pub fn peer(&self) -> SocketAddr {
-        self.link.peer
+        self.link.remote.peer
     }
 
     /// Bytes that wait for the peer to take them.

@@ -18,6 +18,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         .text_heartbeat(options.text_heartbeat)
         .handshake_timeout(options.handshake_timeout)
         .close_timeout(options.close_timeout)
+        .trust_proxies(options.trust_proxy.iter().copied())
         .on_request(answer_health_checks);
     let server = allow_origins(server, options.allow_origin.clone());
     let handle = server.handle();

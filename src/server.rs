@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use socket2::SockRef;
 
 use crate::accept;
@@ -16,6 +17,7 @@ use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::forwarded::{Remote, Trusted};
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
 use crate::handshake::{self, Arrival, Outcome, Rules, TEXT_HEARTBEAT};
@@ -105,7 +107,12 @@ impl Server {
             close_timeout: Duration::from_secs(5),
             text_heartbeat: false,
         };
-        let rules = Rules { timeout: Duration::from_secs(10), on_handshake: None, on_request: None };
+        let rules = Rules {
+            timeout: Duration::from_secs(10),
+            trusted: Trusted::default(),
+            on_handshake: None,
+            on_request: None,
+        };
         Ok(Self { listener, address, hub, receivers, settings, rules })
     }
 
@@ -182,6 +189,32 @@ impl Server {
     /// it for itself.
     pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
         self.settings.text_heartbeat = text_heartbeat;
+        self
+    }
+
+    /// Takes the word of these reverse proxies on whom they speak for: `client()` of requests and connections, the log
+    /// and all reports then give the client's address, from `X-Forwarded-For`, or from `X-Real-IP` if the request has no
+    /// such list. Called again, it adds. Default: nobody's.
+    ///
+    /// Headers of any other peer change nothing. Whoever can connect can write anything into them, and would choose
+    /// under which address to be logged, limited or let in; the address of a TCP connection cannot be chosen like that. So
+    /// name the addresses of your proxies and no others, and have each proxy set `X-Forwarded-For` itself, by appending
+    /// the address that it was called from or by replacing the header: one that hands it on untouched vouches for what
+    /// its clients wrote. The list is read from the right, over the hops that are trusted; the first that is not is the
+    /// client. An entry that is no address ends the way, and the last hop before it stands.
+    ///
+    /// ```no_run
+    /// # use heartwire::{IpNet, Server};
+    /// # use std::net::{IpAddr, Ipv4Addr};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let balancers: IpNet = "10.1.0.0/16".parse()?;
+    /// let server = Server::bind("0.0.0.0:9001")?
+    ///     .trust_proxies([IpAddr::V4(Ipv4Addr::LOCALHOST)])
+    ///     .trust_proxies([balancers]);
+    /// # Ok(()) }
+    /// ```
+    pub fn trust_proxies(mut self, proxies: impl IntoIterator<Item = impl Into<IpNet>>) -> Self {
+        self.rules.trusted.add(proxies);
         self
     }
 
@@ -291,8 +324,8 @@ impl<H> Slot<H> {
         }
     }
 
-    fn failed(&self, peer: SocketAddr, status: Option<u16>, reason: String) {
-        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, peer, status, reason });
+    fn failed(&self, remote: Remote, status: Option<u16>, reason: String) {
+        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, remote, status, reason });
     }
 }
 
@@ -322,7 +355,7 @@ where
         let slot = Slot { site: Arc::clone(self), id, has_place };
         if !has_place && before >= Self::MOST_REFUSING {
             self.hub.count(|stats| stats.refused += 1);
-            slot.failed(peer, None, "too many connections".to_owned());
+            slot.failed(peer.into(), None, "too many connections".to_owned());
             return Ok(());
         }
         let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
@@ -349,12 +382,13 @@ where
     fn shake_hands(&mut self, arrival: &Arrival, peer: SocketAddr) -> Option<Box<Connection>> {
         let stream = &arrival.stream;
         if let Err(error) = tcp::prepare(stream) {
-            self.failed(peer, None, error.to_string());
+            self.failed(peer.into(), None, error.to_string());
             return None;
         }
-        match handshake::perform(arrival, peer, &self.site.rules, !self.has_place) {
+        let (remote, outcome) = handshake::perform(arrival, peer, &self.site.rules, !self.has_place);
+        match outcome {
             Outcome::Answered { status } => {
-                log::debug!("#{} {peer} plain HTTP request answered with {status}", self.id);
+                log::debug!("#{} {remote} plain HTTP request answered with {status}", self.id);
                 self.site.hub.count(|stats| stats.http_requests += 1);
                 self.leave_place();
                 tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
@@ -363,16 +397,16 @@ where
                 if !self.has_place {
                     self.site.hub.count(|stats| stats.refused += 1);
                 }
-                self.failed(peer, status, reason);
+                self.failed(remote, status, reason);
                 self.leave_place();
                 if status.is_some() {
                     tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
                 }
             }
             Outcome::Upgraded { request, accept, tail } => {
-                match self.open(Arc::clone(stream), peer, request, *accept, &tail) {
+                match self.open(Arc::clone(stream), request, *accept, &tail) {
                     Ok(connection) => return Some(connection),
-                    Err(error) => self.failed(peer, None, error.to_string()),
+                    Err(error) => self.failed(remote, None, error.to_string()),
                 }
             }
         }
@@ -383,13 +417,12 @@ where
     fn open(
         &self,
         stream: Arc<TcpStream>,
-        peer: SocketAddr,
         request: Request,
         accept: Accept,
         tail: &[u8],
     ) -> io::Result<Box<Connection>> {
         let settings = &self.site.settings;
-        let link = self.link(Arc::clone(&stream), peer, &request);
+        let link = self.link(Arc::clone(&stream), &request);
         link.count_bytes_in(tail.len());
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(stream, decoder)?;
@@ -402,12 +435,12 @@ where
     }
 
     #[inline(never)]
-    fn link(&self, stream: Arc<TcpStream>, peer: SocketAddr, request: &Request) -> Arc<Link> {
+    fn link(&self, stream: Arc<TcpStream>, request: &Request) -> Arc<Link> {
         let settings = &self.site.settings;
         Arc::new(Link::new(Opening {
             role: Role::Server,
             id: self.id,
-            peer,
+            remote: request.remote(),
             path: request.target().to_owned(),
             stream,
             queue_size: settings.queue_size,

@@ -9,7 +9,6 @@
 //! Invariant: it never blocks, neither on a peer nor on a subscriber.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use crossbeam_channel as channel;
 
 use crate::close::{CloseReason, CloseReport, ConnectionId};
 use crate::event::{ConnectionInfo, Event};
+use crate::forwarded::Remote;
 use crate::frame::Frame;
 use crate::handle::Hub;
 use crate::handshake::Arrival;
@@ -34,9 +34,9 @@ pub(crate) enum Notice {
     /// Some connection's heartbeat has this interval from now on.
     Pace(Duration),
     /// The opening handshake came to nothing.
-    HandshakeFailed { id: ConnectionId, peer: SocketAddr, status: Option<u16>, reason: String },
+    HandshakeFailed { id: ConnectionId, remote: Remote, status: Option<u16>, reason: String },
     /// A Pong, or whatever the peer was to give, was missed.
-    Missed { id: ConnectionId, peer: SocketAddr, what: &'static str, missed: u32, max_missed: u32 },
+    Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
     /// A closing handshake has begun that must not last beyond the deadline.
     Closing { link: Arc<Link>, deadline: Instant },
     /// The connection has ended.
@@ -157,18 +157,19 @@ impl Supervisor {
                 self.registry.insert(id, Entry::Handshaking(arrival));
             }
             Notice::Opened(link) => self.opened(link),
-            Notice::HandshakeFailed { id, peer, status, reason } => {
+            Notice::HandshakeFailed { id, remote, status, reason } => {
                 match status {
-                    Some(status) => log::info!("#{id} {peer} handshake failed: {status}, {reason}"),
-                    None => log::info!("#{id} {peer} handshake failed: {reason}"),
+                    Some(status) => log::info!("#{id} {remote} handshake failed: {status}, {reason}"),
+                    None => log::info!("#{id} {remote} handshake failed: {reason}"),
                 }
+                let Remote { peer, client } = remote;
                 self.hub.count(|stats| stats.handshakes_failed += 1);
-                self.hub.publish(|| Event::HandshakeFailed { id, peer, status, reason });
+                self.hub.publish(|| Event::HandshakeFailed { id, peer, client, status, reason });
             }
-            Notice::Missed { id, peer, what, missed, max_missed } => {
-                log::warn!("#{id} {peer} missed {what} {missed} of {max_missed}");
+            Notice::Missed { id, remote, what, missed, max_missed } => {
+                log::warn!("#{id} {remote} missed {what} {missed} of {max_missed}");
                 self.hub.count(|stats| stats.missed += 1);
-                self.hub.publish(|| Event::Missed { id, peer, missed, max_missed });
+                self.hub.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
             Notice::Closing { link, deadline } => {
                 self.closing.insert((deadline, link.id), link);
@@ -188,12 +189,13 @@ impl Supervisor {
     }
 
     fn opened(&mut self, link: Arc<Link>) {
-        log::info!("#{} {} opened {}", link.id, link.peer, link.path);
+        log::info!("#{} {} opened {}", link.id, link.remote, link.path);
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
-        self.hub.publish(|| Event::Opened { id: link.id, peer: link.peer, path: link.path.clone() });
+        let Remote { peer, client } = link.remote;
+        self.hub.publish(|| Event::Opened { id: link.id, peer, client, path: link.path.clone() });
         match &self.ending {
             None => {}
             Some(ending) if ending.peers_are_cut => link.abort(CloseReason::Shutdown),
@@ -208,13 +210,14 @@ impl Supervisor {
     }
 
     fn closed(&mut self, report: CloseReport) {
-        let CloseReport { id, peer, .. } = report;
+        let CloseReport { id, peer, client, .. } = report;
+        let remote = Remote { peer, client };
         match &report.reason {
-            reason if reason.is_clean() => log::info!("#{id} {peer} ended: {report}"),
+            reason if reason.is_clean() => log::info!("#{id} {remote} ended: {report}"),
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
-                log::error!("#{id} {peer} ended: {report}");
+                log::error!("#{id} {remote} ended: {report}");
             }
-            _ => log::warn!("#{id} {peer} ended: {report}"),
+            _ => log::warn!("#{id} {remote} ended: {report}"),
         }
         self.hub.count(|stats| {
             stats.open -= 1;
@@ -287,11 +290,11 @@ impl Supervisor {
             if open.link.outbound.is_closing() || open.next_pong.is_some_and(|next| now < next) {
                 continue;
             }
-            let (id, peer) = (open.link.id, open.link.peer);
+            let (id, remote) = (open.link.id, open.link.remote);
             if open.next_pong.is_none() {
-                log::warn!("#{id} {peer} handler has not called recv for {away:.1?}");
+                log::warn!("#{id} {remote} handler has not called recv for {away:.1?}");
                 self.hub.count(|stats| stats.handlers_stalled += 1);
-                self.hub.publish(|| Event::HandlerStalled { id, peer, away });
+                self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
             open.next_pong = Some(now + interval);
             // If it cannot be written, the connection's thread will find out why. But if the kernel has given up on the

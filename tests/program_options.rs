@@ -214,3 +214,23 @@ fn read_to_end(stream: &mut TcpStream) {
     // A reset is an end as well.
     let _ = stream.read_to_end(&mut Vec::new());
 }
+
+#[test]
+fn trust_proxy_shows_the_client_that_the_proxy_names() {
+    let headers = "X-Forwarded-For: 198.51.100.1, 203.0.113.9\r\n";
+    for (options, whom) in [
+        (&["--trust-proxy", "127.0.0.1"][..], "203.0.113.9 via "),
+        (&["--trust-proxy", "::1", "--trust-proxy", "127.0.0.0/8"], "203.0.113.9 via "),
+        (&["--trust-proxy", "127.0.0.2"], ""),
+        (&[], ""),
+    ] {
+        let server = serve_with(options);
+        let mut stream = tcp(server.address());
+        let peer = stream.local_addr().unwrap();
+        stream.write_all(upgrade_request(headers).as_bytes()).unwrap();
+        assert!(answer_head(&mut stream).starts_with("HTTP/1.1 101 "));
+        server.stderr.line_with(&[&format!("#1 {whom}{peer} opened /")]);
+        drop(stream);
+        server.stderr.line_with(&[&format!("#1 {whom}{peer} ended: ")]);
+    }
+}

@@ -168,7 +168,8 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
         }
         None => return Ok(()),
     };
-    let rules = Rules { timeout: Duration::from_secs(1), on_handshake: None, on_request: None };
+    let rules =
+        Rules { timeout: Duration::from_secs(1), trusted: Trusted::default(), on_handshake: None, on_request: None };
     let checked = check_upgrade(&request).and_then(|()| decide(&request, &rules));
     let theirs = accept_key_of_tungstenite(&request);
     match checked {
