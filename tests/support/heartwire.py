@@ -7,6 +7,7 @@ import collections
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve()
+PROGRAM = TARGET / "release" / "heartwire"
 TOOLS = pathlib.Path(os.environ.get("TOOLS", TARGET / "tools"))
 
 # Longer than anything takes on the slowest machine, so that a test fails instead of hanging.
@@ -40,6 +42,17 @@ class Wrong(Exception):
 def build():
     """Brings the release build up to date. Does nothing if it is."""
     subprocess.run(["cargo", "build", "--quiet", "--locked", "--release"], cwd=ROOT, check=True)
+
+
+def build_beside(project, program):
+    """Brings a project that stands on its own and uses the library up to date, and gives the path of its program.
+
+    It is built with the very versions that heartwire is, whose Cargo.lock it is given; it must not need more crates."""
+    target = TARGET / "beside"
+    shutil.copy(ROOT / "Cargo.lock", project)
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(target)}
+    subprocess.run(["cargo", "build", "--quiet"], cwd=project, env=environment, check=True)
+    return target / "debug" / program
 
 
 class Reader:
@@ -123,20 +136,12 @@ class Process:
             send_signal(pid, signal.SIGCONT)
 
 
-class Server(Process):
-    """A running `heartwire`, or another program that speaks as it does, on a port of its own."""
+class Logged(Process):
+    """A program that logs its connections as heartwire does."""
 
-    def __init__(self, *options, command=None, log="stderr"):
-        command = command or [TARGET / "release" / "heartwire", "127.0.0.1:0"]
-        super().__init__([*command, *options])
+    def __init__(self, command, log="stderr", **options):
+        super().__init__(command, **options)
         self.log_reader = getattr(self, log)
-        found = self.stdout.find(lambda line: re.search(r"ws://(\S+)", line.text), CEILING)
-        if found is None:
-            self.end()
-            raise RuntimeError(f"the server did not start: {self.stderr.text()}")
-        self.address = found.group(1)
-        self.port = int(self.address.rpartition(":")[2])
-        self.url = f"ws://{self.address}/"
 
     def log(self, what=None):
         """What the log says of connections so far: everything, or what was `opened`, `missed` or `ended`."""
@@ -152,6 +157,21 @@ class Server(Process):
             return item if item and item.what == what and of in (None, item.id) else None
 
         return self.log_reader.find(wanted, timeout)
+
+
+class Server(Logged):
+    """A running `heartwire`, or another program that speaks as it does, on a port of its own."""
+
+    def __init__(self, *options, command=None, log="stderr"):
+        command = command or [PROGRAM, "127.0.0.1:0"]
+        super().__init__([*command, *options], log)
+        found = self.stdout.find(lambda line: re.search(r"ws://(\S+)", line.text), CEILING)
+        if found is None:
+            self.end()
+            raise RuntimeError(f"the server did not start: {self.stderr.text()}")
+        self.address = found.group(1)
+        self.port = int(self.address.rpartition(":")[2])
+        self.url = f"ws://{self.address}/"
 
     def shut_down(self):
         """Asks it to end, and gives its exit status and how long that took."""
