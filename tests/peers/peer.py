@@ -14,7 +14,6 @@ which knows lines of text only, has 1 MiB of text instead.
 """
 
 import dataclasses
-import functools
 import os
 import pathlib
 import shutil
@@ -22,9 +21,10 @@ import subprocess
 import sys
 
 import heartwire
+import needs
 
 HERE = pathlib.Path(__file__).resolve().parent
-NODE = heartwire.TOOLS / "node" / "peers" / "node_modules"
+NODE = needs.node_modules("peers")
 CARGO_TARGET = heartwire.TARGET / "peers"
 RUST = CARGO_TARGET / "debug" / "heartwire-test-peers"
 
@@ -91,26 +91,20 @@ class Running(heartwire.Process):
 # What is missing for a peer, or `None`. ###############################################################################
 
 
-def no_program(name):
-    return None if shutil.which(name) else f"{name} is not installed"
-
-
-def no_python():
-    found = subprocess.run([sys.executable, "-c", "import websockets.sync.client"], capture_output=True)
-    return None if found.returncode == 0 else "the Python package websockets is not installed"
+def no_websockets():
+    return needs.no_python("websockets.sync.client", "websockets")
 
 
 def no_faye():
-    if reason := no_program("ruby"):
-        return reason
-    found = subprocess.run(["ruby", "-e", "require 'faye/websocket'"], capture_output=True)
-    return None if found.returncode == 0 else "the Ruby package faye-websocket is not installed"
+    return needs.no_ruby("faye/websocket", "faye-websocket")
+
+
+def no_java():
+    return needs.no_program("java")
 
 
 def no_node(package):
-    if reason := no_program("node"):
-        return reason
-    return None if (NODE / package).is_dir() else f"the Node package {package} is not installed"
+    return needs.no_node("peers", package)
 
 
 def chromium():
@@ -121,22 +115,15 @@ def no_chromium():
     return no_node("playwright-core") or (None if chromium() else "chromium is not installed")
 
 
-@functools.cache
 def no_rust():
-    """Builds the peers in Rust. Only that their crates cannot be had is an excuse."""
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(CARGO_TARGET)}
-    fetched = subprocess.run(["cargo", "fetch", "--locked"], cwd=HERE / "rust", env=environment, capture_output=True)
-    if fetched.returncode != 0:
-        return "the crates of the peers in Rust cannot be fetched"
-    subprocess.run(["cargo", "build", "--quiet", "--locked"], cwd=HERE / "rust", env=environment, check=True)
-    return None
+    return needs.no_crates(HERE / "rust", CARGO_TARGET)
 
 
 PEERS = [
-    Peer("Python websockets, threads", [sys.executable, "python.py", "sync"], no_python),
-    Peer("Python websockets, asyncio", [sys.executable, "python.py", "asyncio"], no_python),
+    Peer("Python websockets, threads", [sys.executable, "python.py", "sync"], no_websockets),
+    Peer("Python websockets, asyncio", [sys.executable, "python.py", "asyncio"], no_websockets),
     Peer("Ruby faye-websocket", ["ruby", "faye.rb"], no_faye),
-    Peer("JDK HttpClient", ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "Jdk.java"], lambda: no_program("java")),
+    Peer("JDK HttpClient", ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "Jdk.java"], no_java),
     Peer("tokio-tungstenite", [RUST, "tokio-tungstenite"], no_rust),
     Peer("awc, Pings answered by hand", [RUST, "awc-answering"], no_rust),
     Peer("awc as it is", [RUST, "awc-silent"], no_rust, answers=False),

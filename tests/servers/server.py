@@ -1,0 +1,175 @@
+"""The servers: how each is started, and how it is spoken to.
+
+A server is a program that listens on 127.0.0.1, on the port it is given (0: any that is free), sends back each message,
+beats by Pings of its own, and tells on its standard output what happens:
+
+    version VERSION             what it is made of
+    listening on ws://ADDRESS   it is ready
+    open                        a connection has opened
+    pong                        a Ping of its own was answered
+    closed CODE                 a connection has ended (1006: without a Close frame)
+
+At a line "close" it closes all connections that it has, and stays for new ones.
+"""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import heartwire
+import needs
+import proxy
+
+HERE = pathlib.Path(__file__).resolve().parent
+RUST_TARGET = heartwire.TARGET / "servers"
+RUST = RUST_TARGET / "debug" / "heartwire-test-servers"
+
+
+@dataclasses.dataclass
+class Kind:
+    """A kind of server."""
+
+    name: str
+    # From a port to a command.
+    command: object
+    missing: object
+    # The code with which it closes when told to.
+    code: int = 1001
+    # In seconds.
+    ping_interval: float = 0.4
+    environment: dict = dataclasses.field(default_factory=dict)
+    # Whether it stands behind nginx.
+    is_proxied: bool = False
+
+    @contextlib.contextmanager
+    def site(self):
+        """A server at work, and its URL for clients."""
+        with Site(self) as site:
+            if not self.is_proxied:
+                yield site
+                return
+            with proxy.nginx(site.address) as address:
+                site.url = f"ws://{address}/ws"
+                yield site
+
+
+class Site:
+    """A server at one address, where another may take its place."""
+
+    def __init__(self, kind):
+        self.kind = kind
+        self.address = "127.0.0.1:0"
+        self.start()
+        self.url = f"ws://{self.address}/"
+
+    def start(self):
+        self.server = (Heartwire if self.kind.command is None else Program)(self.kind, self.address)
+        self.address = self.server.address
+
+    def close_all(self):
+        """Has the server close all its connections. One that can do so only by ending has a successor at once."""
+        if not self.server.close_all():
+            self.start()
+
+    def kill(self):
+        self.server.end()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.server.end()
+
+
+class Program(heartwire.Process):
+    """A server that speaks as written above."""
+
+    def __init__(self, kind, address):
+        environment = {**os.environ, "NODE_PATH": str(needs.node_modules("servers")), **kind.environment}
+        command = kind.command(address.rpartition(":")[2])
+        super().__init__(command, stdin=subprocess.PIPE, env=environment, cwd=HERE)
+        found = self.find(r".*[Ll]istening on \w+://([\d.]+:\d+)")
+        if found is None:
+            self.end()
+            raise heartwire.Wrong(f"{kind.name} did not start: {self.stdout.text()}\n{self.stderr.text()}")
+        self.address = found[1]
+
+    @property
+    def version(self):
+        return self.find(r"version (\S+)")[1]
+
+    def find(self, pattern):
+        return self.stdout.find(lambda line: re.fullmatch(pattern, line.text), heartwire.CEILING)
+
+    def pongs(self):
+        """How many of its Pings were answered."""
+        return sum(line.text == "pong" for line in list(self.stdout.lines))
+
+    def has_closed(self, code):
+        """Waits until a connection has ended with this code."""
+        return self.find(f"closed {code}") is not None
+
+    def close_all(self):
+        self.child.stdin.write("close\n")
+        self.child.stdin.flush()
+        return True
+
+
+class Heartwire(heartwire.Server):
+    """heartwire itself, which tells the same by its log. Only a Pong counts as life for it."""
+
+    BEAT = ["--ping-interval", "400ms", "--pong-timeout", "1200ms", "--max-missed", "1", "--liveness", "pong-only"]
+
+    def __init__(self, _, address):
+        super().__init__(*self.BEAT, "--log-level", "debug", command=[heartwire.PROGRAM, address])
+        found = subprocess.run([heartwire.PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True)
+        self.version = found.stdout.split()[1]
+
+    def pongs(self):
+        """It does not tell of each. That it lets a connection live says it."""
+
+    def has_closed(self, code):
+        who = "server shutdown" if code == 1001 else f"closed by peer with {code}"
+        ended = self.wait_for("ended")
+        return ended is not None and ended.rest.startswith(who)
+
+    def close_all(self):
+        self.shut_down()
+        return False
+
+
+def puma(port):
+    return ["puma", "--bind", f"tcp://127.0.0.1:{port}", "faye.ru"]
+
+
+def no_puma():
+    return needs.no_program("puma") or needs.no_ruby("faye/websocket", "faye-websocket")
+
+
+def no_rust():
+    return needs.no_crates(HERE / "rust", RUST_TARGET)
+
+
+KINDS = [
+    Kind("faye, `ping: 5`, under puma", puma, no_puma, code=1000, ping_interval=5, environment={"PING": "5"}),
+    Kind("faye, `ping: 1`, under puma", puma, no_puma, code=1000, ping_interval=1, environment={"PING": "1"}),
+    Kind(
+        "Python websockets, asyncio",
+        lambda port: [sys.executable, "python.py", port],
+        lambda: needs.no_python("websockets.asyncio.server", "websockets"),
+    ),
+    Kind("Node ws", lambda port: ["node", "ws.js", port], lambda: needs.no_node("servers", "ws")),
+    Kind("actix-ws", lambda port: [RUST, "actix-ws", port], no_rust),
+    Kind("tokio-tungstenite", lambda port: [RUST, "tokio-tungstenite", port], no_rust),
+    Kind("heartwire", None, lambda: None),
+    Kind(
+        "heartwire behind nginx",
+        None,
+        lambda: None if proxy.program() else "nginx is not installed",
+        is_proxied=True,
+    ),
+]

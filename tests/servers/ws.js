@@ -1,0 +1,46 @@
+// Node `ws`, with the heartbeat that its documentation shows: whoever has not answered the last Ping is cut off.
+//
+// Usage: ws.js PORT. What a server does is written in server.py.
+
+'use strict';
+
+const readline = require('node:readline');
+const { WebSocketServer } = require('ws');
+
+const PING_INTERVAL = 400;
+
+const say = (...words) => console.log(words.join(' '));
+
+const server = new WebSocketServer({ host: '127.0.0.1', port: Number(process.argv[2]) });
+
+server.on('listening', () => {
+  say('version', require('ws/package.json').version);
+  say(`listening on ws://127.0.0.1:${server.address().port}`);
+});
+
+server.on('connection', (socket) => {
+  say('open');
+  socket.isAlive = true;
+  socket.on('pong', () => {
+    socket.isAlive = true;
+    say('pong');
+  });
+  socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+  socket.on('error', () => {});
+  socket.on('close', (code) => say('closed', code));
+});
+
+setInterval(() => {
+  for (const socket of server.clients) {
+    if (!socket.isAlive) {
+      socket.terminate();
+    } else {
+      socket.isAlive = false;
+      socket.ping();
+    }
+  }
+}, PING_INTERVAL);
+
+readline.createInterface({ input: process.stdin }).on('line', (line) => {
+  if (line === 'close') server.clients.forEach((socket) => socket.close(1001));
+});
