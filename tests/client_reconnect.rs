@@ -114,8 +114,10 @@ fn only_a_connection_that_lasted_makes_the_failures_forgotten() {
     let backoff = Backoff::default().first(ms(1)).longest(ms(5)).stable_after(ms(400));
     let client = run(client(server.address()).reconnect(backoff), listen);
     for attempt in 1..=5 {
-        assert_eq!(client.connecting(), attempt, "a server that drops at once is no better than one that is down");
-        drop(server.open());
+        assert_eq!(client.connecting(), attempt, "a server that drops soon is no better than one that is down");
+        let connection = server.open();
+        thread::sleep(ms(20));
+        drop(connection);
         client.closed();
     }
     assert_eq!(client.connecting(), 6);
