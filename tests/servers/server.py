@@ -28,6 +28,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 RUST_TARGET = heartwire.TARGET / "servers"
 RUST = RUST_TARGET / "debug" / "heartwire-test-servers"
 
+# In seconds. A client that does not answer a Close frame is cut later than this.
+ANSWERED = 2.0
+
 
 @dataclasses.dataclass
 class Kind:
@@ -71,8 +74,10 @@ class Site:
         self.address = self.server.address
 
     def close_all(self):
-        """Has the server close all its connections. One that can do so only by ending has a successor at once."""
-        if not self.server.close_all():
+        """Has the server close all its connections, and waits until they answered. One that can do so only by ending
+        has a successor at once."""
+        self.server.close_all(self.kind.code)
+        if self.server.child.poll() is not None:
             self.start()
 
     def kill(self):
@@ -113,10 +118,11 @@ class Program(heartwire.Process):
         """Waits until a connection has ended with this code."""
         return self.find(f"closed {code}") is not None
 
-    def close_all(self):
+    def close_all(self, code):
         self.child.stdin.write("close\n")
         self.child.stdin.flush()
-        return True
+        if not self.has_closed(code):
+            raise heartwire.Wrong(f"nobody answered its Close frame: {self.stdout.text()}")
 
 
 class Heartwire(heartwire.Server):
@@ -125,7 +131,7 @@ class Heartwire(heartwire.Server):
     BEAT = ["--ping-interval", "400ms", "--pong-timeout", "1200ms", "--max-missed", "1", "--liveness", "pong-only"]
 
     def __init__(self, _, address):
-        super().__init__(*self.BEAT, "--log-level", "debug", command=[heartwire.PROGRAM, address])
+        super().__init__(*self.BEAT, command=[heartwire.PROGRAM, address])
         found = subprocess.run([heartwire.PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True)
         self.version = found.stdout.split()[1]
 
@@ -133,13 +139,14 @@ class Heartwire(heartwire.Server):
         """It does not tell of each. That it lets a connection live says it."""
 
     def has_closed(self, code):
-        who = "server shutdown" if code == 1001 else f"closed by peer with {code}"
-        ended = self.wait_for("ended")
-        return ended is not None and ended.rest.startswith(who)
+        cause = f" ended: closed by peer with {code}"
+        return self.log_reader.find(lambda line: cause in line.text or None, heartwire.CEILING) is not None
 
-    def close_all(self):
-        self.shut_down()
-        return False
+    def close_all(self, _):
+        status, took = self.shut_down()
+        ended = self.wait_for("ended")
+        if status != 0 or took > ANSWERED or not ended or not ended.rest.startswith("server shutdown"):
+            raise heartwire.Wrong(f"nobody answered its Close frame in {took:.1f} s: {self.stderr.text()}")
 
 
 def puma(port):
@@ -162,7 +169,12 @@ KINDS = [
         lambda port: [sys.executable, "python.py", port],
         lambda: needs.no_python("websockets.asyncio.server", "websockets"),
     ),
-    Kind("Node ws", lambda port: ["node", "ws.js", port], lambda: needs.no_node("servers", "ws")),
+    Kind(
+        "Node ws",
+        lambda port: ["node", "ws.js", port],
+        lambda: needs.no_node("servers", "ws"),
+        ping_interval=1,
+    ),
     Kind("actix-ws", lambda port: [RUST, "actix-ws", port], no_rust),
     Kind("tokio-tungstenite", lambda port: [RUST, "tokio-tungstenite", port], no_rust),
     Kind("heartwire", None, lambda: None),

@@ -7,7 +7,8 @@
 const readline = require('node:readline');
 const { WebSocketServer } = require('ws');
 
-const PING_INTERVAL = 400;
+// It allows for no delay but this one, so it must not be too short for a busy machine.
+const PING_INTERVAL = 1000;
 
 const say = (...words) => console.log(words.join(' '));
 
