@@ -404,8 +404,12 @@ where
                 }
             }
             Outcome::Upgraded { request, accept, tail } => {
-                match self.open(Arc::clone(stream), request, *accept, &tail) {
-                    Ok(connection) => return Some(connection),
+                let link = self.link(stream, &request);
+                match self.open(&link, stream, request, &accept, &tail) {
+                    Ok(connection) => {
+                        self.site.hub.notify(Notice::Opened(link));
+                        return Some(connection);
+                    }
                     Err(error) => self.failed(remote, None, error.to_string()),
                 }
             }
@@ -416,33 +420,32 @@ where
     #[inline(never)]
     fn open(
         &self,
-        stream: Arc<TcpStream>,
+        link: &Arc<Link>,
+        stream: &Arc<TcpStream>,
         request: Request,
-        accept: Accept,
+        accept: &Accept,
         tail: &[u8],
     ) -> io::Result<Box<Connection>> {
         let settings = &self.site.settings;
-        let link = self.link(Arc::clone(&stream), &request);
         link.count_bytes_in(tail.len());
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
-        let inbound = Inbound::new(stream, decoder)?;
+        let inbound = Inbound::new(Arc::clone(stream), decoder)?;
         let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
         let text_heartbeat = settings.text_heartbeat || accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT);
         let connection =
-            Connection::new(Arc::clone(&link), inbound, heartbeat, request, accept.subprotocol, text_heartbeat);
-        self.site.hub.notify(Notice::Opened(link));
+            Connection::new(Arc::clone(link), inbound, heartbeat, request, accept.subprotocol.clone(), text_heartbeat);
         Ok(Box::new(connection))
     }
 
     #[inline(never)]
-    fn link(&self, stream: Arc<TcpStream>, request: &Request) -> Arc<Link> {
+    fn link(&self, stream: &Arc<TcpStream>, request: &Request) -> Arc<Link> {
         let settings = &self.site.settings;
         Arc::new(Link::new(Opening {
             role: Role::Server,
             id: self.id,
             remote: request.remote(),
             path: request.target().to_owned(),
-            stream,
+            stream: Arc::clone(stream),
             queue_size: settings.queue_size,
             close_timeout: settings.close_timeout,
             stack_size: settings.stack_size,
