@@ -332,11 +332,32 @@
 //! when all threads have ended, or at the close timeout: a handler that does not return by then is logged and left
 //! behind, its connection closed and reported. Then the channels of [`Handle::events`] end; [`Handle::stats`] stays.
 //!
+//! # The other end
+//!
+//! [`Client::run`] is the counterpart of [`Server::serve`]: the same [`Connection`], the same heartbeat, in the caller's
+//! thread. When the server is lost, or not reached, it waits (exponential backoff with full jitter, [`Backoff`]) and
+//! connects again, until the handler returns, somebody calls [`ClientHandle::stop`], or an error shows that it is
+//! pointless ([`ConnectError::is_fatal`]).
+//!
+//! ```no_run
+//! use heartwire::{Client, Error};
+//!
+//! fn main() -> Result<(), Error> {
+//!     let client = Client::new("ws://127.0.0.1:9001/")?.outbox_size(64 * 1024);
+//!     let handle = client.handle(); // for other threads: send, stop, events, set_heartbeat
+//!     let _ = handle.send("kept until there is a connection");
+//!     client.run(|conn| loop {
+//!         println!("{:?}", conn.recv()?);
+//!     })
+//! }
+//! ```
+//!
 //! # Errors
 //!
 //! - [`Error::Closed`]: the connection is closed or closing, and why. From `recv`, `send`, `feed`, `close`, `ping`.
 //! - [`Error::InvalidCloseCode`]: from `close`; the connection stays as it was.
 //! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`] and [`Server::serve`].
+//! - [`Error::Connect`]: from [`Client::new`] and [`Client::run`].
 //! - [`Error::Handler`]: never from heartwire; it is for the handler's own errors, see [`Error::handler`].
 //!
 //! In a handler, `?` does what is right with each: the end of this connection is that, whatever it was; any other
@@ -360,6 +381,7 @@
 //! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, stalled handlers |
 //! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
+//! | `heartwire-dial` | for one attempt of a client | name resolution, connecting, opening handshake |
 //!
 //! The supervisor never waits for a peer or a subscriber. It does call the logger: one that blocks holds up reports
 //! and broadcasts, though not the heartbeats.
@@ -371,8 +393,9 @@
 //! - **error**: something for you to repair. A handler panicked or failed, `on_handshake` panicked or gave what cannot
 //!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown.
 //! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
-//!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures.
-//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed.
+//!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
+//!   attempt that failed, messages that were kept and never sent.
+//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, a client's pause.
 //! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
 //! - **trace**: nothing.
 //!
