@@ -1,0 +1,634 @@
+// heartwire.js: a WebSocket that knows when its server is gone, and comes back.
+//
+//     import { HeartSocket } from '/heartwire.js';
+//     const socket = new HeartSocket('ws://localhost:9001/');
+//     socket.onmessage = (event) => console.log(event.data);
+//
+// A page can neither send a Ping frame nor see one, so the heartbeat is text: `ping next=<milliseconds>`, answered by
+// `pong`, agreed upon by the subprotocol heartwire.v1. The server's first message tells its settings. None of this
+// reaches the page's listeners.
+//
+// Heart and Backoff are pure: no clock, no timers, the time is passed in. All durations are in milliseconds.
+
+/** The subprotocol by which a server says that it answers heartbeats in text. */
+export const PROTOCOL = 'heartwire.v1';
+
+const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000 };
+
+/** How rarely timers of a hidden page may fire: browsers let them once a minute. */
+const HIDDEN_INTERVAL = 60_000;
+
+/** When to send a heartbeat, what counts as a miss, and when the server is dead. */
+export class Heart {
+  #policy;
+  /** When the next beat is due. */
+  #nextPing;
+  /** The miss clock: until when something must come in; it runs from a ping to the next sign of life. */
+  #lifeDue = null;
+  #pingOwed = false;
+  /** When the pings were sent that no pong has answered yet. */
+  #unanswered = [];
+  #isProbing = false;
+  #heardAt;
+
+  /** Misses in a row. */
+  missed = 0;
+
+  /** Round-trip times, smoothed as in RFC 6298; `null` before the first pong. */
+  roundTrip = null;
+
+  constructor(policy, now) {
+    this.#heardAt = now;
+    this.setPolicy(policy, now);
+  }
+
+  get policy() {
+    return this.#policy;
+  }
+
+  /** Changes the policy. The beat starts afresh, without misses. */
+  setPolicy(policy, now) {
+    this.#policy = { ...DEFAULTS, ...policy };
+    this.#nextPing = now + this.#policy.interval;
+    this.#lifeDue = null;
+    this.#pingOwed = false;
+    this.#isProbing = false;
+    this.missed = 0;
+  }
+
+  /** When to call `poll` next, unless something arrives. */
+  get deadline() {
+    return Math.min(this.#nextPing, this.#lifeDue ?? Infinity);
+  }
+
+  /** Whether the line was doubted, and nothing has come since. */
+  get isProbing() {
+    return this.#isProbing;
+  }
+
+  /** Whether nothing was heard for longer than a beating heart allows. */
+  isQuiet(now) {
+    return now - this.#heardAt > this.#policy.interval + this.#policy.timeout;
+  }
+
+  /** Something arrived, whatever it was. */
+  life(now) {
+    this.#heardAt = now;
+    this.#lifeDue = null;
+    this.#isProbing = false;
+    this.missed = 0;
+  }
+
+  /**
+   * A pong arrived. Returns the round-trip time, or `null` if several pings were under way: it does not say which it
+   * answers, and a server that was behind answers the newest only.
+   */
+  pong(now) {
+    this.life(now);
+    const isOnly = this.#unanswered.length === 1;
+    const sentAt = this.#unanswered.shift();
+    if (!isOnly) return null;
+    this.#sample(now - sentAt);
+    return now - sentAt;
+  }
+
+  /** Doubts the line: a ping is to leave at once, and if nothing comes within the probe's timeout, it is dead. */
+  probe() {
+    this.#pingOwed = true;
+    this.#isProbing = true;
+    this.#lifeDue = null;
+  }
+
+  /** A ping is to leave at once, for what it announces. */
+  beat() {
+    this.#pingOwed = true;
+  }
+
+  /**
+   * What is to be done: `ping`, `missed` (one more), `dead`, or `wait` until the deadline.
+   *
+   * `excused`: what was sent has not all left yet. A deadline missed then is no miss, nor is one that is noticed
+   * clearly late: the machine slept, or the page was hidden and its timers held back. A ping with a fresh timeout
+   * follows.
+   */
+  poll(now, excused = false) {
+    const { interval, maxMissed } = this.#policy;
+    if (this.#lifeDue !== null && this.#lifeDue <= now) {
+      const isLate = now - this.#lifeDue > this.#tolerance;
+      this.#lifeDue = null;
+      this.#pingOwed = true;
+      if (!isLate && !excused) {
+        this.missed += 1;
+        return this.#isProbing || this.missed >= maxMissed ? 'dead' : 'missed';
+      }
+    }
+    if (this.#nextPing <= now) {
+      this.#pingOwed = true;
+      // Beats that were slept through are skipped.
+      this.#nextPing = now + interval - ((now - this.#nextPing) % interval);
+    }
+    return this.#pingOwed ? 'ping' : 'wait';
+  }
+
+  /** The ping asked for has left. */
+  pingSent(now) {
+    const { timeout, probeTimeout, maxMissed } = this.#policy;
+    this.#pingOwed = false;
+    // For what is older no answer of its own comes any more.
+    this.#unanswered = this.#unanswered.filter((sentAt) => now - sentAt < timeout * maxMissed);
+    this.#unanswered.push(now);
+    this.#lifeDue ??= now + (this.#isProbing ? probeTimeout : timeout);
+  }
+
+  /** Timers of a hidden page may be held to whole seconds, which makes nobody dead and should hide nobody's death. */
+  get #tolerance() {
+    return 1_100 + this.#policy.timeout / 4;
+  }
+
+  #sample(last) {
+    const before = this.roundTrip;
+    this.roundTrip = before
+      ? {
+          last,
+          smoothed: (before.smoothed * 7 + last) / 8,
+          variation: (before.variation * 3 + Math.abs(before.smoothed - last)) / 4,
+          min: Math.min(before.min, last),
+          samples: before.samples + 1,
+        }
+      : { last, smoothed: last, variation: last / 2, min: last, samples: 1 };
+  }
+}
+
+/** How long to wait before the next attempt: exponential backoff with full jitter. */
+export class Backoff {
+  #first;
+  #longest;
+  #stableAfter;
+  #failures = 0;
+
+  constructor({ first = 500, longest = 30_000, stableAfter = 10_000 } = {}) {
+    this.#first = first;
+    this.#longest = longest;
+    this.#stableAfter = stableAfter;
+  }
+
+  /** A connection was open for so long. One that was dropped at once is no success. */
+  wasOpenFor(age) {
+    if (age >= this.#stableAfter) this.#failures = 0;
+  }
+
+  /** `random` is even between 0 and 1. A server that closed with 1012 or 1013 wants to be left alone for a while. */
+  nextDelay(code, random) {
+    const limit = Math.min(this.#first * 2 ** this.#failures, this.#longest);
+    this.#failures += 1;
+    return code === 1012 || code === 1013 ? 5_000 + 25_000 * random : limit * random;
+  }
+}
+
+const CONNECTING = 0;
+const OPEN = 1;
+const CLOSING = 2;
+const CLOSED = 3;
+
+/** Codes that would come up again: one end finds the other's messages wrong. */
+const isHopeless = (code) => code === 1002 || code === 1003 || (code >= 1007 && code <= 1010);
+
+/** The page and its clock. Tests bring their own. */
+const browser = () => ({
+  WebSocket: globalThis.WebSocket,
+  window: globalThis.window,
+  document: globalThis.document,
+  now: () => performance.now(),
+  setTimeout: (callback, delay) => setTimeout(callback, delay),
+  clearTimeout: (timer) => clearTimeout(timer),
+  random: Math.random,
+});
+
+/** A WebSocket with a heartbeat that reconnects. See heartwire.d.ts for what there is beyond a WebSocket. */
+export class HeartSocket extends EventTarget {
+  static CONNECTING = CONNECTING;
+  static OPEN = OPEN;
+  static CLOSING = CLOSING;
+  static CLOSED = CLOSED;
+
+  #url;
+  #protocols;
+  #options;
+  #environment;
+  #backoff;
+  #readyState = CONNECTING;
+  #binaryType = 'blob';
+
+  /** The connection, or the one attempt at it. */
+  #socket = null;
+  #heart = null;
+  #openedAt = null;
+  #isFirstMessage = false;
+  #bufferedAtPing = 0;
+  /** Messages for a connection that is yet to come, or to prove that it lives. */
+  #outbox = [];
+  /** The page was left, and may be shown again. */
+  #isSuspended = false;
+
+  #timers = {};
+  #handlers = {};
+  #pageListeners = [];
+
+  /** What the server told of itself; `null` before, and with other servers. */
+  settings = null;
+
+  constructor(url, protocols = [], options = {}) {
+    super();
+    this.#url = url;
+    this.#protocols = [protocols].flat();
+    this.#options = {
+      heartbeat: 'auto',
+      reconnect: true,
+      connectTimeout: 10_000,
+      closeTimeout: 5_000,
+      outboxSize: 0,
+      closeOnPagehide: true,
+      ...options,
+    };
+    this.#environment = options.environment ?? browser();
+    this.#backoff = new Backoff(this.#options.reconnect);
+    // What is wrong with the URL is thrown, as by a WebSocket.
+    this.#dial();
+    this.#listenToPage();
+  }
+
+  // What a WebSocket has.
+
+  get url() {
+    return this.#socket?.url ?? String(typeof this.#url === 'function' ? '' : this.#url);
+  }
+
+  get protocol() {
+    return this.#socket?.protocol ?? '';
+  }
+
+  get extensions() {
+    return this.#socket?.extensions ?? '';
+  }
+
+  /** CONNECTING also between connections. */
+  get readyState() {
+    return this.#readyState;
+  }
+
+  get bufferedAmount() {
+    const waiting = this.#outbox.reduce((sum, data) => sum + sizeOf(data), 0);
+    return waiting + (this.#socket?.bufferedAmount ?? 0);
+  }
+
+  get binaryType() {
+    return this.#binaryType;
+  }
+
+  set binaryType(type) {
+    this.#binaryType = type;
+    if (this.#socket) this.#socket.binaryType = type;
+  }
+
+  send(data) {
+    if (this.#readyState === CONNECTING) {
+      if (this.bufferedAmount + sizeOf(data) > this.#options.outboxSize) {
+        throw new DOMException('There is no connection, and no room in the outbox.', 'InvalidStateError');
+      }
+      this.#outbox.push(data);
+    } else if (this.#readyState === OPEN) {
+      // Into a line that may be dead nothing is sent before it has shown life.
+      if (this.#heart?.isQuiet(this.#now())) this.probe();
+      if (this.#heart?.isProbing) this.#outbox.push(data);
+      else this.#socket.send(data);
+    }
+  }
+
+  close(code, reason = '') {
+    if (code !== undefined && code !== 1000 && !(code >= 3000 && code <= 4999)) {
+      throw new DOMException(`The close code ${code} is neither 1000 nor within 3000 to 4999.`, 'InvalidAccessError');
+    }
+    if (sizeOf(reason) > 123) throw new DOMException('The close reason is longer than 123 bytes.', 'SyntaxError');
+    if (this.#readyState === CLOSING || this.#readyState === CLOSED) return;
+    this.#readyState = CLOSING;
+    this.#ignorePage();
+    this.#clear('retry');
+    this.#clear('beat');
+    if (!this.#socket) return this.#ended({ code: code ?? 1005, reason, wasClean: true });
+    // A dead line would not answer.
+    this.#start('close', this.#options.closeTimeout, () => this.#lost({ code: 1006, reason: 'no answer to Close' }));
+    if (code === undefined) this.#socket.close();
+    else this.#socket.close(code, reason);
+  }
+
+  // What a WebSocket lacks.
+
+  /** Round-trip times of this connection's heartbeats; `null` before the first. */
+  get roundTrip() {
+    return this.#heart?.roundTrip ?? null;
+  }
+
+  /** Heartbeats in a row without a sign of life. */
+  get missed() {
+    return this.#heart?.missed ?? 0;
+  }
+
+  /** The heartbeat in force; `null` without one. */
+  get heartbeat() {
+    return this.#heart?.policy ?? null;
+  }
+
+  /** Finds out at once: an open line has to show life within the probe's timeout; a lost one is dialed again now. */
+  probe() {
+    if (this.#timers.retry !== undefined) {
+      this.#dialAgain();
+    } else if (this.#heart && !this.#heart.isProbing) {
+      this.#heart.probe();
+      this.#beat();
+    }
+  }
+
+  // Connecting.
+
+  #dial() {
+    const { WebSocket } = this.#environment;
+    const url = typeof this.#url === 'function' ? this.#url() : this.#url;
+    const offered = this.#options.heartbeat === 'auto' ? [...this.#protocols, PROTOCOL] : this.#protocols;
+    const socket = new WebSocket(url, offered);
+    socket.binaryType = this.#binaryType;
+    socket.onopen = () => this.#opened();
+    socket.onmessage = (event) => this.#received(event);
+    socket.onerror = () => this.dispatchEvent(new Event('error'));
+    socket.onclose = ({ code, reason, wasClean }) => this.#lost({ code, reason, wasClean });
+    this.#socket = socket;
+    this.#start('connect', this.#options.connectTimeout, () => {
+      this.dispatchEvent(new Event('error'));
+      // A listener may have closed.
+      if (this.#socket === socket) this.#lost({ code: 1006, reason: 'not connected in time' });
+    });
+  }
+
+  #dialAgain() {
+    this.#clear('retry');
+    try {
+      this.#dial();
+    } catch {
+      // A function that gives URLs may fail now and not later.
+      this.dispatchEvent(new Event('error'));
+      this.#lost({ code: 1006, reason: 'no URL' });
+    }
+  }
+
+  #opened() {
+    this.#clear('connect');
+    // Closed by the page in the meantime: the socket is closing too.
+    if (this.#readyState !== CONNECTING) return;
+    this.#readyState = OPEN;
+    this.#openedAt = this.#now();
+    this.#isFirstMessage = true;
+    const { heartbeat } = this.#options;
+    if (heartbeat === 'plain' || (heartbeat === 'auto' && this.#socket.protocol === PROTOCOL)) {
+      this.#heart = new Heart(this.#policy(), this.#now());
+      this.#awaitBeat();
+    }
+    this.dispatchEvent(new Event('open'));
+    this.#emptyOutbox();
+  }
+
+  #emptyOutbox() {
+    if (this.#readyState !== OPEN || this.#heart?.isProbing) return;
+    for (const data of this.#outbox.splice(0)) this.#socket.send(data);
+  }
+
+  // The heartbeat.
+
+  /** The page's own wishes, else what the server keeps, else the defaults. */
+  #policy() {
+    const { interval, timeout, maxMissed, probeTimeout } = this.#options;
+    const told = this.settings ?? {};
+    // A server that waits for our beat must get it in good time.
+    const pace = told.expect ? Math.min(told.expect / 2, DEFAULTS.interval) : told.interval;
+    const policy = {
+      interval: interval ?? pace ?? DEFAULTS.interval,
+      timeout: timeout ?? told.timeout ?? DEFAULTS.timeout,
+      maxMissed: maxMissed ?? told.max_missed ?? DEFAULTS.maxMissed,
+    };
+    return { ...policy, probeTimeout: probeTimeout ?? Math.min(DEFAULTS.probeTimeout, policy.timeout) };
+  }
+
+  #received(event) {
+    const now = this.#now();
+    const isFirst = this.#isFirstMessage;
+    this.#isFirstMessage = false;
+    if (this.#heart) {
+      if (event.data === 'pong') {
+        const roundTrip = this.#heart.pong(now);
+        this.#alive();
+        this.dispatchEvent(Object.assign(new Event('beat'), { roundTrip }));
+        return;
+      }
+      this.#heart.life(now);
+      this.#alive();
+      if (isFirst && this.#socket.protocol === PROTOCOL && this.#learn(event.data, now)) return;
+    }
+    const { data, origin } = event;
+    this.dispatchEvent(new MessageEvent('message', { data, origin }));
+  }
+
+  #alive() {
+    this.#awaitBeat();
+    this.#emptyOutbox();
+  }
+
+  /** The server's first words. Whether they were its settings. */
+  #learn(data, now) {
+    if (typeof data !== 'string' || !data.startsWith('heartwire {')) return false;
+    try {
+      this.settings = JSON.parse(data.slice('heartwire '.length));
+    } catch {
+      return false;
+    }
+    this.#heart.setPolicy(this.#policy(), now);
+    this.#awaitBeat();
+    this.dispatchEvent(new Event('settings'));
+    return true;
+  }
+
+  #awaitBeat() {
+    if (this.#readyState !== OPEN) return;
+    const delay = Math.max(0, this.#heart.deadline - this.#now());
+    // Messages that have come already may stand behind the timer in the page's queue: they are let in first.
+    this.#start('beat', delay, () => this.#start('beat', 0, () => this.#beat()));
+  }
+
+  /** Does what the heart asks for. */
+  #beat() {
+    for (;;) {
+      const now = this.#now();
+      // What the browser still has to send is held up by the line, not by the server.
+      const { bufferedAmount } = this.#socket;
+      switch (this.#heart.poll(now, bufferedAmount > 0 && bufferedAmount < this.#bufferedAtPing)) {
+        case 'ping':
+          this.#socket.send(`ping next=${this.#announcement()}`);
+          this.#bufferedAtPing = this.#socket.bufferedAmount;
+          this.#heart.pingSent(now);
+          break;
+        case 'missed': {
+          const heart = this.#heart;
+          this.dispatchEvent(Object.assign(new Event('missed'), { missed: heart.missed }));
+          // A listener may have closed.
+          if (this.#heart !== heart || this.#readyState !== OPEN) return;
+          break;
+        }
+        case 'dead':
+          this.#lost({ code: 1006, reason: 'heartbeat lost' });
+          return;
+        default:
+          this.#awaitBeat();
+          return;
+      }
+    }
+  }
+
+  /** When the server may expect the next beat. */
+  #announcement() {
+    const { interval } = this.#heart.policy;
+    return Math.round(this.#isHidden ? Math.max(interval, HIDDEN_INTERVAL) : interval);
+  }
+
+  // The end of a connection.
+
+  /** The connection, or the attempt at it, is over. Comes back unless it is pointless, or nobody wants to. */
+  #lost({ code, reason = '', wasClean = false }) {
+    this.#hangUp(reason);
+    if (this.#openedAt !== null) this.#backoff.wasOpenFor(this.#now() - this.#openedAt);
+    this.#openedAt = null;
+    this.#heart = null;
+    const wants = this.#readyState !== CLOSING && this.#options.reconnect && !isHopeless(code);
+    if (!wants) return this.#ended({ code, reason, wasClean });
+    this.#readyState = CONNECTING;
+    const unsent = this.#trimOutbox(this.#options.outboxSize);
+    const retryIn = this.#isSuspended ? null : this.#backoff.nextDelay(code, this.#environment.random());
+    if (retryIn !== null) this.#start('retry', retryIn, () => this.#dialAgain());
+    this.#tellClosed({ code, reason, wasClean, willReconnect: true, retryIn, unsent });
+  }
+
+  /** Lets go of the socket. A dead line takes its time to close, and we do not wait for it. */
+  #hangUp(reason) {
+    for (const timer of ['connect', 'beat', 'close']) this.#clear(timer);
+    const socket = this.#socket;
+    this.#socket = null;
+    if (!socket) return;
+    socket.onopen = socket.onmessage = socket.onerror = socket.onclose = null;
+    if (socket.readyState !== CLOSED) socket.close(4000, reason);
+  }
+
+  /** For good. */
+  #ended(details) {
+    this.#readyState = CLOSED;
+    this.#ignorePage();
+    this.#tellClosed({ ...details, willReconnect: false, retryIn: null, unsent: this.#trimOutbox(0) });
+  }
+
+  #tellClosed(details) {
+    this.dispatchEvent(Object.assign(new Event('close'), details));
+  }
+
+  /** What waited for a sign of life waits for the next connection, as far as there is room. How many do not. */
+  #trimOutbox(room) {
+    const before = this.#outbox.length;
+    const fits = this.#outbox.findIndex((data) => (room -= sizeOf(data)) < 0);
+    if (fits !== -1) this.#outbox.length = fits;
+    return before - this.#outbox.length;
+  }
+
+  // The page.
+
+  get #isHidden() {
+    return this.#environment.document?.visibilityState === 'hidden';
+  }
+
+  #listenToPage() {
+    const { window, document } = this.#environment;
+    const listen = (target, type, listener) => {
+      target?.addEventListener(type, listener);
+      this.#pageListeners.push(() => target?.removeEventListener(type, listener));
+    };
+    listen(window, 'online', () => this.probe());
+    listen(document, 'visibilitychange', () => (this.#isHidden ? this.#hidden() : this.probe()));
+    listen(window, 'pageshow', (event) => this.#shown(event));
+    if (this.#options.closeOnPagehide) listen(window, 'pagehide', () => this.#left());
+  }
+
+  #ignorePage() {
+    for (const ignore of this.#pageListeners.splice(0)) ignore();
+  }
+
+  /** Tells a server that is led by our beat that it will be slower. */
+  #hidden() {
+    this.#heart?.beat();
+    if (this.#heart) this.#beat();
+  }
+
+  /** The page was left: says so to the server, and keeps a page that may come back out of the way of its cache. */
+  #left() {
+    this.#isSuspended = true;
+    this.#clear('retry');
+    if (!this.#socket) return;
+    if (this.#socket.readyState === OPEN) this.#socket.close(1000, 'page left');
+    this.#lost({ code: 1000, reason: 'page left', wasClean: true });
+  }
+
+  #shown(event) {
+    if (this.#isSuspended) {
+      this.#isSuspended = false;
+      this.#dialAgain();
+    } else if (event.persisted) {
+      this.probe();
+    }
+  }
+
+  // Clock and timers.
+
+  #now() {
+    return this.#environment.now();
+  }
+
+  #start(name, delay, callback) {
+    this.#clear(name);
+    this.#timers[name] = this.#environment.setTimeout(() => {
+      delete this.#timers[name];
+      callback();
+    }, delay);
+  }
+
+  #clear(name) {
+    if (this.#timers[name] === undefined) return;
+    this.#environment.clearTimeout(this.#timers[name]);
+    delete this.#timers[name];
+  }
+
+  static {
+    for (const [name, value] of Object.entries({ CONNECTING, OPEN, CLOSING, CLOSED })) {
+      Object.defineProperty(this.prototype, name, { value });
+    }
+    for (const type of ['open', 'message', 'close', 'error', 'beat', 'missed', 'settings']) {
+      Object.defineProperty(this.prototype, `on${type}`, {
+        get() {
+          return this.#handlers[type] ?? null;
+        },
+        set(handler) {
+          if (this.#handlers[type]) this.removeEventListener(type, this.#handlers[type]);
+          this.#handlers[type] = typeof handler === 'function' ? handler : null;
+          if (this.#handlers[type]) this.addEventListener(type, this.#handlers[type]);
+        },
+      });
+    }
+  }
+}
+
+/** Bytes of a message. */
+function sizeOf(data) {
+  if (typeof data === 'string') return new TextEncoder().encode(data).length;
+  return data.byteLength ?? data.size ?? 0;
+}

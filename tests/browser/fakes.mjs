@@ -1,0 +1,120 @@
+// A clock that stands still until it is told to go on, and a WebSocket without a network.
+
+/** Timers and time. `late` lets the clock jump as a suspended machine's does: timers fire only at the end. */
+export class FakeClock {
+  time = 1_000;
+  #timers = new Map();
+  #last = 0;
+
+  now = () => this.time;
+
+  setTimeout = (callback, delay) => {
+    this.#timers.set(++this.#last, { at: this.time + delay, callback });
+    return this.#last;
+  };
+
+  clearTimeout = (id) => this.#timers.delete(id);
+
+  /** The time goes by, and timers fire when they are due. */
+  advance(duration) {
+    const end = this.time + duration;
+    for (;;) {
+      const due = [...this.#timers].filter(([, { at }]) => at <= end).sort((a, b) => a[1].at - b[1].at || a[0] - b[0])[0];
+      if (!due) break;
+      const [id, { at, callback }] = due;
+      this.#timers.delete(id);
+      this.time = Math.max(this.time, at);
+      callback();
+    }
+    this.time = end;
+  }
+
+  /** The time jumps, and what was due meanwhile fires afterwards. */
+  jump(duration) {
+    this.time += duration;
+    this.advance(0);
+  }
+
+  get pending() {
+    return this.#timers.size;
+  }
+}
+
+export class FakeWebSocket {
+  static all = [];
+
+  readyState = 0;
+  bufferedAmount = 0;
+  binaryType = 'blob';
+  protocol = '';
+  extensions = '';
+  sent = [];
+  closed = null;
+
+  constructor(url, protocols) {
+    if (String(url).includes(' ')) throw new DOMException('bad URL', 'SyntaxError');
+    this.url = String(url);
+    this.offered = protocols;
+    FakeWebSocket.all.push(this);
+  }
+
+  send(data) {
+    if (this.readyState !== 1) throw new Error(`sent in state ${this.readyState}`);
+    this.sent.push(data);
+  }
+
+  close(code, reason) {
+    if (this.readyState >= 2) return;
+    this.readyState = 2;
+    this.closed = { code, reason };
+  }
+
+  // The network's part.
+
+  open(protocol = 'heartwire.v1') {
+    this.readyState = 1;
+    this.protocol = protocol;
+    this.onopen?.();
+  }
+
+  receive(data) {
+    this.onmessage?.({ data, origin: 'ws://fake' });
+  }
+
+  end(code = 1006, reason = '') {
+    this.readyState = 3;
+    this.onclose?.({ code, reason, wasClean: code !== 1006 });
+  }
+}
+
+/** What a HeartSocket takes for the browser. Chance is always one half. */
+export function fakeBrowser() {
+  FakeWebSocket.all = [];
+  const clock = new FakeClock();
+  const window = new EventTarget();
+  const document = Object.assign(new EventTarget(), { visibilityState: 'visible' });
+  const environment = {
+    WebSocket: FakeWebSocket,
+    window,
+    document,
+    now: clock.now,
+    setTimeout: clock.setTimeout,
+    clearTimeout: clock.clearTimeout,
+    random: () => 0.5,
+  };
+  return {
+    clock,
+    environment,
+    get sockets() {
+      return FakeWebSocket.all;
+    },
+    get socket() {
+      return FakeWebSocket.all.at(-1);
+    },
+    happens: (type, details) => window.dispatchEvent(Object.assign(new Event(type), details)),
+    show: (visibilityState) => {
+      document.visibilityState = visibilityState;
+      document.dispatchEvent(new Event('visibilitychange'));
+    },
+  };
+}
