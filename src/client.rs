@@ -371,9 +371,10 @@ where
             queue_size: settings.queue_size.max(self.shared.current().outbox_limit),
             close_timeout: settings.close_timeout,
             stack_size: 64 * 1024,
-            supervisor: self.shared.hub.notices.clone(),
+            takes_broadcasts: true,
+            hub: Arc::clone(&self.shared.hub),
         }));
-        link.count_bytes_in(tail.len());
+        link.count_bytes_in(tail.len(), link.opened);
         let connection = Connection::new(Arc::clone(&link), inbound, settings.heartbeat, request, subprotocol, false);
         self.shared.hub.notify(Notice::Opened(Arc::clone(&link)));
         if let Some(next) = settings.heartbeat.announcement() {

@@ -242,7 +242,7 @@ impl Connection {
                     let _ = self.link.pong(payload);
                 }
                 Ok(Some(Incoming::Pong(payload))) => {
-                    self.link.ledger().pong(&payload, now);
+                    self.link.pong_received(&payload, now);
                     self.life(Sign::Pong, now);
                 }
                 Ok(Some(Incoming::Close(code, reason))) => return Err(self.closed_by_peer(code, reason)),
@@ -272,7 +272,7 @@ impl Connection {
         let now = Instant::now();
         match filled {
             Ok(Filled::Bytes(count)) => {
-                self.link.count_bytes_in(count);
+                self.link.count_bytes_in(count, now);
                 self.life(Sign::Bytes, now);
                 if let Some(policy) = self.link.take_asked_heartbeat() {
                     self.adopt_heartbeat(policy);

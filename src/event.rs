@@ -92,8 +92,12 @@ pub struct ConnectionInfo {
     pub path: String,
     /// How long it has been open.
     pub age: Duration,
+    /// For how long no byte has come from the peer.
+    pub silent: Duration,
     /// Misses in a row.
     pub missed: u32,
+    /// How many misses in a row make the peer dead.
+    pub max_missed: u32,
     /// Round-trip figures, if any Ping was answered.
     pub round_trip: Option<RoundTrip>,
     /// Pings that we sent.
@@ -131,6 +135,12 @@ pub struct Stats {
     pub accept_errors: u64,
     /// Failures to start a thread for a connection.
     pub thread_errors: u64,
+    /// Pings sent.
+    pub pings: u64,
+    /// Pongs that answered them.
+    pub pongs: u64,
+    /// How long the Pongs took.
+    pub round_trips: RoundTrips,
     /// Pongs missed.
     pub missed: u64,
     /// Handlers reported as stalled.
@@ -143,5 +153,83 @@ impl Stats {
     /// Connections that ended, whatever the cause.
     pub fn closed_total(&self) -> u64 {
         self.closed.values().sum()
+    }
+}
+
+/// A server at one moment: see [`Handle::snapshot`](crate::Handle::snapshot).
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Snapshot {
+    /// The open connections, in the order of their numbers.
+    pub connections: Vec<ConnectionInfo>,
+    /// The counters. What passed over a connection is either here, for it has ended, or with the open ones.
+    pub stats: Stats,
+}
+
+/// How long Pongs took, over all connections: how many came within each bound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct RoundTrips {
+    counts: [u64; Self::BOUNDS.len() + 1],
+    sum: Duration,
+}
+
+impl RoundTrips {
+    /// The upper bounds, each included.
+    pub const BOUNDS: [Duration; 13] = {
+        let us = Duration::from_micros;
+        let ms = Duration::from_millis;
+        [
+            us(500),
+            ms(1),
+            us(2500),
+            ms(5),
+            ms(10),
+            ms(25),
+            ms(50),
+            ms(100),
+            ms(250),
+            ms(500),
+            ms(1000),
+            ms(2500),
+            ms(10_000),
+        ]
+    };
+
+    pub(crate) fn add(&mut self, sample: Duration) {
+        let place = Self::BOUNDS.iter().position(|bound| sample <= *bound).unwrap_or(Self::BOUNDS.len());
+        self.counts[place] += 1;
+        self.sum += sample;
+    }
+
+    /// How many samples lie within each bound and above the one before; `None` stands for those above the last.
+    pub fn counts(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
+        let bounds = Self::BOUNDS.into_iter().map(Some).chain([None]);
+        bounds.zip(self.counts)
+    }
+
+    /// How many samples there were.
+    pub fn samples(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// All samples together.
+    pub fn sum(&self) -> Duration {
+        self.sum
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_belongs_to_what_is_within_it() {
+        let mut round_trips = RoundTrips::default();
+        for sample in [0, 500, 501, 10_000_000, 10_000_001] {
+            round_trips.add(Duration::from_micros(sample));
+        }
+        let counts: Vec<u64> = round_trips.counts().map(|(_, count)| count).collect();
+        assert_eq!(counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!((round_trips.samples(), round_trips.sum()), (5, Duration::from_micros(20_001_002)));
     }
 }

@@ -9,7 +9,7 @@ use crossbeam_channel as channel;
 use socket2::SockRef;
 
 use crate::close::ConnectionId;
-use crate::event::{ConnectionInfo, Event, Stats};
+use crate::event::{ConnectionInfo, Event, Snapshot, Stats};
 use crate::frame::Frame;
 use crate::message::Message;
 use crate::supervisor::{Command, Notice};
@@ -189,14 +189,21 @@ impl Handle {
 
     /// The open connections at this moment, in the order of their numbers; none before and after the server serves.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
-        if !self.hub.is_running.load(SeqCst) {
-            return Vec::new();
-        }
+        self.snapshot().connections
+    }
+
+    /// The open connections and the counters at one moment. Each connection is in one of them only, so that sums over
+    /// both never go back.
+    pub fn snapshot(&self) -> Snapshot {
         let (reply, snapshot) = channel::bounded(1);
-        // Both fail only when the server has ended, and then there are none. Over the unbounded channel, for that one
-        // drops what it still holds when its receiver goes, and so ends our wait.
-        self.hub.notify(Notice::Snapshot { reply });
-        snapshot.recv().unwrap_or_default()
+        if self.hub.is_running.load(SeqCst) {
+            // Over the unbounded channel, for that one drops what it still holds when its receiver goes, and so ends our
+            // wait if the server ends first.
+            self.hub.notify(Notice::Snapshot { reply });
+        } else {
+            drop(reply);
+        }
+        snapshot.recv().unwrap_or_else(|_| Snapshot { connections: Vec::new(), stats: self.stats() })
     }
 
     /// The counters since the server started; they stay to be read after its end.

@@ -401,8 +401,8 @@
 //!
 //! # Features and versions
 //!
-//! `cli` (on by default) builds the program `heartwire` and brings `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`
-//! and `time`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that
+//! `cli` (on by default) builds the program `heartwire` and brings `clap`, `ctrlc`, `humantime`, `prometheus-client`,
+//! `rlimit`, `serde_json`, `simplelog` and `time`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that
 //! panic are caught, which needs `panic = "unwind"`, the default. Rust 1.88 or newer; no `unsafe` code of our own.
 //!
 //! Linux is where it is tested; macOS is meant to work in the same way, without `TCP_USER_TIMEOUT`. Windows cannot ask
@@ -440,7 +440,7 @@ pub use client::{Backoff, Client, ClientHandle, ConnectError};
 pub use close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
 pub use connection::Connection;
 pub use error::{Error, TrySendError};
-pub use event::{ConnectionInfo, Event, Stats};
+pub use event::{ConnectionInfo, Event, RoundTrips, Snapshot, Stats};
 pub use handle::Handle;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use message::Message;

@@ -18,6 +18,7 @@ use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
 use crate::forwarded::Remote;
 use crate::frame::{Frame, Role};
+use crate::handle::Hub;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::outbound::{DrainFailure, Outbound, SendFailure, Sent};
@@ -33,7 +34,9 @@ pub(crate) struct Link {
     pub(crate) outbound: Outbound<TcpStream>,
     pub(crate) close_timeout: Duration,
     stack_size: usize,
-    supervisor: channel::Sender<Notice>,
+    hub: Arc<Hub>,
+    /// Whether broadcasts are for this connection too.
+    pub(crate) takes_broadcasts: bool,
     /// Protects the Pings that are under way; taken for moments only.
     ledger: Mutex<PingLedger>,
     cause: OnceLock<CloseReason>,
@@ -48,6 +51,9 @@ pub(crate) struct Link {
     bytes_in: AtomicU64,
     dropped: AtomicU64,
     missed: AtomicU32,
+    max_missed: AtomicU32,
+    /// Milliseconds from `opened` to the newest byte from the peer.
+    heard_at: AtomicU64,
     /// Milliseconds from `opened`, plus one, since when the connection's thread has been away from `recv`; 0 while it
     /// listens.
     away_since: AtomicU64,
@@ -67,12 +73,14 @@ pub(crate) struct Opening {
     pub(crate) queue_size: usize,
     pub(crate) close_timeout: Duration,
     pub(crate) stack_size: usize,
-    pub(crate) supervisor: channel::Sender<Notice>,
+    pub(crate) takes_broadcasts: bool,
+    pub(crate) hub: Arc<Hub>,
 }
 
 impl Link {
     pub(crate) fn new(opening: Opening) -> Self {
-        let Opening { role, id, remote, path, stream, queue_size, close_timeout, stack_size, supervisor } = opening;
+        let Opening { role, id, remote, path, stream, queue_size, close_timeout, stack_size, takes_broadcasts, hub } =
+            opening;
         Self {
             id,
             remote,
@@ -81,7 +89,8 @@ impl Link {
             outbound: Outbound::new(role, stream, queue_size, None),
             close_timeout,
             stack_size,
-            supervisor,
+            hub,
+            takes_broadcasts,
             ledger: Mutex::default(),
             cause: OnceLock::new(),
             write_error: OnceLock::new(),
@@ -92,6 +101,8 @@ impl Link {
             bytes_in: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             missed: AtomicU32::new(0),
+            max_missed: AtomicU32::new(0),
+            heard_at: AtomicU64::new(0),
             away_since: AtomicU64::new(0),
             asked_heartbeat: Mutex::new(None),
             interval_ms: AtomicU64::new(0),
@@ -110,6 +121,12 @@ impl Link {
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
         let sent = self.outbound.feed(Frame::message(message), true);
         self.settle(sent).map(drop)
+    }
+
+    /// The first frame of all, which waits in memory until [`flush`](Self::flush) or the next frame. It counts as no
+    /// message.
+    pub(crate) fn greet(&self, text: String) {
+        self.outbound.greet(Frame::message(text.into()));
     }
 
     pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Error> {
@@ -150,6 +167,7 @@ impl Link {
         if sent != Sent::Written {
             self.ledger().queued(&payload);
         }
+        self.hub.count(|stats| stats.pings += 1);
         Ok(sent)
     }
 
@@ -243,8 +261,7 @@ impl Link {
             return Err(self.closed());
         }
         if let Some(deadline) = self.close_deadline() {
-            // Without a supervisor the server has ended, and this connection with it.
-            let _ = self.supervisor.send(Notice::Closing { link: Arc::clone(self), deadline });
+            self.hub.notify(Notice::Closing { link: Arc::clone(self), deadline });
         }
         Ok(())
     }
@@ -292,8 +309,8 @@ impl Link {
         let mut is_reported = self.is_reported.lock().unwrap_or_else(PoisonError::into_inner);
         if !*is_reported {
             *is_reported = true;
-            // The channel is unbounded, so this cannot block. Without a supervisor nobody asked for reports.
-            let _ = self.supervisor.send(Notice::Closed(Box::new(self.report())));
+            // The channel is unbounded, so this cannot block.
+            self.hub.notify(Notice::Closed(Box::new(self.report())));
         }
     }
 
@@ -308,8 +325,32 @@ impl Link {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn count_bytes_in(&self, count: usize) {
+    pub(crate) fn count_bytes_in(&self, count: usize, now: Instant) {
         self.bytes_in.fetch_add(count as u64, Relaxed);
+        self.heard_at.store(self.milliseconds(now), Relaxed);
+    }
+
+    /// Time from the opening to `now`, as it is kept in one atomic number.
+    fn milliseconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.opened).as_millis() as u64
+    }
+
+    /// A Pong arrived: its round trip counts for this connection and for all of them.
+    pub(crate) fn pong_received(&self, payload: &[u8], now: Instant) {
+        let mut ledger = self.ledger();
+        let samples = |ledger: &PingLedger| ledger.round_trip().map_or(0, |round_trip| round_trip.samples);
+        let before = samples(&ledger);
+        let answered = ledger.pong(payload, now);
+        let is_sample = samples(&ledger) > before;
+        drop(ledger);
+        if let Some(elapsed) = answered {
+            self.hub.count(|stats| {
+                stats.pongs += 1;
+                if is_sample {
+                    stats.round_trips.add(elapsed);
+                }
+            });
+        }
     }
 
     pub(crate) fn count_message_in(&self) {
@@ -327,13 +368,14 @@ impl Link {
         self.set_missed(missed, policy);
         let max_missed = policy.misses_allowed();
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
-        let _ = self.supervisor.send(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+        self.hub.notify(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
     }
 
     /// The heartbeat has this policy from now on: the pacemaker, the limit of a stalled write and the kernel go by it.
     pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
         let interval = policy.pace().map_or(0, |interval| interval.as_millis() as u64);
         self.interval_ms.store(interval, Relaxed);
+        self.max_missed.store(policy.misses_allowed(), Relaxed);
         self.set_missed(0, policy);
         self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
     }
@@ -352,7 +394,7 @@ impl Link {
     /// Has the pacemaker follow a heartbeat that was changed.
     pub(crate) fn notify_pace(&self) {
         if let Some(interval) = self.interval() {
-            let _ = self.supervisor.send(Notice::Pace(interval));
+            self.hub.notify(Notice::Pace(interval));
         }
     }
 
@@ -367,8 +409,7 @@ impl Link {
 
     /// The connection's thread goes back to its handler.
     pub(crate) fn away(&self, now: Instant) {
-        let since = now.saturating_duration_since(self.opened).as_millis() as u64;
-        self.away_since.store(since + 1, Relaxed);
+        self.away_since.store(self.milliseconds(now) + 1, Relaxed);
     }
 
     /// How long the connection's thread has been in its handler.
@@ -410,20 +451,25 @@ impl Link {
 
     /// The connection as it is now.
     pub(crate) fn info(&self) -> ConnectionInfo {
+        let now = Instant::now();
+        let age = now.saturating_duration_since(self.opened);
+        let heard_at = Duration::from_millis(self.heard_at.load(Relaxed));
         let (pings, pongs, round_trip) = self.ledger().figures();
         ConnectionInfo {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
             path: self.path.clone(),
-            age: self.opened.elapsed(),
+            age,
+            silent: age.saturating_sub(heard_at),
             missed: self.missed.load(Relaxed),
+            max_missed: self.max_missed.load(Relaxed),
             round_trip,
             pings,
             pongs,
             traffic: self.traffic(),
             queued: self.outbound.queued(),
-            away: self.away_for(Instant::now()),
+            away: self.away_for(now),
         }
     }
 }

@@ -163,6 +163,15 @@ impl<S: Socket> Outbound<S> {
         Ok(Sent::Queued)
     }
 
+    /// Keeps a frame in memory, to be the first that leaves. It is no message of the application's, and not counted.
+    pub(crate) fn greet(&self, frame: Frame) {
+        let frame = self.dress(frame);
+        let mut state = self.lock();
+        if state.phase == Phase::Open {
+            state.push(frame);
+        }
+    }
+
     /// Sends a Ping or a Pong, ahead of the data that waits and whatever the queue's limit.
     pub(crate) fn send_control(&self, frame: Frame) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);

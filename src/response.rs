@@ -5,11 +5,18 @@ use tungstenite::http::{HeaderName, HeaderValue, StatusCode};
 use crate::heartbeat::HeartbeatPolicy;
 
 /// The acceptance of an opening handshake, from [`Server::on_handshake`](crate::Server::on_handshake).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Accept {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) heartbeat: Option<HeartbeatPolicy>,
+    pub(crate) takes_broadcasts: bool,
+}
+
+impl Default for Accept {
+    fn default() -> Self {
+        Self { subprotocol: None, headers: Vec::new(), heartbeat: None, takes_broadcasts: true }
+    }
 }
 
 impl Accept {
@@ -34,6 +41,12 @@ impl Accept {
     /// Gives this connection a heartbeat of its own.
     pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
         self.heartbeat = Some(policy);
+        self
+    }
+
+    /// Leaves this connection out of [broadcasts](crate::Handle::broadcast): it is for something else.
+    pub fn without_broadcasts(mut self) -> Self {
+        self.takes_broadcasts = false;
         self
     }
 }

@@ -187,6 +187,11 @@ impl Server {
     /// text `pong` and never reach the handler. It is meant for pages, which can neither send nor see a Ping frame.
     /// Default off; a client that offers the subprotocol `heartwire.v1`, when `on_handshake` does not choose another, has
     /// it for itself.
+    ///
+    /// Such a client is also told the heartbeat of its connection, by a first text of `heartwire ` and a JSON object:
+    /// its number as `connection`, who beats as `leader` (`server`, `peer` or `off`), `interval` or, where the peer
+    /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module `heartwire.js`, which the
+    /// program serves, reads it.
     pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
         self.settings.text_heartbeat = text_heartbeat;
         self
@@ -404,10 +409,14 @@ where
                 }
             }
             Outcome::Upgraded { request, accept, tail } => {
-                let link = self.link(stream, &request);
+                let link = self.link(stream, &request, accept.takes_broadcasts);
                 match self.open(&link, stream, request, &accept, &tail) {
                     Ok(connection) => {
-                        self.site.hub.notify(Notice::Opened(link));
+                        self.site.hub.notify(Notice::Opened(Arc::clone(&link)));
+                        if is_agreed(&accept) {
+                            // The greeting. If it cannot be written, the first read will tell why.
+                            let _ = link.flush();
+                        }
                         return Some(connection);
                     }
                     Err(error) => self.failed(remote, None, error.to_string()),
@@ -427,18 +436,22 @@ where
         tail: &[u8],
     ) -> io::Result<Box<Connection>> {
         let settings = &self.site.settings;
-        link.count_bytes_in(tail.len());
+        link.count_bytes_in(tail.len(), link.opened);
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(Arc::clone(stream), decoder)?;
         let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
-        let text_heartbeat = settings.text_heartbeat || accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT);
+        let text_heartbeat = settings.text_heartbeat || is_agreed(accept);
+        if is_agreed(accept) {
+            // Before anybody knows of the connection, so that nothing gets ahead of it.
+            link.greet(format!("heartwire {}", heartbeat.to_json(self.id)));
+        }
         let connection =
             Connection::new(Arc::clone(link), inbound, heartbeat, request, accept.subprotocol.clone(), text_heartbeat);
         Ok(Box::new(connection))
     }
 
     #[inline(never)]
-    fn link(&self, stream: &Arc<TcpStream>, request: &Request) -> Arc<Link> {
+    fn link(&self, stream: &Arc<TcpStream>, request: &Request, takes_broadcasts: bool) -> Arc<Link> {
         let settings = &self.site.settings;
         Arc::new(Link::new(Opening {
             role: Role::Server,
@@ -449,7 +462,8 @@ where
             queue_size: settings.queue_size,
             close_timeout: settings.close_timeout,
             stack_size: settings.stack_size,
-            supervisor: self.site.hub.notices.clone(),
+            takes_broadcasts,
+            hub: Arc::clone(&self.site.hub),
         }))
     }
 
@@ -465,6 +479,11 @@ where
         };
         connection.conclude(reason);
     }
+}
+
+/// Whether the client has agreed to beat in text.
+fn is_agreed(accept: &Accept) -> bool {
+    accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
 }
 
 pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {

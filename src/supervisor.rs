@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::close::{CloseReason, CloseReport, ConnectionId};
-use crate::event::{ConnectionInfo, Event};
+use crate::event::{Event, Snapshot};
 use crate::forwarded::Remote;
 use crate::frame::Frame;
 use crate::handle::Hub;
@@ -44,7 +44,7 @@ pub(crate) enum Notice {
     /// The connection's thread is about to end.
     ThreadEnds { id: ConnectionId },
     /// Somebody wants to know what is open.
-    Snapshot { reply: channel::Sender<Vec<ConnectionInfo>> },
+    Snapshot { reply: channel::Sender<Snapshot> },
     /// The server is to end.
     Shutdown,
     /// Nothing will be accepted any more.
@@ -83,6 +83,8 @@ struct Open {
     link: Arc<Link>,
     /// When the pacemaker next sends a Pong for a handler that is away; `None` while it is not.
     next_pong: Option<Instant>,
+    /// It was reported closed, and only its thread has not ended yet.
+    is_reported: bool,
 }
 
 /// The server's shutdown under way.
@@ -180,8 +182,9 @@ impl Supervisor {
             }
             Notice::Pace(interval) => self.adopt_pace(interval),
             Notice::Snapshot { reply } => {
+                let connections = self.open_connections().map(|open| open.link.info()).collect();
                 // Whoever asked may have stopped waiting.
-                let _ = reply.try_send(self.open_connections().map(|open| open.link.info()).collect());
+                let _ = reply.try_send(Snapshot { connections, stats: self.hub.stats() });
             }
             Notice::Shutdown => self.begin_shutdown(),
             Notice::AcceptEnds => self.accepts = false,
@@ -206,12 +209,15 @@ impl Supervisor {
         if let Some(interval) = link.interval() {
             self.adopt_pace(interval);
         }
-        self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None }));
+        self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None, is_reported: false }));
     }
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, client, .. } = report;
         let remote = Remote { peer, client };
+        if let Some(Entry::Open(open)) = self.registry.get_mut(&id) {
+            open.is_reported = true;
+        }
         match &report.reason {
             reason if reason.is_clean() => log::info!("#{id} {remote} ended: {report}"),
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
@@ -234,7 +240,7 @@ impl Supervisor {
         const MOST_AT_ONCE: usize = 64;
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
-        for Open { link, .. } in self.open_connections() {
+        for Open { link, .. } in self.open_connections().filter(|open| open.link.takes_broadcasts) {
             for Command::Broadcast { frame, except } in &broadcasts {
                 if Some(link.id) != *except {
                     link.feed_broadcast(frame.clone());
@@ -247,8 +253,8 @@ impl Supervisor {
 
     fn open_connections(&self) -> impl Iterator<Item = &Open> {
         self.registry.values().filter_map(|entry| match entry {
-            Entry::Open(open) => Some(open),
-            Entry::Handshaking(_) => None,
+            Entry::Open(open) if !open.is_reported => Some(open),
+            Entry::Open(_) | Entry::Handshaking(_) => None,
         })
     }
 

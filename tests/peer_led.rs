@@ -250,7 +250,12 @@ const NO_BEATS: [&str; 8] = ["pinging", "ping me", "Ping", "ping ", " ping", "pi
 fn text_heartbeats_are_answered_and_not_shown_where_they_are_on() {
     let offered = [(server(), "heartwire.v1"), (server(), "chat, heartwire.v1"), (by_subprotocol(), "heartwire.v1")];
     for (server, protocol) in offered.into_iter().chain([(server().text_heartbeat(true), "")]) {
-        let (seen, answers) = told(server, protocol, &BEATS);
+        let (seen, mut answers) = told(server, protocol, &BEATS);
+        if !protocol.is_empty() {
+            // Who agreed on the subprotocol is told the heartbeat first.
+            let settings = answers.remove(0);
+            assert!(settings.starts_with(r#"heartwire {"connection":1,"leader":"#), "{settings}");
+        }
         assert_eq!((seen, answers), (vec![], vec!["pong".to_owned(); BEATS.len()]));
     }
 }

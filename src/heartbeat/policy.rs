@@ -175,6 +175,18 @@ impl HeartbeatPolicy {
         Some(self.timeout?.saturating_mul(left).min(LONGEST))
     }
 
+    /// What a client that beats in text is told of the heartbeat of its connection. Durations in milliseconds.
+    pub(crate) fn to_json(self, connection: u64) -> String {
+        let ms = |duration: Duration| duration.as_millis();
+        let leader = match self.leader {
+            Leader::Nobody => return format!(r#"{{"connection":{connection},"leader":"off"}}"#),
+            Leader::Us { interval } => format!(r#""leader":"server","interval":{}"#, ms(interval)),
+            Leader::Peer { expect, .. } => format!(r#""leader":"peer","expect":{}"#, ms(expect)),
+        };
+        let timeout = self.timeout.map_or_else(String::new, |timeout| format!(r#","timeout":{}"#, ms(timeout)));
+        format!(r#"{{"connection":{connection},{leader}{timeout},"max_missed":{}}}"#, self.max_missed)
+    }
+
     pub(crate) fn misses_allowed(&self) -> u32 {
         self.max_missed
     }
@@ -244,6 +256,29 @@ pub(crate) fn parse_announcement(payload: &[u8]) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_client_is_told_who_beats_and_how() {
+        let second = Duration::from_secs(1);
+        let told = [
+            (
+                HeartbeatPolicy::default(),
+                r#"{"connection":7,"leader":"server","interval":20000,"timeout":10000,"max_missed":3}"#,
+            ),
+            (
+                HeartbeatPolicy::keepalive(second),
+                r#"{"connection":7,"leader":"server","interval":1000,"max_missed":3}"#,
+            ),
+            (
+                HeartbeatPolicy::peer_led(30 * second),
+                r#"{"connection":7,"leader":"peer","expect":30000,"timeout":10000,"max_missed":3}"#,
+            ),
+            (HeartbeatPolicy::off(), r#"{"connection":7,"leader":"off"}"#),
+        ];
+        for (policy, expected) in told {
+            assert_eq!(policy.to_json(7), expected);
+        }
+    }
 
     #[test]
     fn announcements_are_milliseconds_or_nothing() {
