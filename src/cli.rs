@@ -96,6 +96,14 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
     pub(crate) trust_proxy: Vec<IpNet>,
 
+    /// Show the status page at / and the metrics at /metrics even if the address is not loopback: they name peers
+    #[arg(long, conflicts_with = "no_status")]
+    status: bool,
+
+    /// No status page and no metrics
+    #[arg(long)]
+    no_status: bool,
+
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }
@@ -232,6 +240,20 @@ impl ServeOptions {
                     None => policy,
                 }
             }
+        }
+    }
+
+    /// Whether the status page and the metrics are to be had on an address that is loopback, or is not.
+    pub(crate) fn shows_status(&self, is_loopback: bool) -> bool {
+        self.status || is_loopback && !self.no_status
+    }
+
+    /// How often a heart beats, whoever beats.
+    pub(crate) fn beat_interval(&self) -> Option<Duration> {
+        match self.heartbeat {
+            Leader::Server => self.beat.ping_interval.0,
+            Leader::Peer => Some(self.expect),
+            Leader::Off => None,
         }
     }
 
@@ -405,6 +427,17 @@ mod tests {
     fn the_command_may_be_left_out() {
         assert_eq!(options(&["serve", "[::1]:0", "--max-missed", "1"]).unwrap().address, "[::1]:0");
         assert_eq!(options(&["[::1]:0", "--max-missed", "1"]).unwrap().address, "[::1]:0");
+    }
+
+    #[test]
+    fn the_status_is_shown_on_loopback_or_on_request() {
+        for (arguments, on_loopback, elsewhere) in
+            [(&[][..], true, false), (&["--status"], true, true), (&["--no-status"], false, false)]
+        {
+            let options = options(arguments).unwrap();
+            assert_eq!((options.shows_status(true), options.shows_status(false)), (on_loopback, elsewhere));
+        }
+        assert!(options(&["--status", "--no-status"]).is_err());
     }
 
     #[test]

@@ -3,7 +3,10 @@
 mod cli;
 mod connect;
 mod log_thread;
+mod metrics;
 mod output;
+mod page;
+mod pulse;
 mod serve;
 
 use std::io::{self, Write};

@@ -1,9 +1,13 @@
 //! `heartwire serve`: the server and its two modes.
 
+use std::sync::Arc;
+
 use heartwire::{Accept, Connection, Error, Handle, Request, Response, Server};
 
 use crate::cli::{Mode, ServeOptions};
 use crate::output;
+use crate::page::{Audience, Page};
+use crate::pulse::{self, Pulse};
 
 /// Serves until a signal.
 pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
@@ -18,22 +22,26 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         .text_heartbeat(options.text_heartbeat)
         .handshake_timeout(options.handshake_timeout)
         .close_timeout(options.close_timeout)
-        .trust_proxies(options.trust_proxy.iter().copied())
-        .on_request(answer_health_checks);
-    let server = allow_origins(server, options.allow_origin.clone());
+        .trust_proxies(options.trust_proxy.iter().copied());
     let handle = server.handle();
+    let audience = audience(&handle, options);
+    let page = Page::new(handle.clone(), audience);
+    let allowed = options.allow_origin.clone();
+    let server = server
+        .on_request(move |request| page.answer(request))
+        .on_handshake(move |request| let_in(request, audience, &allowed));
     let stop = handle.clone();
     output::on_signals(move || stop.shutdown())?;
     announce(&handle, options);
     raise_file_limit(options.max_connections);
 
-    let served = match options.mode {
-        Mode::Echo => server.serve(echo),
-        Mode::Broadcast => {
-            let handle = handle.clone();
-            server.serve(move |conn| broadcast(&handle, conn))
-        }
-    };
+    let pulse = Arc::new(Pulse::start(&handle, options).map_err(|error| error.to_string())?);
+    let (mode, room) = (options.mode, handle.clone());
+    let served = server.serve(move |conn| match mode {
+        _ if audience != Audience::Nobody && conn.path() == pulse::PATH => pulse.show(conn),
+        Mode::Echo => echo(conn),
+        Mode::Broadcast => broadcast(&room, conn),
+    });
     served.map_err(|error| error.to_string())?;
     print_summary(&handle, options);
     Ok(())
@@ -53,23 +61,28 @@ fn broadcast(handle: &Handle, conn: &mut Connection) -> Result<(), Error> {
     }
 }
 
-fn answer_health_checks(request: &Request) -> Option<Response> {
-    let is_check = request.path() == "/healthz" && matches!(request.method(), "GET" | "HEAD");
-    is_check.then(|| Response::new(200).header("Cache-Control", "no-store").text("ok\n"))
+/// Who may see the status.
+fn audience(handle: &Handle, options: &ServeOptions) -> Audience {
+    let is_loopback = handle.local_addr().ip().is_loopback();
+    match options.shows_status(is_loopback) {
+        false => Audience::Nobody,
+        true if is_loopback => Audience::ThisMachine,
+        true => Audience::Everybody,
+    }
 }
 
 /// Only browsers send an Origin, and only they carry their users' rights to where a page sends them: other clients
-/// are not concerned.
-fn allow_origins(server: Server, allowed: Vec<String>) -> Server {
-    if allowed.is_empty() {
-        return server;
+/// are not concerned. What the status page shows has rules of its own, and is no part of the mode.
+fn let_in(request: &Request, audience: Audience, allowed: &[String]) -> Result<Accept, Response> {
+    if audience != Audience::Nobody && request.path() == pulse::PATH {
+        return audience.check_origin(request).map(|()| Accept::new().without_broadcasts());
     }
-    server.on_handshake(move |request| match request.header("Origin") {
-        Some(origin) if !allowed.contains(&origin.to_ascii_lowercase()) => {
+    match request.header("Origin") {
+        Some(origin) if !allowed.is_empty() && !allowed.contains(&origin.to_ascii_lowercase()) => {
             Err(Response::new(403).text("this origin is not allowed\n"))
         }
         _ => Ok(Accept::new()),
-    })
+    }
 }
 
 fn announce(handle: &Handle, options: &ServeOptions) {
