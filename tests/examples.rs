@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use process::{Process, bare_connect, close_code, connect, hang_up, next_message, next_text, serve};
+use process::{Process, bare_connect, close_code, connect, hang_up, http, next_message, next_text, serve};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 
@@ -98,6 +98,19 @@ fn ticker_ticks_by_itself_until_the_connection_closes() {
     while next_text(&mut client) != "still there?" {}
     hang_up(client, CloseCode::Away, "");
     server.stdout.line_with(&["#1 ticker stopped", "closed by peer with 1001"]);
+}
+
+#[test]
+fn push_serves_its_page_and_pushes_to_who_only_listens() {
+    let server = example("push", "127.0.0.1:0");
+    let page = http(server.address(), "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(page.contains("text/html") && page.contains("new HeartSocket("), "{page}");
+    let script = http(server.address(), "GET /heartwire.js HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(script.contains("text/javascript") && script.contains("export class HeartSocket"), "{script}");
+    let mut client = connect(server.address(), "/");
+    for _ in 0..2 {
+        assert!(next_text(&mut client).starts_with("news "));
+    }
 }
 
 #[test]

@@ -19,9 +19,9 @@ export class FakeClock {
   advance(duration) {
     const end = this.time + duration;
     for (;;) {
-      const due = [...this.#timers].filter(([, { at }]) => at <= end).sort((a, b) => a[1].at - b[1].at || a[0] - b[0])[0];
-      if (!due) break;
-      const [id, { at, callback }] = due;
+      const due = [...this.#timers].filter(([, { at }]) => at <= end);
+      if (due.length === 0) break;
+      const [id, { at, callback }] = due.sort((a, b) => a[1].at - b[1].at || a[0] - b[0])[0];
       this.#timers.delete(id);
       this.time = Math.max(this.time, at);
       callback();

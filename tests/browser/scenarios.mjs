@@ -1,0 +1,405 @@
+// heartwire.js in Chromium against the program: what can happen to a line, and how long it took to see it.
+
+import { build, check, launch, Line, missing, Server, sleep, Tab, within } from './support.mjs';
+
+// In milliseconds. A dead line is found within INTERVAL + 3 x TIMEOUT.
+const INTERVAL = 500;
+const TIMEOUT = 400;
+const BOUND = INTERVAL + 3 * TIMEOUT;
+// How late a loaded machine may be before we call it a fault.
+const SLACK = 3_000;
+
+const BEAT = ['--ping-interval', `${INTERVAL}ms`, '--pong-timeout', `${TIMEOUT}ms`, '--max-missed', '3'];
+/** A beat so slow that nothing is found by it here. */
+const SLOW_BEAT = ['--ping-interval', '60s', '--pong-timeout', '20s'];
+
+/** Runs in the page: a HeartSocket to where the page is from, and what happens to it. */
+async function openSocket(options) {
+  const { HeartSocket } = await import('/heartwire.js');
+  window.events = [];
+  window.socket = new HeartSocket(location.href.replace(/^http/, 'ws').replace('/healthz', '/'), [], options);
+  for (const type of ['open', 'settings', 'message', 'missed', 'beat', 'close']) {
+    window.socket.addEventListener(type, (event) => {
+      const { data, code, reason, roundTrip } = event;
+      window.events.push({ type, at: Date.now(), data, code, reason, roundTrip });
+    });
+  }
+}
+
+async function hiddenTab(browser, url, options = {}) {
+  const tab = await Tab.open(browser, `${url}/healthz`);
+  await tab.until('the page is there', () => location.pathname === '/healthz' && document.readyState === 'complete');
+  await tab.evaluate(openSocket, options);
+  await tab.until('the settings are known', () => window.socket.settings);
+  await tab.hide();
+  await tab.until('it is hidden', () => document.visibilityState === 'hidden');
+  return tab;
+}
+
+/** A page of the server's origin, or of the line to it, with a HeartSocket; `happened` gives its events. */
+async function visit(browser, url, options = {}) {
+  const context = await browser.newContext();
+  const page = await context.newPage();
+  await page.goto(`${url}/healthz`);
+  await page.evaluate(openSocket, options);
+  const happened = async (type, number = 1) => {
+    const wanted = ([type, number]) => window.events.filter((event) => event.type === type)[number - 1];
+    const found = page.waitForFunction(wanted, [type, number], { timeout: 0 });
+    return (await within(`${type} ${number} in the page`, found)).jsonValue();
+  };
+  const count = (type) => page.evaluate((type) => window.events.filter((event) => event.type === type).length, type);
+  await happened('open');
+  return { context, page, happened, count };
+}
+
+/** Each gives what the table is to say: `[what was measured, milliseconds, bound]`. */
+const SCENARIOS = {
+  async 'settings, heartbeat and echo'(browser) {
+    const server = await Server.start(BEAT);
+    const { page, happened } = await visit(browser, server.url);
+    await happened('settings');
+    const beat = await happened('beat', 2);
+    await page.evaluate(() => window.socket.send('hello'));
+    await happened('message');
+    const { messages, interval, timeout, connection } = await page.evaluate(() => ({
+      messages: window.events.filter((event) => event.type === 'message').map(({ data }) => data),
+      ...window.socket.heartbeat,
+      ...window.socket.settings,
+    }));
+    check(messages.join() === 'hello', `the page was shown ${JSON.stringify(messages)}`);
+    check(interval === INTERVAL && timeout === TIMEOUT && connection > 0, 'the settings were not learnt');
+    await server.stop();
+    check((await server.log.with('ended')).includes('messages in 1 '), 'heartbeats were counted as messages');
+    return ['round trip', beat.roundTrip, TIMEOUT];
+  },
+
+  async 'server killed, and back'(browser) {
+    const server = await Server.start(BEAT);
+    const { happened, page } = await visit(browser, server.url, { reconnect: { longest: 1_000 } });
+    await server.kill();
+    await happened('close');
+    await sleep(1_500);
+    const again = await server.again();
+    const since = Date.now();
+    const opened = await happened('open', 2);
+    await page.evaluate(() => window.socket.send('back'));
+    check((await happened('message')).data === 'back', 'no echo after the restart');
+    await again.stop();
+    return ['open again after its start', opened.at - since, 1_000];
+  },
+
+  async 'server frozen (SIGSTOP)'(browser) {
+    const server = await Server.start(BEAT);
+    const { happened } = await visit(browser, server.url);
+    await happened('beat');
+    server.child.kill('SIGSTOP');
+    const since = Date.now();
+    const closed = await happened('close');
+    check(closed.reason === 'heartbeat lost', `closed by another cause: ${closed.reason}`);
+    check(closed.at - since >= 2 * TIMEOUT, 'found dead too early');
+    server.child.kill('SIGCONT');
+    await happened('open', 2);
+    await server.stop();
+    return ['found dead', closed.at - since, BOUND];
+  },
+
+  async 'line cut without a word'(browser) {
+    const server = await Server.start(BEAT);
+    const line = await Line.to(server);
+    const { happened } = await visit(browser, line.url, { connectTimeout: 1_000, reconnect: { longest: 500 } });
+    await happened('beat');
+    line.cut();
+    const since = Date.now();
+    const closed = await happened('close');
+    check(closed.reason === 'heartbeat lost', `closed by another cause: ${closed.reason}`);
+    await server.log.with('heartbeat lost');
+    line.mend();
+    await happened('open', 2);
+    line.close();
+    await server.stop();
+    return ['found dead, by both ends', closed.at - since, BOUND];
+  },
+
+  async 'the same without a heartbeat: not found'(browser) {
+    const server = await Server.start(BEAT);
+    const line = await Line.to(server);
+    const { count } = await visit(browser, line.url, { heartbeat: 'off' });
+    line.cut();
+    await sleep(BOUND + SLACK);
+    check((await count('close')) === 0, 'found without a heartbeat: the check proves nothing');
+    line.close();
+    await server.stop();
+    return ['not found for', BOUND + SLACK, Infinity];
+  },
+
+  async 'tab hidden, timers held back'(browser) {
+    const server = await Server.start(BEAT);
+    const tab = await hiddenTab(browser, server.url);
+    const gap = await tab.evaluate(async () => {
+      // How late timers are.
+      const began = performance.now();
+      for (let i = 0; i < 5; i += 1) await new Promise((resolve) => setTimeout(resolve, 100));
+      return (performance.now() - began) / 5;
+    });
+    check(gap > 200, `timers are not held back: one of 100 ms takes ${gap} ms`);
+    const since = Date.now();
+    await sleep(6_000);
+    const took = Date.now() - since;
+    const events = await tab.evaluate(() => window.events.map(({ type }) => type));
+    check(!events.includes('close'), 'the line was given up');
+    check(events.filter((type) => type === 'beat').length >= 3, 'the heart does not beat while the page is hidden');
+    check(!server.log.lines.some((text) => text.includes('missed')), 'the server missed Pongs');
+    await tab.close();
+    await server.stop();
+    return ['alive for', took, Infinity];
+  },
+
+  async 'tab hidden, line cut, tab shown'(browser) {
+    const server = await Server.start(SLOW_BEAT);
+    const line = await Line.to(server);
+    const tab = await hiddenTab(browser, line.url, { probeTimeout: 1_000 });
+    line.cut();
+    await sleep(1_000);
+    check(!(await tab.evaluate(() => window.events.some(({ type }) => type === 'close'))), 'found too early');
+    const since = Date.now();
+    await tab.show();
+    await tab.until('the line is given up', () => window.events.some(({ type }) => type === 'close'));
+    const took = Date.now() - since;
+    await tab.close();
+    line.close();
+    await server.stop();
+    return ['found dead after it was shown', took, 1_000];
+  },
+
+  async 'page frozen, and thawed'(browser) {
+    const server = await Server.start(BEAT);
+    const { page, count, happened } = await visit(browser, server.url);
+    await happened('beat');
+    const client = await page.context().newCDPSession(page);
+    await client.send('Page.setWebLifecycleState', { state: 'frozen' });
+    await sleep(BOUND + SLACK);
+    await client.send('Page.setWebLifecycleState', { state: 'active' });
+    const beats = await count('beat');
+    await happened('beat', beats + 1);
+    check((await count('close')) === 0 && (await count('open')) === 1, 'the line was given up');
+    await server.stop();
+    return ['alive for', BOUND + SLACK, Infinity];
+  },
+
+  async 'offline, line gone, online'(browser) {
+    const server = await Server.start(SLOW_BEAT);
+    const line = await Line.to(server);
+    const { context, happened, count } = await visit(browser, line.url, {
+      probeTimeout: 1_000,
+      connectTimeout: 1_000,
+      reconnect: { longest: 500 },
+    });
+    await happened('settings');
+    await context.setOffline(true);
+    line.cut();
+    await sleep(500);
+    const before = await count('close');
+    const since = Date.now();
+    await context.setOffline(false);
+    const closed = await happened('close', before + 1);
+    line.mend();
+    await happened('open', 2);
+    line.close();
+    await server.stop();
+    return ['found dead', closed.at - since, 1_000];
+  },
+
+  async 'offline and online, line kept'(browser) {
+    const server = await Server.start(SLOW_BEAT);
+    const { context, happened, count } = await visit(browser, server.url, { reconnect: { longest: 500 } });
+    await happened('settings');
+    await context.setOffline(true);
+    await sleep(300);
+    const wasKept = (await count('close')) === 0;
+    const since = Date.now();
+    await context.setOffline(false);
+    const seen = await happened(wasKept ? 'beat' : 'open', wasKept ? 1 : 2);
+    await server.stop();
+    return [wasKept ? 'asked, and alive' : 'open again', seen.at - since, 1_000];
+  },
+
+  async 'page left'(browser) {
+    const server = await Server.start(BEAT);
+    const { page } = await visit(browser, server.url);
+    const since = Date.now();
+    await page.goto('about:blank');
+    await server.log.with('closed by peer with 1000 "page left"');
+    const took = Date.now() - since;
+    await server.stop();
+    return ['closed', took, 1_000];
+  },
+
+  async 'classic plain page (--text-heartbeat)'(browser) {
+    const led = ['--heartbeat', 'peer', '--expect', '2s', '--max-missed', '1'];
+    const server = await Server.start(['--text-heartbeat', ...led]);
+    const context = await browser.newContext();
+    const page = await context.newPage();
+    await page.goto(`${server.url}/healthz`);
+    await page.evaluate(classicPage, `ws://${server.address}/`);
+    const state = () => page.evaluate(() => window.classic);
+    const until = (wanted) => within(`the classic page: ${wanted}`, page.waitForFunction(wanted, null, { timeout: 0 }));
+    await until(() => window.classic.opened === 1);
+    // Only its beat keeps it alive.
+    await until(() => window.classic.received.filter((text) => text === 'pong').length >= 8);
+    check((await state()).opened === 1, 'it was found dead while it beat');
+    await page.evaluate(() => window.classic.socket.send('hello'));
+    await until(() => window.classic.received.includes('hello'));
+    check(!(await state()).received.some((text) => text.startsWith('ping')), 'its beats were echoed');
+    await server.kill();
+    const again = await server.again();
+    const since = Date.now();
+    await until(() => window.classic.opened === 2);
+    const took = Date.now() - since;
+    await page.goto('about:blank');
+    await again.log.with('closed by peer');
+    await again.stop();
+    return ['open again after its start', took, 2_000];
+  },
+
+  async 'status page through a restart'(browser) {
+    const server = await Server.start(BEAT);
+    const page = await (await browser.newContext()).newPage();
+    const errors = [];
+    page.on('pageerror', (error) => errors.push(error.message));
+    page.on('console', (message) => message.type() === 'error' && errors.push(message.text()));
+    await page.goto(server.url);
+    const live = () => document.getElementById('status').textContent === 'live';
+    const rows = () => document.querySelectorAll('#connections tr[data-state=alive]').length;
+    await within('the page is live', page.waitForFunction(live));
+    await within('it shows itself', page.waitForFunction(rows));
+    check(errors.length === 0, `errors in the page: ${errors}`);
+    await server.kill();
+    const isLost = () => document.getElementById('status').dataset.state !== 'alive';
+    await within('the page knows', page.waitForFunction(isLost));
+    const again = await server.again();
+    const since = Date.now();
+    await within('the page is live again', page.waitForFunction(live));
+    const took = Date.now() - since;
+    await again.stop();
+    return ['live again after its start', took, 5_000];
+  },
+
+  async 'example push through a restart'(browser) {
+    const server = await Server.start([], '127.0.0.1:0', 'examples/push');
+    const page = await (await browser.newContext()).newPage();
+    await page.goto(server.url);
+    const news = () => Number(/news (\d+)/.exec(document.getElementById('news').textContent)?.[1]);
+    await within('news come', page.waitForFunction(`(${news})() >= 2`));
+    await server.kill();
+    const isGone = () => document.getElementById('state').textContent.includes('gone');
+    await within('the page knows', page.waitForFunction(isGone));
+    const again = await server.again();
+    const since = Date.now();
+    await within('news come again', page.waitForFunction(`!(${isGone})() && (${news})() >= 1`));
+    const took = Date.now() - since;
+    again.child.kill('SIGKILL');
+    await again.ended;
+    return ['news again after its start', took, 3_000];
+  },
+
+  async 'pulse refused to a foreign page'(browser) {
+    const [server, other] = [await Server.start(), await Server.start()];
+    const { page } = await visit(browser, other.url);
+    const open = (url) =>
+      page.evaluate((url) => {
+        const socket = new WebSocket(url);
+        return new Promise((resolve) => {
+          socket.onopen = () => resolve('open');
+          socket.onclose = () => resolve('refused');
+        });
+      }, url);
+    const since = Date.now();
+    check((await open(`ws://${server.address}/heartwire/pulse`)) === 'refused', 'a foreign page sees the pulse');
+    const took = Date.now() - since;
+    check((await open(`ws://${server.address}/`)) === 'open', 'it cannot even connect: the check proves nothing');
+    await server.stop();
+    await other.stop();
+    return ['refused', took, 1_000];
+  },
+};
+
+/** Runs in the page: the heartbeat that pages have had for years, without a library. */
+function classicPage(url) {
+  const state = { opened: 0, received: [], socket: null };
+  window.classic = state;
+  let isLocked = false;
+  let beat;
+  let silence;
+  const reset = () => {
+    clearTimeout(beat);
+    clearTimeout(silence);
+    beat = setTimeout(() => {
+      state.socket.send('ping');
+      silence = setTimeout(() => state.socket.close(), 1_000);
+    }, 500);
+  };
+  const reconnect = () => {
+    clearTimeout(beat);
+    clearTimeout(silence);
+    if (isLocked) return;
+    isLocked = true;
+    setTimeout(() => {
+      isLocked = false;
+      connect();
+    }, 2_000);
+  };
+  const connect = () => {
+    state.socket = new WebSocket(url);
+    state.socket.onopen = () => {
+      state.opened += 1;
+      reset();
+    };
+    state.socket.onmessage = ({ data }) => {
+      state.received.push(data);
+      reset();
+    };
+    state.socket.onclose = reconnect;
+    state.socket.onerror = reconnect;
+  };
+  window.addEventListener('beforeunload', () => {
+    state.socket.onclose = null;
+    state.socket.close();
+  });
+  connect();
+}
+
+async function main(parts) {
+  const reason = missing();
+  if (reason) {
+    console.log(reason);
+    return 77;
+  }
+  build();
+  const browser = await launch();
+  const table = [];
+  for (const [name, scenario] of Object.entries(SCENARIOS)) {
+    if (parts.length > 0 && !parts.some((part) => name.includes(part))) continue;
+    try {
+      const [what, took, bound] = await within(name, scenario(browser), 120_000);
+      const isLate = took > bound + SLACK;
+      const limit = bound === Infinity ? '' : `${(bound / 1_000).toFixed(2)} s`;
+      table.push([name, isLate ? 'FAILED' : 'passed', what, `${(took / 1_000).toFixed(took < 100 ? 4 : 2)} s`, limit]);
+    } catch (error) {
+      table.push([name, 'FAILED', error.message.split('\n')[0], '', '']);
+      console.log(`${name}: ${error.stack}`);
+    }
+    for (const context of browser.contexts()) await context.close();
+  }
+  await browser.close();
+  print([['scenario', 'outcome', 'measured', 'time', 'bound'], ...table]);
+  return table.length > 0 && table.every(([, outcome]) => outcome === 'passed') ? 0 : 1;
+}
+
+function print(table) {
+  const widths = table[0].map((_, column) => Math.max(...table.map((row) => row[column].length)));
+  const lines = table.map((row) => `| ${row.map((cell, column) => cell.padEnd(widths[column])).join(' | ')} |`);
+  lines.splice(1, 0, `| ${widths.map((width) => '-'.repeat(width)).join(' | ')} |`);
+  console.log(`\nThe server ran with ${BEAT.join(' ')} where the bound follows from it.\n\n${lines.join('\n')}\n`);
+}
+
+process.exit(await main(process.argv.slice(2)));

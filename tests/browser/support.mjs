@@ -1,0 +1,246 @@
+// The program, a line that can be cut, and Chromium, as the scenarios use them. Every wait is for an event and has a
+// ceiling.
+
+import { execFileSync, spawn } from 'node:child_process';
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import net from 'node:net';
+import path from 'node:path';
+import readline from 'node:readline';
+
+const root = path.resolve(import.meta.dirname, '../..');
+const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target');
+const tools = path.resolve(process.env.TOOLS ?? path.join(target, 'tools'), 'node/browser');
+
+/** Longer than anything takes on the slowest machine. */
+export const CEILING = 30_000;
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/** Gives what `promise` gives, or fails when the ceiling is reached. */
+export function within(what, promise, ceiling = CEILING) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`${what}: nothing within ${ceiling / 1_000} s`)), ceiling);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+export function check(condition, message) {
+  if (!condition) throw new Error(message);
+}
+
+export function build() {
+  const options = ['--quiet', '--locked', '--release', '--bins', '--example', 'push'];
+  execFileSync('cargo', ['build', ...options], { cwd: root, stdio: 'inherit' });
+}
+
+/** What has been started and must not outlive us. */
+const children = new Set();
+
+/** A running `heartwire`. */
+export class Server {
+  static async start(options = [], address = '127.0.0.1:0', program = 'heartwire') {
+    const server = new Server(options, address, program);
+    const line = await within('the server listens', server.stdout.find((text) => text.includes('ws://')));
+    server.address = /ws:\/\/(\S+)/.exec(line)[1];
+    server.url = `http://${server.address}`;
+    return server;
+  }
+
+  constructor(options, address, program) {
+    Object.assign(this, { options, program });
+    const stdio = ['ignore', 'pipe', 'pipe'];
+    this.child = spawn(path.join(target, 'release', program), [address, ...options], { stdio });
+    children.add(this.child);
+    this.ended = new Promise((resolve) => this.child.once('exit', resolve));
+    this.ended.then(() => children.delete(this.child));
+    this.stdout = new Lines(this.child.stdout);
+    this.log = new Lines(this.child.stderr);
+  }
+
+  /** As a crash or a power cut ends it. */
+  async kill() {
+    this.child.kill('SIGKILL');
+    await this.ended;
+  }
+
+  /** Another one in its place. */
+  again() {
+    return Server.start(this.options, this.address, this.program);
+  }
+
+  async stop() {
+    this.child.kill('SIGCONT');
+    this.child.kill('SIGTERM');
+    await within('the server ends', this.ended);
+  }
+}
+
+class Lines {
+  lines = [];
+  #waiting = [];
+
+  constructor(stream) {
+    readline.createInterface({ input: stream }).on('line', (line) => {
+      this.lines.push(line);
+      this.#waiting = this.#waiting.filter((look) => !look(line));
+    });
+  }
+
+  /** The first line from now or before that is wanted. */
+  find(isWanted) {
+    const found = this.lines.find(isWanted);
+    if (found !== undefined) return Promise.resolve(found);
+    return new Promise((resolve) => {
+      this.#waiting.push((line) => isWanted(line) && (resolve(line), true));
+    });
+  }
+
+  async with(...parts) {
+    const found = this.find((line) => parts.every((part) => line.includes(part)));
+    return within(`a line with ${JSON.stringify(parts)} in ${JSON.stringify(this.lines)}`, found);
+  }
+}
+
+/** A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. */
+export class Line {
+  static async to(server) {
+    const line = new Line();
+    const port = Number(server.address.split(':').at(-1));
+    line.listener = net.createServer((near) => line.#join(near, net.connect(port, '127.0.0.1')));
+    await new Promise((resolve) => line.listener.listen(0, '127.0.0.1', resolve));
+    line.url = `http://127.0.0.1:${line.listener.address().port}`;
+    return line;
+  }
+
+  #ends = new Set();
+  #isCut = false;
+
+  #join(near, far) {
+    for (const [from, to] of [[near, far], [far, near]]) {
+      this.#ends.add(from);
+      if (this.#isCut) from.pause();
+      from.on('data', (chunk) => to.write(chunk));
+      from.on('end', () => this.#isCut || to.end());
+      from.on('error', () => this.#isCut || to.destroy());
+      from.on('close', () => this.#ends.delete(from));
+    }
+  }
+
+  cut() {
+    this.#isCut = true;
+    for (const end of this.#ends) end.pause();
+  }
+
+  /** The line is back. What was on it is gone, and nobody hears of that. */
+  mend() {
+    this.#isCut = false;
+    for (const end of this.#ends) end.resume();
+  }
+
+  close() {
+    this.listener.close();
+    for (const end of this.#ends) end.destroy();
+  }
+}
+
+const ARGUMENTS = [
+  '--no-sandbox',
+  '--disable-gpu',
+  '--disable-quic',
+  '--disable-dev-shm-usage',
+  '--no-first-run',
+  '--disable-background-networking',
+  '--disable-component-update',
+  '--disable-sync',
+];
+
+/** These of playwright would keep hidden pages from being hidden. */
+const NOT_THESE = [
+  '--disable-background-timer-throttling',
+  '--disable-backgrounding-occluded-windows',
+  '--disable-renderer-backgrounding',
+];
+
+/** Why there is no browser; `null` if there is one. */
+export function missing() {
+  const executable = process.env.CHROMIUM ?? '/usr/bin/chromium';
+  if (!existsSync(executable)) return 'chromium is not installed';
+  if (!existsSync(path.join(tools, 'node_modules/playwright-core'))) return 'playwright-core is not installed';
+  return null;
+}
+
+export function launch() {
+  const { chromium } = createRequire(path.join(tools, 'package.json'))('playwright-core');
+  const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
+  return chromium.launch({ executablePath, args: ARGUMENTS, ignoreDefaultArgs: NOT_THESE });
+}
+
+/** A tab that can really be hidden, with its timers held back: those of playwright always count as visible. */
+export class Tab {
+  #root;
+  #target;
+  #session;
+  #last = 0;
+  #waiting = new Map();
+
+  static async open(browser, url) {
+    const tab = new Tab();
+    tab.#root = await browser.newBrowserCDPSession();
+    tab.context = (await tab.#root.send('Target.createBrowserContext')).browserContextId;
+    tab.#target = await tab.#create(url);
+    const attached = await tab.#root.send('Target.attachToTarget', { targetId: tab.#target, flatten: false });
+    tab.#session = attached.sessionId;
+    tab.#root.on('Target.receivedMessageFromTarget', ({ message }) => {
+      const { id, ...answer } = JSON.parse(message);
+      tab.#waiting.get(id)?.(answer);
+      tab.#waiting.delete(id);
+    });
+    return tab;
+  }
+
+  async #create(url) {
+    const { targetId } = await this.#root.send('Target.createTarget', { url, browserContextId: this.context });
+    return targetId;
+  }
+
+  /** Another tab comes to the front. */
+  async hide() {
+    const targetId = await this.#create('about:blank');
+    await this.#root.send('Target.activateTarget', { targetId });
+  }
+
+  async show() {
+    await this.#root.send('Target.activateTarget', { targetId: this.#target });
+  }
+
+  /** What a function gives that is run in the page; its promise is waited for. */
+  async evaluate(run, ...given) {
+    const id = (this.#last += 1);
+    const expression = `(${run})(...${JSON.stringify(given)})`;
+    const params = { expression, awaitPromise: true, returnByValue: true };
+    const message = JSON.stringify({ id, method: 'Runtime.evaluate', params });
+    const answered = new Promise((resolve) => this.#waiting.set(id, resolve));
+    await this.#root.send('Target.sendMessageToTarget', { sessionId: this.#session, message });
+    const { result, error } = await within('an answer of the tab', answered);
+    check(!error && !result.exceptionDetails, JSON.stringify(error ?? result.exceptionDetails));
+    return result.result.value;
+  }
+
+  async until(what, run, ...given) {
+    const deadline = Date.now() + CEILING;
+    while (!(await this.evaluate(run, ...given))) {
+      check(Date.now() < deadline, `${what}: nothing within ${CEILING / 1_000} s`);
+      await sleep(50);
+    }
+  }
+
+  async close() {
+    await this.#root.send('Target.disposeBrowserContext', { browserContextId: this.context });
+  }
+}
+
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGKILL');
+});
