@@ -134,8 +134,14 @@ pub(crate) fn encode_accept(accept: &Accept, accept_key: &str) -> Result<Vec<u8>
     Ok(bytes)
 }
 
+/// The beginning of an answer, with room for the rest of its head.
 fn status_line(status: StatusCode) -> Vec<u8> {
-    format!("HTTP/1.1 {} {}\r\n", status.as_str(), status.canonical_reason().unwrap_or("")).into_bytes()
+    let mut bytes = Vec::with_capacity(512);
+    let reason = status.canonical_reason().unwrap_or("");
+    for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
+        bytes.extend_from_slice(part.as_bytes());
+    }
+    bytes
 }
 
 /// Nothing that could end the header, and so forge another, gets through.
