@@ -519,17 +519,21 @@ fn a_peer_that_reads_slowly_but_steadily_is_not_stalled() {
 
 #[test]
 fn a_queued_message_does_not_keep_a_ping_from_a_live_but_slow_peer() {
-    let running = start(server(), |conn| {
+    let (pinged, is_pinged) = crossbeam_channel::bounded(1);
+    let running = start(server(), move |conn| {
         let message = conn.recv()?;
         // More than the kernel takes, so that it waits.
         conn.send(Message::binary(vec![0; 8 * 1024 * 1024]))?;
         assert!(conn.sender().queued() > 0);
         conn.sender().ping()?;
+        let _ = pinged.send(());
         conn.send(message)?;
         conn.recv().map(drop)
     });
     let mut client = running.connect();
     client.write(&fragment(0x81, b"behind the Ping"));
+    // The peer is so slow that it reads nothing until then.
+    is_pinged.recv_timeout(Duration::from_secs(20)).unwrap();
     assert_eq!(client.frame().payload.len(), 8 * 1024 * 1024);
     assert_eq!(client.frame().opcode, PING);
     assert_eq!(client.text(), "behind the Ping");
