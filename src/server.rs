@@ -163,8 +163,8 @@ impl Server {
         self
     }
 
-    /// Stack of each connection's thread, and of the second one that it has while it is behind, in bytes: what the handler has to live in. It is reserved, not used, until it
-    /// is needed. Default 256 KiB.
+    /// Stack of each connection's thread, and of the second one that it has while it is behind, in bytes: what the
+    /// handler has to live in. It is reserved, not used, until it is needed. Default 256 KiB.
     pub fn stack_size(mut self, bytes: usize) -> Self {
         self.settings.stack_size = bytes;
         self
