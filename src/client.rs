@@ -375,6 +375,7 @@ where
             hub: Arc::clone(&self.shared.hub),
         }));
         link.count_bytes_in(tail.len(), link.opened);
+        link.set_heartbeat(&settings.heartbeat);
         let connection = Connection::new(Arc::clone(&link), inbound, settings.heartbeat, request, subprotocol, false);
         self.shared.hub.notify(Notice::Opened(Arc::clone(&link)));
         if let Some(next) = settings.heartbeat.announcement() {

@@ -79,81 +79,112 @@ pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Does the handshake, and says who is at the other end, as far as that got known. `is_full`: the server is at its limit
 /// of connections.
+///
+/// One step after the other and none inlined, so that their frames lie over one another: see `Slot::run`.
+#[inline(never)]
 pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_full: bool) -> (Remote, Outcome) {
     let stream = &*arrival.stream;
     let deadline = Instant::now() + rules.timeout;
-    match read_head(stream, peer, deadline) {
-        Ok((mut request, tail)) => {
-            request.find_client(&rules.trusted);
-            (request.remote(), respond(arrival, request, tail, rules, is_full, deadline))
+    let (mut request, tail) = match read_head(stream, peer, deadline) {
+        Ok(read) => read,
+        Err(HeadError::Refused(refusal)) => return (peer.into(), refuse(stream, &refusal, true, deadline)),
+        Err(HeadError::Lost(reason)) => return (peer.into(), Outcome::Failed { status: None, reason }),
+    };
+    request.find_client(&rules.trusted);
+    let remote = request.remote();
+    let with_body = request.method() != "HEAD";
+    match look_at(&request, rules, is_full) {
+        Ok(()) => {}
+        Err(Declined::Answered(response)) => return (remote, answer(stream, &response, with_body, deadline)),
+        Err(Declined::Refused(refusal)) => return (remote, refuse(stream, &refusal, with_body, deadline)),
+    }
+    let accept = match decide(&request, rules) {
+        Ok(accept) => accept,
+        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline)),
+    };
+    // Checked by check_upgrade.
+    let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
+    let answer = match encode_accept(&accept, &key) {
+        Ok(answer) => answer,
+        Err(what) => {
+            let refusal = mistake(&request, &format!("gave {what}"));
+            return (remote, refuse(stream, &refusal, true, deadline));
         }
-        Err(HeadError::Refused(response, reason)) => (peer.into(), refuse(stream, &response, true, reason, deadline)),
-        Err(HeadError::Lost(reason)) => (peer.into(), Outcome::Failed { status: None, reason }),
+    };
+    if !arrival.let_in() {
+        return (remote, Outcome::Failed { status: None, reason: "the server is shutting down".to_owned() });
+    }
+    let outcome = match tcp::write_before(stream, &answer, deadline) {
+        Ok(()) => Outcome::Upgraded { request, accept, tail },
+        Err(error) => Outcome::Failed { status: None, reason: format!("answer not sent: {error}") },
+    };
+    (remote, outcome)
+}
+
+/// An answer that is no upgrade, and the reason for the log.
+type Refusal = Box<(Response, &'static str)>;
+
+fn refusal(response: Response, reason: &'static str) -> Refusal {
+    Box::new((response, reason))
+}
+
+/// Why a complete request does not become a WebSocket.
+enum Declined {
+    /// It did not want to, and the application has answered it.
+    Answered(Box<Response>),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for Declined {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
     }
 }
 
-/// Answers a complete request.
-fn respond(
-    arrival: &Arrival,
-    request: Request,
-    tail: Vec<u8>,
-    rules: &Rules,
-    is_full: bool,
-    deadline: Instant,
-) -> Outcome {
-    let stream = &*arrival.stream;
-    let with_body = request.method() != "HEAD";
+/// Whether a complete request is an opening handshake as it should be, and there is room for it.
+#[inline(never)]
+fn look_at(request: &Request, rules: &Rules, is_full: bool) -> Result<(), Declined> {
     if !request.has_token("Upgrade", "websocket") {
-        let answer = rules.on_request.as_ref().and_then(|answer| {
-            let answered = catch_unwind(AssertUnwindSafe(|| answer(&request)));
-            answered.unwrap_or_else(|_| {
-                log::error!("{}: on_request panicked; answered with 500", request.remote());
-                Some(Response::new(500).text("internal error\n"))
-            })
+        return Err(match ask_for_answer(request, rules) {
+            Some(response) => Declined::Answered(response),
+            None => no_upgrade(request).into(),
         });
-        let Some(response) = answer else {
-            let (response, reason) = no_upgrade(&request);
-            return refuse(stream, &response, with_body, reason, deadline);
-        };
-        return match answer_and_end(stream, &response, with_body, deadline) {
-            Ok(status) => Outcome::Answered { status },
-            Err(error) => Outcome::Failed { status: None, reason: error.to_string() },
-        };
     }
-    if let Err((response, reason)) = check_upgrade(&request) {
-        return refuse(stream, &response, with_body, reason, deadline);
-    }
+    check_upgrade(request)?;
     if is_full {
         let response = Response::new(503).header("Retry-After", "5").text("too many connections\n");
-        return refuse(stream, &response, true, "too many connections", deadline);
+        return Err(refusal(response, "too many connections").into());
     }
-    match decide(&request, rules) {
-        Ok(_) if !arrival.let_in() => {
-            Outcome::Failed { status: None, reason: "the server is shutting down".to_owned() }
-        }
-        Ok((accept, answer)) => match tcp::write_before(stream, &answer, deadline) {
-            Ok(()) => Outcome::Upgraded { request, accept: Box::new(accept), tail },
-            Err(error) => Outcome::Failed { status: None, reason: format!("answer not sent: {error}") },
-        },
-        Err((response, reason)) => refuse(stream, &response, true, reason, deadline),
-    }
+    Ok(())
+}
+
+/// The application's answer to a request that is no opening handshake.
+fn ask_for_answer(request: &Request, rules: &Rules) -> Option<Box<Response>> {
+    let answer = rules.on_request.as_ref()?;
+    let answered = catch_unwind(AssertUnwindSafe(|| answer(request)));
+    let answered = answered.unwrap_or_else(|_| {
+        log::error!("{}: on_request panicked; answered with 500", request.remote());
+        Some(Response::new(500).text("internal error\n"))
+    });
+    answered.map(Box::new)
 }
 
 enum HeadError {
     /// To be answered.
-    Refused(Response, &'static str),
+    Refused(Refusal),
     /// There is nobody to answer any more.
     Lost(String),
 }
 
 /// Reads up to the end of the request's head. What came behind it is the second part of the result.
+#[inline(never)]
 fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
     let mut head = Head::new();
     loop {
         let read = tcp::read_before(stream, head.space(), deadline);
         let Some(count) = read.map_err(|error| HeadError::Lost(error.to_string()))? else {
             let response = Response::new(408).text("the request took too long\n");
-            return Err(HeadError::Refused(response, "request too slow"));
+            return Err(HeadError::Refused(refusal(response, "request too slow")));
         };
         if count == 0 {
             let what = if head.len == 0 { "closed without a request" } else { "closed in the middle of the request" };
@@ -199,7 +230,7 @@ impl Head {
         }
         if self.len >= MAX_HEAD {
             let response = Response::new(431).text("the request head is too large\n");
-            return Err(HeadError::Refused(response, "request head too large"));
+            return Err(HeadError::Refused(refusal(response, "request head too large")));
         }
         if self.len == self.bytes.len() {
             self.bytes.resize((2 * self.len).min(MAX_HEAD), 0);
@@ -218,32 +249,33 @@ fn malformed(error: httparse::Error) -> HeadError {
         httparse::Error::TooManyHeaders => (431, "too many headers"),
         _ => (400, "not an HTTP request"),
     };
-    HeadError::Refused(Response::new(status).text(format!("{reason}\n")), reason)
+    HeadError::Refused(refusal(Response::new(status).text(format!("{reason}\n")), reason))
 }
 
 /// The answer to a request that is no upgrade and that nobody else answers.
-fn no_upgrade(request: &Request) -> (Response, &'static str) {
+fn no_upgrade(request: &Request) -> Refusal {
     match request.method() {
         "GET" | "HEAD" => {
             let response = Response::new(426).header("Upgrade", "websocket");
-            (response.text("This is a WebSocket server: connect with ws://\n"), "no upgrade")
+            refusal(response.text("This is a WebSocket server: connect with ws://\n"), "no upgrade")
         }
         _ => method_not_allowed(),
     }
 }
 
-fn method_not_allowed() -> (Response, &'static str) {
-    (Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n"), "method not allowed")
+fn method_not_allowed() -> Refusal {
+    refusal(Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n"), "method not allowed")
 }
 
 /// What RFC 6455 section 4.2.1 demands of the request.
-fn check_upgrade(request: &Request) -> Result<(), (Response, &'static str)> {
-    let bad = |reason: &'static str| (Response::new(400).text(format!("{reason}\n")), reason);
+#[inline(never)]
+fn check_upgrade(request: &Request) -> Result<(), Refusal> {
+    let bad = |reason: &'static str| refusal(Response::new(400).text(format!("{reason}\n")), reason);
     if request.method() != "GET" {
         return Err(method_not_allowed());
     }
     if !request.is_http_1_1() {
-        return Err((Response::new(505).text("an upgrade needs HTTP/1.1\n"), "HTTP version is not 1.1"));
+        return Err(refusal(Response::new(505).text("an upgrade needs HTTP/1.1\n"), "HTTP version is not 1.1"));
     }
     if request.header("Host").is_none() {
         return Err(bad("missing Host"));
@@ -253,7 +285,8 @@ fn check_upgrade(request: &Request) -> Result<(), (Response, &'static str)> {
     }
     if request.header("Sec-WebSocket-Version") != Some("13") {
         let response = Response::new(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
-        return Err((response.text("only WebSocket version 13 is spoken here\n"), "WebSocket version is not 13"));
+        let response = response.text("only WebSocket version 13 is spoken here\n");
+        return Err(refusal(response, "WebSocket version is not 13"));
     }
     match request.header("Sec-WebSocket-Key") {
         None => Err(bad("missing Sec-WebSocket-Key")),
@@ -269,19 +302,16 @@ fn is_key(key: &str) -> bool {
     })
 }
 
-/// Asks the application, and gives the bytes of the answer 101.
-fn decide(request: &Request, rules: &Rules) -> Result<(Accept, Vec<u8>), (Response, &'static str)> {
-    let mistake = |what: &str| {
-        log::error!("{}: on_handshake {what}; answered with 500", request.remote());
-        (Response::new(500).text("internal error\n"), "on_handshake failed")
-    };
+/// Asks the application whether to let the client in, and on what terms.
+#[inline(never)]
+fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
     let mut accept = match &rules.on_handshake {
         None => Accept::new(),
         Some(decide) => match catch_unwind(AssertUnwindSafe(|| decide(request))) {
             Ok(Ok(accept)) => accept,
-            Ok(Err(response)) if (300..600).contains(&response.status()) => return Err((response, "rejected")),
-            Ok(Err(response)) => return Err(mistake(&format!("rejected with status {}", response.status()))),
-            Err(_) => return Err(mistake("panicked")),
+            Ok(Err(response)) if (300..600).contains(&response.status()) => return Err(refusal(response, "rejected")),
+            Ok(Err(response)) => return Err(mistake(request, &format!("rejected with status {}", response.status()))),
+            Err(_) => return Err(mistake(request, "panicked")),
         },
     };
     if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
@@ -290,17 +320,28 @@ fn decide(request: &Request, rules: &Rules) -> Result<(Accept, Vec<u8>), (Respon
     if let Some(chosen) = &accept.subprotocol
         && !request.subprotocols().any(|offered| offered == chosen)
     {
-        return Err(mistake("chose a subprotocol that was not offered"));
+        return Err(mistake(request, "chose a subprotocol that was not offered"));
     }
-    // Checked by check_upgrade.
-    let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
-    let answer = encode_accept(&accept, &key).map_err(|what| mistake(&format!("gave {what}")))?;
-    Ok((accept, answer))
+    Ok(Box::new(accept))
 }
 
-fn refuse(stream: &TcpStream, response: &Response, with_body: bool, reason: &str, deadline: Instant) -> Outcome {
+/// The application has made one: the log says which, and the client learns that it is not its own.
+fn mistake(request: &Request, what: &str) -> Refusal {
+    log::error!("{}: on_handshake {what}; answered with 500", request.remote());
+    refusal(Response::new(500).text("internal error\n"), "on_handshake failed")
+}
+
+fn answer(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> Outcome {
+    match answer_and_end(stream, response, with_body, deadline) {
+        Ok(status) => Outcome::Answered { status },
+        Err(error) => Outcome::Failed { status: None, reason: error.to_string() },
+    }
+}
+
+fn refuse(stream: &TcpStream, refusal: &Refusal, with_body: bool, deadline: Instant) -> Outcome {
+    let (response, reason) = &**refusal;
     let status = answer_and_end(stream, response, with_body, deadline).ok();
-    Outcome::Failed { status, reason: reason.to_owned() }
+    Outcome::Failed { status, reason: (*reason).to_owned() }
 }
 
 /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be taken

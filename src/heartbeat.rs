@@ -69,7 +69,6 @@ pub enum Action {
 #[derive(Debug, Clone)]
 pub struct Heartbeat {
     policy: HeartbeatPolicy,
-    phase: f64,
     /// The schedule: when our next Ping is due. `None` if we do not lead.
     next_ping: Option<Instant>,
     /// The miss clock. Where we lead it runs from the writing of a Ping until some life, or a miss; where the peer does,
@@ -91,7 +90,7 @@ impl Heartbeat {
         let next_ping = policy.ping_interval().map(|interval| now + interval.mul_f64(phase).min(interval));
         let window = policy.window(None);
         let life_due = window.map(|window| now + window);
-        Self { policy, phase, next_ping, life_due, window, ping_owed: false, missed: 0 }
+        Self { policy, next_ping, life_due, window, ping_owed: false, missed: 0 }
     }
 
     /// The policy in force.
@@ -104,10 +103,9 @@ impl Heartbeat {
         self.missed
     }
 
-    /// Changes the policy. The beat starts afresh: no misses, and the next Ping as after [`new`](Self::new), in the same
-    /// phase.
-    pub fn set_policy(&mut self, policy: HeartbeatPolicy, now: Instant) {
-        *self = Self::new(policy, now, self.phase);
+    /// Changes the policy. The beat starts afresh: no misses, and the next Ping as after [`new`](Self::new).
+    pub fn set_policy(&mut self, policy: HeartbeatPolicy, now: Instant, phase: f64) {
+        *self = Self::new(policy, now, phase);
     }
 
     /// When [`poll`](Self::poll) next has something to do; an instant in the past means at once. To be asked when `poll`

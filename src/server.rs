@@ -373,24 +373,21 @@ impl<H> Slot<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
+    /// The thread. What its stack was once used for stays resident for as long as it lives, so its three parts are not
+    /// inlined, and their frames lie over one another.
     fn run(mut self, arrival: &Arrival, peer: SocketAddr) {
-        if let Some(mut connection) = self.shake_hands(arrival, peer) {
+        let (remote, outcome) = match tcp::prepare(&arrival.stream) {
+            Ok(()) => handshake::perform(arrival, peer, &self.site.rules, !self.has_place),
+            Err(error) => (peer.into(), Outcome::Failed { status: None, reason: error.to_string() }),
+        };
+        if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
             self.handle(&mut connection);
         }
     }
 
-    /// The opening handshake, up to a connection or to the end of what there is to say.
-    ///
-    /// Not inlined, for what a thread's stack was once used for stays resident for as long as the thread lives: the
-    /// frames of the handshake and of the connection should lie over one another.
+    /// From the handshake to a connection, or to the end of what there is to say.
     #[inline(never)]
-    fn shake_hands(&mut self, arrival: &Arrival, peer: SocketAddr) -> Option<Box<Connection>> {
-        let stream = &arrival.stream;
-        if let Err(error) = tcp::prepare(stream) {
-            self.failed(peer.into(), None, error.to_string());
-            return None;
-        }
-        let (remote, outcome) = handshake::perform(arrival, peer, &self.site.rules, !self.has_place);
+    fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
         match outcome {
             Outcome::Answered { status } => {
                 log::debug!("#{} {remote} plain HTTP request answered with {status}", self.id);
@@ -409,8 +406,10 @@ where
                 }
             }
             Outcome::Upgraded { request, accept, tail } => {
+                let heartbeat = accept.heartbeat.unwrap_or(self.site.settings.heartbeat);
                 let link = self.link(stream, &request, accept.takes_broadcasts);
-                match self.open(&link, stream, request, &accept, &tail) {
+                link.set_heartbeat(&heartbeat);
+                match self.open(&link, stream, request, &accept, heartbeat, &tail) {
                     Ok(connection) => {
                         self.site.hub.notify(Notice::Opened(Arc::clone(&link)));
                         if is_agreed(&accept) {
@@ -433,13 +432,13 @@ where
         stream: &Arc<TcpStream>,
         request: Request,
         accept: &Accept,
+        heartbeat: HeartbeatPolicy,
         tail: &[u8],
     ) -> io::Result<Box<Connection>> {
         let settings = &self.site.settings;
         link.count_bytes_in(tail.len(), link.opened);
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(Arc::clone(stream), decoder)?;
-        let heartbeat = accept.heartbeat.unwrap_or(settings.heartbeat);
         let text_heartbeat = settings.text_heartbeat || is_agreed(accept);
         if is_agreed(accept) {
             // Before anybody knows of the connection, so that nothing gets ahead of it.

@@ -117,6 +117,32 @@ pub(crate) fn read_before(mut stream: &TcpStream, space: &mut [u8], deadline: In
     }
 }
 
+/// Waits until there is something to read, or the end, or an error; `None` for ever. It may return early with nothing.
+#[cfg(unix)]
+pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::Result<bool> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    // A wait that is too long for a timespec is as good as none.
+    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], wait.as_ref()) {
+        Err(rustix::io::Errno::INTR) => Ok(false),
+        ready => Ok(ready? > 0),
+    }
+}
+
+/// The same by a look that takes nothing, under a timeout of the socket; the socket has its own again afterwards.
+#[cfg(not(unix))]
+pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::Result<bool> {
+    let before = stream.read_timeout()?;
+    stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_micros(1))))?;
+    let looked = stream.peek(&mut [0]);
+    stream.set_read_timeout(before)?;
+    match looked {
+        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        // An error is for the read to tell.
+        _ => Ok(true),
+    }
+}
+
 /// Writes all of it before the deadline: `write_all` under one deadline for the whole.
 pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     let mut writer = stream;

@@ -15,6 +15,7 @@ use std::vec::IntoIter;
 /// A driver that keeps every deadline, `lag` late, and a peer that answers as it is told. Times count from `origin`.
 pub(crate) struct World {
     pub(crate) heart: Heartbeat,
+    pub(crate) phase: f64,
     pub(crate) origin: Instant,
     pub(crate) now: Duration,
     pub(crate) lag: Duration,
@@ -47,6 +48,7 @@ impl World {
         let origin = Instant::now();
         Self {
             heart: Heartbeat::new(policy, origin, phase),
+            phase,
             origin,
             now: Duration::ZERO,
             lag: Duration::ZERO,
@@ -92,7 +94,7 @@ impl World {
     }
 
     pub(crate) fn set_policy(&mut self, policy: HeartbeatPolicy) {
-        self.heart.set_policy(policy, self.origin + self.now);
+        self.heart.set_policy(policy, self.origin + self.now, self.phase);
         self.missed = 0;
     }
 
