@@ -76,8 +76,8 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) queue_size: usize,
 
-    /// Read buffer of each connection while little comes in, in bytes; it grows by itself
-    #[arg(long, value_name = "BYTES", default_value = "1KiB", value_parser = parse_size)]
+    /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
+    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
     pub(crate) read_buffer_size: usize,
 
     /// How long an opening handshake may take in all

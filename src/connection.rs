@@ -268,24 +268,20 @@ impl Connection {
 
     /// Reads once, and tells the heartbeat what came. Gives the time after that.
     fn read(&mut self, wake: Option<Instant>, now: Instant) -> Result<Instant, Error> {
-        let space = self.inbound.decoder.space().len();
         let filled = self.inbound.fill(wake, now);
         let now = Instant::now();
         match filled {
-            Ok(Filled::Bytes(count)) => {
+            Ok(Filled::Bytes(count, is_all)) => {
                 self.link.count_bytes_in(count, now);
                 self.life(Sign::Bytes, now);
                 if let Some(policy) = self.link.take_asked_heartbeat() {
                     self.adopt_heartbeat(policy);
                 }
-                if count < space {
+                if is_all {
                     self.emptied_at = Some(now);
                 }
             }
-            Ok(Filled::Timeout) => {
-                self.emptied_at = Some(now);
-                self.inbound.decoder.shrink();
-            }
+            Ok(Filled::Timeout) => self.emptied_at = Some(now),
             Ok(Filled::End) => return Err(self.ended(self.inbound.end_reason())),
             Err(error) => return Err(self.ended(CloseReason::io(&error))),
         }

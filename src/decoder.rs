@@ -3,6 +3,7 @@
 //! Bytes are put into [`Decoder::space`], messages come out of [`Decoder::next`]. A payload is taken out of the buffer
 //! as it arrives, whole frame or not, so the buffer stays small however large a message is, memory follows what was
 //! really received rather than what a header announced, and text that is not UTF-8 is refused at its first bad byte.
+//! While nothing comes in there need be no buffer at all.
 //!
 //! The headers are parsed by tungstenite; its own reader is not used because it hands out nothing until a message is
 //! complete, which is too late for a deadline, for a limit on memory and for the UTF-8 check.
@@ -31,7 +32,7 @@ pub(crate) enum Incoming {
 pub(crate) struct Decoder {
     /// Which end we are.
     role: Role,
-    /// Initialised throughout; `start..end` is not decoded yet.
+    /// Initialised throughout, or empty; `start..end` is not decoded yet.
     buffer: Vec<u8>,
     start: usize,
     end: usize,
@@ -67,15 +68,12 @@ impl Decoder {
 
     /// `head` is what was received already, behind the opening handshake.
     pub(crate) fn new(role: Role, head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
-        let smallest = buffer_size.max(Self::MIN_BUFFER);
-        let mut buffer = vec![0; smallest.max(head.len())];
-        buffer[..head.len()].copy_from_slice(head);
         Self {
             role,
-            buffer,
+            buffer: head.to_vec(),
             start: 0,
             end: head.len(),
-            smallest,
+            smallest: buffer_size.max(Self::MIN_BUFFER),
             small_reads: 0,
             max_message_size,
             frame: None,
@@ -89,6 +87,9 @@ impl Decoder {
             self.buffer.copy_within(self.start..self.end, 0);
             self.end -= self.start;
             self.start = 0;
+        }
+        if self.buffer.len() < self.smallest {
+            self.buffer.resize(self.smallest, 0);
         }
         &mut self.buffer[self.end..]
     }
@@ -104,21 +105,21 @@ impl Decoder {
         } else if self.end <= self.smallest {
             self.small_reads = self.small_reads.saturating_add(1);
             if self.small_reads == u8::MAX {
-                self.shrink();
+                self.small_reads = 0;
+                self.buffer.truncate(self.smallest);
+                self.buffer.shrink_to_fit();
             }
         } else {
             self.small_reads = 0;
         }
     }
 
-    /// A buffer that has grown is given back, for instance when the peer is idle.
-    pub(crate) fn shrink(&mut self) {
-        if self.buffer.len() > self.smallest && self.end - self.start <= self.smallest {
-            self.space();
-            self.buffer.truncate(self.smallest);
-            self.buffer.shrink_to_fit();
+    /// Gives the buffer back, if nothing is in it, until [`space`](Self::space) is called for.
+    pub(crate) fn release(&mut self) {
+        if self.start == self.end {
+            self.buffer = Vec::new();
+            (self.start, self.end, self.small_reads) = (0, 0, 0);
         }
-        self.small_reads = 0;
     }
 
     /// The next thing that is complete, or `None` if more bytes are needed. After an error there is nothing more to be

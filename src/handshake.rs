@@ -102,14 +102,9 @@ pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_ful
         Ok(accept) => accept,
         Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline)),
     };
-    // Checked by check_upgrade.
-    let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
-    let answer = match encode_accept(&accept, &key) {
+    let answer = match welcome(&request, &accept) {
         Ok(answer) => answer,
-        Err(what) => {
-            let refusal = mistake(&request, &format!("gave {what}"));
-            return (remote, refuse(stream, &refusal, true, deadline));
-        }
+        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline)),
     };
     if !arrival.let_in() {
         return (remote, Outcome::Failed { status: None, reason: "the server is shutting down".to_owned() });
@@ -205,7 +200,8 @@ struct Head {
 
 impl Head {
     fn new() -> Self {
-        Self { bytes: vec![0; 1024], len: 0 }
+        // More than the 1,032 bytes up to which glibc keeps freed memory for the thread that freed it, even if it idles.
+        Self { bytes: vec![0; 2048], len: 0 }
     }
 
     /// Where the next bytes go. Never empty.
@@ -323,6 +319,13 @@ fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
         return Err(mistake(request, "chose a subprotocol that was not offered"));
     }
     Ok(Box::new(accept))
+}
+
+/// The bytes of the answer 101.
+fn welcome(request: &Request, accept: &Accept) -> Result<Vec<u8>, Refusal> {
+    // Checked by check_upgrade.
+    let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
+    encode_accept(accept, &key).map_err(|what| mistake(request, &format!("gave {what}")))
 }
 
 /// The application has made one: the log says which, and the client learns that it is not its own.

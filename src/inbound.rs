@@ -23,8 +23,8 @@ use crate::tcp;
 /// What a read came to.
 #[derive(Debug)]
 pub(crate) enum Filled {
-    /// So many bytes more are in the decoder.
-    Bytes(usize),
+    /// So many bytes more are in the decoder, and whether that was all there was.
+    Bytes(usize, bool),
     /// The peer has sent its last byte.
     End,
     /// Nothing came before the deadline.
@@ -59,11 +59,13 @@ impl Inbound {
             let is_brisk = self.soon == Self::BRISK && wait.is_none_or(|wait| wait >= Self::SOON);
             if is_brisk || self.is_readable(wait, now)? {
                 let mut stream = &*self.stream;
-                match stream.read(self.decoder.space()) {
+                let space = self.decoder.space();
+                let room = space.len();
+                match stream.read(space) {
                     Ok(0) => return Ok(Filled::End),
                     Ok(count) => {
                         self.decoder.filled(count);
-                        return Ok(Filled::Bytes(count));
+                        return Ok(Filled::Bytes(count, count < room));
                     }
                     Err(error) if is_timeout(&error) => self.soon = 0,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -77,8 +79,11 @@ impl Inbound {
         }
     }
 
-    /// Waits for something to read, and notes whether that was soon.
+    /// Waits for something to read, without a buffer unless the connection is brisk, and notes whether that was soon.
     fn is_readable(&mut self, wait: Option<Duration>, now: Instant) -> io::Result<bool> {
+        if self.soon < Self::BRISK {
+            self.decoder.release();
+        }
         let is_readable = tcp::wait_readable(&self.stream, wait)?;
         let is_soon = is_readable && now.elapsed() < Self::SOON;
         self.soon = if is_soon { (self.soon + 1).min(Self::BRISK) } else { 0 };

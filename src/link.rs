@@ -141,16 +141,25 @@ impl Link {
         }
     }
 
-    /// Feeds one of many copies of a frame, and drops it for a peer that is behind. Whether it was taken.
-    pub(crate) fn feed_broadcast(self: &Arc<Self>, frame: Frame) -> bool {
-        match self.outbound.feed(frame, false) {
-            Err(SendFailure::Full) => {
+    /// Sends copies of frames that go to many, all of them with one system call. A peer that is behind does not get those
+    /// for which it has no room.
+    pub(crate) fn broadcast<'a>(self: &Arc<Self>, frames: impl Iterator<Item = &'a Frame>) {
+        let mut frames = frames.cloned().peekable();
+        let Some(first) = frames.next() else { return };
+        let is_lone = frames.peek().is_none();
+        for frame in std::iter::once(first).chain(frames) {
+            let sent = if is_lone { self.outbound.send(frame, false) } else { self.outbound.feed(frame, false) };
+            if let Err(SendFailure::Full) = sent {
                 if self.dropped.fetch_add(1, Relaxed) == 0 {
                     log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.remote);
                 }
-                false
+            } else if self.settle(sent).is_err() {
+                // The connection's thread will find out why.
+                return;
             }
-            sent => self.settle(sent).is_ok(),
+        }
+        if !is_lone {
+            let _ = self.flush();
         }
     }
 

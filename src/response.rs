@@ -136,7 +136,7 @@ pub(crate) fn encode_accept(accept: &Accept, accept_key: &str) -> Result<Vec<u8>
 
 /// The beginning of an answer, with room for the rest of its head.
 fn status_line(status: StatusCode) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(512);
+    let mut bytes = Vec::with_capacity(192);
     let reason = status.canonical_reason().unwrap_or("");
     for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
         bytes.extend_from_slice(part.as_bytes());

@@ -102,7 +102,7 @@ impl Server {
             max_connections: 10_000,
             max_message_size: 1024 * 1024,
             queue_size: 1024 * 1024,
-            read_buffer_size: 1024,
+            read_buffer_size: 4 * 1024,
             stack_size: 256 * 1024,
             close_timeout: Duration::from_secs(5),
             text_heartbeat: false,
@@ -156,8 +156,7 @@ impl Server {
     }
 
     /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
-    /// 64 KiB, and back. Default 1 KiB, since it is most of what an idle connection costs beside its stack; at least 256
-    /// bytes.
+    /// 64 KiB, and back. An idle connection has none. Default 4 KiB, at least 256 bytes.
     pub fn read_buffer_size(mut self, bytes: usize) -> Self {
         self.settings.read_buffer_size = bytes;
         self

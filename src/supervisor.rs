@@ -241,13 +241,8 @@ impl Supervisor {
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
         for Open { link, .. } in self.open_connections().filter(|open| open.link.takes_broadcasts) {
-            for Command::Broadcast { frame, except } in &broadcasts {
-                if Some(link.id) != *except {
-                    link.feed_broadcast(frame.clone());
-                }
-            }
-            // If it cannot be written, the connection's thread will find out why.
-            let _ = link.flush();
+            let for_it = broadcasts.iter().filter(|Command::Broadcast { except, .. }| *except != Some(link.id));
+            link.broadcast(for_it.map(|Command::Broadcast { frame, .. }| frame));
         }
     }
 

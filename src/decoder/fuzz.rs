@@ -77,8 +77,8 @@ fn decode(pieces: &[&[u8]], is_idle_between: bool) -> (Vec<Incoming>, Option<Clo
             assert!(!decoder.space().is_empty(), "no room to read into");
         }
         if is_idle_between {
-            decoder.shrink();
-            assert!(!decoder.space().is_empty(), "no room to read into after shrinking");
+            decoder.release();
+            assert!(!decoder.space().is_empty(), "no room to read into after the buffer was given back");
         }
     }
     (out, None)

@@ -98,7 +98,7 @@ fn read(pieces: &[&[u8]]) -> (Option<Verdict>, usize) {
             match head.filled(count, peer()) {
                 Ok(None) => {}
                 Ok(Some(complete)) => return (Some(Ok(complete)), arrived),
-                Err(HeadError::Refused(response, _)) => return (Some(Err(response)), arrived),
+                Err(HeadError::Refused(refusal)) => return (Some(Err(refusal.0)), arrived),
                 Err(HeadError::Lost(reason)) => unreachable!("{reason} without I/O"),
             }
         }
@@ -170,10 +170,10 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
     };
     let rules =
         Rules { timeout: Duration::from_secs(1), trusted: Trusted::default(), on_handshake: None, on_request: None };
-    let checked = check_upgrade(&request).and_then(|()| decide(&request, &rules));
+    let checked = check_upgrade(&request).and_then(|()| welcome(&request, &*decide(&request, &rules)?));
     let theirs = accept_key_of_tungstenite(&request);
     match checked {
-        Ok((_, answer)) => {
+        Ok(answer) => {
             let (status, headers) = understood(&answer, true)?;
             prop_assert_eq!(status, 101);
             let ours = headers.iter().find(|(name, _)| name == "sec-websocket-accept").map(|(_, value)| value.clone());
@@ -185,7 +185,8 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
             prop_assert_eq!(request.method(), "GET");
             prop_assert!(request.is_http_1_1());
         }
-        Err((response, _)) => {
+        Err(refusal) => {
+            let response = refusal.0;
             let with_body = request.method() != "HEAD";
             let (status, _) = understood(&response.encode(with_body).map_err(TestCaseError::fail)?, with_body)?;
             prop_assert!((400..600).contains(&status));

@@ -13,7 +13,7 @@ const SMALL: usize = 4 * 1024;
 const LARGE: usize = 64 * 1024;
 
 /// Protects the list of connections, and while it is held the order of what is sent to all of them.
-type Everybody = Arc<Mutex<HashMap<usize, TcpStream>>>;
+type Everybody = Arc<Mutex<HashMap<usize, Arc<TcpStream>>>>;
 
 pub(super) fn serve(broadcast: bool) -> io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -46,13 +46,14 @@ fn echo(mut stream: TcpStream) -> io::Result<()> {
 }
 
 /// A bare loop of sends, one for each message and receiver.
-fn fan_out(mut stream: TcpStream, number: usize, everybody: &Everybody) -> io::Result<()> {
+fn fan_out(stream: TcpStream, number: usize, everybody: &Everybody) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    everybody.lock().unwrap_or_else(PoisonError::into_inner).insert(number, stream.try_clone()?);
+    let stream = Arc::new(stream);
+    everybody.lock().unwrap_or_else(PoisonError::into_inner).insert(number, Arc::clone(&stream));
     let mut buffer = vec![0; LARGE];
     let mut filled = 0;
     loop {
-        let count = stream.read(&mut buffer[filled..]).unwrap_or(0);
+        let count = (&*stream).read(&mut buffer[filled..]).unwrap_or(0);
         let mut all = everybody.lock().unwrap_or_else(PoisonError::into_inner);
         if count == 0 {
             all.remove(&number);
@@ -61,7 +62,7 @@ fn fan_out(mut stream: TcpStream, number: usize, everybody: &Everybody) -> io::R
         filled += count;
         let mut start = 0;
         while let Some(length) = message_length(&buffer[start..filled]).filter(|length| start + length <= filled) {
-            all.retain(|_, receiver| receiver.write_all(&buffer[start..start + length]).is_ok());
+            all.retain(|_, receiver| (&**receiver).write_all(&buffer[start..start + length]).is_ok());
             start += length;
         }
         buffer.copy_within(start..filled, 0);
