@@ -1,14 +1,16 @@
 //! From bytes to messages: the receiving half of RFC 6455, without I/O.
 //!
-//! Bytes are put into [`Decoder::space`], messages come out of [`Decoder::next`]. A payload is taken out of the buffer
-//! as it arrives, whole frame or not, so the buffer stays small however large a message is, memory follows what was
-//! really received rather than what a header announced, and text that is not UTF-8 is refused at its first bad byte.
-//! While nothing comes in there need be no buffer at all.
+//! Bytes go in by [`Decoder::fill`], messages come out of [`Decoder::next`]. A payload is taken out of the buffer as it
+//! arrives, whole frame or not, so the buffer stays small however large a message is, memory follows what was really
+//! received rather than what a header announced, and text that is not UTF-8 is refused at its first bad byte.
+//!
+//! Large payloads are not copied: the rest of a long binary frame is read to where it belongs, and a message that takes
+//! up most of the buffer takes the buffer with it. While nothing comes in there need be no buffer at all.
 //!
 //! The headers are parsed by tungstenite; its own reader is not used because it hands out nothing until a message is
 //! complete, which is too late for a deadline, for a limit on memory and for the UTF-8 check.
 
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
@@ -32,10 +34,11 @@ pub(crate) enum Incoming {
 pub(crate) struct Decoder {
     /// Which end we are.
     role: Role,
-    /// Initialised throughout, or empty; `start..end` is not decoded yet.
+    /// What has arrived; from `start` on it is not decoded yet.
     buffer: Vec<u8>,
     start: usize,
-    end: usize,
+    /// The capacity that the buffer has, or will have when there is something to read.
+    size: usize,
     smallest: usize,
     /// Reads in a row that left most of a grown buffer unused.
     small_reads: u8,
@@ -63,17 +66,20 @@ enum PartialMessage {
 impl Decoder {
     /// A control frame must fit in the buffer (14 + 125 bytes), whatever the settings say.
     const MIN_BUFFER: usize = 256;
-    /// The buffer grows up to this while large messages arrive.
-    const MAX_BUFFER: usize = 64 * 1024;
+    /// The buffer grows up to this while large messages arrive: one of 64 KiB fits in with its header.
+    const MAX_BUFFER: usize = 65 * 1024;
+    /// What is worth a system call, or a new buffer, to save its copying.
+    const LARGE: usize = 16 * 1024;
 
     /// `head` is what was received already, behind the opening handshake.
     pub(crate) fn new(role: Role, head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
+        let smallest = buffer_size.max(Self::MIN_BUFFER);
         Self {
             role,
             buffer: head.to_vec(),
             start: 0,
-            end: head.len(),
-            smallest: buffer_size.max(Self::MIN_BUFFER),
+            size: smallest,
+            smallest,
             small_reads: 0,
             max_message_size,
             frame: None,
@@ -81,44 +87,58 @@ impl Decoder {
         }
     }
 
-    /// Where the next bytes go. Never empty after [`next`](Self::next) has returned `None`.
-    pub(crate) fn space(&mut self) -> &mut [u8] {
-        if self.start > 0 {
-            self.buffer.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-        }
-        if self.buffer.len() < self.smallest {
-            self.buffer.resize(self.smallest, 0);
-        }
-        &mut self.buffer[self.end..]
-    }
-
-    /// So many bytes were put into [`space`](Self::space). The buffer follows the work: a full one grows, and one that
-    /// was hardly used for a while shrinks.
-    pub(crate) fn filled(&mut self, count: usize) {
-        self.end += count;
-        if self.end == self.buffer.len() && self.buffer.len() < Self::MAX_BUFFER {
-            let larger = (self.buffer.len() * 4).min(Self::MAX_BUFFER);
-            self.buffer.resize(larger, 0);
-            self.small_reads = 0;
-        } else if self.end <= self.smallest {
-            self.small_reads = self.small_reads.saturating_add(1);
-            if self.small_reads == u8::MAX {
-                self.small_reads = 0;
-                self.buffer.truncate(self.smallest);
-                self.buffer.shrink_to_fit();
+    /// Takes more bytes in, when [`next`](Self::next) has returned `None`: `read` appends some to what it is given, up to
+    /// its capacity, and says how many. Returns that, and whether there was room for more.
+    pub(crate) fn fill(&mut self, read: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>) -> io::Result<(usize, bool)> {
+        if let (Some(frame), Some(PartialMessage::Binary(payload))) = (&mut self.frame, &mut self.message)
+            && frame.remaining >= Self::LARGE as u64
+            && self.start == self.buffer.len()
+        {
+            let from = payload.len();
+            if payload.capacity() - from < Self::LARGE {
+                payload.reserve_exact(foreseen(from, frame.remaining));
             }
-        } else {
+            let room = payload.capacity() - from;
+            let count = read(payload)?;
+            let end = from + frame.remaining.min(count as u64) as usize;
+            frame.unmask(&mut payload[from..end]);
+            // There may have been room for more than this frame.
+            self.buffer.clear();
+            self.start = 0;
+            self.buffer.extend(payload.drain(end..));
+            return Ok((count, count < room));
+        }
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        self.buffer.reserve_exact(self.size.saturating_sub(self.buffer.len()).max(1));
+        let room = self.buffer.capacity() - self.buffer.len();
+        let count = read(&mut self.buffer)?;
+        self.follow_the_work(count < room);
+        Ok((count, count < room))
+    }
+
+    /// A full buffer grows, and one that was hardly used for a while shrinks.
+    fn follow_the_work(&mut self, had_room: bool) {
+        if !had_room {
+            self.size = (self.buffer.capacity() * 4).min(Self::MAX_BUFFER).max(self.size);
             self.small_reads = 0;
+        } else if self.buffer.len() > self.smallest {
+            self.small_reads = 0;
+        } else if self.size > self.smallest {
+            self.small_reads += 1;
+            if self.small_reads == u8::MAX {
+                self.size = self.smallest;
+                self.small_reads = 0;
+                self.buffer.shrink_to(self.size);
+            }
         }
     }
 
-    /// Gives the buffer back, if nothing is in it, until [`space`](Self::space) is called for.
+    /// Gives the buffer back, if nothing is in it, until there is something to read.
     pub(crate) fn release(&mut self) {
-        if self.start == self.end {
-            self.buffer = Vec::new();
-            (self.start, self.end, self.small_reads) = (0, 0, 0);
+        if self.start == self.buffer.len() {
+            (self.buffer, self.start) = (Vec::new(), 0);
+            (self.size, self.small_reads) = (self.smallest, 0);
         }
     }
 
@@ -130,23 +150,29 @@ impl Decoder {
                 return Ok(None);
             }
             let Some(frame) = &mut self.frame else { return Ok(None) };
-            let available = (self.end - self.start) as u64;
+            let capacity = self.buffer.capacity();
+            let available = (self.buffer.len() - self.start) as u64;
             if matches!(frame.opcode, OpCode::Control(_)) && available < frame.remaining {
                 return Ok(None);
             }
             let taken = frame.remaining.min(available) as usize;
             let payload = &mut self.buffer[self.start..self.start + taken];
-            if let Some(mask) = &mut frame.mask {
-                apply_mask(payload, *mask);
-                mask.rotate_left(taken % 4);
-            }
-            frame.remaining -= taken as u64;
+            frame.unmask(payload);
             self.start += taken;
 
             if let OpCode::Control(control) = frame.opcode {
                 let incoming = control_frame(control, payload)?;
                 self.frame = None;
                 return Ok(Some(incoming));
+            }
+            if taken >= Self::LARGE
+                && 2 * taken >= capacity
+                && frame.remaining == 0
+                && frame.is_final
+                && let Some(message) = self.message.take_if(|message| message.len() == 0)
+            {
+                self.frame = None;
+                return Ok(Some(Incoming::Message(message.all_of(self.take_buffer(taken))?)));
             }
             match &mut self.message {
                 Some(PartialMessage::Text(text)) => text.push(payload, frame.remaining)?,
@@ -172,9 +198,17 @@ impl Decoder {
         }
     }
 
+    /// The last so many bytes that were decoded, and the buffer with them.
+    fn take_buffer(&mut self, len: usize) -> Bytes {
+        let rest = self.buffer[self.start..].to_vec();
+        let taken = Bytes::from(std::mem::replace(&mut self.buffer, rest));
+        let end = std::mem::take(&mut self.start);
+        taken.slice(end - len..end)
+    }
+
     /// Reads a header if it is complete, and checks all that can be checked before the payload is here.
     fn parse_header(&mut self) -> Result<bool, CloseReason> {
-        let mut cursor = Cursor::new(&self.buffer[self.start..self.end]);
+        let mut cursor = Cursor::new(&self.buffer[self.start..]);
         let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseReason::Protocol("reserved opcode"))?;
         let Some((header, length)) = parsed else { return Ok(false) };
         self.start += cursor.position() as usize;
@@ -224,7 +258,26 @@ impl Decoder {
     }
 }
 
+impl PartialFrame {
+    /// Takes the next piece of the payload.
+    fn unmask(&mut self, piece: &mut [u8]) {
+        if let Some(mask) = &mut self.mask {
+            apply_mask(piece, *mask);
+            mask.rotate_left(piece.len() % 4);
+        }
+        self.remaining -= piece.len() as u64;
+    }
+}
+
 impl PartialMessage {
+    /// The message of this kind, when all of it is here at once.
+    fn all_of(&self, payload: Bytes) -> Result<Message, CloseReason> {
+        Ok(match self {
+            Self::Text(_) => Message::Text(Utf8Bytes::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
+            Self::Binary(_) => Message::Binary(payload),
+        })
+    }
+
     fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.complete.len() + text.carried_len,
@@ -303,14 +356,15 @@ fn control_frame(control: Control, payload: &[u8]) -> Result<Incoming, CloseReas
     })
 }
 
-/// How much to reserve for a chunk: what its frame still brings as well, but no more than doubles what is here, so that
-/// a header alone never costs memory and a long message is copied a few times at most.
+/// How much to reserve for a chunk, and for what its frame still brings.
 fn room(len: usize, capacity: usize, chunk: usize, remaining: u64) -> usize {
-    if capacity - len >= chunk {
-        return 0;
-    }
-    let remaining = usize::try_from(remaining).unwrap_or(usize::MAX);
-    chunk + remaining.min((len + chunk).max(Decoder::MAX_BUFFER))
+    if capacity - len >= chunk { 0 } else { chunk + foreseen(len + chunk, remaining) }
+}
+
+/// Room for what a frame still brings, but no more than doubles what is here, so that a header alone never costs memory
+/// and a long message is copied a few times at most.
+fn foreseen(len: usize, remaining: u64) -> usize {
+    usize::try_from(remaining).unwrap_or(usize::MAX).min(len.max(Decoder::MAX_BUFFER))
 }
 
 #[cfg(test)]

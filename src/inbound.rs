@@ -10,7 +10,7 @@
 //! socket that is set once; when that ends, the connection is a quiet one again. (A timeout of the socket is no way to
 //! wait for long: Linux ends it up to an eighth late, 2 s at 20 s; kernel/time/timer.c, "timer wheel".)
 
-use std::io::{self, Read};
+use std::io;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -58,15 +58,9 @@ impl Inbound {
             let wait = deadline.map(|deadline| deadline.saturating_duration_since(now));
             let is_brisk = self.soon == Self::BRISK && wait.is_none_or(|wait| wait >= Self::SOON);
             if is_brisk || self.is_readable(wait, now)? {
-                let mut stream = &*self.stream;
-                let space = self.decoder.space();
-                let room = space.len();
-                match stream.read(space) {
-                    Ok(0) => return Ok(Filled::End),
-                    Ok(count) => {
-                        self.decoder.filled(count);
-                        return Ok(Filled::Bytes(count, count < room));
-                    }
+                match self.decoder.fill(|buffer| tcp::read(&self.stream, buffer)) {
+                    Ok((0, _)) => return Ok(Filled::End),
+                    Ok((count, is_all)) => return Ok(Filled::Bytes(count, is_all)),
                     Err(error) if is_timeout(&error) => self.soon = 0,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),

@@ -117,6 +117,21 @@ pub(crate) fn read_before(mut stream: &TcpStream, space: &mut [u8], deadline: In
     }
 }
 
+/// Reads once, behind what is in the buffer already, up to its capacity.
+#[cfg(unix)]
+pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(buffer))?)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn read(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let len = buffer.len();
+    buffer.resize(buffer.capacity(), 0);
+    let read = stream.read(&mut buffer[len..]);
+    buffer.truncate(len + *read.as_ref().unwrap_or(&0));
+    read
+}
+
 /// Waits until there is something to read, or the end, or an error; `None` for ever. It may return early with nothing.
 #[cfg(unix)]
 pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::Result<bool> {

@@ -29,17 +29,31 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Puts in as many of the bytes as it has room for, and says how many those were.
+pub(super) fn put(decoder: &mut Decoder, bytes: &[u8]) -> usize {
+    let (count, had_room) = decoder
+        .fill(|buffer| {
+            let count = bytes.len().min(buffer.capacity() - buffer.len());
+            buffer.extend_from_slice(&bytes[..count]);
+            Ok(count)
+        })
+        .unwrap();
+    assert!(count > 0 || bytes.is_empty(), "no room to read into");
+    assert!(had_room || count <= bytes.len());
+    count
+}
+
 /// Everything that comes out when the bytes go in, so many at a time, and the error that it ends with, if it does.
 fn decode(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
-    let mut decoder = Decoder::new(Role::Server, &[], 256, LIMIT);
+    decode_up_to(LIMIT, bytes, chunk)
+}
+
+fn decode_up_to(limit: usize, bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
+    let mut decoder = Decoder::new(Role::Server, &[], 256, limit);
     let mut out = Vec::new();
     for mut part in bytes.chunks(chunk) {
         while !part.is_empty() {
-            let space = decoder.space();
-            let count = space.len().min(part.len());
-            space[..count].copy_from_slice(&part[..count]);
-            decoder.filled(count);
-            part = &part[count..];
+            part = &part[put(&mut decoder, part)..];
             loop {
                 match decoder.next() {
                     Ok(Some(incoming)) => out.push(incoming),
@@ -96,7 +110,6 @@ fn what_was_received_behind_the_handshake_comes_first() {
     let mut decoder = Decoder::new(Role::Server, &frame(0x81, b"early"), 256, LIMIT);
     assert_eq!(decoder.next(), Ok(Some(text("early"))));
     assert_eq!(decoder.next(), Ok(None));
-    assert!(!decoder.space().is_empty());
 }
 
 #[test]
@@ -159,22 +172,70 @@ fn sizes_are_limited_when_they_are_announced() {
 fn memory_follows_what_arrived_not_what_was_announced() {
     let mut decoder = Decoder::new(Role::Server, &[], 256, 1 << 30);
     let header = [&[0x82, 0xff][..], &(1_u64 << 30).to_be_bytes(), &MASK].concat();
-    decoder.space()[..header.len()].copy_from_slice(&header);
-    decoder.filled(header.len());
+    assert_eq!(put(&mut decoder, &header), header.len());
     assert_eq!(decoder.next(), Ok(None));
     let mut arrived = 0;
     for _ in 0..200 {
-        let count = decoder.space().len();
-        decoder.filled(count);
-        arrived += count;
+        arrived += put(&mut decoder, &[0; 1 << 20]);
         assert_eq!(decoder.next(), Ok(None));
         let Some(PartialMessage::Binary(bytes)) = &decoder.message else { panic!("no message under way") };
         assert!(bytes.capacity() <= 3 * arrived + Decoder::MAX_BUFFER, "{} for {arrived}", bytes.capacity());
     }
-    assert_eq!(decoder.buffer.len(), Decoder::MAX_BUFFER, "the buffer grows while much arrives");
+    assert!(decoder.buffer.capacity() <= Decoder::MAX_BUFFER, "the buffer is no larger for it");
+}
+
+#[test]
+fn the_buffer_follows_the_work() {
+    let mut decoder = Decoder::new(Role::Server, &[], 256, 1 << 20);
+    let small = frame(0x82, &[7; 100]).repeat(1000);
+    let mut rest = &small[..];
+    while !rest.is_empty() {
+        rest = &rest[put(&mut decoder, rest)..];
+        while decoder.next().unwrap().is_some() {}
+    }
+    assert_eq!(decoder.buffer.capacity(), Decoder::MAX_BUFFER, "it grows while much arrives");
+    for _ in 0..u8::MAX {
+        put(&mut decoder, &frame(0x82, &[7; 100]));
+        assert!(decoder.next().unwrap().is_some());
+    }
+    assert!(decoder.buffer.capacity() <= 2 * 256, "and shrinks when it is hardly used: {}", decoder.buffer.capacity());
+    assert_eq!(decoder.next(), Ok(None));
     decoder.release();
     assert_eq!(decoder.buffer.capacity(), 0, "and is given back");
-    assert_eq!(decoder.space().len(), 256, "and begins small again");
+    assert_eq!(put(&mut decoder, &small), 256, "and begins small again");
+}
+
+#[test]
+fn large_messages_come_out_whole_however_they_arrive() {
+    let payload = |len: usize| (0..len).map(|index| (index * 7 % 251) as u8).collect::<Vec<u8>>();
+    let words = "tick tock \u{1f493} ".repeat(5_000);
+    let mut bytes = Vec::new();
+    let mut expected = Vec::new();
+    for len in [15_000, 16_384, 33_000, 65_522, 65_536, 66_000, 70_000, 150_000, 1_000_000] {
+        bytes.extend(frame(0x82, &payload(len)));
+        bytes.extend(frame(0x81, b"between"));
+        expected.extend([Incoming::Message(Message::binary(payload(len))), text("between")]);
+    }
+    // In fragments, the first of them empty, with a Ping inside.
+    bytes.extend([frame(0x02, b""), frame(0x00, &payload(90_000)), frame(0x89, b"1")].concat());
+    bytes.extend([frame(0x00, &payload(40_000)), frame(0x80, &payload(50_000))].concat());
+    let whole = [payload(90_000), payload(40_000), payload(50_000)].concat();
+    expected.extend([Incoming::Ping(Bytes::from_static(b"1")), Incoming::Message(Message::binary(whole))]);
+    bytes.extend([frame(0x81, words.as_bytes()), frame(0x01, b""), frame(0x80, &words.as_bytes()[..51_000])].concat());
+    expected.extend([text(&words), text(&words[..51_000])]);
+    for chunk in [1_000, 4_099, 65_536, 66_560, 100_003, bytes.len()] {
+        let (out, violation) = decode_up_to(1 << 20, &bytes, chunk);
+        assert_eq!(violation, None);
+        assert!(out == expected, "in chunks of {chunk}");
+    }
+}
+
+#[test]
+fn large_text_is_checked() {
+    let bad = [&b"x".repeat(50_000)[..], b"\xff"].concat();
+    for chunk in [1_000, 1 << 20] {
+        assert_eq!(decode_up_to(1 << 20, &frame(0x81, &bad), chunk).1, Some(CloseReason::InvalidUtf8));
+    }
 }
 
 #[test]
@@ -192,8 +253,7 @@ fn a_million_fragments_of_one_byte_take_no_time() {
             Some(Incoming::Message(message)) => break message,
             Some(_) => {}
             None => {
-                let count = source.read(decoder.space()).unwrap();
-                decoder.filled(count);
+                source = &source[put(&mut decoder, source)..];
             }
         }
     };
