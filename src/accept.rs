@@ -20,19 +20,22 @@ pub(crate) fn run(
     while !hub.is_ending() {
         let started = match listener.accept() {
             Ok(_) if hub.is_ending() => return,
-            Ok((stream, peer)) => start(stream, peer).inspect_err(|_| hub.count(|stats| stats.thread_errors += 1)),
+            Ok((stream, peer)) => start(stream, peer).map_err(|error| {
+                hub.count(|stats| stats.thread_errors += 1);
+                ("start a thread for a connection", error)
+            }),
             Err(_) if hub.is_ending() => return,
             // The client gave up while it waited to be accepted, or a signal came: nothing that should slow us down.
             Err(error) if is_passing(&error) => continue,
             Err(error) => {
                 hub.count(|stats| stats.accept_errors += 1);
-                Err(error)
+                Err(("accept a connection", error))
             }
         };
         match started {
             Ok(()) => trouble.is_over(),
-            Err(error) => {
-                let pause = trouble.with(&error);
+            Err((what, error)) => {
+                let pause = trouble.with(what, &error);
                 // Woken by the stop at once.
                 let _ = stop.recv_timeout(pause);
             }
@@ -65,6 +68,26 @@ fn is_protocol_error(_: &io::Error) -> bool {
     false
 }
 
+/// Which limit was met, as far as the error tells.
+#[cfg(unix)]
+fn limits(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => "; the process has all the open files that it may have (see ulimit -n)",
+        Some(libc::ENFILE) => "; the system has all the open files that it may have (see sysctl fs.file-max)",
+        // What pthread_create(3) says, whichever it was.
+        Some(libc::EAGAIN) => {
+            "; a limit of threads or of memory (see ulimit -u and -v, sysctl kernel.threads-max, kernel.pid_max and \
+             vm.max_map_count, and pids.max of the control group)"
+        }
+        _ => "",
+    }
+}
+
+#[cfg(not(unix))]
+fn limits(_: &io::Error) -> &'static str {
+    ""
+}
+
 /// A burst of failures: logged once when it begins and once when it is over, with pauses that grow.
 #[derive(Debug, Default)]
 struct Trouble {
@@ -76,9 +99,9 @@ impl Trouble {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-    fn with(&mut self, error: &io::Error) -> Duration {
+    fn with(&mut self, what: &str, error: &io::Error) -> Duration {
         if self.since.is_none() {
-            log::error!("cannot take a new connection: {error}; trying on");
+            log::error!("cannot {what}: {error}{}; trying on", limits(error));
             self.since = Some(Instant::now());
         }
         self.failures += 1;
@@ -101,11 +124,11 @@ mod tests {
     fn pauses_grow_to_a_limit_and_start_over() {
         let mut trouble = Trouble::default();
         let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let pauses: Vec<u128> = (0..100).map(|_| trouble.with(&error).as_millis()).collect();
+        let pauses: Vec<u128> = (0..100).map(|_| trouble.with("accept", &error).as_millis()).collect();
         assert_eq!(pauses[..7], [10, 20, 40, 80, 160, 320, 500]);
         assert!(pauses[7..].iter().all(|pause| *pause == 500));
         trouble.is_over();
-        assert_eq!(trouble.with(&error).as_millis(), 10);
+        assert_eq!(trouble.with("accept", &error).as_millis(), 10);
     }
 
     #[test]

@@ -268,8 +268,8 @@ impl Connection {
 
     /// Reads once, and tells the heartbeat what came. Gives the time after that.
     fn read(&mut self, wake: Option<Instant>, now: Instant) -> Result<Instant, Error> {
-        let filled = self.inbound.fill(wake, now);
-        let now = Instant::now();
+        let mut now = now;
+        let filled = self.inbound.fill(wake, &mut now);
         match filled {
             Ok(Filled::Bytes(count, is_all)) => {
                 self.link.count_bytes_in(count, now);

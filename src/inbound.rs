@@ -9,10 +9,16 @@
 //! one, where poll would be one system call more for each message, the read itself waits, under a short timeout of the
 //! socket that is set once; when that ends, the connection is a quiet one again. (A timeout of the socket is no way to
 //! wait for long: Linux ends it up to an eighth late, 2 s at 20 s; kernel/time/timer.c, "timer wheel".)
+//!
+//! Where a peer answers faster than a thread falls asleep and wakes up, and processors are idle, the read does not sleep
+//! but tries again for a moment (busy polling).
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::Arc;
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, LazyLock};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::close::CloseReason;
@@ -36,8 +42,10 @@ pub(crate) enum Filled {
 pub(crate) struct Inbound {
     stream: Arc<TcpStream>,
     pub(crate) decoder: Decoder,
-    /// Waits in a row, up to [`BRISK`](Self::BRISK), that something ended soon.
+    /// Waits in a row that something ended soon, until there were enough of them.
     soon: u8,
+    brisk: Option<Brisk>,
+    last_wait: Duration,
 }
 
 impl Inbound {
@@ -48,40 +56,58 @@ impl Inbound {
 
     pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> io::Result<Self> {
         stream.set_read_timeout(Some(Self::SOON))?;
-        Ok(Self { stream, decoder, soon: 0 })
+        Ok(Self { stream, decoder, soon: 0, brisk: None, last_wait: Duration::MAX })
     }
 
-    /// Waits for bytes until the deadline. `now` is a recent reading of the clock.
-    pub(crate) fn fill(&mut self, deadline: Option<Instant>, now: Instant) -> io::Result<Filled> {
-        let mut now = now;
+    /// Waits for bytes until the deadline. `now` is a recent reading of the clock, and is one again afterwards.
+    pub(crate) fn fill(&mut self, deadline: Option<Instant>, now: &mut Instant) -> io::Result<Filled> {
         loop {
-            let wait = deadline.map(|deadline| deadline.saturating_duration_since(now));
-            let is_brisk = self.soon == Self::BRISK && wait.is_none_or(|wait| wait >= Self::SOON);
-            if is_brisk || self.is_readable(wait, now)? {
-                match self.decoder.fill(|buffer| tcp::read(&self.stream, buffer)) {
-                    Ok((0, _)) => return Ok(Filled::End),
-                    Ok((count, is_all)) => return Ok(Filled::Bytes(count, is_all)),
-                    Err(error) if is_timeout(&error) => self.soon = 0,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
+            let from = *now;
+            let wait = deadline.map(|deadline| deadline.saturating_duration_since(from));
+            let may_block = self.brisk.is_some() && wait.is_none_or(|wait| wait >= Self::SOON);
+            let read = if may_block || self.is_readable(wait)? { self.read() } else { Ok(None) };
+            *now = Instant::now();
+            self.last_wait = now.saturating_duration_since(from);
+            self.note(self.last_wait < Self::SOON && !matches!(read, Ok(None)));
+            if let Some(filled) = read? {
+                return Ok(filled);
             }
-            now = Instant::now();
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            if deadline.is_some_and(|deadline| deadline <= *now) {
                 return Ok(Filled::Timeout);
             }
         }
     }
 
-    /// Waits for something to read, without a buffer unless the connection is brisk, and notes whether that was soon.
-    fn is_readable(&mut self, wait: Option<Duration>, now: Instant) -> io::Result<bool> {
-        if self.soon < Self::BRISK {
+    /// Notes whether something came soon.
+    fn note(&mut self, is_soon: bool) {
+        if !is_soon {
+            (self.soon, self.brisk) = (0, None);
+        } else if self.brisk.is_none() {
+            self.soon += 1;
+            self.brisk = (self.soon >= Self::BRISK).then(Brisk::new);
+        }
+    }
+
+    /// Waits for something to read, without a buffer unless the connection is brisk.
+    fn is_readable(&mut self, wait: Option<Duration>) -> io::Result<bool> {
+        if self.brisk.is_none() {
             self.decoder.release();
         }
-        let is_readable = tcp::wait_readable(&self.stream, wait)?;
-        let is_soon = is_readable && now.elapsed() < Self::SOON;
-        self.soon = if is_soon { (self.soon + 1).min(Self::BRISK) } else { 0 };
-        Ok(is_readable)
+        tcp::wait_readable(&self.stream, wait)
+    }
+
+    /// One read. `None` if nothing came, or a signal.
+    fn read(&mut self) -> io::Result<Option<Filled>> {
+        let polls = self.last_wait < Brisk::POLLING && self.brisk.as_ref().is_some_and(Brisk::may_poll);
+        let stream = &self.stream;
+        let read =
+            self.decoder.fill(|buffer| if polls { Brisk::poll(stream, buffer) } else { tcp::read(stream, buffer) });
+        match read {
+            Ok((0, _)) => Ok(Some(Filled::End)),
+            Ok((count, is_all)) => Ok(Some(Filled::Bytes(count, is_all))),
+            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// What the end of the stream means. The kernel tells of a reset only once, and another thread's write may have been
@@ -101,5 +127,45 @@ impl Inbound {
     pub(crate) fn shut_down(&self, how: Shutdown) {
         // It fails only when the connection has ended already.
         let _ = self.stream.shutdown(how);
+    }
+}
+
+/// A brisk connection. While there are few in the process, they may keep processors from sleep.
+#[derive(Debug)]
+struct Brisk;
+
+static BRISK: AtomicUsize = AtomicUsize::new(0);
+
+impl Brisk {
+    /// For so long a read is tried again before it blocks, if the last wait was no longer.
+    const POLLING: Duration = Duration::from_micros(20);
+
+    fn new() -> Self {
+        BRISK.fetch_add(1, Relaxed);
+        Self
+    }
+
+    /// Whether there is a processor for each brisk connection and one for its peer. With more of them, or a single
+    /// processor, whoever polled would keep it from those who have something to do.
+    fn may_poll(&self) -> bool {
+        static PROCESSORS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+        2 * BRISK.load(Relaxed) <= *PROCESSORS
+    }
+
+    fn poll(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+        let begin = Instant::now();
+        while begin.elapsed() < Self::POLLING {
+            match tcp::read_now(stream, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+        }
+        tcp::read(stream, buffer)
+    }
+}
+
+impl Drop for Brisk {
+    fn drop(&mut self) {
+        BRISK.fetch_sub(1, Relaxed);
     }
 }

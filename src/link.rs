@@ -141,25 +141,26 @@ impl Link {
         }
     }
 
-    /// Sends copies of frames that go to many, all of them with one system call. A peer that is behind does not get those
-    /// for which it has no room.
-    pub(crate) fn broadcast<'a>(self: &Arc<Self>, frames: impl Iterator<Item = &'a Frame>) {
-        let mut frames = frames.cloned().peekable();
-        let Some(first) = frames.next() else { return };
-        let is_lone = frames.peek().is_none();
-        for frame in std::iter::once(first).chain(frames) {
-            let sent = if is_lone { self.outbound.send(frame, false) } else { self.outbound.feed(frame, false) };
-            if let Err(SendFailure::Full) = sent {
-                if self.dropped.fetch_add(1, Relaxed) == 0 {
-                    log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.remote);
-                }
-            } else if self.settle(sent).is_err() {
-                // The connection's thread will find out why.
-                return;
+    /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
+    pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
+        let sent = self.outbound.send(frame.clone(), false);
+        self.settle_copy(sent);
+    }
+
+    /// The same, but it may wait for [`flush`](Self::flush).
+    pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
+        let sent = self.outbound.feed(frame.clone(), false);
+        self.settle_copy(sent);
+    }
+
+    fn settle_copy(self: &Arc<Self>, sent: Result<Sent, SendFailure>) {
+        if let Err(SendFailure::Full) = sent {
+            if self.dropped.fetch_add(1, Relaxed) == 0 {
+                log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.remote);
             }
-        }
-        if !is_lone {
-            let _ = self.flush();
+        } else {
+            // If it cannot be written, the connection's thread will find out why.
+            let _ = self.settle(sent);
         }
     }
 

@@ -241,8 +241,19 @@ impl Supervisor {
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
         for Open { link, .. } in self.open_connections().filter(|open| open.link.takes_broadcasts) {
-            let for_it = broadcasts.iter().filter(|Command::Broadcast { except, .. }| *except != Some(link.id));
-            link.broadcast(for_it.map(|Command::Broadcast { frame, .. }| frame));
+            let is_for_it = |except: &Option<ConnectionId>| *except != Some(link.id);
+            match &broadcasts[..] {
+                [Command::Broadcast { frame, except }] if is_for_it(except) => link.send_copy(frame),
+                [_] => {}
+                several => {
+                    for Command::Broadcast { frame, except } in several {
+                        if is_for_it(except) {
+                            link.feed_copy(frame);
+                        }
+                    }
+                    let _ = link.flush();
+                }
+            }
         }
     }
 

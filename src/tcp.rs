@@ -123,6 +123,19 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize
     Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(buffer))?)
 }
 
+/// The same without waiting; `WouldBlock` if there is nothing.
+#[cfg(unix)]
+pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let space = rustix::buffer::spare_capacity(buffer);
+    Ok(rustix::net::recv(stream, space, rustix::net::RecvFlags::DONTWAIT)?.0)
+}
+
+/// A read cannot be asked not to wait.
+#[cfg(not(unix))]
+pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    read(stream, buffer)
+}
+
 #[cfg(not(unix))]
 pub(crate) fn read(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let len = buffer.len();

@@ -3,6 +3,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Read;
 use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use heartwire::{CloseReason, Error, Event, HeartbeatPolicy, Message};
 use support::{
-    BINARY, CEILING, CLOSE, Client, Dice, PING, TEXT, close_payload, echo, fragment, masked, ms, request, server, start,
+    BINARY, CEILING, CLOSE, Client, Dice, PING, TEXT, close_payload, echo, eventually, fragment, masked, ms, request,
+    server, start,
 };
 
 // Reports.
@@ -337,4 +339,20 @@ fn clients_that_reset_before_they_are_accepted_do_no_harm() {
     assert_eq!(running.handle.connections().len(), 1);
     let stats = running.handle.stats();
     assert_eq!((stats.accept_errors, stats.open), (0, 1), "{stats:?}");
+}
+
+#[test]
+fn a_thread_that_cannot_be_started_costs_its_client_and_nobody_else() {
+    // More than there is address space: no system gives a thread such a stack.
+    let running = start(server().stack_size(usize::MAX / 4), echo);
+    for refused in 1..=3 {
+        let mut client = TcpStream::connect(running.address()).unwrap();
+        client.set_read_timeout(Some(CEILING)).unwrap();
+        assert_eq!(client.read(&mut [0; 16]).unwrap_or(0), 0, "its connection was closed");
+        eventually("it is counted", || running.handle.stats().thread_errors == refused);
+    }
+    assert_eq!(running.handle.connections().len(), 0);
+    // The listener still listens, and the server ends as ever.
+    TcpStream::connect(running.address()).unwrap();
+    running.stop();
 }

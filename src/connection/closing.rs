@@ -46,11 +46,11 @@ impl Connection {
                 Ok(None) => {}
                 Err(_) => break,
             }
-            let now = Instant::now();
+            let mut now = Instant::now();
             if now >= deadline {
                 break;
             }
-            match self.inbound.fill(Some(deadline), now) {
+            match self.inbound.fill(Some(deadline), &mut now) {
                 Ok(Filled::Bytes(count, _)) => self.link.count_bytes_in(count, now),
                 Ok(Filled::Timeout) => {}
                 Ok(Filled::End) | Err(_) => break,

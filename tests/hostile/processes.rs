@@ -145,7 +145,7 @@ fn out_of_files(rig: &Rig, files: usize) -> Checked {
         (0..clients).map(|_| TcpStream::connect(program.address()).expect("the backlog takes it")).collect();
     // Where it logs is for the program to know.
     let lines = || [program.process.stdout.lines(), program.process.stderr.lines()].concat().join("\n");
-    rig.wait_until("it is out of files", || lines().contains("cannot take a new connection"))?;
+    rig.wait_until("it is out of files", || lines().contains("(see ulimit -n)"))?;
     let (busy, started) = (program.busy(), Instant::now());
     // Who is connected goes on, and the accept loop does not spin.
     for _ in 0..20 {

@@ -1,9 +1,12 @@
 //! The servers that are compared. Each is what its own documentation shows for an echo, with TCP_NODELAY.
 
+#[cfg(feature = "peers")]
 mod actix;
 mod bare;
+#[cfg(feature = "peers")]
 mod fast;
 mod heart;
+#[cfg(feature = "peers")]
 mod tokio_ws;
 mod tungsten;
 pub(crate) mod websockets;
@@ -57,7 +60,11 @@ impl Kind {
     }
 
     pub(crate) fn is_available(self) -> bool {
-        self != Self::Websockets || websockets::is_installed()
+        match self {
+            Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::Tungstenite => true,
+            Self::Websockets => websockets::is_installed(),
+            _ => cfg!(feature = "peers"),
+        }
     }
 }
 
@@ -115,11 +122,16 @@ pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
         Kind::Heartwire => heart::serve(options, heart::Reply::Send),
         Kind::HeartwireFeed => heart::serve(options, heart::Reply::Feed),
         Kind::Tungstenite => tungsten::serve(),
+        #[cfg(feature = "peers")]
         Kind::TokioTungstenite => tokio_ws::serve(tokio_ws::Reply::Send, None, options.broadcast),
+        #[cfg(feature = "peers")]
         Kind::TokioTungsteniteForward => tokio_ws::serve(tokio_ws::Reply::Forward, None, options.broadcast),
+        #[cfg(feature = "peers")]
         Kind::TokioTungstenite4k => tokio_ws::serve(tokio_ws::Reply::Send, Some(4096), options.broadcast),
+        #[cfg(feature = "peers")]
         Kind::Fastwebsockets => fast::serve(),
+        #[cfg(feature = "peers")]
         Kind::ActixWs => actix::serve(),
-        Kind::Websockets => Err(io::Error::other("that one is started by its own command")),
+        _ => Err(io::Error::other("this server is not built in")),
     }
 }
