@@ -171,7 +171,7 @@ impl Link {
         waiter: Option<channel::Sender<Duration>>,
     ) -> Result<Sent, Error> {
         // Entered before it is written: the Pong may be here before this thread is back.
-        let payload = self.ledger().ping(Instant::now(), next, waiter);
+        let payload = self.enter_ping(next, waiter);
         let sent = self.outbound.send_control(Frame::ping(payload.clone()));
         let sent = self.settle(sent)?;
         if sent != Sent::Written {
@@ -179,6 +179,12 @@ impl Link {
         }
         self.hub.count(|stats| stats.pings += 1);
         Ok(sent)
+    }
+
+    /// Not inlined, to keep the stack low for the send that follows.
+    #[inline(never)]
+    fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> tungstenite::Bytes {
+        self.ledger().ping(Instant::now(), next, waiter).into()
     }
 
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).

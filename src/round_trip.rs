@@ -76,8 +76,8 @@ impl PingLedger {
     }
 
     /// The Ping with this payload had to queue behind data.
-    pub(crate) fn queued(&mut self, payload: &str) {
-        if let Some(ping) = self.under_way.iter_mut().rfind(|ping| ping.has_payload(payload.as_bytes())) {
+    pub(crate) fn queued(&mut self, payload: &[u8]) {
+        if let Some(ping) = self.under_way.iter_mut().rfind(|ping| ping.has_payload(payload)) {
             ping.is_sample = false;
         }
     }
@@ -199,7 +199,7 @@ mod tests {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         let payload = ledger.ping(now, None, None);
-        ledger.queued(&payload);
+        ledger.queued(payload.as_bytes());
         assert_eq!(ledger.pong(payload.as_bytes(), now + ms(900)), Some(ms(900)));
         assert_eq!(ledger.round_trip(), None);
     }
