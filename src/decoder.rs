@@ -5,7 +5,8 @@
 //! received rather than what a header announced, and text that is not UTF-8 is refused at its first bad byte.
 //!
 //! Large payloads are not copied: the rest of a long binary frame is read to where it belongs, and a message that takes
-//! up most of the buffer takes the buffer with it. While nothing comes in there need be no buffer at all.
+//! up most of the buffer takes the buffer with it, so that it may hold twice its length of memory. While nothing comes in
+//! there need be no buffer at all.
 //!
 //! The headers are parsed by tungstenite; its own reader is not used because it hands out nothing until a message is
 //! complete, which is too late for a deadline, for a limit on memory and for the UTF-8 check.

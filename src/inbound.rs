@@ -169,3 +169,60 @@ impl Drop for Brisk {
         BRISK.fetch_sub(1, Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::frame::Role;
+
+    fn pair() -> (Inbound, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().unwrap();
+        (Inbound::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000)).unwrap(), peer)
+    }
+
+    fn receive(inbound: &mut Inbound, peer: &mut TcpStream) {
+        const EMPTY: [u8; 6] = [0x82, 0x80, 0, 0, 0, 0];
+        peer.write_all(&EMPTY).unwrap();
+        let filled = inbound.fill(None, &mut Instant::now()).unwrap();
+        assert!(matches!(filled, Filled::Bytes(6, true)), "{filled:?}");
+        while inbound.decoder.next().unwrap().is_some() {}
+    }
+
+    #[test]
+    fn a_deadline_is_kept_and_not_before_its_time_by_quiet_and_by_brisk_connections() {
+        let (mut inbound, mut peer) = pair();
+        for wait in [0, 1, 30, 99, 101, 250].map(Duration::from_millis) {
+            for is_brisk in [false, true] {
+                while is_brisk && inbound.brisk.is_none() {
+                    receive(&mut inbound, &mut peer);
+                }
+                assert_eq!(inbound.brisk.is_some(), is_brisk);
+                let mut now = Instant::now();
+                let deadline = now + wait;
+                let filled = inbound.fill(Some(deadline), &mut now).unwrap();
+                assert!(matches!(filled, Filled::Timeout), "{filled:?}");
+                assert!(now >= deadline, "{:?} before {wait:?} were over", deadline - now);
+                assert!(now < deadline + Duration::from_secs(10));
+                assert!(inbound.brisk.is_none(), "a silence makes it quiet");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_there_is_taken_even_past_the_deadline() {
+        let (mut inbound, mut peer) = pair();
+        peer.write_all(b"12345").unwrap();
+        inbound.stream.peek(&mut [0]).unwrap();
+        let mut now = Instant::now();
+        let past = now;
+        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Bytes(5, true)));
+        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Timeout));
+        drop(peer);
+        assert!(matches!(inbound.fill(None, &mut now).unwrap(), Filled::End));
+    }
+}

@@ -86,8 +86,12 @@ impl Report {
 
     /// All that was measured, with ratios to these servers.
     pub(crate) fn tables(&self, references: &[&str]) -> String {
-        let mut cases: Vec<&str> = self.series.iter().map(|series| series.case).collect();
-        cases.dedup();
+        let mut cases: Vec<&str> = Vec::new();
+        for series in &self.series {
+            if !cases.contains(&series.case) {
+                cases.push(series.case);
+            }
+        }
         cases.into_iter().map(|case| self.table(case, references)).collect()
     }
 
