@@ -4,11 +4,12 @@
 //! message. Here every call reads once and gives control back: with bytes, with the end, or because the deadline has
 //! come. Past the deadline it takes only what is already in the socket.
 //!
-//! There are two ways to wait. A quiet connection waits by poll(2) and reads when something is there: its timer is exact
-//! and needs no setting, so a heartbeat wakes the thread twice, when the Ping is due and when the Pong is here. On a brisk
-//! one, where poll would be one system call more for each message, the read itself waits, under a short timeout of the
-//! socket that is set once; when that ends, the connection is a quiet one again. (A timeout of the socket is no way to
-//! wait for long: Linux ends it up to an eighth late, 2 s at 20 s; kernel/time/timer.c, "timer wheel".)
+//! There are two ways to wait. A quiet connection waits by poll(2) and reads when something is there: its timer needs no
+//! setting and is a thousandth late at most (fs/select.c, `select_estimate_accuracy`), so a heartbeat wakes the thread
+//! twice, when the Ping is due and when the Pong is here. On a brisk one, where poll would be one system call more for each
+//! message, the read itself waits, under a short timeout of the socket that is set once; when that ends, the connection
+//! is a quiet one again. (A timeout of the socket is no way to wait for long: Linux ends it up to an eighth late, 2 s at
+//! 20 s; kernel/time/timer.c, "timer wheel".)
 //!
 //! Where a peer answers faster than a thread falls asleep and wakes up, and processors are idle, the read does not sleep
 //! but tries again for a moment (busy polling).
