@@ -379,6 +379,11 @@ fn a_real_server_survives_the_return_of_two_hundred_clients() {
     drop(first);
     let second = start_again(address);
     all_in(&second.handle);
+    // The server has let them in a moment before they know.
+    for client in &clients {
+        client.events.opened();
+        client.events.opened();
+    }
     clients.iter().for_each(|client| client.handle.stop());
     for client in &clients {
         client.result().unwrap();
