@@ -34,8 +34,6 @@ pub struct Connection {
     subprotocol: Option<String>,
     /// Whether texts that are heartbeats are taken as such, and kept from the handler.
     text_heartbeat: bool,
-    /// When the socket was last seen to have nothing more for us.
-    emptied_at: Option<Instant>,
     /// Some message was fed and perhaps not written yet.
     has_fed: bool,
     /// The connection has ended and was reported.
@@ -55,17 +53,7 @@ impl Connection {
         let phase = first_beat(link.id, &heartbeat, link.opened);
         let heartbeat = Heartbeat::new(heartbeat, link.opened, phase);
         link.away(link.opened);
-        Self {
-            link,
-            inbound,
-            heartbeat,
-            request,
-            subprotocol,
-            text_heartbeat,
-            emptied_at: None,
-            has_fed: false,
-            is_over: false,
-        }
+        Self { link, inbound, heartbeat, request, subprotocol, text_heartbeat, has_fed: false, is_over: false }
     }
 
     /// Waits for the next message. Meanwhile the heartbeat beats, Pings are answered, and other threads may send.
@@ -271,17 +259,14 @@ impl Connection {
         let mut now = now;
         let filled = self.inbound.fill(wake, &mut now);
         match filled {
-            Ok(Filled::Bytes(count, is_all)) => {
+            Ok(Filled::Bytes(count)) => {
                 self.link.count_bytes_in(count, now);
                 self.life(Sign::Bytes, now);
                 if let Some(policy) = self.link.take_asked_heartbeat() {
                     self.adopt_heartbeat(policy);
                 }
-                if is_all {
-                    self.emptied_at = Some(now);
-                }
             }
-            Ok(Filled::Timeout) => self.emptied_at = Some(now),
+            Ok(Filled::Timeout) => {}
             Ok(Filled::End) => return Err(self.ended(self.inbound.end_reason())),
             Err(error) => return Err(self.ended(CloseReason::io(&error))),
         }
@@ -303,7 +288,7 @@ impl Connection {
             return Ok(());
         }
         if let Some(due) = self.heartbeat.would_miss(now)
-            && !(all_decoded && self.emptied_at >= Some(due))
+            && !(all_decoded && self.inbound.has_all_until(due))
         {
             return Ok(());
         }

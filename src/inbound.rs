@@ -30,8 +30,8 @@ use crate::tcp;
 /// What a read came to.
 #[derive(Debug)]
 pub(crate) enum Filled {
-    /// So many bytes more are in the decoder, and whether that was all there was.
-    Bytes(usize, bool),
+    /// So many bytes more are in the decoder.
+    Bytes(usize),
     /// The peer has sent its last byte.
     End,
     /// Nothing came before the deadline.
@@ -43,6 +43,9 @@ pub(crate) enum Filled {
 pub(crate) struct Inbound {
     stream: Arc<TcpStream>,
     pub(crate) decoder: Decoder,
+    /// When the last look at the socket began that has emptied it, or found it empty. What came since was perhaps not seen:
+    /// the thread may have been kept from running between that look and the next reading of the clock.
+    emptied_at: Option<Instant>,
     /// Waits in a row that something ended soon, until there were enough of them.
     soon: u8,
     brisk: Option<Brisk>,
@@ -57,7 +60,7 @@ impl Inbound {
 
     pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> io::Result<Self> {
         stream.set_read_timeout(Some(Self::SOON))?;
-        Ok(Self { stream, decoder, soon: 0, brisk: None, last_wait: Duration::MAX })
+        Ok(Self { stream, decoder, emptied_at: None, soon: 0, brisk: None, last_wait: Duration::MAX })
     }
 
     /// Waits for bytes until the deadline. `now` is a recent reading of the clock, and is one again afterwards.
@@ -70,13 +73,24 @@ impl Inbound {
             *now = Instant::now();
             self.last_wait = now.saturating_duration_since(from);
             self.note(self.last_wait < Self::SOON && !matches!(read, Ok(None)));
-            if let Some(filled) = read? {
+            let (filled, is_empty) = match read? {
+                Some((0, _)) => (Some(Filled::End), true),
+                Some((count, is_all)) => (Some(Filled::Bytes(count)), is_all),
+                // Only a look that began past the deadline says that nothing came before it.
+                None => (deadline.filter(|deadline| *deadline <= from).map(|_| Filled::Timeout), true),
+            };
+            if is_empty {
+                self.emptied_at = Some(from);
+            }
+            if let Some(filled) = filled {
                 return Ok(filled);
             }
-            if deadline.is_some_and(|deadline| deadline <= *now) {
-                return Ok(Filled::Timeout);
-            }
         }
+    }
+
+    /// Whether all that had arrived by `instant` is in the decoder.
+    pub(crate) fn has_all_until(&self, instant: Instant) -> bool {
+        self.emptied_at >= Some(instant)
     }
 
     /// Notes whether something came soon.
@@ -97,15 +111,16 @@ impl Inbound {
         tcp::wait_readable(&self.stream, wait)
     }
 
-    /// One read. `None` if nothing came, or a signal.
-    fn read(&mut self) -> io::Result<Option<Filled>> {
+    /// One read: so many bytes, and whether that was all there was. `None` if nothing came, or a signal.
+    fn read(&mut self) -> io::Result<Option<(usize, bool)>> {
         let polls = self.last_wait < Brisk::POLLING && self.brisk.as_ref().is_some_and(Brisk::may_poll);
         let stream = &self.stream;
-        let read =
-            self.decoder.fill(|buffer| if polls { Brisk::poll(stream, buffer) } else { tcp::read(stream, buffer) });
+        let read = self.decoder.fill(|buffer| match polls {
+            true => tcp::read_polling(stream, buffer, Brisk::POLLING),
+            false => tcp::read(stream, buffer),
+        });
         match read {
-            Ok((0, _)) => Ok(Some(Filled::End)),
-            Ok((count, is_all)) => Ok(Some(Filled::Bytes(count, is_all))),
+            Ok(read) => Ok(Some(read)),
             Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
             Err(error) => Err(error),
         }
@@ -152,17 +167,6 @@ impl Brisk {
         static PROCESSORS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
         2 * BRISK.load(Relaxed) <= *PROCESSORS
     }
-
-    fn poll(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        let begin = Instant::now();
-        while begin.elapsed() < Self::POLLING {
-            match tcp::read_now(stream, buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                read => return read,
-            }
-        }
-        tcp::read(stream, buffer)
-    }
 }
 
 impl Drop for Brisk {
@@ -190,7 +194,7 @@ mod tests {
         const EMPTY: [u8; 6] = [0x82, 0x80, 0, 0, 0, 0];
         peer.write_all(&EMPTY).unwrap();
         let filled = inbound.fill(None, &mut Instant::now()).unwrap();
-        assert!(matches!(filled, Filled::Bytes(6, true)), "{filled:?}");
+        assert!(matches!(filled, Filled::Bytes(6)), "{filled:?}");
         while inbound.decoder.next().unwrap().is_some() {}
     }
 
@@ -209,6 +213,7 @@ mod tests {
                 assert!(matches!(filled, Filled::Timeout), "{filled:?}");
                 assert!(now >= deadline, "{:?} before {wait:?} were over", deadline - now);
                 assert!(now < deadline + Duration::from_secs(10));
+                assert!(inbound.has_all_until(deadline), "the last look was past the deadline");
                 assert!(inbound.brisk.is_none(), "a silence makes it quiet");
             }
         }
@@ -221,9 +226,29 @@ mod tests {
         inbound.stream.peek(&mut [0]).unwrap();
         let mut now = Instant::now();
         let past = now;
-        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Bytes(5, true)));
+        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Bytes(5)));
         assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Timeout));
         drop(peer);
         assert!(matches!(inbound.fill(None, &mut now).unwrap(), Filled::End));
+    }
+
+    #[test]
+    fn a_look_says_nothing_of_what_came_while_it_was_under_way() {
+        let (mut inbound, mut peer) = pair();
+        let begin = Instant::now();
+        let sender = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            peer.write_all(b"12345").unwrap();
+            peer
+        });
+        let mut now = begin;
+        assert!(matches!(inbound.fill(None, &mut now).unwrap(), Filled::Bytes(5)));
+        assert!(now >= begin + Duration::from_millis(20));
+        assert!(inbound.has_all_until(begin));
+        assert!(!inbound.has_all_until(now), "nobody has looked since");
+        let past = now;
+        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Timeout));
+        assert!(inbound.has_all_until(past));
+        drop(sender.join().unwrap());
     }
 }

@@ -124,16 +124,23 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize
     Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(buffer))?)
 }
 
-/// The same without waiting; `WouldBlock` if there is nothing.
+/// The same, but for a while it does not wait and tries again, before it does wait.
 #[cfg(unix)]
-pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    let space = rustix::buffer::spare_capacity(buffer);
-    Ok(rustix::net::recv(stream, space, rustix::net::RecvFlags::DONTWAIT)?.0)
+pub(crate) fn read_polling(stream: &TcpStream, buffer: &mut Vec<u8>, polling: Duration) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    let begin = Instant::now();
+    while begin.elapsed() < polling {
+        match recv(stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT) {
+            Err(rustix::io::Errno::AGAIN) => {}
+            received => return Ok(received?.0),
+        }
+    }
+    read(stream, buffer)
 }
 
-/// A read cannot be asked not to wait.
+/// Here a read cannot be asked not to wait.
 #[cfg(not(unix))]
-pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+pub(crate) fn read_polling(stream: &TcpStream, buffer: &mut Vec<u8>, _: Duration) -> io::Result<usize> {
     read(stream, buffer)
 }
 

@@ -51,7 +51,7 @@ impl Connection {
                 break;
             }
             match self.inbound.fill(Some(deadline), &mut now) {
-                Ok(Filled::Bytes(count, _)) => self.link.count_bytes_in(count, now),
+                Ok(Filled::Bytes(count)) => self.link.count_bytes_in(count, now),
                 Ok(Filled::Timeout) => {}
                 Ok(Filled::End) | Err(_) => break,
             }
