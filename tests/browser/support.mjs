@@ -145,16 +145,7 @@ export class Line {
   }
 }
 
-const ARGUMENTS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--disable-dev-shm-usage',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
+const ARGUMENTS = createRequire(import.meta.url)('../support/chromium.json');
 
 /** These of playwright would keep hidden pages from being hidden. */
 const NOT_THESE = [

@@ -5,18 +5,8 @@
 'use strict';
 
 const { chromium } = require('playwright-core');
+const ARGUMENTS = require('../support/chromium.json');
 const { obey, say } = require('./peer.js');
-
-const ARGUMENTS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--disable-dev-shm-usage',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
 
 /** Runs in the page. */
 function connect(url) {
