@@ -20,9 +20,9 @@ use crate::error::Error;
 use crate::event::Event;
 use crate::frame::Role;
 use crate::handle::Hub;
-use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
+use crate::settings::{Settings, setters_of_both_ends, within_reason};
 use crate::supervisor::{Notice, Supervisor};
 
 mod backoff;
@@ -54,23 +54,12 @@ use handle::{Control, Shared};
 pub struct Client {
     target: Target,
     settings: Settings,
+    /// How to come back; `None`: not at all.
+    backoff: Option<Backoff>,
     shared: Arc<Shared>,
     receivers: crate::handle::Receivers,
     control: channel::Receiver<Control>,
 }
-
-#[derive(Debug, Clone)]
-struct Settings {
-    heartbeat: HeartbeatPolicy,
-    backoff: Option<Backoff>,
-    max_message_size: usize,
-    queue_size: usize,
-    read_buffer_size: usize,
-    close_timeout: Duration,
-}
-
-/// Beyond this, arithmetic with `Instant` could overflow.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// How a connection, or the attempt at one, ended, for the loop that decides what comes next.
 enum Outcome {
@@ -90,15 +79,14 @@ impl Client {
         let (hub, receivers) = Hub::new(None);
         let (control_sender, control) = channel::bounded(8);
         let shared = Shared::new(hub, control_sender);
-        let settings = Settings {
-            heartbeat: HeartbeatPolicy::default(),
+        Ok(Self {
+            target,
+            settings: Settings::default(),
             backoff: Some(Backoff::default()),
-            max_message_size: 1024 * 1024,
-            queue_size: 1024 * 1024,
-            read_buffer_size: 4 * 1024,
-            close_timeout: Duration::from_secs(5),
-        };
-        Ok(Self { target, settings, shared: Arc::new(shared), receivers, control })
+            shared: Arc::new(shared),
+            receivers,
+            control,
+        })
     }
 
     /// The remote control. May be taken, and listened to, before [`run`](Self::run).
@@ -106,13 +94,7 @@ impl Client {
         ClientHandle { shared: Arc::clone(&self.shared) }
     }
 
-    /// The heartbeat. Default: a Ping every 20 s, 10 s for a sign of life, dead after 3 misses in a row. A server that
-    /// sends Pings itself needs none of ours: [`HeartbeatPolicy::off`], or, to notice its silence,
-    /// [`HeartbeatPolicy::peer_led`].
-    pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
-        self.settings.heartbeat = policy;
-        self
-    }
+    setters_of_both_ends!();
 
     /// Adds a header to the opening handshake, such as `Authorization`.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -128,13 +110,13 @@ impl Client {
 
     /// How to come back when the connection is lost, or cannot be made. Default: see [`Backoff`].
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
-        self.settings.backoff = Some(backoff);
+        self.backoff = Some(backoff);
         self
     }
 
     /// Makes a single attempt, and ends with the connection.
     pub fn no_reconnect(mut self) -> Self {
-        self.settings.backoff = None;
+        self.backoff = None;
         self
     }
 
@@ -145,33 +127,9 @@ impl Client {
         self
     }
 
-    /// How long connecting to all of the host's addresses may take in all. Default 10 s.
+    /// How long connecting to all of the host's addresses may take in all. Default 10 s; kept between 1 ms and 10 years.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.target.connect_timeout = timeout.min(LONGEST);
-        self
-    }
-
-    /// How long the opening handshake may take in all. Default 10 s.
-    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.target.handshake_timeout = timeout.min(LONGEST);
-        self
-    }
-
-    /// How long a closing handshake may take in all. Default 5 s.
-    pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.close_timeout = timeout.min(LONGEST);
-        self
-    }
-
-    /// Largest message taken, in bytes; a larger one closes with 1009. Default 1 MiB.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.settings.max_message_size = bytes;
-        self
-    }
-
-    /// How many bytes may wait for a server that is slow to take them. Default 1 MiB.
-    pub fn queue_size(mut self, bytes: usize) -> Self {
-        self.settings.queue_size = bytes;
+        self.target.connect_timeout = within_reason(timeout);
         self
     }
 
@@ -190,7 +148,7 @@ impl Client {
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
-        let Self { target, settings, shared, receivers, control } = self;
+        let Self { target, settings, backoff, shared, receivers, control } = self;
         target.check().map_err(Error::Connect)?;
         let hub = Arc::clone(&shared.hub);
         let supervisor =
@@ -198,7 +156,8 @@ impl Client {
         hub.starts();
         hub.accept_ends();
         let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
-        let mut run = Run { target: Arc::new(target), settings, shared, control, last_id: 0, handler: &mut handler };
+        let target = Arc::new(target);
+        let mut run = Run { target, settings, backoff, shared, control, last_id: 0, handler: &mut handler };
         let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
         run.shared.ended();
         hub.notify(Notice::Shutdown);
@@ -214,6 +173,7 @@ impl Client {
 struct Run<'a, H> {
     target: Arc<Target>,
     settings: Settings,
+    backoff: Option<Backoff>,
     shared: Arc<Shared>,
     control: channel::Receiver<Control>,
     last_id: ConnectionId,
@@ -225,7 +185,7 @@ where
     H: FnMut(&mut Connection) -> Result<(), Error>,
 {
     fn until_done(&mut self) -> Result<(), Error> {
-        let mut failures = Failures::new(self.settings.backoff.unwrap_or_default());
+        let mut failures = Failures::new(self.backoff.unwrap_or_default());
         while !self.shared.is_stopping() {
             let attempt = failures.next_attempt();
             self.shared.hub.publish(|| Event::Connecting { attempt });
@@ -251,8 +211,9 @@ where
     fn dial(&self) -> Option<Result<Dialed, ConnectError>> {
         let (done, dialed) = channel::bounded(1);
         let target = Arc::clone(&self.target);
+        let handshake_timeout = self.settings.handshake_timeout;
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
-            let _ = done.send(target.dial());
+            let _ = done.send(target.dial(handshake_timeout));
         });
         if let Err(error) = dialer {
             return Some(Err(ConnectError::Unreachable(error)));
@@ -274,7 +235,7 @@ where
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,
         };
-        if error.is_fatal() || self.settings.backoff.is_none() {
+        if error.is_fatal() || self.backoff.is_none() {
             return Outcome::Done(Err(Error::Connect(error)));
         }
         Outcome::Lost(hint)
@@ -344,9 +305,7 @@ where
         match reason {
             CloseReason::Local { .. } => Outcome::Done(Ok(())),
             _ if self.shared.is_stopping() => Outcome::Done(Ok(())),
-            reason if would_come_up_again || self.settings.backoff.is_none() => {
-                Outcome::Done(Err(Error::Closed(reason)))
-            }
+            reason if would_come_up_again || self.backoff.is_none() => Outcome::Done(Err(Error::Closed(reason))),
             _ if code == Some(CloseCode::RESTART) || code == Some(CloseCode::TRY_AGAIN_LATER) => {
                 Outcome::Lost(Hint::Restart)
             }
@@ -370,7 +329,7 @@ where
             // What waited for the connection gets in whatever its size.
             queue_size: settings.queue_size.max(self.shared.current().outbox_limit),
             close_timeout: settings.close_timeout,
-            stack_size: 64 * 1024,
+            stack_size: settings.stack_size,
             takes_broadcasts: true,
             hub: Arc::clone(&self.shared.hub),
         }));

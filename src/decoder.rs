@@ -66,7 +66,7 @@ enum PartialMessage {
 
 impl Decoder {
     /// A control frame must fit in the buffer (14 + 125 bytes), whatever the settings say.
-    const MIN_BUFFER: usize = 256;
+    pub(crate) const MIN_BUFFER: usize = 256;
     /// The buffer grows up to this while large messages arrive: one of 64 KiB fits in with its header.
     const MAX_BUFFER: usize = 65 * 1024;
     /// What is worth a system call, or a new buffer, to save its copying.

@@ -23,9 +23,8 @@ pub(crate) type OnHandshake = Arc<dyn Fn(&Request) -> Result<Accept, Response> +
 pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
 
 /// How handshakes are to be handled.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Rules {
-    pub(crate) timeout: Duration,
     /// Proxies whose word on their clients is taken.
     pub(crate) trusted: Trusted,
     pub(crate) on_handshake: Option<OnHandshake>,
@@ -77,14 +76,19 @@ const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// Does the handshake, and says who is at the other end, as far as that got known. `is_full`: the server is at its limit
-/// of connections.
+/// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `is_full`: the
+/// server is at its limit of connections.
 ///
 /// One step after the other and none inlined, so that their frames lie over one another: see `Slot::run`.
 #[inline(never)]
-pub(crate) fn perform(arrival: &Arrival, peer: SocketAddr, rules: &Rules, is_full: bool) -> (Remote, Outcome) {
+pub(crate) fn perform(
+    arrival: &Arrival,
+    peer: SocketAddr,
+    rules: &Rules,
+    deadline: Instant,
+    is_full: bool,
+) -> (Remote, Outcome) {
     let stream = &*arrival.stream;
-    let deadline = Instant::now() + rules.timeout;
     let (mut request, tail) = match read_head(stream, peer, deadline) {
         Ok(read) => read,
         Err(HeadError::Refused(refusal)) => return (peer.into(), refuse(stream, &refusal, true, deadline)),

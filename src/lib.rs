@@ -432,6 +432,7 @@ mod response;
 mod round_trip;
 mod sender;
 mod server;
+mod settings;
 mod supervisor;
 mod sync;
 mod tcp;

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use ipnet::IpNet;
 use socket2::SockRef;
@@ -17,7 +17,7 @@ use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
-use crate::forwarded::{Remote, Trusted};
+use crate::forwarded::Remote;
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
 use crate::handshake::{self, Arrival, Outcome, Rules, TEXT_HEARTBEAT};
@@ -26,6 +26,7 @@ use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
 use crate::request::Request;
 use crate::response::{Accept, Response};
+use crate::settings::{Settings, setters_of_both_ends};
 use crate::supervisor::{Notice, Supervisor};
 use crate::tcp;
 
@@ -51,20 +52,9 @@ pub struct Server {
     hub: Arc<Hub>,
     receivers: Receivers,
     settings: Settings,
-    rules: Rules,
-}
-
-/// What every connection needs to know.
-#[derive(Debug, Clone)]
-struct Settings {
-    heartbeat: HeartbeatPolicy,
     max_connections: usize,
-    max_message_size: usize,
-    queue_size: usize,
-    read_buffer_size: usize,
-    stack_size: usize,
-    close_timeout: Duration,
     text_heartbeat: bool,
+    rules: Rules,
 }
 
 impl Server {
@@ -97,23 +87,16 @@ impl Server {
         let address = listener.local_addr()?;
         let listener = Arc::new(listener);
         let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }));
-        let settings = Settings {
-            heartbeat: HeartbeatPolicy::default(),
+        Ok(Self {
+            listener,
+            address,
+            hub,
+            receivers,
+            settings: Settings::default(),
             max_connections: 10_000,
-            max_message_size: 1024 * 1024,
-            queue_size: 1024 * 1024,
-            read_buffer_size: 4 * 1024,
-            stack_size: 256 * 1024,
-            close_timeout: Duration::from_secs(5),
             text_heartbeat: false,
-        };
-        let rules = Rules {
-            timeout: Duration::from_secs(10),
-            trusted: Trusted::default(),
-            on_handshake: None,
-            on_request: None,
-        };
-        Ok(Self { listener, address, hub, receivers, settings, rules })
+            rules: Rules::default(),
+        })
     }
 
     /// The address really bound.
@@ -126,59 +109,13 @@ impl Server {
         Handle::new(Arc::clone(&self.hub), self.address)
     }
 
-    /// The heartbeat of every connection that is not given its own. Default: a Ping every 20 s, 10 s for a sign of
-    /// life, dead after 3 misses in a row.
-    pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
-        self.settings.heartbeat = policy;
-        self
-    }
+    setters_of_both_ends!();
 
     /// Most connections at a time, those in the opening handshake included; more are answered 503, up to 64 at a time,
     /// and beyond that dropped. Default 10,000: each costs a thread, and systems have limits of threads, memory maps and
     /// file descriptors.
     pub fn max_connections(mut self, connections: usize) -> Self {
-        self.settings.max_connections = connections;
-        self
-    }
-
-    /// Largest message taken, in bytes, all fragments together; a larger one closes with 1009 (RFC 6455 section 7.4.1).
-    /// Default 1 MiB.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.settings.max_message_size = bytes;
-        self
-    }
-
-    /// How many bytes may wait for a peer that is slow to take them, beyond what the system buffers: `send` then waits,
-    /// `try_send` and broadcasts do not get in. A single larger message is let in when nothing else waits. Default 1 MiB.
-    pub fn queue_size(mut self, bytes: usize) -> Self {
-        self.settings.queue_size = bytes;
-        self
-    }
-
-    /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
-    /// 64 KiB, and back. An idle connection has none. Default 4 KiB, at least 256 bytes.
-    pub fn read_buffer_size(mut self, bytes: usize) -> Self {
-        self.settings.read_buffer_size = bytes;
-        self
-    }
-
-    /// Stack of each connection's thread, and of the second one that it has while it is behind, in bytes: what the
-    /// handler has to live in. It is reserved, not used, until it is needed. Default 256 KiB.
-    pub fn stack_size(mut self, bytes: usize) -> Self {
-        self.settings.stack_size = bytes;
-        self
-    }
-
-    /// How long an opening handshake may take in all. Default 10 s. Its head may have 16 KiB and 100 header lines.
-    pub fn handshake_timeout(mut self, timeout: Duration) -> Self {
-        self.rules.timeout = timeout;
-        self
-    }
-
-    /// How long a closing handshake may take in all, what is queued before it included; and how long a shutdown may.
-    /// Default 5 s.
-    pub fn close_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.close_timeout = timeout;
+        self.max_connections = connections;
         self
     }
 
@@ -192,7 +129,7 @@ impl Server {
     /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module `heartwire.js`, which the
     /// program serves, reads it.
     pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
-        self.settings.text_heartbeat = text_heartbeat;
+        self.text_heartbeat = text_heartbeat;
         self
     }
 
@@ -263,7 +200,7 @@ impl Server {
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
-        let Self { listener, hub, receivers, settings, rules, .. } = self;
+        let Self { listener, hub, receivers, settings, max_connections, text_heartbeat, rules, .. } = self;
         let Receivers { notices, commands, stop } = receivers;
         let supervisor = Supervisor::new(notices, commands, Arc::clone(&hub), settings.close_timeout);
         hub.starts();
@@ -272,6 +209,8 @@ impl Server {
         let site = Arc::new(Site {
             hub: Arc::clone(&hub),
             settings,
+            max_connections,
+            text_heartbeat,
             rules,
             handler,
             places: AtomicUsize::new(0),
@@ -295,7 +234,10 @@ impl Server {
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("address", &self.address).field("settings", &self.settings).finish()
+        let mut fields = f.debug_struct("Server");
+        fields.field("address", &self.address).field("settings", &self.settings);
+        fields.field("max_connections", &self.max_connections).field("text_heartbeat", &self.text_heartbeat);
+        fields.finish_non_exhaustive()
     }
 }
 
@@ -303,6 +245,8 @@ impl std::fmt::Debug for Server {
 struct Site<H> {
     hub: Arc<Hub>,
     settings: Settings,
+    max_connections: usize,
+    text_heartbeat: bool,
     rules: Rules,
     handler: H,
     /// Connections, and handshakes that may come to one.
@@ -350,7 +294,7 @@ where
 
     /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
     fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let has_place = self.places.load(Relaxed) < self.settings.max_connections;
+        let has_place = self.places.load(Relaxed) < self.max_connections;
         let counter = if has_place { &self.places } else { &self.refusing };
         let before = counter.fetch_add(1, Relaxed);
         let arrival = Arc::new(Arrival::new(stream));
@@ -376,7 +320,10 @@ where
     /// inlined, and their frames lie over one another.
     fn run(mut self, arrival: &Arrival, peer: SocketAddr) {
         let (remote, outcome) = match tcp::prepare(&arrival.stream) {
-            Ok(()) => handshake::perform(arrival, peer, &self.site.rules, !self.has_place),
+            Ok(()) => {
+                let deadline = Instant::now() + self.site.settings.handshake_timeout;
+                handshake::perform(arrival, peer, &self.site.rules, deadline, !self.has_place)
+            }
             Err(error) => (peer.into(), Outcome::Failed { status: None, reason: error.to_string() }),
         };
         if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
@@ -438,7 +385,7 @@ where
         link.count_bytes_in(tail.len(), link.opened);
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(Arc::clone(stream), decoder)?;
-        let text_heartbeat = settings.text_heartbeat || is_agreed(accept);
+        let text_heartbeat = self.site.text_heartbeat || is_agreed(accept);
         if is_agreed(accept) {
             // Before anybody knows of the connection, so that nothing gets ahead of it.
             link.greet(format!("heartwire {}", heartbeat.to_json(self.id)));

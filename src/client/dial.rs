@@ -92,7 +92,6 @@ pub(crate) struct Target {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) connect_timeout: Duration,
-    pub(crate) handshake_timeout: Duration,
 }
 
 /// What a successful dial gives.
@@ -134,8 +133,8 @@ impl Target {
             },
             headers: Vec::new(),
             subprotocols: Vec::new(),
+            // One lost packet on each of a few addresses: TCP tries again after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
-            handshake_timeout: Duration::from_secs(10),
         })
     }
 
@@ -166,9 +165,9 @@ impl Target {
     }
 
     /// Tries all addresses, and does the opening handshake with the first that answers.
-    pub(crate) fn dial(&self) -> Result<Dialed, ConnectError> {
+    pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
-        let deadline = Instant::now() + self.handshake_timeout;
+        let deadline = Instant::now() + handshake_timeout;
         tcp::prepare(&stream).map_err(ConnectError::Lost)?;
         let key = generate_key();
         let head = self.request_head(&key);

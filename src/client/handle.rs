@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use super::LONGEST;
 use crate::close::{CloseCode, CloseReason};
 use crate::error::{Error, TrySendError};
 use crate::event::{Event, Stats};
@@ -15,6 +14,7 @@ use crate::handle::Hub;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::link::Link;
 use crate::message::Message;
+use crate::settings::LONGEST;
 
 /// The remote control of a [`Client`](crate::Client), for any number of threads. It stays the same over all
 /// connections. Cloning is cheap.

@@ -168,9 +168,7 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
         }
         None => return Ok(()),
     };
-    let rules =
-        Rules { timeout: Duration::from_secs(1), trusted: Trusted::default(), on_handshake: None, on_request: None };
-    let checked = check_upgrade(&request).and_then(|()| welcome(&request, &*decide(&request, &rules)?));
+    let checked = check_upgrade(&request).and_then(|()| welcome(&request, &*decide(&request, &Rules::default())?));
     let theirs = accept_key_of_tungstenite(&request);
     match checked {
         Ok(answer) => {

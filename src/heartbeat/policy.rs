@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::settings::{LONGEST, within_reason};
+
 /// What shows that a peer is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
@@ -232,15 +234,6 @@ impl HeartbeatPolicy {
         let time = self.window(None).or(self.timeout).unwrap_or_default();
         (time / 4).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
-}
-
-/// Durations are kept between these: below the first, timers of the operating system mean nothing; above the second,
-/// `Instant` arithmetic could overflow.
-const SHORTEST: Duration = Duration::from_millis(1);
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
-
-fn within_reason(duration: Duration) -> Duration {
-    duration.clamp(SHORTEST, LONGEST)
 }
 
 /// What a heartbeat announces: the milliseconds behind `next=` at the beginning, and only digits up to the end or a

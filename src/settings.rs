@@ -1,0 +1,126 @@
+//! The settings that both ends have: one type, one set of defaults, one function that keeps durations within reason.
+//!
+//! Their setters are written once, in a macro that stands in `impl Server` and in `impl Client`, so that each type shows
+//! them with its own. Settings that only one end has are kept by that end.
+
+use std::time::Duration;
+
+use crate::heartbeat::HeartbeatPolicy;
+
+/// What every connection of one end needs to know. All of it is within the bounds that the setters document.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) heartbeat: HeartbeatPolicy,
+    pub(crate) handshake_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) max_message_size: usize,
+    pub(crate) queue_size: usize,
+    pub(crate) read_buffer_size: usize,
+    pub(crate) stack_size: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            heartbeat: HeartbeatPolicy::default(),
+            // Long enough for a few lost packets, short enough that clients which say nothing do not pile up.
+            handshake_timeout: Duration::from_secs(10),
+            // Enough for a round trip on a bad line, and short enough for whoever waits for a program to end.
+            close_timeout: Duration::from_secs(5),
+            // More than most applications ever send, and a thousand peers that all send the largest cost 1 GiB.
+            max_message_size: 1024 * 1024,
+            // One message of the largest size that the other end takes by default.
+            queue_size: 1024 * 1024,
+            // Many small messages at once, in one page of memory.
+            read_buffer_size: 4 * 1024,
+            // A handler that formats and parses takes some tens of KiB; 10,000 threads reserve 2.5 GiB of addresses.
+            stack_size: 256 * 1024,
+        }
+    }
+}
+
+/// The largest read buffer, in bytes: more would serve nobody, and a size that cannot be allocated ends the process.
+pub(crate) const LARGEST_READ_BUFFER: usize = 16 * 1024 * 1024;
+/// What heartwire's own code needs of a stack, in bytes, with some to spare.
+pub(crate) const SMALLEST_STACK: usize = 64 * 1024;
+
+/// Below this, timers of operating systems mean nothing.
+const SHORTEST: Duration = Duration::from_millis(1);
+/// Above this, arithmetic with `Instant` could overflow.
+pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
+/// Keeps a duration that was set between 1 ms and 10 years.
+pub(crate) fn within_reason(duration: Duration) -> Duration {
+    duration.clamp(SHORTEST, LONGEST)
+}
+
+/// The setters of [`Settings`], for the `impl` of a type with a field `settings`.
+macro_rules! setters_of_both_ends {
+    () => {
+        /// The heartbeat of each connection (Ping and Pong, RFC 6455 sections 5.5.2 and 5.5.3). Default: a Ping every
+        /// 20 s, 10 s for a sign of life, dead after 3 misses in a row.
+        ///
+        /// A server may give a single connection its own by [`Accept::heartbeat`](crate::Accept::heartbeat). Where the
+        /// other end sends Pings, ours may be [off](crate::HeartbeatPolicy::off), or
+        /// [led by the peer](crate::HeartbeatPolicy::peer_led) to notice its silence.
+        pub fn heartbeat(mut self, policy: $crate::HeartbeatPolicy) -> Self {
+            self.settings.heartbeat = policy;
+            self
+        }
+
+        /// How long an opening handshake (RFC 6455 section 4) may take in all, from the TCP connection to the complete
+        /// answer. Default 10 s; kept between 1 ms and 10 years.
+        ///
+        /// A server answers 408 to a client whose request is not complete by then; a client gives up with
+        /// [`ConnectError::TimedOut`](crate::ConnectError::TimedOut). The head of a request, or of an answer, may have
+        /// 16 KiB and 100 header lines.
+        pub fn handshake_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.settings.handshake_timeout = $crate::settings::within_reason(timeout);
+            self
+        }
+
+        /// How long a closing handshake (RFC 6455 section 7.1.2) may take in all, what is queued before it included; and
+        /// with it the [shutdown](crate::Handle::shutdown) of a server or the [stop](crate::ClientHandle::stop) of a
+        /// client. Then the socket is closed anyway. Default 5 s; kept between 1 ms and 10 years.
+        pub fn close_timeout(mut self, timeout: std::time::Duration) -> Self {
+            self.settings.close_timeout = $crate::settings::within_reason(timeout);
+            self
+        }
+
+        /// Largest message taken, in bytes, all fragments together; a larger one closes with 1009 (RFC 6455 sections
+        /// 7.4.1 and 10.4). Default 1 MiB.
+        pub fn max_message_size(mut self, bytes: usize) -> Self {
+            self.settings.max_message_size = bytes;
+            self
+        }
+
+        /// How many bytes may wait for a peer that is slow to take them, beyond what the system buffers: `send` then
+        /// waits, `try_send` and broadcasts do not get in. A single larger message is let in when nothing else waits.
+        /// Default 1 MiB.
+        pub fn queue_size(mut self, bytes: usize) -> Self {
+            self.settings.queue_size = bytes;
+            self
+        }
+
+        /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
+        /// 64 KiB, and back. An idle connection has none. Default 4 KiB; kept between 256 bytes and 16 MiB.
+        pub fn read_buffer_size(mut self, bytes: usize) -> Self {
+            use $crate::{decoder::Decoder, settings::LARGEST_READ_BUFFER};
+            self.settings.read_buffer_size = bytes.clamp(Decoder::MIN_BUFFER, LARGEST_READ_BUFFER);
+            self
+        }
+
+        /// Stack of each thread that heartwire starts for a connection, in bytes. It is reserved, not used, until it is
+        /// needed. Default 256 KiB; at least 64 KiB.
+        ///
+        /// On a server that is the thread that calls the handler, and so what the handler has to live in. At both ends
+        /// it is the second thread that a connection has while it is behind. A client calls its handler in the thread
+        /// that called [`run`](crate::Client::run).
+        pub fn stack_size(mut self, bytes: usize) -> Self {
+            self.settings.stack_size = bytes.max($crate::settings::SMALLEST_STACK);
+            self
+        }
+    };
+}
+
+pub(crate) use setters_of_both_ends;
