@@ -15,7 +15,12 @@ pub(crate) struct Settings {
     pub(crate) close_timeout: Duration,
     pub(crate) max_message_size: usize,
     pub(crate) queue_size: usize,
+    /// Not heeded yet: data that waits is still judged by the heartbeat's rule alone.
+    pub(crate) full_queue_timeout: Option<Duration>,
     pub(crate) read_buffer_size: usize,
+    /// Not heeded yet, and `max_read_ahead` neither: nothing reads for a handler that is away.
+    pub(crate) read_ahead: usize,
+    pub(crate) max_read_ahead: usize,
     pub(crate) stack_size: usize,
 }
 
@@ -31,8 +36,14 @@ impl Default for Settings {
             max_message_size: 1024 * 1024,
             // One message of the largest size that the other end takes by default.
             queue_size: 1024 * 1024,
+            // Slow is not dead.
+            full_queue_timeout: None,
             // Many small messages at once, in one page of memory.
             read_buffer_size: 4 * 1024,
+            // What the read buffer grows to when much comes in: hundreds of small messages.
+            read_ahead: 64 * 1024,
+            // A thousand handlers that are away, each with its own bound used up.
+            max_read_ahead: 64 * 1024 * 1024,
             // A handler that formats and parses takes some tens of KiB; 10,000 threads reserve 2.5 GiB of addresses.
             stack_size: 256 * 1024,
         }
@@ -102,11 +113,50 @@ macro_rules! setters_of_both_ends {
             self
         }
 
+        /// How long a peer that still shows signs of life may take nothing of what waits for it. Then the connection
+        /// ends with [`CloseReason::WriteStalled`](crate::CloseReason::WriteStalled). Default `None`: as long as it
+        /// lives. A timeout is kept between 1 ms and 10 years.
+        ///
+        /// Any byte that the peer takes starts the time anew. A peer that shows no sign of life either is found by the
+        /// [heartbeat](Self::heartbeat), whatever is set here.
+        pub fn full_queue_timeout(mut self, timeout: Option<std::time::Duration>) -> Self {
+            self.settings.full_queue_timeout = timeout.map($crate::settings::within_reason);
+            self
+        }
+
         /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
         /// 64 KiB, and back. An idle connection has none. Default 4 KiB; kept between 256 bytes and 16 MiB.
         pub fn read_buffer_size(mut self, bytes: usize) -> Self {
             use $crate::{decoder::Decoder, settings::LARGEST_READ_BUFFER};
             self.settings.read_buffer_size = bytes.clamp(Decoder::MIN_BUFFER, LARGEST_READ_BUFFER);
+            self
+        }
+
+        /// How many bytes heartwire reads ahead for a handler that is away from [`recv`](crate::Connection::recv),
+        /// beyond a message that is under way. Default 64 KiB.
+        ///
+        /// While the handler is away, heartwire reads ahead up to this bound, so that it can answer the peer's Pings
+        /// (RFC 6455 section 5.5.2) and judge its heartbeat. What it has read waits, in order, for the next `recv`.
+        ///
+        /// At the bound it stops reading until the handler takes something, and the peer feels backpressure: what it
+        /// sends fills the buffers of both systems, and then its own sends wait. Meanwhile its Pings are not answered,
+        /// and its silence proves nothing, for its Pongs may be stuck as well. A handler that stays away for long from
+        /// a peer that sends much needs a larger bound.
+        ///
+        /// A message that has begun is read to its end. So a connection holds at most this much and one message of
+        /// [`max_message_size`](Self::max_message_size); with 0, no more than that message.
+        pub fn read_ahead(mut self, bytes: usize) -> Self {
+            self.settings.read_ahead = bytes;
+            self
+        }
+
+        /// How many bytes heartwire [reads ahead](Self::read_ahead) for all connections of this server, or of this
+        /// client, together. Default 64 MiB, which is some 1,000 connections at the default bound of each.
+        ///
+        /// It bounds the memory that many busy handlers can cost. While it is used up, no connection reads ahead any
+        /// further: each is treated as if it had reached its own bound, until a handler takes something.
+        pub fn max_read_ahead(mut self, bytes: usize) -> Self {
+            self.settings.max_read_ahead = bytes;
             self
         }
 

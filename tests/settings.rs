@@ -50,9 +50,10 @@ const SIZES: [usize; 2] = [0, usize::MAX];
 #[test]
 fn a_server_works_with_any_duration() {
     type Set = fn(Server, Duration) -> Server;
-    let settings: [(&str, Set); 3] = [
+    let settings: [(&str, Set); 4] = [
         ("handshake_timeout", Server::handshake_timeout),
         ("close_timeout", Server::close_timeout),
+        ("full_queue_timeout", |server, duration| server.full_queue_timeout(Some(duration))),
         ("heartbeat", |server, duration| server.heartbeat(HeartbeatPolicy::keepalive(duration))),
     ];
     for (name, set) in settings {
@@ -65,10 +66,11 @@ fn a_server_works_with_any_duration() {
 #[test]
 fn a_client_works_with_any_duration() {
     type Set = fn(Client, Duration) -> Client;
-    let settings: [(&str, Set); 4] = [
+    let settings: [(&str, Set); 5] = [
         ("connect_timeout", Client::connect_timeout),
         ("handshake_timeout", Client::handshake_timeout),
         ("close_timeout", Client::close_timeout),
+        ("full_queue_timeout", |client, duration| client.full_queue_timeout(Some(duration))),
         ("heartbeat", |client, duration| client.heartbeat(HeartbeatPolicy::keepalive(duration))),
     ];
     for (name, set) in settings {
@@ -82,10 +84,12 @@ fn a_client_works_with_any_duration() {
 #[test]
 fn a_server_works_with_any_size() {
     type Set = fn(Server, usize) -> Server;
-    let settings: [(&str, Set, &[usize]); 4] = [
+    let settings: [(&str, Set, &[usize]); 6] = [
         ("max_message_size", Server::max_message_size, &SIZES[1..]),
         ("queue_size", Server::queue_size, &SIZES),
         ("read_buffer_size", Server::read_buffer_size, &SIZES),
+        ("read_ahead", Server::read_ahead, &SIZES),
+        ("max_read_ahead", Server::max_read_ahead, &SIZES),
         ("stack_size", Server::stack_size, &SIZES[..1]),
     ];
     for (name, set, sizes) in settings {
@@ -98,10 +102,12 @@ fn a_server_works_with_any_size() {
 #[test]
 fn a_client_works_with_any_size() {
     type Set = fn(Client, usize) -> Client;
-    let settings: [(&str, Set, &[usize]); 4] = [
+    let settings: [(&str, Set, &[usize]); 6] = [
         ("max_message_size", Client::max_message_size, &SIZES[1..]),
         ("queue_size", Client::queue_size, &SIZES),
         ("read_buffer_size", Client::read_buffer_size, &SIZES),
+        ("read_ahead", Client::read_ahead, &SIZES),
+        ("max_read_ahead", Client::max_read_ahead, &SIZES),
         ("stack_size", Client::stack_size, &SIZES),
     ];
     for (name, set, sizes) in settings {
