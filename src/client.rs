@@ -23,7 +23,8 @@ use crate::handle::Hub;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
 use crate::settings::{Settings, setters_of_both_ends, within_reason};
-use crate::supervisor::{Notice, Supervisor};
+use crate::staff::Staff;
+use crate::supervisor::Notice;
 
 mod backoff;
 mod dial;
@@ -76,7 +77,7 @@ impl Client {
     /// [`Error::Connect`] with [`ConnectError::Invalid`].
     pub fn new(url: &str) -> Result<Self, Error> {
         let target = Target::parse(url).map_err(Error::Connect)?;
-        let (hub, receivers) = Hub::new(None);
+        let (hub, receivers) = Hub::new(None)?;
         let (control_sender, control) = channel::bounded(8);
         let shared = Shared::new(hub, control_sender);
         Ok(Self {
@@ -151,20 +152,14 @@ impl Client {
         let Self { target, settings, backoff, shared, receivers, control } = self;
         target.check().map_err(Error::Connect)?;
         let hub = Arc::clone(&shared.hub);
-        let supervisor =
-            Supervisor::new(receivers.notices, receivers.commands, Arc::clone(&hub), settings.close_timeout);
-        hub.starts();
+        let (staff, _) = Staff::start(&hub, receivers, settings.close_timeout)?;
         hub.accept_ends();
-        let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
         let target = Arc::new(target);
         let mut run = Run { target, settings, backoff, shared, control, last_id: 0, handler: &mut handler };
         let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
         run.shared.ended();
         hub.notify(Notice::Shutdown);
-        if supervisor.join().is_err() {
-            log::error!("the supervisor panicked");
-        }
-        hub.ended();
+        staff.join(&hub);
         result.unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
@@ -320,23 +315,22 @@ where
         let stream = Arc::new(stream);
         let decoder = Decoder::new(Role::Client, &tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(Arc::clone(&stream), decoder)?;
+        // What waited for the connection gets in whatever its size.
+        let queue_size = settings.queue_size.max(self.shared.current().outbox_limit);
+        let settings = &Settings { queue_size, ..settings.clone() };
         let link = Arc::new(Link::new(Opening {
             role: Role::Client,
             id: self.last_id,
             remote: peer.into(),
             path: request.target().to_owned(),
             stream,
-            // What waited for the connection gets in whatever its size.
-            queue_size: settings.queue_size.max(self.shared.current().outbox_limit),
-            close_timeout: settings.close_timeout,
-            stack_size: settings.stack_size,
+            settings,
             takes_broadcasts: true,
             hub: Arc::clone(&self.shared.hub),
         }));
         link.count_bytes_in(tail.len(), link.opened);
-        link.set_heartbeat(&settings.heartbeat);
         let connection = Connection::new(Arc::clone(&link), inbound, settings.heartbeat, request, subprotocol, false);
-        self.shared.hub.notify(Notice::Opened(Arc::clone(&link)));
+        link.is_open();
         if let Some(next) = settings.heartbeat.announcement() {
             // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.
             let _ = link.ping(Some(next), None);

@@ -10,6 +10,10 @@ use tungstenite::Bytes;
 
 use crate::round_trip::RoundTrip;
 
+mod ending;
+
+pub(crate) use ending::{CloseFrame, Ending, LastWord, Phase};
+
 /// A connection's number, unique within a server and counted from 1.
 pub type ConnectionId = u64;
 
@@ -107,7 +111,7 @@ pub enum CloseReason {
     },
     /// Data waited for the peer, and it took not one byte of it for this long.
     WriteStalled {
-        /// `max_missed x timeout`, less what misses before had used up.
+        /// For how long: `max_missed x timeout`, or the limit of a full queue.
         limit: Duration,
     },
     /// The peer broke the protocol (1002).

@@ -46,6 +46,8 @@ pub(crate) struct Decoder {
     max_message_size: usize,
     frame: Option<PartialFrame>,
     message: Option<PartialMessage>,
+    /// Whether all that has arrived was looked at, so that more is needed for anything to come out.
+    is_exhausted: bool,
 }
 
 /// A frame whose header is known and whose payload is still arriving.
@@ -85,12 +87,14 @@ impl Decoder {
             max_message_size,
             frame: None,
             message: None,
+            is_exhausted: false,
         }
     }
 
     /// Takes more bytes in, when [`next`](Self::next) has returned `None`: `read` appends some to what it is given, up to
     /// its capacity, and says how many. Returns that, and whether there was room for more.
     pub(crate) fn fill(&mut self, read: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>) -> io::Result<(usize, bool)> {
+        self.is_exhausted = false;
         if let (Some(frame), Some(PartialMessage::Binary(payload))) = (&mut self.frame, &mut self.message)
             && frame.remaining >= Self::LARGE as u64
             && self.start == self.buffer.len()
@@ -143,9 +147,30 @@ impl Decoder {
         }
     }
 
+    /// Bytes that have arrived and were not decoded yet.
+    pub(crate) fn undecoded(&self) -> usize {
+        self.buffer.len() - self.start
+    }
+
+    /// Bytes that have arrived and among which there may be a whole frame that nobody has seen.
+    pub(crate) fn unexamined(&self) -> usize {
+        if self.is_exhausted { 0 } else { self.undecoded() }
+    }
+
+    /// Whether a message has begun and not ended.
+    pub(crate) fn is_in_message(&self) -> bool {
+        self.message.is_some()
+    }
+
     /// The next thing that is complete, or `None` if more bytes are needed. After an error there is nothing more to be
     /// had from this decoder.
     pub(crate) fn next(&mut self) -> Result<Option<Incoming>, CloseReason> {
+        let next = self.decode();
+        self.is_exhausted = matches!(next, Ok(None));
+        next
+    }
+
+    fn decode(&mut self) -> Result<Option<Incoming>, CloseReason> {
         loop {
             if self.frame.is_none() && !self.parse_header()? {
                 return Ok(None);

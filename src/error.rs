@@ -89,3 +89,24 @@ impl<T> fmt::Display for TrySendError<T> {
 }
 
 impl<T: fmt::Debug> StdError for TrySendError<T> {}
+
+/// Why [`Sender::confirm`](crate::Sender::confirm) cannot say that the peer has read everything.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfirmError {
+    /// The Pong did not come in time.
+    Timeout,
+    /// The connection is closed or closing, or has ended meanwhile.
+    Closed(CloseReason),
+}
+
+impl fmt::Display for ConfirmError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Timeout => f.write_str("the peer has not confirmed in time"),
+            Self::Closed(reason) => write!(f, "connection closed: {reason}"),
+        }
+    }
+}
+
+impl StdError for ConfirmError {}

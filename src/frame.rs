@@ -48,6 +48,11 @@ impl Frame {
         Self::new(Kind::Ping, OpCode::Control(Control::Ping), payload.into())
     }
 
+    /// A Ping that overtakes no data.
+    pub(crate) fn ping_in_line(payload: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Data, ..Self::ping(payload) }
+    }
+
     pub(crate) fn pong(payload: impl Into<Bytes>) -> Self {
         Self::new(Kind::Pong, OpCode::Control(Control::Pong), payload.into())
     }

@@ -1,9 +1,10 @@
 //! A server's remote control, for any thread.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 use socket2::SockRef;
@@ -12,6 +13,7 @@ use crate::close::ConnectionId;
 use crate::event::{ConnectionInfo, Event, Snapshot, Stats};
 use crate::frame::Frame;
 use crate::message::Message;
+use crate::stand_in::{self, StandIn};
 use crate::supervisor::{Command, Notice};
 
 /// What the server's threads and its handles share.
@@ -30,6 +32,12 @@ pub(crate) struct Hub {
     is_ending: AtomicBool,
     /// Wakes the accept loop when it is not in `accept`.
     stop: channel::Sender<()>,
+    /// Those that may need a stand-in.
+    pub(crate) stand_in: stand_in::Register,
+    /// What was read ahead for handlers that are away, over all connections, in bytes.
+    pub(crate) read_ahead: AtomicUsize,
+    /// An instant that all connections have in common.
+    pub(crate) epoch: Instant,
 }
 
 /// The listening socket.
@@ -47,16 +55,18 @@ pub(crate) struct Receivers {
     pub(crate) notices: channel::Receiver<Notice>,
     pub(crate) commands: channel::Receiver<Command>,
     pub(crate) stop: channel::Receiver<()>,
+    pub(crate) stand_in: StandIn,
 }
 
 impl Hub {
     /// Broadcasts that may wait for the fan-out before the broadcaster does.
     const COMMANDS: usize = 64;
 
-    pub(crate) fn new(listener: Option<Listener>) -> (Arc<Self>, Receivers) {
+    pub(crate) fn new(listener: Option<Listener>) -> io::Result<(Arc<Self>, Receivers)> {
         let (notices, notices_receiver) = channel::unbounded();
         let (commands, commands_receiver) = channel::bounded(Self::COMMANDS);
         let (stop, stop_receiver) = channel::bounded(1);
+        let (register, stand_in) = stand_in::Register::new()?;
         let hub = Self {
             listener: Mutex::new(listener),
             notices,
@@ -66,9 +76,13 @@ impl Hub {
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             stop,
+            stand_in: register,
+            read_ahead: AtomicUsize::new(0),
+            epoch: Instant::now(),
         };
-        let receivers = Receivers { notices: notices_receiver, commands: commands_receiver, stop: stop_receiver };
-        (Arc::new(hub), receivers)
+        let receivers =
+            Receivers { notices: notices_receiver, commands: commands_receiver, stop: stop_receiver, stand_in };
+        Ok((Arc::new(hub), receivers))
     }
 
     pub(crate) fn starts(&self) {

@@ -1,15 +1,14 @@
-//! The read half of a connection: the socket, read under a deadline.
+//! The read half of a connection: the socket, read once at a time.
 //!
 //! A socket's read timeout is per system call, so a peer that trickles bytes would starve whoever waits for a whole
-//! message. Here every call reads once and gives control back: with bytes, with the end, or because the deadline has
-//! come. Past the deadline it takes only what is already in the socket.
+//! message. Here every call reads once and gives control back.
 //!
 //! There are two ways to wait. A quiet connection waits by poll(2) and reads when something is there: its timer needs no
 //! setting and is a thousandth late at most (fs/select.c, `select_estimate_accuracy`), so a heartbeat wakes the thread
-//! twice, when the Ping is due and when the Pong is here. On a brisk one, where poll would be one system call more for each
-//! message, the read itself waits, under a short timeout of the socket that is set once; when that ends, the connection
-//! is a quiet one again. (A timeout of the socket is no way to wait for long: Linux ends it up to an eighth late, 2 s at
-//! 20 s; kernel/time/timer.c, "timer wheel".)
+//! twice, when the Ping is due and when the Pong is here; and nobody holds the read half meanwhile. On a brisk one, where
+//! poll would be one system call more for each message, the read itself waits, under a short timeout of the socket that
+//! is set once; when that ends, the connection is a quiet one again. (A timeout of the socket is no way to wait for long:
+//! Linux ends it up to an eighth late, 2 s at 20 s; kernel/time/timer.c, "timer wheel".)
 //!
 //! Where a peer answers faster than a thread falls asleep and wakes up, and processors are idle, the read does not sleep
 //! but tries again for a moment (busy polling).
@@ -31,11 +30,15 @@ use crate::tcp;
 #[derive(Debug)]
 pub(crate) enum Filled {
     /// So many bytes more are in the decoder.
-    Bytes(usize),
+    Bytes {
+        count: usize,
+        /// Whether that was all there was.
+        is_all: bool,
+    },
     /// The peer has sent its last byte.
     End,
-    /// Nothing came before the deadline.
-    Timeout,
+    /// Nothing came.
+    Nothing,
 }
 
 /// The read half.
@@ -43,9 +46,6 @@ pub(crate) enum Filled {
 pub(crate) struct Inbound {
     stream: Arc<TcpStream>,
     pub(crate) decoder: Decoder,
-    /// When the last look at the socket began that has emptied it, or found it empty. What came since was perhaps not seen:
-    /// the thread may have been kept from running between that look and the next reading of the clock.
-    emptied_at: Option<Instant>,
     /// Waits in a row that something ended soon, until there were enough of them.
     soon: u8,
     brisk: Option<Brisk>,
@@ -60,69 +60,65 @@ impl Inbound {
 
     pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> io::Result<Self> {
         stream.set_read_timeout(Some(Self::SOON))?;
-        Ok(Self { stream, decoder, emptied_at: None, soon: 0, brisk: None, last_wait: Duration::MAX })
+        Ok(Self { stream, decoder, soon: 0, brisk: None, last_wait: Duration::MAX })
     }
 
-    /// Waits for bytes until the deadline. `now` is a recent reading of the clock, and is one again afterwards.
-    pub(crate) fn fill(&mut self, deadline: Option<Instant>, now: &mut Instant) -> io::Result<Filled> {
-        loop {
-            let from = *now;
-            let wait = deadline.map(|deadline| deadline.saturating_duration_since(from));
-            let may_block = self.brisk.is_some() && wait.is_none_or(|wait| wait >= Self::SOON);
-            let read = if may_block || self.is_readable(wait)? { self.read() } else { Ok(None) };
-            *now = Instant::now();
-            self.last_wait = now.saturating_duration_since(from);
-            self.note(self.last_wait < Self::SOON && !matches!(read, Ok(None)));
-            let (filled, is_empty) = match read? {
-                Some((0, _)) => (Some(Filled::End), true),
-                Some((count, is_all)) => (Some(Filled::Bytes(count)), is_all),
-                // Only a look that began past the deadline says that nothing came before it.
-                None => (deadline.filter(|deadline| *deadline <= from).map(|_| Filled::Timeout), true),
-            };
-            if is_empty {
-                self.emptied_at = Some(from);
-            }
-            if let Some(filled) = filled {
-                return Ok(filled);
-            }
-        }
+    pub(crate) fn stream(&self) -> &Arc<TcpStream> {
+        &self.stream
     }
 
-    /// Whether all that had arrived by `instant` is in the decoder.
-    pub(crate) fn has_all_until(&self, instant: Instant) -> bool {
-        self.emptied_at >= Some(instant)
+    /// Whether to wait in the read itself, if the next deadline is so far away.
+    pub(crate) fn waits_in_read(&self, wait: Option<Duration>) -> bool {
+        self.brisk.is_some() && wait.is_none_or(|wait| wait >= Self::SOON)
     }
 
-    /// Notes whether something came soon.
-    fn note(&mut self, is_soon: bool) {
-        if !is_soon {
-            (self.soon, self.brisk) = (0, None);
-        } else if self.brisk.is_none() {
-            self.soon += 1;
-            self.brisk = (self.soon >= Self::BRISK).then(Brisk::new);
-        }
-    }
-
-    /// Waits for something to read, without a buffer unless the connection is brisk.
-    fn is_readable(&mut self, wait: Option<Duration>) -> io::Result<bool> {
+    /// A quiet connection is about to wait: it needs no buffer meanwhile.
+    pub(crate) fn rest(&mut self) {
         if self.brisk.is_none() {
             self.decoder.release();
         }
-        tcp::wait_readable(&self.stream, wait)
     }
 
-    /// One read: so many bytes, and whether that was all there was. `None` if nothing came, or a signal.
-    fn read(&mut self) -> io::Result<Option<(usize, bool)>> {
+    /// Reads what is there.
+    pub(crate) fn read_now(&mut self) -> io::Result<Filled> {
+        let stream = &self.stream;
+        let read = self.decoder.fill(|buffer| tcp::read_now(stream, buffer));
+        filled(read)
+    }
+
+    /// Waits in the read, but not for long.
+    pub(crate) fn read_waiting(&mut self) -> io::Result<Filled> {
         let polls = self.last_wait < Brisk::POLLING && self.brisk.as_ref().is_some_and(Brisk::may_poll);
         let stream = &self.stream;
         let read = self.decoder.fill(|buffer| match polls {
             true => tcp::read_polling(stream, buffer, Brisk::POLLING),
             false => tcp::read(stream, buffer),
         });
-        match read {
-            Ok(read) => Ok(Some(read)),
-            Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(None),
-            Err(error) => Err(error),
+        filled(read)
+    }
+
+    /// Waits until the deadline for a read that gives something, and holds the read half for as long. `now` is a recent
+    /// reading of the clock, and is one again afterwards.
+    pub(crate) fn fill_before(&mut self, deadline: Instant, now: &mut Instant) -> io::Result<Filled> {
+        loop {
+            let wait = deadline.saturating_duration_since(*now);
+            let is_last = wait.is_zero();
+            let filled = if tcp::wait_readable(&self.stream, Some(wait))? { self.read_now()? } else { Filled::Nothing };
+            *now = Instant::now();
+            if is_last || !matches!(filled, Filled::Nothing) {
+                return Ok(filled);
+            }
+        }
+    }
+
+    /// Notes how long a wait took, and whether something ended it: from that it follows how to wait next.
+    pub(crate) fn waited(&mut self, wait: Duration, has_come: bool) {
+        self.last_wait = wait;
+        if !has_come || wait >= Self::SOON {
+            (self.soon, self.brisk) = (0, None);
+        } else if self.brisk.is_none() {
+            self.soon += 1;
+            self.brisk = (self.soon >= Self::BRISK).then(Brisk::new);
         }
     }
 
@@ -143,6 +139,16 @@ impl Inbound {
     pub(crate) fn shut_down(&self, how: Shutdown) {
         // It fails only when the connection has ended already.
         let _ = self.stream.shutdown(how);
+    }
+}
+
+/// A signal is as good as nothing.
+fn filled(read: io::Result<(usize, bool)>) -> io::Result<Filled> {
+    match read {
+        Ok((0, _)) => Ok(Filled::End),
+        Ok((count, is_all)) => Ok(Filled::Bytes { count, is_all }),
+        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(Filled::Nothing),
+        Err(error) => Err(error),
     }
 }
 
@@ -190,65 +196,45 @@ mod tests {
         (Inbound::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000)).unwrap(), peer)
     }
 
-    fn receive(inbound: &mut Inbound, peer: &mut TcpStream) {
-        const EMPTY: [u8; 6] = [0x82, 0x80, 0, 0, 0, 0];
-        peer.write_all(&EMPTY).unwrap();
-        let filled = inbound.fill(None, &mut Instant::now()).unwrap();
-        assert!(matches!(filled, Filled::Bytes(6)), "{filled:?}");
-        while inbound.decoder.next().unwrap().is_some() {}
+    #[test]
+    fn a_read_never_waits_for_more_than_is_there() {
+        let (mut inbound, mut peer) = pair();
+        assert!(matches!(inbound.read_now().unwrap(), Filled::Nothing));
+        assert_eq!(tcp::waiting(inbound.stream()), 0);
+        peer.write_all(b"12345").unwrap();
+        inbound.stream().peek(&mut [0]).unwrap();
+        assert_eq!(tcp::waiting(inbound.stream()), 5);
+        assert!(matches!(inbound.read_now().unwrap(), Filled::Bytes { count: 5, is_all: true }));
+        assert!(matches!(inbound.read_now().unwrap(), Filled::Nothing));
+        drop(peer);
+        assert!(matches!(inbound.fill_before(Instant::now(), &mut Instant::now()).unwrap(), Filled::End));
     }
 
     #[test]
-    fn a_deadline_is_kept_and_not_before_its_time_by_quiet_and_by_brisk_connections() {
-        let (mut inbound, mut peer) = pair();
+    fn a_deadline_is_kept_and_not_before_its_time() {
+        let (mut inbound, _peer) = pair();
         for wait in [0, 1, 30, 99, 101, 250].map(Duration::from_millis) {
-            for is_brisk in [false, true] {
-                while is_brisk && inbound.brisk.is_none() {
-                    receive(&mut inbound, &mut peer);
-                }
-                assert_eq!(inbound.brisk.is_some(), is_brisk);
-                let mut now = Instant::now();
-                let deadline = now + wait;
-                let filled = inbound.fill(Some(deadline), &mut now).unwrap();
-                assert!(matches!(filled, Filled::Timeout), "{filled:?}");
-                assert!(now >= deadline, "{:?} before {wait:?} were over", deadline - now);
-                assert!(now < deadline + Duration::from_secs(10));
-                assert!(inbound.has_all_until(deadline), "the last look was past the deadline");
-                assert!(inbound.brisk.is_none(), "a silence makes it quiet");
-            }
+            let mut now = Instant::now();
+            let deadline = now + wait;
+            assert!(matches!(inbound.fill_before(deadline, &mut now).unwrap(), Filled::Nothing));
+            assert!(now >= deadline, "{:?} before {wait:?} were over", deadline - now);
+            assert!(now < deadline + Duration::from_secs(10));
         }
     }
 
     #[test]
-    fn what_is_there_is_taken_even_past_the_deadline() {
-        let (mut inbound, mut peer) = pair();
-        peer.write_all(b"12345").unwrap();
-        inbound.stream.peek(&mut [0]).unwrap();
-        let mut now = Instant::now();
-        let past = now;
-        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Bytes(5)));
-        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Timeout));
-        drop(peer);
-        assert!(matches!(inbound.fill(None, &mut now).unwrap(), Filled::End));
-    }
-
-    #[test]
-    fn a_look_says_nothing_of_what_came_while_it_was_under_way() {
-        let (mut inbound, mut peer) = pair();
-        let begin = Instant::now();
-        let sender = thread::spawn(move || {
-            thread::sleep(Duration::from_millis(20));
-            peer.write_all(b"12345").unwrap();
-            peer
-        });
-        let mut now = begin;
-        assert!(matches!(inbound.fill(None, &mut now).unwrap(), Filled::Bytes(5)));
-        assert!(now >= begin + Duration::from_millis(20));
-        assert!(inbound.has_all_until(begin));
-        assert!(!inbound.has_all_until(now), "nobody has looked since");
-        let past = now;
-        assert!(matches!(inbound.fill(Some(past), &mut now).unwrap(), Filled::Timeout));
-        assert!(inbound.has_all_until(past));
-        drop(sender.join().unwrap());
+    fn a_connection_is_brisk_after_several_short_waits_and_quiet_after_one_that_is_long_or_in_vain() {
+        let (mut inbound, _peer) = pair();
+        let (short, long) = (Duration::from_millis(1), Inbound::SOON);
+        for end in [(short, false), (long, true)] {
+            for n in 1..=Inbound::BRISK {
+                assert!(!inbound.waits_in_read(None), "brisk after {n}");
+                inbound.waited(short, true);
+            }
+            assert!(inbound.waits_in_read(None) && inbound.waits_in_read(Some(long)));
+            assert!(!inbound.waits_in_read(Some(short)), "a deadline is nearer than a read may block");
+            inbound.waited(end.0, end.1);
+            assert!(!inbound.waits_in_read(None));
+        }
     }
 }

@@ -1,30 +1,36 @@
-//! What all threads that touch a connection share: who it is, its write half, and the first cause of its end.
+//! What all threads that touch a connection share: who it is, its two halves, and the first cause of its end.
 //!
-//! The connection's own thread, every [`Sender`](crate::Sender), the drainer and the supervisor hold a [`Link`]. Whoever
-//! finds that the connection is over says so here; the first one wins, and the report goes out exactly once.
+//! The connection's own thread, every [`Sender`](crate::Sender), the drainer, the stand-in and the supervisor hold a
+//! [`Link`]. Whoever finds that the connection is over says so here; the first one wins, and the report goes out exactly
+//! once.
 
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
+use crate::close::{CloseReason, CloseReport, ConnectionId, LastWord, Phase, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
 use crate::forwarded::Remote;
 use crate::frame::{Frame, Role};
 use crate::handle::Hub;
-use crate::heartbeat::HeartbeatPolicy;
+use crate::heartbeat::{self, HeartbeatPolicy};
 use crate::message::Message;
-use crate::outbound::{DrainFailure, Outbound, SendFailure, Sent};
+use crate::outbound::{Figures, Outbound, SendFailure, Sent, Wait};
 use crate::round_trip::PingLedger;
+use crate::settings::Settings;
 use crate::supervisor::Notice;
 use crate::tcp;
+
+mod slot;
+
+use slot::Slot;
 
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
@@ -37,16 +43,17 @@ pub(crate) struct Link {
     hub: Arc<Hub>,
     /// Whether broadcasts are for this connection too.
     pub(crate) takes_broadcasts: bool,
+    pub(crate) full_queue_timeout: Option<Duration>,
+    /// Bytes that may be read ahead, for this connection and for all.
+    pub(crate) read_ahead: usize,
+    max_read_ahead: usize,
+    /// Protects the receiving end while nobody drives it, and says where the connection's thread is. Held by the stand-in
+    /// for one look, and by others for moments only.
+    slot: Mutex<Slot>,
+    /// Whether the slot has a heartbeat that another thread asked for: looked at without the lock.
+    has_asked: AtomicBool,
     /// Protects the Pings that are under way; taken for moments only.
     ledger: Mutex<PingLedger>,
-    cause: OnceLock<CloseReason>,
-    /// A write that failed: the cause, unless what was received before it says another.
-    write_error: OnceLock<CloseReason>,
-    /// Until when the closing handshake may take; set by whoever begins it.
-    close_deadline: OnceLock<Instant>,
-    received_code: OnceLock<CloseCode>,
-    /// Held while the report is handed over, so that it is in the channel before anything else is said of the end.
-    is_reported: Mutex<bool>,
     messages_in: AtomicU64,
     bytes_in: AtomicU64,
     dropped: AtomicU64,
@@ -54,58 +61,46 @@ pub(crate) struct Link {
     max_missed: AtomicU32,
     /// Milliseconds from `opened` to the newest byte from the peer.
     heard_at: AtomicU64,
-    /// Milliseconds from `opened`, plus one, since when the connection's thread has been away from `recv`; 0 while it
-    /// listens.
-    away_since: AtomicU64,
-    /// A heartbeat that another thread has asked for, until the connection's thread takes it up.
-    asked_heartbeat: Mutex<Option<HeartbeatPolicy>>,
-    /// The heartbeat's interval in milliseconds, for the pacemaker; 0 without one.
-    interval_ms: AtomicU64,
 }
 
 /// What a [`Link`] is made from.
-pub(crate) struct Opening {
+pub(crate) struct Opening<'a> {
     pub(crate) role: Role,
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
     pub(crate) path: String,
     pub(crate) stream: Arc<TcpStream>,
-    pub(crate) queue_size: usize,
-    pub(crate) close_timeout: Duration,
-    pub(crate) stack_size: usize,
+    pub(crate) settings: &'a Settings,
     pub(crate) takes_broadcasts: bool,
     pub(crate) hub: Arc<Hub>,
 }
 
 impl Link {
-    pub(crate) fn new(opening: Opening) -> Self {
-        let Opening { role, id, remote, path, stream, queue_size, close_timeout, stack_size, takes_broadcasts, hub } =
-            opening;
+    pub(crate) fn new(opening: Opening<'_>) -> Self {
+        let Opening { role, id, remote, path, stream, settings, takes_broadcasts, hub } = opening;
+        let opened = Instant::now();
         Self {
             id,
             remote,
             path,
-            opened: Instant::now(),
-            outbound: Outbound::new(role, stream, queue_size, None),
-            close_timeout,
-            stack_size,
+            opened,
+            outbound: Outbound::new(role, stream, settings.queue_size, settings.close_timeout),
+            close_timeout: settings.close_timeout,
+            stack_size: settings.stack_size,
             hub,
             takes_broadcasts,
+            full_queue_timeout: settings.full_queue_timeout,
+            read_ahead: settings.read_ahead,
+            max_read_ahead: settings.max_read_ahead,
+            slot: Mutex::new(Slot::new(opened)),
+            has_asked: AtomicBool::new(false),
             ledger: Mutex::default(),
-            cause: OnceLock::new(),
-            write_error: OnceLock::new(),
-            close_deadline: OnceLock::new(),
-            received_code: OnceLock::new(),
-            is_reported: Mutex::new(false),
             messages_in: AtomicU64::new(0),
             bytes_in: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             missed: AtomicU32::new(0),
             max_missed: AtomicU32::new(0),
             heard_at: AtomicU64::new(0),
-            away_since: AtomicU64::new(0),
-            asked_heartbeat: Mutex::new(None),
-            interval_ms: AtomicU64::new(0),
         }
     }
 
@@ -113,13 +108,13 @@ impl Link {
 
     /// Sends a message, waiting for room in the queue.
     pub(crate) fn send(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.outbound.send(Frame::message(message), true);
+        let sent = self.outbound.send(Frame::message(message), Wait::Forever);
         self.settle(sent).map(drop)
     }
 
     /// Sends a message when the thread next blocks in `recv`, or earlier.
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.outbound.feed(Frame::message(message), true);
+        let sent = self.outbound.feed(Frame::message(message), Wait::Forever);
         self.settle(sent).map(drop)
     }
 
@@ -134,8 +129,9 @@ impl Link {
         self.settle(sent).map(drop)
     }
 
-    pub(crate) fn try_send(self: &Arc<Self>, message: Message) -> Result<(), TrySendError<Message>> {
-        match self.outbound.send(Frame::message(message.clone()), false) {
+    /// Sends a message, waiting for room only as long as `wait` says.
+    pub(crate) fn try_send(self: &Arc<Self>, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
+        match self.outbound.send(Frame::message(message.clone()), wait) {
             Err(SendFailure::Full) => Err(TrySendError::Full(message)),
             sent => self.settle(sent).map(drop).map_err(|_| TrySendError::Closed(message)),
         }
@@ -143,13 +139,13 @@ impl Link {
 
     /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
-        let sent = self.outbound.send(frame.clone(), false);
+        let sent = self.outbound.send(frame.clone(), Wait::No);
         self.settle_copy(sent);
     }
 
     /// The same, but it may wait for [`flush`](Self::flush).
     pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
-        let sent = self.outbound.feed(frame.clone(), false);
+        let sent = self.outbound.feed(frame.clone(), Wait::No);
         self.settle_copy(sent);
     }
 
@@ -174,11 +170,21 @@ impl Link {
         let payload = self.enter_ping(next, waiter);
         let sent = self.outbound.send_control(Frame::ping(payload.clone()));
         let sent = self.settle(sent)?;
-        if sent != Sent::Written {
-            self.ledger().queued(&payload);
+        if sent == Sent::Written {
+            self.ledger().written(&payload);
         }
         self.hub.count(|stats| stats.pings += 1);
         Ok(sent)
+    }
+
+    /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has read
+    /// all of it.
+    pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>) -> Result<(), Error> {
+        let payload = self.ledger().ping_in_line(Instant::now(), waiter);
+        let sent = self.outbound.send_control(Frame::ping_in_line(payload));
+        self.settle(sent)?;
+        self.hub.count(|stats| stats.pings += 1);
+        Ok(())
     }
 
     /// Not inlined, to keep the stack low for the send that follows.
@@ -221,53 +227,51 @@ impl Link {
     fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
         let link = Arc::clone(self);
         let builder = thread::Builder::new().name(format!("heartwire-drain-{}", self.id)).stack_size(self.stack_size);
-        builder.spawn(move || match link.outbound.drain() {
-            Ok(()) => {}
-            Err(DrainFailure::Stalled(limit)) => link.abort(CloseReason::WriteStalled { limit }),
-            Err(DrainFailure::Io(error)) => link.broken(&error),
+        builder.spawn(move || {
+            if let Err(error) = link.outbound.drain() {
+                link.broken(&error);
+            }
         })?;
         Ok(())
     }
 
     // Closing.
 
-    /// The first cause of the end, if it has begun.
-    pub(crate) fn cause(&self) -> Option<&CloseReason> {
-        self.cause.get()
-    }
-
-    /// Names the cause of the end, unless there is one already. Returns the first.
-    pub(crate) fn set_cause(&self, reason: CloseReason) -> &CloseReason {
-        self.cause.get_or_init(|| reason)
-    }
-
     /// The error for whoever uses a connection that is closed.
     pub(crate) fn closed(&self) -> Error {
-        Error::Closed(self.end_of_socket(CloseReason::Disconnected))
+        Error::Closed(self.reason())
+    }
+
+    /// Why the connection ended, or is ending.
+    pub(crate) fn reason(&self) -> CloseReason {
+        self.outbound.ending(|ending| ending.reason(CloseReason::Disconnected))
     }
 
     /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
     /// that began it; the caller sees to its end, or has the supervisor do it.
     pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
-        let Some((code, text)) = reason.close_frame() else { return false };
-        let text = text.to_owned();
-        let is_first = self.cause.set(reason).is_ok();
-        is_first && self.send_close(Some(code), &text)
-    }
-
-    /// Answers the peer's Close frame with its own code (RFC 6455 section 5.5.1).
-    pub(crate) fn answer_close(self: &Arc<Self>, code: Option<CloseCode>) {
-        if let Some(code) = code {
-            let _ = self.received_code.set(code);
-        }
-        self.send_close(code, "");
-    }
-
-    fn send_close(self: &Arc<Self>, code: Option<CloseCode>, text: &str) -> bool {
-        let _ = self.close_deadline.set(Instant::now() + self.close_timeout);
-        match self.outbound.close(code, text) {
+        match self.outbound.close(reason, Instant::now()) {
+            Ok((is_first, sent)) => self.settle(Ok(sent)).is_ok() && is_first,
             Err(SendFailure::Closed) => false,
-            sent => self.settle(sent).is_ok(),
+            Err(failure) => {
+                let _ = self.settle(Err(failure));
+                false
+            }
+        }
+    }
+
+    /// The peer has said its last word.
+    pub(crate) fn peer_done(&self, last: LastWord, now: Instant) {
+        self.outbound.ending(|ending| ending.peer_done(last, now));
+    }
+
+    /// Answers the peer's last word (RFC 6455 section 5.5.1).
+    pub(crate) fn answer_close(self: &Arc<Self>, now: Instant) {
+        match self.outbound.answer_close(now) {
+            Err(SendFailure::Closed) => {}
+            sent => {
+                let _ = self.settle(sent);
+            }
         }
     }
 
@@ -276,63 +280,51 @@ impl Link {
         if !self.begin_close(reason) {
             return Err(self.closed());
         }
-        if let Some(deadline) = self.close_deadline() {
-            self.hub.notify(Notice::Closing { link: Arc::clone(self), deadline });
-        }
+        self.watch_closing();
         Ok(())
     }
 
+    /// Has the supervisor see to it that the closing handshake comes to an end.
+    pub(crate) fn watch_closing(self: &Arc<Self>) {
+        if let Some(deadline) = self.close_deadline() {
+            self.hub.notify(Notice::Closing { link: Arc::clone(self), deadline });
+        }
+    }
+
+    /// Until when the closing handshake may take, if it has begun.
     pub(crate) fn close_deadline(&self) -> Option<Instant> {
-        self.close_deadline.get().copied()
+        self.outbound.ending(|ending| ending.deadline())
     }
 
     /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
-    pub(crate) fn abort(self: &Arc<Self>, reason: CloseReason) {
-        let reason = self.end_of_socket(reason);
-        let first = self.set_cause(reason);
-        if let Some((code, text)) = first.close_frame()
-            && !self.outbound.is_behind()
-            && !self.outbound.is_closing()
-        {
-            // Straight into the socket, or not at all.
-            let _ = self.outbound.close(Some(code), text);
-        }
-        self.outbound.with_socket(tcp::shut_down);
-        self.ended();
+    pub(crate) fn abort(&self, reason: CloseReason) {
+        let is_dead = matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. });
+        self.end(reason, if is_dead { tcp::give_up } else { tcp::shut_down });
     }
 
-    /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing
-    /// is sent any more, but the last word on the cause has the thread that reads.
-    fn broken(&self, error: &io::Error) {
-        log::debug!("#{} {}: write failed: {error}", self.id, self.remote);
-        let _ = self.write_error.set(CloseReason::io(error));
-        self.outbound.with_socket(|stream| {
-            // Wakes the reader, which still gets what was received before.
-            let _ = stream.shutdown(Shutdown::Both);
+    /// Ends our side in good order: what was to be sent is on its way, and the peer learns that nothing follows.
+    pub(crate) fn end_in_order(&self) {
+        self.end(CloseReason::Disconnected, |stream| {
+            // It fails only when the connection has ended already.
+            let _ = stream.shutdown(Shutdown::Write);
         });
-        self.outbound.end();
-    }
-
-    /// The kernel has given up on the peer: nothing that it may have sent before can still arrive.
-    pub(crate) fn is_given_up(&self) -> bool {
-        matches!(self.write_error.get(), Some(CloseReason::Io { kind: io::ErrorKind::TimedOut, .. }))
     }
 
     /// The connection is over: lets go of the socket and reports, once.
-    pub(crate) fn ended(&self) {
-        self.outbound.end();
+    fn end(&self, otherwise: CloseReason, shut_down: fn(&TcpStream)) {
+        self.outbound.end(otherwise, Instant::now(), shut_down, |figures| {
+            // The channel is unbounded, so this cannot block; and the report is in it before anything else is said of
+            // the end.
+            self.hub.notify(Notice::Closed(Box::new(self.report(figures))));
+        });
         self.ledger().close();
-        let mut is_reported = self.is_reported.lock().unwrap_or_else(PoisonError::into_inner);
-        if !*is_reported {
-            *is_reported = true;
-            // The channel is unbounded, so this cannot block.
-            self.hub.notify(Notice::Closed(Box::new(self.report())));
-        }
     }
 
-    /// What ended the connection, for the thread that found its socket at an end.
-    pub(crate) fn end_of_socket(&self, otherwise: CloseReason) -> CloseReason {
-        self.cause().or(self.write_error.get()).cloned().unwrap_or(otherwise)
+    /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing
+    /// is sent any more, but the last word on the cause has whoever reads, and is woken by the end of the socket.
+    fn broken(&self, error: &io::Error) {
+        self.outbound.write_failed(CloseReason::io(error), tcp::shut_down);
+        self.hub.notify(Notice::WriteFailed { id: self.id, remote: self.remote, error: error.to_string() });
     }
 
     // Bookkeeping.
@@ -344,6 +336,10 @@ impl Link {
     pub(crate) fn count_bytes_in(&self, count: usize, now: Instant) {
         self.bytes_in.fetch_add(count as u64, Relaxed);
         self.heard_at.store(self.milliseconds(now), Relaxed);
+    }
+
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
     }
 
     /// Time from the opening to `now`, as it is kept in one atomic number.
@@ -373,95 +369,75 @@ impl Link {
         self.messages_in.fetch_add(1, Relaxed);
     }
 
-    /// The count of misses in a row has changed, and with it how long a blocked write may last.
-    pub(crate) fn set_missed(&self, missed: u32, policy: &HeartbeatPolicy) {
-        self.missed.store(missed, Relaxed);
-        self.outbound.set_stall_limit(policy.stall_limit(missed));
+    /// Misses in a row.
+    pub(crate) fn missed(&self) -> u32 {
+        self.missed.load(Relaxed)
     }
 
-    /// One more miss: noted, and told to the supervisor.
+    pub(crate) fn set_missed(&self, missed: u32) {
+        self.missed.store(missed, Relaxed);
+    }
+
+    /// One more miss: noted, and told to the supervisor, unless the end was told before.
     pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
-        self.set_missed(missed, policy);
+        self.set_missed(missed);
         let max_missed = policy.misses_allowed();
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
-        self.hub.notify(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+        self.outbound.ending(|ending| {
+            if ending.phase() != Phase::Over {
+                self.hub.notify(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+            }
+        });
     }
 
-    /// The heartbeat has this policy from now on: the pacemaker, the limit of a stalled write and the kernel go by it.
+    /// The heartbeat has this policy from now on.
     pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
-        let interval = policy.pace().map_or(0, |interval| interval.as_millis() as u64);
-        self.interval_ms.store(interval, Relaxed);
         self.max_missed.store(policy.misses_allowed(), Relaxed);
-        self.set_missed(0, policy);
-        self.outbound.with_socket(|stream| tcp::limit_unacknowledged(stream, policy.worst_case()));
+        self.set_missed(0);
     }
 
-    /// Has the connection's thread change its heartbeat. The Ping that is sent tells the peer of it, if it announces, and
-    /// its Pong wakes the thread.
-    pub(crate) fn ask_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
-        *self.asked_heartbeat.lock().unwrap_or_else(PoisonError::into_inner) = Some(policy);
-        self.ping(policy.announcement(), None).map(drop)
+    /// When in its interval a heartbeat that begins now first beats.
+    pub(crate) fn phase(&self, policy: &HeartbeatPolicy, now: Instant) -> f64 {
+        heartbeat::phase(self.id, policy, now.saturating_duration_since(self.hub.epoch))
     }
 
-    pub(crate) fn take_asked_heartbeat(&self) -> Option<HeartbeatPolicy> {
-        self.asked_heartbeat.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What was read ahead of the handler has another size.
+    pub(crate) fn count_ahead(&self, before: usize, after: usize) {
+        self.hub.read_ahead.fetch_add(after.wrapping_sub(before), Relaxed);
     }
 
-    /// Has the pacemaker follow a heartbeat that was changed.
-    pub(crate) fn notify_pace(&self) {
-        if let Some(interval) = self.interval() {
-            self.hub.notify(Notice::Pace(interval));
-        }
+    /// Whether all connections together may read more ahead.
+    pub(crate) fn has_room_ahead(&self) -> bool {
+        self.hub.read_ahead.load(Relaxed) < self.max_read_ahead
     }
 
-    pub(crate) fn interval(&self) -> Option<Duration> {
-        Some(Duration::from_millis(self.interval_ms.load(Relaxed))).filter(|interval| !interval.is_zero())
-    }
-
-    /// The connection's thread waits for its peer.
-    pub(crate) fn listening(&self) {
-        self.away_since.store(0, Relaxed);
-    }
-
-    /// The connection's thread goes back to its handler.
-    pub(crate) fn away(&self, now: Instant) {
-        self.away_since.store(self.milliseconds(now) + 1, Relaxed);
-    }
-
-    /// How long the connection's thread has been in its handler.
-    pub(crate) fn away_for(&self, now: Instant) -> Option<Duration> {
-        let since = self.away_since.load(Relaxed).checked_sub(1)?;
-        Some(now.saturating_duration_since(self.opened).saturating_sub(Duration::from_millis(since)))
-    }
-
-    fn traffic(&self) -> Traffic {
-        let (messages_out, bytes_out) = self.outbound.totals();
+    fn traffic(&self, figures: &Figures) -> Traffic {
         Traffic {
             messages_in: self.messages_in.load(Relaxed),
-            messages_out,
-            bytes_in: self.bytes_in.load(Relaxed),
-            bytes_out,
+            messages_out: figures.messages,
+            bytes_in: self.bytes_in(),
+            bytes_out: figures.bytes,
             dropped: self.dropped.load(Relaxed),
-            unsent: self.outbound.unsent() as u64,
+            unsent: figures.unsent as u64,
         }
     }
 
-    fn report(&self) -> CloseReport {
+    fn report(&self, figures: Figures) -> CloseReport {
         let (pings, pongs, round_trip) = self.ledger().figures();
         CloseReport {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
             path: self.path.clone(),
-            reason: self.end_of_socket(CloseReason::Disconnected),
-            sent: self.outbound.sent_close_code(),
-            received: self.received_code.get().copied(),
-            missed: self.missed.load(Relaxed),
+            traffic: self.traffic(&figures),
+            reason: figures.reason,
+            sent: figures.sent,
+            received: figures.received,
+            missed: self.missed(),
             round_trip,
             pings,
             pongs,
             age: self.opened.elapsed(),
-            traffic: self.traffic(),
         }
     }
 
@@ -470,6 +446,7 @@ impl Link {
         let now = Instant::now();
         let age = now.saturating_duration_since(self.opened);
         let heard_at = Duration::from_millis(self.heard_at.load(Relaxed));
+        let figures = self.outbound.figures();
         let (pings, pongs, round_trip) = self.ledger().figures();
         ConnectionInfo {
             id: self.id,
@@ -478,13 +455,13 @@ impl Link {
             path: self.path.clone(),
             age,
             silent: age.saturating_sub(heard_at),
-            missed: self.missed.load(Relaxed),
+            missed: self.missed(),
             max_missed: self.max_missed.load(Relaxed),
             round_trip,
             pings,
             pongs,
-            traffic: self.traffic(),
-            queued: self.outbound.queued(),
+            traffic: self.traffic(&figures),
+            queued: figures.queued,
             away: self.away_for(now),
         }
     }

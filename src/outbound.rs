@@ -16,21 +16,19 @@ use std::io::{self, IoSlice};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::close::{CloseCode, close_payload};
+use crate::close::{CloseCode, CloseFrame, CloseReason, Ending, Phase, close_payload};
 use crate::frame::{Frame, Kind, Role};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
 mod batch;
-use batch::Batch;
+use batch::{Batch, Control};
 
 /// The socket, as far as the write half needs it.
 pub(crate) trait Socket: Send + Sync {
     /// Takes what it can without blocking; `WouldBlock` if that is nothing.
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Blocks until all is taken, or the patience is over: then says how much was, `WouldBlock` if nothing.
+    /// Blocks until some is taken, and says how much; `WouldBlock` if that was nothing for a while.
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// How long [`send_patiently`](Self::send_patiently) may block.
-    fn set_patience(&self, patience: Duration) -> io::Result<()>;
 }
 
 /// What became of a frame.
@@ -44,6 +42,14 @@ pub(crate) enum Sent {
     StartDrainer,
 }
 
+/// Whether to wait for room in the queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wait {
+    No,
+    Until(Instant),
+    Forever,
+}
+
 /// Why a frame was not taken.
 #[derive(Debug)]
 pub(crate) enum SendFailure {
@@ -55,19 +61,40 @@ pub(crate) enum SendFailure {
     Io(io::Error),
 }
 
-/// Why the drainer gave up.
+/// What has passed over the write half, and how the connection ended, if it has.
 #[derive(Debug)]
-pub(crate) enum DrainFailure {
-    /// Not one byte was taken for this long.
-    Stalled(Duration),
-    /// The socket failed.
-    Io(io::Error),
+pub(crate) struct Figures {
+    /// Messages accepted.
+    pub(crate) messages: u64,
+    /// Bytes taken by the socket.
+    pub(crate) bytes: u64,
+    /// Bytes that wait.
+    pub(crate) queued: usize,
+    /// Bytes that were accepted, and that the socket will never take.
+    pub(crate) unsent: usize,
+    pub(crate) reason: CloseReason,
+    /// The code in our Close frame, if it has one and the socket has taken it whole.
+    pub(crate) sent: Option<CloseCode>,
+    /// The code in the peer's Close frame.
+    pub(crate) received: Option<CloseCode>,
+}
+
+/// How far the socket is with what it was given, for whoever judges the peer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Uptake {
+    /// Since when data has waited without any of it being taken; `None` if nothing waits.
+    pub(crate) blocked_since: Option<Instant>,
+    /// When a Ping was last handed to the socket whole.
+    pub(crate) ping_left: Option<Instant>,
+    /// Bytes that the socket has taken behind that Ping.
+    pub(crate) behind_ping: u64,
 }
 
 /// The write half.
 #[derive(Debug)]
 pub(crate) struct Outbound<S> {
-    /// Protects the order of everything that is to be written, and the socket's non-blocking use.
+    /// Protects the order of everything that is to be written, the socket's non-blocking use, and how far the connection is
+    /// closed.
     state: Mutex<State<S>>,
     /// Signalled when the queue has become shorter, and at the end.
     progress: Condvar,
@@ -79,7 +106,7 @@ pub(crate) struct Outbound<S> {
 struct State<S> {
     /// Taken away at the end, so that a `Sender` kept for longer does not keep the file descriptor.
     socket: Option<Arc<S>>,
-    phase: Phase,
+    ending: Ending,
     /// Frames whose turn has come. While a drainer is at work, it has them.
     batch: Batch,
     ping: Option<Frame>,
@@ -90,23 +117,14 @@ struct State<S> {
     /// Bytes that were accepted and not yet taken by the socket.
     queued: usize,
     is_draining: bool,
-    stall_limit: Option<Duration>,
+    /// While a drainer is at work: when the socket last took anything, or refused the first byte.
+    blocked_since: Option<Instant>,
+    /// When the newest Ping that was taken whole was, and how many bytes had been by then.
+    ping_left: Option<(Instant, u64)>,
     bytes: u64,
     messages: u64,
-    /// The code in our Close frame, once there is one.
-    close_code: Option<CloseCode>,
-    is_close_written: bool,
     /// Bytes that were accepted, and that the socket will never take.
     unsent: usize,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Open,
-    /// The Close frame is the last in the queue.
-    Closing,
-    /// The Close frame was written, or never will be.
-    Closed,
 }
 
 impl<S: Socket> Outbound<S> {
@@ -116,11 +134,11 @@ impl<S: Socket> Outbound<S> {
     /// Fed frames up to this length are copied together: cheaper for the kernel than to gather them.
     const JOINED: usize = 1024;
 
-    /// `queue_limit`: bytes that may wait before `send` does. `stall_limit`: how long the peer may take nothing.
-    pub(crate) fn new(role: Role, socket: Arc<S>, queue_limit: usize, stall_limit: Option<Duration>) -> Self {
+    /// `queue_limit`: bytes that may wait before `send` does. `close_timeout`: how long a closing handshake may take.
+    pub(crate) fn new(role: Role, socket: Arc<S>, queue_limit: usize, close_timeout: Duration) -> Self {
         let state = State {
             socket: Some(socket),
-            phase: Phase::Open,
+            ending: Ending::new(close_timeout),
             batch: Batch::default(),
             ping: None,
             pong: None,
@@ -128,18 +146,17 @@ impl<S: Socket> Outbound<S> {
             data: VecDeque::new(),
             queued: 0,
             is_draining: false,
-            stall_limit,
+            blocked_since: None,
+            ping_left: None,
             bytes: 0,
             messages: 0,
-            close_code: None,
-            is_close_written: false,
             unsent: 0,
         };
         Self { state: Mutex::new(state), progress: Condvar::new(), queue_limit, role }
     }
 
-    /// Sends a data frame. If the queue is full, waits for room (`wait`), or gives the frame back.
-    pub(crate) fn send(&self, frame: Frame, wait: bool) -> Result<Sent, SendFailure> {
+    /// Sends a data frame. If the queue is full, waits for room as `wait` says, or fails.
+    pub(crate) fn send(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);
         let mut state = self.admit(frame.len(), wait)?;
         state.messages += 1;
@@ -147,7 +164,7 @@ impl<S: Socket> Outbound<S> {
     }
 
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
-    pub(crate) fn feed(&self, frame: Frame, wait: bool) -> Result<Sent, SendFailure> {
+    pub(crate) fn feed(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);
         let mut state = self.admit(frame.len(), wait)?;
         state.messages += 1;
@@ -167,7 +184,7 @@ impl<S: Socket> Outbound<S> {
     pub(crate) fn greet(&self, frame: Frame) {
         let frame = self.dress(frame);
         let mut state = self.lock();
-        if state.phase == Phase::Open {
+        if state.ending.accepts() {
             state.push(frame);
         }
     }
@@ -176,7 +193,7 @@ impl<S: Socket> Outbound<S> {
     pub(crate) fn send_control(&self, frame: Frame) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);
         let mut state = self.lock();
-        if state.phase != Phase::Open {
+        if !state.ending.accepts() {
             return Err(SendFailure::Closed);
         }
         state.push_and_flush(frame).map_err(SendFailure::Io)
@@ -187,15 +204,28 @@ impl<S: Socket> Outbound<S> {
         self.lock().flush().map_err(SendFailure::Io)
     }
 
-    /// Sends a Close frame behind everything that was accepted before it. From here on no other frame is taken.
-    pub(crate) fn close(&self, code: Option<CloseCode>, reason: &str) -> Result<Sent, SendFailure> {
-        let frame = self.dress(Frame::close(close_payload(code, reason)));
+    /// Closes, for this reason: a Close frame goes out behind everything that was accepted before it. Whether it was this
+    /// call that began it; if the peer was first, it is the answer.
+    pub(crate) fn close(&self, reason: CloseReason, now: Instant) -> Result<(bool, Sent), SendFailure> {
         let mut state = self.lock();
-        if state.phase != Phase::Open {
-            return Err(SendFailure::Closed);
+        let is_first = state.ending.phase() == Phase::Open;
+        match state.ending.close(reason, now) {
+            Some(frame) => self.send_close(state, frame).map(|sent| (is_first, sent)),
+            None => Err(SendFailure::Closed),
         }
-        state.phase = Phase::Closing;
-        state.close_code = code;
+    }
+
+    /// Answers the peer's last word (RFC 6455 section 5.5.1), if that was not done before.
+    pub(crate) fn answer_close(&self, now: Instant) -> Result<Sent, SendFailure> {
+        let mut state = self.lock();
+        match state.ending.answer(now) {
+            Some(frame) => self.send_close(state, frame),
+            None => Err(SendFailure::Closed),
+        }
+    }
+
+    fn send_close(&self, mut state: MutexGuard<'_, State<S>>, (code, text): CloseFrame) -> Result<Sent, SendFailure> {
+        let frame = self.dress(Frame::close(close_payload(code, &text)));
         let sent = state.push_and_flush(frame).map_err(SendFailure::Io);
         self.progress.notify_all();
         sent
@@ -213,22 +243,49 @@ impl<S: Socket> Outbound<S> {
         state.queued == 0
     }
 
-    /// Ends the write half: lets go of the socket and of what waits, and wakes whoever waits for room.
-    pub(crate) fn end(&self) {
+    /// A write has failed: nothing goes out any more. `shut_down` is to wake whoever reads.
+    pub(crate) fn write_failed(&self, reason: CloseReason, shut_down: impl FnOnce(&S)) {
         let mut state = self.lock();
-        state.phase = Phase::Closed;
+        state.ending.write_failed(reason);
+        if let Some(socket) = state.socket.take() {
+            shut_down(&socket);
+        }
+        self.let_go(state);
+    }
+
+    /// Ends the connection, for this reason if nobody knows a better one. What was written of it is complete; if nothing
+    /// waits, our reason goes out in a Close frame as far as the socket takes it at once. `report` is called the first time
+    /// only, before this returns to anybody.
+    pub(crate) fn end(&self, otherwise: CloseReason, now: Instant, shut_down: impl FnOnce(&S), report: impl FnOnce(Figures)) {
+        let mut state = self.lock();
+        if !state.is_draining
+            && let Some((code, text)) = state.ending.close(otherwise.clone(), now)
+        {
+            // Straight into the socket, or not at all.
+            let _ = state.push_and_flush(self.dress(Frame::close(close_payload(code, &text))));
+        }
+        if let Some(socket) = state.socket.take() {
+            shut_down(&socket);
+        }
+        let is_first = state.ending.end(otherwise);
+        state.forget_all();
+        self.progress.notify_all();
+        if is_first {
+            report(state.figures());
+        }
+    }
+
+    fn let_go(&self, mut state: MutexGuard<'_, State<S>>) {
         state.socket = None;
         state.forget_all();
         self.progress.notify_all();
     }
 
     /// Writes until the queue is empty. To be called by the one thread that [`Sent::StartDrainer`] asked for.
-    pub(crate) fn drain(&self) -> Result<(), DrainFailure> {
+    pub(crate) fn drain(&self) -> io::Result<()> {
         let mut batch = Batch::default();
-        let mut patience = None;
-        let mut last_progress = Instant::now();
         loop {
-            let (socket, stall_limit) = {
+            let socket = {
                 let mut state = self.lock();
                 if batch.is_empty() {
                     batch = std::mem::take(&mut state.batch);
@@ -237,61 +294,43 @@ impl<S: Socket> Outbound<S> {
                 let socket = state.socket.clone().filter(|_| !batch.is_empty());
                 let Some(socket) = socket else {
                     state.is_draining = false;
+                    state.blocked_since = None;
                     self.progress.notify_all();
                     return Ok(());
                 };
-                (socket, state.stall_limit)
+                socket
             };
-            // A blocked write looks at the clock often enough to find a stall within a sixteenth of its limit.
-            let wanted = stall_limit.map_or(Duration::from_secs(1), |limit| {
-                (limit / 16).clamp(Duration::from_millis(1), Duration::from_secs(1))
-            });
-            if patience != Some(wanted) {
-                socket.set_patience(wanted).map_err(DrainFailure::Io)?;
-                patience = Some(wanted);
-            }
             match socket.send_patiently(batch.slices(&mut Batch::room())) {
                 Ok(count) => {
-                    last_progress = Instant::now();
                     let mut state = self.lock();
+                    state.blocked_since = Some(Instant::now());
                     state.taken(&mut batch, count);
                     self.progress.notify_all();
                 }
-                Err(error) if is_timeout(&error) => {
-                    if let Some(limit) = stall_limit.filter(|limit| last_progress.elapsed() >= *limit) {
-                        return Err(DrainFailure::Stalled(limit));
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(DrainFailure::Io(error)),
+                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// How long the peer may take nothing while data waits; `None` for ever.
-    pub(crate) fn set_stall_limit(&self, stall_limit: Option<Duration>) {
-        self.lock().stall_limit = stall_limit;
-    }
-
-    /// Whether data waits for the peer.
-    pub(crate) fn is_behind(&self) -> bool {
-        self.lock().is_draining
-    }
-
-    /// Whether a Close frame was sent or queued, or the connection has ended.
-    pub(crate) fn is_closing(&self) -> bool {
-        self.lock().phase != Phase::Open
-    }
-
-    /// The code in our Close frame, if it has one and the socket has taken it whole.
-    pub(crate) fn sent_close_code(&self) -> Option<CloseCode> {
+    /// How far the socket is, for the judgement of the peer.
+    pub(crate) fn uptake(&self) -> Uptake {
         let state = self.lock();
-        state.close_code.filter(|_| state.is_close_written)
+        Uptake {
+            blocked_since: state.blocked_since,
+            ping_left: state.ping_left.map(|(at, _)| at),
+            behind_ping: state.ping_left.map_or(0, |(_, offset)| state.bytes - offset),
+        }
     }
 
-    /// Bytes that were accepted and then lost, because the connection ended before the socket had taken them.
-    pub(crate) fn unsent(&self) -> usize {
-        self.lock().unsent
+    /// How far the connection is closed, and why: for a look, or for something that was read.
+    pub(crate) fn ending<T>(&self, use_it: impl FnOnce(&mut Ending) -> T) -> T {
+        use_it(&mut self.lock().ending)
+    }
+
+    /// Whether nothing is accepted any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        !self.lock().ending.accepts()
     }
 
     /// Bytes that wait.
@@ -299,34 +338,33 @@ impl<S: Socket> Outbound<S> {
         self.lock().queued
     }
 
-    /// Messages accepted, and bytes taken by the socket.
-    pub(crate) fn totals(&self) -> (u64, u64) {
-        let state = self.lock();
-        (state.messages, state.bytes)
-    }
-
-    /// Runs `use_socket` if the connection has not ended. It must not block.
-    pub(crate) fn with_socket(&self, use_socket: impl FnOnce(&S)) {
-        if let Some(socket) = &self.lock().socket {
-            use_socket(socket);
-        }
+    /// What has passed, and how it ended.
+    pub(crate) fn figures(&self) -> Figures {
+        self.lock().figures()
     }
 
     /// The lock, once there is room for a frame of this length. One larger than the whole queue is let in when nothing waits.
-    fn admit(&self, len: usize, wait: bool) -> Result<MutexGuard<'_, State<S>>, SendFailure> {
+    fn admit(&self, len: usize, wait: Wait) -> Result<MutexGuard<'_, State<S>>, SendFailure> {
         let mut state = self.lock();
         loop {
-            if state.phase != Phase::Open {
+            if !state.ending.accepts() {
                 return Err(SendFailure::Closed);
             }
             // Without a drainer at work what waits was fed, and goes out together with the frame.
             if !state.is_draining || state.queued == 0 || state.queued + len <= self.queue_limit {
                 return Ok(state);
             }
-            if !wait {
-                return Err(SendFailure::Full);
-            }
-            state = self.progress.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = match wait {
+                Wait::No => return Err(SendFailure::Full),
+                Wait::Forever => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Wait::Until(deadline) => {
+                    let remaining = deadline.saturating_duration_since(Instant::now());
+                    if remaining.is_zero() {
+                        return Err(SendFailure::Full);
+                    }
+                    self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
         }
     }
 
@@ -361,8 +399,10 @@ impl<S: Socket> State<S> {
         };
         self.bytes += taken as u64;
         if taken == frame.len() {
-            if frame.kind() == Kind::Close {
-                self.close_is_written();
+            match frame.kind() {
+                Kind::Close => self.close_is_written(),
+                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes)),
+                Kind::Pong | Kind::Data => {}
             }
             return Ok(Sent::Written);
         }
@@ -372,8 +412,13 @@ impl<S: Socket> State<S> {
             self.queued += frame.len() - taken;
             self.batch.push_written(frame, taken);
         }
-        self.is_draining = true;
+        self.falls_behind();
         Ok(Sent::StartDrainer)
+    }
+
+    fn falls_behind(&mut self) {
+        self.is_draining = true;
+        self.blocked_since = Some(Instant::now());
     }
 
     fn push(&mut self, frame: Frame) {
@@ -415,7 +460,7 @@ impl<S: Socket> State<S> {
             self.taken(&mut batch, taken);
             if taken < offered {
                 self.batch = batch;
-                self.is_draining = true;
+                self.falls_behind();
                 return Ok(Sent::StartDrainer);
             }
         }
@@ -438,15 +483,29 @@ impl<S: Socket> State<S> {
     fn taken(&mut self, batch: &mut Batch, count: usize) {
         self.bytes += count as u64;
         self.queued = self.queued.saturating_sub(count);
-        if batch.advance(count) {
-            self.close_is_written();
+        match batch.advance(count) {
+            Some(Control::Close) => self.close_is_written(),
+            // Other frames may have been taken behind it: that it is judged to have waited for them as well costs nothing.
+            Some(Control::Ping) => self.ping_left = Some((Instant::now(), self.bytes)),
+            None => {}
         }
     }
 
     fn close_is_written(&mut self) {
-        self.phase = Phase::Closed;
-        self.is_close_written = true;
+        self.ending.close_written();
         self.forget_all();
+    }
+
+    fn figures(&self) -> Figures {
+        Figures {
+            messages: self.messages,
+            bytes: self.bytes,
+            queued: self.queued,
+            unsent: self.unsent,
+            reason: self.ending.reason(CloseReason::Disconnected),
+            sent: self.ending.sent(),
+            received: self.ending.received(),
+        }
     }
 
     fn forget_all(&mut self) {

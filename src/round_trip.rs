@@ -55,8 +55,11 @@ struct UnderWay {
     /// What it announced.
     next: Option<Duration>,
     since: Instant,
-    /// Whether the Ping went straight to the socket: one that waited in our queue says nothing about the line.
-    is_sample: bool,
+    /// Whether the Ping went straight to the socket: one that waited in our queue says nothing about the line, and may
+    /// have overtaken what was accepted before it.
+    went_straight: bool,
+    /// Whether the Ping stands in line with the data, so that its Pong says that all of that was read.
+    is_in_line: bool,
     waiter: Option<Sender<Duration>>,
 }
 
@@ -67,18 +70,34 @@ impl PingLedger {
     /// Enters a new Ping and gives its payload, which may announce when the next is due. `waiter` is told how long the
     /// answer took.
     pub(crate) fn ping(&mut self, now: Instant, next: Option<Duration>, waiter: Option<Sender<Duration>>) -> String {
+        self.enter(now, next, waiter, false)
+    }
+
+    /// Enters a Ping that overtakes no data, and gives its payload. `waiter` is told when all before it was read.
+    pub(crate) fn ping_in_line(&mut self, now: Instant, waiter: Sender<Duration>) -> String {
+        self.enter(now, None, Some(waiter), true)
+    }
+
+    fn enter(
+        &mut self,
+        now: Instant,
+        next: Option<Duration>,
+        waiter: Option<Sender<Duration>>,
+        is_in_line: bool,
+    ) -> String {
         self.sent += 1;
         if self.under_way.len() == Self::MOST_UNDER_WAY {
             self.under_way.pop_front();
         }
-        self.under_way.push_back(UnderWay { number: self.sent, next, since: now, is_sample: true, waiter });
-        payload(self.sent, next)
+        let number = self.sent;
+        self.under_way.push_back(UnderWay { number, next, since: now, went_straight: false, is_in_line, waiter });
+        payload(number, next)
     }
 
-    /// The Ping with this payload had to queue behind data.
-    pub(crate) fn queued(&mut self, payload: &[u8]) {
+    /// The Ping with this payload went straight to the socket, behind all that was accepted before.
+    pub(crate) fn written(&mut self, payload: &[u8]) {
         if let Some(ping) = self.under_way.iter_mut().rfind(|ping| ping.has_payload(payload)) {
-            ping.is_sample = false;
+            ping.went_straight = true;
         }
     }
 
@@ -86,26 +105,28 @@ impl PingLedger {
     pub(crate) fn pong(&mut self, payload: &[u8], now: Instant) -> Option<Duration> {
         // The payload has to be the very same (RFC 6455 section 5.5.3).
         let position = self.under_way.iter().position(|ping| ping.has_payload(payload))?;
-        let number = self.under_way[position].number;
+        let UnderWay { number, since, went_straight, is_in_line, .. } = self.under_way[position];
+        let elapsed = now.saturating_duration_since(since);
         self.answered += 1;
-        let mut answer = None;
-        for ping in self.under_way.drain(..=position) {
-            let elapsed = now.saturating_duration_since(ping.since);
+        // A Ping that may have overtaken data says nothing of those that stand in line with it.
+        let is_answered = |ping: &UnderWay| {
+            ping.number == number || ping.number < number && (!ping.is_in_line || went_straight || is_in_line)
+        };
+        let (answered, left) = std::mem::take(&mut self.under_way).into_iter().partition::<VecDeque<_>, _>(is_answered);
+        self.under_way = left;
+        for ping in answered {
             if let Some(waiter) = ping.waiter {
                 // Whoever asked may have stopped waiting.
-                let _ = waiter.try_send(elapsed);
-            }
-            if ping.number == number {
-                answer = Some(elapsed);
-                if ping.is_sample {
-                    match &mut self.round_trip {
-                        Some(round_trip) => round_trip.add(elapsed),
-                        None => self.round_trip = Some(RoundTrip::first(elapsed)),
-                    }
-                }
+                let _ = waiter.try_send(now.saturating_duration_since(ping.since));
             }
         }
-        answer
+        if went_straight {
+            match &mut self.round_trip {
+                Some(round_trip) => round_trip.add(elapsed),
+                None => self.round_trip = Some(RoundTrip::first(elapsed)),
+            }
+        }
+        Some(elapsed)
     }
 
     /// Nobody will answer any more: those who wait for an answer are told by the end of their channel.

@@ -2,15 +2,16 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::close::{CloseCode, CloseReason, ConnectionId};
-use crate::error::{Error, TrySendError};
+use crate::error::{ConfirmError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::link::Link;
 use crate::message::Message;
+use crate::outbound::Wait;
 
 /// The sending end of a connection, for any number of threads. Cloning is cheap.
 ///
@@ -41,11 +42,54 @@ impl Sender {
     /// [`TrySendError::Full`] when the queue is full, [`TrySendError::Closed`] when the connection is closed or closing;
     /// both give the message back.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
-        self.link.try_send(message.into())
+        self.link.try_send(message.into(), Wait::No)
+    }
+
+    /// Sends a message, waiting for room in the queue for `timeout` at most.
+    ///
+    /// # Errors
+    /// [`TrySendError::Full`] when there was no room in time, [`TrySendError::Closed`] when the connection is closed or
+    /// closing; both give the message back.
+    pub fn send_timeout(
+        &self,
+        message: impl Into<Message>,
+        timeout: Duration,
+    ) -> Result<(), TrySendError<Message>> {
+        let deadline = Instant::now().checked_add(timeout);
+        self.link.try_send(message.into(), deadline.map_or(Wait::Forever, Wait::Until))
+    }
+
+    /// Waits until the peer has read everything that was sent before, or for `timeout` at most.
+    ///
+    /// A Ping leaves behind all of it, and its Pong says that the peer's WebSocket layer has come so far: frames are read
+    /// in their order (RFC 6455 section 5.5.3). What the application there did with the messages it does not say. Only
+    /// peers that answer Pings confirm anything. In a handler it takes a tenth of a second longer than the round trip,
+    /// until the stand-in reads for it.
+    ///
+    /// # Errors
+    /// [`ConfirmError::Timeout`] when the Pong did not come in time: the peer may have read everything, something or
+    /// nothing. [`ConfirmError::Closed`] when the connection is closed or closing, or ends meanwhile.
+    ///
+    /// ```no_run
+    /// # fn f(sender: heartwire::Sender) -> Result<(), Box<dyn std::error::Error>> {
+    /// sender.send("the valve is to close")?;
+    /// sender.confirm(std::time::Duration::from_secs(5))?;
+    /// # Ok(()) }
+    /// ```
+    pub fn confirm(&self, timeout: Duration) -> Result<(), ConfirmError> {
+        let (waiter, pong) = bounded(1);
+        let closed = |_| ConfirmError::Closed(self.link.reason());
+        self.link.ping_in_line(waiter).map_err(closed)?;
+        match pong.recv_timeout(timeout) {
+            Ok(_) => Ok(()),
+            Err(RecvTimeoutError::Timeout) => Err(ConfirmError::Timeout),
+            Err(RecvTimeoutError::Disconnected) => Err(ConfirmError::Closed(self.link.reason())),
+        }
     }
 
     /// Sends a Ping at once; the round-trip time comes over the channel, which is disconnected if the connection closes
-    /// before the Pong. It includes what the Ping had to wait in our own queue. Do not wait for it in the connection's own thread: only `recv` reads Pongs.
+    /// before the Pong. It includes what the Ping had to wait in our own queue, and, if the handler does not wait in `recv`
+    /// meanwhile, the tenth of a second until the stand-in reads for it.
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed or closing.
@@ -65,8 +109,9 @@ impl Sender {
         Ok(answer)
     }
 
-    /// Changes the connection's heartbeat from here: its thread takes it up with the next bytes that come, for which a
-    /// Ping is sent. With a policy that [announces](HeartbeatPolicy::announcing) that Ping tells the peer as well.
+    /// Changes the connection's heartbeat from here, with effect at once, whatever its handler does. Misses so far are
+    /// forgotten. If we lead, a Ping leaves at once: it tells the peer, with a policy that
+    /// [announces](HeartbeatPolicy::announcing), and finds a peer that is dead already.
     ///
     /// # Errors
     /// [`Error::Closed`] when the connection is closed or closing.

@@ -27,7 +27,8 @@ use crate::link::{Link, Opening};
 use crate::request::Request;
 use crate::response::{Accept, Response};
 use crate::settings::{Settings, setters_of_both_ends};
-use crate::supervisor::{Notice, Supervisor};
+use crate::staff::Staff;
+use crate::supervisor::Notice;
 use crate::tcp;
 
 /// A WebSocket server: settings first, then [`serve`](Self::serve).
@@ -86,7 +87,7 @@ impl Server {
         listener.set_nonblocking(false)?;
         let address = listener.local_addr()?;
         let listener = Arc::new(listener);
-        let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }));
+        let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }))?;
         Ok(Self {
             listener,
             address,
@@ -195,16 +196,13 @@ impl Server {
     /// default).
     ///
     /// # Errors
-    /// [`Error::Io`] if the supervisor's thread cannot be started.
+    /// [`Error::Io`] if the server's own threads cannot be started.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
         let Self { listener, hub, receivers, settings, max_connections, text_heartbeat, rules, .. } = self;
-        let Receivers { notices, commands, stop } = receivers;
-        let supervisor = Supervisor::new(notices, commands, Arc::clone(&hub), settings.close_timeout);
-        hub.starts();
-        let supervisor = thread::Builder::new().name("heartwire-supervisor".into()).spawn(|| supervisor.run())?;
+        let (staff, stop) = Staff::start(&hub, receivers, settings.close_timeout)?;
 
         let site = Arc::new(Site {
             hub: Arc::clone(&hub),
@@ -224,10 +222,7 @@ impl Server {
         // From here on clients are refused by the system.
         drop(listener);
         hub.accept_ends();
-        if supervisor.join().is_err() {
-            log::error!("the supervisor panicked");
-        }
-        hub.ended();
+        staff.join(&hub);
         Ok(())
     }
 }
@@ -354,10 +349,9 @@ where
             Outcome::Upgraded { request, accept, tail } => {
                 let heartbeat = accept.heartbeat.unwrap_or(self.site.settings.heartbeat);
                 let link = self.link(stream, &request, accept.takes_broadcasts);
-                link.set_heartbeat(&heartbeat);
                 match self.open(&link, stream, request, &accept, heartbeat, &tail) {
                     Ok(connection) => {
-                        self.site.hub.notify(Notice::Opened(Arc::clone(&link)));
+                        link.is_open();
                         if is_agreed(&accept) {
                             // The greeting. If it cannot be written, the first read will tell why.
                             let _ = link.flush();
@@ -404,9 +398,7 @@ where
             remote: request.remote(),
             path: request.target().to_owned(),
             stream: Arc::clone(stream),
-            queue_size: settings.queue_size,
-            close_timeout: settings.close_timeout,
-            stack_size: settings.stack_size,
+            settings,
             takes_broadcasts,
             hub: Arc::clone(&self.site.hub),
         }))

@@ -2,9 +2,7 @@
 //!
 //! It logs every opening, miss and closure, keeps the counters, and hands events to whoever subscribed. It fans
 //! broadcasts out, so that all receivers see one order and nobody waits for a slow peer. It sees to the end of closing
-//! handshakes that were begun from outside the connection's thread, and of the server itself. And it is the pacemaker:
-//! for a connection whose thread is away in its handler it sends unsolicited Pongs (RFC 6455 section 5.5.3), so that
-//! proxies keep the line open.
+//! handshakes that were begun from outside the connection's thread, and of the server itself.
 //!
 //! Invariant: it never blocks, neither on a peer nor on a subscriber.
 
@@ -31,12 +29,14 @@ pub(crate) enum Notice {
     Accepted { id: ConnectionId, arrival: Arc<Arrival> },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
-    /// Some connection's heartbeat has this interval from now on.
-    Pace(Duration),
     /// The opening handshake came to nothing.
     HandshakeFailed { id: ConnectionId, remote: Remote, status: Option<u16>, reason: String },
     /// A Pong, or whatever the peer was to give, was missed.
     Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
+    /// A handler has been away from `recv` for longer than the heartbeat's interval.
+    HandlerStalled { id: ConnectionId, remote: Remote, away: Duration },
+    /// A write has failed. What the connection ended of is told by its report.
+    WriteFailed { id: ConnectionId, remote: Remote, error: String },
     /// A closing handshake has begun that must not last beyond the deadline.
     Closing { link: Arc<Link>, deadline: Instant },
     /// The connection has ended.
@@ -66,9 +66,6 @@ pub(crate) struct Supervisor {
     registry: BTreeMap<ConnectionId, Entry>,
     /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
     closing: BTreeMap<(Instant, ConnectionId), Arc<Link>>,
-    /// How often the pacemaker looks around.
-    pace: Duration,
-    next_round: Instant,
     /// The accept loop runs, and may tell of more connections.
     accepts: bool,
     ending: Option<Ending>,
@@ -81,8 +78,6 @@ enum Entry {
 
 struct Open {
     link: Arc<Link>,
-    /// When the pacemaker next sends a Pong for a handler that is away; `None` while it is not.
-    next_pong: Option<Instant>,
     /// It was reported closed, and only its thread has not ended yet.
     is_reported: bool,
 }
@@ -97,10 +92,6 @@ struct Ending {
 }
 
 impl Supervisor {
-    /// Slow enough to cost nothing, quick enough for a report of a stalled handler.
-    const SLOWEST_PACE: Duration = Duration::from_secs(5);
-    const FASTEST_PACE: Duration = Duration::from_millis(50);
-
     pub(crate) fn new(
         notices: channel::Receiver<Notice>,
         commands: channel::Receiver<Command>,
@@ -114,8 +105,6 @@ impl Supervisor {
             close_timeout,
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
-            pace: Self::SLOWEST_PACE,
-            next_round: Instant::now() + Self::SLOWEST_PACE,
             accepts: true,
             ending: None,
         }
@@ -124,29 +113,25 @@ impl Supervisor {
     /// Runs until the server has shut down.
     pub(crate) fn run(mut self) {
         loop {
-            let wake = self.next_wake();
+            let wake = self.next_wake().map_or_else(channel::never, channel::at);
             channel::select_biased! {
                 // The other ends are kept by the hub, so neither channel can be disconnected.
                 recv(self.notices) -> notice => if let Ok(notice) = notice { self.hear(notice) },
                 recv(self.commands) -> command => if let Ok(command) = command { self.obey(command) },
-                default(wake.saturating_duration_since(Instant::now())) => {}
+                recv(wake) -> _ => {}
             }
             let now = Instant::now();
             self.cut_overdue_closings(now);
-            if now >= self.next_round {
-                self.keep_pace(now);
-                self.next_round = now + self.pace;
-            }
             if self.has_ended(now) {
                 return;
             }
         }
     }
 
-    fn next_wake(&self) -> Instant {
+    fn next_wake(&self) -> Option<Instant> {
         let closing = self.closing.keys().next().map(|(deadline, _)| *deadline);
         let ending = self.ending.as_ref().map(|end| if end.peers_are_cut { end.handlers } else { end.peers });
-        [closing, ending].into_iter().flatten().fold(self.next_round, Instant::min)
+        [closing, ending].into_iter().flatten().min()
     }
 
     fn hear(&mut self, notice: Notice) {
@@ -180,7 +165,12 @@ impl Supervisor {
             Notice::ThreadEnds { id } => {
                 self.registry.remove(&id);
             }
-            Notice::Pace(interval) => self.adopt_pace(interval),
+            Notice::HandlerStalled { id, remote, away } => {
+                log::warn!("#{id} {remote} handler has not called recv for {away:.1?}");
+                self.hub.count(|stats| stats.handlers_stalled += 1);
+                self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
+            }
+            Notice::WriteFailed { id, remote, error } => log::debug!("#{id} {remote}: write failed: {error}"),
             Notice::Snapshot { reply } => {
                 let connections = self.open_connections().map(|open| open.link.info()).collect();
                 // Whoever asked may have stopped waiting.
@@ -206,10 +196,7 @@ impl Supervisor {
                 link.begin_close(CloseReason::Shutdown);
             }
         }
-        if let Some(interval) = link.interval() {
-            self.adopt_pace(interval);
-        }
-        self.registry.insert(link.id, Entry::Open(Open { link, next_pong: None, is_reported: false }));
+        self.registry.insert(link.id, Entry::Open(Open { link, is_reported: false }));
     }
 
     fn closed(&mut self, report: CloseReport) {
@@ -271,50 +258,6 @@ impl Supervisor {
             let link = entry.remove();
             // The cause stays what it was: the one that closed.
             link.abort(CloseReason::Disconnected);
-        }
-    }
-
-    // The pacemaker.
-
-    fn pace_for(interval: Duration) -> Duration {
-        (interval / 4).clamp(Self::FASTEST_PACE, Self::SLOWEST_PACE)
-    }
-
-    /// Looks around often enough for this interval from now on.
-    fn adopt_pace(&mut self, interval: Duration) {
-        let pace = Self::pace_for(interval);
-        if pace < self.pace {
-            self.pace = pace;
-            self.next_round = self.next_round.min(Instant::now() + pace);
-        }
-    }
-
-    fn keep_pace(&mut self, now: Instant) {
-        self.pace = Self::SLOWEST_PACE;
-        for entry in self.registry.values_mut() {
-            let Entry::Open(open) = entry else { continue };
-            let Some(interval) = open.link.interval() else { continue };
-            self.pace = self.pace.min(Self::pace_for(interval));
-            let Some(away) = open.link.away_for(now).filter(|away| *away >= interval) else {
-                open.next_pong = None;
-                continue;
-            };
-            if open.link.outbound.is_closing() || open.next_pong.is_some_and(|next| now < next) {
-                continue;
-            }
-            let (id, remote) = (open.link.id, open.link.remote);
-            if open.next_pong.is_none() {
-                log::warn!("#{id} {remote} handler has not called recv for {away:.1?}");
-                self.hub.count(|stats| stats.handlers_stalled += 1);
-                self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
-            }
-            open.next_pong = Some(now + interval);
-            // If it cannot be written, the connection's thread will find out why. But if the kernel has given up on the
-            // peer there is nothing to find out, and no telling when the handler will be back.
-            let _ = open.link.pong(tungstenite::Bytes::new());
-            if open.link.is_given_up() {
-                open.link.abort(CloseReason::Disconnected);
-            }
         }
     }
 

@@ -8,7 +8,7 @@ use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 use crate::outbound::{Socket, is_timeout};
 
@@ -45,36 +45,99 @@ impl Socket for TcpStream {
         Ok(0)
     }
 
+    /// What there is room for, as soon as there is room: so that whoever judges the peer sees each step that it takes.
+    #[cfg(unix)]
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut stream = self;
-        stream.write_vectored(slices)
-    }
-
-    fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        self.set_write_timeout(Some(patience))
-    }
-}
-
-/// Small frames leave at once (no Nagle), and writes may block again (some systems hand the listener's mode on).
-pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)
-}
-
-/// Has the kernel give up on data that is not acknowledged, a little after the heartbeat would have: it knows of lost
-/// packets even while our thread is busy. Linux only; elsewhere the heartbeat is alone.
-pub(crate) fn limit_unacknowledged(stream: &TcpStream, worst_case: Option<Duration>) {
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    {
-        let limit = worst_case.map(|worst| worst.saturating_add(worst / 8).saturating_add(Duration::from_secs(1)));
-        let longest = Duration::from_millis(i32::MAX as u64);
-        // A system without the option has the heartbeat all the same.
-        if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(limit.map(|limit| limit.min(longest))) {
-            log::debug!("TCP_USER_TIMEOUT could not be set: {error}");
+        if wait_for(self, rustix::event::PollFlags::OUT, Some(PATIENCE))? {
+            self.send_now(slices)
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
         }
     }
-    #[cfg(not(any(target_os = "linux", target_os = "android")))]
-    let _ = (stream, worst_case);
+
+    #[cfg(not(unix))]
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut stream = self;
+        self.set_write_timeout(Some(PATIENCE))?;
+        stream.write_vectored(slices)
+    }
+}
+
+/// How long a drainer waits before it looks whether it is still needed. The end of the connection wakes it at once.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many bytes the system's own buffer may hold that were not sent yet. What waits beyond that waits in our queue, where
+/// a Ping overtakes it, and where it can be seen how fast the peer takes it. (Linux and macOS; tcp(7) of macOS, and
+/// Documentation/networking/ip-sysctl.rst of Linux, `tcp_notsent_lowat`.)
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const UNSENT: u32 = 64 * 1024;
+
+/// Small frames leave at once (no Nagle), writes may block again (some systems hand the listener's mode on), and little
+/// waits in the system's own buffer.
+pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)?;
+    Ok(())
+}
+
+/// Whether bytes that were written before the last `behind` still wait in the system's own buffer, because the peer has
+/// no room for them. Where it cannot be told, they do not.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn holds_back(stream: &TcpStream, behind: u64) -> bool {
+    use rustix::event::PollFlags;
+    let socket = SockRef::from(stream);
+    // Writable is what has fewer unsent bytes than the mark (net/ipv4/tcp.c, `tcp_stream_memory_free`).
+    let mark = u32::try_from(behind.saturating_add(1)).unwrap_or(u32::MAX);
+    if socket.set_tcp_notsent_lowat(mark).is_err() {
+        return false;
+    }
+    let is_sent = wait_for(stream, PollFlags::OUT, Some(Duration::ZERO)).unwrap_or(true);
+    // If that fails, more waits in the system's buffer than is good, and nothing else.
+    let _ = socket.set_tcp_notsent_lowat(UNSENT);
+    !is_sent
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn holds_back(_: &TcpStream, _: u64) -> bool {
+    false
+}
+
+/// How many bytes wait to be read.
+#[cfg(unix)]
+pub(crate) fn waiting(stream: &TcpStream) -> u64 {
+    // It fails for no socket that is open.
+    rustix::io::ioctl_fionread(stream).unwrap_or(0)
+}
+
+/// Whether any bytes wait to be read: how many cannot be asked here.
+#[cfg(not(unix))]
+pub(crate) fn waiting(stream: &TcpStream) -> u64 {
+    wait_readable(stream, Some(Duration::ZERO)).unwrap_or(false).into()
+}
+
+/// Has the system probe a peer from which nothing more can be read for now, and give up on a host that is gone after so
+/// long (RFC 9293 section 3.8.4).
+pub(crate) fn keep_alive(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+    const PROBES: u32 = 4;
+    let probe = (limit / (PROBES + 1)).clamp(Duration::from_secs(1), Duration::from_secs(30_000));
+    let keepalive = TcpKeepalive::new().with_time(probe).with_interval(probe);
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    let keepalive = keepalive.with_retries(PROBES);
+    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// Ends the connection to a peer that is dead both ways, and has the system let go of what it still holds for it.
+pub(crate) fn give_up(stream: &TcpStream) {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    {
+        // For the Close frame, should the peer be there after all.
+        const LAST_CHANCE: Duration = Duration::from_secs(1);
+        // Without it, the system tries on for a quarter of an hour.
+        let _ = SockRef::from(stream).set_tcp_user_timeout(Some(LAST_CHANCE));
+    }
+    shut_down(stream);
 }
 
 /// Ends the connection both ways; a thread that is blocked in a read or a write of it returns at once.
@@ -138,6 +201,22 @@ pub(crate) fn read_polling(stream: &TcpStream, buffer: &mut Vec<u8>, polling: Du
     read(stream, buffer)
 }
 
+/// The same, but it never waits: `WouldBlock` if nothing is there.
+#[cfg(unix)]
+pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    use rustix::net::{RecvFlags, recv};
+    Ok(recv(stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT)?.0)
+}
+
+/// Here only the whole socket can be asked not to wait, a drainer that is about to write included, which then tries again.
+#[cfg(not(unix))]
+pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    stream.set_nonblocking(true)?;
+    let read = read(stream, buffer);
+    stream.set_nonblocking(false)?;
+    read
+}
+
 /// Here a read cannot be asked not to wait.
 #[cfg(not(unix))]
 pub(crate) fn read_polling(stream: &TcpStream, buffer: &mut Vec<u8>, _: Duration) -> io::Result<usize> {
@@ -156,10 +235,15 @@ pub(crate) fn read(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<u
 /// Waits until there is something to read, or the end, or an error; `None` for ever. It may return early with nothing.
 #[cfg(unix)]
 pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::Result<bool> {
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    wait_for(stream, rustix::event::PollFlags::IN, wait)
+}
+
+#[cfg(unix)]
+fn wait_for(stream: &TcpStream, events: rustix::event::PollFlags, wait: Option<Duration>) -> io::Result<bool> {
+    use rustix::event::{PollFd, Timespec, poll};
     // A wait that is too long for a timespec is as good as none.
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    match poll(&mut [PollFd::new(stream, PollFlags::IN)], wait.as_ref()) {
+    match poll(&mut [PollFd::new(stream, events)], wait.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(false),
         ready => Ok(ready? > 0),
     }

@@ -14,6 +14,7 @@ use crate::handle::Hub;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::link::Link;
 use crate::message::Message;
+use crate::outbound::Wait;
 use crate::settings::LONGEST;
 
 /// The remote control of a [`Client`](crate::Client), for any number of threads. It stays the same over all
@@ -176,7 +177,7 @@ impl Shared {
             current.outbox_size -= ClientHandle::size(&message);
             // The queue has room for all of it. What a connection that is lost already does not take waits for the
             // next.
-            if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message) {
+            if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message, Wait::No) {
                 current.outbox_size += ClientHandle::size(&message);
                 current.outbox.push_front(message);
                 break;

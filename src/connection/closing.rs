@@ -7,91 +7,73 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::close::{CloseCode, CloseReason};
-use crate::decoder::Incoming;
+use crate::close::{CloseReason, LastWord};
 use crate::error::Error;
-use crate::inbound::Filled;
+use crate::reception::Reception;
 
 impl Connection {
-    pub(super) fn closed_by_peer(&mut self, code: Option<CloseCode>, reason: String) -> Error {
-        self.link.set_cause(CloseReason::Peer { code, reason });
-        self.link.answer_close(code);
-        self.finish()
+    /// The peer has said its last word, and now the handler learns of it: it is answered, and that is the end.
+    pub(super) fn ended_by_peer(&mut self, reception: Box<Reception>, last: LastWord) -> Error {
+        let now = Instant::now();
+        self.link.peer_done(last, now);
+        self.link.answer_close(now);
+        self.finish(reception)
     }
 
-    /// Fails the connection (RFC 6455 section 7.1.7): says why, and does not wait for an answer.
-    pub(super) fn fail(&mut self, violation: CloseReason) -> Error {
-        self.link.begin_close(violation);
-        self.finish()
-    }
-
-    /// The socket has come to its end, for `reason` unless another thread knows better.
-    pub(super) fn ended(&mut self, reason: CloseReason) -> Error {
-        let reason = self.link.end_of_socket(reason);
-        self.link.set_cause(reason);
-        self.finish()
-    }
-
-    /// Our Close frame is on its way, or the socket broke: reads up to the peer's Close frame or its end, and finishes.
-    pub(super) fn await_close(&mut self) {
+    /// Our Close frame is on its way, or the socket broke: reads up to the peer's last word, and finishes.
+    pub(super) fn await_close(&mut self, mut reception: Box<Reception>) {
         let deadline = self.close_deadline();
-        loop {
-            match self.inbound.decoder.next() {
-                Ok(Some(Incoming::Close(code, reason))) => {
-                    self.link.set_cause(CloseReason::Peer { code, reason });
-                    self.link.answer_close(code);
-                    break;
-                }
+        let mut now = Instant::now();
+        let last = loop {
+            match reception.next(&self.link, now) {
                 Ok(Some(_)) => continue,
                 Ok(None) => {}
-                Err(_) => break,
+                Err(last) => break Some(last),
             }
-            let mut now = Instant::now();
             if now >= deadline {
-                break;
+                break None;
             }
-            match self.inbound.fill(Some(deadline), &mut now) {
-                Ok(Filled::Bytes(count)) => self.link.count_bytes_in(count, now),
-                Ok(Filled::Timeout) => {}
-                Ok(Filled::End) | Err(_) => break,
+            let read = reception.inbound.fill_before(deadline, &mut now);
+            if let Err(last) = reception.note(&self.link, read, now) {
+                break Some(last);
             }
+        };
+        match last {
+            // Nothing that came behind our Close frame is a reason to end.
+            Some(LastWord::Violation(_)) | None => _ = self.finish(reception),
+            Some(last) => _ = self.ended_by_peer(reception, last),
         }
-        self.finish();
     }
 
     /// The last steps, whatever came before: what is queued goes out within the close timeout, then our end of the TCP
     /// connection, and that is reported. The peer's last bytes are still taken in for a while, so that closing the
     /// socket is no reset.
-    pub(super) fn finish(&mut self) -> Error {
+    pub(super) fn finish(&mut self, mut reception: Box<Reception>) -> Error {
         const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
+        reception.forget_ahead(&self.link);
         if self.link.outbound.wait_until_drained(deadline) {
-            self.inbound.shut_down(Shutdown::Write);
-            self.link.ended();
-            self.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));
+            self.link.end_in_order();
+            reception.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));
         }
         // Also wakes a drainer that is still blocked.
-        self.inbound.shut_down(Shutdown::Both);
-        self.link.ended();
+        reception.inbound.shut_down(Shutdown::Both);
+        self.link.abort(CloseReason::Disconnected);
         self.is_over = true;
         self.link.closed()
     }
 
     /// The handler is done, for this reason: whatever is left of the connection comes to its end.
     pub(crate) fn conclude(&mut self, reason: CloseReason) {
-        if self.is_over {
-            return;
-        }
+        let Some(reception) = self.link.attend().filter(|_| !self.is_over) else { return };
         // If it is closing already, or its socket broke, the end is near and only needs to be seen.
-        if !self.link.outbound.is_closing() {
-            self.link.begin_close(reason);
-        }
-        self.await_close();
+        self.link.begin_close(reason);
+        self.await_close(reception);
     }
 
     /// Why the connection ended.
     pub(crate) fn reason(&self) -> CloseReason {
-        self.link.end_of_socket(CloseReason::Disconnected)
+        self.link.reason()
     }
 
     /// Whether the connection has ended, is closing, or cannot be written to any more.

@@ -167,14 +167,32 @@ impl HeartbeatPolicy {
         }
     }
 
-    /// How long a blocked write may stay blocked before the peer counts as dead: `max_missed x timeout`, less what the
-    /// misses so far have used up, but one timeout at least.
-    pub(crate) fn stall_limit(&self, missed: u32) -> Option<Duration> {
+    /// How long data may wait for a peer that takes none of it and from which nothing arrives: `max_missed x timeout`.
+    pub(super) fn stall_limit(&self) -> Option<Duration> {
         if self.leader == Leader::Nobody {
             return None;
         }
-        let left = self.max_missed.saturating_sub(missed).max(1);
-        Some(self.timeout?.saturating_mul(left).min(LONGEST))
+        Some(self.timeout?.saturating_mul(self.max_missed).min(LONGEST))
+    }
+
+    /// How long a peer may show no life before it is dead, if nothing is lost on the way.
+    pub(crate) fn patience(&self) -> Option<Duration> {
+        self.worst_case().map(|worst| worst.min(LONGEST))
+    }
+
+    /// How often something should pass over the line: a handler that is away for longer is worth a word.
+    pub(crate) fn pace(&self) -> Option<Duration> {
+        match self.leader {
+            Leader::Nobody => None,
+            Leader::Us { interval } => Some(interval),
+            Leader::Peer { expect, .. } => Some(expect),
+        }
+    }
+
+    /// How often to look whether we were held up, while some life is awaited: often enough for every pause that could
+    /// cost the peer its time to be noticed, and not so often that looking is work.
+    pub(super) fn tick(&self) -> Duration {
+        (self.timeout.unwrap_or(LONGEST) / 4).max(Duration::from_millis(5))
     }
 
     /// What a client that beats in text is told of the heartbeat of its connection. Durations in milliseconds.
@@ -200,15 +218,6 @@ impl HeartbeatPolicy {
         }
     }
 
-    /// How often at least something should pass over the line: what the pacemaker goes by while a handler is busy.
-    pub(crate) fn pace(&self) -> Option<Duration> {
-        match self.leader {
-            Leader::Nobody => None,
-            Leader::Us { interval } => Some(interval),
-            Leader::Peer { expect, .. } => Some(expect),
-        }
-    }
-
     /// What our Pings announce.
     pub(crate) fn announcement(&self) -> Option<Duration> {
         self.ping_interval().filter(|_| self.announces)
@@ -227,23 +236,12 @@ impl HeartbeatPolicy {
         next.saturating_add(self.timeout.unwrap_or_default())
     }
 
-    /// How much later than its deadline a miss may be noticed and still be the peer's: a quarter of its time, but one
-    /// second at most, and no less than timers of operating systems are late anyway. Beyond it we were late (suspended,
-    /// starved, busy), and what we did not watch we do not judge.
+    /// How late a look may come before we count as held up: a quarter of the time that the peer has, but one second at
+    /// most, and no less than timers of operating systems are late anyway.
     pub(super) fn tolerance(&self) -> Duration {
         let time = self.window(None).or(self.timeout).unwrap_or_default();
         (time / 4).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }
-}
-
-/// What a heartbeat announces: the milliseconds behind `next=` at the beginning, and only digits up to the end or a
-/// space. Anything else announces nothing.
-pub(crate) fn parse_announcement(payload: &[u8]) -> Option<Duration> {
-    let text = std::str::from_utf8(payload).ok()?.strip_prefix("next=")?;
-    let digits = text.split_once(' ').map_or(text, |(digits, _)| digits);
-    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // More than fits is as good as for ever.
-    is_number.then(|| digits.parse().map_or(LONGEST, Duration::from_millis))
 }
 
 #[cfg(test)]
@@ -271,19 +269,5 @@ mod tests {
         for (policy, expected) in told {
             assert_eq!(policy.to_json(7), expected);
         }
-    }
-
-    #[test]
-    fn announcements_are_milliseconds_or_nothing() {
-        for (payload, milliseconds) in [("next=0", 0), ("next=1500", 1500), ("next=1500 17", 1500), ("next=007", 7)] {
-            assert_eq!(parse_announcement(payload.as_bytes()), Some(Duration::from_millis(milliseconds)));
-        }
-        assert_eq!(parse_announcement(b"next=99999999999999999999999999"), Some(LONGEST));
-        for nonsense in
-            ["", "17", "next=", "next=-1", "next=+1", "next=1.5", "next= 5", "Next=5", "next=5s", "next=\u{0661}"]
-        {
-            assert_eq!(parse_announcement(nonsense.as_bytes()), None, "{nonsense}");
-        }
-        assert_eq!(parse_announcement(b"next=5\xff"), None);
     }
 }

@@ -15,6 +15,13 @@ pub(super) struct Batch {
     len: usize,
 }
 
+/// Control frames of which it matters when they were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Control {
+    Ping,
+    Close,
+}
+
 impl Batch {
     /// Few enough for a control frame to find a boundary soon, many enough to save system calls.
     const MOST_FRAMES: usize = 32;
@@ -52,18 +59,22 @@ impl Batch {
         &room[..2 * self.frames.len()]
     }
 
-    /// So many bytes were taken. Whether a Close frame was completed by them.
-    pub(super) fn advance(&mut self, count: usize) -> bool {
+    /// So many bytes were taken. The last control frame that was completed by them and of which the time counts.
+    pub(super) fn advance(&mut self, count: usize) -> Option<Control> {
+        let mut control = None;
         self.offset += count;
         while let Some(first) = self.frames.front().filter(|first| first.len() <= self.offset) {
-            let is_close = first.kind() == Kind::Close;
+            let kind = first.kind();
             self.offset -= first.len();
             self.len -= first.len();
             self.frames.pop_front();
-            if is_close {
-                return true;
+            match kind {
+                // Nothing follows it.
+                Kind::Close => return Some(Control::Close),
+                Kind::Ping => control = Some(Control::Ping),
+                Kind::Pong | Kind::Data => {}
             }
         }
-        false
+        control
     }
 }

@@ -1,0 +1,60 @@
+//! When connections first beat: spread over the interval, and yet at few instants.
+
+use std::time::Duration;
+
+use super::HeartbeatPolicy;
+use crate::close::ConnectionId;
+
+/// When in its interval a connection first beats: in the second half, evenly spread over connections that were opened
+/// one after the other, for multiples of the golden ratio are.
+fn spread(id: ConnectionId) -> f64 {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
+    1.0 - (id as f64 * GOLDEN).fract() * (0.5 - 1.0 / f64::from(SLOTS))
+}
+
+/// Instants in each interval at which Pings leave, on all connections the same. Where many beat, one
+/// wake-up of the processor then serves several, which halves what they cost.
+const SLOTS: u32 = 100;
+
+/// The phase of a heartbeat that begins so long after an instant that all connections have in common: where [`spread`] has
+/// it, or a little earlier, at the beginning of a slot.
+pub(crate) fn phase(id: ConnectionId, policy: &HeartbeatPolicy, since_epoch: Duration) -> f64 {
+    let phase = spread(id);
+    let Some(interval) = policy.ping_interval() else { return phase };
+    let first = since_epoch.as_secs_f64() + interval.as_secs_f64() * phase;
+    let into_slot = first % (interval.as_secs_f64() / f64::from(SLOTS));
+    phase - into_slot / interval.as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_opened_together_do_not_beat_together() {
+        let mut phases: Vec<f64> = (1..=1000).map(spread).collect();
+        assert!(phases.iter().all(|phase| *phase > 0.5 && *phase <= 1.0));
+        phases.sort_by(f64::total_cmp);
+        let widest = phases.windows(2).map(|pair| pair[1] - pair[0]).fold(0.0, f64::max);
+        assert!(widest < 3.0 * 0.5 / 1000.0, "the widest gap is {widest}");
+    }
+
+    #[test]
+    fn many_connections_beat_at_few_instants() {
+        let interval = Duration::from_secs(20);
+        let policy = HeartbeatPolicy::keepalive(interval);
+        let mut instants: Vec<u128> = Vec::new();
+        for id in 1..=1000 {
+            let opened = Duration::from_micros(137 * id);
+            let phase = phase(id, &policy, opened);
+            assert!((0.5..=1.0).contains(&phase), "{phase}");
+            let first = opened + interval.mul_f64(phase);
+            // To a millisecond, for phases are rounded.
+            instants.push((first.as_micros() + 500) / 1000);
+        }
+        instants.sort_unstable();
+        instants.dedup_by(|later, earlier| *later - *earlier <= 1);
+        assert!(instants.len() <= SLOTS as usize / 2 + 2, "{}", instants.len());
+        assert!(instants.len() >= SLOTS as usize / 3, "{}", instants.len());
+    }
+}

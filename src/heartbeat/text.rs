@@ -1,0 +1,58 @@
+//! Heartbeats in words: what a Ping announces, and Pings in text, for pages, which can neither send nor see a Ping frame.
+
+use std::time::Duration;
+
+use super::Sign;
+use crate::settings::LONGEST;
+
+/// The sign of life in a text message that is a heartbeat: `ping`, or `ping next=<milliseconds>`.
+pub(crate) fn text_ping(text: &str) -> Option<Sign> {
+    let rest = text.strip_prefix("ping")?;
+    match rest.strip_prefix(' ') {
+        None if rest.is_empty() => Some(Sign::Ping { next: None }),
+        Some(rest) if rest.starts_with("next=") => Some(Sign::Ping { next: announcement(rest.as_bytes()) }),
+        _ => None,
+    }
+}
+
+/// What a heartbeat announces: the milliseconds behind `next=` at the beginning, and only digits up to the end or a
+/// space. Anything else announces nothing.
+pub(crate) fn announcement(payload: &[u8]) -> Option<Duration> {
+    let text = std::str::from_utf8(payload).ok()?.strip_prefix("next=")?;
+    let digits = text.split_once(' ').map_or(text, |(digits, _)| digits);
+    let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+    // More than fits is as good as for ever.
+    is_number.then(|| digits.parse().map_or(LONGEST, Duration::from_millis))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn announcements_are_milliseconds_or_nothing() {
+        for (payload, milliseconds) in [("next=0", 0), ("next=1500", 1500), ("next=1500 17", 1500), ("next=007", 7)] {
+            assert_eq!(announcement(payload.as_bytes()), Some(Duration::from_millis(milliseconds)));
+        }
+        assert_eq!(announcement(b"next=99999999999999999999999999"), Some(LONGEST));
+        for nonsense in
+            ["", "17", "next=", "next=-1", "next=+1", "next=1.5", "next= 5", "Next=5", "next=5s", "next=\u{0661}"]
+        {
+            assert_eq!(announcement(nonsense.as_bytes()), None, "{nonsense}");
+        }
+        assert_eq!(announcement(b"next=5\xff"), None);
+    }
+
+    #[test]
+    fn heartbeats_in_text_are_told_from_messages() {
+        assert_eq!(text_ping("ping"), Some(Sign::Ping { next: None }));
+        let next = Some(Duration::from_millis(1500));
+        assert_eq!(text_ping("ping next=1500"), Some(Sign::Ping { next }));
+        for nonsense in ["ping next=", "ping next=soon"] {
+            assert_eq!(text_ping(nonsense), Some(Sign::Ping { next: None }), "a heartbeat that announces nothing");
+        }
+        for message in ["", "Ping", "ping ", "pings", "ping pong", "ping  next=5", "pingnext=5"] {
+            assert_eq!(text_ping(message), None, "{message}");
+        }
+    }
+}

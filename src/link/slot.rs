@@ -1,0 +1,177 @@
+//! Where the receiving end of a connection lies while nobody drives it, and where the connection's thread is.
+//!
+//! The thread takes the [`Reception`] when its handler calls `recv` and puts it back when it leaves, or while it only
+//! waits for its peer. So whoever finds it here may use it, under the lock, for a moment: the stand-in while the thread is
+//! away, and a thread that changes the heartbeat.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Link;
+use crate::error::Error;
+use crate::heartbeat::HeartbeatPolicy;
+use crate::reception::{Over, Reception};
+use crate::stand_in::{GRACE, Look, Socket};
+use crate::supervisor::Notice;
+
+pub(super) struct Slot {
+    /// `None` while the thread drives it, and after the end.
+    reception: Option<Box<Reception>>,
+    /// Since when the thread has been in its handler; `None` while it is in `recv`.
+    away_since: Option<Instant>,
+    /// Whether this absence was reported.
+    is_reported: bool,
+    /// Whether the stand-in has the connection on its list.
+    is_listed: bool,
+    /// Whether the thread waits in `recv` by a deadline that is no longer true, so that the stand-in keeps the new one.
+    is_stale: bool,
+    /// A heartbeat that another thread has asked for while the reception was not here.
+    asked: Option<HeartbeatPolicy>,
+}
+
+impl Slot {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            reception: None,
+            away_since: Some(now),
+            is_reported: false,
+            is_listed: false,
+            is_stale: false,
+            asked: None,
+        }
+    }
+}
+
+impl Link {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection's thread is in `recv`, or wakes up there: it takes the reception. `None` after the end.
+    pub(crate) fn attend(&self) -> Option<Box<Reception>> {
+        let mut slot = self.slot();
+        slot.away_since = None;
+        slot.is_reported = false;
+        slot.is_stale = false;
+        slot.reception.take()
+    }
+
+    /// The connection is complete, and its thread about to begin in the handler: the supervisor and the stand-in learn of
+    /// it.
+    pub(crate) fn is_open(self: &Arc<Self>) {
+        self.hub.notify(Notice::Opened(Arc::clone(self)));
+        self.slot().is_listed = true;
+        self.hub.stand_in.list(Arc::clone(self));
+    }
+
+    /// The connection's thread goes back to its handler.
+    pub(crate) fn leave(self: &Arc<Self>, reception: Box<Reception>, now: Instant) {
+        let mut slot = self.slot();
+        slot.reception = Some(reception);
+        slot.away_since = Some(now);
+        let is_listed = std::mem::replace(&mut slot.is_listed, true);
+        drop(slot);
+        if !is_listed {
+            self.hub.stand_in.list(Arc::clone(self));
+        }
+    }
+
+    /// Puts the reception where others find it: the connection's thread has not begun yet, or waits for its peer and takes
+    /// it again when something has come.
+    pub(crate) fn rest(&self, reception: Box<Reception>) {
+        self.slot().reception = Some(reception);
+    }
+
+    /// How long the connection's thread has been in its handler.
+    pub(crate) fn away_for(&self, now: Instant) -> Option<Duration> {
+        self.slot().away_since.map(|since| now.saturating_duration_since(since))
+    }
+
+    // Changing the heartbeat.
+
+    /// Looks at the reception, if it is here.
+    pub(crate) fn with_reception<T>(&self, look: impl FnOnce(&mut Reception) -> T) -> Option<T> {
+        self.slot().reception.as_deref_mut().map(look)
+    }
+
+    /// Changes the heartbeat from whatever thread. A Ping leaves at once: it tells the peer, if the heartbeat announces,
+    /// and its clock runs, so that a peer which is dead already is found.
+    pub(crate) fn ask_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
+        let mut slot = self.slot();
+        let slot_ref = &mut *slot;
+        let pinged = match &mut slot_ref.reception {
+            Some(reception) => {
+                let pinged = reception.change_heartbeat(self, policy);
+                slot_ref.is_stale = slot_ref.away_since.is_none();
+                slot_ref.is_listed = true;
+                pinged
+            }
+            // Its thread is at work on it, and looks here soon.
+            None => {
+                slot_ref.asked = Some(policy);
+                self.has_asked.store(true, Relaxed);
+                drop(slot);
+                return if self.outbound.is_closing() { Err(self.closed()) } else { Ok(()) };
+            }
+        };
+        drop(slot);
+        self.hub.stand_in.list(Arc::clone(self));
+        pinged
+    }
+
+    /// The heartbeat that another thread has asked for since the last time.
+    pub(crate) fn take_asked_heartbeat(&self) -> Option<HeartbeatPolicy> {
+        if !self.has_asked.load(Relaxed) {
+            return None;
+        }
+        self.has_asked.store(false, Relaxed);
+        self.slot().asked.take()
+    }
+
+    // Standing in.
+
+    /// The stand-in looks at a connection that is on its list.
+    pub(crate) fn stand_in(self: &Arc<Self>, now: Instant) -> Look {
+        let mut slot = self.slot();
+        let slot = &mut *slot;
+        match slot.look(self, now) {
+            Ok(look @ Look::Again { .. }) => look,
+            Ok(Look::Back) | Err(Over) => {
+                slot.is_listed = false;
+                Look::Back
+            }
+        }
+    }
+}
+
+impl Slot {
+    fn look(&mut self, link: &Arc<Link>, now: Instant) -> Result<Look, Over> {
+        let Some(reception) = self.reception.as_deref_mut() else { return Ok(Look::Back) };
+        let Some(since) = self.away_since else {
+            if !self.is_stale {
+                return Ok(Look::Back);
+            }
+            // The thread reads what comes, and is woken by it; only its deadline has to be kept.
+            let at = reception.beat(link, now)?;
+            return Ok(Look::Again { at, socket: None });
+        };
+        let from = since + GRACE;
+        if now < from && reception.heartbeat.deadline().is_none_or(|deadline| now < deadline) {
+            let deadline = reception.heartbeat.deadline();
+            return Ok(Look::Again { at: Some(deadline.map_or(from, |deadline| deadline.min(from))), socket: None });
+        }
+        let (mut at, reads) = reception.stand_in(link, now)?;
+        if let Some(pace) = reception.heartbeat.policy().pace().filter(|_| !self.is_reported) {
+            let away = now.saturating_duration_since(since);
+            if away >= pace {
+                self.is_reported = true;
+                link.hub.notify(Notice::HandlerStalled { id: link.id, remote: link.remote, away });
+            } else {
+                at = Some(at.map_or(since + pace, |at| at.min(since + pace)));
+            }
+        }
+        let stream = Arc::clone(reception.inbound.stream());
+        Ok(Look::Again { at, socket: Some(Socket { stream, reads }) })
+    }
+}

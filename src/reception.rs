@@ -1,0 +1,367 @@
+//! The receiving end of a connection: what arrives, what it says of the peer, and what is to be done about it.
+//!
+//! Two threads can drive it, one at a time: the connection's own while its handler waits in `recv`, and the
+//! [stand-in](crate::stand_in) while the handler is away. Both go by the same decoder, the same heartbeat and the same
+//! evidence; so a peer is answered and judged in the same way, whatever the handler does.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::close::{CloseReason, LastWord, Phase};
+use crate::decoder::Incoming;
+use crate::error::Error;
+use crate::heartbeat::{Action, Evidence, Heartbeat, HeartbeatPolicy, Reading, Sign, announcement, text_ping};
+use crate::inbound::{Filled, Inbound};
+use crate::link::Link;
+use crate::message::Message;
+use crate::outbound::Sent;
+use crate::suspension;
+use crate::tcp;
+
+pub(crate) struct Reception {
+    pub(crate) inbound: Inbound,
+    pub(crate) heartbeat: Heartbeat,
+    /// Whether texts that are heartbeats are taken as such, and kept from the handler.
+    text_heartbeat: bool,
+    /// How many bytes were ever seen to have arrived, read or not, and when the newest of them was first seen.
+    arrived: u64,
+    heard: Instant,
+    reading: Reading,
+    /// Messages that were read for a handler that is away, in order.
+    ahead: VecDeque<Message>,
+    /// What they cost, as it is counted against the bounds.
+    ahead_size: usize,
+    /// What comes behind the messages that were read ahead.
+    last_word: Option<LastWord>,
+    /// Whether the system was asked to probe the peer.
+    is_kept_alive: bool,
+    /// Whether the peer was found dead. What it sent before is still the handler's.
+    is_dead: bool,
+}
+
+/// The connection has ended: what there is to say was said.
+#[derive(Debug)]
+pub(crate) struct Over;
+
+impl Reception {
+    /// What a message that waits is counted with beyond its length: what it costs to keep.
+    const MESSAGE: usize = 64;
+    /// How many reads one look of the stand-in is worth: others wait for it too.
+    const READS: usize = 16;
+
+    pub(crate) fn new(inbound: Inbound, heartbeat: Heartbeat, text_heartbeat: bool, now: Instant) -> Self {
+        Self {
+            inbound,
+            heartbeat,
+            text_heartbeat,
+            arrived: 0,
+            heard: now,
+            reading: Reading::Always,
+            ahead: VecDeque::new(),
+            ahead_size: 0,
+            last_word: None,
+            is_kept_alive: false,
+            is_dead: false,
+        }
+    }
+
+    // Receiving.
+
+    /// The next message among what has arrived, or the peer's last word. Control frames on the way are dealt with.
+    pub(crate) fn next(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, LastWord> {
+        if let Some(message) = self.ahead.pop_front() {
+            self.set_ahead_size(link, self.ahead_size - Self::cost(&message));
+            return Ok(Some(message));
+        }
+        match self.last_word.take() {
+            Some(last) => Err(last),
+            None => self.decode(link, now),
+        }
+    }
+
+    fn decode(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, LastWord> {
+        loop {
+            match self.inbound.decoder.next() {
+                Ok(Some(Incoming::Message(message))) => match self.sign_in(&message) {
+                    Some(sign) => {
+                        self.life(link, sign, now);
+                        // If an answer cannot be written, here or below, the next read will tell why.
+                        let _ = link.text_pong();
+                    }
+                    None => {
+                        link.count_message_in();
+                        return Ok(Some(message));
+                    }
+                },
+                Ok(Some(Incoming::Ping(payload))) => {
+                    self.life(link, Sign::Ping { next: announcement(&payload) }, now);
+                    let _ = link.pong(payload);
+                }
+                Ok(Some(Incoming::Pong(payload))) => {
+                    link.pong_received(&payload, now);
+                    self.life(link, Sign::Pong, now);
+                }
+                Ok(Some(Incoming::Close(code, reason))) => return Err(LastWord::Close(code, reason)),
+                Ok(None) => return Ok(None),
+                Err(violation) => return Err(LastWord::Violation(violation)),
+            }
+        }
+    }
+
+    /// The heartbeat that a message is, where texts can be.
+    fn sign_in(&self, message: &Message) -> Option<Sign> {
+        message.as_text().filter(|_| self.text_heartbeat).and_then(text_ping)
+    }
+
+    fn life(&mut self, link: &Link, sign: Sign, now: Instant) {
+        let position = link.bytes_in() - self.inbound.decoder.undecoded() as u64;
+        let before = self.heartbeat.missed();
+        self.heartbeat.life(sign, position, now);
+        self.note_missed(link, before);
+    }
+
+    /// Takes note of what a read gave. The peer's last word, if that was it.
+    pub(crate) fn note(
+        &mut self,
+        link: &Link,
+        read: std::io::Result<Filled>,
+        now: Instant,
+    ) -> Result<bool, LastWord> {
+        let (has_come, is_all) = match read {
+            Ok(Filled::Bytes { count, is_all }) => {
+                link.count_bytes_in(count, now);
+                self.has_arrived(link.bytes_in(), now);
+                (true, is_all)
+            }
+            Ok(Filled::Nothing) => (false, true),
+            Ok(Filled::End) => return Err(LastWord::End(self.inbound.end_reason())),
+            Err(error) => return Err(LastWord::End(CloseReason::io(&error))),
+        };
+        if is_all && self.reading == Reading::Stopped {
+            self.reading = Reading::Since(now);
+        }
+        Ok(has_come)
+    }
+
+    /// So many bytes have arrived in all. Reading those that were seen before is no news.
+    fn has_arrived(&mut self, arrived: u64, now: Instant) {
+        if arrived > self.arrived {
+            (self.arrived, self.heard) = (arrived, now);
+        }
+    }
+
+    // Judging.
+
+    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is.
+    pub(crate) fn beat(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Instant>, Over> {
+        if self.is_dead {
+            return Err(Over);
+        }
+        let before = self.heartbeat.missed();
+        loop {
+            let (evidence, blocked_too_long) = self.evidence(link, now);
+            if let Some(limit) = blocked_too_long {
+                return Err(self.is_dead(link, CloseReason::WriteStalled { limit }));
+            }
+            let policy = self.heartbeat.policy();
+            match self.heartbeat.judge(now, &evidence) {
+                // If it cannot be sent at all, the next read will tell why.
+                Action::Ping => _ = self.ping(link),
+                Action::Missed(missed) => link.miss(missed, &policy),
+                Action::Dead(missed) => {
+                    link.miss(missed, &policy);
+                    return Err(self.is_dead(link, CloseReason::HeartbeatLost { missed }));
+                }
+                Action::Stalled(limit) => {
+                    return Err(self.is_dead(link, CloseReason::WriteStalled { limit }));
+                }
+                Action::Wait(deadline) => {
+                    self.note_missed(link, before);
+                    let full = link.full_queue_timeout.zip(evidence.blocked_since).map(|(limit, since)| since + limit);
+                    return Ok([deadline, full].into_iter().flatten().min());
+                }
+            }
+        }
+    }
+
+    fn is_dead(&mut self, link: &Link, reason: CloseReason) -> Over {
+        self.is_dead = true;
+        link.abort(reason);
+        Over
+    }
+
+    /// Sends a Ping, and starts its clock.
+    pub(crate) fn ping(&mut self, link: &Arc<Link>) -> Result<(), Error> {
+        let sent = link.ping(self.heartbeat.policy().announcement(), None);
+        let now = Instant::now();
+        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), now);
+        match sent {
+            Ok(Sent::Written) => self.heartbeat.ping_written(now, self.arrived),
+            Ok(_) | Err(_) => self.heartbeat.ping_queued(now, self.arrived),
+        }
+        sent.map(drop)
+    }
+
+    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a peer
+    /// that is dead already is found.
+    pub(crate) fn change_heartbeat(&mut self, link: &Arc<Link>, policy: HeartbeatPolicy) -> Result<(), Error> {
+        self.set_heartbeat(link, policy);
+        if policy.ping_interval().is_some() {
+            return self.ping(link);
+        }
+        if link.outbound.is_closing() { Err(link.closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn set_heartbeat(&mut self, link: &Link, policy: HeartbeatPolicy) {
+        let now = Instant::now();
+        self.heartbeat.set_policy(policy, now, link.phase(&policy, now));
+        link.set_heartbeat(&policy);
+    }
+
+    /// The same, but only if a deadline has come, or news may matter.
+    pub(crate) fn beat_if_due(&mut self, link: &Arc<Link>, now: Instant) -> Result<(), Over> {
+        if self.heartbeat.deadline().is_none_or(|deadline| now < deadline) && !self.heartbeat.awaits_life() {
+            return Ok(());
+        }
+        self.beat(link, now).map(drop)
+    }
+
+    /// All that is known of the peer; and the limit, if what waits for it has waited for longer than it may.
+    fn evidence(&mut self, link: &Link, now: Instant) -> (Evidence, Option<Duration>) {
+        let read = link.bytes_in();
+        self.has_arrived(read + tcp::waiting(self.inbound.stream()), now);
+        let uptake = link.outbound.uptake();
+        let is_needed = self.heartbeat.is_overdue(now);
+        let evidence = Evidence {
+            arrived: self.arrived,
+            examined: read - self.inbound.decoder.unexamined() as u64,
+            heard: self.heard,
+            reading: self.reading,
+            ping_left: uptake.ping_left,
+            is_held_back: is_needed && tcp::holds_back(self.inbound.stream(), uptake.behind_ping),
+            blocked_since: uptake.blocked_since,
+            suspended: suspension::so_far(),
+        };
+        let limit = link.full_queue_timeout.filter(|limit| {
+            uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit)
+        });
+        (evidence, limit)
+    }
+
+    fn note_missed(&self, link: &Link, before: u32) {
+        if self.heartbeat.missed() != before {
+            link.set_missed(self.heartbeat.missed());
+        }
+    }
+
+    // Standing in.
+
+    /// One look at a connection whose handler is away, which never waits: reads ahead, answers, judges. When to look
+    /// again, unless something comes to read before, and whether that would be read.
+    pub(crate) fn stand_in(&mut self, link: &Arc<Link>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
+        match link.outbound.ending(|ending| ending.phase()) {
+            Phase::Over => return Err(Over),
+            Phase::PeerDone { by } if by <= now => {
+                link.answer_close(now);
+                return self.end_if_drained(link).map(|by| (by, false));
+            }
+            Phase::PeerDone { by } | Phase::Closed { by } => return Ok((Some(by), false)),
+            Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
+        }
+        let is_at_once = self.read_ahead(link, now);
+        if let Some(last) = &self.last_word {
+            link.peer_done(last.clone(), now);
+            let phase = link.outbound.ending(|ending| ending.phase());
+            return match phase {
+                Phase::PeerDone { by } => Ok((Some(by), false)),
+                _ => self.end_if_drained(link).map(|by| (by, false)),
+            };
+        }
+        let deadline = match link.outbound.ending(|ending| ending.phase()) {
+            Phase::Open => self.beat(link, now)?,
+            // The supervisor watches that the closing handshake comes to an end.
+            _ => None,
+        };
+        // Others first.
+        let soon = is_at_once.then(|| now + Duration::from_millis(1));
+        Ok(([soon, deadline].into_iter().flatten().min(), self.has_room(link)))
+    }
+
+    /// Both sides have had their last word: that is the end, unless something still waits to go out.
+    fn end_if_drained(&self, link: &Arc<Link>) -> Result<Option<Instant>, Over> {
+        if link.outbound.uptake().blocked_since.is_none() {
+            link.end_in_order();
+            return Err(Over);
+        }
+        let by = link.close_deadline();
+        link.watch_closing();
+        Ok(by)
+    }
+
+    /// Reads as far as there is room for it. Whether there may be more to read at once.
+    fn read_ahead(&mut self, link: &Arc<Link>, now: Instant) -> bool {
+        for _ in 0..Self::READS {
+            loop {
+                if !self.has_room(link) {
+                    self.stop_reading();
+                    return false;
+                }
+                match self.decode(link, now) {
+                    Ok(Some(message)) => {
+                        self.set_ahead_size(link, self.ahead_size + Self::cost(&message));
+                        self.ahead.push_back(message);
+                    }
+                    Ok(None) => break,
+                    Err(last) => {
+                        self.last_word = Some(last);
+                        return false;
+                    }
+                }
+            }
+            let read = self.inbound.read_now();
+            match self.note(link, read, now) {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(last) => {
+                    self.last_word = Some(last);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Whether more may be read ahead. A message that has begun is read to its end.
+    fn has_room(&self, link: &Link) -> bool {
+        self.ahead_size < link.read_ahead && link.has_room_ahead() || self.inbound.decoder.is_in_message()
+    }
+
+    /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may be
+    /// all that it could send. From then on the system alone can tell whether its host is there.
+    fn stop_reading(&mut self) {
+        if self.inbound.decoder.undecoded() == 0 && tcp::waiting(self.inbound.stream()) == 0 {
+            return;
+        }
+        self.reading = Reading::Stopped;
+        if let Some(limit) = self.heartbeat.policy().patience().filter(|_| !self.is_kept_alive) {
+            // A system without the option has the handler's return all the same.
+            self.is_kept_alive = tcp::keep_alive(self.inbound.stream(), limit).is_ok();
+        }
+    }
+
+    fn cost(message: &Message) -> usize {
+        message.len() + Self::MESSAGE
+    }
+
+    fn set_ahead_size(&mut self, link: &Link, size: usize) {
+        link.count_ahead(self.ahead_size, size);
+        self.ahead_size = size;
+    }
+
+    /// The connection is over for its handler: what was read ahead is nobody's any more.
+    pub(crate) fn forget_ahead(&mut self, link: &Link) {
+        self.ahead = VecDeque::new();
+        self.set_ahead_size(link, 0);
+    }
+}
