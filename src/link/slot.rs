@@ -157,12 +157,12 @@ impl Slot {
             return Ok(Look::Again { at, socket: None });
         };
         let from = since + GRACE;
-        if now < from && reception.heartbeat.deadline().is_none_or(|deadline| now < deadline) {
-            let deadline = reception.heartbeat.deadline();
+        if now < from && reception.deadline().is_none_or(|deadline| now < deadline) {
+            let deadline = reception.deadline();
             return Ok(Look::Again { at: Some(deadline.map_or(from, |deadline| deadline.min(from))), socket: None });
         }
         let (mut at, reads) = reception.stand_in(link, now)?;
-        if let Some(pace) = reception.heartbeat.policy().pace().filter(|_| !self.is_reported) {
+        if let Some(pace) = reception.policy().pace().filter(|_| !self.is_reported) {
             let away = now.saturating_duration_since(since);
             if away >= pace {
                 self.is_reported = true;
