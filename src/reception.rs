@@ -289,6 +289,11 @@ impl Reception {
         }
         let is_at_once = self.read_ahead(link, now);
         if let Some(last) = &self.last_word {
+            if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
+                // Nothing that the handler may still send would arrive.
+                link.abort(reason.clone());
+                return Err(Over);
+            }
             link.peer_done((**last).clone(), now);
             let phase = link.outbound.ending(|ending| ending.phase());
             return match phase {
