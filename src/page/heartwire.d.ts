@@ -47,7 +47,10 @@ export interface HeartSocketOptions extends Partial<HeartPolicy> {
   connectTimeout?: number;
   /** How long the closing handshake may take. Default 5 s. */
   closeTimeout?: number;
-  /** Bytes to keep while there is no connection, for the next. Default 0: `send` throws, as a WebSocket's does. */
+  /**
+   * Bytes to keep while there is no connection, for the next. They are copied, and leave before what is sent at `open`.
+   * Default 0: `send` throws, as a WebSocket's does.
+   */
   outboxSize?: number;
   /** Whether to close when the page is left. Default true. */
   closeOnPagehide?: boolean;
@@ -72,6 +75,11 @@ export interface BeatEvent extends Event {
   readonly roundTrip: number | null;
 }
 
+/** No connection came about; or what waited for one could not be sent, and goes on waiting: then `error` says why. */
+export interface HeartErrorEvent extends Event {
+  readonly error?: unknown;
+}
+
 /** Nothing came within the timeout. */
 export interface MissedEvent extends Event {
   readonly missed: number;
@@ -80,7 +88,7 @@ export interface MissedEvent extends Event {
 export interface HeartSocketEventMap {
   open: Event;
   message: MessageEvent;
-  error: Event;
+  error: HeartErrorEvent;
   close: HeartCloseEvent;
   beat: BeatEvent;
   missed: MissedEvent;
@@ -116,7 +124,10 @@ export class HeartSocket extends EventTarget {
   readonly bufferedAmount: number;
   binaryType: BinaryType;
 
-  /** Into a line that was quiet for too long it goes when that has shown life; what is unsent then, `close` tells. */
+  /**
+   * Into a line that is closing, in doubt, or was quiet for too long nothing goes before it has shown life. What is not
+   * sent by the end waits for the next connection, as far as `outboxSize` has room; `close` tells how many do not.
+   */
   send(data: string | ArrayBufferLike | ArrayBufferView | Blob): void;
   close(code?: number, reason?: string): void;
 
@@ -133,7 +144,7 @@ export class HeartSocket extends EventTarget {
 
   onopen: ((this: this, event: Event) => void) | null;
   onmessage: ((this: this, event: MessageEvent) => void) | null;
-  onerror: ((this: this, event: Event) => void) | null;
+  onerror: ((this: this, event: HeartErrorEvent) => void) | null;
   onclose: ((this: this, event: HeartCloseEvent) => void) | null;
   onbeat: ((this: this, event: BeatEvent) => void) | null;
   onmissed: ((this: this, event: MissedEvent) => void) | null;

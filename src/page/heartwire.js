@@ -185,6 +185,41 @@ export class Backoff {
   }
 }
 
+/** Messages that wait for a connection, or for it to show that it lives. */
+class Outbox {
+  #messages = [];
+  bytes = 0;
+
+  get isEmpty() {
+    return this.#messages.length === 0;
+  }
+
+  /** Keeps a copy: whose bytes they are may go on to use them. */
+  push(message) {
+    const data = copyOf(message);
+    const size = sizeOf(data);
+    this.#messages.push({ data, size });
+    this.bytes += size;
+  }
+
+  /** Oldest first. If `send` throws, the message stays, and those after it. */
+  empty(send) {
+    while (!this.isEmpty) {
+      send(this.#messages[0].data);
+      this.bytes -= this.#messages.shift().size;
+    }
+  }
+
+  /** Keeps the oldest, as far as there is room. Returns how many it does not keep. */
+  trim(room) {
+    const before = this.#messages.length;
+    const kept = this.#messages.findIndex(({ size }) => (room -= size) < 0);
+    if (kept === -1) return 0;
+    for (const { size } of this.#messages.splice(kept)) this.bytes -= size;
+    return before - kept;
+  }
+}
+
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSING = 2;
@@ -225,8 +260,7 @@ export class HeartSocket extends EventTarget {
   #openedAt = null;
   #isFirstMessage = false;
   #bufferedAtPing = 0;
-  /** Messages for a connection that is yet to come, or to prove that it lives. */
-  #outbox = [];
+  #outbox = new Outbox();
   /** The page was left, and may be shown again. */
   #isSuspended = false;
 
@@ -277,8 +311,7 @@ export class HeartSocket extends EventTarget {
   }
 
   get bufferedAmount() {
-    const waiting = this.#outbox.reduce((sum, data) => sum + sizeOf(data), 0);
-    return waiting + (this.#socket?.bufferedAmount ?? 0);
+    return this.#outbox.bytes + (this.#socket?.bufferedAmount ?? 0);
   }
 
   get binaryType() {
@@ -291,16 +324,16 @@ export class HeartSocket extends EventTarget {
   }
 
   send(data) {
+    // Into a line that may be dead nothing is sent before it has shown life.
+    if (this.#readyState === OPEN && this.#heart?.isQuiet(this.#now())) this.probe();
     if (this.#readyState === CONNECTING) {
-      if (this.bufferedAmount + sizeOf(data) > this.#options.outboxSize) {
+      if (this.#outbox.bytes + sizeOf(data) > this.#options.outboxSize) {
         throw new DOMException('There is no connection, and no room in the outbox.', 'InvalidStateError');
       }
       this.#outbox.push(data);
     } else if (this.#readyState === OPEN) {
-      // Into a line that may be dead nothing is sent before it has shown life.
-      if (this.#heart?.isQuiet(this.#now())) this.probe();
-      if (this.#heart?.isProbing) this.#outbox.push(data);
-      else this.#socket.send(data);
+      if (this.#mayTransmit && this.#outbox.isEmpty) this.#socket.send(data);
+      else this.#outbox.push(data);
     }
   }
 
@@ -391,13 +424,23 @@ export class HeartSocket extends EventTarget {
       this.#heart = new Heart(this.#policy(), this.#now());
       this.#awaitBeat();
     }
-    this.dispatchEvent(new Event('open'));
+    // What waited leaves before what listeners send.
     this.#emptyOutbox();
+    this.dispatchEvent(new Event('open'));
+  }
+
+  /** Whether what is sent now has a chance to arrive. A socket that is closing drops it without a word. */
+  get #mayTransmit() {
+    return this.#readyState === OPEN && this.#socket.readyState === OPEN && !this.#heart?.isProbing;
   }
 
   #emptyOutbox() {
-    if (this.#readyState !== OPEN || this.#heart?.isProbing) return;
-    for (const data of this.#outbox.splice(0)) this.#socket.send(data);
+    if (!this.#mayTransmit) return;
+    try {
+      this.#outbox.empty((data) => this.#socket.send(data));
+    } catch (error) {
+      this.dispatchEvent(Object.assign(new Event('error'), { error }));
+    }
   }
 
   // The heartbeat.
@@ -507,7 +550,8 @@ export class HeartSocket extends EventTarget {
     const wants = this.#readyState !== CLOSING && this.#options.reconnect && !isHopeless(code);
     if (!wants) return this.#ended({ code, reason, wasClean });
     this.#readyState = CONNECTING;
-    const unsent = this.#trimOutbox(this.#options.outboxSize);
+    // What waited for a sign of life waits for the next connection.
+    const unsent = this.#outbox.trim(this.#options.outboxSize);
     const retryIn = this.#isSuspended ? null : this.#backoff.nextDelay(code, this.#environment.random());
     if (retryIn !== null) this.#start('retry', retryIn, () => this.#dialAgain());
     this.#tellClosed({ code, reason, wasClean, willReconnect: true, retryIn, unsent });
@@ -527,19 +571,11 @@ export class HeartSocket extends EventTarget {
   #ended(details) {
     this.#readyState = CLOSED;
     this.#ignorePage();
-    this.#tellClosed({ ...details, willReconnect: false, retryIn: null, unsent: this.#trimOutbox(0) });
+    this.#tellClosed({ ...details, willReconnect: false, retryIn: null, unsent: this.#outbox.trim(0) });
   }
 
   #tellClosed(details) {
     this.dispatchEvent(Object.assign(new Event('close'), details));
-  }
-
-  /** What waited for a sign of life waits for the next connection, as far as there is room. How many do not. */
-  #trimOutbox(room) {
-    const before = this.#outbox.length;
-    const fits = this.#outbox.findIndex((data) => (room -= sizeOf(data)) < 0);
-    if (fits !== -1) this.#outbox.length = fits;
-    return before - this.#outbox.length;
   }
 
   // The page.
@@ -627,8 +663,15 @@ export class HeartSocket extends EventTarget {
   }
 }
 
+/** A message as it is now. What is neither text nor bytes is sent as text. */
+function copyOf(data) {
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice();
+  if (typeof data?.byteLength === 'number') return data.slice(0);
+  // A Blob never changes.
+  return typeof data?.arrayBuffer === 'function' ? data : String(data);
+}
+
 /** Bytes of a message. */
 function sizeOf(data) {
-  if (typeof data === 'string') return new TextEncoder().encode(data).length;
-  return data.byteLength ?? data.size ?? 0;
+  return data?.byteLength ?? data?.size ?? new TextEncoder().encode(String(data)).length;
 }

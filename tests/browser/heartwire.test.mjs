@@ -310,6 +310,62 @@ test('what waited in vain goes with the next connection if there is room, and is
   }
 });
 
+test('what is sent into a socket that is closing is not lost', () => {
+  const page = open({ outboxSize: 100 });
+  page.socket.readyState = 2;
+  page.heart.send('one');
+  page.socket.end(1001);
+  page.clock.advance(250);
+  page.socket.open();
+  assert.deepEqual(page.socket.sent, ['one']);
+
+  const without = open();
+  without.socket.readyState = 2;
+  without.heart.send('one');
+  without.socket.end(1001);
+  assert.equal(without.events.at(-1).unsent, 1);
+});
+
+test('the outbox keeps bytes as they were', () => {
+  const page = connect({ outboxSize: 100 });
+  const bytes = new Uint8Array([1, 2, 3, 4]);
+  page.heart.send(bytes.subarray(1, 3));
+  page.heart.send(bytes.buffer);
+  page.heart.send(17);
+  bytes.fill(9);
+  page.socket.open();
+  assert.deepEqual(page.socket.sent, [new Uint8Array([2, 3]), new Uint8Array([1, 2, 3, 4]).buffer, '17']);
+});
+
+test('the outbox leaves before what listeners send', () => {
+  const page = connect({ outboxSize: 100 });
+  page.heart.send('first');
+  page.heart.onopen = () => page.heart.send('second');
+  page.socket.open();
+  assert.deepEqual(page.socket.sent, ['first', 'second']);
+});
+
+test('the outbox survives a socket that throws', () => {
+  const page = connect({ outboxSize: 100 });
+  page.heart.send('one');
+  page.heart.send('two');
+  const { socket } = page;
+  const send = socket.send.bind(socket);
+  socket.send = (data) => {
+    if (data === 'two') throw new Error('no room');
+    send(data);
+  };
+  socket.open();
+  page.heart.send('three');
+  assert.deepEqual(socket.sent, ['one']);
+  const error = page.events.find(({ type }) => type === 'error');
+  assert.equal(error.error.message, 'no room');
+  assert.equal(page.heart.bufferedAmount, 8);
+  socket.send = send;
+  socket.receive('anything');
+  assert.deepEqual(socket.sent, ['one', 'two', 'three']);
+});
+
 test('an outbox keeps the order and its limit', () => {
   const page = connect({ outboxSize: 8 });
   page.heart.send('one');
