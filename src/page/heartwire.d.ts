@@ -37,8 +37,9 @@ export interface ServerSettings {
 
 export interface HeartSocketOptions extends Partial<HeartPolicy> {
   /**
-   * `auto` (default): offers the subprotocol heartwire.v1, and beats if the server agrees. `plain`: offers nothing and
-   * beats, for a server with `--text-heartbeat`. `off`: a WebSocket that reconnects, and no more.
+   * `auto` (default): offers the subprotocol heartwire.v1, and beats if the server agrees. A browser fails the
+   * handshake of a server that does not know it: an attempt that fails is made once more without the offer. `plain`:
+   * offers nothing and beats, for a server with `--text-heartbeat`. `off`: a WebSocket that reconnects, and no more.
    */
   heartbeat?: 'auto' | 'plain' | 'off';
   /** Whether to come back, and how. Default: after up to 500 ms, doubled with each failure up to 30 s. */

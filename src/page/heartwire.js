@@ -258,6 +258,8 @@ export class HeartSocket extends EventTarget {
   #socket = null;
   #heart = null;
   #openedAt = null;
+  /** The server has agreed to heartwire.v1 when it was last offered. */
+  #knowsServer = false;
   #isFirstMessage = false;
   #bufferedAtPing = 0;
   #outbox = new Outbox();
@@ -383,16 +385,20 @@ export class HeartSocket extends EventTarget {
 
   // Connecting.
 
-  #dial() {
+  #dial(offers = this.#options.heartbeat === 'auto') {
     const { WebSocket } = this.#environment;
     const url = typeof this.#url === 'function' ? this.#url() : this.#url;
-    const offered = this.#options.heartbeat === 'auto' ? [...this.#protocols, PROTOCOL] : this.#protocols;
-    const socket = new WebSocket(url, offered);
+    const socket = new WebSocket(url, offers ? [...this.#protocols, PROTOCOL] : this.#protocols);
     socket.binaryType = this.#binaryType;
-    socket.onopen = () => this.#opened();
+    // A browser fails the handshake of a server that does not know what was offered, and does not say why it failed.
+    const mayDoWithout = () => offers && this.#readyState === CONNECTING;
+    socket.onopen = () => this.#opened(offers);
     socket.onmessage = (event) => this.#received(event);
-    socket.onerror = () => this.dispatchEvent(new Event('error'));
-    socket.onclose = ({ code, reason, wasClean }) => this.#lost({ code, reason, wasClean });
+    socket.onerror = () => mayDoWithout() || this.dispatchEvent(new Event('error'));
+    socket.onclose = ({ code, reason, wasClean }) => {
+      if (mayDoWithout()) this.#dialAgain(false);
+      else this.#lost({ code, reason, wasClean });
+    };
     this.#socket = socket;
     this.#start('connect', this.#options.connectTimeout, () => {
       this.dispatchEvent(new Event('error'));
@@ -401,10 +407,10 @@ export class HeartSocket extends EventTarget {
     });
   }
 
-  #dialAgain() {
+  #dialAgain(offers) {
     this.#clear('retry');
     try {
-      this.#dial();
+      this.#dial(offers);
     } catch {
       // A function that gives URLs may fail now and not later.
       this.dispatchEvent(new Event('error'));
@@ -412,15 +418,23 @@ export class HeartSocket extends EventTarget {
     }
   }
 
-  #opened() {
+  #opened(offers) {
     this.#clear('connect');
     // Closed by the page in the meantime: the socket is closing too.
     if (this.#readyState !== CONNECTING) return;
+    const agrees = this.#socket.protocol === PROTOCOL;
+    if (!offers && this.#knowsServer) {
+      // It came back between the two attempts, or has changed: offered once more, and then taken as it is.
+      this.#knowsServer = false;
+      this.#hangUp('to offer heartwire.v1');
+      return this.#dialAgain();
+    }
+    this.#knowsServer ||= offers && agrees;
     this.#readyState = OPEN;
     this.#openedAt = this.#now();
     this.#isFirstMessage = true;
     const { heartbeat } = this.#options;
-    if (heartbeat === 'plain' || (heartbeat === 'auto' && this.#socket.protocol === PROTOCOL)) {
+    if (heartbeat === 'plain' || (heartbeat === 'auto' && agrees)) {
       this.#heart = new Heart(this.#policy(), this.#now());
       this.#awaitBeat();
     }

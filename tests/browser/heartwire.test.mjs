@@ -242,6 +242,7 @@ test('only one attempt is made at a time, whatever the page is told meanwhile', 
   for (const type of ['online', 'pageshow', 'online']) page.happens(type, { persisted: true });
   page.show('visible');
   assert.equal(page.sockets.length, 1);
+  page.socket.open();
   page.socket.end();
   page.happens('online');
   page.happens('online');
@@ -450,7 +451,7 @@ test('what would come up again is not tried again', () => {
 test('a URL may be asked for again at each attempt, and that may fail', () => {
   const { environment, clock, sockets } = fakeBrowser();
   const urls = ['ws://fake/1', 'not a url', 'ws://fake/2'];
-  const heart = new HeartSocket(() => urls.shift(), [], { environment });
+  const heart = new HeartSocket(() => urls.shift(), [], { heartbeat: 'off', environment });
   sockets[0].end();
   clock.advance(250);
   assert.equal(heart.readyState, HeartSocket.CONNECTING);
@@ -471,4 +472,68 @@ test('heartbeats may be plain, or off', () => {
   off.socket.receive('pong');
   assert.deepEqual(off.socket.sent, []);
   assert.deepEqual(off.types(), ['open', 'message']);
+
+  const own = open({ heartbeat: 'off' }, ['heartwire.v1']);
+  own.socket.end();
+  own.clock.advance(250);
+  own.socket.open();
+  assert.equal(own.sockets.length, 2);
+  assert.equal(own.heart.readyState, HeartSocket.OPEN);
+});
+
+// Servers that do not know heartwire.v1.
+
+test('an attempt that fails is made once more without the offer, and that is kept until the next loss', () => {
+  const page = connect({}, ['chat']);
+  page.socket.end();
+  assert.deepEqual(page.sockets.map(({ offered }) => offered), [['chat', 'heartwire.v1'], ['chat']]);
+  page.socket.open('chat');
+  assert.deepEqual(page.types(), ['open']);
+  assert.equal(page.heart.heartbeat, null);
+  page.socket.end();
+  page.clock.advance(250);
+  assert.deepEqual(page.socket.offered, ['chat', 'heartwire.v1']);
+});
+
+test('an attempt that fails both ways is one failure', () => {
+  const page = connect();
+  page.socket.end();
+  page.socket.onerror();
+  page.socket.end();
+  assert.deepEqual(page.types(), ['error', 'close']);
+  page.clock.advance(250);
+  assert.equal(page.sockets.length, 3);
+  assert.deepEqual(page.socket.offered, ['heartwire.v1']);
+});
+
+test('a server that was back between the two is offered the heartbeat once more', () => {
+  const page = open();
+  page.socket.end();
+  page.clock.advance(250);
+  page.socket.end();
+  assert.deepEqual(page.socket.offered, []);
+  page.socket.open('');
+  assert.deepEqual(page.socket.offered, ['heartwire.v1']);
+  assert.equal(page.sockets.at(-2).closed.code, 4000);
+  assert.deepEqual(page.types(), ['open', 'close']);
+  page.socket.open();
+  assert.notEqual(page.heart.heartbeat, null);
+
+  // Another server in its place, which does not know it.
+  page.socket.end();
+  page.clock.advance(500);
+  page.socket.end();
+  page.socket.open('');
+  page.socket.end();
+  page.socket.open('');
+  assert.equal(page.heart.readyState, HeartSocket.OPEN);
+  assert.equal(page.heart.heartbeat, null);
+});
+
+test('who closes between the two attempts is let go', () => {
+  const page = connect();
+  page.heart.close();
+  page.socket.end();
+  assert.equal(page.sockets.length, 1);
+  assert.equal(page.heart.readyState, HeartSocket.CLOSED);
 });

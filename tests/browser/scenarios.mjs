@@ -1,6 +1,6 @@
 // heartwire.js in Chromium against the program: what can happen to a line, and how long it took to see it.
 
-import { build, check, launch, Line, missing, Server, sleep, Tab, within } from './support.mjs';
+import { build, check, launch, Line, missing, Server, sleep, StrangeServer, Tab, within } from './support.mjs';
 
 // In milliseconds. A dead line is found within INTERVAL + 3 x TIMEOUT.
 const INTERVAL = 500;
@@ -232,6 +232,20 @@ const SCENARIOS = {
     const took = Date.now() - since;
     await server.stop();
     return ['closed', took, 1_000];
+  },
+
+  async 'server without heartwire.v1'(browser) {
+    const server = await StrangeServer.start();
+    const since = Date.now();
+    const { page, happened } = await visit(browser, server.url);
+    const opened = await happened('open');
+    const { protocol, heartbeat } = await page.evaluate(() => {
+      const { protocol, heartbeat } = window.socket;
+      return { protocol, heartbeat };
+    });
+    check(protocol === '' && heartbeat === null, `it agreed to ${protocol}`);
+    server.close();
+    return ['page loaded, and open', opened.at - since, 1_000];
   },
 
   async 'classic plain page (--text-heartbeat)'(browser) {

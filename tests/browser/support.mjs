@@ -2,7 +2,9 @@
 // ceiling.
 
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import http from 'node:http';
 import { createRequire } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
@@ -100,6 +102,35 @@ class Lines {
   async with(...parts) {
     const found = this.find((line) => parts.every((part) => line.includes(part)));
     return within(`a line with ${JSON.stringify(parts)} in ${JSON.stringify(this.lines)}`, found);
+  }
+}
+
+/** A server of WebSockets that knows no subprotocol, and never says anything. */
+export class StrangeServer {
+  static async start() {
+    const server = new StrangeServer();
+    const heartwire = readFileSync(path.join(root, 'src/page/heartwire.js'));
+    server.#http = http.createServer((request, response) => {
+      response.setHeader('Content-Type', request.url === '/heartwire.js' ? 'text/javascript' : 'text/plain');
+      response.end(request.url === '/heartwire.js' ? heartwire : 'ok');
+    });
+    server.#http.on('upgrade', (request, socket) => {
+      const key = `${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`;
+      const accept = createHash('sha1').update(key).digest('base64');
+      const head = `Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}`;
+      socket.on('error', () => {});
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\n${head}\r\n\r\n`);
+    });
+    await new Promise((resolve) => server.#http.listen(0, '127.0.0.1', resolve));
+    server.url = `http://127.0.0.1:${server.#http.address().port}`;
+    return server;
+  }
+
+  #http;
+
+  close() {
+    this.#http.close();
+    this.#http.closeAllConnections();
   }
 }
 
