@@ -1,7 +1,10 @@
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL: 'heartwire.v1';
 
-/** All durations are in milliseconds. */
+/**
+ * All durations are in milliseconds, and at least 1. Longer ones than timers can wait (2^31 - 1, some 24 days) are cut
+ * to that, `Infinity` too. What is no number is a TypeError, what is too small a RangeError.
+ */
 export interface HeartPolicy {
   /** Time between heartbeats. */
   interval: number;

@@ -8,7 +8,8 @@
 // `pong`, agreed upon by the subprotocol heartwire.v1. The server's first message tells its settings. None of this
 // reaches the page's listeners.
 //
-// Heart and Backoff are pure: no clock, no timers, the time is passed in. All durations are in milliseconds.
+// Heart and Backoff are pure: no clock, no timers, the time is passed in. All durations are in milliseconds, at least
+// 1; longer ones than a browser's timers can wait (24 days) are as good as never, and are cut to that.
 
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL = 'heartwire.v1';
@@ -17,6 +18,9 @@ const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout
 
 /** How rarely timers of a hidden page may fire: browsers let them once a minute. */
 const HIDDEN_INTERVAL = 60_000;
+
+/** What `setTimeout` can wait. It takes what is longer for 0. */
+const LONGEST = 2 ** 31 - 1;
 
 /** When to send a heartbeat, what counts as a miss, and when the server is dead. */
 export class Heart {
@@ -48,7 +52,7 @@ export class Heart {
 
   /** Changes the policy. The beat starts afresh, without misses. */
   setPolicy(policy, now) {
-    this.#policy = { ...DEFAULTS, ...policy };
+    this.#policy = { ...DEFAULTS, ...checkedPolicy(policy) };
     this.#nextPing = now + this.#policy.interval;
     this.#lifeDue = null;
     this.#pingOwed = false;
@@ -167,9 +171,9 @@ export class Backoff {
   #failures = 0;
 
   constructor({ first = 500, longest = 30_000, stableAfter = 10_000 } = {}) {
-    this.#first = first;
-    this.#longest = longest;
-    this.#stableAfter = stableAfter;
+    this.#first = checkedDuration('first', first, 0);
+    this.#longest = checkedDuration('longest', longest, 0);
+    this.#stableAfter = checkedDuration('stableAfter', stableAfter, 0);
   }
 
   /** A connection was open for so long. One that was dropped at once is no success. */
@@ -179,7 +183,7 @@ export class Backoff {
 
   /** `random` is even between 0 and 1. A server that closed with 1012 or 1013 wants to be left alone for a while. */
   nextDelay(code, random) {
-    const limit = Math.min(this.#first * 2 ** this.#failures, this.#longest);
+    const limit = Math.min(this.#first * 2 ** Math.min(this.#failures, 31), this.#longest);
     this.#failures += 1;
     return code === 1012 || code === 1013 ? 5_000 + 25_000 * random : limit * random;
   }
@@ -239,6 +243,15 @@ const browser = () => ({
   random: Math.random,
 });
 
+const DEFAULT_OPTIONS = {
+  heartbeat: 'auto',
+  reconnect: true,
+  connectTimeout: 10_000,
+  closeTimeout: 5_000,
+  outboxSize: 0,
+  closeOnPagehide: true,
+};
+
 /** A WebSocket with a heartbeat that reconnects. See heartwire.d.ts for what there is beyond a WebSocket. */
 export class HeartSocket extends EventTarget {
   static CONNECTING = CONNECTING;
@@ -277,15 +290,7 @@ export class HeartSocket extends EventTarget {
     super();
     this.#url = url;
     this.#protocols = [protocols].flat();
-    this.#options = {
-      heartbeat: 'auto',
-      reconnect: true,
-      connectTimeout: 10_000,
-      closeTimeout: 5_000,
-      outboxSize: 0,
-      closeOnPagehide: true,
-      ...options,
-    };
+    this.#options = checkedOptions(options);
     this.#environment = options.environment ?? browser();
     this.#backoff = new Backoff(this.#options.reconnect);
     // What is wrong with the URL is thrown, as by a WebSocket.
@@ -462,11 +467,11 @@ export class HeartSocket extends EventTarget {
   /** The page's own wishes, else what the server keeps, else the defaults. */
   #policy() {
     const { interval, timeout, maxMissed, probeTimeout } = this.#options;
-    const told = this.settings ?? {};
+    const told = usable(this.settings ?? {});
     // A server that waits for our beat must get it in good time.
     const pace = told.expect ? Math.min(told.expect / 2, DEFAULTS.interval) : told.interval;
     const policy = {
-      interval: interval ?? pace ?? DEFAULTS.interval,
+      interval: interval ?? Math.max(pace ?? DEFAULTS.interval, 1),
       timeout: timeout ?? told.timeout ?? DEFAULTS.timeout,
       maxMissed: maxMissed ?? told.max_missed ?? DEFAULTS.maxMissed,
     };
@@ -675,6 +680,57 @@ export class HeartSocket extends EventTarget {
       });
     }
   }
+}
+
+// Checking what is given.
+
+function checkedOptions(options) {
+  const checked = { ...DEFAULT_OPTIONS, ...checkedPolicy(options) };
+  for (const name of ['connectTimeout', 'closeTimeout']) checked[name] = checkedDuration(name, checked[name]);
+  if (!['auto', 'plain', 'off'].includes(checked.heartbeat)) {
+    throw new TypeError(`heartbeat must be 'auto', 'plain' or 'off', not ${String(checked.heartbeat)}.`);
+  }
+  const { outboxSize } = checked;
+  if (typeof outboxSize !== 'number' || !(outboxSize >= 0)) {
+    throw new RangeError(`outboxSize must be a number of bytes from 0, not ${String(outboxSize)}.`);
+  }
+  return checked;
+}
+
+function checkedDuration(name, value, shortest = 1) {
+  if (typeof value !== 'number' || Number.isNaN(value)) {
+    throw new TypeError(`${name} must be a number of milliseconds, not ${String(value)}.`);
+  }
+  if (value < shortest) throw new RangeError(`${name} must be at least ${shortest} ms, not ${value}.`);
+  return Math.min(value, LONGEST);
+}
+
+function checkedCount(name, value) {
+  if (!Number.isInteger(value) || value < 1) {
+    throw new RangeError(`${name} must be a whole number from 1, not ${String(value)}.`);
+  }
+  return value;
+}
+
+/** A copy of what is set, with durations no longer than timers can wait. */
+function checkedPolicy(policy) {
+  const checked = Object.fromEntries(Object.entries(policy).filter(([, value]) => value !== undefined));
+  for (const name of ['interval', 'timeout', 'probeTimeout']) {
+    if (name in checked) checked[name] = checkedDuration(name, checked[name]);
+  }
+  if ('maxMissed' in checked) checkedCount('maxMissed', checked.maxMissed);
+  return checked;
+}
+
+/** What a server tells of itself, without what makes no sense. */
+function usable(settings) {
+  const isDuration = (value) => typeof value === 'number' && value >= 1;
+  const told = { leader: settings.leader };
+  for (const name of ['interval', 'expect', 'timeout']) {
+    if (isDuration(settings[name])) told[name] = Math.min(settings[name], LONGEST);
+  }
+  if (Number.isInteger(settings.max_missed) && settings.max_missed >= 1) told.max_missed = settings.max_missed;
+  return told;
 }
 
 /** A message as it is now. What is neither text nor bytes is sent as text. */

@@ -8,7 +8,11 @@ export class FakeClock {
 
   now = () => this.time;
 
+  /** The longest that a timer was to wait. */
+  longest = 0;
+
   setTimeout = (callback, delay) => {
+    this.longest = Math.max(this.longest, delay);
     this.#timers.set(++this.#last, { at: this.time + delay, callback });
     return this.#last;
   };

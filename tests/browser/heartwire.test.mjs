@@ -112,6 +112,22 @@ test('round-trip times follow RFC 6298, and only an answer that is clear is a sa
   assert.equal(heart.pong(99_050), 50, 'what was never answered is forgotten in time');
 });
 
+test('settings of a heart are in order, or refused by name', () => {
+  for (const name of ['interval', 'timeout', 'probeTimeout']) {
+    const message = new RegExp(name);
+    for (const value of [NaN, '5000', null]) {
+      assert.throws(() => new Heart({ ...POLICY, [name]: value }, 0), { name: 'TypeError', message });
+    }
+    for (const value of [0, -1, 0.5]) {
+      assert.throws(() => new Heart({ ...POLICY, [name]: value }, 0), { name: 'RangeError', message });
+    }
+    assert.equal(new Heart({ ...POLICY, [name]: Infinity }, 0).policy[name], 2 ** 31 - 1);
+  }
+  for (const maxMissed of [0, 1.5, -1, NaN, Infinity, '3']) {
+    assert.throws(() => new Heart({ ...POLICY, maxMissed }, 0), { name: 'RangeError', message: /maxMissed/ });
+  }
+});
+
 // The backoff.
 
 test('delays are drawn from zero to a limit that doubles, and begin anew after a connection that lasted', () => {
@@ -125,6 +141,7 @@ test('delays are drawn from zero to a limit that doubles, and begin anew after a
   assert.equal(backoff.nextDelay(1006, 1), 500);
   assert.equal(backoff.nextDelay(1012, 0), 5_000, 'a restart');
   assert.equal(backoff.nextDelay(1013, 1), 30_000, 'overload');
+  assert.throws(() => new Backoff({ first: -1 }), { name: 'RangeError' });
 });
 
 // The socket.
@@ -167,6 +184,43 @@ test('it looks like a WebSocket', () => {
   assert.deepEqual(page.socket.sent, ['hello']);
   assert.deepEqual(heard, ['hello']);
   assert.equal(page.heart.heartbeat, null, 'chat was agreed upon, and not the heartbeat');
+});
+
+test('options that make no sense are refused before anything is dialed', () => {
+  const wrong = [
+    [{ interval: 0 }, RangeError],
+    [{ interval: '20s' }, TypeError],
+    [{ maxMissed: 0 }, RangeError],
+    [{ connectTimeout: -1 }, RangeError],
+    [{ closeTimeout: NaN }, TypeError],
+    [{ outboxSize: -1 }, RangeError],
+    [{ outboxSize: NaN }, RangeError],
+    [{ heartbeat: 'fast' }, TypeError],
+    [{ reconnect: { first: NaN } }, TypeError],
+  ];
+  for (const [options, error] of wrong) {
+    const { environment, sockets } = fakeBrowser();
+    assert.throws(() => new HeartSocket('ws://fake/', [], { ...options, environment }), error, JSON.stringify(options));
+    assert.equal(sockets.length, 0);
+  }
+});
+
+test('durations longer than timers can wait are as good as never', () => {
+  const page = open({ interval: Infinity, connectTimeout: Infinity, closeTimeout: 2 ** 40 });
+  page.clock.advance(24 * 86_400_000);
+  assert.deepEqual(page.socket.sent, []);
+  assert.ok(page.clock.longest < 2 ** 31);
+  page.socket.end();
+  assert.ok(page.clock.longest < 2 ** 31);
+});
+
+test('settings of the server that make no sense are left aside', () => {
+  const page = open({ interval: undefined, timeout: undefined, maxMissed: undefined, probeTimeout: undefined });
+  page.socket.receive('heartwire {"leader":"server","interval":0,"timeout":"soon","max_missed":-1}');
+  const { interval, timeout, maxMissed } = page.heart.heartbeat;
+  assert.deepEqual([interval, timeout, maxMissed], [20_000, 10_000, 3]);
+  page.clock.advance(20_000);
+  assert.deepEqual(page.socket.sent, ['ping next=20000']);
 });
 
 test('a URL that is none is thrown at once', () => {
