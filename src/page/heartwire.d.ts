@@ -10,10 +10,15 @@ export interface HeartPolicy {
   interval: number;
   /** How long after a heartbeat something must have come in, before that is a miss. */
   timeout: number;
-  /** Misses in a row that make the server dead: found within `interval + maxMissed * timeout`. */
+  /**
+   * Misses in a row that make the server dead: found within `interval + maxMissed * timeout`. So is a line that takes
+   * none of the data that waits, `maxMissed * timeout` after a heartbeat found that.
+   */
   maxMissed: number;
-  /** How long a line that was doubted has to show life. */
+  /** How long the line has to show life after the machine slept for longer than the server waits (`serverPatience`). */
   probeTimeout: number;
+  /** How long the server waits for a peer that is silent. Known from its settings; until then `Infinity`. */
+  serverPatience: number;
 }
 
 export interface RoundTrip {
@@ -38,7 +43,7 @@ export interface ServerSettings {
   max_missed?: number;
 }
 
-export interface HeartSocketOptions extends Partial<HeartPolicy> {
+export interface HeartSocketOptions extends Partial<Omit<HeartPolicy, 'serverPatience'>> {
   /**
    * `auto` (default): offers the subprotocol heartwire.v1, and beats if the server agrees. A browser fails the
    * handshake of a server that does not know it: an attempt that fails is made once more without the offer. `plain`:
@@ -62,7 +67,7 @@ export interface HeartSocketOptions extends Partial<HeartPolicy> {
 
 /** The end of a connection, or of an attempt. */
 export interface HeartCloseEvent extends Event {
-  /** 1006 with a `reason`, such as `heartbeat lost`, if it was us who gave up. */
+  /** 1006 with a `reason` if it was us who gave up: `heartbeat lost`, `line stalled`, `not connected in time`. */
   readonly code: number;
   readonly reason: string;
   readonly wasClean: boolean;
@@ -75,7 +80,7 @@ export interface HeartCloseEvent extends Event {
 
 /** A heartbeat was answered. */
 export interface BeatEvent extends Event {
-  /** `null` if several were under way. */
+  /** `null` if it cannot be told which heartbeat was answered: several were under way, or one waited behind data. */
   readonly roundTrip: number | null;
 }
 
@@ -104,7 +109,7 @@ export interface HeartSocketEventMap {
  * `ping` and what begins with `ping next=` belong to the heartbeat where there is one.
  *
  * A page learns of a message when all of it is there: `maxMissed * timeout` should be longer than the largest message
- * takes to arrive.
+ * takes to arrive. Nor does it see what the system has taken and not yet sent: that should be less, too.
  */
 export class HeartSocket extends EventTarget {
   static readonly CONNECTING: 0;
@@ -143,7 +148,7 @@ export class HeartSocket extends EventTarget {
   readonly roundTrip: RoundTrip | null;
   /** Heartbeats in a row without a sign of life. */
   readonly missed: number;
-  /** Finds out now whether the line is alive, or dials again without waiting. */
+  /** Sends a heartbeat now, to find out whether the line is alive, or dials again without waiting. */
   probe(): void;
 
   onopen: ((this: this, event: Event) => void) | null;
@@ -161,7 +166,21 @@ export class HeartSocket extends EventTarget {
   ): void;
 }
 
-/** When to beat, what is a miss, and when the server is dead. Pure: instants are passed in. */
+/** What a page can know of its line. Totals are of this connection. */
+export interface Evidence {
+  /** Messages that have arrived. */
+  received: number;
+  /** Bytes that the browser has passed on. */
+  taken: number;
+  /** Bytes that still wait in the browser. */
+  unsent: number;
+  /** By how much this look is later than was asked for, in milliseconds; default 0. */
+  heldUp?: number;
+  /** How much of that the machine slept; default 0. */
+  slept?: number;
+}
+
+/** When to beat, what is a miss, and when the server is dead. Pure: instants and evidence are passed in. */
 export class Heart {
   constructor(policy: Partial<HeartPolicy>, now: number);
   readonly policy: HeartPolicy;
@@ -171,12 +190,11 @@ export class Heart {
   readonly roundTrip: RoundTrip | null;
   setPolicy(policy: Partial<HeartPolicy>, now: number): void;
   isQuiet(now: number): boolean;
-  life(now: number): void;
-  pong(now: number): number | null;
   probe(): void;
   beat(): void;
-  poll(now: number, excused?: boolean): 'wait' | 'ping' | 'missed' | 'dead';
+  judge(now: number, evidence: Evidence): 'wait' | 'ping' | 'missed' | 'dead' | 'stalled';
   pingSent(now: number): void;
+  pong(now: number): number | null;
 }
 
 /** When to try again: exponential backoff with full jitter. Pure: the random number is passed in. */

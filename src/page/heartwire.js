@@ -14,7 +14,7 @@
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL = 'heartwire.v1';
 
-const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000 };
+const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000, serverPatience: Infinity };
 
 /** How rarely timers of a hidden page may fire: browsers let them once a minute. */
 const HIDDEN_INTERVAL = 60_000;
@@ -22,26 +22,51 @@ const HIDDEN_INTERVAL = 60_000;
 /** What `setTimeout` can wait. It takes what is longer for 0. */
 const LONGEST = 2 ** 31 - 1;
 
-/** When to send a heartbeat, what counts as a miss, and when the server is dead. */
+/**
+ * When to send a heartbeat, what counts as a miss, and when the server is dead. `judge` is called when `deadline` has
+ * come and whenever something has arrived; calling it too often is harmless.
+ *
+ * It is given all that a page can know of its line, as one value, the evidence:
+ * - `received`: messages that have arrived, in all. A page does not see a message of which only a part has arrived.
+ * - `taken`: bytes that the browser has passed on, in all. What then waits in the system's buffers is not seen.
+ * - `unsent`: bytes that still wait in the browser.
+ * - `heldUp`: by how much this look is later than was asked for, because timers were held back, the page was busy or
+ *   frozen, or the machine slept.
+ * - `slept`: how much of that the machine is known to have slept.
+ */
 export class Heart {
   #policy;
   /** When the next beat is due. */
   #nextPing;
-  /** The miss clock: until when something must come in; it runs from a ping to the next sign of life. */
-  #lifeDue = null;
   #pingOwed = false;
-  /** When the pings were sent that no pong has answered yet. */
-  #unanswered = [];
-  #isProbing = false;
+  /** How much must be taken before the newest ping has left the browser; `null` if it has. */
+  #pingLeavesAt = null;
+  /** The miss clock: until when something must arrive. It runs from a ping's leaving to the next sign of life. */
+  #lifeDue = null;
+  /** The stall clock: since when data waits and none of it is taken. */
+  #stalledSince = 0;
+  /** What was seen at the last look, and when that was. */
+  #seen = { received: 0, taken: 0, unsent: 0 };
+  #lookedAt;
   #heardAt;
+  /** Within this silence we were held up, and have asked afresh. */
+  #wasExcused = false;
+  /** The machine slept for longer than the server waits for a peer. */
+  #isForsaken = false;
+  #isProbing = false;
+  /** Pings that no pong has answered yet: when they were sent, and whether their answer can be told. */
+  #unanswered = [];
+  /** Until when a pong may answer a ping that is no longer listed. */
+  #straysUntil = -Infinity;
 
   /** Misses in a row. */
   missed = 0;
 
-  /** Round-trip times, smoothed as in RFC 6298; `null` before the first pong. */
+  /** Round-trip times, smoothed as in RFC 6298; `null` before the first clear answer. */
   roundTrip = null;
 
   constructor(policy, now) {
+    this.#lookedAt = now;
     this.#heardAt = now;
     this.setPolicy(policy, now);
   }
@@ -54,18 +79,20 @@ export class Heart {
   setPolicy(policy, now) {
     this.#policy = { ...DEFAULTS, ...checkedPolicy(policy) };
     this.#nextPing = now + this.#policy.interval;
-    this.#lifeDue = null;
     this.#pingOwed = false;
     this.#isProbing = false;
-    this.missed = 0;
+    this.#forgetSilence();
   }
 
-  /** When to call `poll` next, unless something arrives. */
+  /** When to judge next, unless something arrives. */
   get deadline() {
-    return Math.min(this.#nextPing, this.#lifeDue ?? Infinity);
+    // While an answer is due we look more often, to see what is taken and when we are held up ourselves.
+    const isWatching = this.#lifeDue !== null || this.#pingLeavesAt !== null;
+    const tick = isWatching ? this.#lookedAt + this.#policy.timeout / 4 : Infinity;
+    return Math.min(this.#nextPing, this.#lifeDue ?? Infinity, tick);
   }
 
-  /** Whether the line was doubted, and nothing has come since. */
+  /** Whether the line is in doubt: it was probed, or quiet while we were held up, and nothing has come since. */
   get isProbing() {
     return this.#isProbing;
   }
@@ -75,32 +102,10 @@ export class Heart {
     return now - this.#heardAt > this.#policy.interval + this.#policy.timeout;
   }
 
-  /** Something arrived, whatever it was. */
-  life(now) {
-    this.#heardAt = now;
-    this.#lifeDue = null;
-    this.#isProbing = false;
-    this.missed = 0;
-  }
-
-  /**
-   * A pong arrived. Returns the round-trip time, or `null` if several pings were under way: it does not say which it
-   * answers, and a server that was behind answers the newest only.
-   */
-  pong(now) {
-    this.life(now);
-    const isOnly = this.#unanswered.length === 1;
-    const sentAt = this.#unanswered.shift();
-    if (!isOnly) return null;
-    this.#sample(now - sentAt);
-    return now - sentAt;
-  }
-
-  /** Doubts the line: a ping is to leave at once, and if nothing comes within the probe's timeout, it is dead. */
+  /** Doubts the line: a ping is to leave at once. The line is no sooner dead than after any other ping. */
   probe() {
     this.#pingOwed = true;
     this.#isProbing = true;
-    this.#lifeDue = null;
   }
 
   /** A ping is to leave at once, for what it announces. */
@@ -109,44 +114,97 @@ export class Heart {
   }
 
   /**
-   * What is to be done: `ping`, `missed` (one more), `dead`, or `wait` until the deadline.
-   *
-   * `excused`: what was sent has not all left yet. A deadline missed then is no miss, nor is one that is noticed
-   * clearly late: the machine slept, or the page was hidden and its timers held back. A ping with a fresh timeout
-   * follows.
+   * What is to be done: `ping` (then `pingSent`), `missed` (one more; judge again), `dead` (nothing arrives), `stalled`
+   * (dead, for nothing is taken either), or `wait` until the deadline. What has arrived must have been counted before.
    */
-  poll(now, excused = false) {
-    const { interval, maxMissed } = this.#policy;
+  judge(now, evidence) {
+    const { interval, timeout, maxMissed, probeTimeout, serverPatience } = this.#policy;
+    const { received, taken, unsent, heldUp = 0, slept = 0 } = evidence;
+    const before = this.#seen;
+    this.#seen = evidence;
+    this.#lookedAt = now;
+    const hasArrived = received > before.received;
+    const isTaken = taken > before.taken;
+    const stillWaits = before.unsent > 0 && unsent > 0;
+
+    if (hasArrived) {
+      this.#heardAt = now;
+      this.#isProbing = false;
+      this.#forgetSilence();
+    }
+    if (hasArrived || isTaken || !stillWaits) this.#stalledSince = now;
+
+    // We were held up, and do not know how old the messages are that lay there to be read. So we ask afresh, but once
+    // in a silence: timers that are always late would hide a death for ever.
+    if (heldUp > timeout / 4 && !this.#wasExcused) {
+      this.#wasExcused = true;
+      this.#isForsaken = slept > serverPatience;
+      this.#lifeDue = null;
+      this.#stalledSince = now;
+      this.#pingOwed = true;
+      this.#isProbing ||= this.isQuiet(now + slept);
+    }
+
+    // The line is slow, and the ping may still be behind what it carries: silence says nothing.
+    if (this.#lifeDue !== null && stillWaits && isTaken) this.#lifeDue = now + timeout;
+    if (this.#pingLeavesAt !== null && taken >= this.#pingLeavesAt) {
+      this.#pingLeavesAt = null;
+      this.#startMissClock(now);
+    }
+    const longestStall = this.#isForsaken ? probeTimeout : timeout * maxMissed;
+    if (stillWaits && now - this.#stalledSince >= longestStall) return 'stalled';
+
     if (this.#lifeDue !== null && this.#lifeDue <= now) {
-      const isLate = now - this.#lifeDue > this.#tolerance;
       this.#lifeDue = null;
       this.#pingOwed = true;
-      if (!isLate && !excused) {
-        this.missed += 1;
-        return this.#isProbing || this.missed >= maxMissed ? 'dead' : 'missed';
-      }
+      this.missed += 1;
+      return this.#isForsaken || this.missed >= maxMissed ? 'dead' : 'missed';
     }
     if (this.#nextPing <= now) {
       this.#pingOwed = true;
       // Beats that were slept through are skipped.
       this.#nextPing = now + interval - ((now - this.#nextPing) % interval);
     }
-    return this.#pingOwed ? 'ping' : 'wait';
+    // One ping that waits behind data is enough.
+    return this.#pingOwed && this.#pingLeavesAt === null ? 'ping' : 'wait';
   }
 
-  /** The ping asked for has left. */
+  /** The ping asked for was handed to the browser, behind what was unsent when it was asked for. */
   pingSent(now) {
-    const { timeout, probeTimeout, maxMissed } = this.#policy;
+    const { taken, unsent } = this.#seen;
+    const { timeout, maxMissed } = this.#policy;
     this.#pingOwed = false;
     // For what is older no answer of its own comes any more.
-    this.#unanswered = this.#unanswered.filter((sentAt) => now - sentAt < timeout * maxMissed);
-    this.#unanswered.push(now);
-    this.#lifeDue ??= now + (this.#isProbing ? probeTimeout : timeout);
+    this.#unanswered = this.#unanswered.filter(({ sentAt }) => now - sentAt < timeout * maxMissed);
+    const isClear = this.#unanswered.length === 0 && unsent === 0 && now >= this.#straysUntil;
+    this.#unanswered.push({ sentAt: now, isClear });
+    if (unsent > 0) this.#pingLeavesAt = taken + unsent;
+    else this.#startMissClock(now);
   }
 
-  /** Timers of a hidden page may be held to whole seconds, which makes nobody dead and should hide nobody's death. */
-  get #tolerance() {
-    return 1_100 + this.#policy.timeout / 4;
+  /** A pong arrived. Returns the round-trip time, or `null` if it cannot be told which ping it answers. */
+  pong(now) {
+    if (this.#unanswered.length === 0) return null;
+    const [{ sentAt, isClear }, ...others] = this.#unanswered;
+    // A server that was behind answers several pings by one pong. Another may follow, but takes no longer than this.
+    // Where every round trip is longer than the interval, answers cannot be told apart, and samples may be too short.
+    this.#unanswered = [];
+    if (others.length > 0) this.#straysUntil = now + (now - sentAt);
+    if (others.length > 0 || !isClear) return null;
+    this.#sample(now - sentAt);
+    return now - sentAt;
+  }
+
+  #forgetSilence() {
+    this.#lifeDue = null;
+    this.#wasExcused = false;
+    this.#isForsaken = false;
+    this.missed = 0;
+  }
+
+  #startMissClock(now) {
+    const { timeout, probeTimeout } = this.#policy;
+    this.#lifeDue ??= now + (this.#isForsaken ? Math.min(probeTimeout, timeout) : timeout);
   }
 
   #sample(last) {
@@ -238,6 +296,7 @@ const browser = () => ({
   window: globalThis.window,
   document: globalThis.document,
   now: () => performance.now(),
+  wallClock: () => Date.now(),
   setTimeout: (callback, delay) => setTimeout(callback, delay),
   clearTimeout: (timer) => clearTimeout(timer),
   random: Math.random,
@@ -273,8 +332,14 @@ export class HeartSocket extends EventTarget {
   #openedAt = null;
   /** The server has agreed to heartwire.v1 when it was last offered. */
   #knowsServer = false;
-  #isFirstMessage = false;
-  #bufferedAtPing = 0;
+
+  /** Of this connection: messages received, and bytes handed to the browser. */
+  #received = 0;
+  #handedOver = 0;
+  /** When the heart is to be asked next, and by how much the wall clock was ahead when it was asked last. */
+  #lookDue = Infinity;
+  #wallLead = 0;
+
   #outbox = new Outbox();
   /** The page was left, and may be shown again. */
   #isSuspended = false;
@@ -332,14 +397,14 @@ export class HeartSocket extends EventTarget {
 
   send(data) {
     // Into a line that may be dead nothing is sent before it has shown life.
-    if (this.#readyState === OPEN && this.#heart?.isQuiet(this.#now())) this.probe();
+    if (this.#readyState === OPEN && this.#heart?.isQuiet(this.#now() + this.#slept)) this.probe();
     if (this.#readyState === CONNECTING) {
       if (this.#outbox.bytes + sizeOf(data) > this.#options.outboxSize) {
         throw new DOMException('There is no connection, and no room in the outbox.', 'InvalidStateError');
       }
       this.#outbox.push(data);
     } else if (this.#readyState === OPEN) {
-      if (this.#mayTransmit && this.#outbox.isEmpty) this.#socket.send(data);
+      if (this.#mayTransmit && this.#outbox.isEmpty) this.#transmit(data);
       else this.#outbox.push(data);
     }
   }
@@ -378,12 +443,12 @@ export class HeartSocket extends EventTarget {
     return this.#heart?.policy ?? null;
   }
 
-  /** Finds out at once: an open line has to show life within the probe's timeout; a lost one is dialed again now. */
+  /** Asks at once whether an open line lives; a lost one is dialed again now. */
   probe() {
     if (this.#timers.retry !== undefined) {
       this.#dialAgain();
-    } else if (this.#heart && !this.#heart.isProbing) {
-      this.#heart.probe();
+    } else if (this.#heart && this.#readyState === OPEN) {
+      if (!this.#heart.isProbing) this.#heart.probe();
       this.#beat();
     }
   }
@@ -398,7 +463,7 @@ export class HeartSocket extends EventTarget {
     // A browser fails the handshake of a server that does not know what was offered, and does not say why it failed.
     const mayDoWithout = () => offers && this.#readyState === CONNECTING;
     socket.onopen = () => this.#opened(offers);
-    socket.onmessage = (event) => this.#received(event);
+    socket.onmessage = (event) => this.#arrived(event);
     socket.onerror = () => mayDoWithout() || this.dispatchEvent(new Event('error'));
     socket.onclose = ({ code, reason, wasClean }) => {
       if (mayDoWithout()) this.#dialAgain(false);
@@ -437,10 +502,12 @@ export class HeartSocket extends EventTarget {
     this.#knowsServer ||= offers && agrees;
     this.#readyState = OPEN;
     this.#openedAt = this.#now();
-    this.#isFirstMessage = true;
+    this.#received = 0;
+    this.#handedOver = 0;
     const { heartbeat } = this.#options;
     if (heartbeat === 'plain' || (heartbeat === 'auto' && agrees)) {
       this.#heart = new Heart(this.#policy(), this.#now());
+      this.#wallLead = this.#clockLead;
       this.#awaitBeat();
     }
     // What waited leaves before what listeners send.
@@ -453,10 +520,16 @@ export class HeartSocket extends EventTarget {
     return this.#readyState === OPEN && this.#socket.readyState === OPEN && !this.#heart?.isProbing;
   }
 
+  #transmit(data) {
+    const before = this.#socket.bufferedAmount;
+    this.#socket.send(data);
+    this.#handedOver += this.#socket.bufferedAmount - before;
+  }
+
   #emptyOutbox() {
     if (!this.#mayTransmit) return;
     try {
-      this.#outbox.empty((data) => this.#socket.send(data));
+      this.#outbox.empty((data) => this.#transmit(data));
     } catch (error) {
       this.dispatchEvent(Object.assign(new Event('error'), { error }));
     }
@@ -475,42 +548,42 @@ export class HeartSocket extends EventTarget {
       timeout: timeout ?? told.timeout ?? DEFAULTS.timeout,
       maxMissed: maxMissed ?? told.max_missed ?? DEFAULTS.maxMissed,
     };
-    return { ...policy, probeTimeout: probeTimeout ?? Math.min(DEFAULTS.probeTimeout, policy.timeout) };
+    return {
+      ...policy,
+      probeTimeout: probeTimeout ?? Math.min(DEFAULTS.probeTimeout, policy.timeout),
+      serverPatience: patienceOf(told),
+    };
   }
 
-  #received(event) {
-    const now = this.#now();
-    const isFirst = this.#isFirstMessage;
-    this.#isFirstMessage = false;
+  #arrived(event) {
+    const isFirst = this.#received === 0;
+    this.#received += 1;
     if (this.#heart) {
-      if (event.data === 'pong') {
-        const roundTrip = this.#heart.pong(now);
-        this.#alive();
+      const isPong = event.data === 'pong';
+      const roundTrip = isPong ? this.#heart.pong(this.#now()) : null;
+      if (this.#readyState === OPEN) {
+        this.#beat();
+        this.#emptyOutbox();
+      }
+      if (isPong) {
         this.dispatchEvent(Object.assign(new Event('beat'), { roundTrip }));
         return;
       }
-      this.#heart.life(now);
-      this.#alive();
-      if (isFirst && this.#socket.protocol === PROTOCOL && this.#learn(event.data, now)) return;
+      if (isFirst && this.#socket.protocol === PROTOCOL && this.#learn(event.data)) return;
     }
     const { data, origin } = event;
     this.dispatchEvent(new MessageEvent('message', { data, origin }));
   }
 
-  #alive() {
-    this.#awaitBeat();
-    this.#emptyOutbox();
-  }
-
   /** The server's first words. Whether they were its settings. */
-  #learn(data, now) {
+  #learn(data) {
     if (typeof data !== 'string' || !data.startsWith('heartwire {')) return false;
     try {
       this.settings = JSON.parse(data.slice('heartwire '.length));
     } catch {
       return false;
     }
-    this.#heart.setPolicy(this.#policy(), now);
+    this.#heart.setPolicy(this.#policy(), this.#now());
     this.#awaitBeat();
     this.dispatchEvent(new Event('settings'));
     return true;
@@ -518,36 +591,57 @@ export class HeartSocket extends EventTarget {
 
   #awaitBeat() {
     if (this.#readyState !== OPEN) return;
-    const delay = Math.max(0, this.#heart.deadline - this.#now());
+    const { deadline } = this.#heart;
+    if (this.#timers.beat !== undefined && this.#lookDue === deadline) return;
+    this.#lookDue = deadline;
     // Messages that have come already may stand behind the timer in the page's queue: they are let in first.
+    const delay = Math.max(0, deadline - this.#now());
     this.#start('beat', delay, () => this.#start('beat', 0, () => this.#beat()));
+  }
+
+  /** All that is known of the line now, as the heart takes it. */
+  #evidence() {
+    const now = this.#now();
+    const unsent = this.#socket.bufferedAmount;
+    const slept = this.#slept;
+    const heldUp = Math.max(0, now - this.#lookDue) + slept;
+    // Each delay is told once.
+    this.#lookDue = Math.max(this.#lookDue, now);
+    this.#wallLead = this.#clockLead;
+    return { received: this.#received, taken: this.#handedOver - unsent, unsent, heldUp, slept };
+  }
+
+  /** How long the machine has slept since the last look. Most systems stop the page's clock meanwhile. */
+  get #slept() {
+    return Math.max(0, this.#clockLead - this.#wallLead);
+  }
+
+  get #clockLead() {
+    return this.#environment.wallClock() - this.#now();
   }
 
   /** Does what the heart asks for. */
   #beat() {
     for (;;) {
+      const heart = this.#heart;
       const now = this.#now();
-      // What the browser still has to send is held up by the line, not by the server.
-      const { bufferedAmount } = this.#socket;
-      switch (this.#heart.poll(now, bufferedAmount > 0 && bufferedAmount < this.#bufferedAtPing)) {
+      switch (heart.judge(now, this.#evidence())) {
         case 'ping':
-          this.#socket.send(`ping next=${this.#announcement()}`);
-          this.#bufferedAtPing = this.#socket.bufferedAmount;
-          this.#heart.pingSent(now);
-          break;
-        case 'missed': {
-          const heart = this.#heart;
+          heart.pingSent(now);
+          this.#awaitBeat();
+          this.#transmit(`ping next=${this.#announcement()}`);
+          return;
+        case 'missed':
           this.dispatchEvent(Object.assign(new Event('missed'), { missed: heart.missed }));
           // A listener may have closed.
           if (this.#heart !== heart || this.#readyState !== OPEN) return;
           break;
-        }
         case 'dead':
-          this.#lost({ code: 1006, reason: 'heartbeat lost' });
-          return;
+          return this.#lost({ code: 1006, reason: 'heartbeat lost' });
+        case 'stalled':
+          return this.#lost({ code: 1006, reason: 'line stalled' });
         default:
-          this.#awaitBeat();
-          return;
+          return this.#awaitBeat();
       }
     }
   }
@@ -731,6 +825,15 @@ function usable(settings) {
   }
   if (Number.isInteger(settings.max_missed) && settings.max_missed >= 1) told.max_missed = settings.max_missed;
   return told;
+}
+
+/** How long a server keeps a peer of which it hears nothing, as far as it has told. */
+function patienceOf({ leader, interval, expect, timeout, max_missed: maxMissed }) {
+  if (!timeout || !maxMissed) return Infinity;
+  if (leader === 'server') return interval + maxMissed * timeout;
+  // Announced windows may be as long as we announce while hidden.
+  if (leader === 'peer') return maxMissed * (Math.max(expect, HIDDEN_INTERVAL) + timeout);
+  return Infinity;
 }
 
 /** A message as it is now. What is neither text nor bytes is sent as text. */

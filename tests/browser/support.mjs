@@ -134,10 +134,14 @@ export class StrangeServer {
   }
 }
 
-/** A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. */
+/**
+ * A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. `up` and
+ * `down` are the most bytes that it takes in a second, from the page and from the server.
+ */
 export class Line {
-  static async to(server) {
+  static async to(server, { up = Infinity, down = Infinity } = {}) {
     const line = new Line();
+    Object.assign(line, { up, down });
     const port = Number(server.address.split(':').at(-1));
     line.listener = net.createServer((near) => line.#join(near, net.connect(port, '127.0.0.1')));
     await new Promise((resolve) => line.listener.listen(0, '127.0.0.1', resolve));
@@ -149,10 +153,18 @@ export class Line {
   #isCut = false;
 
   #join(near, far) {
-    for (const [from, to] of [[near, far], [far, near]]) {
+    for (const [from, to, rate] of [[near, far, this.up], [far, near, this.down]]) {
       this.#ends.add(from);
       if (this.#isCut) from.pause();
-      from.on('data', (chunk) => to.write(chunk));
+      // When the line will have carried what it has taken.
+      let freeAt = 0;
+      from.on('data', (chunk) => {
+        to.write(chunk);
+        if (rate === Infinity) return;
+        freeAt = Math.max(freeAt, Date.now()) + (chunk.length / rate) * 1_000;
+        from.pause();
+        setTimeout(() => this.#isCut || from.resume(), freeAt - Date.now());
+      });
       from.on('end', () => this.#isCut || to.end());
       from.on('error', () => this.#isCut || to.destroy());
       from.on('close', () => this.#ends.delete(from));
