@@ -26,15 +26,18 @@ use crate::settings::{Settings, setters_of_both_ends, within_reason};
 use crate::supervisor::{Notice, Supervisor};
 
 mod backoff;
+mod connect_error;
 mod dial;
 mod handle;
+mod target;
 
 pub use backoff::Backoff;
 use backoff::{Failures, Hint};
-pub use dial::ConnectError;
-use dial::{Dialed, Target};
+pub use connect_error::ConnectError;
+use dial::Dialed;
 pub use handle::ClientHandle;
 use handle::{Control, Shared};
+use target::Target;
 
 /// A WebSocket client: settings first, then [`run`](Self::run).
 ///

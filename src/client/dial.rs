@@ -1,98 +1,17 @@
 //! From a URL to an open connection: addresses, TCP, and the client's side of the opening handshake (RFC 6455 section
 //! 4.1).
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
-use tungstenite::http::{HeaderName, HeaderValue, Uri};
 
+use super::ConnectError;
+use super::target::Target;
 use crate::request::Request;
 use crate::tcp;
-
-/// Why a client did not come to a connection.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum ConnectError {
-    /// The URL, or a header or subprotocol to be sent, is not valid. Fatal.
-    Invalid(String),
-    /// The host's name could not be resolved.
-    Resolve(io::Error),
-    /// No address of the host could be connected to; the error of the last one.
-    Unreachable(io::Error),
-    /// The server answered with another status than 101.
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// What `Retry-After` asked for, in whole seconds.
-        retry_after: Option<Duration>,
-    },
-    /// The server's answer is not that of a WebSocket server. Fatal.
-    BadAnswer(&'static str),
-    /// The opening handshake was not complete in time.
-    TimedOut,
-    /// The connection was lost during the opening handshake.
-    Lost(io::Error),
-}
-
-impl ConnectError {
-    /// Whether trying again is pointless: it would end in the same way. Of refusals these are the redirections (they
-    /// are not followed) and the client's errors (4xx) but for 408, 425 and 429, and 501 and 505.
-    pub fn is_fatal(&self) -> bool {
-        match self {
-            Self::Invalid(_) | Self::BadAnswer(_) => true,
-            Self::Refused { status, .. } => match status {
-                408 | 425 | 429 => false,
-                501 | 505 => true,
-                status => *status < 500,
-            },
-            Self::Resolve(_) | Self::Unreachable(_) | Self::TimedOut | Self::Lost(_) => false,
-        }
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Invalid(what) => f.write_str(what),
-            Self::Resolve(error) => write!(f, "cannot resolve the host: {error}"),
-            Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
-            Self::Refused { status, retry_after: None } => write!(f, "refused with HTTP status {status}"),
-            Self::Refused { status, retry_after: Some(delay) } => {
-                write!(f, "refused with HTTP status {status}, to be retried after {delay:?}")
-            }
-            Self::BadAnswer(what) => write!(f, "not a WebSocket server: {what}"),
-            Self::TimedOut => f.write_str("the opening handshake took too long"),
-            Self::Lost(error) => write!(f, "lost during the opening handshake: {error}"),
-        }
-    }
-}
-
-impl StdError for ConnectError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        match self {
-            Self::Resolve(error) | Self::Unreachable(error) | Self::Lost(error) => Some(error),
-            _ => None,
-        }
-    }
-}
-
-/// Where to connect to, and what to ask for.
-#[derive(Debug, Clone)]
-pub(crate) struct Target {
-    host: String,
-    port: u16,
-    /// As the `Host` header has it.
-    authority: String,
-    path: String,
-    pub(crate) headers: Vec<(String, String)>,
-    pub(crate) subprotocols: Vec<String>,
-    pub(crate) connect_timeout: Duration,
-}
 
 /// What a successful dial gives.
 #[derive(Debug)]
@@ -106,64 +25,6 @@ pub(crate) struct Dialed {
 }
 
 impl Target {
-    pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
-        let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {url:?}: {what}"));
-        let url_without_fragment = url.split('#').next().unwrap_or(url);
-        let uri: Uri = url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH]"))?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => return Err(invalid("wss:// needs TLS, which is not supported")),
-            _ => return Err(invalid("expected ws://")),
-        }
-        let authority = uri.authority().ok_or_else(|| invalid("no host"))?;
-        if authority.as_str().contains('@') || authority.host().is_empty() {
-            return Err(invalid("expected HOST or HOST:PORT behind ws://"));
-        }
-        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
-            None | Some("") => 80,
-            Some(_) => authority.port_u16().ok_or_else(|| invalid("no such port"))?,
-        };
-        Ok(Self {
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port,
-            authority: authority.as_str().to_owned(),
-            path: match uri.path_and_query().map_or("/", |path| path.as_str()) {
-                path if path.starts_with('/') => path.to_owned(),
-                query => format!("/{query}"),
-            },
-            headers: Vec::new(),
-            subprotocols: Vec::new(),
-            // One lost packet on each of a few addresses: TCP tries again after 1 s and 3 s.
-            connect_timeout: Duration::from_secs(10),
-        })
-    }
-
-    /// Checks what was added since: nothing may end a header and begin another.
-    pub(crate) fn check(&self) -> Result<(), ConnectError> {
-        const OWN: [&str; 7] = [
-            "host",
-            "connection",
-            "upgrade",
-            "sec-websocket-key",
-            "sec-websocket-version",
-            "sec-websocket-protocol",
-            "sec-websocket-extensions",
-        ];
-        for (name, value) in &self.headers {
-            if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
-                return Err(ConnectError::Invalid(format!("invalid header {name:?}")));
-            }
-            if OWN.contains(&name.to_ascii_lowercase().as_str()) {
-                return Err(ConnectError::Invalid(format!("header {name:?} belongs to the handshake")));
-            }
-        }
-        // A subprotocol is a token, as a header's name is.
-        match self.subprotocols.iter().find(|name| HeaderName::from_bytes(name.as_bytes()).is_err()) {
-            Some(name) => Err(ConnectError::Invalid(format!("invalid subprotocol {name:?}"))),
-            None => Ok(()),
-        }
-    }
-
     /// Tries all addresses, and does the opening handshake with the first that answers.
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
@@ -185,21 +46,6 @@ impl Target {
         let deadline = Instant::now() + self.connect_timeout;
         let addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(ConnectError::Resolve)?;
         connect_any(&addresses.collect::<Vec<_>>(), deadline).map_err(ConnectError::Unreachable)
-    }
-
-    fn request_head(&self, key: &str) -> String {
-        let Self { path, authority, .. } = self;
-        let mut head = format!(
-            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
-        );
-        if !self.subprotocols.is_empty() {
-            head += &format!("Sec-WebSocket-Protocol: {}\r\n", self.subprotocols.join(", "));
-        }
-        for (name, value) in &self.headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        head + "\r\n"
     }
 
     /// Reads the head of the answer. Gives the subprotocol and what came behind.
@@ -288,59 +134,6 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        for (url, host, port, authority, path) in [
-            ("ws://example.org", "example.org", 80, "example.org", "/"),
-            ("ws://example.org:9001/a/b?c=d#e", "example.org", 9001, "example.org:9001", "/a/b?c=d"),
-            ("ws://[::1]:9001?x", "::1", 9001, "[::1]:9001", "/?x"),
-            ("ws://127.0.0.1/", "127.0.0.1", 80, "127.0.0.1", "/"),
-            ("ws://example.org:/", "example.org", 80, "example.org:", "/"),
-            ("ws://example.org:65535", "example.org", 65535, "example.org:65535", "/"),
-        ] {
-            let target = Target::parse(url).unwrap();
-            assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
-            assert_eq!((target.authority.as_str(), target.path.as_str()), (authority, path), "{url}");
-        }
-    }
-
-    #[test]
-    fn other_urls_are_refused_for_good() {
-        for url in [
-            "",
-            "example.org",
-            "http://example.org",
-            "wss://example.org",
-            "ws://",
-            "ws://a b",
-            "ws://u:p@example.org",
-            "ws://example.org:65536",
-            "ws://example.org:http",
-            "ws://[::1]:99999/",
-        ] {
-            let error = Target::parse(url).unwrap_err();
-            assert!(matches!(error, ConnectError::Invalid(_)) && error.is_fatal(), "{url}: {error}");
-        }
-    }
-
-    #[test]
-    fn nothing_can_be_smuggled_into_the_request() {
-        let target = Target::parse("ws://example.org").unwrap();
-        for (name, value) in [("X", "a\r\nY: b"), ("X Y", "b"), ("Host", "other"), ("sec-websocket-key", "mine")] {
-            let target = Target { headers: vec![(name.to_owned(), value.to_owned())], ..target.clone() };
-            assert!(target.check().is_err(), "{name:?}: {value:?}");
-        }
-        let target = Target { subprotocols: vec!["a, b".to_owned()], ..target };
-        assert!(target.check().is_err());
-    }
-
-    #[test]
-    fn refusals_are_fatal_unless_they_may_pass() {
-        let is_fatal = |status| ConnectError::Refused { status, retry_after: None }.is_fatal();
-        assert!([200, 301, 400, 401, 403, 404, 426, 501, 505].into_iter().all(is_fatal));
-        assert!(![408, 425, 429, 500, 502, 503, 504].into_iter().any(is_fatal));
-    }
 
     #[test]
     fn a_refusing_address_is_passed_over_and_the_last_error_told() {

@@ -1,0 +1,147 @@
+//! Where a client connects to, and what it asks for there: the URL, and the request of the opening handshake.
+
+use std::time::Duration;
+
+use tungstenite::http::{HeaderName, HeaderValue, Uri};
+
+use super::ConnectError;
+
+/// Where to connect to, and what to ask for.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// As the `Host` header has it.
+    pub(super) authority: String,
+    pub(super) path: String,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) connect_timeout: Duration,
+}
+
+impl Target {
+    pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
+        let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {url:?}: {what}"));
+        let url_without_fragment = url.split('#').next().unwrap_or(url);
+        let uri: Uri = url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH]"))?;
+        match uri.scheme_str() {
+            Some("ws") => {}
+            Some("wss") => return Err(invalid("wss:// needs TLS, which is not supported")),
+            _ => return Err(invalid("expected ws://")),
+        }
+        let authority = uri.authority().ok_or_else(|| invalid("no host"))?;
+        if authority.as_str().contains('@') || authority.host().is_empty() {
+            return Err(invalid("expected HOST or HOST:PORT behind ws://"));
+        }
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
+            None | Some("") => 80,
+            Some(_) => authority.port_u16().ok_or_else(|| invalid("no such port"))?,
+        };
+        Ok(Self {
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port,
+            authority: authority.as_str().to_owned(),
+            path: match uri.path_and_query().map_or("/", |path| path.as_str()) {
+                path if path.starts_with('/') => path.to_owned(),
+                query => format!("/{query}"),
+            },
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            // One lost packet on each of a few addresses: TCP tries again after 1 s and 3 s.
+            connect_timeout: Duration::from_secs(10),
+        })
+    }
+
+    /// Checks what was added since: nothing may end a header and begin another.
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
+        const OWN: [&str; 7] = [
+            "host",
+            "connection",
+            "upgrade",
+            "sec-websocket-key",
+            "sec-websocket-version",
+            "sec-websocket-protocol",
+            "sec-websocket-extensions",
+        ];
+        for (name, value) in &self.headers {
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
+                return Err(ConnectError::Invalid(format!("invalid header {name:?}")));
+            }
+            if OWN.contains(&name.to_ascii_lowercase().as_str()) {
+                return Err(ConnectError::Invalid(format!("header {name:?} belongs to the handshake")));
+            }
+        }
+        // A subprotocol is a token, as a header's name is.
+        match self.subprotocols.iter().find(|name| HeaderName::from_bytes(name.as_bytes()).is_err()) {
+            Some(name) => Err(ConnectError::Invalid(format!("invalid subprotocol {name:?}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The request of the opening handshake (RFC 6455 section 4.1).
+    pub(super) fn request_head(&self, key: &str) -> String {
+        let Self { path, authority, .. } = self;
+        let mut head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+        );
+        if !self.subprotocols.is_empty() {
+            head += &format!("Sec-WebSocket-Protocol: {}\r\n", self.subprotocols.join(", "));
+        }
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head + "\r\n"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, host, port, authority, path) in [
+            ("ws://example.org", "example.org", 80, "example.org", "/"),
+            ("ws://example.org:9001/a/b?c=d#e", "example.org", 9001, "example.org:9001", "/a/b?c=d"),
+            ("ws://[::1]:9001?x", "::1", 9001, "[::1]:9001", "/?x"),
+            ("ws://127.0.0.1/", "127.0.0.1", 80, "127.0.0.1", "/"),
+            ("ws://example.org:/", "example.org", 80, "example.org:", "/"),
+            ("ws://example.org:65535", "example.org", 65535, "example.org:65535", "/"),
+        ] {
+            let target = Target::parse(url).unwrap();
+            assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
+            assert_eq!((target.authority.as_str(), target.path.as_str()), (authority, path), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused_for_good() {
+        for url in [
+            "",
+            "example.org",
+            "http://example.org",
+            "wss://example.org",
+            "ws://",
+            "ws://a b",
+            "ws://u:p@example.org",
+            "ws://example.org:65536",
+            "ws://example.org:http",
+            "ws://[::1]:99999/",
+        ] {
+            let error = Target::parse(url).unwrap_err();
+            assert!(matches!(error, ConnectError::Invalid(_)) && error.is_fatal(), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn nothing_can_be_smuggled_into_the_request() {
+        let target = Target::parse("ws://example.org").unwrap();
+        for (name, value) in [("X", "a\r\nY: b"), ("X Y", "b"), ("Host", "other"), ("sec-websocket-key", "mine")] {
+            let target = Target { headers: vec![(name.to_owned(), value.to_owned())], ..target.clone() };
+            assert!(target.check().is_err(), "{name:?}: {value:?}");
+        }
+        let target = Target { subprotocols: vec!["a, b".to_owned()], ..target };
+        assert!(target.check().is_err());
+    }
+}
