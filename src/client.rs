@@ -29,6 +29,7 @@ mod backoff;
 mod connect_error;
 mod dial;
 mod handle;
+mod race;
 mod target;
 
 pub use backoff::Backoff;
@@ -130,7 +131,12 @@ impl Client {
         self
     }
 
-    /// How long connecting to all of the host's addresses may take in all. Default 10 s; kept between 1 ms and 10 years.
+    /// How long a TCP connection to the host may take, whichever of its addresses it is to. Default 10 s; kept between
+    /// 1 ms and 10 years.
+    ///
+    /// The time begins when the host's name is resolved; the system's resolver has timeouts of its own. Of several
+    /// addresses the next is tried as well when one has not answered within 250 ms, or at once when it has failed, IPv6
+    /// and IPv4 in turn (happy eyeballs, RFC 8305). The first that answers is taken.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.target.connect_timeout = within_reason(timeout);
         self
@@ -346,5 +352,52 @@ where
         }
         self.shared.opened(link);
         Ok(connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::server::Server;
+
+    /// Runs a client, which resolves its names in this way, against a server that lets everybody in.
+    fn connects(resolve: fn(&str, u16) -> io::Result<Vec<SocketAddr>>, set: impl FnOnce(Client) -> Client) {
+        let server = Server::bind("127.0.0.1:0").unwrap();
+        let handle = server.handle();
+        let serving = thread::spawn(move || {
+            server.serve(|conn| {
+                loop {
+                    conn.recv()?;
+                }
+            })
+        });
+        let url = format!("ws://name.invalid:{}/", handle.local_addr().port());
+        let mut client = set(Client::new(&url).unwrap().no_reconnect());
+        client.target.resolve = resolve;
+        client.run(|_| Ok(())).unwrap();
+        handle.shutdown();
+        serving.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_slow_resolver_takes_nothing_from_the_connect_timeout() {
+        connects(
+            |_, port| {
+                thread::sleep(Duration::from_millis(700));
+                Ok(vec![([127, 0, 0, 1], port).into()])
+            },
+            |client| client.connect_timeout(Duration::from_millis(500)),
+        );
+    }
+
+    #[test]
+    fn a_name_with_addresses_that_do_not_work_is_connected_to_at_the_one_that_does() {
+        // 2001:db8::/32 is for documentation: nobody is there, and often no route either.
+        connects(
+            |_, port| Ok(vec!["[2001:db8::1]:9".parse().unwrap(), ([127, 0, 0, 1], port).into()]),
+            |client| client.connect_timeout(Duration::from_secs(30)),
+        );
     }
 }

@@ -2,14 +2,14 @@
 //! 4.1).
 
 use std::io;
-use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::client::generate_key;
 use tungstenite::handshake::derive_accept_key;
 
-use super::ConnectError;
 use super::target::Target;
+use super::{ConnectError, race};
 use crate::request::Request;
 use crate::tcp;
 
@@ -25,7 +25,7 @@ pub(crate) struct Dialed {
 }
 
 impl Target {
-    /// Tries all addresses, and does the opening handshake with the first that answers.
+    /// Connects to the first address that answers, and does the opening handshake there.
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
@@ -42,10 +42,10 @@ impl Target {
         Ok(Dialed { stream, peer, request, subprotocol, tail })
     }
 
+    /// The connect timeout begins when the name is resolved: a slow name server leaves no less for connecting.
     fn connect(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let deadline = Instant::now() + self.connect_timeout;
-        let addresses = (self.host.as_str(), self.port).to_socket_addrs().map_err(ConnectError::Resolve)?;
-        connect_any(&addresses.collect::<Vec<_>>(), deadline).map_err(ConnectError::Unreachable)
+        let addresses = (self.resolve)(&self.host, self.port).map_err(ConnectError::Resolve)?;
+        race::connect(addresses, self.connect_timeout).map_err(ConnectError::Unreachable)
     }
 
     /// Reads the head of the answer. Gives the subprotocol and what came behind.
@@ -109,62 +109,5 @@ impl Target {
             }
             chosen => Ok(chosen.map(str::to_owned)),
         }
-    }
-}
-
-/// Tries the addresses in turn. Each gets an even share of the time that is left, so that a silent one leaves some for
-/// the others.
-fn connect_any(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(TcpStream, SocketAddr)> {
-    let mut last_error = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for (index, address) in addresses.iter().enumerate() {
-        let share = deadline.saturating_duration_since(Instant::now()) / (addresses.len() - index) as u32;
-        if share.is_zero() {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        match TcpStream::connect_timeout(address, share) {
-            Ok(stream) => return Ok((stream, *address)),
-            Err(error) => last_error = error,
-        }
-    }
-    Err(last_error)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn a_refusing_address_is_passed_over_and_the_last_error_told() {
-        let address = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (dead, open) = (address().local_addr().unwrap(), address());
-        let addresses = [dead, open.local_addr().unwrap()];
-        let deadline = Instant::now() + Duration::from_secs(30);
-        assert_eq!(connect_any(&addresses, deadline).unwrap().1, addresses[1]);
-        let error = connect_any(&addresses[..1], deadline).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
-        assert_eq!(connect_any(&[], deadline).unwrap_err().kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    #[cfg(target_os = "linux")]
-    fn a_silent_address_leaves_time_for_the_next() {
-        use socket2::{Domain, Socket, Type};
-        let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
-        let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        silent.bind(&loopback.into()).unwrap();
-        silent.listen(0).unwrap();
-        let silent_address = silent.local_addr().unwrap().as_socket().unwrap();
-        // What fills its backlog is accepted by nobody; the rest is not even answered.
-        let mut fill = Vec::new();
-        while let Ok(stream) = TcpStream::connect_timeout(&silent_address, Duration::from_millis(200)) {
-            fill.push(stream);
-            assert!(fill.len() < 100);
-        }
-        let open = TcpListener::bind(loopback).unwrap();
-        let addresses = [silent_address, open.local_addr().unwrap()];
-        let (_, reached) = connect_any(&addresses, Instant::now() + Duration::from_millis(600)).unwrap();
-        assert_eq!(reached, addresses[1]);
     }
 }

@@ -1,5 +1,7 @@
 //! Where a client connects to, and what it asks for there: the URL, and the request of the opening handshake.
 
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use tungstenite::http::{HeaderName, HeaderValue, Uri};
@@ -17,6 +19,15 @@ pub(crate) struct Target {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) connect_timeout: Duration,
+    /// The system's resolver; tests have others.
+    pub(super) resolve: Resolve,
+}
+
+/// Finds the addresses of a host, and puts the port to each.
+pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, port).to_socket_addrs()?.collect())
 }
 
 impl Target {
@@ -47,8 +58,9 @@ impl Target {
             },
             headers: Vec::new(),
             subprotocols: Vec::new(),
-            // One lost packet on each of a few addresses: TCP tries again after 1 s and 3 s.
+            // Two lost packets and some more: TCP tries again after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
+            resolve: ask_the_system,
         })
     }
 
