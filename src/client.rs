@@ -25,6 +25,7 @@ use crate::link::{Link, Opening};
 use crate::settings::{Settings, setters_of_both_ends, within_reason};
 use crate::supervisor::{Notice, Supervisor};
 
+mod answer;
 mod backoff;
 mod connect_error;
 mod dial;

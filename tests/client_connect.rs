@@ -43,7 +43,7 @@ type Answer = fn(&str) -> String;
 
 #[test]
 fn answers_that_no_websocket_server_gives_end_the_client() {
-    let answers: [(&str, Answer); 10] = [
+    let answers: [(&str, Answer); 13] = [
         ("not HTTP", |_| "SSH-2.0-OpenSSH_9.2\r\n\r\n".into()),
         ("no Upgrade", |request| acceptance(request, "").replace("Upgrade: websocket\r\n", "")),
         ("another Upgrade", |request| acceptance(request, "").replace("Upgrade: websocket", "Upgrade: h2c")),
@@ -52,6 +52,13 @@ fn answers_that_no_websocket_server_gives_end_the_client() {
         ("the accept key of another", |_| acceptance("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "")),
         ("a subprotocol that was not offered", |request| acceptance(request, "Sec-WebSocket-Protocol: soap\r\n")),
         ("an extension", |request| acceptance(request, "Sec-WebSocket-Extensions: permessage-deflate\r\n")),
+        ("an extension on a second line", |request| {
+            acceptance(request, "Sec-WebSocket-Extensions:\r\nSec-WebSocket-Extensions: permessage-deflate\r\n")
+        }),
+        ("the accept key of another on a second line", |request| {
+            acceptance(request, "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n")
+        }),
+        ("only interim responses", |_| "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000)),
         ("an endless head", |request| acceptance(request, &format!("X: {}\r\n", "x".repeat(20_000)).repeat(2))),
         ("too many headers", |request| acceptance(request, &"X: y\r\n".repeat(200))),
     ];
@@ -65,6 +72,18 @@ fn answers_that_no_websocket_server_gives_end_the_client() {
         let error = client.not_connected();
         assert!(matches!(error, ConnectError::BadAnswer(_)) && error.is_fatal(), "{name}: {error:?}");
     }
+}
+
+#[test]
+fn an_answer_after_early_hints_and_with_a_list_on_two_lines_is_as_good_as_any() {
+    let server = BareServer::bind();
+    let client = run(client(server.address()), listen);
+    let mut connection = server.accept();
+    let answer =
+        acceptance(&connection.request(), "").replace("Connection: ", "Connection: keep-alive\r\nConnection: ");
+    connection.write(format!("HTTP/1.1 103 Early Hints\r\nLink: </app.js>; rel=preload\r\n\r\n{answer}").as_bytes());
+    assert!(client.handle.wait_connected(CEILING));
+    connection.close(1000);
 }
 
 #[test]
