@@ -211,7 +211,7 @@ where
             };
             match outcome {
                 Outcome::Done(result) => return result,
-                Outcome::Lost(hint) => self.pause(failures.next_delay(hint, rand::random())),
+                Outcome::Lost(hint) => self.pause(hint, failures.next_delay(hint, rand::random())),
             }
         }
         Ok(())
@@ -252,13 +252,18 @@ where
     }
 
     /// Waits before the next attempt, unless told otherwise.
-    fn pause(&self, delay: Duration) {
+    fn pause(&self, hint: Hint, delay: Duration) {
         // What was asked for while there was a connection is no reason to hurry now.
         self.control.try_iter().for_each(drop);
         if self.shared.is_stopping() {
             return;
         }
-        log::info!("connecting again in {delay:.1?}");
+        match hint {
+            Hint::NotBefore(asked) if self.backoff.is_some_and(|backoff| backoff.is_too_long(asked)) => {
+                log::info!("connecting again in {delay:.1?}, although the server asked for {asked:?} (Retry-After)");
+            }
+            _ => log::info!("connecting again in {delay:.1?}"),
+        }
         self.shared.hub.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
         let wait = deadline.map_or_else(channel::never, channel::at);
