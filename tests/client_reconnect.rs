@@ -20,7 +20,6 @@ use support::{CEILING, Running, alone_with_files, codes, echo, eventually, ms, s
 
 /// What a busy machine may add.
 const SLACK: Duration = Duration::from_secs(10);
-const HOUR: Duration = Duration::from_secs(3600);
 
 fn unavailable(headers: &str) -> String {
     format!("HTTP/1.1 503 Service Unavailable\r\n{headers}Content-Length: 0\r\n\r\n")

@@ -41,9 +41,11 @@ impl ClientHandle {
         loop {
             let link = {
                 let mut current = self.shared.current();
+                if self.shared.is_stopping() || current.has_ended {
+                    return Err(TrySendError::Closed(message));
+                }
                 match current.open_link() {
                     Some(link) => link,
-                    None if self.shared.is_stopping() => return Err(TrySendError::Closed(message)),
                     None => return current.keep(message),
                 }
             };
@@ -170,32 +172,46 @@ impl Shared {
     }
 
     /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
+    ///
+    /// The lock is not held while a message is handed over, for a write that fails is logged, and the logger may send
+    /// over a handle. Until the last has left there is no link: what is sent meanwhile waits in its turn.
     pub(super) fn opened(&self, link: Arc<Link>) {
-        let mut current = self.current();
-        while let Some(message) = current.outbox.pop_front() {
-            current.outbox_size -= ClientHandle::size(&message);
+        while let Some(message) = self.next_to_leave(&link) {
             // The queue has room for all of it. What a connection that is lost already does not take waits for the
             // next.
-            if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message) {
-                current.outbox_size += ClientHandle::size(&message);
-                current.outbox.push_front(message);
+            if let Err(error) = link.try_send(message) {
+                let mut current = self.current();
+                current.outbox.push_front(error.into_inner());
+                current.connect(&link);
                 break;
             }
         }
+        self.changed.notify_all();
         if self.is_stopping() {
             let _ = link.close_from_outside(normal_closure());
         }
-        current.link = Some(link);
-        self.changed.notify_all();
+    }
+
+    /// The oldest message of the outbox; when there is none left, the link is there for all.
+    fn next_to_leave(&self, link: &Arc<Link>) -> Option<Message> {
+        let mut current = self.current();
+        let message = current.outbox.pop_front();
+        if message.is_none() {
+            current.connect(link);
+        }
+        message
     }
 
     pub(super) fn ended(&self) {
-        let mut current = self.current();
-        current.has_ended = true;
-        if !current.outbox.is_empty() {
-            log::warn!("{} messages were kept for a connection that never came", current.outbox.len());
-        }
+        let unsent = {
+            let mut current = self.current();
+            current.has_ended = true;
+            current.outbox.len()
+        };
         self.changed.notify_all();
+        if unsent > 0 {
+            log::warn!("{unsent} messages were kept for a connection that never came");
+        }
     }
 }
 
@@ -205,8 +221,14 @@ impl Current {
         self.link.clone().filter(|link| !link.outbound.is_closing())
     }
 
+    /// Has this link be the one that is sent to. What has left the outbox does not count for it any more.
+    fn connect(&mut self, link: &Arc<Link>) {
+        self.link = Some(Arc::clone(link));
+        self.outbox_size = self.outbox.iter().map(ClientHandle::size).sum();
+    }
+
     fn keep(&mut self, message: Message) -> Result<(), TrySendError<Message>> {
-        if self.has_ended || self.outbox_limit == 0 {
+        if self.outbox_limit == 0 {
             return Err(TrySendError::Closed(message));
         }
         let size = ClientHandle::size(&message);
