@@ -60,21 +60,24 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Why [`Sender::try_send`](crate::Sender::try_send) did not take a message. The message comes back.
+/// Why [`Sender::try_send`](crate::Sender::try_send) or [`ClientHandle::send`](crate::ClientHandle::send) did not take a
+/// message. The message comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrySendError<T> {
-    /// The connection's queue is full: its peer is slow to take what it was sent.
+    /// The connection's queue is full: its peer is slow to take what it was sent. Or a client's outbox is full.
     Full(T),
-    /// The connection is closed.
+    /// The connection is closed; or a client was stopped, or has ended.
     Closed(T),
+    /// A client has no connection now, and no [outbox](crate::Client::outbox_size) to keep messages in.
+    NotConnected(T),
 }
 
 impl<T> TrySendError<T> {
     /// The message that was not sent.
     pub fn into_inner(self) -> T {
         match self {
-            Self::Full(message) | Self::Closed(message) => message,
+            Self::Full(message) | Self::Closed(message) | Self::NotConnected(message) => message,
         }
     }
 }
@@ -84,6 +87,7 @@ impl<T> fmt::Display for TrySendError<T> {
         f.write_str(match self {
             Self::Full(_) => "the queue is full",
             Self::Closed(_) => "the connection is closed",
+            Self::NotConnected(_) => "not connected",
         })
     }
 }

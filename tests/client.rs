@@ -358,6 +358,7 @@ fn kept(error: Result<(), TrySendError<Message>>) -> &'static str {
         Ok(()) => "kept",
         Err(TrySendError::Full(_)) => "full",
         Err(TrySendError::Closed(_)) => "closed",
+        Err(TrySendError::NotConnected(_)) => "not connected",
         Err(_) => "?",
     }
 }
@@ -366,9 +367,14 @@ fn kept(error: Result<(), TrySendError<Message>>) -> &'static str {
 fn without_a_connection_messages_come_back_unless_an_outbox_was_asked_for() {
     let server = BareServer::bind();
     let client = client(server.address());
-    let back = client.handle().send("hello");
-    assert_eq!(back, Err(TrySendError::Closed(Message::from("hello"))));
-    assert_eq!(back.unwrap_err().into_inner(), Message::from("hello"));
+    let handle = client.handle();
+    let back = handle.send("hello").unwrap_err();
+    assert_eq!(back, TrySendError::NotConnected(Message::from("hello")));
+    assert_eq!((back.to_string(), back.into_inner()), ("not connected".to_owned(), Message::from("hello")));
+    handle.stop();
+    assert_eq!(kept(handle.send("hello")), "closed", "and never connected again");
+    client.run(listen).unwrap();
+    assert_eq!(kept(handle.send("hello")), "closed");
 }
 
 #[test]

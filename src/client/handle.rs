@@ -34,8 +34,8 @@ impl ClientHandle {
     /// otherwise.
     ///
     /// # Errors
-    /// The message comes back: [`TrySendError::Closed`] without a connection and an outbox, and when the client ends;
-    /// [`TrySendError::Full`] when the outbox is full.
+    /// The message comes back: [`TrySendError::NotConnected`] without a connection and an outbox,
+    /// [`TrySendError::Full`] when the outbox is full, [`TrySendError::Closed`] when the client was stopped or has ended.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
         let message = message.into();
         loop {
@@ -229,7 +229,7 @@ impl Current {
 
     fn keep(&mut self, message: Message) -> Result<(), TrySendError<Message>> {
         if self.outbox_limit == 0 {
-            return Err(TrySendError::Closed(message));
+            return Err(TrySendError::NotConnected(message));
         }
         let size = ClientHandle::size(&message);
         if self.outbox_size + size > self.outbox_limit {
