@@ -77,6 +77,9 @@ enum Outcome {
 impl Client {
     /// A client of this server. The URL is `ws://HOST[:PORT][/PATH]`; TLS is not supported yet.
     ///
+    /// A user name and password have no place in it: send them in a [`header`](Self::header). Errors about a URL show
+    /// neither them nor the query.
+    ///
     /// # Errors
     /// [`Error::Connect`] with [`ConnectError::Invalid`].
     pub fn new(url: &str) -> Result<Self, Error> {
@@ -298,7 +301,7 @@ where
     }
 
     /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
-    /// comes behind.
+    /// comes after.
     fn closed(&self) {
         self.shared.hub.notify(Notice::ThreadEnds { id: self.last_id });
         let (reply, heard) = channel::bounded(1);

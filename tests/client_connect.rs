@@ -94,8 +94,15 @@ fn urls_headers_and_subprotocols_are_checked_before_anything_is_sent() {
             other => panic!("{url}: {other:?}"),
         }
     }
+    let secrets =
+        ["ws://user:s3cret@example.org/", "wss://user:s3cret@example.org/?token=s3cret", "user:s3cret@[::1]:80"];
+    for url in secrets {
+        let error = format!("{0} {0:?}", Client::new(url).expect_err("not valid"));
+        assert!(!error.contains("s3cret"), "{error}");
+    }
     let server = BareServer::bind();
     let client = || client(server.address());
+    assert!(!format!("{:?}", client().header("Authorization", "Bearer s3cret")).contains("s3cret"));
     for client in [
         client().header("X", "a\r\nY: b"),
         client().header("X: a\r\nY", "b"),

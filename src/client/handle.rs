@@ -107,7 +107,7 @@ impl ClientHandle {
         let _ = self.shared.control.try_send(Control::ConnectNow);
     }
 
-    /// Stops the client, and returns at once: an open connection is closed with 1000, behind what is queued; an attempt
+    /// Stops the client, and returns at once: an open connection is closed with 1000, after what is queued; an attempt
     /// or a pause ends at once. [`Client::run`](crate::Client::run) then returns `Ok`.
     pub fn stop(&self) {
         self.shared.is_stopping.store(true, SeqCst);

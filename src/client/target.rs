@@ -1,5 +1,6 @@
 //! Where a client connects to, and what it asks for there: the URL, and the request of the opening handshake.
 
+use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use tungstenite::http::{HeaderName, HeaderValue, Uri};
 use super::ConnectError;
 
 /// Where to connect to, and what to ask for.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(super) host: String,
     pub(super) port: u16,
@@ -32,7 +33,7 @@ fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 impl Target {
     pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
-        let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {url:?}: {what}"));
+        let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {:?}: {what}", without_secrets(url)));
         let url_without_fragment = url.split('#').next().unwrap_or(url);
         let uri: Uri = url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH]"))?;
         match uri.scheme_str() {
@@ -41,8 +42,11 @@ impl Target {
             _ => return Err(invalid("expected ws://")),
         }
         let authority = uri.authority().ok_or_else(|| invalid("no host"))?;
-        if authority.as_str().contains('@') || authority.host().is_empty() {
-            return Err(invalid("expected HOST or HOST:PORT behind ws://"));
+        if authority.as_str().contains('@') {
+            return Err(invalid("no user name or password may stand in it; send a header, such as Authorization"));
+        }
+        if authority.host().is_empty() {
+            return Err(invalid("expected HOST or HOST:PORT after ws://"));
         }
         let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
             None | Some("") => 80,
@@ -107,6 +111,32 @@ impl Target {
     }
 }
 
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and queries may hold credentials.
+        f.debug_struct("Target")
+            .field("authority", &self.authority)
+            .field("path", &without_secrets(&self.path))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A URL as it may be shown: without user name, password and query. It need not be valid, so where a password ends is not
+/// known; in doubt, more is left out.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            (&url[..scheme.len() + 3], rest)
+        }
+        _ => ("", url),
+    };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
+    match rest.split_once(['?', '#']) {
+        Some((rest, _)) => format!("{scheme}{user}{rest}?***"),
+        None => format!("{scheme}{user}{rest}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +174,30 @@ mod tests {
             let error = Target::parse(url).unwrap_err();
             assert!(matches!(error, ConnectError::Invalid(_)) && error.is_fatal(), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_holds_no_secrets() {
+        for (url, shown) in [
+            ("ws://example.org:9001/a/b", "ws://example.org:9001/a/b"),
+            ("ws://user:s3cret@example.org/a", "ws://***@example.org/a"),
+            ("ws://example.org/a?token=s3cret", "ws://example.org/a?***"),
+            ("ws://user:s3/cr?e#t@example.org/a", "ws://***@example.org/a"),
+            ("ws://user:s3cret@example.org/a?token=s3cret#x", "ws://***@example.org/a?***"),
+            ("user:s3cret@example.org", "***@example.org"),
+            ("ws:/user:s3cret@example.org", "***@example.org"),
+            ("user:s3cret://@example.org", "***@example.org"),
+            ("", ""),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+            if let Err(error) = Target::parse(url) {
+                let shown = format!("{error} {error:?}");
+                assert!(!shown.contains("s3") && !shown.contains("user:"), "{shown}");
+            }
+        }
+        let mut target = Target::parse("ws://example.org/a?token=s3cret").unwrap();
+        target.headers.push(("Authorization".to_owned(), "Bearer s3cret".to_owned()));
+        assert!(!format!("{target:?}").contains("s3cret"));
     }
 
     #[test]
