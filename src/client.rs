@@ -5,6 +5,8 @@
 //! the connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its
 //! own, so that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
+use std::error::Error as StdError;
+use std::fmt::Write;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -26,6 +28,7 @@ use crate::settings::{Settings, setters_of_both_ends, within_reason};
 use crate::supervisor::{Notice, Supervisor};
 
 mod answer;
+mod attempt;
 mod backoff;
 mod connect_error;
 mod dial;
@@ -33,6 +36,7 @@ mod handle;
 mod race;
 mod target;
 
+pub use attempt::Attempt;
 pub use backoff::Backoff;
 use backoff::{Failures, Hint};
 pub use connect_error::ConnectError;
@@ -116,6 +120,51 @@ impl Client {
         self
     }
 
+    /// Calls this function before each attempt to connect. What it sets holds for that attempt: a header with a token that
+    /// expires, or the URL of another server.
+    ///
+    /// It runs in the thread of the attempt, before the connect timeout begins, and may block; neither
+    /// [`stop`](ClientHandle::stop) nor [`run`](Self::run) waits for it. If it fails, or gives what is not valid, the
+    /// attempt has failed with [`ConnectError::Prepare`], and after a pause there is another. So it is after a panic.
+    ///
+    /// ```no_run
+    /// # fn new_token() -> Result<String, std::io::Error> { unimplemented!() }
+    /// # fn f() -> Result<(), heartwire::Error> {
+    /// use heartwire::{Client, ConnectError, Error};
+    ///
+    /// let client = Client::new("ws://127.0.0.1:9001/")?
+    ///     .prepare(|attempt| {
+    ///         attempt.header("Authorization", format!("Bearer {}", new_token()?));
+    ///         Ok(())
+    ///     })
+    ///     // A token may expire on its way: the next attempt has another.
+    ///     .give_up_if(|error| match error {
+    ///         Error::Connect(ConnectError::Refused { status: 401, .. }) => false,
+    ///         error => error.is_fatal(),
+    ///     });
+    /// # Ok(()) }
+    /// ```
+    pub fn prepare<F>(mut self, prepare: F) -> Self
+    where
+        F: Fn(&mut Attempt) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
+    {
+        self.target.prepare = Some(Arc::new(prepare));
+        self
+    }
+
+    /// Decides which errors end the client: an attempt that failed ([`Error::Connect`]) or a connection that was lost
+    /// ([`Error::Closed`]) for which `gives_up` is `true`. After any other it comes back. Default
+    /// [`Error::is_fatal`].
+    ///
+    /// Answers need not be the server's own: a captive portal redirects with 302, a proxy whose server is down may say 404.
+    /// A device that nobody can restart had better never give up, and says `give_up_if(|_| false)`.
+    ///
+    /// It is called in the thread that called [`run`](Self::run); a panic passes through, as the handler's does.
+    pub fn give_up_if(mut self, gives_up: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.target.gives_up = Arc::new(gives_up);
+        self
+    }
+
     /// How to come back when the connection is lost, or cannot be made. Default: see [`Backoff`].
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
@@ -153,10 +202,10 @@ impl Client {
     /// passes through, after the connection was closed with 1011.
     ///
     /// # Errors
-    /// [`Error::Connect`] when it is pointless to try again ([`ConnectError::is_fatal`]) or nobody wants to.
-    /// [`Error::Closed`] when the server closed for a reason that would come up again (it, or we, found the protocol
-    /// broken, 1002, 1003, 1007 to 1010), or for any reason without reconnection. The handler's own error, after which
-    /// the connection was closed with 1011. [`Error::Io`] if no thread can be started.
+    /// [`Error::Connect`] when it is pointless to try again ([`Error::is_fatal`], or what
+    /// [`give_up_if`](Self::give_up_if) says) or nobody wants to. [`Error::Closed`] when the server closed for a reason
+    /// that would come up again, by the same rule, or for any reason without reconnection. The handler's own error, after
+    /// which the connection was closed with 1011. [`Error::Io`] if no thread can be started.
     pub fn run<H>(self, mut handler: H) -> Result<(), Error>
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
@@ -199,10 +248,11 @@ where
 {
     fn until_done(&mut self) -> Result<(), Error> {
         let mut failures = Failures::new(self.backoff.unwrap_or_default());
+        let mut refused_with = None;
         while !self.shared.is_stopping() {
             let attempt = failures.next_attempt();
             self.shared.hub.publish(|| Event::Connecting { attempt });
-            let outcome = match self.dial() {
+            let outcome = match self.dial(attempt, refused_with.take()) {
                 None => break,
                 Some(Ok(dialed)) => {
                     let opened = Instant::now();
@@ -210,7 +260,12 @@ where
                     failures.was_open_for(opened.elapsed());
                     outcome
                 }
-                Some(Err(error)) => self.not_connected(error),
+                Some(Err(error)) => {
+                    if let ConnectError::Refused { status, .. } = error {
+                        refused_with = Some(status);
+                    }
+                    self.not_connected(error)
+                }
             };
             match outcome {
                 Outcome::Done(result) => return result,
@@ -221,35 +276,47 @@ where
     }
 
     /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
-    fn dial(&self) -> Option<Result<Dialed, ConnectError>> {
+    fn dial(&self, attempt: u32, refused_with: Option<u16>) -> Option<Result<Dialed, ConnectError>> {
         let (done, dialed) = channel::bounded(1);
-        let target = Arc::clone(&self.target);
+        let (target, shared) = (Arc::clone(&self.target), Arc::clone(&self.shared));
         let handshake_timeout = self.settings.handshake_timeout;
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
-            let _ = done.send(target.dial(handshake_timeout));
+            let prepared = target.prepared(attempt, refused_with);
+            // Preparing may have taken long, and a server should not see a client come that was stopped.
+            if !shared.is_stopping() {
+                let _ = done.send(prepared.and_then(|target| target.dial(handshake_timeout)));
+            }
         });
         if let Err(error) = dialer {
             return Some(Err(ConnectError::Unreachable(error)));
         }
         loop {
             channel::select! {
-                recv(dialed) -> result => return Some(result.unwrap_or_else(|_| {
-                    Err(ConnectError::Unreachable(io::Error::other("the thread that connects has panicked")))
-                })),
+                recv(dialed) -> result => return match result {
+                    Ok(dialed) => Some(dialed),
+                    Err(_) if self.shared.is_stopping() => None,
+                    Err(_) => {
+                        let error = io::Error::other("the thread that connects has panicked");
+                        Some(Err(ConnectError::Unreachable(error)))
+                    }
+                },
                 recv(self.control) -> _ => if self.shared.is_stopping() { return None },
             }
         }
     }
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
-        log::warn!("not connected: {error}");
-        self.shared.hub.publish(|| Event::ConnectFailed { error: error.to_string(), is_fatal: error.is_fatal() });
+        let told = in_words(&error);
+        log::warn!("not connected: {told}");
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,
         };
-        if error.is_fatal() || self.backoff.is_none() {
-            return Outcome::Done(Err(Error::Connect(error)));
+        let error = Error::Connect(error);
+        let is_fatal = (self.target.gives_up)(&error);
+        self.shared.hub.publish(|| Event::ConnectFailed { error: told, is_fatal });
+        if is_fatal || self.backoff.is_none() {
+            return Outcome::Done(Err(error));
         }
         Outcome::Lost(hint)
     }
@@ -312,23 +379,18 @@ where
 
     /// What follows from the end of a connection that we did not want to end.
     fn after(&self, reason: CloseReason) -> Outcome {
-        let code = match &reason {
-            CloseReason::Peer { code, .. } => *code,
-            _ => None,
+        let hint = match &reason {
+            CloseReason::Peer { code: Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER), .. } => Hint::Restart,
+            _ => Hint::Nothing,
         };
-        let would_come_up_again = match &reason {
-            CloseReason::Protocol(_) | CloseReason::InvalidUtf8 | CloseReason::TooBig { .. } => true,
-            _ => code.is_some_and(|code| matches!(u16::from(code), 1002 | 1003 | 1007..=1010)),
-        };
-        match reason {
-            CloseReason::Local { .. } => Outcome::Done(Ok(())),
-            _ if self.shared.is_stopping() => Outcome::Done(Ok(())),
-            reason if would_come_up_again || self.backoff.is_none() => Outcome::Done(Err(Error::Closed(reason))),
-            _ if code == Some(CloseCode::RESTART) || code == Some(CloseCode::TRY_AGAIN_LATER) => {
-                Outcome::Lost(Hint::Restart)
-            }
-            _ => Outcome::Lost(Hint::Nothing),
+        if matches!(reason, CloseReason::Local { .. }) || self.shared.is_stopping() {
+            return Outcome::Done(Ok(()));
         }
+        let error = Error::Closed(reason);
+        if (self.target.gives_up)(&error) || self.backoff.is_none() {
+            return Outcome::Done(Err(error));
+        }
+        Outcome::Lost(hint)
     }
 
     fn open(&mut self, dialed: Dialed) -> Result<Connection, Error> {
@@ -361,6 +423,15 @@ where
         }
         self.shared.opened(link);
         Ok(connection)
+    }
+}
+
+/// The text of an error. What [`Client::prepare`] gave is the application's own, and may do anything, panic included.
+fn in_words(error: &ConnectError) -> String {
+    let mut text = String::new();
+    match catch_unwind(AssertUnwindSafe(|| write!(text, "{error}"))) {
+        Ok(Ok(())) => text,
+        _ => format!("{text}(an error that cannot be shown)"),
     }
 }
 

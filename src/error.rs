@@ -29,6 +29,24 @@ impl Error {
     pub fn handler(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Handler(error.into())
     }
+
+    /// Whether this error ends a client that was not told [otherwise](crate::Client::give_up_if): trying again would end
+    /// in the same way, or is not for the client to decide.
+    ///
+    /// Of [`Connect`](Self::Connect) these are the errors that [are fatal](ConnectError::is_fatal). Of
+    /// [`Closed`](Self::Closed) it is a protocol that either end found broken: close codes 1002, 1003 and 1007 to 1010 of
+    /// the server, and what we close with 1002, 1007 or 1009. And all others.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_fatal(),
+            Self::Closed(CloseReason::Protocol(_) | CloseReason::InvalidUtf8 | CloseReason::TooBig { .. }) => true,
+            Self::Closed(CloseReason::Peer { code: Some(code), .. }) => {
+                matches!(u16::from(*code), 1002 | 1003 | 1007..=1010)
+            }
+            Self::Closed(_) => false,
+            Self::InvalidCloseCode(_) | Self::Io(_) | Self::Handler(_) => true,
+        }
+    }
 }
 
 impl fmt::Display for Error {

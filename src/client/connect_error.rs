@@ -11,6 +11,9 @@ use std::time::Duration;
 pub enum ConnectError {
     /// The URL, or a header or subprotocol to be sent, is not valid. Fatal.
     Invalid(String),
+    /// The function that prepares each attempt ([`Client::prepare`](crate::Client::prepare)) failed with this error, or
+    /// gave a URL or a header that is not valid.
+    Prepare(Box<dyn StdError + Send + Sync>),
     /// The host's name could not be resolved.
     Resolve(io::Error),
     /// No address of the host could be connected to; the error of the last one.
@@ -41,7 +44,7 @@ impl ConnectError {
                 501 | 505 => true,
                 status => *status < 500,
             },
-            Self::Resolve(_) | Self::Unreachable(_) | Self::TimedOut | Self::Lost(_) => false,
+            Self::Prepare(_) | Self::Resolve(_) | Self::Unreachable(_) | Self::TimedOut | Self::Lost(_) => false,
         }
     }
 }
@@ -50,6 +53,7 @@ impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Invalid(what) => f.write_str(what),
+            Self::Prepare(error) => write!(f, "cannot prepare the attempt: {error}"),
             Self::Resolve(error) => write!(f, "cannot resolve the host: {error}"),
             Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
             Self::Refused { status, retry_after: None } => write!(f, "refused with HTTP status {status}"),
@@ -66,6 +70,7 @@ impl fmt::Display for ConnectError {
 impl StdError for ConnectError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
+            Self::Prepare(error) => Some(&**error),
             Self::Resolve(error) | Self::Unreachable(error) | Self::Lost(error) => Some(error),
             _ => None,
         }

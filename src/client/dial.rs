@@ -25,7 +25,7 @@ pub(crate) struct Dialed {
 }
 
 impl Target {
-    /// Connects to the first address that answers, and does the opening handshake there.
+    /// One attempt: the first address that answers, and the opening handshake there.
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
@@ -45,7 +45,7 @@ impl Target {
 
     /// The connect timeout begins when the name is resolved: a slow name server leaves no less for connecting.
     fn connect(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
-        let addresses = (self.resolve)(&self.host, self.port).map_err(ConnectError::Resolve)?;
+        let addresses = (self.resolve)(&self.location.host, self.location.port).map_err(ConnectError::Resolve)?;
         race::connect(addresses, self.connect_timeout).map_err(ConnectError::Unreachable)
     }
 }

@@ -1,28 +1,46 @@
 //! Where a client connects to, and what it asks for there: the URL, and the request of the opening handshake.
 
+use std::borrow::Cow;
+use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tungstenite::http::{HeaderName, HeaderValue, Uri};
 
-use super::ConnectError;
+use super::{Attempt, ConnectError};
+use crate::error::Error;
 
-/// Where to connect to, and what to ask for.
+/// Where to connect to, what to ask for, and by which rules.
 #[derive(Clone)]
 pub(crate) struct Target {
-    pub(super) host: String,
-    pub(super) port: u16,
-    /// As the `Host` header has it.
-    pub(super) authority: String,
-    pub(super) path: String,
+    pub(super) location: Location,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) connect_timeout: Duration,
     /// The system's resolver; tests have others.
     pub(super) resolve: Resolve,
+    /// Changes what each attempt asks for, and where.
+    pub(super) prepare: Option<Prepare>,
+    pub(super) gives_up: GivesUp,
 }
+
+/// What a URL says.
+#[derive(Clone)]
+pub(super) struct Location {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// As the `Host` header has it.
+    authority: String,
+    /// With the query.
+    path: String,
+}
+
+pub(super) type Prepare = Arc<dyn Fn(&mut Attempt) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync>;
+/// Decides which errors end the client.
+pub(super) type GivesUp = Arc<dyn Fn(&Error) -> bool + Send + Sync>;
 
 /// Finds the addresses of a host, and puts the port to each.
 pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
@@ -31,8 +49,8 @@ fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((host, port).to_socket_addrs()?.collect())
 }
 
-impl Target {
-    pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
+impl Location {
+    fn parse(url: &str) -> Result<Self, ConnectError> {
         let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {:?}: {what}", without_secrets(url)));
         let url_without_fragment = url.split('#').next().unwrap_or(url);
         let uri: Uri = url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH]"))?;
@@ -60,12 +78,37 @@ impl Target {
                 path if path.starts_with('/') => path.to_owned(),
                 query => format!("/{query}"),
             },
+        })
+    }
+}
+
+impl Target {
+    pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
+        Ok(Self {
+            location: Location::parse(url)?,
             headers: Vec::new(),
             subprotocols: Vec::new(),
             // Two lost packets and some more: TCP tries again after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
             resolve: ask_the_system,
+            prepare: None,
+            gives_up: Arc::new(Error::is_fatal),
         })
+    }
+
+    /// The target of one attempt. Whatever is wrong with what the function gave may be right the next time.
+    pub(super) fn prepared(&self, number: u32, refused_with: Option<u16>) -> Result<Cow<'_, Self>, ConnectError> {
+        let Some(prepare) = &self.prepare else { return Ok(Cow::Borrowed(self)) };
+        let mut attempt = Attempt { number, refused_with, url: None, headers: self.headers.clone() };
+        prepare(&mut attempt).map_err(ConnectError::Prepare)?;
+        let Attempt { url, headers, .. } = attempt;
+        let changed = || {
+            let location = url.map_or_else(|| Ok(self.location.clone()), |url| Location::parse(&url))?;
+            let target = Self { location, headers, ..self.clone() };
+            target.check()?;
+            Ok(Cow::Owned(target))
+        };
+        changed().map_err(|error: ConnectError| ConnectError::Prepare(error.into()))
     }
 
     /// Checks what was added since: nothing may end a header and begin another.
@@ -96,7 +139,7 @@ impl Target {
 
     /// The request of the opening handshake (RFC 6455 section 4.1).
     pub(super) fn request_head(&self, key: &str) -> String {
-        let Self { path, authority, .. } = self;
+        let Location { path, authority, .. } = &self.location;
         let mut head = format!(
             "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
@@ -115,8 +158,8 @@ impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers and queries may hold credentials.
         f.debug_struct("Target")
-            .field("authority", &self.authority)
-            .field("path", &without_secrets(&self.path))
+            .field("authority", &self.location.authority)
+            .field("path", &without_secrets(&self.location.path))
             .finish_non_exhaustive()
     }
 }
@@ -151,9 +194,9 @@ mod tests {
             ("ws://example.org:/", "example.org", 80, "example.org:", "/"),
             ("ws://example.org:65535", "example.org", 65535, "example.org:65535", "/"),
         ] {
-            let target = Target::parse(url).unwrap();
-            assert_eq!((target.host.as_str(), target.port), (host, port), "{url}");
-            assert_eq!((target.authority.as_str(), target.path.as_str()), (authority, path), "{url}");
+            let it = Location::parse(url).unwrap();
+            assert_eq!((it.host.as_str(), it.port), (host, port), "{url}");
+            assert_eq!((it.authority.as_str(), it.path.as_str()), (authority, path), "{url}");
         }
     }
 
@@ -171,7 +214,7 @@ mod tests {
             "ws://example.org:http",
             "ws://[::1]:99999/",
         ] {
-            let error = Target::parse(url).unwrap_err();
+            let error = Location::parse(url).err().unwrap();
             assert!(matches!(error, ConnectError::Invalid(_)) && error.is_fatal(), "{url}: {error}");
         }
     }
@@ -190,7 +233,7 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(without_secrets(url), shown);
-            if let Err(error) = Target::parse(url) {
+            if let Err(error) = Location::parse(url) {
                 let shown = format!("{error} {error:?}");
                 assert!(!shown.contains("s3") && !shown.contains("user:"), "{shown}");
             }
