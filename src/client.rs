@@ -178,9 +178,20 @@ impl Client {
     }
 
     /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 16
-    /// more. Default 0: they are refused.
+    /// more. Default 0: they are refused. What was never sent can be [taken out](ClientHandle::take_outbox).
     pub fn outbox_size(self, bytes: usize) -> Self {
         self.shared.current().outbox_limit = bytes;
+        self
+    }
+
+    /// Whether a full [outbox](Self::outbox_size) drops its oldest messages for a new one, which suits readings, of which
+    /// the newest count. Default `false`: [`send`](ClientHandle::send) gives the new one back as
+    /// [`TrySendError::Full`](crate::TrySendError::Full).
+    ///
+    /// Those that were dropped are counted by [`outbox_dropped`](ClientHandle::outbox_dropped), and logged when the next
+    /// connection opens. Only a message that is larger than the outbox is still `Full`.
+    pub fn outbox_drops_oldest(self, drops_oldest: bool) -> Self {
+        self.shared.current().drops_oldest = drops_oldest;
         self
     }
 

@@ -395,7 +395,7 @@
 //!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown.
 //! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
 //!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
-//!   attempt that failed, messages that were kept and never sent.
+//!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox.
 //! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, a client's pause.
 //! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
 //! - **trace**: nothing.
