@@ -30,12 +30,12 @@ impl Error {
         Self::Handler(error.into())
     }
 
-    /// Whether this error ends a client that was not told [otherwise](crate::Client::give_up_if): trying again would end
-    /// in the same way, or is not for the client to decide.
+    /// Whether this error ends a client that was not told [otherwise](crate::Client::give_up_if).
     ///
-    /// Of [`Connect`](Self::Connect) these are the errors that [are fatal](ConnectError::is_fatal). Of
-    /// [`Closed`](Self::Closed) it is a protocol that either end found broken: close codes 1002, 1003 and 1007 to 1010 of
-    /// the server, and what we close with 1002, 1007 or 1009. And all others.
+    /// - [`Connect`](Self::Connect): if [it is fatal](ConnectError::is_fatal).
+    /// - [`Closed`](Self::Closed): if another connection would end in the same way, since either end found the protocol
+    ///   broken. These are the codes 1002, 1003 and 1007 to 1010 from the server, and 1002, 1007 and 1009 from us.
+    /// - All others: `true`. They are the handler's own.
     pub fn is_fatal(&self) -> bool {
         match self {
             Self::Connect(error) => error.is_fatal(),

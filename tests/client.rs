@@ -426,27 +426,36 @@ fn an_outbox_that_drops_its_oldest_leaves_with_the_newest() {
     connection.expect_close_at_stop(&client);
 }
 
-#[test]
-fn what_is_sent_while_a_full_outbox_leaves_is_in_order_and_sent_or_counted() {
-    const MESSAGES: u64 = 100_000;
+/// Sends numbers as fast as it can, each as long as this, while a connection opens whose server does not read until it
+/// stands: all arrive in order, or are counted.
+fn send_while_a_full_outbox_leaves(numbers: usize, len: usize, outbox_size: usize) {
     let server = BareServer::bind();
-    let client = run(client(server.address()).outbox_size(100 * 20).outbox_drops_oldest(true), listen);
+    let client = client(server.address()).outbox_size(outbox_size).outbox_drops_oldest(true).queue_size(1);
+    let client = run(client, listen);
     let handle = client.handle.clone();
     let sender = thread::spawn(move || {
-        for number in 1..=MESSAGES {
-            handle.send(number.to_string()).expect("there is always room for the newest");
+        for number in 1..=numbers {
+            handle.send(format!("{number:len$}")).expect("there is always room for the newest");
         }
     });
     eventually("the outbox is full", || client.handle.outbox_dropped() > 0);
     let mut connection = server.open();
-    let mut received: Vec<u64> = Vec::new();
-    while received.last() != Some(&MESSAGES) {
-        received.push(connection.text().parse().unwrap());
+    assert!(client.handle.wait_connected(CEILING));
+    let mut received: Vec<usize> = Vec::new();
+    while received.last() != Some(&numbers) {
+        received.push(connection.text().trim().parse().unwrap());
     }
     sender.join().unwrap();
-    assert!(received.is_sorted_by(|a, b| a < b), "in order, and none twice");
-    assert_eq!(received.len() as u64 + client.handle.outbox_dropped(), MESSAGES);
+    assert!(received.is_sorted_by(|a, b| a < b), "in order, and none twice: {received:?}");
+    assert_eq!(received.len() as u64 + client.handle.outbox_dropped(), numbers as u64);
     connection.expect_close_at_stop(&client);
+}
+
+#[test]
+fn what_is_sent_while_a_full_outbox_leaves_is_in_order_and_sent_or_counted() {
+    // The sender outruns the outbox; and it fills all that the connection takes before the server reads.
+    send_while_a_full_outbox_leaves(100_000, 4, 100 * 20);
+    send_while_a_full_outbox_leaves(500, 60_000, 4 << 20);
 }
 
 /// The memory of a message, which asks the client something when it is let go of.

@@ -171,7 +171,7 @@ fn wait_for_any(_: &[(Socket, SocketAddr)], wait: Duration) -> io::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::net::TcpListener;
 
     use super::*;
@@ -259,7 +259,7 @@ mod tests {
 
     /// A port whose backlog is full: what comes is not even answered.
     #[cfg(target_os = "linux")]
-    fn silent() -> (SocketAddr, impl Sized) {
+    pub(in crate::client) fn silent() -> (SocketAddr, impl Sized) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(0).unwrap();

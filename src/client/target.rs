@@ -43,7 +43,7 @@ pub(super) type Prepare = Arc<dyn Fn(&mut Attempt) -> Result<(), Box<dyn StdErro
 pub(super) type GivesUp = Arc<dyn Fn(&Error) -> bool + Send + Sync>;
 
 /// Finds the addresses of a host, and puts the port to each.
-pub(super) type Resolve = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+pub(super) type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((host, port).to_socket_addrs()?.collect())
@@ -90,7 +90,7 @@ impl Target {
             subprotocols: Vec::new(),
             // Two lost packets and some more: TCP tries again after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
-            resolve: ask_the_system,
+            resolve: Arc::new(ask_the_system),
             prepare: None,
             gives_up: Arc::new(Error::is_fatal),
         })
