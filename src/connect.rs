@@ -7,7 +7,7 @@ use std::io::{self, BufRead, Write};
 use std::thread;
 use std::time::Duration;
 
-use heartwire::{Backoff, Client, ClientHandle, Connection, Error, Message, TrySendError};
+use heartwire::{Backoff, Client, ClientHandle, Connection, Error, Message};
 
 use crate::cli::ConnectOptions;
 use crate::output;
@@ -88,8 +88,7 @@ fn send_line(handle: &ClientHandle, message: Message) -> bool {
     loop {
         match handle.send(unsent) {
             Ok(()) => return true,
-            Err(TrySendError::Closed(message) | TrySendError::Full(message)) => unsent = message,
-            Err(_) => return false,
+            Err(error) => unsent = error.into_inner(),
         }
         if !wait_connected(handle) {
             return false;

@@ -337,7 +337,8 @@
 //! [`Client::run`] is the counterpart of [`Server::serve`]: the same [`Connection`], the same heartbeat, in the caller's
 //! thread. When the server is lost, or not reached, it waits (exponential backoff with full jitter, [`Backoff`]) and
 //! connects again, until the handler returns, somebody calls [`ClientHandle::stop`], or an error shows that it is
-//! pointless ([`ConnectError::is_fatal`]).
+//! pointless ([`Error::is_fatal`]). [`Client::prepare`] gives each attempt its own headers and URL, such as a token that
+//! expires; [`Client::give_up_if`] chooses which errors end the client.
 //!
 //! ```no_run
 //! use heartwire::{Client, Error};
@@ -381,7 +382,7 @@
 //! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, stalled handlers |
 //! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
-//! | `heartwire-dial` | for one attempt of a client | name resolution, connecting, opening handshake |
+//! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
 //!
 //! The supervisor never waits for a peer or a subscriber. It does call the logger: one that blocks holds up reports
 //! and broadcasts, though not the heartbeats.
@@ -394,7 +395,7 @@
 //!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown.
 //! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
 //!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
-//!   attempt that failed, messages that were kept and never sent.
+//!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox.
 //! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, a client's pause.
 //! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
 //! - **trace**: nothing.
@@ -441,7 +442,7 @@ mod suspension;
 mod sync;
 mod tcp;
 
-pub use client::{Backoff, Client, ClientHandle, ConnectError};
+pub use client::{Attempt, Backoff, Client, ClientHandle, ConnectError};
 pub use close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
 pub use connection::Connection;
 pub use error::{ConfirmError, Error, TrySendError};
