@@ -368,7 +368,8 @@ fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
                 outbound.drain().unwrap();
             }
             let frames = frames(&socket.taken());
-            let place = |frame: &Frame| frames.iter().position(|other| *other == frame.to_bytes(0)).expect("it is there");
+            let place =
+                |frame: &Frame| frames.iter().position(|other| *other == frame.to_bytes(0)).expect("it is there");
             assert_eq!(frames.len(), sent.len(), "cut at {cut}, fed: {fed}");
             // The ordinary Ping may be anywhere; what stands in line is in the order of the calls.
             let in_line: Vec<_> = sent[..4].iter().map(place).collect();
@@ -574,7 +575,11 @@ fn many_senders_never_tear_or_reorder() {
                 scope.spawn(move || {
                     for n in 0..EACH {
                         let frame = text(&format!("{sender}:{n}:{}", "x".repeat(n % 60)));
-                        let sent = if n % 3 == 0 { outbound.feed(frame, Wait::Forever) } else { outbound.send(frame, Wait::Forever) };
+                        let sent = if n % 3 == 0 {
+                            outbound.feed(frame, Wait::Forever)
+                        } else {
+                            outbound.send(frame, Wait::Forever)
+                        };
                         if sent.unwrap() == Sent::StartDrainer {
                             let outbound = Arc::clone(outbound);
                             thread::spawn(move || outbound.drain().unwrap());
