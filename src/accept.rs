@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::handle::Hub;
+use crate::tcp;
 
 /// Accepts until the server ends, and gives each connection to `start`. An error of `start` (no thread could be
 /// started) is treated like one of `accept`: the system is short of something, and trying on at once would not help.
@@ -25,6 +26,10 @@ pub(crate) fn run(
                 ("start a thread for a connection", error)
             }),
             Err(_) if hub.is_ending() => return,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                wait(listener, stop);
+                continue;
+            }
             // The client gave up while it waited to be accepted, or a signal came: nothing that should slow us down.
             Err(error) if is_passing(&error) => continue,
             Err(error) => {
@@ -43,12 +48,26 @@ pub(crate) fn run(
     }
 }
 
+/// Whoever else holds the socket has made it one that does not block, and may want it so: then it is for us to wait. Not
+/// for ever, for the connection that is to wake us at the end may be accepted by them.
+fn wait(listener: &TcpListener, stop: &Receiver<()>) {
+    const AT_MOST: Duration = Duration::from_secs(1);
+    #[cfg(unix)]
+    if tcp::wait_for_client(listener, AT_MOST).is_ok() {
+        return;
+    }
+    #[cfg(not(unix))]
+    if listener.set_nonblocking(false).is_ok() {
+        return;
+    }
+    let _ = stop.recv_timeout(AT_MOST);
+}
+
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
         error.kind(),
         Interrupted
-            | WouldBlock
             | ConnectionAborted
             | ConnectionReset
             // Linux hands on errors of the network that concern this one client (accept(2)).

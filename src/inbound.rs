@@ -133,7 +133,7 @@ impl Inbound {
 
     /// Reads and forgets until the peer's end, an error or the deadline.
     pub(crate) fn discard_to_end(&self, deadline: Instant) {
-        tcp::discard_to_end(&self.stream, deadline);
+        tcp::discard_to_end(&self.stream, deadline, || {});
     }
 
     pub(crate) fn shut_down(&self, how: Shutdown) {

@@ -5,7 +5,9 @@
 //! same guarantees, at the price of a second thread while there is something to write.
 
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
+#[cfg(unix)]
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
@@ -18,10 +20,6 @@ impl Socket for TcpStream {
         /// Below this, copying is cheaper than having the kernel gather. It lies on the stack of every thread that has
         /// sent a Ping, so it is short.
         const COPIED: usize = 128;
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-        #[cfg(not(any(target_os = "linux", target_os = "android")))]
-        const FLAGS: i32 = libc::MSG_DONTWAIT;
 
         if let [header, payload] = slices
             && header.is_empty()
@@ -63,6 +61,14 @@ impl Socket for TcpStream {
     }
 }
 
+/// How a single call is asked not to block, and not to raise SIGPIPE: that would end a process which has not told the
+/// system to ignore it, as Rust's own programs do and others need not.
+#[cfg(all(unix, not(target_vendor = "apple")))]
+pub(crate) const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+/// On Apple's systems the socket is asked instead, by [`prepare`].
+#[cfg(target_vendor = "apple")]
+pub(crate) const FLAGS: i32 = libc::MSG_DONTWAIT;
+
 /// How long a drainer waits before it looks whether it is still needed. The end of the connection wakes it at once.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -72,11 +78,13 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT: u32 = 64 * 1024;
 
-/// Small frames leave at once (no Nagle), writes may block again (some systems hand the listener's mode on), and little
-/// waits in the system's own buffer.
+/// Small frames leave at once (no Nagle), writes may block again (some systems hand the listener's mode on), none raises
+/// SIGPIPE, and little waits in the system's own buffer.
 pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_nodelay(true)?;
+    #[cfg(target_vendor = "apple")]
+    SockRef::from(stream).set_nosigpipe(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)?;
     Ok(())
@@ -146,9 +154,9 @@ pub(crate) fn shut_down(stream: &TcpStream) {
     let _ = stream.shutdown(Shutdown::Both);
 }
 
-/// Reads and forgets until the peer's end, an error or the deadline. A socket that is closed with unread bytes in it
+/// Reads and forgets until the peer's end, an error or the deadline, and tells `heard` whenever something came. A socket that is closed with unread bytes in it
 /// resets the connection, and the peer may lose our last words.
-pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant) {
+pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant, mut heard: impl FnMut()) {
     let mut scratch = [0; 2048];
     let mut reader = stream;
     loop {
@@ -158,7 +166,7 @@ pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant) {
         }
         match reader.read(&mut scratch) {
             Ok(0) => return,
-            Ok(_) => {}
+            Ok(_) => heard(),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return,
         }
@@ -238,12 +246,18 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
     wait_for(stream, rustix::event::PollFlags::IN, wait)
 }
 
+/// Waits until a client can be accepted. It may return early.
 #[cfg(unix)]
-fn wait_for(stream: &TcpStream, events: rustix::event::PollFlags, wait: Option<Duration>) -> io::Result<bool> {
+pub(crate) fn wait_for_client(listener: &TcpListener, wait: Duration) -> io::Result<()> {
+    wait_for(listener, rustix::event::PollFlags::IN, Some(wait)).map(drop)
+}
+
+#[cfg(unix)]
+fn wait_for(socket: &impl AsFd, events: rustix::event::PollFlags, wait: Option<Duration>) -> io::Result<bool> {
     use rustix::event::{PollFd, Timespec, poll};
     // A wait that is too long for a timespec is as good as none.
     let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    match poll(&mut [PollFd::new(stream, events)], wait.as_ref()) {
+    match poll(&mut [PollFd::new(socket, events)], wait.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(false),
         ready => Ok(ready? > 0),
     }
@@ -263,7 +277,8 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
     }
 }
 
-/// Writes all of it before the deadline: `write_all` under one deadline for the whole.
+/// Writes all of it before the deadline: `write_all` under one deadline for the whole. A plain `write` of std's raises no
+/// SIGPIPE, unlike its `write_vectored`.
 pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     let mut writer = stream;
     while !bytes.is_empty() {

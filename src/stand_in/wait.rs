@@ -8,14 +8,16 @@ pub(super) use unix::{Sleep, Waker, pair};
 /// By poll(2), over the sockets and one end of a pair that others write to.
 #[cfg(unix)]
 mod unix {
-    use std::io::{self, Read, Write};
+    use std::io::{self, Read};
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use socket2::SockRef;
 
     use super::super::Socket;
     use crate::close::ConnectionId;
+    use crate::tcp;
 
     #[derive(Debug)]
     pub(crate) struct Waker(UnixStream);
@@ -32,8 +34,9 @@ mod unix {
 
     impl Waker {
         pub(crate) fn wake(&self) {
-            // It fails only if so much waits to be read that it wakes up anyway.
-            let _ = (&self.0).write(&[0]);
+            // It fails only if so much waits to be read that it wakes up anyway, or if it has ended. Then std's own
+            // write might raise SIGPIPE.
+            let _ = SockRef::from(&self.0).send_with_flags(&[0], tcp::FLAGS);
         }
     }
 
