@@ -68,6 +68,10 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count)]
     pub(crate) max_connections: usize,
 
+    /// Most connections at a time from one client's address (of IPv6: from one network of 64 bits); more are answered 429
+    #[arg(long, value_name = "N", value_parser = parse_count)]
+    pub(crate) max_connections_per_address: Option<usize>,
+
     /// Largest message taken, in bytes
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) max_message_size: usize,

@@ -129,7 +129,7 @@ pub struct Stats {
     pub handshakes_failed: u64,
     /// Plain HTTP requests that the responder answered.
     pub http_requests: u64,
-    /// Of the failures, those refused because the server was full.
+    /// Of the failures, those refused because the server, or their address, had as many connections as it may have.
     pub refused: u64,
     /// Failures to accept a TCP connection (no file descriptors, no memory).
     pub accept_errors: u64,

@@ -80,6 +80,11 @@ impl Trusted {
         client
     }
 
+    /// Whether this peer may speak for others, so that its own address says nothing of its client.
+    pub(crate) fn speaks_for_others(&self, peer: SocketAddr) -> bool {
+        self.includes(peer.ip().to_canonical())
+    }
+
     fn includes(&self, address: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&address))
     }

@@ -4,10 +4,10 @@
 //! for the connection.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
@@ -37,11 +37,43 @@ pub(crate) struct Arrival {
     pub(crate) stream: Arc<TcpStream>,
     /// Whether it was decided that it will be let in, or that it will not.
     is_decided: AtomicBool,
+    came: Instant,
+    /// Microseconds from then to the newest that it said.
+    heard_at: AtomicU64,
+    /// Whether it had to make room for another.
+    was_dropped: AtomicBool,
 }
 
 impl Arrival {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream: Arc::new(stream), is_decided: AtomicBool::new(false) }
+        Self {
+            stream: Arc::new(stream),
+            is_decided: AtomicBool::new(false),
+            came: Instant::now(),
+            heard_at: AtomicU64::new(0),
+            was_dropped: AtomicBool::new(false),
+        }
+    }
+
+    /// It has said something, or was told something and may now say more.
+    pub(crate) fn heard(&self) {
+        self.heard_at.store(self.came.elapsed().as_micros() as u64, Relaxed);
+    }
+
+    /// When it was last heard, or came.
+    pub(crate) fn heard_at(&self) -> Instant {
+        self.came + Duration::from_micros(self.heard_at.load(Relaxed))
+    }
+
+    /// It has no place and has to go, for another that has none: hangs up on it.
+    pub(crate) fn make_room(&self) {
+        self.was_dropped.store(true, Relaxed);
+        tcp::shut_down(&self.stream);
+    }
+
+    /// Whether it had to go for another.
+    pub(crate) fn was_dropped(&self) -> bool {
+        self.was_dropped.load(Relaxed)
     }
 
     /// Whether it may be let in: from here on it counts as a connection, which has a right to a Close frame.
@@ -76,8 +108,33 @@ const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `is_full`: the
-/// server is at its limit of connections.
+/// Why a client that asks properly is not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// There are as many connections as there may be.
+    Server,
+    /// The client's address has as many as it may have.
+    Address,
+}
+
+impl Full {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::Server => "too many connections",
+            Self::Address => "too many connections from this address",
+        }
+    }
+
+    /// 503 tells proxies that this server can take no more, and 429 that it can, but not from there.
+    fn refusal(self) -> Refusal {
+        let status = if self == Self::Server { 503 } else { 429 };
+        let response = Response::new(status).header("Retry-After", "5").text(format!("{}\n", self.reason()));
+        refusal(response, self.reason())
+    }
+}
+
+/// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `find_room`: whether
+/// one more connection of this client can be let in.
 ///
 /// One step after the other and none inlined, so that their frames lie over one another: see `Slot::run`.
 #[inline(never)]
@@ -86,10 +143,10 @@ pub(crate) fn perform(
     peer: SocketAddr,
     rules: &Rules,
     deadline: Instant,
-    is_full: bool,
+    find_room: impl FnOnce(IpAddr) -> Result<(), Full>,
 ) -> (Remote, Outcome) {
     let stream = &*arrival.stream;
-    let (mut request, tail) = match read_head(stream, peer, deadline) {
+    let (mut request, tail) = match read_head(arrival, peer, deadline) {
         Ok(read) => read,
         Err(HeadError::Refused(refusal)) => return (peer.into(), refuse(stream, &refusal, true, deadline)),
         Err(HeadError::Lost(reason)) => return (peer.into(), Outcome::Failed { status: None, reason }),
@@ -97,7 +154,7 @@ pub(crate) fn perform(
     request.find_client(&rules.trusted);
     let remote = request.remote();
     let with_body = request.method() != "HEAD";
-    match look_at(&request, rules, is_full) {
+    match look_at(&request, rules).and_then(|()| find_room(remote.client).map_err(|full| full.refusal().into())) {
         Ok(()) => {}
         Err(Declined::Answered(response)) => return (remote, answer(stream, &response, with_body, deadline)),
         Err(Declined::Refused(refusal)) => return (remote, refuse(stream, &refusal, with_body, deadline)),
@@ -140,21 +197,16 @@ impl From<Refusal> for Declined {
     }
 }
 
-/// Whether a complete request is an opening handshake as it should be, and there is room for it.
+/// Whether a complete request is an opening handshake as it should be.
 #[inline(never)]
-fn look_at(request: &Request, rules: &Rules, is_full: bool) -> Result<(), Declined> {
+fn look_at(request: &Request, rules: &Rules) -> Result<(), Declined> {
     if !request.has_token("Upgrade", "websocket") {
         return Err(match ask_for_answer(request, rules) {
             Some(response) => Declined::Answered(response),
             None => no_upgrade(request).into(),
         });
     }
-    check_upgrade(request)?;
-    if is_full {
-        let response = Response::new(503).header("Retry-After", "5").text("too many connections\n");
-        return Err(refusal(response, "too many connections").into());
-    }
-    Ok(())
+    Ok(check_upgrade(request)?)
 }
 
 /// The application's answer to a request that is no opening handshake.
@@ -177,10 +229,10 @@ enum HeadError {
 
 /// Reads up to the end of the request's head. What came behind it is the second part of the result.
 #[inline(never)]
-fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
+fn read_head(arrival: &Arrival, peer: SocketAddr, deadline: Instant) -> Result<(Request, Vec<u8>), HeadError> {
     let mut head = Head::new();
     loop {
-        let read = tcp::read_before(stream, head.space(), deadline);
+        let read = tcp::read_before(&arrival.stream, head.space(), deadline);
         let Some(count) = read.map_err(|error| HeadError::Lost(error.to_string()))? else {
             let response = Response::new(408).text("the request took too long\n");
             return Err(HeadError::Refused(refusal(response, "request too slow")));
@@ -189,6 +241,7 @@ fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<
             let what = if head.len == 0 { "closed without a request" } else { "closed in the middle of the request" };
             return Err(HeadError::Lost(what.to_owned()));
         }
+        arrival.heard();
         if let Some(complete) = head.filled(count, peer)? {
             return Ok(complete);
         }

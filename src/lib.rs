@@ -411,6 +411,7 @@
 //! second thread while there is something to write.
 
 mod accept;
+mod addresses;
 mod client;
 mod close;
 mod connection;
@@ -426,6 +427,7 @@ mod handshake;
 pub mod heartbeat;
 mod inbound;
 mod link;
+mod lobby;
 mod message;
 mod outbound;
 mod request;

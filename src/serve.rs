@@ -16,6 +16,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         .map_err(|error| format!("cannot listen on {}: {error}", options.address))?
         .heartbeat(options.heartbeat())
         .max_connections(options.max_connections)
+        .max_connections_per_address(options.max_connections_per_address)
         .max_message_size(options.max_message_size)
         .queue_size(options.queue_size)
         .read_buffer_size(options.read_buffer_size)

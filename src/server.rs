@@ -2,7 +2,7 @@
 
 use std::any::Any;
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -13,6 +13,7 @@ use ipnet::IpNet;
 use socket2::SockRef;
 
 use crate::accept;
+use crate::addresses::{Addresses, Counted};
 use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
@@ -20,10 +21,11 @@ use crate::error::Error;
 use crate::forwarded::Remote;
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
-use crate::handshake::{self, Arrival, Outcome, Rules, TEXT_HEARTBEAT};
+use crate::handshake::{self, Arrival, Full, Outcome, Rules, TEXT_HEARTBEAT};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
+use crate::lobby::{Lobby, Seat};
 use crate::request::Request;
 use crate::response::{Accept, Response};
 use crate::settings::{Settings, setters_of_both_ends};
@@ -54,6 +56,7 @@ pub struct Server {
     receivers: Receivers,
     settings: Settings,
     max_connections: usize,
+    max_per_address: Option<usize>,
     text_heartbeat: bool,
     rules: Rules,
 }
@@ -95,6 +98,7 @@ impl Server {
             receivers,
             settings: Settings::default(),
             max_connections: 10_000,
+            max_per_address: None,
             text_heartbeat: false,
             rules: Rules::default(),
         })
@@ -112,11 +116,25 @@ impl Server {
 
     setters_of_both_ends!();
 
-    /// Most connections at a time, those in the opening handshake included; more are answered 503, up to 64 at a time,
-    /// and beyond that dropped. Default 10,000: each costs a thread, and systems have limits of threads, memory maps and
-    /// file descriptors.
+    /// Most connections at a time, those in the opening handshake included. Default 10,000: each costs a thread, and
+    /// systems have limits of threads, memory maps and file descriptors.
+    ///
+    /// More are answered 503 with `Retry-After`, and plain HTTP requests are answered as ever. Those that are answered, or
+    /// refused, take no place among the connections while they have not hung up; there may be 64 of them. For one more,
+    /// whoever has been silent for longest is dropped, so that whoever asks at once is answered at once.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
+        self
+    }
+
+    /// Most connections at a time that one client's address may have; more are answered 429 with `Retry-After`. Default
+    /// `None`: as many as there are, for behind one address there may be many people (NAT).
+    ///
+    /// The address is [`client()`](crate::Connection::client), so a [trusted proxy](Self::trust_proxies) may bring any
+    /// number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any in it. A client
+    /// without a proxy is counted from its TCP connection on, one behind a proxy from its request on.
+    pub fn max_connections_per_address(mut self, connections: Option<usize>) -> Self {
+        self.max_per_address = connections;
         self
     }
 
@@ -201,7 +219,8 @@ impl Server {
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
-        let Self { listener, hub, receivers, settings, max_connections, text_heartbeat, rules, .. } = self;
+        let Self { listener, hub, receivers, settings, max_connections, max_per_address, text_heartbeat, rules, .. } =
+            self;
         let (staff, stop) = Staff::start(&hub, receivers, settings.close_timeout)?;
 
         let site = Arc::new(Site {
@@ -212,7 +231,8 @@ impl Server {
             rules,
             handler,
             places: AtomicUsize::new(0),
-            refusing: AtomicUsize::new(0),
+            lobby: Arc::default(),
+            addresses: max_per_address.map(|limit| Arc::new(Addresses::new(limit))),
         });
         let mut last_id = 0;
         accept::run(&listener, &hub, &stop, |stream, peer| {
@@ -231,7 +251,8 @@ impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut fields = f.debug_struct("Server");
         fields.field("address", &self.address).field("settings", &self.settings);
-        fields.field("max_connections", &self.max_connections).field("text_heartbeat", &self.text_heartbeat);
+        fields.field("max_connections", &self.max_connections).field("max_per_address", &self.max_per_address);
+        fields.field("text_heartbeat", &self.text_heartbeat);
         fields.finish_non_exhaustive()
     }
 }
@@ -246,25 +267,66 @@ struct Site<H> {
     handler: H,
     /// Connections, and handshakes that may come to one.
     places: AtomicUsize,
-    /// Threads that only have a refusal to deliver.
-    refusing: AtomicUsize,
+    /// Those that have no place.
+    lobby: Arc<Lobby>,
+    /// Where connections of an address are limited.
+    addresses: Option<Arc<Addresses>>,
 }
 
 /// A connection's thread, from its start to its end, whatever ends it.
 struct Slot<H> {
     site: Arc<Site<H>>,
     id: ConnectionId,
-    /// Whether it is counted among the places, or among those that refuse.
-    has_place: bool,
+    standing: Standing,
+    /// Its place in the count of its client's address.
+    counted: Option<Counted>,
+    /// Whether it was refused because there was no room.
+    was_refused: bool,
+}
+
+/// What a client is counted among.
+enum Standing {
+    /// Connections, and those that may become one.
+    Place,
+    /// Those that came when there was none left, for this reason.
+    Late { full: Full, _seat: Seat },
+    /// Those that will not become one any more.
+    Done { _seat: Option<Seat> },
 }
 
 impl<H> Slot<H> {
-    /// Gives its place to somebody else: this one will not become a connection any more.
-    fn leave_place(&mut self) {
-        if std::mem::take(&mut self.has_place) {
-            self.site.refusing.fetch_add(1, Relaxed);
-            self.site.places.fetch_sub(1, Relaxed);
+    /// Gives its place to somebody else: this one will not become a connection any more. Whether it may stay to be hung up
+    /// on in good order.
+    fn leave_place(&mut self, arrival: &Arc<Arrival>) -> bool {
+        if !matches!(self.standing, Standing::Place) {
+            return true;
         }
+        arrival.heard();
+        let seat = self.site.lobby.enter(arrival);
+        let stays = seat.is_some();
+        self.standing = Standing::Done { _seat: seat };
+        self.site.places.fetch_sub(1, Relaxed);
+        self.counted = None;
+        stays
+    }
+
+    /// Whether one more connection of this client can be let in.
+    fn find_room(&mut self, client: IpAddr) -> Result<(), Full> {
+        let found = self.look_for_room(client);
+        self.was_refused = found.is_err();
+        found
+    }
+
+    fn look_for_room(&mut self, client: IpAddr) -> Result<(), Full> {
+        if let Standing::Late { full, .. } = self.standing {
+            return Err(full);
+        }
+        if self.counted.is_none()
+            && let Some(addresses) = &self.site.addresses
+        {
+            self.counted = Some(addresses.count(client).ok_or(Full::Address)?);
+        }
+        Ok(())
     }
 
     fn failed(&self, remote: Remote, status: Option<u16>, reason: String) {
@@ -274,8 +336,9 @@ impl<H> Slot<H> {
 
 impl<H> Drop for Slot<H> {
     fn drop(&mut self) {
-        let counter = if self.has_place { &self.site.places } else { &self.site.refusing };
-        counter.fetch_sub(1, Relaxed);
+        if let Standing::Place = self.standing {
+            self.site.places.fetch_sub(1, Relaxed);
+        }
         self.site.hub.notify(Notice::ThreadEnds { id: self.id });
     }
 }
@@ -284,26 +347,39 @@ impl<H> Site<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// Over the limit, so many threads may tell clients so. Beyond, clients are dropped without a word.
-    const MOST_REFUSING: usize = 64;
-
     /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
     fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let has_place = self.places.load(Relaxed) < self.max_connections;
-        let counter = if has_place { &self.places } else { &self.refusing };
-        let before = counter.fetch_add(1, Relaxed);
         let arrival = Arc::new(Arrival::new(stream));
         self.hub.notify(Notice::Accepted { id, arrival: Arc::clone(&arrival) });
-        // Counts down again, here or in the thread.
-        let slot = Slot { site: Arc::clone(self), id, has_place };
-        if !has_place && before >= Self::MOST_REFUSING {
-            self.hub.count(|stats| stats.refused += 1);
-            slot.failed(peer.into(), None, "too many connections".to_owned());
-            return Ok(());
+        let mut slot = Slot { site: Arc::clone(self), id, standing: Standing::Done { _seat: None }, counted: None, was_refused: false };
+        match self.take_place(peer) {
+            Ok(counted) => (slot.standing, slot.counted) = (Standing::Place, counted),
+            Err(full) => match self.lobby.enter(&arrival) {
+                Some(seat) => slot.standing = Standing::Late { full, _seat: seat },
+                None => {
+                    self.hub.count(|stats| stats.refused += 1);
+                    slot.failed(peer.into(), None, full.reason().to_owned());
+                    return Ok(());
+                }
+            },
         }
         let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
         builder.spawn(move || slot.run(&arrival, peer))?;
         Ok(())
+    }
+
+    /// A place for one more, and in the count of its address if that can be told already.
+    fn take_place(&self, peer: SocketAddr) -> Result<Option<Counted>, Full> {
+        if self.places.load(Relaxed) >= self.max_connections {
+            return Err(Full::Server);
+        }
+        let addresses = self.addresses.as_ref().filter(|_| !self.rules.trusted.speaks_for_others(peer));
+        let counted = match addresses {
+            Some(addresses) => Some(addresses.count(peer.ip()).ok_or(Full::Address)?),
+            None => None,
+        };
+        self.places.fetch_add(1, Relaxed);
+        Ok(counted)
     }
 }
 
@@ -313,37 +389,40 @@ where
 {
     /// The thread. What its stack was once used for stays resident for as long as it lives, so its three parts are not
     /// inlined, and their frames lie over one another.
-    fn run(mut self, arrival: &Arrival, peer: SocketAddr) {
+    fn run(mut self, arrival: &Arc<Arrival>, peer: SocketAddr) {
         let (remote, outcome) = match tcp::prepare(&arrival.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.site.settings.handshake_timeout;
-                handshake::perform(arrival, peer, &self.site.rules, deadline, !self.has_place)
+                let site = Arc::clone(&self.site);
+                handshake::perform(arrival, peer, &site.rules, deadline, |client| self.find_room(client))
             }
             Err(error) => (peer.into(), Outcome::Failed { status: None, reason: error.to_string() }),
         };
-        if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
+        if let Some(mut connection) = self.enter(arrival, remote, outcome) {
             self.handle(&mut connection);
         }
     }
 
     /// From the handshake to a connection, or to the end of what there is to say.
     #[inline(never)]
-    fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
+    fn enter(&mut self, arrival: &Arc<Arrival>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
+        let stream = &arrival.stream;
         match outcome {
             Outcome::Answered { status } => {
                 log::debug!("#{} {remote} plain HTTP request answered with {status}", self.id);
                 self.site.hub.count(|stats| stats.http_requests += 1);
-                self.leave_place();
-                tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
+                self.see_off(arrival);
             }
             Outcome::Failed { status, reason } => {
-                if !self.has_place {
+                if self.was_refused || arrival.was_dropped() {
                     self.site.hub.count(|stats| stats.refused += 1);
                 }
-                self.failed(remote, status, reason);
-                self.leave_place();
+                match arrival.was_dropped() {
+                    true => self.failed(remote, None, "dropped: it was silent for longest among too many".to_owned()),
+                    false => self.failed(remote, status, reason),
+                }
                 if status.is_some() {
-                    tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
+                    self.see_off(arrival);
                 }
             }
             Outcome::Upgraded { request, accept, tail } => {
@@ -363,6 +442,13 @@ where
             }
         }
         None
+    }
+
+    /// The client was told that this is the end, and has some time to hang up.
+    fn see_off(&mut self, arrival: &Arc<Arrival>) {
+        if self.leave_place(arrival) {
+            tcp::discard_to_end(&arrival.stream, Instant::now() + handshake::LINGER, || arrival.heard());
+        }
     }
 
     #[inline(never)]
