@@ -1,8 +1,13 @@
 //! The live stream behind the status page: what is open, how it beats, and what has ended, as JSON over a WebSocket.
 //!
 //! One thread takes a snapshot now and then, as long as anybody watches, and sends the same text to all. Each text is
-//! the whole state, so a watcher that is slow misses some and has lost nothing.
+//! the whole state, so a watcher that is slow misses some and has lost nothing: while one still waits for it, it gets no
+//! other.
+//!
+//! What a look costs is bounded, whatever peers do: so many connections are shown, so much of each text that is theirs,
+//! and so many times a second.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -25,12 +30,17 @@ const PERIOD: Duration = Duration::from_millis(500);
 const SLOW_PERIOD: Duration = Duration::from_secs(2);
 const MANY: usize = 1_000;
 
-/// After something happened, so much else may happen before the next look.
+/// After something happened, so much else may happen before the next look; and this part of a period lies between two
+/// looks at least.
 const SOON: Duration = Duration::from_millis(50);
+const MOST_LOOKS_IN_A_PERIOD: u32 = 2;
 
 /// Most connections that are told of one by one, and most of those that have ended.
 const SHOWN: usize = 100;
 const REMEMBERED: usize = 30;
+
+/// Most characters that are shown of a path, or of the reason of an end.
+const MOST_CHARACTERS: usize = 120;
 
 /// Takes watchers in.
 pub(crate) struct Pulse {
@@ -67,8 +77,8 @@ struct Teller {
     /// What never changes.
     about: Value,
     watchers: Vec<Sender>,
-    /// The last that ended, the newest first.
-    ended: VecDeque<(Instant, CloseReport)>,
+    /// The last that ended, as they are shown, the newest first.
+    ended: VecDeque<(Instant, Value)>,
     period: Duration,
 }
 
@@ -76,24 +86,28 @@ impl Teller {
     /// Runs until the server has ended.
     fn run(mut self, arrivals: &channel::Receiver<Sender>, events: &channel::Receiver<Event>) {
         let mut next_look = None;
+        // No look before this.
+        let mut earliest = Instant::now();
         loop {
             let look = next_look.map_or_else(channel::never, channel::at);
             channel::select! {
                 recv(events) -> event => match event {
                     Ok(event) => {
                         self.note(event);
-                        let soon = Instant::now() + SOON;
+                        let soon = earliest.max(Instant::now() + SOON);
                         next_look = next_look.map(|next: Instant| next.min(soon));
                     }
                     Err(_) => return,
                 },
                 recv(arrivals) -> watcher => if let Ok(watcher) = watcher {
                     self.watchers.push(watcher);
-                    next_look = Some(Instant::now());
+                    next_look = Some(earliest);
                 },
                 recv(look) -> _ => {
                     self.tell();
-                    next_look = (!self.watchers.is_empty()).then(|| Instant::now() + self.period);
+                    let now = Instant::now();
+                    earliest = now + self.period / MOST_LOOKS_IN_A_PERIOD;
+                    next_look = (!self.watchers.is_empty()).then(|| now + self.period);
                 }
             }
         }
@@ -102,7 +116,7 @@ impl Teller {
     fn note(&mut self, event: Event) {
         if let Event::Closed(report) = event {
             self.ended.truncate(REMEMBERED - 1);
-            self.ended.push_front((Instant::now(), report));
+            self.ended.push_front((Instant::now(), ended(&report)));
         }
     }
 
@@ -110,7 +124,10 @@ impl Teller {
         let snapshot = self.handle.snapshot();
         self.period = if snapshot.connections.len() > MANY { SLOW_PERIOD } else { PERIOD };
         let message = Message::from(self.state(snapshot).to_string());
-        self.watchers.retain(|watcher| !matches!(watcher.try_send(message.clone()), Err(TrySendError::Closed(_))));
+        self.watchers.retain(|watcher| match watcher.queued() {
+            0 => !matches!(watcher.try_send(message.clone()), Err(TrySendError::Closed(_))),
+            _ => !watcher.is_closed(),
+        });
     }
 
     fn state(&self, snapshot: Snapshot) -> Value {
@@ -128,7 +145,7 @@ impl Teller {
             "totals": totals,
             "open": open,
             "connections": connections.iter().map(connection).collect::<Vec<_>>(),
-            "ended": self.ended.iter().map(|(at, report)| ended(now - *at, report)).collect::<Vec<_>>(),
+            "ended": self.ended.iter().map(|(at, ended)| with_age(ended, now - *at)).collect::<Vec<_>>(),
         })
     }
 }
@@ -188,7 +205,7 @@ fn connection(info: &ConnectionInfo) -> Value {
     json!({
         "id": info.id,
         "peer": name(info.peer, info.client),
-        "path": info.path,
+        "path": shown(&info.path),
         "is_watcher": is_watcher(info),
         "age": ms(info.age),
         "silent": ms(info.silent),
@@ -205,18 +222,32 @@ fn connection(info: &ConnectionInfo) -> Value {
     })
 }
 
-fn ended(ago: Duration, report: &CloseReport) -> Value {
+fn ended(report: &CloseReport) -> Value {
     json!({
         "id": report.id,
         "peer": name(report.peer, report.client),
-        "path": report.path,
+        "path": shown(&report.path),
         "cause": report.reason.name(),
-        "reason": report.reason.to_string(),
+        "reason": shown(&report.reason.to_string()),
         "is_clean": report.reason.is_clean(),
-        "ago": ms(ago),
         "age": ms(report.age),
         "missed": report.missed,
         "messages_in": report.traffic.messages_in,
         "messages_out": report.traffic.messages_out,
     })
+}
+
+/// With how long ago that was.
+fn with_age(ended: &Value, ago: Duration) -> Value {
+    let mut ended = ended.clone();
+    ended["ago"] = ms(ago).into();
+    ended
+}
+
+/// As much of a text as is shown.
+fn shown(text: &str) -> Cow<'_, str> {
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
+        None => Cow::Borrowed(text),
+    }
 }

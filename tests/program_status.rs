@@ -270,3 +270,42 @@ fn metrics_count_what_happened() {
         "what ended still counts: {text}"
     );
 }
+
+#[test]
+fn a_look_costs_little_however_long_the_paths_are_and_however_much_happens() {
+    use std::time::{Duration, Instant};
+
+    let server = serve(&["127.0.0.1:0"]);
+    let path = format!("/{}", "%C3%A9".repeat(2_500));
+    let address = server.address();
+    let stay: Vec<Client> = (0..30).map(|_| connect(address, &path)).collect();
+    (0..30).for_each(|_| hang_up(connect(address, &path), CloseCode::Normal, &"x".repeat(120)));
+
+    let mut watcher = connect(address, PULSE);
+    let (look, state) = loop {
+        let look = next_text(&mut watcher);
+        let state: Value = serde_json::from_str(&look).unwrap();
+        if state["ended"].as_array().map(Vec::len) == Some(30) {
+            break (look, state);
+        }
+    };
+    assert_eq!(state["open"], 31);
+    assert!(state["ended"][0]["ago"].as_f64() >= Some(0.0));
+    let shown = state["connections"][0]["path"].as_str().unwrap();
+    assert!(path.starts_with(shown.strip_suffix('…').expect("it is cut")), "{shown}");
+    assert!(look.len() < 60_000, "{} bytes for 61 connections", look.len());
+
+    // Two looks in a period of half a second, and one more at each end.
+    let (began, mut looks) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(2) {
+        for _ in 0..5 {
+            drop(connect(address, "/comes-and-goes"));
+        }
+        watcher.get_ref().set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+        looks += usize::from(watcher.read().is_ok_and(|message| message.is_text()));
+    }
+    let most = began.elapsed().as_millis() as usize / 250 + 2;
+    println!("{looks} looks in {:?}", began.elapsed());
+    assert!(looks <= most, "{looks} looks, {most} would be enough");
+    drop(stay);
+}
