@@ -178,8 +178,8 @@ impl Client {
         self
     }
 
-    /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 16
-    /// more. Default 0: they are refused. What was never sent can be [taken out](ClientHandle::take_outbox).
+    /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 128
+    /// more, which it takes to keep it. Default 0: they are refused. What was never sent can be [taken out](ClientHandle::take_outbox).
     pub fn outbox_size(self, bytes: usize) -> Self {
         self.shared.current().outbox_limit = bytes;
         self
@@ -222,10 +222,11 @@ impl Client {
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
-        let Self { target, settings, backoff, shared, receivers, control } = self;
+        let Self { target, mut settings, backoff, shared, receivers, control } = self;
         target.check().map_err(Error::Connect)?;
         let hub = Arc::clone(&shared.hub);
-        let (staff, _) = Staff::start(&hub, receivers, settings.close_timeout)?;
+        settings.make_room_for(shared.current().outbox_limit);
+        let (staff, _) = Staff::start(&hub, receivers, &settings)?;
         hub.accept_ends();
         let target = Arc::new(target);
         let mut run = Run { target, settings, backoff, shared, control, last_id: 0, handler: &mut handler };
@@ -406,9 +407,6 @@ where
         let stream = Arc::new(stream);
         let decoder = Decoder::new(Role::Client, &tail, settings.read_buffer_size, settings.max_message_size);
         let inbound = Inbound::new(Arc::clone(&stream), decoder)?;
-        // What waited for the connection gets in whatever its size.
-        let queue_size = settings.queue_size.max(self.shared.current().outbox_limit);
-        let settings = &Settings { queue_size, ..settings.clone() };
         let link = Arc::new(Link::new(Opening {
             role: Role::Client,
             id: self.last_id,

@@ -49,7 +49,7 @@ impl Connection {
         let stream = Arc::clone(inbound.stream());
         link.set_heartbeat(&heartbeat);
         let heartbeat = Heartbeat::new(heartbeat, opened, link.phase(&heartbeat, opened));
-        link.rest(Box::new(Reception::new(inbound, heartbeat, text_heartbeat, opened)));
+        link.rest(Box::new(Reception::new(inbound, heartbeat, text_heartbeat, link.share(), opened)));
         Self { link, stream, request, subprotocol, has_fed: false, is_over: false }
     }
 

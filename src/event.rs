@@ -145,6 +145,9 @@ pub struct Stats {
     pub missed: u64,
     /// Handlers reported as stalled.
     pub handlers_stalled: u64,
+    /// What waits in all queues and was read ahead now, in bytes, as it is counted against
+    /// [`max_buffered`](crate::Server::max_buffered).
+    pub buffered: u64,
     /// What passed over the connections that ended.
     pub traffic: Traffic,
 }

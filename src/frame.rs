@@ -27,6 +27,9 @@ pub(crate) struct Frame {
     payload: Bytes,
 }
 
+// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice that.
+const _: () = assert!(2 * size_of::<Frame>() + 32 <= Message::OVERHEAD);
+
 /// What the queue needs to know of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -103,6 +106,11 @@ impl Frame {
     /// Bytes on the wire.
     pub(crate) fn len(&self) -> usize {
         self.header().len() + self.payload.len()
+    }
+
+    /// What it costs in memory to keep it. A payload that many frames share counts for each of them.
+    pub(crate) fn cost(&self) -> usize {
+        self.payload.len() + Message::OVERHEAD
     }
 
     /// What is left to write after `offset` bytes, header and payload.

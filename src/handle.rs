@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 use socket2::SockRef;
 
+use crate::buffered::Total;
 use crate::close::ConnectionId;
 use crate::event::{ConnectionInfo, Event, Snapshot, Stats};
 use crate::frame::Frame;
@@ -34,8 +35,8 @@ pub(crate) struct Hub {
     stop: channel::Sender<()>,
     /// Those that may need a stand-in.
     pub(crate) stand_in: stand_in::Register,
-    /// What was read ahead for handlers that are away, over all connections, in bytes.
-    pub(crate) read_ahead: AtomicUsize,
+    /// What all queues and everything read ahead cost in memory.
+    pub(crate) buffered: Arc<Total>,
     /// An instant that all connections have in common.
     pub(crate) epoch: Instant,
 }
@@ -77,7 +78,7 @@ impl Hub {
             is_ending: AtomicBool::new(false),
             stop,
             stand_in: register,
-            read_ahead: AtomicUsize::new(0),
+            buffered: Arc::new(Total::new(0)),
             epoch: Instant::now(),
         };
         let receivers =
@@ -85,7 +86,9 @@ impl Hub {
         Ok((Arc::new(hub), receivers))
     }
 
-    pub(crate) fn starts(&self) {
+    /// From here on there are connections, which may buffer so much together.
+    pub(crate) fn starts(&self, max_buffered: usize) {
+        self.buffered.set_limit(max_buffered);
         self.is_running.store(true, SeqCst);
     }
 
@@ -136,7 +139,9 @@ impl Hub {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        lock(&self.stats).clone()
+        let mut stats = lock(&self.stats).clone();
+        stats.buffered = self.buffered.held() as u64;
+        stats
     }
 
     pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {

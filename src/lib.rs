@@ -412,6 +412,7 @@
 
 mod accept;
 mod addresses;
+mod buffered;
 mod client;
 mod close;
 mod connection;

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
+use crate::buffered::Share;
 use crate::close::{CloseReason, CloseReport, ConnectionId, LastWord, Phase, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
@@ -44,9 +45,8 @@ pub(crate) struct Link {
     /// Whether broadcasts are for this connection too.
     pub(crate) takes_broadcasts: bool,
     pub(crate) full_queue_timeout: Option<Duration>,
-    /// Bytes that may be read ahead, for this connection and for all.
+    /// What may be read ahead.
     pub(crate) read_ahead: usize,
-    max_read_ahead: usize,
     /// Protects the receiving end while nobody drives it, and says where the connection's thread is. Held by the stand-in
     /// for one look, and by others for moments only.
     slot: Mutex<Slot>,
@@ -84,14 +84,13 @@ impl Link {
             remote,
             path,
             opened,
-            outbound: Outbound::new(role, stream, settings.queue_size, settings.close_timeout),
+            outbound: Outbound::new(role, stream, settings.queue_size, &hub.buffered, settings.close_timeout),
             close_timeout: settings.close_timeout,
             stack_size: settings.stack_size,
             hub,
             takes_broadcasts,
             full_queue_timeout: settings.full_queue_timeout,
             read_ahead: settings.read_ahead,
-            max_read_ahead: settings.max_read_ahead,
             slot: Mutex::new(Slot::new(opened)),
             has_asked: AtomicBool::new(false),
             ledger: Mutex::default(),
@@ -401,14 +400,9 @@ impl Link {
         heartbeat::phase(self.id, policy, now.saturating_duration_since(self.hub.epoch))
     }
 
-    /// What was read ahead of the handler has another size.
-    pub(crate) fn count_ahead(&self, before: usize, after: usize) {
-        self.hub.read_ahead.fetch_add(after.wrapping_sub(before), Relaxed);
-    }
-
-    /// Whether all connections together may read more ahead.
-    pub(crate) fn has_room_ahead(&self) -> bool {
-        self.hub.read_ahead.load(Relaxed) < self.max_read_ahead
+    /// A share of what may be buffered for all connections together.
+    pub(crate) fn share(&self) -> Share {
+        Share::new(&self.hub.buffered)
     }
 
     fn traffic(&self, figures: &Figures) -> Traffic {

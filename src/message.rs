@@ -16,6 +16,15 @@ pub enum Message {
 }
 
 impl Message {
+    /// What it costs in memory to keep a message, or its frame, beyond the payload: its place in a queue that may be half
+    /// empty, and what the allocator adds to a payload.
+    pub(crate) const OVERHEAD: usize = 128;
+
+    /// What it costs in memory to keep it.
+    pub(crate) fn cost(&self) -> usize {
+        self.len() + Self::OVERHEAD
+    }
+
     /// A text message.
     pub fn text(text: impl Into<Utf8Bytes>) -> Self {
         Self::Text(text.into())

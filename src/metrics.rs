@@ -57,6 +57,9 @@ impl Collector for Figures {
         out.gauge("connections_missing", "Connections open now that have missed at least one Pong", None, missing)?;
         out.gauge("queue", "Bytes that wait for peers to take them", Some(&Unit::Bytes), queued)?;
 
+        let help = "Memory that queues and what was read ahead take";
+        out.gauge("buffered", help, Some(&Unit::Bytes), stats.buffered)?;
+
         out.counter("accepted", "TCP connections accepted", stats.accepted)?;
         out.counter("openings", "Connections that completed the opening handshake", stats.opened)?;
         out.counters("closures", "Connections that ended", "cause", stats.closed.into_iter())?;

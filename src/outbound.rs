@@ -9,6 +9,7 @@
 //! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary; of Pings
 //!   and of Pongs only the newest waits, since it answers for the earlier ones.
 //! - Nothing follows a Close frame.
+//! - Who waits for room gets it in the order of the calls, so that a large message is not kept out by small ones.
 //! - The lock is never held across a call that can block.
 
 use std::collections::VecDeque;
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::buffered::{Share, Total};
 use crate::close::{CloseCode, CloseFrame, CloseReason, Ending, Phase, close_payload};
 use crate::frame::{Frame, Kind, Role};
 use crate::sync::{Condvar, Mutex, MutexGuard};
@@ -101,6 +103,7 @@ pub(crate) struct Outbound<S> {
     progress: Condvar,
     /// Whether nobody has begun to close, for those who come by often and need not take the lock to know.
     is_open: AtomicBool,
+    /// What the frames that wait may cost in memory.
     queue_limit: usize,
     role: Role,
 }
@@ -119,7 +122,13 @@ struct State<S> {
     data: VecDeque<Frame>,
     /// Bytes that were accepted and not yet taken by the socket.
     queued: usize,
+    /// What the frames that wait cost in memory, but for small ones that were fed. It counts while a drainer is at work: what
+    /// goes straight to the socket costs nothing.
+    share: Share,
     is_draining: bool,
+    /// Tickets of those who wait for room, in the order in which they came.
+    waiting: VecDeque<u64>,
+    last_ticket: u64,
     /// While a drainer is at work: when the socket last took anything, or refused the first byte.
     blocked_since: Option<Instant>,
     /// When the newest Ping that was taken whole was, and how many bytes had been by then.
@@ -137,8 +146,15 @@ impl<S: Socket> Outbound<S> {
     /// Fed frames up to this length are copied together: cheaper for the kernel than to gather them.
     const JOINED: usize = 1024;
 
-    /// `queue_limit`: bytes that may wait before `send` does. `close_timeout`: how long a closing handshake may take.
-    pub(crate) fn new(role: Role, socket: Arc<S>, queue_limit: usize, close_timeout: Duration) -> Self {
+    /// `queue_limit`: what may wait, as it costs in memory, before `send` does, unless the total is nearly used up.
+    /// `close_timeout`: how long a closing handshake may take.
+    pub(crate) fn new(
+        role: Role,
+        socket: Arc<S>,
+        queue_limit: usize,
+        total: &Arc<Total>,
+        close_timeout: Duration,
+    ) -> Self {
         let state = State {
             socket: Some(socket),
             ending: Ending::new(close_timeout),
@@ -148,7 +164,10 @@ impl<S: Socket> Outbound<S> {
             fed: Vec::new(),
             data: VecDeque::new(),
             queued: 0,
+            share: Share::new(total),
             is_draining: false,
+            waiting: VecDeque::new(),
+            last_ticket: 0,
             blocked_since: None,
             ping_left: None,
             bytes: 0,
@@ -161,7 +180,7 @@ impl<S: Socket> Outbound<S> {
     /// Sends a data frame. If the queue is full, waits for room as `wait` says, or fails.
     pub(crate) fn send(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);
-        let mut state = self.admit(frame.len(), wait)?;
+        let mut state = self.admit(frame.cost(), wait)?;
         state.messages += 1;
         state.push_and_flush(frame).map_err(SendFailure::Io)
     }
@@ -169,9 +188,10 @@ impl<S: Socket> Outbound<S> {
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
     pub(crate) fn feed(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);
-        let mut state = self.admit(frame.len(), wait)?;
+        let mut state = self.admit(frame.cost(), wait)?;
         state.messages += 1;
-        if !state.is_draining && state.queued + frame.len() >= Self::FEED_LIMIT.min(self.queue_limit) {
+        let is_enough = state.queued + frame.len() >= Self::FEED_LIMIT.min(self.queue_limit);
+        if !state.is_draining && (is_enough || state.data.len() >= Batch::MOST_FRAMES) {
             return state.push_and_flush(frame).map_err(SendFailure::Io);
         }
         if frame.len() <= Self::JOINED && !state.is_draining && state.batch.is_empty() && state.data.is_empty() {
@@ -300,8 +320,7 @@ impl<S: Socket> Outbound<S> {
                 state.refill(&mut batch);
                 let socket = state.socket.clone().filter(|_| !batch.is_empty());
                 let Some(socket) = socket else {
-                    state.is_draining = false;
-                    state.blocked_since = None;
+                    state.catches_up();
                     self.progress.notify_all();
                     return Ok(());
                 };
@@ -362,29 +381,54 @@ impl<S: Socket> Outbound<S> {
         self.lock().figures()
     }
 
-    /// The lock, once there is room for a frame of this length. One larger than the whole queue is let in when nothing waits.
-    fn admit(&self, len: usize, wait: Wait) -> Result<MutexGuard<'_, State<S>>, SendFailure> {
-        let mut state = self.lock();
-        loop {
+    /// The lock, once there is room for a frame of this cost. One larger than the whole queue is let in when nothing waits.
+    fn admit(&self, cost: usize, wait: Wait) -> Result<MutexGuard<'_, State<S>>, SendFailure> {
+        let state = self.lock();
+        if !state.ending.accepts() {
+            return Err(SendFailure::Closed);
+        }
+        if state.waiting.is_empty() && state.has_room(cost, self.queue_limit) {
+            return Ok(state);
+        }
+        self.wait_for_room(state, cost, wait)
+    }
+
+    #[cold]
+    fn wait_for_room<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<S>>,
+        cost: usize,
+        wait: Wait,
+    ) -> Result<MutexGuard<'a, State<S>>, SendFailure> {
+        state.last_ticket += 1;
+        let ticket = state.last_ticket;
+        state.waiting.push_back(ticket);
+        let outcome = loop {
             if !state.ending.accepts() {
-                return Err(SendFailure::Closed);
+                break Err(SendFailure::Closed);
             }
-            // Without a drainer at work what waits was fed, and goes out together with the frame.
-            if !state.is_draining || state.queued == 0 || state.queued + len <= self.queue_limit {
-                return Ok(state);
+            if state.waiting.front() == Some(&ticket) && state.has_room(cost, self.queue_limit) {
+                break Ok(());
             }
             state = match wait {
-                Wait::No => return Err(SendFailure::Full),
+                Wait::No => break Err(SendFailure::Full),
                 Wait::Forever => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Wait::Until(deadline) => {
                     let remaining = deadline.saturating_duration_since(Instant::now());
                     if remaining.is_zero() {
-                        return Err(SendFailure::Full);
+                        break Err(SendFailure::Full);
                     }
                     self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0
                 }
             };
+        };
+        let was_first = state.waiting.front() == Some(&ticket);
+        state.waiting.retain(|other| *other != ticket);
+        // There may be room for the next as well, or for a smaller one than this.
+        if was_first && !state.waiting.is_empty() {
+            self.progress.notify_all();
         }
+        outcome.map(|()| state)
     }
 
     /// The frame as our role sends it. Before the lock is taken, for masking copies the payload.
@@ -429,6 +473,7 @@ impl<S: Socket> State<S> {
             self.push(frame);
         } else {
             self.queued += frame.len() - taken;
+            self.share.add(frame.cost());
             self.batch.push_written(frame, taken);
         }
         self.falls_behind();
@@ -437,11 +482,31 @@ impl<S: Socket> State<S> {
 
     fn falls_behind(&mut self) {
         self.is_draining = true;
+        self.share.set_counts(true);
         self.blocked_since = Some(Instant::now());
+    }
+
+    /// The drainer has nothing left to do.
+    fn catches_up(&mut self) {
+        self.is_draining = false;
+        self.share.set_counts(false);
+        self.blocked_since = None;
+        // An empty queue keeps no memory, beyond what a batch takes.
+        self.data.shrink_to(Batch::MOST_FRAMES);
+    }
+
+    /// Whether a frame of this cost may be queued.
+    fn has_room(&self, cost: usize, queue_limit: usize) -> bool {
+        // Without a drainer at work what waits was fed, and goes out together with the frame.
+        if !self.is_draining || self.queued == 0 {
+            return true;
+        }
+        self.share.held().saturating_add(cost) <= queue_limit && self.share.has_room(cost)
     }
 
     fn push(&mut self, frame: Frame) {
         self.queued += frame.len();
+        self.share.add(frame.cost());
         let replaced = match frame.kind() {
             Kind::Ping => self.ping.replace(frame),
             Kind::Pong => self.pong.replace(frame),
@@ -450,7 +515,10 @@ impl<S: Socket> State<S> {
                 None
             }
         };
-        self.queued -= replaced.map_or(0, |frame| frame.len());
+        if let Some(replaced) = replaced {
+            self.queued -= replaced.len();
+            self.share.sub(replaced.cost());
+        }
     }
 
     fn flush(&mut self) -> io::Result<Sent> {
@@ -489,7 +557,9 @@ impl<S: Socket> State<S> {
     fn refill(&mut self, batch: &mut Batch) {
         if !self.fed.is_empty() {
             let fed = std::mem::take(&mut self.fed);
-            self.data.push_front(Frame::joined(fed));
+            let frame = Frame::joined(fed);
+            self.share.add(frame.cost());
+            self.data.push_front(frame);
         }
         while batch.has_room() {
             let urgent = self.pong.take().or_else(|| self.ping.take());
@@ -502,7 +572,9 @@ impl<S: Socket> State<S> {
     fn taken(&mut self, batch: &mut Batch, count: usize) {
         self.bytes += count as u64;
         self.queued = self.queued.saturating_sub(count);
-        match batch.advance(count) {
+        let (freed, control) = batch.advance(count);
+        self.share.sub(freed);
+        match control {
             Some(Control::Close) => self.close_is_written(),
             // Other frames may have been taken behind it: that it is judged to have waited for them as well costs nothing.
             Some(Control::Ping) => self.ping_left = Some((Instant::now(), self.bytes)),
@@ -535,6 +607,7 @@ impl<S: Socket> State<S> {
         self.fed = Vec::new();
         self.data = VecDeque::new();
         self.queued = 0;
+        self.share.clear();
     }
 }
 

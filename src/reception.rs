@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::buffered::Share;
 use crate::close::{CloseReason, LastWord, Phase};
 use crate::decoder::Incoming;
 use crate::error::Error;
@@ -33,8 +34,8 @@ pub(crate) struct Reception {
     reading: Reading,
     /// Messages that were read for a handler that is away, in order.
     ahead: VecDeque<Message>,
-    /// What they cost, as it is counted against the bounds.
-    ahead_size: usize,
+    /// What they cost in memory.
+    ahead_share: Share,
     /// What comes behind the messages that were read ahead.
     last_word: Option<Box<LastWord>>,
     /// Whether the system was asked to probe the peer.
@@ -48,12 +49,17 @@ pub(crate) struct Reception {
 pub(crate) struct Over;
 
 impl Reception {
-    /// What a message that waits is counted with beyond its length: what it costs to keep.
-    const MESSAGE: usize = 64;
     /// How many reads one look of the stand-in is worth: others wait for it too.
     const READS: usize = 16;
 
-    pub(crate) fn new(inbound: Inbound, heartbeat: Heartbeat, text_heartbeat: bool, now: Instant) -> Self {
+    pub(crate) fn new(
+        inbound: Inbound,
+        heartbeat: Heartbeat,
+        text_heartbeat: bool,
+        mut ahead_share: Share,
+        now: Instant,
+    ) -> Self {
+        ahead_share.set_counts(true);
         Self {
             inbound,
             heartbeat,
@@ -64,7 +70,7 @@ impl Reception {
             heard: now,
             reading: Reading::Always,
             ahead: VecDeque::new(),
-            ahead_size: 0,
+            ahead_share,
             last_word: None,
             is_kept_alive: false,
             is_dead: false,
@@ -75,10 +81,10 @@ impl Reception {
 
     /// The next message among what has arrived, or the peer's last word. Control frames on the way are dealt with.
     pub(crate) fn next(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
-        if self.ahead_size > 0
+        if self.ahead_share.held() > 0
             && let Some(message) = self.ahead.pop_front()
         {
-            self.set_ahead_size(link, self.ahead_size - Self::cost(&message));
+            self.ahead_share.sub(message.cost());
             return Ok(Some(message));
         }
         match self.last_word.take() {
@@ -332,7 +338,7 @@ impl Reception {
                 }
                 match self.decode(link, now) {
                     Ok(Some(message)) => {
-                        self.set_ahead_size(link, self.ahead_size + Self::cost(&message));
+                        self.ahead_share.add(message.cost());
                         self.ahead.push_back(message);
                     }
                     Ok(None) => break,
@@ -357,7 +363,8 @@ impl Reception {
 
     /// Whether more may be read ahead. A message that has begun is read to its end.
     fn has_room(&self, link: &Link) -> bool {
-        self.ahead_size < link.read_ahead && link.has_room_ahead() || self.inbound.decoder.is_in_message()
+        let share = &self.ahead_share;
+        share.held() < link.read_ahead && share.has_room(1) || self.inbound.decoder.is_in_message()
     }
 
     /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may be
@@ -373,18 +380,9 @@ impl Reception {
         }
     }
 
-    fn cost(message: &Message) -> usize {
-        message.len() + Self::MESSAGE
-    }
-
-    fn set_ahead_size(&mut self, link: &Link, size: usize) {
-        link.count_ahead(self.ahead_size, size);
-        self.ahead_size = size;
-    }
-
     /// The connection is over for its handler: what was read ahead is nobody's any more.
-    pub(crate) fn forget_ahead(&mut self, link: &Link) {
+    pub(crate) fn forget_ahead(&mut self) {
         self.ahead = VecDeque::new();
-        self.set_ahead_size(link, 0);
+        self.ahead_share.clear();
     }
 }

@@ -221,7 +221,7 @@ impl Server {
     {
         let Self { listener, hub, receivers, settings, max_connections, max_per_address, text_heartbeat, rules, .. } =
             self;
-        let (staff, stop) = Staff::start(&hub, receivers, settings.close_timeout)?;
+        let (staff, stop) = Staff::start(&hub, receivers, &settings)?;
 
         let site = Arc::new(Site {
             hub: Arc::clone(&hub),

@@ -15,12 +15,10 @@ pub(crate) struct Settings {
     pub(crate) close_timeout: Duration,
     pub(crate) max_message_size: usize,
     pub(crate) queue_size: usize,
-    /// Not heeded yet: data that waits is still judged by the heartbeat's rule alone.
     pub(crate) full_queue_timeout: Option<Duration>,
     pub(crate) read_buffer_size: usize,
-    /// Not heeded yet, and `max_read_ahead` neither: nothing reads for a handler that is away.
     pub(crate) read_ahead: usize,
-    pub(crate) max_read_ahead: usize,
+    pub(crate) max_buffered: usize,
     pub(crate) stack_size: usize,
 }
 
@@ -42,11 +40,26 @@ impl Default for Settings {
             read_buffer_size: 4 * 1024,
             // What the read buffer grows to when much comes in: hundreds of small messages.
             read_ahead: 64 * 1024,
-            // A thousand handlers that are away, each with its own bound used up.
-            max_read_ahead: 64 * 1024 * 1024,
+            // Some 250 slow peers, each with its own queue full, and twice what 10,000 idle connections cost.
+            max_buffered: 256 * 1024 * 1024,
             // A handler that formats and parses takes some tens of KiB; 10,000 threads reserve 2.5 GiB of addresses.
             stack_size: 256 * 1024,
         }
+    }
+}
+
+impl Settings {
+    /// Whatever was kept in an outbox of this size gets in when a connection opens.
+    pub(crate) fn make_room_for(&mut self, outbox: usize) {
+        /// Of a Ping and a Pong, which may get in first.
+        const CONTROL: usize = 1024;
+        if outbox == 0 {
+            return;
+        }
+        self.queue_size = self.queue_size.max(outbox.saturating_add(CONTROL));
+        // A queue may have half of what is not used otherwise.
+        let others = self.read_ahead.saturating_add(self.max_message_size).saturating_add(2 * CONTROL);
+        self.max_buffered = self.max_buffered.max(outbox.saturating_mul(2).saturating_add(others));
     }
 }
 
@@ -105,9 +118,13 @@ macro_rules! setters_of_both_ends {
             self
         }
 
-        /// How many bytes may wait for a peer that is slow to take them, beyond what the system buffers: `send` then
-        /// waits, `try_send` and broadcasts do not get in. A single larger message is let in when nothing else waits.
-        /// Default 1 MiB.
+        /// How much may wait for a peer that is slow to take it, beyond what the system buffers: `send` then waits,
+        /// `try_send` and broadcasts do not get in. Who waits for room gets it in the order of the calls, and `try_send`
+        /// and broadcasts do not get ahead of them. A single larger message is let in when nothing else waits. Default
+        /// 1 MiB.
+        ///
+        /// It bounds memory: each message counts with its payload and 128 bytes more, until the peer has taken all of it.
+        /// A payload that many connections share, as in a broadcast, counts for each of them.
         pub fn queue_size(mut self, bytes: usize) -> Self {
             self.settings.queue_size = bytes;
             self
@@ -144,19 +161,28 @@ macro_rules! setters_of_both_ends {
         /// a peer that sends much needs a larger bound.
         ///
         /// A message that has begun is read to its end. So a connection holds at most this much and one message of
-        /// [`max_message_size`](Self::max_message_size); with 0, no more than that message.
+        /// [`max_message_size`](Self::max_message_size); with 0, no more than that message. Each message counts with its
+        /// payload and 128 bytes more. For all connections together there is [`max_buffered`](Self::max_buffered).
         pub fn read_ahead(mut self, bytes: usize) -> Self {
             self.settings.read_ahead = bytes;
             self
         }
 
-        /// How many bytes heartwire [reads ahead](Self::read_ahead) for all connections of this server, or of this
-        /// client, together. Default 64 MiB, which is some 1,000 connections at the default bound of each.
+        /// How much may wait in memory for all connections of this server, or of this client, together: in the
+        /// [queues](Self::queue_size) to peers that are slow to take it, and [read ahead](Self::read_ahead) for handlers
+        /// that are away. Default 256 MiB: room for some 250 slow peers with a full queue each, and twice what 10,000 idle
+        /// connections cost.
         ///
-        /// It bounds the memory that many busy handlers can cost. While it is used up, no connection reads ahead any
-        /// further: each is treated as if it had reached its own bound, until a handler takes something.
-        pub fn max_read_ahead(mut self, bytes: usize) -> Self {
-            self.settings.max_read_ahead = bytes;
+        /// Who holds most is refused first: a queue, or what was read ahead, grows only while it is smaller than what is
+        /// left of the total. One alone gets half of it; a thousand that all take what they can get have a thousandth
+        /// each, and as much is left for the next. Whoever is refused is treated as if its own bound were reached: `send`
+        /// waits, broadcasts are dropped, reading ahead stops.
+        ///
+        /// What is under way is let in all the same, so that nobody is kept from the last of it: one message in each
+        /// direction of each connection. Where [messages](Self::max_message_size) are large and peers many, bound those as
+        /// well. A client's outbox has its own bound, and this one is raised to let all of it out.
+        pub fn max_buffered(mut self, bytes: usize) -> Self {
+            self.settings.max_buffered = bytes;
             self
         }
 

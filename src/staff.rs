@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use crossbeam_channel as channel;
 
 use crate::handle::{Hub, Receivers};
+use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 
 /// The supervisor and the stand-in.
@@ -21,14 +21,14 @@ impl Staff {
     pub(crate) fn start(
         hub: &Arc<Hub>,
         receivers: Receivers,
-        close_timeout: Duration,
+        settings: &Settings,
     ) -> io::Result<(Self, channel::Receiver<()>)> {
         let Receivers { notices, commands, stop, stand_in } = receivers;
-        let supervisor = Supervisor::new(notices, commands, Arc::clone(hub), close_timeout);
+        let supervisor = Supervisor::new(notices, commands, Arc::clone(hub), settings.close_timeout);
         let stand_in = named("heartwire-stand-in").spawn(|| stand_in.run())?;
         match named("heartwire-supervisor").spawn(|| supervisor.run()) {
             Ok(supervisor) => {
-                hub.starts();
+                hub.starts(settings.max_buffered);
                 Ok((Self { supervisor, stand_in }, stop))
             }
             Err(error) => {

@@ -3,18 +3,13 @@
 
 mod support;
 
-use std::io::Read;
 use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, unbounded};
-use heartwire::{HeartbeatPolicy, Sender, Server, TrySendError};
-use support::{
-    CEILING, Client, PING, Running, TEXT, alone, echo, eventually, masked, ms, receive, request, server, start,
-};
+use heartwire::{HeartbeatPolicy, Sender, Server};
+use support::{Client, Running, alone, echo, eventually, ms, receive, server, start};
 
 /// Processor time that this process has used, and memory that it has resident.
 #[cfg(target_os = "linux")]
@@ -36,6 +31,91 @@ mod usage {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells");
         1024 * line.trim().trim_end_matches(" kB").parse::<usize>().expect("a number")
     }
+}
+
+// Memory.
+
+/// A server whose handlers wait in `recv`, and the `Sender` of each connection.
+fn start_listening(server: Server) -> (Running, Receiver<Sender>) {
+    let (sender, senders) = unbounded();
+    let running = start(server, move |conn| {
+        let _ = sender.send(conn.sender());
+        loop {
+            conn.recv()?;
+        }
+    });
+    (running, senders)
+}
+
+const MIB: usize = 1024 * 1024;
+
+/// What a debug build, the test and the allocator may add.
+const SPARE: usize = 4 * MIB;
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_queue_of_empty_messages_costs_no_more_memory_than_its_size() {
+    if !alone("a_queue_of_empty_messages_costs_no_more_memory_than_its_size") {
+        return;
+    }
+    let (running, senders) = start_listening(server().queue_size(MIB));
+    let never_reads = running.connect();
+    let sender = receive("a Sender", &senders);
+    sender.send(vec![0; 32 * MIB]).unwrap();
+    never_reads.reset();
+    running.closed();
+    let (before, _never_reads) = (usage::resident(), running.connect());
+    let sender = receive("a Sender", &senders);
+    let (mut sent, mut refused) = (0, 0);
+    // Until the system's own buffers are full, and the queue after them.
+    while refused < 1000 {
+        match sender.try_send("") {
+            Ok(()) => (sent, refused) = (sent + 1, 0),
+            Err(_) => refused += 1,
+        }
+    }
+    let (queued, grown) = (sender.queued(), usage::resident().saturating_sub(before));
+    println!("{sent} empty messages taken, {queued} bytes of them queued; {grown} bytes more resident");
+    assert!(queued > 0 && grown < MIB + SPARE, "{grown} bytes for a queue of {MIB}");
+    assert!((running.handle.stats().buffered as usize) <= MIB, "{:?}", running.handle.stats());
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn all_queues_together_cost_no_more_than_the_total_and_something_is_left_for_the_next() {
+    if !alone("all_queues_together_cost_no_more_than_the_total_and_something_is_left_for_the_next") {
+        return;
+    }
+    const TOTAL: usize = 16 * MIB;
+    const PEERS: usize = 30;
+    const MESSAGE: usize = 100_000;
+    let (running, senders) = start_listening(server().queue_size(8 * MIB).max_buffered(TOTAL));
+    let fill = |sender: &Sender| {
+        let mut refused = 0;
+        while refused < 100 {
+            match sender.try_send(vec![1; MESSAGE]) {
+                Ok(()) => refused = 0,
+                Err(_) => refused += 1,
+            }
+        }
+        sender.queued()
+    };
+    let before = usage::resident();
+    let mut never_read = Vec::new();
+    let queued: Vec<usize> = (0..PEERS)
+        .map(|_| {
+            never_read.push(running.connect());
+            fill(&receive("a Sender", &senders))
+        })
+        .collect();
+    let (all, grown) = (running.handle.stats().buffered as usize, usage::resident().saturating_sub(before));
+    println!("{queued:?} bytes queued, {all} in all; {grown} bytes more resident");
+    assert!(queued[0] > TOTAL / 2 - 4 * MESSAGE && queued[0] <= TOTAL / 2, "the first has half");
+    assert!(queued.iter().all(|queued| *queued > 0), "one message is let in for each");
+    assert!(all <= TOTAL + PEERS * (MESSAGE + 128), "{all} bytes");
+    assert!(grown < all + 2 * SPARE, "{grown} bytes for {all}");
+    never_read.into_iter().for_each(Client::reset);
+    eventually("what was queued is given back", || running.handle.stats().buffered == 0);
 }
 
 // Processor time.

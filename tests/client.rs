@@ -353,6 +353,9 @@ fn stopping_before_the_start_means_that_nothing_is_tried() {
 
 // The outbox.
 
+/// What a message in the outbox counts for beyond its length.
+const KEPT: usize = 128;
+
 fn kept(error: Result<(), TrySendError<Message>>) -> &'static str {
     match error {
         Ok(()) => "kept",
@@ -380,7 +383,7 @@ fn without_a_connection_messages_come_back_unless_an_outbox_was_asked_for() {
 #[test]
 fn the_outbox_is_bounded_counts_its_headers_and_leaves_in_order_before_anything_else() {
     let server = BareServer::bind();
-    let client = client(server.address()).outbox_size(10 * (4 + 16));
+    let client = client(server.address()).outbox_size(10 * (4 + KEPT));
     let handle = client.handle();
     let verdicts: Vec<_> = (0..11).map(|number| kept(handle.send(format!("n{number:03}")))).collect();
     assert_eq!((&verdicts[..10], verdicts[10]), (&["kept"; 10][..], "full"));
@@ -411,12 +414,12 @@ fn the_outbox_is_bounded_counts_its_headers_and_leaves_in_order_before_anything_
 #[test]
 fn an_outbox_that_drops_its_oldest_leaves_with_the_newest() {
     let server = BareServer::bind();
-    let client = client(server.address()).outbox_size(3 * (4 + 16)).outbox_drops_oldest(true);
+    let client = client(server.address()).outbox_size(3 * (4 + KEPT)).outbox_drops_oldest(true);
     let handle = client.handle();
     for number in 0..10 {
         assert_eq!(kept(handle.send(format!("n{number:03}"))), "kept");
     }
-    assert_eq!(kept(handle.send("x".repeat(3 * 20))), "full", "it would not fit with all others dropped");
+    assert_eq!(kept(handle.send("x".repeat(3 * (4 + KEPT)))), "full", "it would not fit with all others dropped");
     assert_eq!((handle.outbox_len(), handle.outbox_dropped()), (3, 7));
     let client = run(client, listen);
     let mut connection = server.open();
@@ -454,7 +457,7 @@ fn send_while_a_full_outbox_leaves(numbers: usize, len: usize, outbox_size: usiz
 #[test]
 fn what_is_sent_while_a_full_outbox_leaves_is_in_order_and_sent_or_counted() {
     // The sender outruns the outbox; and it fills all that the connection takes before the server reads.
-    send_while_a_full_outbox_leaves(100_000, 4, 100 * 20);
+    send_while_a_full_outbox_leaves(100_000, 4, 100 * (4 + KEPT));
     send_while_a_full_outbox_leaves(500, 60_000, 4 << 20);
 }
 
@@ -475,7 +478,7 @@ impl Drop for Nosy {
 
 #[test]
 fn the_memory_of_a_message_that_is_dropped_may_ask_the_client() {
-    let handle = client(BareServer::bind().address()).outbox_size(64).outbox_drops_oldest(true).handle();
+    let handle = client(BareServer::bind().address()).outbox_size(100 + KEPT).outbox_drops_oldest(true).handle();
     let (sender, asked) = unbounded();
     thread::spawn(move || {
         handle.send(Bytes::from_owner(Nosy(handle.clone(), sender))).unwrap();
@@ -487,7 +490,7 @@ fn the_memory_of_a_message_that_is_dropped_may_ask_the_client() {
 #[test]
 fn what_was_never_sent_can_be_taken_out() {
     let server = BareServer::bind();
-    let client = client(server.address()).outbox_size(5 * (9 + 16));
+    let client = client(server.address()).outbox_size(5 * (9 + KEPT));
     let handle = client.handle();
     let send = |numbers: std::ops::Range<u32>| {
         numbers.map(|number| kept(handle.send(format!("reading {number}")))).collect::<Vec<_>>()

@@ -89,7 +89,7 @@ fn a_server_works_with_any_size() {
         ("queue_size", Server::queue_size, &SIZES),
         ("read_buffer_size", Server::read_buffer_size, &SIZES),
         ("read_ahead", Server::read_ahead, &SIZES),
-        ("max_read_ahead", Server::max_read_ahead, &SIZES),
+        ("max_buffered", Server::max_buffered, &SIZES),
         ("stack_size", Server::stack_size, &SIZES[..1]),
     ];
     for (name, set, sizes) in settings {
@@ -107,7 +107,7 @@ fn a_client_works_with_any_size() {
         ("queue_size", Client::queue_size, &SIZES),
         ("read_buffer_size", Client::read_buffer_size, &SIZES),
         ("read_ahead", Client::read_ahead, &SIZES),
-        ("max_read_ahead", Client::max_read_ahead, &SIZES),
+        ("max_buffered", Client::max_buffered, &SIZES),
         ("stack_size", Client::stack_size, &SIZES),
     ];
     for (name, set, sizes) in settings {

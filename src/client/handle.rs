@@ -25,9 +25,9 @@ pub struct ClientHandle {
 }
 
 impl ClientHandle {
-    /// What a message in the outbox counts for, its frame's header included.
+    /// What a message in the outbox counts for: as much as in a connection's queue, which is to have room for all of them.
     fn size(message: &Message) -> usize {
-        message.len() + 16
+        message.cost()
     }
 
     /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send)
@@ -341,7 +341,7 @@ mod tests {
 
     /// An outbox with room for so many messages of one byte.
     fn outbox(messages: usize, drops_oldest: bool) -> Current {
-        Current { outbox_limit: messages * 17, drops_oldest, ..Current::default() }
+        Current { outbox_limit: messages * Message::from("x").cost(), drops_oldest, ..Current::default() }
     }
 
     fn kept(current: &mut Current, text: &str) -> Option<Vec<Message>> {
@@ -356,7 +356,7 @@ mod tests {
         let dropped = ["a", "b", "c"].map(|text| kept(&mut drops, text));
         assert_eq!(dropped, [Some(vec![]), Some(vec![]), Some(vec!["a".into()])]);
         // A longer one takes the place of several; one that can never fit drops none.
-        let longest = "x".repeat(18);
+        let longest = "x".repeat(2 + Message::OVERHEAD);
         assert_eq!(kept(&mut drops, &longest), Some(vec!["b".into(), "c".into()]));
         assert_eq!(kept(&mut drops, &(longest.clone() + "x")), None);
         assert_eq!((drops.take_outbox(), drops.dropped, drops.outbox_size), (vec![longest.into()].into(), 3, 0));

@@ -51,7 +51,7 @@ impl Connection {
     pub(super) fn finish(&mut self, mut reception: Box<Reception>) -> Error {
         const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
-        reception.forget_ahead(&self.link);
+        reception.forget_ahead();
         if self.link.outbound.wait_until_drained(deadline) {
             self.link.end_in_order();
             reception.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));

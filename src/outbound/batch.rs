@@ -24,7 +24,7 @@ pub(super) enum Control {
 
 impl Batch {
     /// Few enough for a control frame to find a boundary soon, many enough to save system calls.
-    const MOST_FRAMES: usize = 32;
+    pub(super) const MOST_FRAMES: usize = 32;
     const MOST_BYTES: usize = 64 * 1024;
 
     pub(super) fn is_empty(&self) -> bool {
@@ -59,22 +59,24 @@ impl Batch {
         &room[..2 * self.frames.len()]
     }
 
-    /// So many bytes were taken. The last control frame that was completed by them and of which the time counts.
-    pub(super) fn advance(&mut self, count: usize) -> Option<Control> {
-        let mut control = None;
+    /// So many bytes were taken. What the frames cost in memory that were completed by them, and the last control frame
+    /// among those of which the time counts.
+    pub(super) fn advance(&mut self, count: usize) -> (usize, Option<Control>) {
+        let (mut freed, mut control) = (0, None);
         self.offset += count;
         while let Some(first) = self.frames.front().filter(|first| first.len() <= self.offset) {
             let kind = first.kind();
+            freed += first.cost();
             self.offset -= first.len();
             self.len -= first.len();
             self.frames.pop_front();
             match kind {
                 // Nothing follows it.
-                Kind::Close => return Some(Control::Close),
+                Kind::Close => return (freed, Some(Control::Close)),
                 Kind::Ping => control = Some(Control::Ping),
                 Kind::Pong | Kind::Data => {}
             }
         }
-        control
+        (freed, control)
     }
 }

@@ -17,7 +17,7 @@ use crate::message::Message;
 const SCHEDULES: usize = 2_000;
 
 /// A limit on the queue that two frames reach.
-const QUEUE: usize = 16;
+const QUEUE: usize = 2 * (5 + Message::OVERHEAD);
 
 /// Far enough away never to come.
 const FAR: Duration = Duration::from_secs(3600);
@@ -106,7 +106,8 @@ impl Rig {
     fn new(room: usize) -> Self {
         let pipe = Arc::new(Pipe::default());
         pipe.make_room(room);
-        let outbound = Arc::new(Outbound::new(Role::Server, Arc::clone(&pipe), QUEUE, FAR));
+        let total = Arc::new(Total::new(usize::MAX));
+        let outbound = Arc::new(Outbound::new(Role::Server, Arc::clone(&pipe), QUEUE, &total, FAR));
         Self { outbound, pipe, reports: Arc::default() }
     }
 

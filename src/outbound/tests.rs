@@ -71,12 +71,26 @@ impl Socket for FakeSocket {
 /// How long the socket waits before it says that it took nothing. A drainer is not to care.
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// A queue that no test fills by itself.
+const ENOUGH: usize = 100_000;
+
 const SECOND: Duration = Duration::from_secs(1);
 
+/// With a queue of so many bytes, and a socket that takes so many.
 fn outbound(queue_limit: usize, room: usize) -> (Arc<Outbound<FakeSocket>>, Arc<FakeSocket>) {
+    outbound_of(&Arc::new(Total::new(usize::MAX)), queue_limit, room)
+}
+
+/// With its part of this total.
+fn outbound_of(total: &Arc<Total>, queue_limit: usize, room: usize) -> (Arc<Outbound<FakeSocket>>, Arc<FakeSocket>) {
     let socket = Arc::new(FakeSocket::default());
     socket.allow(room);
-    (Arc::new(Outbound::new(Role::Server, Arc::clone(&socket), queue_limit, 10 * SECOND)), socket)
+    (Arc::new(Outbound::new(Role::Server, Arc::clone(&socket), queue_limit, total, 10 * SECOND)), socket)
+}
+
+/// What the frames of these texts cost in a queue.
+fn cost(texts: &[&str]) -> usize {
+    texts.iter().map(|content| text(content).cost()).sum()
 }
 
 fn text(text: &str) -> Frame {
@@ -103,6 +117,15 @@ impl Outbound<FakeSocket> {
     fn is_behind(&self) -> bool {
         self.uptake().blocked_since.is_some()
     }
+
+    /// How many wait for room.
+    fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    fn held(&self) -> usize {
+        self.lock().share.held()
+    }
 }
 
 fn wire(frames: &[Frame]) -> Vec<u8> {
@@ -111,7 +134,7 @@ fn wire(frames: &[Frame]) -> Vec<u8> {
 
 #[test]
 fn what_the_socket_takes_at_once_is_never_queued() {
-    let (outbound, socket) = outbound(100, 1000);
+    let (outbound, socket) = outbound(ENOUGH, 1000);
     assert_eq!(outbound.send(text("one"), Wait::Forever).unwrap(), Sent::Written);
     assert_eq!(outbound.send_control(Frame::ping("1")).unwrap(), Sent::Written);
     assert_eq!(socket.taken(), wire(&[text("one"), Frame::ping("1")]));
@@ -124,7 +147,7 @@ fn what_the_socket_takes_at_once_is_never_queued() {
 fn a_frame_cut_anywhere_is_continued_before_anything_else() {
     let frames = [text("first"), text("second")];
     for cut in 0..wire(&frames).len() {
-        let (outbound, socket) = outbound(100, cut);
+        let (outbound, socket) = outbound(ENOUGH, cut);
         let first = outbound.send(frames[0].clone(), Wait::Forever).unwrap();
         let second = outbound.send(frames[1].clone(), Wait::Forever).unwrap();
         let ping = outbound.send_control(Frame::ping("1")).unwrap();
@@ -147,7 +170,7 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
 
 #[test]
 fn of_pings_and_of_pongs_only_the_newest_waits() {
-    let (outbound, socket) = outbound(10_000, 3);
+    let (outbound, socket) = outbound(ENOUGH, 3);
     assert_eq!(outbound.send(text("data"), Wait::Forever).unwrap(), Sent::StartDrainer);
     for n in 0..50 {
         outbound.send_control(Frame::ping(n.to_string())).unwrap();
@@ -161,7 +184,7 @@ fn of_pings_and_of_pongs_only_the_newest_waits() {
 
 #[test]
 fn control_frames_get_in_however_full_the_queue_is() {
-    let (outbound, _socket) = outbound(10, 0);
+    let (outbound, _socket) = outbound(cost(&["0123456789"]), 0);
     outbound.send(text("0123456789"), Wait::No).unwrap();
     assert!(matches!(outbound.send(text("x"), Wait::No), Err(SendFailure::Full)));
     assert_eq!(outbound.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
@@ -169,18 +192,18 @@ fn control_frames_get_in_however_full_the_queue_is() {
 
 #[test]
 fn the_queue_is_bounded_but_a_single_frame_may_be_larger() {
-    let (outbound, socket) = outbound(10, 0);
+    let (outbound, socket) = outbound(cost(&["y", "z"]), 0);
     assert_eq!(outbound.send(text(&"x".repeat(50)), Wait::No).unwrap(), Sent::StartDrainer);
     assert!(matches!(outbound.send(text(""), Wait::No), Err(SendFailure::Full)));
     socket.allow(52);
     outbound.drain().unwrap();
     assert_eq!(outbound.send(text("y"), Wait::No).unwrap(), Sent::StartDrainer);
-    assert_eq!(outbound.send(text("z"), Wait::No).unwrap(), Sent::Queued, "room for 10 bytes, 6 in use");
+    assert_eq!(outbound.send(text("z"), Wait::No).unwrap(), Sent::Queued, "room for two");
 }
 
 #[test]
 fn a_send_that_waits_for_room_gets_it_when_the_peer_takes_something() {
-    let (outbound, socket) = outbound(10, 0);
+    let (outbound, socket) = outbound(cost(&["01234567"]), 0);
     outbound.send(text("01234567"), Wait::Forever).unwrap();
     let sender = thread::spawn({
         let outbound = Arc::clone(&outbound);
@@ -199,7 +222,7 @@ fn a_send_that_waits_for_room_gets_it_when_the_peer_takes_something() {
 
 #[test]
 fn a_send_that_waits_for_room_learns_of_the_end() {
-    let (outbound, _socket) = outbound(10, 0);
+    let (outbound, _socket) = outbound(cost(&["01234567"]), 0);
     outbound.send(text("01234567"), Wait::Forever).unwrap();
     let sender = thread::spawn({
         let outbound = Arc::clone(&outbound);
@@ -210,8 +233,90 @@ fn a_send_that_waits_for_room_learns_of_the_end() {
 }
 
 #[test]
+fn a_frame_counts_with_what_it_costs_in_memory_until_the_peer_has_all_of_it() {
+    let (outbound, socket) = outbound(10 * cost(&[""]), 0);
+    for number in 0..10 {
+        assert!(outbound.send(text(""), Wait::No).is_ok(), "{number}");
+    }
+    assert_eq!((outbound.queued(), outbound.held()), (2 * 10, 10 * cost(&[""])));
+    assert!(matches!(outbound.send(text(""), Wait::No), Err(SendFailure::Full)), "20 bytes on the wire, but not here");
+    let drainer = thread::spawn({
+        let outbound = Arc::clone(&outbound);
+        move || outbound.drain()
+    });
+    socket.allow(3);
+    wait_for(|| outbound.figures().bytes == 3);
+    assert_eq!(outbound.held(), 9 * cost(&[""]), "the second is not all there");
+    socket.allow(1000);
+    drainer.join().unwrap().unwrap();
+    assert_eq!(outbound.held(), 0);
+}
+
+/// Of several that wait: the order of the calls, whatever each needs.
+#[test]
+fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
+    let (small, large) = ("small", "l".repeat(100));
+    let (outbound, socket) = outbound(cost(&[small, &large]), 0);
+    for _ in 0..2 {
+        outbound.send(text(small), Wait::No).unwrap();
+    }
+    let mut waiting = Vec::new();
+    for (number, content) in [large.clone(), "first".into(), "second".into()].into_iter().enumerate() {
+        let sender = Arc::clone(&outbound);
+        waiting.push(thread::spawn(move || sender.send(text(&content), Wait::Forever).map(drop)));
+        wait_for(|| outbound.waiting() == number + 1);
+    }
+    // There is room for a small one, but not for it.
+    assert!(matches!(outbound.send(text(""), Wait::No), Err(SendFailure::Full)));
+    let in_vain = Wait::Until(Instant::now() + 3 * PATIENCE);
+    assert!(matches!(outbound.send(text(""), in_vain), Err(SendFailure::Full)));
+    assert_eq!(outbound.waiting(), 3);
+
+    socket.allow(1000);
+    outbound.drain().unwrap();
+    waiting.into_iter().for_each(|sender| sender.join().unwrap().unwrap());
+    // The last may have found the socket free, and those before it may have left a drainer's work.
+    if outbound.flush().unwrap() == Sent::StartDrainer {
+        outbound.drain().unwrap();
+    }
+    let expected = [text(small), text(small), text(&large), text("first"), text("second")];
+    assert_eq!(socket.taken(), wire(&expected));
+}
+
+#[test]
+fn of_all_queues_together_the_fattest_is_refused_first() {
+    let total = Arc::new(Total::new(20 * cost(&["x"])));
+    let (fat, socket) = outbound_of(&total, ENOUGH, 0);
+    let fill = |outbound: &Outbound<FakeSocket>| {
+        let mut count = 0;
+        while outbound.send(text("x"), Wait::No).is_ok() {
+            count += 1;
+        }
+        count
+    };
+    assert_eq!(fill(&fat), 10, "half of what is there");
+    let (thin, _) = outbound_of(&total, ENOUGH, 0);
+    assert_eq!(fill(&thin), 5, "half of what is left");
+    assert!(matches!(fat.send(text("x"), Wait::No), Err(SendFailure::Full)));
+    // One that was never behind is not concerned, and what goes straight through costs nothing.
+    let (quick, _) = outbound_of(&total, ENOUGH, 1000);
+    for _ in 0..20 {
+        assert_eq!(quick.send(text("x"), Wait::No).unwrap(), Sent::Written);
+        quick.feed(text("fed"), Wait::No).unwrap();
+    }
+    assert_eq!(total.held(), 15 * cost(&["x"]));
+    // What the fat one gives up is there for the others; and what ends gives up all.
+    socket.allow(1000);
+    fat.drain().unwrap();
+    assert_eq!(total.held(), 5 * cost(&["x"]));
+    assert_eq!(fill(&thin), 5);
+    thin.end_now();
+    assert_eq!(total.held(), 0);
+}
+
+#[test]
 fn what_is_fed_leaves_with_the_flush_or_with_the_next_send() {
-    let (outbound, socket) = outbound(1000, 1000);
+    let (outbound, socket) = outbound(ENOUGH, 1000);
     assert_eq!(outbound.feed(text("a"), Wait::Forever).unwrap(), Sent::Queued);
     assert_eq!(outbound.feed(text("b"), Wait::Forever).unwrap(), Sent::Queued);
     assert_eq!(socket.taken(), b"");
@@ -235,7 +340,7 @@ fn much_that_is_fed_does_not_wait_for_a_flush() {
 
 #[test]
 fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
-    let (outbound, socket) = outbound(1000, 4);
+    let (outbound, socket) = outbound(ENOUGH, 4);
     outbound.send(text("first"), Wait::Forever).unwrap();
     outbound.send(text("second"), Wait::Forever).unwrap();
     let now = Instant::now();
@@ -257,7 +362,7 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
 /// Whoever judges the peer by it is the heartbeat: a drainer waits as long as it is let.
 #[test]
 fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
-    let (outbound, socket) = outbound(1000, 1);
+    let (outbound, socket) = outbound(ENOUGH, 1);
     assert_eq!(outbound.uptake().blocked_since, None, "nothing waits");
     let before = Instant::now();
     assert_eq!(outbound.send(text("waits"), Wait::Forever).unwrap(), Sent::StartDrainer);
@@ -287,7 +392,7 @@ fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
 
 #[test]
 fn what_was_fed_waits_for_us_and_not_for_the_peer() {
-    let (outbound, _socket) = outbound(1000, 0);
+    let (outbound, _socket) = outbound(ENOUGH, 0);
     outbound.feed(text("fed"), Wait::Forever).unwrap();
     assert_eq!((outbound.queued(), outbound.uptake().blocked_since), (5, None));
     assert_eq!(outbound.flush().unwrap(), Sent::StartDrainer);
@@ -296,7 +401,7 @@ fn what_was_fed_waits_for_us_and_not_for_the_peer() {
 
 #[test]
 fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
-    let (outbound, socket) = outbound(1000, 1000);
+    let (outbound, socket) = outbound(ENOUGH, 1000);
     let uptake = outbound.uptake();
     assert_eq!((uptake.ping_left, uptake.behind_ping), (None, 0), "there was none");
 
@@ -331,7 +436,7 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
 
 #[test]
 fn a_ping_that_waits_has_not_left_and_of_two_that_wait_the_newest_does() {
-    let (outbound, socket) = outbound(1000, 1);
+    let (outbound, socket) = outbound(ENOUGH, 1);
     outbound.send(text("data"), Wait::Forever).unwrap();
     assert_eq!(outbound.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
     assert_eq!(outbound.send_control(Frame::ping("2")).unwrap(), Sent::Queued);
@@ -350,7 +455,7 @@ fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
     let everything = wire(&sent);
     for cut in 0..=everything.len() {
         for fed in [false, true] {
-            let (outbound, socket) = outbound(1000, cut);
+            let (outbound, socket) = outbound(ENOUGH, cut);
             let mut starters = 0;
             for frame in &sent {
                 let sent = match frame.kind() {
@@ -380,7 +485,7 @@ fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
 
 #[test]
 fn many_pings_in_line_wait_each_for_itself() {
-    let (outbound, socket) = outbound(1000, 0);
+    let (outbound, socket) = outbound(ENOUGH, 0);
     outbound.send(text("data"), Wait::Forever).unwrap();
     for n in 0..5 {
         assert_eq!(outbound.send_control(Frame::ping_in_line(n.to_string())).unwrap(), Sent::Queued);
@@ -394,7 +499,7 @@ fn many_pings_in_line_wait_each_for_itself() {
 
 #[test]
 fn a_send_waits_until_its_deadline_and_no_longer() {
-    let (outbound, socket) = outbound(10, 0);
+    let (outbound, socket) = outbound(cost(&["01234567"]), 0);
     outbound.send(text("01234567"), Wait::Forever).unwrap();
     for wait in [Duration::ZERO, 3 * PATIENCE] {
         let deadline = Instant::now() + wait;
@@ -419,7 +524,7 @@ fn a_send_waits_until_its_deadline_and_no_longer() {
 
 #[test]
 fn a_send_with_a_deadline_learns_of_the_end() {
-    let (outbound, _socket) = outbound(10, 0);
+    let (outbound, _socket) = outbound(cost(&["01234567"]), 0);
     outbound.send(text("01234567"), Wait::Forever).unwrap();
     let sender = thread::spawn({
         let outbound = Arc::clone(&outbound);
@@ -431,12 +536,12 @@ fn a_send_with_a_deadline_learns_of_the_end() {
 
 #[test]
 fn a_socket_that_fails_says_so_to_whoever_writes() {
-    let (outbound, socket) = outbound(1000, 4);
+    let (outbound, socket) = outbound(ENOUGH, 4);
     outbound.send(text("waits"), Wait::Forever).unwrap();
     socket.fail();
     assert!(matches!(outbound.drain(), Err(error) if error.kind() == io::ErrorKind::BrokenPipe));
 
-    let (outbound, socket) = super::tests::outbound(1000, 1000);
+    let (outbound, socket) = super::tests::outbound(ENOUGH, 1000);
     socket.fail();
     assert!(matches!(outbound.send(text("direct"), Wait::Forever), Err(SendFailure::Io(_))));
     outbound.feed(text("fed"), Wait::Forever).unwrap();
@@ -445,7 +550,7 @@ fn a_socket_that_fails_says_so_to_whoever_writes() {
 
 #[test]
 fn the_end_lets_go_of_the_socket() {
-    let (outbound, socket) = outbound(1000, 1000);
+    let (outbound, socket) = outbound(ENOUGH, 1000);
     outbound.send(text("x"), Wait::Forever).unwrap();
     outbound.end_now();
     assert_eq!(Arc::strong_count(&socket), 1);
@@ -456,7 +561,7 @@ fn the_end_lets_go_of_the_socket() {
 
 #[test]
 fn the_end_is_reported_once_and_with_all_figures_however_many_say_it() {
-    let (outbound, socket) = outbound(1000, 3);
+    let (outbound, socket) = outbound(ENOUGH, 3);
     outbound.send(text("waits"), Wait::Forever).unwrap();
     let figures = Mutex::new(Vec::new());
     let shut = std::sync::atomic::AtomicUsize::new(0);
@@ -487,7 +592,7 @@ fn the_end_says_why_if_the_socket_takes_it_at_once() {
     let lost = CloseReason::HeartbeatLost { missed: 3 };
     let frame = Frame::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
     for (room, is_sent) in [(1000, true), (4, false)] {
-        let (outbound, socket) = outbound(1000, room);
+        let (outbound, socket) = outbound(ENOUGH, room);
         // What was fed goes out before.
         outbound.feed(text("a"), Wait::Forever).unwrap();
         let mut reported = None;
@@ -506,7 +611,7 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
     let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
     let peer = CloseReason::Peer { code: Some(CloseCode::GOING_AWAY), reason: "leaving".into() };
     for (last_word, cause) in [(None, broken.clone()), (Some(word), peer)] {
-        let (outbound, socket) = outbound(1000, 4);
+        let (outbound, socket) = outbound(ENOUGH, 4);
         outbound.send(text("waits"), Wait::Forever).unwrap();
         let mut shut = 0;
         outbound.write_failed(broken.clone(), |_| shut += 1);
@@ -527,7 +632,7 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
 
 #[test]
 fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before() {
-    let (outbound, socket) = outbound(1000, 1000);
+    let (outbound, socket) = outbound(ENOUGH, 1000);
     let now = Instant::now();
     assert!(matches!(outbound.answer_close(now), Err(SendFailure::Closed)), "there is nothing to answer");
     let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
@@ -546,7 +651,7 @@ fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before
 
 #[test]
 fn a_greeting_waits_for_the_first_frame_and_counts_as_no_message() {
-    let (outbound, socket) = outbound(1000, 1000);
+    let (outbound, socket) = outbound(ENOUGH, 1000);
     outbound.greet(text("hello"));
     assert_eq!((socket.taken(), outbound.figures().messages), (vec![], 0));
     outbound.send(text("a"), Wait::Forever).unwrap();
@@ -560,7 +665,7 @@ fn a_greeting_waits_for_the_first_frame_and_counts_as_no_message() {
 fn many_senders_never_tear_or_reorder() {
     const SENDERS: usize = 4;
     const EACH: usize = 200;
-    let (outbound, socket) = outbound(256, 0);
+    let (outbound, socket) = outbound(cost(&["x"; 4]), 0);
     let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
     thread::scope(|scope| {
         let feeder = scope.spawn(|| {
