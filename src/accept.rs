@@ -19,6 +19,11 @@ pub(crate) fn run(
 ) {
     let mut trouble = Trouble::default();
     while !hub.is_ending() {
+        if hub.is_behind() {
+            // Each connection would bring more for the supervisor to hear of.
+            let _ = stop.recv_timeout(Trouble::FIRST_PAUSE);
+            continue;
+        }
         let started = match listener.accept() {
             Ok(_) if hub.is_ending() => return,
             Ok((stream, peer)) => start(stream, peer).map_err(|error| {
@@ -137,7 +142,46 @@ impl Trouble {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::thread;
+
     use super::*;
+    use crate::event::Event;
+    use crate::supervisor::Notice;
+
+    #[test]
+    fn while_the_supervisor_is_behind_nobody_is_accepted_and_misses_are_counted_as_lost() {
+        let (hub, receivers) = Hub::new(None).unwrap();
+        let events = hub.subscribe();
+        let miss = || {
+            let remote = SocketAddr::from(([192, 0, 2, 1], 1)).into();
+            Notice::Missed { id: 1, remote, what: "Pong", missed: 1, max_missed: 3 }
+        };
+        let mut told = 0;
+        while !hub.is_behind() {
+            hub.notify_if_room(miss());
+            told += 1;
+        }
+        (0..10).for_each(|_| hub.notify_if_room(miss()));
+        assert_eq!((hub.notices.len(), hub.tell_lost()), (told, None));
+        assert!(matches!(events.try_recv(), Ok(Event::Lost { count: 10 })));
+
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (started, accepted) = crossbeam_channel::unbounded();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                run(&listener, &hub, &receivers.stop, |_, _| {
+                    let _ = started.send(());
+                    hub.ended();
+                    Ok(())
+                });
+            });
+            assert!(accepted.recv_timeout(Duration::from_millis(200)).is_err(), "accepted all the same");
+            // It catches up.
+            receivers.notices.try_iter().for_each(drop);
+            assert!(accepted.recv_timeout(Duration::from_secs(30)).is_ok());
+        });
+    }
 
     #[test]
     fn pauses_grow_to_a_limit_and_start_over() {

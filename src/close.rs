@@ -163,6 +163,18 @@ impl CloseReason {
         }
     }
 
+    /// The text in it that is not ours.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Peer { reason: text, .. }
+            | Self::Local { reason: text, .. }
+            | Self::Io { message: text, .. }
+            | Self::HandlerPanicked(text)
+            | Self::HandlerFailed(text) => text,
+            _ => "",
+        }
+    }
+
     /// Whether this is an orderly end: one side said Close, or the server shut down.
     pub fn is_clean(&self) -> bool {
         matches!(self, Self::Peer { .. } | Self::Local { .. } | Self::Shutdown)

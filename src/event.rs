@@ -76,6 +76,32 @@ pub enum Event {
         /// What was wrong.
         reason: String,
     },
+    /// So many events before this one are missing: the subscriber did not take out those before, and there was no room for
+    /// more (16 MiB, some 40,000 events), or more happened at once than could be told. Said when there is room again, and
+    /// at the end. The [counters](Stats) have missed nothing.
+    Lost {
+        /// How many.
+        count: u64,
+    },
+}
+
+impl Event {
+    /// What it costs in memory while it waits for a subscriber.
+    pub(crate) fn cost(&self) -> usize {
+        /// What the allocator adds to a text, and we to count an event.
+        const MORE: usize = 48;
+        let texts = match self {
+            Self::Opened { path, .. } => path.len(),
+            Self::Closed(report) => report.path.len() + report.reason.text().len(),
+            Self::ConnectFailed { error: text, .. } | Self::HandshakeFailed { reason: text, .. } => text.len(),
+            Self::Missed { .. }
+            | Self::HandlerStalled { .. }
+            | Self::Connecting { .. }
+            | Self::Retrying { .. }
+            | Self::Lost { .. } => 0,
+        };
+        size_of::<Self>() + texts + MORE
+    }
 }
 
 /// A connection at one moment. See [`Handle::connections`](crate::Handle::connections).

@@ -15,6 +15,7 @@ use crate::event::{ConnectionInfo, Event, Snapshot, Stats};
 use crate::frame::Frame;
 use crate::message::Message;
 use crate::stand_in::{self, StandIn};
+use crate::subscribers::Subscribers;
 use crate::supervisor::{Command, Notice};
 
 /// What the server's threads and its handles share.
@@ -24,9 +25,11 @@ pub(crate) struct Hub {
     listener: Mutex<Option<Listener>>,
     pub(crate) notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
-    /// Protects the list of those who listen to events; `None` after the end. Their channels are unbounded, so it is held
-    /// for moments only.
-    subscribers: Mutex<Option<Vec<channel::Sender<Event>>>>,
+    /// Protects the list of those who listen to events; `None` after the end. Nobody waits for them, so it is held for
+    /// moments only.
+    subscribers: Mutex<Option<Subscribers>>,
+    /// Whether some of them have lost something, and are to be told.
+    has_lost: AtomicBool,
     /// Protects the counters.
     stats: Mutex<Stats>,
     is_running: AtomicBool,
@@ -62,6 +65,8 @@ pub(crate) struct Receivers {
 impl Hub {
     /// Broadcasts that may wait for the fan-out before the broadcaster does.
     const COMMANDS: usize = 64;
+    /// Notices that may wait for the supervisor: several for each of 10,000 connections.
+    const NOTICES: usize = 64 * 1024;
 
     pub(crate) fn new(listener: Option<Listener>) -> io::Result<(Arc<Self>, Receivers)> {
         let (notices, notices_receiver) = channel::unbounded();
@@ -72,7 +77,8 @@ impl Hub {
             listener: Mutex::new(listener),
             notices,
             commands,
-            subscribers: Mutex::new(Some(Vec::new())),
+            subscribers: Mutex::new(Some(Subscribers::default())),
+            has_lost: AtomicBool::new(false),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
@@ -122,7 +128,9 @@ impl Hub {
     pub(crate) fn ended(&self) {
         self.is_running.store(false, SeqCst);
         self.is_ending.store(true, SeqCst);
-        *lock(&self.subscribers) = None;
+        if let Some(subscribers) = lock(&self.subscribers).take() {
+            subscribers.end();
+        }
     }
 
     pub(crate) fn is_ending(&self) -> bool {
@@ -132,6 +140,24 @@ impl Hub {
     pub(crate) fn notify(&self, notice: Notice) {
         // Fails only when the supervisor has ended, and then nobody wants to know.
         let _ = self.notices.send(notice);
+    }
+
+    /// The same for something that peers can make happen at any time, and that can be done without: if too much waits, it
+    /// is not told, and subscribers learn that something was lost.
+    pub(crate) fn notify_if_room(&self, notice: Notice) {
+        if self.is_behind() {
+            if let Some(subscribers) = &mut *lock(&self.subscribers) {
+                subscribers.lose();
+                self.has_lost.store(true, SeqCst);
+            }
+        } else {
+            self.notify(notice);
+        }
+    }
+
+    /// Whether so many notices wait that no more connections are to be accepted, each of which brings some.
+    pub(crate) fn is_behind(&self) -> bool {
+        self.notices.len() >= Self::NOTICES
     }
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
@@ -145,21 +171,31 @@ impl Hub {
     }
 
     pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {
-        let (subscriber, events) = channel::unbounded();
-        // After the end nothing happens any more, and the channel is disconnected at once.
-        if let Some(subscribers) = &mut *lock(&self.subscribers) {
-            subscribers.push(subscriber);
+        match &mut *lock(&self.subscribers) {
+            Some(subscribers) => subscribers.add(),
+            // Nothing happens any more.
+            None => channel::bounded(0).1,
         }
-        events
     }
 
     /// Hands an event to all subscribers. It is only made if there are any.
     pub(crate) fn publish(&self, event: impl FnOnce() -> Event) {
-        let mut subscribers = lock(&self.subscribers);
-        if let Some(subscribers) = subscribers.as_mut().filter(|subscribers| !subscribers.is_empty()) {
-            let event = event();
-            subscribers.retain(|subscriber| subscriber.send(event.clone()).is_ok());
+        if let Some(subscribers) = &mut *lock(&self.subscribers) {
+            subscribers.tell(event);
+            self.has_lost.store(subscribers.tell_lost(), SeqCst);
         }
+    }
+
+    /// Tells subscribers that have lost something, and have room again. When to try once more, if some had none.
+    pub(crate) fn tell_lost(&self) -> Option<Instant> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        if !self.has_lost.load(SeqCst) {
+            return None;
+        }
+        if let Some(subscribers) = &mut *lock(&self.subscribers) {
+            self.has_lost.store(subscribers.tell_lost(), SeqCst);
+        }
+        self.has_lost.load(SeqCst).then(|| Instant::now() + PAUSE)
     }
 }
 
@@ -233,7 +269,9 @@ impl Handle {
     /// Everything that happens from now on, in the order in which the supervisor hears of it. The channel is
     /// disconnected when the server has ended.
     ///
-    /// The channel is unbounded, since the server never waits for a subscriber: take events out, or drop the receiver.
+    /// The server never waits for a subscriber. One that does not take its events out has 16 MiB of them waiting, some
+    /// 40,000; then it loses what comes, and is told how much by [`Event::Lost`] when there is room again. Drop the
+    /// receiver when it is no longer of use.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.hub.subscribe()
     }

@@ -440,6 +440,7 @@ mod server;
 mod settings;
 mod staff;
 mod stand_in;
+mod subscribers;
 mod supervisor;
 mod suspension;
 mod sync;

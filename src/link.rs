@@ -384,7 +384,8 @@ impl Link {
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
         self.outbound.ending(|ending| {
             if ending.phase() != Phase::Over {
-                self.hub.notify(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+                self.hub.count(|stats| stats.missed += 1);
+                self.hub.notify_if_room(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
             }
         });
     }

@@ -21,7 +21,8 @@ use crate::handshake::Arrival;
 use crate::link::Link;
 use crate::tcp;
 
-/// What connections and the accept loop report. Unbounded, but only a few for each connection. Kept small: it passes
+/// What connections and the accept loop report: a few for each connection, and while too many wait none is accepted. Misses
+/// and absences are not told then. Kept small: it passes
 /// over the stack of every connection's thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
@@ -113,7 +114,8 @@ impl Supervisor {
     /// Runs until the server has shut down.
     pub(crate) fn run(mut self) {
         loop {
-            let wake = self.next_wake().map_or_else(channel::never, channel::at);
+            let lost = self.hub.tell_lost();
+            let wake = self.next_wake().into_iter().chain(lost).min().map_or_else(channel::never, channel::at);
             channel::select_biased! {
                 // The other ends are kept by the hub, so neither channel can be disconnected.
                 recv(self.notices) -> notice => if let Ok(notice) = notice { self.hear(notice) },
@@ -155,7 +157,6 @@ impl Supervisor {
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
                 log::warn!("#{id} {remote} missed {what} {missed} of {max_missed}");
-                self.hub.count(|stats| stats.missed += 1);
                 self.hub.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
             Notice::Closing { link, deadline } => {
@@ -167,7 +168,6 @@ impl Supervisor {
             }
             Notice::HandlerStalled { id, remote, away } => {
                 log::warn!("#{id} {remote} handler has not called recv for {away:.1?}");
-                self.hub.count(|stats| stats.handlers_stalled += 1);
                 self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
             Notice::WriteFailed { id, remote, error } => log::debug!("#{id} {remote}: write failed: {error}"),

@@ -118,6 +118,48 @@ fn all_queues_together_cost_no_more_than_the_total_and_something_is_left_for_the
     eventually("what was queued is given back", || running.handle.stats().buffered == 0);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn events_that_nobody_takes_out_are_bounded_and_what_was_lost_is_counted_and_told() {
+    if !alone("events_that_nobody_takes_out_are_bounded_and_what_was_lost_is_counted_and_told") {
+        return;
+    }
+    const CONNECTIONS: u64 = 1500;
+    let running = start(server(), echo);
+    let path = format!("/{}", "x".repeat(15_000));
+    let come_and_go = || {
+        Client::tcp(running.address()).upgraded(&support::request_with(&path, "")).reset();
+    };
+    // Another subscriber's, which takes its own out all the time.
+    let take_out = || running.events.forget();
+    come_and_go();
+    let (before, silent) = (usage::resident(), running.handle.events());
+    for _ in 0..CONNECTIONS {
+        come_and_go();
+        take_out();
+    }
+    let closed = || running.handle.stats().closed_total();
+    eventually("all have ended", || {
+        take_out();
+        closed() == CONNECTIONS + 1
+    });
+    let grown = usage::resident().saturating_sub(before);
+    println!("{} events wait, {grown} bytes more resident", silent.len());
+    assert!(grown < 16 * MIB + 2 * SPARE, "{grown} bytes for {} events of 15 kB", silent.len());
+
+    // It hears of it as soon as there is room, although nothing else happens.
+    let (mut events, mut lost) = (0, 0);
+    while lost == 0 {
+        match receive("what was lost", &silent) {
+            heartwire::Event::Lost { count } => lost = count,
+            _ => events += 1,
+        }
+    }
+    // The first may have been told before, or after it began to listen.
+    assert!((2 * CONNECTIONS..=2 * CONNECTIONS + 2).contains(&(events + lost)), "{events} came, {lost} were lost");
+    assert!(lost > 100, "{lost} lost");
+}
+
 // Processor time.
 
 #[cfg(target_os = "linux")]

@@ -138,8 +138,8 @@ impl ClientHandle {
         let _ = self.shared.control.try_send(Control::Stop);
     }
 
-    /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is unbounded, and
-    /// disconnected when the client has ended.
+    /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
+    /// when the client has ended; what waits in it is bounded as for [`Handle::events`](crate::Handle::events).
     pub fn events(&self) -> channel::Receiver<Event> {
         self.shared.hub.subscribe()
     }

@@ -176,6 +176,12 @@ impl Events {
         passed_over.iter().cloned().collect()
     }
 
+    /// Takes out what has come so far, and forgets it.
+    pub(crate) fn forget(&self) {
+        self.passed_over.borrow_mut().clear();
+        self.receiver.try_iter().for_each(drop);
+    }
+
     /// What nobody has taken, up to the end of the server.
     pub(crate) fn rest(&self) -> Vec<Event> {
         let mut events: Vec<Event> = self.passed_over.borrow_mut().drain(..).collect();
