@@ -76,9 +76,13 @@ pub(crate) struct ServeOptions {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) max_message_size: usize,
 
-    /// Bytes that may wait for a slow peer
+    /// Bytes of memory that what waits for a slow peer may take
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) queue_size: usize,
+
+    /// Bytes that may wait in memory for all connections together: in queues to slow peers, and read ahead
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_size)]
+    pub(crate) max_buffered: usize,
 
     /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
     #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]

@@ -319,9 +319,11 @@
 //!
 //! A message goes straight to the socket. What the socket does not take waits in the connection's own queue, and a
 //! second thread, the drainer, writes it while the connection is behind. The queue is bounded by
-//! [`queue_size`](Server::queue_size) (1 MiB): when it is full, [`send`](Sender::send) waits for room,
-//! [`try_send`](Sender::try_send) gives [`TrySendError::Full`], and a broadcast is dropped for this peer and counted
-//! in [`Traffic::dropped`]. Pings, Pongs and Close frames do not count against the bound; Pings and Pongs overtake the
+//! [`queue_size`](Server::queue_size) (1 MiB of memory, not of bytes on the wire): when it is full,
+//! [`send`](Sender::send) waits for room, [`try_send`](Sender::try_send) gives [`TrySendError::Full`], and a broadcast is
+//! dropped for this peer and counted in [`Traffic::dropped`]. Those who wait get room in the order of the calls, so a
+//! large message is not kept out by small ones. All queues together, and what was read ahead for handlers that are away,
+//! are bounded by [`max_buffered`](Server::max_buffered) (256 MiB), of which the fattest is refused first. Pings, Pongs and Close frames do not count against the bound; Pings and Pongs overtake the
 //! data that waits, at the next boundary of a frame. The wait of `send` ends when the peer is found stalled; with a
 //! heartbeat without a timeout nothing ends it but the peer.
 //!

@@ -19,6 +19,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         .max_connections_per_address(options.max_connections_per_address)
         .max_message_size(options.max_message_size)
         .queue_size(options.queue_size)
+        .max_buffered(options.max_buffered)
         .read_buffer_size(options.read_buffer_size)
         .text_heartbeat(options.text_heartbeat)
         .handshake_timeout(options.handshake_timeout)

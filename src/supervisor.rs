@@ -293,9 +293,9 @@ impl Supervisor {
             return self.notices.is_empty();
         }
         let is_over = now >= ending.handlers;
-        if is_over || !ending.peers_are_cut && now >= ending.peers {
+        if !ending.peers_are_cut && now >= ending.peers {
             ending.peers_are_cut = true;
-            // Reports whoever was not reported yet; doing it twice does nothing.
+            // Reports whoever was not reported yet. Whoever opens from here on is cut when that is heard of.
             for entry in self.registry.values() {
                 match entry {
                     Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),

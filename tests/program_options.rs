@@ -103,11 +103,11 @@ fn max_message_size_closes_with_1009_beyond_it() {
 }
 
 #[test]
-fn queue_size_decides_what_a_slow_reader_misses() {
+fn queue_size_and_max_buffered_decide_what_a_slow_reader_misses() {
     const COUNT: usize = 32;
     const SIZE: usize = 512 * 1024;
-    for (queue, misses) in [("64KiB", true), ("64MiB", false)] {
-        let server = serve_with(&["--mode", "broadcast", "--queue-size", queue]);
+    for (queue, all, misses) in [("64KiB", "1GiB", true), ("64MiB", "1GiB", false), ("64MiB", "128KiB", true)] {
+        let server = serve_with(&["--mode", "broadcast", "--queue-size", queue, "--max-buffered", all]);
         let [mut sender, mut slow, mut witness] = [join(&server), join(&server), join(&server)];
         for number in 0..COUNT {
             sender.send(Message::binary(vec![number as u8; SIZE])).unwrap();
@@ -123,6 +123,16 @@ fn queue_size_decides_what_a_slow_reader_misses() {
             assert!(server.stderr.lines().iter().all(|line| !line.contains("queue full")));
         }
     }
+}
+
+#[test]
+fn max_connections_per_address_refuses_one_more() {
+    let server = serve_with(&["--max-connections-per-address", "1"]);
+    let _first = join(&server);
+    let mut second = tcp(server.address());
+    second.write_all(upgrade_request("").as_bytes()).unwrap();
+    assert!(answer_head(&mut second).starts_with("HTTP/1.1 429 "));
+    server.stderr.line_with(&["too many connections from this address"]);
 }
 
 #[test]
