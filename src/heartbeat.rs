@@ -197,10 +197,11 @@ impl Heartbeat {
         }
         self.seen = (evidence.arrived, evidence.heard);
         self.see_bytes(evidence.arrived, evidence.heard);
+        self.see_ping_leave(evidence);
         self.see_stall(now, evidence);
         self.excuse_hold_up(now, evidence.suspended);
-        if let Some(stall) = self.stall.filter(|stall| stall.due <= now) {
-            return Action::Stalled(stall.limit);
+        if let (Some(limit), Some(_)) = (self.policy.stall_limit(), self.stall.filter(|stall| stall.due <= now)) {
+            return Action::Stalled(limit);
         }
         if self.is_missed(now, evidence) {
             return self.miss(now);
@@ -260,9 +261,17 @@ impl Heartbeat {
         }
     }
 
+    /// A silence begins when its first Ping leaves the queue.
+    fn see_ping_leave(&mut self, evidence: &Evidence) {
+        let left = self.clock.as_mut().and_then(|clock| clock.leave_queue(evidence.ping_left));
+        if let (Some(left), Some(silence)) = (left, &mut self.silence) {
+            silence.since = left;
+        }
+    }
+
     /// Notes since when data has waited for a peer that took none of it, and from which nothing arrived.
     fn see_stall(&mut self, now: Instant, evidence: &Evidence) {
-        let Some(limit) = self.policy.stall_limit() else { return };
+        let (Some(limit), Some(timeout)) = (self.policy.stall_limit(), self.policy.timeout) else { return };
         let place = match evidence.blocked_since {
             Some(since) => Some(Place::Queue(since)),
             None if self.ping_waits(evidence) => Some(match self.stall.map(|stall| stall.place) {
@@ -273,7 +282,7 @@ impl Heartbeat {
             }),
             None => None,
         };
-        self.stall = place.map(|place| Stall::new(place, evidence.heard, limit).after(self.stall));
+        self.stall = place.map(|place| Stall::next(self.stall, place, evidence.heard, limit, timeout));
     }
 
     /// Whether our Ping, which is data as well, has not left for the peer.
@@ -328,8 +337,8 @@ impl Heartbeat {
         }
         // It has left since the last look, and its time begins.
         if let Some(place) = clock.waits.take() {
-            let left = evidence.ping_left.filter(|_| matches!(place, Place::Queue(_)));
-            clock.due = left.unwrap_or(now) + allowed;
+            let from = if let Place::Queue(left) = place { left } else { now };
+            clock.due = from + allowed;
             if clock.due > now {
                 return false;
             }

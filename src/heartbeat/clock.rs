@@ -7,7 +7,8 @@ use super::Evidence;
 /// A silence of the peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Silence {
-    /// When the first Ping that is unanswered was written or queued; or, of a peer that leads, its last life.
+    /// When the first Ping that is unanswered was written, or queued as long as it waits; or, of a peer that leads, its
+    /// last life.
     pub(super) since: Instant,
     /// Bytes that had arrived by then. More than these are news.
     pub(super) mark: u64,
@@ -27,7 +28,7 @@ impl Silence {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     pub(super) due: Instant,
-    /// When its Ping was handed to the queue, if it was not written at once.
+    /// When its Ping was handed to the queue, if it waits there.
     queued: Option<Instant>,
     /// Where the Ping was last known to wait behind data. Until it leaves, silence proves nothing.
     pub(super) waits: Option<Place>,
@@ -45,10 +46,18 @@ impl Clock {
         Self { queued: Some(at), waits: Some(Place::Queue(at)), ..self }
     }
 
+    /// When its Ping left the queue, if that is news. `last`: when a Ping last did.
+    pub(super) fn leave_queue(&mut self, last: Option<Instant>) -> Option<Instant> {
+        let queued = self.queued?;
+        let left = last.filter(|left| *left >= queued)?;
+        self.queued = None;
+        self.waits = Some(Place::Queue(left));
+        Some(left)
+    }
+
     /// Whether its Ping is on its way to the peer.
     pub(super) fn has_left(&self, evidence: &Evidence) -> bool {
-        let has_left_queue = self.queued.is_none_or(|queued| evidence.ping_left.is_some_and(|left| left >= queued));
-        has_left_queue && !evidence.is_held_back
+        self.queued.is_none() && !evidence.is_held_back
     }
 }
 
@@ -65,26 +74,27 @@ pub(super) enum Place {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stall {
     pub(super) place: Place,
-    /// When it last took something, or something arrived.
+    /// When the newest byte from the peer was first seen.
+    heard: Instant,
+    /// When the peer last took something, or something arrived.
     pub(super) since: Instant,
-    /// How long that may be.
-    pub(super) limit: Duration,
     pub(super) due: Instant,
     is_excused: bool,
 }
 
 impl Stall {
-    pub(super) fn new(place: Place, heard: Instant, limit: Duration) -> Self {
-        let (Place::Queue(taken) | Place::Buffer(taken)) = place;
-        let since = taken.max(heard);
-        Self { place, since, limit, due: since + limit, is_excused: false }
-    }
-
-    /// The same stall as before, if nothing was taken and nothing arrived meanwhile: what moved its deadline stays.
-    pub(super) fn after(self, before: Option<Self>) -> Self {
-        match before {
-            Some(before) if before.since == self.since => Self { place: self.place, ..before },
-            _ => self,
+    /// What waits in this place, where this waited before, if the peer may leave it for `limit`.
+    pub(super) fn next(before: Option<Self>, place: Place, heard: Instant, limit: Duration, timeout: Duration) -> Self {
+        match (before.filter(|before| before.heard == heard), place) {
+            (Some(before), place) if before.place == place => before,
+            // That more waits, and now in our queue, need not mean that it took something; but it may.
+            (Some(before @ Self { place: Place::Buffer(_), .. }), Place::Queue(since)) => {
+                Self { place, due: before.due.max(since + timeout), ..before }
+            }
+            (_, Place::Queue(taken) | Place::Buffer(taken)) => {
+                let since = taken.max(heard);
+                Self { place, heard, since, due: since + limit, is_excused: false }
+            }
         }
     }
 

@@ -70,6 +70,8 @@ pub(crate) struct World {
     pub(crate) last_taken: Duration,
     pub(crate) last_read: Duration,
     pub(crate) unanswered_since: Option<Duration>,
+    /// And when it left the queue.
+    pub(crate) unanswered_left: Option<Duration>,
     /// Whether any data ever waited.
     pub(crate) has_waited: bool,
 }
@@ -175,6 +177,7 @@ impl World {
             last_taken: Duration::ZERO,
             last_read: Duration::ZERO,
             unanswered_since: None,
+            unanswered_left: None,
             has_waited: false,
         };
         // A driver begins by a look.
@@ -254,7 +257,8 @@ impl World {
 
     pub(crate) fn set_policy(&mut self, policy: HeartbeatPolicy) {
         self.heart.set_policy(policy, self.origin + self.now, self.phase);
-        (self.policy, self.missed, self.unanswered_since) = (policy, 0, None);
+        (self.policy, self.missed) = (policy, 0);
+        (self.unanswered_since, self.unanswered_left) = (None, None);
         self.settle();
     }
 
@@ -274,6 +278,7 @@ impl World {
 
     fn ping_leaves_queue(&mut self) {
         self.ping_left = Some(self.now);
+        self.unanswered_left.get_or_insert(self.now);
         if self.is_holding {
             self.held_pings += 1;
         } else {
@@ -371,6 +376,8 @@ impl World {
             Event::Holds => (self.is_holding, self.has_waited) = (true, true),
             Event::LetsGo if self.is_holding => {
                 (self.is_holding, self.last_taken) = (false, self.now);
+                // There is room for some of what waits in the queue.
+                self.blocked_since = self.blocked_since.map(|_| self.now);
                 (0..std::mem::take(&mut self.held_pings)).for_each(|_| self.ping_leaves());
             }
             Event::Takes | Event::Drains | Event::LetsGo => {}
@@ -413,7 +420,7 @@ impl World {
             Frame(_) => true,
         };
         if is_life {
-            (self.last_life, self.unanswered_since) = (self.now, None);
+            (self.last_life, self.unanswered_since, self.unanswered_left) = (self.now, None, None);
         }
         if !self.is_paused() {
             self.read_on();
