@@ -9,7 +9,8 @@
 //!   `t + interval + max_missed x timeout` at the latest ([`HeartbeatPolicy::worst_case`]), if deadlines are kept.
 //! - A peer from which something arrives within `timeout` of every Ping is never dead, however late we look: what has
 //!   arrived is evidence, and when we read it is not.
-//! - Nothing excuses a peer for ever: our own lateness moves its deadlines once in each silence.
+//! - Nothing excuses a peer for ever: our own lateness moves its deadlines once in each silence. If no look is later than
+//!   *L*, a silent peer is dead within `interval + timeout / 4 + L + (max_missed + 1) x (timeout + L)`.
 //!
 //! Where the peer leads the beat, windows of silence take the place of Pings.
 
@@ -160,10 +161,10 @@ impl Heartbeat {
         self.missed() > 0 || self.window.is_none() && self.silence.is_some()
     }
 
-    /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or our Ping was last seen
-    /// to wait.
+    /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or something was last seen
+    /// to wait for the peer.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.clock.is_some_and(|clock| clock.due <= now || clock.waits.is_some())
+        self.stall.is_some() || self.clock.is_some_and(|clock| clock.due <= now || clock.waits.is_some())
     }
 
     /// A Ping or a Pong arrived, the `position`th byte from the peer its last. With [`Liveness::PongOnly`] nothing else
@@ -197,7 +198,9 @@ impl Heartbeat {
         }
         self.seen = (evidence.arrived, evidence.heard);
         self.see_bytes(evidence.arrived, evidence.heard);
-        self.see_ping_leave(evidence);
+        if let Some(clock) = &mut self.clock {
+            clock.see_ping_leave(evidence.ping_left);
+        }
         self.see_stall(now, evidence);
         self.excuse_hold_up(now, evidence.suspended);
         if let (Some(limit), Some(_)) = (self.policy.stall_limit(), self.stall.filter(|stall| stall.due <= now)) {
@@ -261,14 +264,6 @@ impl Heartbeat {
         }
     }
 
-    /// A silence begins when its first Ping leaves the queue.
-    fn see_ping_leave(&mut self, evidence: &Evidence) {
-        let left = self.clock.as_mut().and_then(|clock| clock.leave_queue(evidence.ping_left));
-        if let (Some(left), Some(silence)) = (left, &mut self.silence) {
-            silence.since = left;
-        }
-    }
-
     /// Notes since when data has waited for a peer that took none of it, and from which nothing arrived.
     fn see_stall(&mut self, now: Instant, evidence: &Evidence) {
         let (Some(limit), Some(timeout)) = (self.policy.stall_limit(), self.policy.timeout) else { return };
@@ -278,7 +273,7 @@ impl Heartbeat {
                 // The system's buffer has taken all of it, some time after the last look.
                 Some(Place::Queue(_)) => Place::Buffer(now),
                 Some(buffer) => buffer,
-                None => Place::Buffer(self.silence.map_or(now, |silence| silence.since)),
+                None => Place::Buffer(evidence.ping_left.unwrap_or(now)),
             }),
             None => None,
         };
@@ -302,7 +297,9 @@ impl Heartbeat {
             return;
         }
         // What began while we were held up needs no excuse.
-        if let (Some(stall), Some(timeout)) = (self.stall.as_mut().filter(|stall| stall.since < look), self.policy.timeout) {
+        if let (Some(stall), Some(timeout)) =
+            (self.stall.as_mut().filter(|stall| stall.since < look), self.policy.timeout)
+        {
             stall.excuse(late, now + timeout);
         }
         if let (Some(clock), Some(silence)) = (&mut self.clock, &mut self.silence)

@@ -7,8 +7,7 @@ use super::Evidence;
 /// A silence of the peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Silence {
-    /// When the first Ping that is unanswered was written, or queued as long as it waits; or, of a peer that leads, its
-    /// last life.
+    /// When the first Ping that is unanswered was written or queued; or, of a peer that leads, its last life.
     pub(super) since: Instant,
     /// Bytes that had arrived by then. More than these are news.
     pub(super) mark: u64,
@@ -46,13 +45,14 @@ impl Clock {
         Self { queued: Some(at), waits: Some(Place::Queue(at)), ..self }
     }
 
-    /// When its Ping left the queue, if that is news. `last`: when a Ping last did.
-    pub(super) fn leave_queue(&mut self, last: Option<Instant>) -> Option<Instant> {
-        let queued = self.queued?;
-        let left = last.filter(|left| *left >= queued)?;
-        self.queued = None;
-        self.waits = Some(Place::Queue(left));
-        Some(left)
+    /// If its Ping waits in the queue: it has left when a Ping last did, if that was later.
+    pub(super) fn see_ping_leave(&mut self, last: Option<Instant>) {
+        if let (Some(queued), Some(left)) = (self.queued, last)
+            && queued <= left
+        {
+            self.queued = None;
+            self.waits = Some(Place::Queue(left));
+        }
     }
 
     /// Whether its Ping is on its way to the peer.
