@@ -542,7 +542,7 @@ proptest! {
         ]),
     ) {
         // A pause holds us up once, by its length, and lags do at each look.
-        let pauses: Duration = noise.iter().map(|(_, event)| if let Paused(length, _) = event { *length } else { NS * 0 }).sum();
+        let pauses: Duration = noise.iter().map(|(_, event)| if let Paused(length, _) = event { *length } else { Duration::ZERO }).sum();
         let latest = lags.iter().copied().max().unwrap_or_default().max(lag);
         let mut world = World::in_phase(policy, phase).read_by(reader).late(lags, lag);
         world = world.with(arrivals).with(resistance).with(noise).with(reading).with([(300 * S, Reads)]);
