@@ -5,14 +5,13 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use heartwire::{CloseReason, CloseReport, Error, Event, HeartbeatPolicy, Liveness, Message};
 use support::{
-    BINARY, CEILING, Client, End, Incoming, PING, PONG, Running, TEXT, echo, fragment, masked, ms, server, start,
+    BINARY, CEILING, Client, End, Incoming, PING, PONG, Running, TEXT, echo, fragment, live, masked, ms, server, start,
 };
 
 /// What a busy machine may add.
@@ -30,36 +29,6 @@ const TEN_TIMES_THE_BOUND: Duration = Duration::from_secs(3);
 
 fn start_echo(policy: HeartbeatPolicy) -> Running {
     start(server().heartbeat(policy), echo)
-}
-
-/// When the peer that a test plays last showed life, and for how long it ever did not.
-struct Pulse {
-    last: Instant,
-    longest_pause: Duration,
-}
-
-impl Pulse {
-    fn beat(&mut self) {
-        self.longest_pause = self.longest_pause.max(self.last.elapsed());
-        self.last = Instant::now();
-    }
-}
-
-/// Plays a live peer, that nobody may find dead unless it pauses for `deadly`. On a busy machine it may do so: then a
-/// failure proves nothing, and it is played again.
-fn live(deadly: Duration, play: impl Fn(&mut Pulse)) {
-    for _ in 0..5 {
-        let mut pulse = Pulse { last: Instant::now(), longest_pause: Duration::ZERO };
-        match catch_unwind(AssertUnwindSafe(|| play(&mut pulse))) {
-            Ok(()) => return,
-            Err(_) if pulse.longest_pause >= deadly => println!("the peer itself paused {:?}", pulse.longest_pause),
-            Err(panic) => {
-                println!("the peer itself never paused for more than {:?}", pulse.longest_pause);
-                resume_unwind(panic);
-            }
-        }
-    }
-    panic!("this machine is too busy to play a live peer");
 }
 
 fn lost(report: &CloseReport) -> u32 {
