@@ -52,6 +52,8 @@ impl Reception {
     const MESSAGE: usize = 64;
     /// How many reads one look of the stand-in is worth: others wait for it too.
     const READS: usize = 16;
+    /// When to look again whether there is room for reading ahead, where others have used it up.
+    const RETRY: Duration = Duration::from_millis(250);
 
     pub(crate) fn new(inbound: Inbound, heartbeat: Heartbeat, text_heartbeat: bool, now: Instant) -> Self {
         Self {
@@ -146,6 +148,9 @@ impl Reception {
         };
         if is_all && self.reading == Reading::Stopped {
             self.reading = Reading::Since(now);
+            if std::mem::take(&mut self.is_kept_alive) {
+                tcp::stop_keeping_alive(self.inbound.stream());
+            }
         }
         Ok(has_come)
     }
@@ -306,9 +311,17 @@ impl Reception {
             // The supervisor watches that the closing handshake comes to an end.
             _ => None,
         };
-        // Others first.
-        let soon = is_at_once.then(|| now + Duration::from_millis(1));
-        Ok(([soon, deadline].into_iter().flatten().min(), self.has_room(link)))
+        let reads = self.has_room(link);
+        let soon = if is_at_once {
+            // Others first.
+            Some(now + Duration::from_millis(1))
+        } else if !reads && self.ahead_size < link.read_ahead {
+            // Others have used up what all may read ahead together. Nobody tells when they have less.
+            Some(now + Self::RETRY)
+        } else {
+            None
+        };
+        Ok(([soon, deadline].into_iter().flatten().min(), reads))
     }
 
     /// Both sides have had their last word: that is the end, unless something still waits to go out.

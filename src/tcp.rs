@@ -128,6 +128,12 @@ pub(crate) fn keep_alive(stream: &TcpStream, limit: Duration) -> io::Result<()> 
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
 }
 
+/// The peer can be heard again, and its silence be judged.
+pub(crate) fn stop_keeping_alive(stream: &TcpStream) {
+    // If it fails, its host is probed for nothing.
+    let _ = SockRef::from(stream).set_keepalive(false);
+}
+
 /// Ends the connection to a peer that is dead both ways, and has the system let go of what it still holds for it.
 pub(crate) fn give_up(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
