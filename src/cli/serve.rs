@@ -1,0 +1,115 @@
+//! The options of `heartwire serve`.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use heartwire::{HeartbeatPolicy, IpNet};
+
+use super::LogOptions;
+use super::heartbeat::ServerHeartbeat;
+use super::values::{parse_address, parse_count, parse_duration, parse_network, parse_origin, parse_size};
+
+/// Options of the server.
+#[derive(Debug, Args)]
+pub(crate) struct ServeOptions {
+    /// Address to listen on; port 0 takes any free one
+    #[arg(default_value = "127.0.0.1:9001", value_parser = parse_address)]
+    pub(crate) address: String,
+
+    /// What to do with messages: send each back, or to every other client
+    #[arg(long, value_enum, default_value = "echo")]
+    pub(crate) mode: Mode,
+
+    #[command(flatten)]
+    heartbeat: ServerHeartbeat,
+
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+
+    #[command(flatten)]
+    pub(crate) access: Access,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Mode {
+    Echo,
+    Broadcast,
+}
+
+/// How much of everything.
+#[derive(Debug, Args)]
+pub(crate) struct Limits {
+    /// Most connections at a time; more are answered 503
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count)]
+    pub(crate) max_connections: usize,
+
+    /// Largest message taken, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
+    pub(crate) max_message_size: usize,
+
+    /// Bytes that may wait for a slow peer
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
+    pub(crate) queue_size: usize,
+
+    /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
+    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
+    pub(crate) read_buffer_size: usize,
+
+    /// How long an opening handshake may take in all
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
+    pub(crate) handshake_timeout: Duration,
+
+    /// How long a closing handshake, or the shutdown, may take in all
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) close_timeout: Duration,
+}
+
+/// Who may come in, and see what.
+#[derive(Debug, Args)]
+pub(crate) struct Access {
+    /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
+    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
+    pub(crate) allow_origin: Vec<String>,
+
+    /// Take the word of reverse proxies at this address, or in this network, on who their clients are; repeatable
+    #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
+    pub(crate) trust_proxy: Vec<IpNet>,
+
+    /// Show the status page at / and the metrics at /metrics even if the address is not loopback: they name peers
+    #[arg(long, conflicts_with = "no_status")]
+    status: bool,
+
+    /// No status page and no metrics
+    #[arg(long)]
+    no_status: bool,
+}
+
+impl ServeOptions {
+    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
+        self.heartbeat.policy()
+    }
+
+    /// How often a heart beats, whoever beats.
+    pub(crate) fn beat_interval(&self) -> Option<Duration> {
+        self.heartbeat.interval()
+    }
+
+    /// What the heartbeat chosen means, in words.
+    pub(crate) fn heartbeat_in_words(&self) -> String {
+        self.heartbeat.in_words()
+    }
+
+    pub(crate) fn text_heartbeat(&self) -> bool {
+        self.heartbeat.text_heartbeat
+    }
+}
+
+impl Access {
+    /// Whether the status page and the metrics are to be had on an address that is loopback, or is not.
+    pub(crate) fn shows_status(&self, is_loopback: bool) -> bool {
+        self.status || is_loopback && !self.no_status
+    }
+}
