@@ -1,18 +1,23 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod connect;
 mod heartbeat;
+mod mistake;
 mod serve;
 mod values;
 
 pub(crate) use connect::ConnectOptions;
+pub(crate) use mistake::Mistake;
 pub(crate) use serve::{Mode, ServeOptions};
+use values::parse_address;
 
 /// WebSockets with a heartbeat, on plain threads.
 #[derive(Debug, Parser)]
@@ -60,22 +65,88 @@ impl LogOptions {
 
 /// Parses the command line. On a mistake, one line on stderr and exit status 2.
 pub(crate) fn parse() -> Result<Task, ExitCode> {
-    match Cli::try_parse() {
-        Ok(Cli { command: Some(Command::Connect(options)), .. }) => Ok(Task::Connect(options)),
-        Ok(Cli { command: Some(Command::Serve(options)), .. }) => Ok(Task::Serve(options)),
-        Ok(Cli { command: None, serve }) => Ok(Task::Serve(serve)),
-        Err(error) if error.use_stderr() => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or("error: invalid command line");
-            let values = text.lines().map(str::trim).find(|line| line.starts_with("[possible values"));
-            let _ = writeln!(io::stderr(), "{line} {}", values.unwrap_or("(try --help)"));
+    match task(std::env::args_os().collect()) {
+        Ok(task) => Ok(task),
+        Err(Refusal::Mistake(mistake)) => {
+            let _ = writeln!(io::stderr(), "error: {mistake}");
             Err(ExitCode::from(2))
         }
-        // --help and --version.
-        Err(text) => {
+        Err(Refusal::Help(text)) => {
             let _ = text.print();
             Err(ExitCode::SUCCESS)
         }
+    }
+}
+
+/// Why there is nothing to do.
+#[derive(Debug)]
+enum Refusal {
+    Mistake(Mistake),
+    /// For --help and --version, which are errors to clap.
+    Help(clap::Error),
+}
+
+impl From<Mistake> for Refusal {
+    fn from(mistake: Mistake) -> Self {
+        Self::Mistake(mistake)
+    }
+}
+
+/// What these arguments ask for; the first is the program's name.
+fn task(arguments: Vec<OsString>) -> Result<Task, Refusal> {
+    let first = arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    check_command(first)?;
+    let name = if is_command(first) { format!("heartwire {first}") } else { "heartwire".to_owned() };
+    let refusal = |error: clap::Error| match error.use_stderr() {
+        true => Refusal::Mistake(mistake::of_clap(&error, &name)),
+        false => Refusal::Help(error),
+    };
+    let matches = command().try_get_matches_from(arguments).map_err(refusal)?;
+    let given = matches.subcommand().map_or(&matches, |(_, given)| given);
+    let cli = Cli::from_arg_matches(&matches).map_err(refusal)?;
+    let task = match cli.command {
+        Some(Command::Connect(options)) => Task::Connect(options),
+        Some(Command::Serve(options)) => Task::Serve(options),
+        None => Task::Serve(cli.serve),
+    };
+    match &task {
+        Task::Serve(options) => options.check(given)?,
+        Task::Connect(options) => options.check(given)?,
+    }
+    Ok(task)
+}
+
+fn command() -> clap::Command {
+    /// How options that take numbers name their values. A number may have a minus, so that the option itself says what
+    /// is wrong with it.
+    const NUMBERS: [&str; 5] = ["DURATION", "DURATION|off", "SHORTEST..LONGEST", "BYTES", "N"];
+    let with_minus = |arg: Arg| {
+        let is_number = arg.get_value_names().is_some_and(|names| names.iter().all(|name| NUMBERS.contains(&&**name)));
+        if is_number { arg.allow_hyphen_values(true) } else { arg }
+    };
+    Cli::command().mut_args(with_minus).mut_subcommands(|command| command.mut_args(with_minus))
+}
+
+const COMMANDS: [&str; 3] = ["serve", "connect", "help"];
+
+fn is_command(word: &str) -> bool {
+    COMMANDS.contains(&word)
+}
+
+/// Refuses a word that was meant to be a command. To clap it would be an address, and what follows one too many.
+fn check_command(word: &str) -> Result<(), Mistake> {
+    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+    if !is_word || is_command(word) {
+        return Ok(());
+    }
+    let commands = clap::Command::new("heartwire").subcommands(COMMANDS.map(clap::Command::new));
+    let commands = commands.disable_help_subcommand(true).try_get_matches_from(["heartwire", word]);
+    let similar = commands.as_ref().err().and_then(|error| error.get(ContextKind::SuggestedSubcommand));
+    match similar {
+        Some(ContextValue::Strings(similar)) => {
+            Err(Mistake::new(format!("unknown command '{word}'; a similar command exists: '{}'", similar.join("', '"))))
+        }
+        _ => parse_address(word).map(|_| ()).map_err(|error| Mistake::new(format!("'{word}' is {error}"))),
     }
 }
 
@@ -88,13 +159,12 @@ mod tests {
     use super::*;
 
     fn options(arguments: &[&str]) -> Result<ServeOptions, String> {
-        let arguments = ["heartwire"].into_iter().chain(arguments.iter().copied());
-        let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        Ok(match cli.command {
-            Some(Command::Serve(options)) => options,
-            Some(Command::Connect(_)) => unreachable!("not asked for"),
-            None => cli.serve,
-        })
+        match task(["heartwire"].iter().chain(arguments).map(OsString::from).collect()) {
+            Ok(Task::Serve(options)) => Ok(options),
+            Ok(Task::Connect(_)) => unreachable!("not asked for"),
+            Err(Refusal::Mistake(mistake)) => Err(mistake.to_string()),
+            Err(Refusal::Help(help)) => Err(help.to_string()),
+        }
     }
 
     #[test]
@@ -141,13 +211,6 @@ mod tests {
         assert_eq!(announced.heartbeat().worst_case(), Some(Duration::from_secs(3 * 70)));
         assert_eq!(options(&["--heartbeat", "off"]).unwrap().heartbeat(), HeartbeatPolicy::off());
         assert!(options(&["--announcements", "2s..1s"]).is_err());
-    }
-
-    #[test]
-    fn proxies_are_addresses_or_networks() {
-        let options = options(&["--trust-proxy", "::1", "--trust-proxy", "10.0.0.0/8"]).unwrap();
-        let spelled: Vec<String> = options.access.trust_proxy.iter().map(ToString::to_string).collect();
-        assert_eq!(spelled, ["::1/128", "10.0.0.0/8"]);
     }
 
     #[test]

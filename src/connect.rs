@@ -7,15 +7,15 @@ use std::io::{self, BufRead, Write};
 use std::thread;
 use std::time::Duration;
 
-use heartwire::{Backoff, Client, ClientHandle, Connection, Error, Message, TrySendError};
+use heartwire::{Backoff, Client, ClientHandle, ConnectError, Connection, Error, Message, TrySendError};
 
-use crate::cli::ConnectOptions;
+use crate::Failure;
+use crate::cli::{ConnectOptions, Mistake};
 use crate::output;
 
-pub(crate) fn run(options: &ConnectOptions) -> Result<(), String> {
-    output::start_log(&options.log)?;
+pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
-        .map_err(|error| error.to_string())?
+        .map_err(failure)?
         .heartbeat(options.heartbeat())
         .connect_timeout(options.connect_timeout)
         .handshake_timeout(options.handshake_timeout)
@@ -28,13 +28,22 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), String> {
     for name in &options.subprotocol {
         client = client.subprotocol(name);
     }
+    output::start_log(&options.log)?;
     let handle = client.handle();
     let stop = handle.clone();
     output::on_signals(move || stop.stop())?;
     let reader = thread::Builder::new().name("heartwire-stdin".into());
     reader.spawn(move || send_lines(&handle)).map_err(|error| error.to_string())?;
     let interval = options.ping_interval();
-    client.run(|conn| print_messages(conn, interval)).map_err(|error| error.to_string())
+    client.run(|conn| print_messages(conn, interval)).map_err(failure)
+}
+
+/// What is invalid came from the command line.
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(Mistake::new(what)),
+        error => Failure::Failed(error.to_string()),
+    }
 }
 
 /// Prints what comes, and now and then how the line is.

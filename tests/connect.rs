@@ -215,23 +215,33 @@ fn what_is_fatal_is_one_line_and_exit_1_although_it_would_reconnect() {
     server.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(client.wait().code(), Some(1));
     client.stderr.line_with(&["error: refused with HTTP status 401"]);
-
-    for url in ["wss://127.0.0.1/", "http://127.0.0.1/", "127.0.0.1:9001", "ws://127.0.0.1:99999/"] {
-        let (mut client, _stdin) = connect(url, &[]);
-        assert!(client.wait().code().is_some_and(|code| code == 1), "{url}");
-        client.stderr.line_with(&["error: invalid URL", url]);
-        assert_eq!(client.stdout.lines(), [""; 0]);
-    }
 }
 
 #[test]
-fn a_bad_command_line_is_one_line_and_exit_2() {
-    for bad in
-        [&["--header", "no colon"][..], &["--ping-interval", "soon"], &["--max-missed", "0"], &["--mode", "echo"]]
-    {
-        let (mut client, _stdin) = connect("ws://127.0.0.1/", bad);
-        assert_eq!(client.wait().code(), Some(2), "{bad:?}");
-        assert_eq!(client.stderr.lines().len(), 1, "{bad:?}: {:?}", client.stderr.lines());
+fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
+    const URL: &str = "ws://127.0.0.1/";
+    for (url, bad, named, advice) in [
+        (URL, &["--header", "no colon"][..], "--header", "expected a header such as"),
+        (URL, &["--header", "Host: x"], "--header", "the URL says which host"),
+        (URL, &["--subprotocol", ""], "--subprotocol", "expected a name without spaces"),
+        (URL, &["--ping-interval", "soon"], "--ping-interval", "expected a duration such as"),
+        (URL, &["--max-missed", "0"], "--max-missed", "must be 1 or more"),
+        (URL, &["--ping-interval", "off", "--max-missed", "2"], "--max-missed", "with --ping-interval off"),
+        (URL, &["--ping-interval", "off", "--announce"], "--announce", "with --ping-interval off"),
+        (URL, &["--mode", "echo"], "--mode", "(try heartwire connect --help)"),
+        (URL, &["ws://127.0.0.1/"], "ws://127.0.0.1/", "(try heartwire connect --help)"),
+        ("wss://127.0.0.1/", &[], "invalid URL \"wss://127.0.0.1/\"", "not supported"),
+        ("http://127.0.0.1/", &[], "invalid URL \"http://127.0.0.1/\"", "expected ws://"),
+        ("127.0.0.1:9001", &[], "invalid URL \"127.0.0.1:9001\"", "expected ws://"),
+        ("ws://127.0.0.1:99999/", &[], "invalid URL", "no such port"),
+        ("ws://user:***@127.0.0.1/", &[], "invalid URL \"ws://***@127.0.0.1/\"", "expected HOST"),
+    ] {
+        let (mut client, _stdin) = connect(&url.replace("***", "secret"), bad);
+        assert_eq!(client.wait().code(), Some(2), "{url} {bad:?}");
+        let lines = client.stderr.lines();
+        assert_eq!((lines.len(), client.stdout.lines().len()), (1, 0), "{url} {bad:?}: {lines:#?}");
+        let line = &lines[0];
+        assert!(line.starts_with("error: ") && line.contains(named) && line.contains(advice), "{url} {bad:?}: {line}");
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use heartwire::HeartbeatPolicy;
 
 use super::LogOptions;
 use super::heartbeat::ClientHeartbeat;
-use super::values::{parse_duration, parse_header, parse_size};
+use super::mistake::Mistake;
+use super::values::{parse_duration, parse_header, parse_size, parse_subprotocol};
 
 /// Options of the client.
 #[derive(Debug, Args)]
@@ -23,7 +24,7 @@ pub(crate) struct ConnectOptions {
     pub(crate) header: Vec<(String, String)>,
 
     /// Offer a subprotocol; repeatable, the first is preferred
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = parse_subprotocol)]
     pub(crate) subprotocol: Vec<String>,
 
     /// End when the connection is lost, or cannot be made
@@ -51,6 +52,11 @@ pub(crate) struct ConnectOptions {
 }
 
 impl ConnectOptions {
+    /// Refuses options that would have no effect beside the others.
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+        self.heartbeat.check(given)
+    }
+
     pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
         self.heartbeat.policy()
     }

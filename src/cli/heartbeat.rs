@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, Liveness};
 
-use super::values::{Optional, parse_duration, parse_optional, parse_range};
+use super::mistake::Mistake;
+use super::values::{Optional, parse_duration, parse_misses, parse_optional, parse_range};
 
 /// A server's heartbeat.
 #[derive(Debug, Args)]
@@ -53,7 +55,7 @@ struct HeartbeatOptions {
     pong_timeout: Optional,
 
     /// How many misses in a row make a peer dead
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse_misses)]
     max_missed: u32,
 
     /// What counts as life
@@ -74,7 +76,36 @@ enum LivenessOption {
     PongOnly,
 }
 
+/// Refuses each of these options if it was given, for it has no effect `because`.
+fn refuse(given: &ArgMatches, options: &[&str], because: &str) -> Result<(), Mistake> {
+    match options.iter().find(|option| given.value_source(option) == Some(ValueSource::CommandLine)) {
+        Some(option) => Err(Mistake::new(format!("--{} has no effect {because}", option.replace('_', "-")))),
+        None => Ok(()),
+    }
+}
+
 impl ServerHeartbeat {
+    /// Refuses options that would have no effect.
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+        const OF_PEERS: [&str; 2] = ["expect", "announcements"];
+        const OF_OURS: [&str; 4] = ["ping_interval", "pong_timeout", "max_missed", "liveness"];
+        match self.heartbeat {
+            Leader::Server => {
+                refuse(given, &OF_PEERS, "without --heartbeat peer; add that, or leave it out")?;
+                self.beat.check(given)
+            }
+            Leader::Peer => {
+                let because =
+                    "with --heartbeat peer, for then the server sends no Pings; use --expect, or leave it out";
+                refuse(given, &["ping_interval"], because)
+            }
+            Leader::Off => {
+                let because = "with --heartbeat off; leave one of them out";
+                refuse(given, &[&OF_OURS[..], &OF_PEERS].concat(), because)
+            }
+        }
+    }
+
     pub(super) fn policy(&self) -> HeartbeatPolicy {
         let beat = self.beat.policy();
         match self.heartbeat {
@@ -121,6 +152,14 @@ impl ServerHeartbeat {
 }
 
 impl ClientHeartbeat {
+    /// Refuses options that would have no effect.
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+        if self.beat.ping_interval.0.is_none() {
+            refuse(given, &["announce"], WITHOUT_PINGS)?;
+        }
+        self.beat.check(given)
+    }
+
     pub(super) fn policy(&self) -> HeartbeatPolicy {
         self.beat.policy().announcing(self.announce)
     }
@@ -130,7 +169,21 @@ impl ClientHeartbeat {
     }
 }
 
+const WITHOUT_PINGS: &str = "with --ping-interval off, which is no heartbeat; leave one of them out";
+
 impl HeartbeatOptions {
+    /// Refuses options that would have no effect.
+    fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+        match (self.ping_interval.0, self.pong_timeout.0) {
+            (None, _) => refuse(given, &["pong_timeout", "max_missed", "liveness"], WITHOUT_PINGS),
+            (_, None) => {
+                let because = "with --pong-timeout off, which finds nobody dead; leave one of them out";
+                refuse(given, &["max_missed", "liveness"], because)
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn policy(&self) -> HeartbeatPolicy {
         let liveness = match self.liveness {
             LivenessOption::AnyByte => Liveness::AnyByte,

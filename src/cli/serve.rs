@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, IpNet};
 
 use super::LogOptions;
 use super::heartbeat::ServerHeartbeat;
-use super::values::{parse_address, parse_count, parse_duration, parse_network, parse_origin, parse_size};
+use super::mistake::Mistake;
+use super::values::{
+    parse_address, parse_connections, parse_duration, parse_network, parse_origin, parse_read_buffer, parse_size,
+};
 
 /// Options of the server.
 #[derive(Debug, Args)]
@@ -43,7 +46,7 @@ pub(crate) enum Mode {
 #[derive(Debug, Args)]
 pub(crate) struct Limits {
     /// Most connections at a time; more are answered 503
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count)]
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_connections)]
     pub(crate) max_connections: usize,
 
     /// Largest message taken, in bytes
@@ -55,7 +58,7 @@ pub(crate) struct Limits {
     pub(crate) queue_size: usize,
 
     /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
-    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
+    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_read_buffer)]
     pub(crate) read_buffer_size: usize,
 
     /// How long an opening handshake may take in all
@@ -88,6 +91,11 @@ pub(crate) struct Access {
 }
 
 impl ServeOptions {
+    /// Refuses options that would have no effect beside the others.
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+        self.heartbeat.check(given)
+    }
+
     pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
         self.heartbeat.policy()
     }
