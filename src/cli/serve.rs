@@ -9,7 +9,8 @@ use super::LogOptions;
 use super::heartbeat::ServerHeartbeat;
 use super::mistake::Mistake;
 use super::values::{
-    parse_address, parse_connections, parse_duration, parse_network, parse_origin, parse_read_buffer, parse_size,
+    Optional, parse_address, parse_connections, parse_duration, parse_network, parse_optional, parse_origin,
+    parse_read_buffer, parse_size, parse_size_or_zero,
 };
 
 /// Options of the server.
@@ -57,9 +58,21 @@ pub(crate) struct Limits {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) queue_size: usize,
 
+    /// How long a peer that lives may take nothing of what waits for it, or "off" for as long as it lives
+    #[arg(long, value_name = "DURATION|off", default_value = "off", value_parser = parse_optional)]
+    full_queue_timeout: Optional,
+
     /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
     #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_read_buffer)]
     pub(crate) read_buffer_size: usize,
+
+    /// Bytes that are read ahead while the handler is busy; then the peer has to wait
+    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = parse_size_or_zero)]
+    pub(crate) read_ahead: usize,
+
+    /// Bytes that are read ahead for all connections together
+    #[arg(long, value_name = "BYTES", default_value = "64MiB", value_parser = parse_size_or_zero)]
+    pub(crate) max_read_ahead: usize,
 
     /// How long an opening handshake may take in all
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
@@ -112,6 +125,12 @@ impl ServeOptions {
 
     pub(crate) fn text_heartbeat(&self) -> bool {
         self.heartbeat.text_heartbeat
+    }
+}
+
+impl Limits {
+    pub(crate) fn full_queue_timeout(&self) -> Option<Duration> {
+        self.full_queue_timeout.0
     }
 }
 

@@ -132,6 +132,10 @@ pub(super) fn parse_size(text: &str) -> Result<usize, String> {
     parse_bytes(text, 1..=LARGEST_SIZE)
 }
 
+pub(super) fn parse_size_or_zero(text: &str) -> Result<usize, String> {
+    parse_bytes(text, 0..=LARGEST_SIZE)
+}
+
 pub(super) fn parse_read_buffer(text: &str) -> Result<usize, String> {
     parse_bytes(text, READ_BUFFERS)
 }
@@ -305,6 +309,7 @@ mod tests {
             let error = parse_size(bad).expect_err(bad);
             assert!(error.starts_with("expected a number of bytes such as "), "{bad}: {error}");
         }
+        assert_eq!(parse_size_or_zero("0"), Ok(0));
         assert_eq!(parse_read_buffer("255"), Err("must be 256 or more".to_owned()));
         assert_eq!(parse_read_buffer("17MiB"), Err("must be 16MiB or less".to_owned()));
     }
