@@ -46,6 +46,7 @@ pub(crate) enum Task {
 
 /// Where the log goes, and how much of it.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
 pub(crate) struct LogOptions {
     /// Least important lines to log
     #[arg(long = "log-level", value_name = "LEVEL", default_value = "info", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
@@ -152,8 +153,10 @@ fn check_command(word: &str) -> Result<(), Mistake> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::time::Duration;
 
+    use clap::ArgAction;
     use heartwire::HeartbeatPolicy;
 
     use super::*;
@@ -233,5 +236,44 @@ mod tests {
         ] {
             assert!(options(bad).is_err(), "{bad:?}");
         }
+    }
+
+    /// An option as the README's table and --help name it, and its default.
+    fn spelled(arg: &Arg) -> Option<(String, Option<String>)> {
+        let name = format!("--{}", arg.get_long().filter(|name| !["help", "version"].contains(name))?);
+        let values: Vec<_> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        let names = arg.get_value_names().unwrap_or_default();
+        let value = match (arg.get_action(), &values[..]) {
+            (ArgAction::SetTrue, _) => String::new(),
+            (_, values) if values.is_empty() || names[0] == "LEVEL" => format!(" {}", names[0]),
+            (_, values) => format!(" {}", values.join("|")),
+        };
+        let default = arg.get_default_values().first().filter(|_| !value.is_empty());
+        Some((name + &value, default.map(|default| default.to_str().unwrap().to_owned())))
+    }
+
+    #[test]
+    fn the_readme_lists_all_options_of_the_server_with_their_defaults() {
+        let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `--"));
+        let mut listed = BTreeMap::new();
+        for row in rows {
+            let row = row.replace("\\|", "/");
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(|cell| cell.trim().replace('/', "|")).collect();
+            let [options, default, _] = &cells[..] else { continue };
+            for option in options.split(", ") {
+                listed.insert(option.trim_matches('`').to_owned(), default.clone());
+            }
+        }
+        let command = command();
+        // The table on choosing a heartbeat has rows of the same form, with values.
+        let names: Vec<_> = command.get_arguments().filter_map(spelled).collect();
+        for (option, default) in &names {
+            let listed = listed.get(option).unwrap_or_else(|| panic!("{option} is not in the README's table"));
+            assert!(default.as_ref().is_none_or(|default| *listed == format!("`{default}`")), "{option}: {listed}");
+        }
+        let known = |option: &String| names.iter().any(|(name, _)| name == option);
+        let strays: Vec<_> =
+            listed.keys().filter(|option| option.contains(char::is_uppercase) && !known(option)).collect();
+        assert_eq!(strays, [&""; 0], "only in the README");
     }
 }

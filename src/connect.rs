@@ -17,10 +17,10 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
         .map_err(failure)?
         .heartbeat(options.heartbeat())
-        .connect_timeout(options.connect_timeout)
-        .handshake_timeout(options.handshake_timeout)
-        .close_timeout(options.close_timeout)
-        .max_message_size(options.max_message_size);
+        .connect_timeout(options.limits.connect_timeout)
+        .handshake_timeout(options.limits.handshake_timeout)
+        .close_timeout(options.limits.close_timeout)
+        .max_message_size(options.limits.max_message_size);
     client = if options.no_reconnect { client.no_reconnect() } else { client.reconnect(Backoff::default()) };
     for (name, value) in &options.header {
         client = client.header(name, value);

@@ -252,8 +252,8 @@ mod signals {
     use heartwire::HeartbeatPolicy;
 
     #[test]
-    fn either_signal_closes_with_1000_and_is_exit_0() {
-        for signal in ["INT", "TERM"] {
+    fn each_signal_closes_with_1000_and_is_exit_0() {
+        for signal in ["INT", "TERM", "HUP"] {
             let server = serve(&["127.0.0.1:0"]);
             let (mut client, _stdin) = connect(&url(&server), &[]);
             client.stderr.line_with(&["#1 ", "opened"]);

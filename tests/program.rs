@@ -206,6 +206,27 @@ fn help_and_version_are_on_stdout_and_no_failure() {
 }
 
 #[test]
+fn help_is_grouped_and_ends_with_signals_examples_and_exit_codes() {
+    let common = ["Heartbeat:", "Limits:", "Log:", "Values:", "Signals:", "Examples:", "Exit codes:"];
+    for (command, groups) in [(&["--help"][..], 8), (&["serve", "--help"], 8), (&["connect", "--help"], 7)] {
+        let mut process = Process::start(&mut heartwire(command));
+        assert_eq!(process.wait().code(), Some(0));
+        let lines = process.stdout.lines();
+        let headings: Vec<_> = lines.iter().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+        let (_, headings) = headings.split_at(headings.len() - groups);
+        let expected = common.iter().filter(|heading| headings.contains(&&heading.to_string())).count();
+        assert_eq!(
+            (expected, headings.contains(&&"Access:".to_owned())),
+            (7, groups == 8),
+            "{command:?}: {headings:?}"
+        );
+        let signals = lines.iter().find(|line| line.contains("SIGHUP")).expect("a line on SIGHUP");
+        assert!(signals.contains("SIGINT") && signals.contains("SIGTERM"), "{signals}");
+        assert_eq!(lines.last().map(|line| line.trim_start()), Some("130  a second signal"), "{command:?}");
+    }
+}
+
+#[test]
 fn output_that_nobody_reads_any_more_does_not_end_the_server() {
     let address = free_address();
     let mut command = heartwire(&[&address, "--log-level", "trace"]);
@@ -244,8 +265,8 @@ mod signals {
     use super::*;
 
     #[test]
-    fn either_signal_closes_with_1001_and_ends_with_a_summary() {
-        for signal in ["INT", "TERM"] {
+    fn each_signal_closes_with_1001_and_ends_with_a_summary() {
+        for signal in ["INT", "TERM", "HUP"] {
             let mut server = serve(&["127.0.0.1:0"]);
             let mut client = connect(server.address(), "/");
             client.send("hello".into()).unwrap();

@@ -10,14 +10,35 @@ use super::heartbeat::ClientHeartbeat;
 use super::mistake::Mistake;
 use super::values::{parse_duration, parse_header, parse_size, parse_subprotocol};
 
+/// What stands below the options: how values are written, what signals do, examples and exit codes.
+const AFTER_HELP: &str = "\
+Values:
+  DURATION has a unit: 500ms, 20s, 1m30s. BYTES may have one: 65536, 64KiB, 1.5MiB, 1GiB.
+
+Signals:
+  SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close the connection with
+  1000 and end the client within --close-timeout. A second one ends it at once.
+
+Examples:
+  heartwire connect ws://127.0.0.1:9001/
+      Type lines to send, and see what comes
+  echo hello | heartwire connect ws://127.0.0.1:9001/
+      Send one message, print the replies that come before the end, and end
+  heartwire connect ws://127.0.0.1:9001/ --header \"Authorization: Bearer TOKEN\"
+      Say who asks
+
+Exit codes:
+  0    an orderly end
+  1    it could not start, or was ended by an error
+  2    a mistake on the command line
+  130  a second signal";
+
 /// Options of the client.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct ConnectOptions {
     /// The server, as ws://HOST[:PORT][/PATH]
     pub(crate) url: String,
-
-    #[command(flatten)]
-    heartbeat: ClientHeartbeat,
 
     /// Add a header to the opening handshake; repeatable
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
@@ -31,6 +52,20 @@ pub(crate) struct ConnectOptions {
     #[arg(long)]
     pub(crate) no_reconnect: bool,
 
+    #[command(flatten)]
+    heartbeat: ClientHeartbeat,
+
+    #[command(flatten)]
+    pub(crate) limits: ClientLimits,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+/// How long everything may take, and how large it may be.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct ClientLimits {
     /// How long connecting may take
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) connect_timeout: Duration,
@@ -46,9 +81,6 @@ pub(crate) struct ConnectOptions {
     /// Largest message taken, in bytes
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
     pub(crate) max_message_size: usize,
-
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
 }
 
 impl ConnectOptions {

@@ -11,6 +11,7 @@ use super::values::{Optional, parse_duration, parse_misses, parse_optional, pars
 
 /// A server's heartbeat.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Heartbeat")]
 pub(super) struct ServerHeartbeat {
     /// Who beats: the server by Pings, the peer by itself, or nobody
     #[arg(long, value_enum, default_value = "server")]
@@ -34,6 +35,7 @@ pub(super) struct ServerHeartbeat {
 
 /// A client's heartbeat.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Heartbeat")]
 pub(super) struct ClientHeartbeat {
     #[command(flatten)]
     beat: HeartbeatOptions,
@@ -45,6 +47,7 @@ pub(super) struct ClientHeartbeat {
 
 /// The beat of whoever sends Pings.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Heartbeat")]
 struct HeartbeatOptions {
     /// Time between our Pings, or "off" for no heartbeat
     #[arg(long, value_name = "DURATION|off", default_value = "20s", value_parser = parse_optional)]

@@ -13,10 +13,39 @@ use super::values::{
     parse_read_buffer, parse_size, parse_size_or_zero,
 };
 
+/// What stands below the options: how values are written, what signals do, examples and exit codes.
+pub(super) const AFTER_HELP: &str = "\
+Values:
+  DURATION has a unit: 500ms, 20s, 1m30s. BYTES may have one: 65536, 64KiB, 1.5MiB, 1GiB.
+
+Signals:
+  SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close all connections
+  with 1001 and end the server within --close-timeout. A second one ends it at once.
+  nohup does not keep SIGHUP away; setsid does.
+
+Examples:
+  heartwire
+      Send every message back, on 127.0.0.1:9001; the status page is at http://127.0.0.1:9001/
+  heartwire 0.0.0.0:9001 --mode broadcast --status
+      Send every message to all others, for the whole network, which may see the status page
+  heartwire 9001 --ping-interval 5s --pong-timeout 2s --max-missed 2
+      Find a dead peer within 9 s
+  heartwire 9001 --heartbeat peer --expect 30s
+      Send no Pings: peers have to show life every 30 s
+  heartwire connect ws://127.0.0.1:9001/
+      Be a client, and type messages
+
+Exit codes:
+  0    an orderly end
+  1    it could not start, or was ended by an error
+  2    a mistake on the command line
+  130  a second signal";
+
 /// Options of the server.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeOptions {
-    /// Address to listen on; port 0 takes any free one
+    /// Address to listen on, as HOST:PORT or the PORT of the loopback address; port 0 takes any free one
     #[arg(default_value = "127.0.0.1:9001", value_parser = parse_address)]
     pub(crate) address: String,
 
@@ -45,6 +74,7 @@ pub(crate) enum Mode {
 
 /// How much of everything.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
     /// Most connections at a time; more are answered 503
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_connections)]
@@ -85,6 +115,7 @@ pub(crate) struct Limits {
 
 /// Who may come in, and see what.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Access")]
 pub(crate) struct Access {
     /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
