@@ -1,5 +1,6 @@
 //! `heartwire serve`: the server and its two modes.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use heartwire::{Accept, Connection, Error, Handle, Request, Response, Server};
@@ -35,7 +36,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         .on_handshake(move |request| let_in(request, audience, &allowed));
     let stop = handle.clone();
     output::on_signals(move || stop.shutdown())?;
-    announce(&handle, options);
+    announce(&handle, audience, options);
     raise_file_limit(options.limits.max_connections);
 
     let pulse = Arc::new(Pulse::start(&handle, options).map_err(|error| error.to_string())?);
@@ -88,8 +89,23 @@ fn let_in(request: &Request, audience: Audience, allowed: &[String]) -> Result<A
     }
 }
 
-fn announce(handle: &Handle, options: &ServeOptions) {
-    output::say(&options.log, &format!("listening on ws://{} ({})", handle.local_addr(), options.heartbeat_in_words()));
+fn announce(handle: &Handle, audience: Audience, options: &ServeOptions) {
+    let address = handle.local_addr();
+    let status = match audience {
+        Audience::Nobody => String::new(),
+        _ => format!("; status page at http://{}/", reachable(address)),
+    };
+    output::say(&options.log, &format!("listening on ws://{address} ({}){status}", options.heartbeat_in_words()));
+}
+
+/// An address that a browser on this machine can ask for.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// Every connection takes a file descriptor; a few more are in use anyway.
