@@ -210,6 +210,21 @@ fn log_level_decides_which_lines_there_are() {
     }
 }
 
+#[test]
+fn log_level_trace_shows_lines_of_heartwire_alone() {
+    let server = serve_with(&["--log-level", "trace", "--ping-interval", "50ms"]);
+    let mut client = connect(server.address(), "/");
+    assert!(client.read().unwrap().is_ping());
+    client.send("hello".into()).unwrap();
+    assert_eq!(next_text(&mut client), "hello");
+    hang_up(client, CloseCode::Normal, "");
+    server.stderr.line_with(&["#1 ", "ended:"]);
+    // A target stands before the message of such a line.
+    let of_others = |line: &String| !line.contains("] heartwire") && (line.contains("TRACE") || line.contains("DEBUG"));
+    let strays: Vec<_> = server.stderr.lines().into_iter().filter(of_others).collect();
+    assert_eq!(strays, [""; 0]);
+}
+
 fn read_to_end(stream: &mut TcpStream) {
     // A reset is an end as well.
     let _ = stream.read_to_end(&mut Vec::new());
