@@ -1,21 +1,29 @@
 //! `heartwire connect`: a client for the command line.
 //!
 //! Lines from standard input are sent, messages are printed on standard output, and what happens to the connection is
-//! logged. At the end of standard input what is left is sent, then the connection is closed with 1000.
+//! logged. At the end of standard input what is left is sent, then the connection is closed with 1000. The exit status tells
+//! whether everything was sent.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use heartwire::{Backoff, Client, ClientHandle, ConnectError, Connection, Error, Message, TrySendError};
+use heartwire::{Backoff, Client, ClientHandle, ConnectError, Connection, Error, Message};
 
 use crate::Failure;
 use crate::cli::{ConnectOptions, Mistake};
 use crate::output;
 
+mod finish;
+mod input;
+
+use finish::Progress;
+use input::Attempt;
+
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
-        .map_err(failure)?
+        .map_err(|error| Failure::Usage(Mistake::new(error.to_string())))?
         .heartbeat(options.heartbeat())
         .connect_timeout(options.limits.connect_timeout)
         .handshake_timeout(options.limits.handshake_timeout)
@@ -32,18 +40,40 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let handle = client.handle();
     let stop = handle.clone();
     output::on_signals(move || stop.stop())?;
-    let reader = thread::Builder::new().name("heartwire-stdin".into());
-    reader.spawn(move || send_lines(&handle)).map_err(|error| error.to_string())?;
+
+    let progress = Arc::new(Progress::default());
+    let (reading, reader) = (Arc::clone(&progress), handle.clone());
+    let exit_timeout = options.limits.exit_timeout;
+    start("heartwire-stdin", move || {
+        if let Err(error) = reading.input.read(io::stdin().lock()) {
+            reading.failed(error);
+        }
+        reading.finish(&reader, exit_timeout);
+    })?;
+    let (sending, sender) = (Arc::clone(&progress), handle.clone());
+    start("heartwire-send", move || sending.input.send_all(|line| send_line(&sender, line)))?;
+
     let interval = options.ping_interval();
-    client.run(|conn| print_messages(conn, interval)).map_err(failure)
+    let result = client.run(|conn| {
+        progress.opened(conn.sender());
+        print_messages(conn, interval)
+    });
+    verdict(result, progress.unsent(&handle), progress.failure())
 }
 
-/// What is invalid came from the command line.
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(Mistake::new(what)),
-        error => Failure::Failed(error.to_string()),
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// What the exit status is to be, and why.
+fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&String>) -> Result<(), Failure> {
+    if let Err(Error::Connect(ConnectError::Invalid(what))) = result {
+        return Err(Failure::Usage(Mistake::new(what)));
     }
+    let causes = [result.err().map(|error| error.to_string()), failure.cloned(), unsent];
+    let causes: Vec<_> = causes.into_iter().flatten().collect();
+    if causes.is_empty() { Ok(()) } else { Err(Failure::Failed(causes.join("; "))) }
 }
 
 /// Prints what comes, and now and then how the line is.
@@ -72,37 +102,12 @@ fn print(line: &str) -> Result<(), Error> {
     writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::handler)
 }
 
-/// Sends each line, waiting for a connection where there is none, and stops the client at the end.
-fn send_lines(handle: &ClientHandle) {
-    for line in io::stdin().lock().lines() {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                log::error!("cannot read standard input: {error}");
-                break;
-            }
-        };
-        if !send_line(handle, Message::from(line)) {
-            return;
-        }
-    }
-    // So that a pipe that is over before the connection stands is not in vain.
-    wait_connected(handle);
-    handle.stop();
-}
-
-/// `false` when there will be no connection any more.
-fn send_line(handle: &ClientHandle, message: Message) -> bool {
-    let mut unsent = message;
-    loop {
-        match handle.send(unsent) {
-            Ok(()) => return true,
-            Err(TrySendError::Closed(message) | TrySendError::Full(message)) => unsent = message,
-            Err(_) => return false,
-        }
-        if !wait_connected(handle) {
-            return false;
-        }
+/// Sends a line over the connection that is open, or waits for one.
+fn send_line(handle: &ClientHandle, line: Message) -> Attempt {
+    match handle.send(line) {
+        Ok(()) => Attempt::Taken,
+        Err(_) if wait_connected(handle) => Attempt::Again,
+        Err(_) => Attempt::GivenUp,
     }
 }
 

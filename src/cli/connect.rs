@@ -28,8 +28,8 @@ Examples:
       Say who asks
 
 Exit codes:
-  0    an orderly end
-  1    it could not start, or was ended by an error
+  0    an orderly end, and everything was sent
+  1    it could not start, was ended by an error, or could not send everything
   2    a mistake on the command line
   130  a second signal";
 
@@ -77,6 +77,10 @@ pub(crate) struct ClientLimits {
     /// How long the closing handshake may take in all
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     pub(crate) close_timeout: Duration,
+
+    /// How long to go on after the end of the input while lines are unsent and none gets out
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    pub(crate) exit_timeout: Duration,
 
     /// Largest message taken, in bytes
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
