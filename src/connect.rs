@@ -4,7 +4,7 @@
 //! logged. At the end of standard input what is left is sent, then the connection is closed with 1000. The exit status tells
 //! whether everything was sent.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -17,9 +17,11 @@ use crate::output;
 
 mod finish;
 mod input;
+mod screen;
 
 use finish::Progress;
 use input::Attempt;
+use screen::Screen;
 
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
@@ -53,10 +55,10 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let (sending, sender) = (Arc::clone(&progress), handle.clone());
     start("heartwire-send", move || sending.input.send_all(|line| send_line(&sender, line)))?;
 
-    let interval = options.ping_interval();
+    let (interval, screen) = (options.ping_interval(), Screen::new());
     let result = client.run(|conn| {
         progress.opened(conn.sender());
-        print_messages(conn, interval)
+        print_messages(conn, interval, screen)
     });
     verdict(result, progress.unsent(&handle), progress.failure())
 }
@@ -77,7 +79,9 @@ fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&S
 }
 
 /// Prints what comes, and now and then how the line is.
-fn print_messages(conn: &mut Connection, interval: Option<Duration>) -> Result<(), Error> {
+fn print_messages(conn: &mut Connection, interval: Option<Duration>, screen: Screen) -> Result<(), Error> {
+    // When nobody reads our output any more there is nothing left to do.
+    let print = |text: &str| screen.print(text).map_err(Error::handler);
     let mut samples = 0;
     loop {
         let message = match interval {
@@ -94,12 +98,6 @@ fn print_messages(conn: &mut Connection, interval: Option<Duration>) -> Result<(
             None => {}
         }
     }
-}
-
-/// A line on standard output. When nobody reads it any more there is nothing left to do.
-fn print(line: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::handler)
 }
 
 /// Sends a line over the connection that is open, or waits for one.

@@ -265,6 +265,37 @@ fn a_line_typed_while_there_is_no_connection_waits_for_the_next() {
     assert_eq!((connection.text(), connection.text()), ("one".to_owned(), "two".to_owned()));
 }
 
+/// Runs the client on a terminal of its own, by script(1).
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_nothing_in_a_message_is_obeyed() {
+    use std::process::{Command, Stdio};
+
+    const TEXT: &str = "\x1b[31mred\u{9b}2J\u{202e}gpj\u{2028}2026 [INFO ] #1 ended\r\n\u{7f}";
+    let server = BareServer::bind();
+    let url = format!("ws://{}/", server.address());
+    let mut script = Command::new("script");
+    script.args(["-qec", &format!("'{}' connect {url} --log-level off", env!("CARGO_BIN_EXE_heartwire")), "/dev/null"]);
+    if Command::new("script").arg("--version").output().is_err() {
+        return println!("skipped: a terminal: script is not installed");
+    }
+    let (on_terminal, _stdin) = Process::start_typing(script.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    server.open().send_text(TEXT);
+    let line = on_terminal.stdout.line_with(&["red"]);
+    let shown = r"\u{1b}[31mred\u{9b}2J\u{202e}gpj\u{2028}2026 [INFO ] #1 ended\r\n\u{7f}";
+    assert_eq!(line.trim_end(), shown);
+
+    let server = BareServer::bind();
+    let (in_a_pipe, _stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+    server.open().send_text(TEXT);
+    in_a_pipe.stdout.line_with(&["\u{7f}"]);
+    assert_eq!(
+        in_a_pipe.stdout.lines().join("\n"),
+        TEXT.replace("\r\n", "\n"),
+        "as it came, but for the reader's lines"
+    );
+}
+
 // Options.
 
 #[test]
