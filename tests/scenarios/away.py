@@ -145,7 +145,8 @@ def poll(beat, until_death, name):
             why = "deadlines are kept between its looks"
             row = found(f"{name}, its peer dies", server, 1, last, beat, why)
             until = max(time.time(), last + beat.bound + SLACK)
-            return [row, lives(f"{name}, its peer lives", server, 2, beat, until, "", [other])]
+            why = "its Pongs are read in time"
+            return [row, lives(f"{name}, its peer lives", server, 2, beat, until, why, [other])]
 
 
 @scenario("polling, default policy")
@@ -165,5 +166,5 @@ def silent_is_not_alive():
         peer.start()
         why = "the check that a peer lives fails for one that answers nothing"
         until = time.time() + QUICK.bound + SLACK
-        row = Control("asleep, its peer reads and answers nothing", QUICK, "not alive", "-", f"{QUICK.bound:.1f} s", why)
+        row = Control("asleep, its peer reads and answers nothing", QUICK, "not alive", why=why)
         return must_fail(lambda: lives("", server, 1, QUICK, until, ""), row)

@@ -37,7 +37,8 @@ def confirm_to_reader(path, how):
         check_read(peer, 100_000, confirmed.time)
         took = f"{confirmed.time - sent.time:.3f} s"
         name = f"confirm: the peer reads, its handler {how}"
-        return Row(name, "off", "confirmed", took, "5.0 s", "the Pong of a Ping behind the message; after `send` returned")
+        why = "the Pong of a Ping behind the message; after `send` returned"
+        return Row(name, "off", "confirmed", took, "5.0 s", why)
 
 
 def confirm_to_stopped():
@@ -67,7 +68,8 @@ def confirm_while_queued():
         check_read(peer, MUCH, confirmed.time)
         took = f"{confirmed.time - peer.has_read(MUCH):.3f} s"
         name = f"confirm: {MUCH >> 20} MiB wait for a peer that pauses"
-        row = Row(name, "off", "confirmed", took, "30 s", "not while data waits; counted from when the peer had read all")
+        why = "not while data waits; counted from when the peer had read all"
+        row = Row(name, "off", "confirmed", took, "30 s", why)
         why = "when `send` returned the peer had not read it: the check would tell"
         control = Control("`send` has returned", "off", "not delivered", "-", "-", why)
         return [row, must_fail(lambda: check_read(peer, MUCH, sent.time), control)]

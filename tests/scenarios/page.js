@@ -1,7 +1,7 @@
-// Headless Chromium: a page of the server's origin with heartwire.js (subprotocol heartwire.v1), and in it a HeartSocket
+// Headless Chromium: a page of the server with heartwire.js (subprotocol heartwire.v1), and in it a HeartSocket
 // to each of some URLs, which does not come back.
 //
-// Usage: page.js ORIGIN URL... Each socket, by its place, says "PLACE open", sends "hello", says "PLACE echo" when that has
+// Usage: page.js ORIGIN URL... Each socket, by its place, says "PLACE open", sends "hello", says "PLACE echo" when it has
 // come back, closes, and says "PLACE closed CODE REASON".
 
 'use strict';

@@ -3,9 +3,9 @@
     python.py sync|asyncio client URL KEEPALIVE
     python.py sync|asyncio server KEEPALIVE [busy]
 
-KEEPALIVE is the interval and the timeout of its own heartbeat in seconds, or "off". A client says "open", sends "hello",
-says "echo" when it has come back, and closes; a server says "listening on ws://ADDRESS" and "open", and echoes, or, if it
-is busy, takes no message at all. Both say "closed CODE REASON".
+KEEPALIVE is the interval and the timeout of its own heartbeat in seconds, or "off". A client says "open", sends
+"hello", says "echo" when it has come back, and closes; a server says "listening on ws://ADDRESS" and "open", and
+echoes, or, if it is busy, takes no message at all. Both say "closed CODE REASON".
 """
 
 import asyncio

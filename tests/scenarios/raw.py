@@ -50,6 +50,8 @@ class Peer:
         # By how much the thread itself was late at worst.
         self.late = 0.0
         self.pings = 0
+        # What a flood has left of a frame that was not taken whole.
+        self.rest = b""
         self.is_over = self.has_died = False
         self._shake_hands(path)
         self.thread = threading.Thread(target=self._live, daemon=True)
@@ -73,6 +75,7 @@ class Peer:
         return self.last_sent
 
     def send(self, data):
+        data, self.rest = self.rest + data, b""
         self.socket.settimeout(PATIENCE)
         self.socket.sendall(data)
         self.last_sent = time.time()
@@ -83,11 +86,11 @@ class Peer:
     def flood(self, message=frame(BINARY, bytes(4096)), patience=1.0):
         """Sends until nothing more is taken for so long, or the end. To be called on a peer that was not started."""
         self.socket.settimeout(0)
-        rest, blocked_since = b"", time.time()
+        blocked_since = time.time()
         while time.time() - blocked_since < patience and not self.has_died:
-            rest = rest or message
+            self.rest = self.rest or message
             try:
-                rest = rest[self.socket.send(rest) :]
+                self.rest = self.rest[self.socket.send(self.rest) :]
                 self.last_sent = blocked_since = time.time()
             except BlockingIOError:
                 time.sleep(0.002)
@@ -164,6 +167,9 @@ class Peer:
 
 class Flooder(Peer):
     """Sends whatever is taken, as long as it lives, and takes whatever comes. It answers nothing."""
+
+    def __init__(self, address, path):
+        super().__init__(address, path, answers=False)
 
     def _live(self):
         reader = threading.Thread(target=self._take, daemon=True)

@@ -1,13 +1,13 @@
-//! The program of the scenarios: a server, or a client, with handlers that are away in all the ways that matter. The path
-//! of a request names the handler (src/handler.rs); a client has it as an argument.
+//! The program of the scenarios: a server, or a client, with handlers that are away in all the ways that matter. The
+//! path of a request names the handler (src/handler.rs); a client has it as an argument.
 //!
 //! Usage: `heartwire-test-scenarios server|client URL|- HANDLER|- [NAME=VALUE...]`, with these settings:
 //!
 //! - `beat=off`, `beat=default`, or `beat=INTERVAL,TIMEOUT,MAX_MISSED[,pong]` in milliseconds; `pong` for `PongOnly`
 //! - `read-ahead=BYTES`, `max-connections=COUNT`
 //!
-//! It says on standard output what happens (src/report.rs), and obeys lines on standard input (src/command.rs), whose end
-//! is its own end.
+//! It says on standard output what happens (src/report.rs), and obeys lines on standard input (src/command.rs), whose
+//! end is its own end.
 
 use std::process;
 use std::thread;
