@@ -213,10 +213,11 @@ impl Reception {
 
     /// Sends a Ping, and starts its clock.
     pub(crate) fn ping(&mut self, link: &Arc<Link>) -> Result<(), Error> {
+        // Counted before it is written: what comes back at once is its answer, and news.
+        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), Instant::now());
         let sent = link.ping(self.heartbeat.policy().announcement(), None);
         self.is_calm = false;
         let now = Instant::now();
-        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), now);
         match sent {
             Ok(Sent::Written) => self.heartbeat.ping_written(now, self.arrived),
             Ok(_) | Err(_) => self.heartbeat.ping_queued(now, self.arrived),
@@ -261,11 +262,6 @@ impl Reception {
             .full_queue_timeout
             .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
         (evidence, limit)
-    }
-
-    /// When something is next to be done if nothing comes.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.heartbeat.deadline()
     }
 
     pub(crate) fn policy(&self) -> HeartbeatPolicy {
