@@ -5,6 +5,8 @@
 //! the connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its
 //! own, so that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
+use std::error::Error as StdError;
+use std::fmt::Write;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -26,16 +28,23 @@ use crate::settings::{Settings, setters_of_both_ends, within_reason};
 use crate::staff::Staff;
 use crate::supervisor::Notice;
 
+mod answer;
+mod attempt;
 mod backoff;
+mod connect_error;
 mod dial;
 mod handle;
+mod race;
+mod target;
 
+pub use attempt::Attempt;
 pub use backoff::Backoff;
 use backoff::{Failures, Hint};
-pub use dial::ConnectError;
-use dial::{Dialed, Target};
+pub use connect_error::ConnectError;
+use dial::Dialed;
 pub use handle::ClientHandle;
 use handle::{Control, Shared};
+use target::Target;
 
 /// A WebSocket client: settings first, then [`run`](Self::run).
 ///
@@ -73,6 +82,9 @@ enum Outcome {
 impl Client {
     /// A client of this server. The URL is `ws://HOST[:PORT][/PATH]`; TLS is not supported yet.
     ///
+    /// A user name and password have no place in it: send them in a [`header`](Self::header). Errors about a URL show
+    /// neither them nor the query.
+    ///
     /// # Errors
     /// [`Error::Connect`] with [`ConnectError::Invalid`].
     pub fn new(url: &str) -> Result<Self, Error> {
@@ -109,6 +121,51 @@ impl Client {
         self
     }
 
+    /// Calls this function before each attempt to connect. What it sets holds for that attempt: a header with a token that
+    /// expires, or the URL of another server.
+    ///
+    /// It runs in the thread of the attempt, before the connect timeout begins, and may block; neither
+    /// [`stop`](ClientHandle::stop) nor [`run`](Self::run) waits for it. If it fails, or gives what is not valid, the
+    /// attempt has failed with [`ConnectError::Prepare`], and after a pause there is another. So it is after a panic.
+    ///
+    /// ```no_run
+    /// # fn new_token() -> Result<String, std::io::Error> { unimplemented!() }
+    /// # fn f() -> Result<(), heartwire::Error> {
+    /// use heartwire::{Client, ConnectError, Error};
+    ///
+    /// let client = Client::new("ws://127.0.0.1:9001/")?
+    ///     .prepare(|attempt| {
+    ///         attempt.header("Authorization", format!("Bearer {}", new_token()?));
+    ///         Ok(())
+    ///     })
+    ///     // A token may expire on its way: the next attempt has another.
+    ///     .give_up_if(|error| match error {
+    ///         Error::Connect(ConnectError::Refused { status: 401, .. }) => false,
+    ///         error => error.is_fatal(),
+    ///     });
+    /// # Ok(()) }
+    /// ```
+    pub fn prepare<F>(mut self, prepare: F) -> Self
+    where
+        F: Fn(&mut Attempt) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync + 'static,
+    {
+        self.target.prepare = Some(Arc::new(prepare));
+        self
+    }
+
+    /// Decides which errors end the client: an attempt that failed ([`Error::Connect`]) or a connection that was lost
+    /// ([`Error::Closed`]) for which `gives_up` is `true`. After any other it comes back. Default
+    /// [`Error::is_fatal`].
+    ///
+    /// Answers need not be the server's own: a captive portal redirects with 302, a proxy whose server is down may say 404.
+    /// A device that nobody can restart had better never give up, and says `give_up_if(|_| false)`.
+    ///
+    /// It is called in the thread that called [`run`](Self::run); a panic passes through, as the handler's does.
+    pub fn give_up_if(mut self, gives_up: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
+        self.target.gives_up = Arc::new(gives_up);
+        self
+    }
+
     /// How to come back when the connection is lost, or cannot be made. Default: see [`Backoff`].
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
@@ -122,13 +179,29 @@ impl Client {
     }
 
     /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 16
-    /// more. Default 0: they are refused.
+    /// more. Default 0: they are refused. What was never sent can be [taken out](ClientHandle::take_outbox).
     pub fn outbox_size(self, bytes: usize) -> Self {
         self.shared.current().outbox_limit = bytes;
         self
     }
 
-    /// How long connecting to all of the host's addresses may take in all. Default 10 s; kept between 1 ms and 10 years.
+    /// Whether a full [outbox](Self::outbox_size) drops its oldest messages for a new one, which suits readings, of which
+    /// the newest count. Default `false`: [`send`](ClientHandle::send) gives the new one back as
+    /// [`TrySendError::Full`](crate::TrySendError::Full).
+    ///
+    /// Those that were dropped are counted by [`outbox_dropped`](ClientHandle::outbox_dropped), and logged when the next
+    /// connection opens. Only a message that is larger than the outbox is still `Full`.
+    pub fn outbox_drops_oldest(self, drops_oldest: bool) -> Self {
+        self.shared.current().drops_oldest = drops_oldest;
+        self
+    }
+
+    /// How long a TCP connection to the host may take, whichever of its addresses it is to. Default 10 s; kept between
+    /// 1 ms and 10 years.
+    ///
+    /// The time begins when the host's name is resolved; the system's resolver has timeouts of its own. Of several
+    /// addresses the next is tried as well when one has not answered within 250 ms, or at once when it has failed, IPv6
+    /// and IPv4 in turn (happy eyeballs, RFC 8305). The first that answers is taken.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.target.connect_timeout = within_reason(timeout);
         self
@@ -141,10 +214,10 @@ impl Client {
     /// passes through, after the connection was closed with 1011.
     ///
     /// # Errors
-    /// [`Error::Connect`] when it is pointless to try again ([`ConnectError::is_fatal`]) or nobody wants to.
-    /// [`Error::Closed`] when the server closed for a reason that would come up again (it, or we, found the protocol
-    /// broken, 1002, 1003, 1007 to 1010), or for any reason without reconnection. The handler's own error, after which
-    /// the connection was closed with 1011. [`Error::Io`] if no thread can be started.
+    /// [`Error::Connect`] when it is pointless to try again ([`Error::is_fatal`], or what
+    /// [`give_up_if`](Self::give_up_if) says) or nobody wants to. [`Error::Closed`] when the server closed for a reason
+    /// that would come up again, by the same rule, or for any reason without reconnection. The handler's own error, after
+    /// which the connection was closed with 1011. [`Error::Io`] if no thread can be started.
     pub fn run<H>(self, mut handler: H) -> Result<(), Error>
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
@@ -181,10 +254,11 @@ where
 {
     fn until_done(&mut self) -> Result<(), Error> {
         let mut failures = Failures::new(self.backoff.unwrap_or_default());
+        let mut refused_with = None;
         while !self.shared.is_stopping() {
             let attempt = failures.next_attempt();
             self.shared.hub.publish(|| Event::Connecting { attempt });
-            let outcome = match self.dial() {
+            let outcome = match self.dial(attempt, refused_with.take()) {
                 None => break,
                 Some(Ok(dialed)) => {
                     let opened = Instant::now();
@@ -192,58 +266,80 @@ where
                     failures.was_open_for(opened.elapsed());
                     outcome
                 }
-                Some(Err(error)) => self.not_connected(error),
+                Some(Err(error)) => {
+                    if let ConnectError::Refused { status, .. } = error {
+                        refused_with = Some(status);
+                    }
+                    self.not_connected(error)
+                }
             };
             match outcome {
                 Outcome::Done(result) => return result,
-                Outcome::Lost(hint) => self.pause(failures.next_delay(hint, rand::random())),
+                Outcome::Lost(hint) => self.pause(hint, failures.next_delay(hint, rand::random())),
             }
         }
         Ok(())
     }
 
     /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
-    fn dial(&self) -> Option<Result<Dialed, ConnectError>> {
+    fn dial(&self, attempt: u32, refused_with: Option<u16>) -> Option<Result<Dialed, ConnectError>> {
         let (done, dialed) = channel::bounded(1);
-        let target = Arc::clone(&self.target);
+        let (target, shared) = (Arc::clone(&self.target), Arc::clone(&self.shared));
         let handshake_timeout = self.settings.handshake_timeout;
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
-            let _ = done.send(target.dial(handshake_timeout));
+            let prepared = target.prepared(attempt, refused_with);
+            // That may have taken long, and a client that was stopped meanwhile should not turn up at its server.
+            if !shared.is_stopping() {
+                let _ = done.send(prepared.and_then(|target| target.dial(handshake_timeout)));
+            }
         });
         if let Err(error) = dialer {
             return Some(Err(ConnectError::Unreachable(error)));
         }
         loop {
             channel::select! {
-                recv(dialed) -> result => return Some(result.unwrap_or_else(|_| {
-                    Err(ConnectError::Unreachable(io::Error::other("the thread that connects has panicked")))
-                })),
+                recv(dialed) -> result => return match result {
+                    Ok(dialed) => Some(dialed),
+                    Err(_) if self.shared.is_stopping() => None,
+                    Err(_) => {
+                        let error = io::Error::other("the thread that connects has panicked");
+                        Some(Err(ConnectError::Unreachable(error)))
+                    }
+                },
                 recv(self.control) -> _ => if self.shared.is_stopping() { return None },
             }
         }
     }
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
-        log::warn!("not connected: {error}");
-        self.shared.hub.publish(|| Event::ConnectFailed { error: error.to_string(), is_fatal: error.is_fatal() });
+        let told = in_words(&error);
+        log::warn!("not connected: {told}");
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,
         };
-        if error.is_fatal() || self.backoff.is_none() {
-            return Outcome::Done(Err(Error::Connect(error)));
+        let error = Error::Connect(error);
+        let is_fatal = (self.target.gives_up)(&error);
+        self.shared.hub.publish(|| Event::ConnectFailed { error: told, is_fatal });
+        if is_fatal || self.backoff.is_none() {
+            return Outcome::Done(Err(error));
         }
         Outcome::Lost(hint)
     }
 
     /// Waits before the next attempt, unless told otherwise.
-    fn pause(&self, delay: Duration) {
+    fn pause(&self, hint: Hint, delay: Duration) {
         // What was asked for while there was a connection is no reason to hurry now.
         self.control.try_iter().for_each(drop);
         if self.shared.is_stopping() {
             return;
         }
-        log::info!("connecting again in {delay:.1?}");
+        match hint {
+            Hint::NotBefore(asked) if self.backoff.is_some_and(|backoff| backoff.is_too_long(asked)) => {
+                log::info!("connecting again in {delay:.1?}, although the server asked for {asked:?} (Retry-After)");
+            }
+            _ => log::info!("connecting again in {delay:.1?}"),
+        }
         self.shared.hub.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
         let wait = deadline.map_or_else(channel::never, channel::at);
@@ -278,7 +374,7 @@ where
     }
 
     /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
-    /// comes behind.
+    /// comes after.
     fn closed(&self) {
         self.shared.hub.notify(Notice::ThreadEnds { id: self.last_id });
         let (reply, heard) = channel::bounded(1);
@@ -289,23 +385,18 @@ where
 
     /// What follows from the end of a connection that we did not want to end.
     fn after(&self, reason: CloseReason) -> Outcome {
-        let code = match &reason {
-            CloseReason::Peer { code, .. } => *code,
-            _ => None,
+        let hint = match &reason {
+            CloseReason::Peer { code: Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER), .. } => Hint::Restart,
+            _ => Hint::Nothing,
         };
-        let would_come_up_again = match &reason {
-            CloseReason::Protocol(_) | CloseReason::InvalidUtf8 | CloseReason::TooBig { .. } => true,
-            _ => code.is_some_and(|code| matches!(u16::from(code), 1002 | 1003 | 1007..=1010)),
-        };
-        match reason {
-            CloseReason::Local { .. } => Outcome::Done(Ok(())),
-            _ if self.shared.is_stopping() => Outcome::Done(Ok(())),
-            reason if would_come_up_again || self.backoff.is_none() => Outcome::Done(Err(Error::Closed(reason))),
-            _ if code == Some(CloseCode::RESTART) || code == Some(CloseCode::TRY_AGAIN_LATER) => {
-                Outcome::Lost(Hint::Restart)
-            }
-            _ => Outcome::Lost(Hint::Nothing),
+        if matches!(reason, CloseReason::Local { .. }) || self.shared.is_stopping() {
+            return Outcome::Done(Ok(()));
         }
+        let error = Error::Closed(reason);
+        if (self.target.gives_up)(&error) || self.backoff.is_none() {
+            return Outcome::Done(Err(error));
+        }
+        Outcome::Lost(hint)
     }
 
     fn open(&mut self, dialed: Dialed) -> Result<Connection, Error> {
@@ -337,5 +428,40 @@ where
         }
         self.shared.opened(link);
         Ok(connection)
+    }
+}
+
+/// The text of an error. What [`Client::prepare`] gave is the application's own, and may do anything, panic included.
+fn in_words(error: &ConnectError) -> String {
+    let mut text = String::new();
+    match catch_unwind(AssertUnwindSafe(|| write!(text, "{error}"))) {
+        Ok(Ok(())) => text,
+        _ => format!("{text}(an error that cannot be shown)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::Server;
+
+    #[test]
+    #[cfg(target_os = "linux")]
+    fn a_slow_resolver_takes_nothing_from_the_connect_timeout() {
+        let server = Server::bind("127.0.0.1:0").unwrap();
+        let handle = server.handle();
+        let serving = thread::spawn(move || server.serve(|conn| conn.recv().map(drop)));
+        let timeout = Duration::from_millis(500);
+        let mut client = Client::new("ws://name.invalid/").unwrap().no_reconnect().connect_timeout(timeout);
+        // The second address has its turn only while there is time left.
+        let (silent, _held) = race::tests::silent();
+        let addresses = vec![silent, handle.local_addr()];
+        client.target.resolve = Arc::new(move |_, _| {
+            thread::sleep(timeout + Duration::from_millis(200));
+            Ok(addresses.clone())
+        });
+        client.run(|_| Ok(())).unwrap();
+        handle.shutdown();
+        serving.join().unwrap().unwrap();
     }
 }

@@ -163,7 +163,7 @@ impl Connection {
 
     /// The heartbeat in force.
     pub fn heartbeat(&self) -> HeartbeatPolicy {
-        let policy = self.link.with_reception(|reception| reception.heartbeat.policy());
+        let policy = self.link.with_reception(|reception| reception.policy());
         policy.unwrap_or_else(HeartbeatPolicy::off)
     }
 
@@ -193,12 +193,12 @@ impl Connection {
             match reception.next(&self.link, now) {
                 Ok(Some(message)) => {
                     // What came before the end is still the handler's.
-                    let _ = reception.beat_if_due(&self.link, now);
+                    let _ = reception.beat(&self.link, now);
                     self.link.leave(reception, now);
                     return Ok(Some(message));
                 }
                 Ok(None) => {}
-                Err(last) => return Err(self.ended_by_peer(reception, last)),
+                Err(last) => return Err(self.ended_by_peer(reception, *last)),
             }
             let deadline = match self.next_deadline(&mut reception, now, has_looked) {
                 Ok(deadline) => deadline,
@@ -219,7 +219,7 @@ impl Connection {
                 None => return Err(self.link.closed()),
             };
             if let Err(last) = reception.note(&self.link, read, now) {
-                return Err(self.ended_by_peer(reception, last));
+                return Err(self.ended_by_peer(reception, *last));
             }
             has_looked = true;
         }
@@ -232,10 +232,15 @@ impl Connection {
         now: Instant,
         has_looked: bool,
     ) -> Result<Option<Instant>, Over> {
+        if self.link.outbound.is_open() {
+            return reception.beat(&self.link, now);
+        }
         match self.link.outbound.ending(|ending| ending.phase()) {
             Phase::Open => reception.beat(&self.link, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => Err(Over),
+            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
+                Err(Over)
+            }
             Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
             // The socket is at its end, which the next read tells.
             Phase::Broken | Phase::Over => Ok(None),

@@ -29,6 +29,24 @@ impl Error {
     pub fn handler(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Handler(error.into())
     }
+
+    /// Whether this error ends a client that was not told [otherwise](crate::Client::give_up_if).
+    ///
+    /// - [`Connect`](Self::Connect): if [it is fatal](ConnectError::is_fatal).
+    /// - [`Closed`](Self::Closed): if another connection would end in the same way, since either end found the protocol
+    ///   broken. These are the codes 1002, 1003 and 1007 to 1010 from the server, and 1002, 1007 and 1009 from us.
+    /// - All others: `true`. They are the handler's own.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Self::Connect(error) => error.is_fatal(),
+            Self::Closed(CloseReason::Protocol(_) | CloseReason::InvalidUtf8 | CloseReason::TooBig { .. }) => true,
+            Self::Closed(CloseReason::Peer { code: Some(code), .. }) => {
+                matches!(u16::from(*code), 1002 | 1003 | 1007..=1010)
+            }
+            Self::Closed(_) => false,
+            Self::InvalidCloseCode(_) | Self::Io(_) | Self::Handler(_) => true,
+        }
+    }
 }
 
 impl fmt::Display for Error {
@@ -60,21 +78,24 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Why [`Sender::try_send`](crate::Sender::try_send) did not take a message. The message comes back.
+/// Why [`Sender::try_send`](crate::Sender::try_send) or [`ClientHandle::send`](crate::ClientHandle::send) did not take a
+/// message. The message comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrySendError<T> {
-    /// The connection's queue is full: its peer is slow to take what it was sent.
+    /// The connection's queue is full: its peer is slow to take what it was sent. Or a client's outbox is full.
     Full(T),
-    /// The connection is closed.
+    /// The connection is closed; or a client was stopped, or has ended.
     Closed(T),
+    /// A client has no connection now, and no [outbox](crate::Client::outbox_size) to keep messages in.
+    NotConnected(T),
 }
 
 impl<T> TrySendError<T> {
     /// The message that was not sent.
     pub fn into_inner(self) -> T {
         match self {
-            Self::Full(message) | Self::Closed(message) => message,
+            Self::Full(message) | Self::Closed(message) | Self::NotConnected(message) => message,
         }
     }
 }
@@ -84,6 +105,7 @@ impl<T> fmt::Display for TrySendError<T> {
         f.write_str(match self {
             Self::Full(_) => "the queue is full",
             Self::Closed(_) => "the connection is closed",
+            Self::NotConnected(_) => "not connected",
         })
     }
 }

@@ -158,7 +158,7 @@ impl Heartbeat {
     /// Whether some life is awaited: then a driver that sees bytes arrive should have them judged at once, so that
     /// misses are forgotten when they are answered and not a deadline later.
     pub fn awaits_life(&self) -> bool {
-        self.missed() > 0 || self.window.is_none() && self.silence.is_some()
+        self.missed() > 0 || self.window.is_none() && self.silence.is_some() || self.is_examining()
     }
 
     /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or something was last seen
@@ -319,10 +319,13 @@ impl Heartbeat {
     /// Whether the miss clock has run out and nothing speaks for the peer. Otherwise the clock goes on.
     fn is_missed(&mut self, now: Instant, evidence: &Evidence) -> bool {
         let has_to_leave = self.window.is_none() && self.missed() == 0;
+        let mark = self.silence.map_or(0, |silence| silence.mark);
         let Some(allowed) = self.window.or(self.policy.timeout) else { return false };
         let Some(clock) = self.clock.as_mut().filter(|clock| clock.due <= now) else { return false };
-        // There may be no room for its answer to arrive in, or there was none until lately.
-        if let Some(from) = evidence.reading.has_room_from(now).filter(|from| *from + allowed > now) {
+        // There may be no room for its answer to arrive in, or there was none until lately. But what has arrived since the
+        // Ping has found room.
+        let has_had_room = evidence.reading == Reading::Stopped && evidence.arrived > mark;
+        if let Some(from) = evidence.reading.has_room_from(now).filter(|from| !has_had_room && *from + allowed > now) {
             clock.due = from + allowed;
             clock.examine = None;
             return false;
@@ -344,7 +347,6 @@ impl Heartbeat {
         if self.policy.liveness == Liveness::PongOnly
             && evidence.examined < *clock.examine.get_or_insert(evidence.arrived)
         {
-            clock.due = now + self.policy.tick();
             return false;
         }
         true
@@ -364,12 +366,19 @@ impl Heartbeat {
         }
     }
 
+    /// Whether the time for some life is over, and what had arrived by then is to be looked through for it first.
+    fn is_examining(&self) -> bool {
+        self.clock.is_some_and(|clock| clock.examine.is_some())
+    }
+
     /// When to look again: at the next deadline; and often enough while our own lateness could cost the peer its time.
     fn plan(&mut self, now: Instant) {
         // Where the peer leads, nothing that we do decides whether it is heard in time.
-        let watches = self.stall.is_some() || self.window.is_none() && self.clock.is_some();
+        let watches = self.stall.is_some() || self.window.is_none() && self.clock.is_some() || self.is_examining();
         let tick = watches.then(|| now + self.policy.tick());
-        let (clock, stall) = (self.clock.map(|clock| clock.due), self.stall.map(|stall| stall.due));
+        // What has arrived and is to be looked through first has no time: each look at more of it may end it.
+        let clock = self.clock.filter(|_| !self.is_examining()).map(|clock| clock.due);
+        let stall = self.stall.map(|stall| stall.due);
         let next = [self.next_ping, clock, stall, tick].into_iter().flatten().min();
         self.next_look = next.map(|next| next.max(now));
     }

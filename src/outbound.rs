@@ -13,6 +13,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,6 +99,8 @@ pub(crate) struct Outbound<S> {
     state: Mutex<State<S>>,
     /// Signalled when the queue has become shorter, and at the end.
     progress: Condvar,
+    /// Whether nobody has begun to close, for those who come by often and need not take the lock to know.
+    is_open: AtomicBool,
     queue_limit: usize,
     role: Role,
 }
@@ -152,7 +155,7 @@ impl<S: Socket> Outbound<S> {
             messages: 0,
             unsent: 0,
         };
-        Self { state: Mutex::new(state), progress: Condvar::new(), queue_limit, role }
+        Self { state: Mutex::new(state), progress: Condvar::new(), is_open: AtomicBool::new(true), queue_limit, role }
     }
 
     /// Sends a data frame. If the queue is full, waits for room as `wait` says, or fails.
@@ -209,7 +212,9 @@ impl<S: Socket> Outbound<S> {
     pub(crate) fn close(&self, reason: CloseReason, now: Instant) -> Result<(bool, Sent), SendFailure> {
         let mut state = self.lock();
         let is_first = state.ending.phase() == Phase::Open;
-        match state.ending.close(reason, now) {
+        let frame = state.ending.close(reason, now);
+        self.note_phase(&state);
+        match frame {
             Some(frame) => self.send_close(state, frame).map(|sent| (is_first, sent)),
             None => Err(SendFailure::Closed),
         }
@@ -247,6 +252,7 @@ impl<S: Socket> Outbound<S> {
     pub(crate) fn write_failed(&self, reason: CloseReason, shut_down: impl FnOnce(&S)) {
         let mut state = self.lock();
         state.ending.write_failed(reason);
+        self.note_phase(&state);
         if let Some(socket) = state.socket.take() {
             shut_down(&socket);
         }
@@ -256,7 +262,13 @@ impl<S: Socket> Outbound<S> {
     /// Ends the connection, for this reason if nobody knows a better one. What was written of it is complete; if nothing
     /// waits, our reason goes out in a Close frame as far as the socket takes it at once. `report` is called the first time
     /// only, before this returns to anybody.
-    pub(crate) fn end(&self, otherwise: CloseReason, now: Instant, shut_down: impl FnOnce(&S), report: impl FnOnce(Figures)) {
+    pub(crate) fn end(
+        &self,
+        otherwise: CloseReason,
+        now: Instant,
+        shut_down: impl FnOnce(&S),
+        report: impl FnOnce(Figures),
+    ) {
         let mut state = self.lock();
         if !state.is_draining
             && let Some((code, text)) = state.ending.close(otherwise.clone(), now)
@@ -268,6 +280,7 @@ impl<S: Socket> Outbound<S> {
             shut_down(&socket);
         }
         let is_first = state.ending.end(otherwise);
+        self.note_phase(&state);
         state.forget_all();
         self.progress.notify_all();
         if is_first {
@@ -325,7 +338,19 @@ impl<S: Socket> Outbound<S> {
 
     /// How far the connection is closed, and why: for a look, or for something that was read.
     pub(crate) fn ending<T>(&self, use_it: impl FnOnce(&mut Ending) -> T) -> T {
-        use_it(&mut self.lock().ending)
+        let mut state = self.lock();
+        let result = use_it(&mut state.ending);
+        self.note_phase(&state);
+        result
+    }
+
+    /// Whether nobody has begun to close.
+    pub(crate) fn is_open(&self) -> bool {
+        self.is_open.load(Relaxed)
+    }
+
+    fn note_phase(&self, state: &State<S>) {
+        self.is_open.store(state.ending.phase() == Phase::Open, Relaxed);
     }
 
     /// Whether nothing is accepted any more.

@@ -21,7 +21,10 @@ use crate::tcp;
 
 pub(crate) struct Reception {
     pub(crate) inbound: Inbound,
-    pub(crate) heartbeat: Heartbeat,
+    heartbeat: Heartbeat,
+    /// Whether nothing is to be judged before `deadline`, whatever comes.
+    is_calm: bool,
+    deadline: Option<Instant>,
     /// Whether texts that are heartbeats are taken as such, and kept from the handler.
     text_heartbeat: bool,
     /// How many bytes were ever seen to have arrived, read or not, and when the newest of them was first seen.
@@ -33,7 +36,7 @@ pub(crate) struct Reception {
     /// What they cost, as it is counted against the bounds.
     ahead_size: usize,
     /// What comes behind the messages that were read ahead.
-    last_word: Option<LastWord>,
+    last_word: Option<Box<LastWord>>,
     /// Whether the system was asked to probe the peer.
     is_kept_alive: bool,
     /// Whether the peer was found dead. What it sent before is still the handler's.
@@ -49,11 +52,15 @@ impl Reception {
     const MESSAGE: usize = 64;
     /// How many reads one look of the stand-in is worth: others wait for it too.
     const READS: usize = 16;
+    /// When to look again whether there is room for reading ahead, where others have used it up.
+    const RETRY: Duration = Duration::from_millis(250);
 
     pub(crate) fn new(inbound: Inbound, heartbeat: Heartbeat, text_heartbeat: bool, now: Instant) -> Self {
         Self {
             inbound,
             heartbeat,
+            is_calm: false,
+            deadline: None,
             text_heartbeat,
             arrived: 0,
             heard: now,
@@ -69,8 +76,10 @@ impl Reception {
     // Receiving.
 
     /// The next message among what has arrived, or the peer's last word. Control frames on the way are dealt with.
-    pub(crate) fn next(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, LastWord> {
-        if let Some(message) = self.ahead.pop_front() {
+    pub(crate) fn next(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
+        if self.ahead_size > 0
+            && let Some(message) = self.ahead.pop_front()
+        {
             self.set_ahead_size(link, self.ahead_size - Self::cost(&message));
             return Ok(Some(message));
         }
@@ -80,20 +89,18 @@ impl Reception {
         }
     }
 
-    fn decode(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, LastWord> {
+    fn decode(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
         loop {
             match self.inbound.decoder.next() {
-                Ok(Some(Incoming::Message(message))) => match self.sign_in(&message) {
-                    Some(sign) => {
-                        self.life(link, sign, now);
-                        // If an answer cannot be written, here or below, the next read will tell why.
-                        let _ = link.text_pong();
-                    }
-                    None => {
+                Ok(Some(Incoming::Message(message))) => {
+                    let Some(sign) = self.sign_in(&message) else {
                         link.count_message_in();
                         return Ok(Some(message));
-                    }
-                },
+                    };
+                    self.life(link, sign, now);
+                    // If an answer cannot be written, here or below, the next read will tell why.
+                    let _ = link.text_pong();
+                }
                 Ok(Some(Incoming::Ping(payload))) => {
                     self.life(link, Sign::Ping { next: announcement(&payload) }, now);
                     let _ = link.pong(payload);
@@ -102,22 +109,23 @@ impl Reception {
                     link.pong_received(&payload, now);
                     self.life(link, Sign::Pong, now);
                 }
-                Ok(Some(Incoming::Close(code, reason))) => return Err(LastWord::Close(code, reason)),
+                Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(LastWord::Close(code, reason))),
                 Ok(None) => return Ok(None),
-                Err(violation) => return Err(LastWord::Violation(violation)),
+                Err(violation) => return Err(Box::new(LastWord::Violation(violation))),
             }
         }
     }
 
     /// The heartbeat that a message is, where texts can be.
     fn sign_in(&self, message: &Message) -> Option<Sign> {
-        message.as_text().filter(|_| self.text_heartbeat).and_then(text_ping)
+        if self.text_heartbeat { message.as_text().and_then(text_ping) } else { None }
     }
 
     fn life(&mut self, link: &Link, sign: Sign, now: Instant) {
         let position = link.bytes_in() - self.inbound.decoder.undecoded() as u64;
         let before = self.heartbeat.missed();
         self.heartbeat.life(sign, position, now);
+        self.is_calm = false;
         self.note_missed(link, before);
     }
 
@@ -127,7 +135,7 @@ impl Reception {
         link: &Link,
         read: std::io::Result<Filled>,
         now: Instant,
-    ) -> Result<bool, LastWord> {
+    ) -> Result<bool, Box<LastWord>> {
         let (has_come, is_all) = match read {
             Ok(Filled::Bytes { count, is_all }) => {
                 link.count_bytes_in(count, now);
@@ -135,11 +143,14 @@ impl Reception {
                 (true, is_all)
             }
             Ok(Filled::Nothing) => (false, true),
-            Ok(Filled::End) => return Err(LastWord::End(self.inbound.end_reason())),
-            Err(error) => return Err(LastWord::End(CloseReason::io(&error))),
+            Ok(Filled::End) => return Err(Box::new(LastWord::End(self.inbound.end_reason()))),
+            Err(error) => return Err(Box::new(LastWord::End(CloseReason::io(&error)))),
         };
         if is_all && self.reading == Reading::Stopped {
             self.reading = Reading::Since(now);
+            if std::mem::take(&mut self.is_kept_alive) {
+                tcp::stop_keeping_alive(self.inbound.stream());
+            }
         }
         Ok(has_come)
     }
@@ -155,6 +166,13 @@ impl Reception {
 
     /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is.
     pub(crate) fn beat(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Instant>, Over> {
+        if self.is_calm && self.deadline.is_none_or(|deadline| now < deadline) {
+            return Ok(self.deadline);
+        }
+        self.judge(link, now)
+    }
+
+    fn judge(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Instant>, Over> {
         if self.is_dead {
             return Err(Over);
         }
@@ -179,23 +197,27 @@ impl Reception {
                 Action::Wait(deadline) => {
                     self.note_missed(link, before);
                     let full = link.full_queue_timeout.zip(evidence.blocked_since).map(|(limit, since)| since + limit);
-                    return Ok([deadline, full].into_iter().flatten().min());
+                    self.deadline = [deadline, full].into_iter().flatten().min();
+                    self.is_calm = !self.heartbeat.awaits_life() && link.full_queue_timeout.is_none();
+                    return Ok(self.deadline);
                 }
             }
         }
     }
 
     fn is_dead(&mut self, link: &Link, reason: CloseReason) -> Over {
-        self.is_dead = true;
+        (self.is_dead, self.is_calm) = (true, false);
         link.abort(reason);
         Over
     }
 
     /// Sends a Ping, and starts its clock.
     pub(crate) fn ping(&mut self, link: &Arc<Link>) -> Result<(), Error> {
+        // Counted before it is written: what comes back at once is its answer, and news.
+        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), Instant::now());
         let sent = link.ping(self.heartbeat.policy().announcement(), None);
+        self.is_calm = false;
         let now = Instant::now();
-        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), now);
         match sent {
             Ok(Sent::Written) => self.heartbeat.ping_written(now, self.arrived),
             Ok(_) | Err(_) => self.heartbeat.ping_queued(now, self.arrived),
@@ -216,15 +238,8 @@ impl Reception {
     pub(crate) fn set_heartbeat(&mut self, link: &Link, policy: HeartbeatPolicy) {
         let now = Instant::now();
         self.heartbeat.set_policy(policy, now, link.phase(&policy, now));
+        self.is_calm = false;
         link.set_heartbeat(&policy);
-    }
-
-    /// The same, but only if a deadline has come, or news may matter.
-    pub(crate) fn beat_if_due(&mut self, link: &Arc<Link>, now: Instant) -> Result<(), Over> {
-        if self.heartbeat.deadline().is_none_or(|deadline| now < deadline) && !self.heartbeat.awaits_life() {
-            return Ok(());
-        }
-        self.beat(link, now).map(drop)
     }
 
     /// All that is known of the peer; and the limit, if what waits for it has waited for longer than it may.
@@ -243,10 +258,14 @@ impl Reception {
             blocked_since: uptake.blocked_since,
             suspended: suspension::so_far(),
         };
-        let limit = link.full_queue_timeout.filter(|limit| {
-            uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit)
-        });
+        let limit = link
+            .full_queue_timeout
+            .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
         (evidence, limit)
+    }
+
+    pub(crate) fn policy(&self) -> HeartbeatPolicy {
+        self.heartbeat.policy()
     }
 
     fn note_missed(&self, link: &Link, before: u32) {
@@ -271,7 +290,12 @@ impl Reception {
         }
         let is_at_once = self.read_ahead(link, now);
         if let Some(last) = &self.last_word {
-            link.peer_done(last.clone(), now);
+            if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
+                // Nothing that the handler may still send would arrive.
+                link.abort(reason.clone());
+                return Err(Over);
+            }
+            link.peer_done((**last).clone(), now);
             let phase = link.outbound.ending(|ending| ending.phase());
             return match phase {
                 Phase::PeerDone { by } => Ok((Some(by), false)),
@@ -283,9 +307,17 @@ impl Reception {
             // The supervisor watches that the closing handshake comes to an end.
             _ => None,
         };
-        // Others first.
-        let soon = is_at_once.then(|| now + Duration::from_millis(1));
-        Ok(([soon, deadline].into_iter().flatten().min(), self.has_room(link)))
+        let reads = self.has_room(link);
+        let soon = if is_at_once {
+            // Others first.
+            Some(now + Duration::from_millis(1))
+        } else if !reads && self.ahead_size < link.read_ahead {
+            // Others have used up what all may read ahead together. Nobody tells when they have less.
+            Some(now + Self::RETRY)
+        } else {
+            None
+        };
+        Ok(([soon, deadline].into_iter().flatten().min(), reads))
     }
 
     /// Both sides have had their last word: that is the end, unless something still waits to go out.

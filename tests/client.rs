@@ -10,10 +10,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::{Sender, bounded, unbounded};
 use heartwire::{
-    Backoff, Client, CloseReason, ConnectError, Connection, Error, Event, HeartbeatPolicy, Message, Server,
-    TrySendError,
+    Backoff, Bytes, Client, ClientHandle, CloseReason, ConnectError, Connection, Error, Event, HeartbeatPolicy,
+    Message, Server, TrySendError,
 };
 use other_end::{BareServer, client, listen, quick, run, unmasked};
 use support::{CEILING, CLOSE, End, PING, PONG, TEXT, codes, echo, eventually, ms, receive, server, start};
@@ -358,6 +358,7 @@ fn kept(error: Result<(), TrySendError<Message>>) -> &'static str {
         Ok(()) => "kept",
         Err(TrySendError::Full(_)) => "full",
         Err(TrySendError::Closed(_)) => "closed",
+        Err(TrySendError::NotConnected(_)) => "not connected",
         Err(_) => "?",
     }
 }
@@ -366,9 +367,14 @@ fn kept(error: Result<(), TrySendError<Message>>) -> &'static str {
 fn without_a_connection_messages_come_back_unless_an_outbox_was_asked_for() {
     let server = BareServer::bind();
     let client = client(server.address());
-    let back = client.handle().send("hello");
-    assert_eq!(back, Err(TrySendError::Closed(Message::from("hello"))));
-    assert_eq!(back.unwrap_err().into_inner(), Message::from("hello"));
+    let handle = client.handle();
+    let back = handle.send("hello").unwrap_err();
+    assert_eq!(back, TrySendError::NotConnected(Message::from("hello")));
+    assert_eq!((back.to_string(), back.into_inner()), ("not connected".to_owned(), Message::from("hello")));
+    handle.stop();
+    assert_eq!(kept(handle.send("hello")), "closed", "and never connected again");
+    client.run(listen).unwrap();
+    assert_eq!(kept(handle.send("hello")), "closed");
 }
 
 #[test]
@@ -400,6 +406,100 @@ fn the_outbox_is_bounded_counts_its_headers_and_leaves_in_order_before_anything_
     assert_eq!(connection.text(), "between two");
     connection.expect_close_at_stop(&client);
     assert_eq!(client.closed().traffic.unsent, 0);
+}
+
+#[test]
+fn an_outbox_that_drops_its_oldest_leaves_with_the_newest() {
+    let server = BareServer::bind();
+    let client = client(server.address()).outbox_size(3 * (4 + 16)).outbox_drops_oldest(true);
+    let handle = client.handle();
+    for number in 0..10 {
+        assert_eq!(kept(handle.send(format!("n{number:03}"))), "kept");
+    }
+    assert_eq!(kept(handle.send("x".repeat(3 * 20))), "full", "it would not fit with all others dropped");
+    assert_eq!((handle.outbox_len(), handle.outbox_dropped()), (3, 7));
+    let client = run(client, listen);
+    let mut connection = server.open();
+    for number in 7..10 {
+        assert_eq!(connection.text(), format!("n{number:03}"));
+    }
+    connection.expect_close_at_stop(&client);
+}
+
+/// Sends numbers as fast as it can, each as long as this, while a connection opens whose server does not read until it
+/// stands: all arrive in order, or are counted.
+fn send_while_a_full_outbox_leaves(numbers: usize, len: usize, outbox_size: usize) {
+    let server = BareServer::bind();
+    let client = client(server.address()).outbox_size(outbox_size).outbox_drops_oldest(true).queue_size(1);
+    let client = run(client, listen);
+    let handle = client.handle.clone();
+    let sender = thread::spawn(move || {
+        for number in 1..=numbers {
+            handle.send(format!("{number:len$}")).expect("there is always room for the newest");
+        }
+    });
+    eventually("the outbox is full", || client.handle.outbox_dropped() > 0);
+    let mut connection = server.open();
+    assert!(client.handle.wait_connected(CEILING));
+    let mut received: Vec<usize> = Vec::new();
+    while received.last() != Some(&numbers) {
+        received.push(connection.text().trim().parse().unwrap());
+    }
+    sender.join().unwrap();
+    assert!(received.is_sorted_by(|a, b| a < b), "in order, and none twice: {received:?}");
+    assert_eq!(received.len() as u64 + client.handle.outbox_dropped(), numbers as u64);
+    connection.expect_close_at_stop(&client);
+}
+
+#[test]
+fn what_is_sent_while_a_full_outbox_leaves_is_in_order_and_sent_or_counted() {
+    // The sender outruns the outbox; and it fills all that the connection takes before the server reads.
+    send_while_a_full_outbox_leaves(100_000, 4, 100 * 20);
+    send_while_a_full_outbox_leaves(500, 60_000, 4 << 20);
+}
+
+/// The memory of a message, which asks the client something when it is let go of.
+struct Nosy(ClientHandle, Sender<usize>);
+
+impl AsRef<[u8]> for Nosy {
+    fn as_ref(&self) -> &[u8] {
+        b"whose memory is the application's own"
+    }
+}
+
+impl Drop for Nosy {
+    fn drop(&mut self) {
+        let _ = self.1.send(self.0.outbox_len());
+    }
+}
+
+#[test]
+fn the_memory_of_a_message_that_is_dropped_may_ask_the_client() {
+    let handle = client(BareServer::bind().address()).outbox_size(64).outbox_drops_oldest(true).handle();
+    let (sender, asked) = unbounded();
+    thread::spawn(move || {
+        handle.send(Bytes::from_owner(Nosy(handle.clone(), sender))).unwrap();
+        handle.send("the next, which takes its room").unwrap();
+    });
+    assert_eq!(receive("the memory is let go of", &asked), 1);
+}
+
+#[test]
+fn what_was_never_sent_can_be_taken_out() {
+    let server = BareServer::bind();
+    let client = client(server.address()).outbox_size(5 * (9 + 16));
+    let handle = client.handle();
+    let send = |numbers: std::ops::Range<u32>| {
+        numbers.map(|number| kept(handle.send(format!("reading {number}")))).collect::<Vec<_>>()
+    };
+    assert_eq!(send(0..6), ["kept", "kept", "kept", "kept", "kept", "full"]);
+    assert_eq!((handle.take_outbox().len(), handle.outbox_len()), (5, 0));
+    assert_eq!(send(0..6), ["kept", "kept", "kept", "kept", "kept", "full"], "there is room again");
+    let client = run(client, listen);
+    server.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
+    assert!(matches!(client.not_connected(), ConnectError::Refused { status: 401, .. }));
+    let readings: Vec<_> = (0..5).map(|number| Message::from(format!("reading {number}"))).collect();
+    assert_eq!((handle.take_outbox(), handle.outbox_len()), (readings, 0));
 }
 
 #[test]

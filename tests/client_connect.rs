@@ -9,9 +9,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use heartwire::{Backoff, Client, CloseReason, ConnectError, Error};
 use other_end::{BareConnection, BareServer, BlackHole, acceptance, client, listen, run};
-use support::{BINARY, CEILING, CLOSE, PING, TEXT, close_payload, echo, eventually, masked, ms, server, start};
+use support::{
+    BINARY, CEILING, CLOSE, PING, TEXT, close_payload, echo, eventually, masked, ms, receive, server, start,
+};
 
 /// What a busy machine may add.
 const SLACK: Duration = Duration::from_secs(10);
@@ -43,7 +46,7 @@ type Answer = fn(&str) -> String;
 
 #[test]
 fn answers_that_no_websocket_server_gives_end_the_client() {
-    let answers: [(&str, Answer); 10] = [
+    let answers: [(&str, Answer); 13] = [
         ("not HTTP", |_| "SSH-2.0-OpenSSH_9.2\r\n\r\n".into()),
         ("no Upgrade", |request| acceptance(request, "").replace("Upgrade: websocket\r\n", "")),
         ("another Upgrade", |request| acceptance(request, "").replace("Upgrade: websocket", "Upgrade: h2c")),
@@ -52,6 +55,13 @@ fn answers_that_no_websocket_server_gives_end_the_client() {
         ("the accept key of another", |_| acceptance("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==", "")),
         ("a subprotocol that was not offered", |request| acceptance(request, "Sec-WebSocket-Protocol: soap\r\n")),
         ("an extension", |request| acceptance(request, "Sec-WebSocket-Extensions: permessage-deflate\r\n")),
+        ("an extension on a second line", |request| {
+            acceptance(request, "Sec-WebSocket-Extensions:\r\nSec-WebSocket-Extensions: permessage-deflate\r\n")
+        }),
+        ("the accept key of another on a second line", |request| {
+            acceptance(request, "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n")
+        }),
+        ("only interim responses", |_| "HTTP/1.1 103 Early Hints\r\n\r\n".repeat(1000)),
         ("an endless head", |request| acceptance(request, &format!("X: {}\r\n", "x".repeat(20_000)).repeat(2))),
         ("too many headers", |request| acceptance(request, &"X: y\r\n".repeat(200))),
     ];
@@ -68,6 +78,18 @@ fn answers_that_no_websocket_server_gives_end_the_client() {
 }
 
 #[test]
+fn an_answer_after_early_hints_and_with_a_list_on_two_lines_is_as_good_as_any() {
+    let server = BareServer::bind();
+    let client = run(client(server.address()), listen);
+    let mut connection = server.accept();
+    let answer =
+        acceptance(&connection.request(), "").replace("Connection: ", "Connection: keep-alive\r\nConnection: ");
+    connection.write(format!("HTTP/1.1 103 Early Hints\r\nLink: </app.js>; rel=preload\r\n\r\n{answer}").as_bytes());
+    assert!(client.handle.wait_connected(CEILING));
+    connection.close(1000);
+}
+
+#[test]
 fn urls_headers_and_subprotocols_are_checked_before_anything_is_sent() {
     for url in ["http://127.0.0.1/", "wss://127.0.0.1/", "127.0.0.1:9001", "ws://", "ws://127.0.0.1:99999/"] {
         match Client::new(url) {
@@ -75,8 +97,15 @@ fn urls_headers_and_subprotocols_are_checked_before_anything_is_sent() {
             other => panic!("{url}: {other:?}"),
         }
     }
+    let secrets =
+        ["ws://user:s3cret@example.org/", "wss://user:s3cret@example.org/?token=s3cret", "user:s3cret@[::1]:80"];
+    for url in secrets {
+        let error = format!("{0} {0:?}", Client::new(url).expect_err("not valid"));
+        assert!(!error.contains("s3cret"), "{error}");
+    }
     let server = BareServer::bind();
     let client = || client(server.address());
+    assert!(!format!("{:?}", client().header("Authorization", "Bearer s3cret")).contains("s3cret"));
     for client in [
         client().header("X", "a\r\nY: b"),
         client().header("X: a\r\nY", "b"),
@@ -220,6 +249,137 @@ fn a_host_without_a_name_is_no_reason_to_give_up() {
     assert!(error.starts_with("cannot resolve the host: ") && !is_fatal, "{error}");
 }
 
+// What the application decides.
+
+/// The value of a header of a request.
+fn value<'a>(request: &'a str, name: &str) -> Vec<&'a str> {
+    request.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect()
+}
+
+fn refusal(status: u16) -> String {
+    format!("HTTP/1.1 {status} No\r\nLocation: http://portal.example/\r\nContent-Length: 0\r\n\r\n")
+}
+
+#[test]
+fn a_token_that_expires_is_renewed_and_what_waited_is_sent() {
+    let server = BareServer::bind();
+    let client = client(server.address())
+        .header("Authorization", "Bearer of the client")
+        .header("X-Model", "7")
+        .outbox_size(1024)
+        .prepare(|attempt| {
+            let (number, refused_with) = (attempt.number(), attempt.refused_with());
+            attempt.header("authorization", format!("Bearer {number} after {refused_with:?}"));
+            Ok(())
+        })
+        .give_up_if(|error| match error {
+            Error::Connect(ConnectError::Refused { status: 401, .. }) => false,
+            error => error.is_fatal(),
+        });
+    client.handle().send("a reading").unwrap();
+    let client = run(client, listen);
+    for (status, expected) in
+        [(401, "Bearer 1 after None"), (503, "Bearer 2 after Some(401)"), (401, "Bearer 3 after Some(503)")]
+    {
+        let request = server.answer(&refusal(status));
+        assert_eq!((value(&request, "authorization"), value(&request, "X-Model")), (vec![expected], vec!["7"]));
+        assert!(value(&request, "Authorization").is_empty(), "in its place: {request}");
+        assert!(!client.connect_failed().1);
+    }
+    let mut connection = server.accept();
+    assert_eq!(value(&connection.upgrade(""), "authorization"), ["Bearer 4 after Some(401)"]);
+    assert_eq!(connection.text(), "a reading");
+    connection.close(1000);
+    let request = server.answer(&refusal(403));
+    assert_eq!(value(&request, "authorization"), ["Bearer 5 after None"], "that was another attempt");
+    assert!(matches!(client.not_connected(), ConnectError::Refused { status: 403, .. }));
+}
+
+#[test]
+fn each_attempt_may_go_elsewhere() {
+    let servers = [BareServer::bind(), BareServer::bind()];
+    let addresses = [0, 1].map(|index: usize| servers[index].address());
+    let client = client(nobody()).prepare(move |attempt| {
+        let number = attempt.number();
+        attempt.url(format!("ws://{}/attempt/{number}", addresses[number as usize % 2]));
+        Ok(())
+    });
+    let client = run(client, listen);
+    for number in 1..=4 {
+        let server = &servers[number % 2];
+        let request = server.answer(&refusal(503));
+        assert!(request.starts_with(&format!("GET /attempt/{number} HTTP/1.1\r\n")), "{request}");
+        assert_eq!(value(&request, "Host"), [server.address().to_string()]);
+    }
+    client.stop();
+}
+
+/// An error that nobody can show.
+#[derive(Debug)]
+struct Unspeakable;
+
+impl std::fmt::Display for Unspeakable {
+    fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        panic!("an error that cannot be shown, as it should be in this test")
+    }
+}
+
+impl std::error::Error for Unspeakable {}
+
+#[test]
+fn an_attempt_that_cannot_be_prepared_has_failed_and_the_next_is_made() {
+    let server = BareServer::bind();
+    let client = client(server.address()).prepare(|attempt| {
+        match attempt.number() {
+            1 => return Err("the token is out of reach".into()),
+            2 => return Err(Unspeakable.into()),
+            3 => panic!("a panic that is part of the test"),
+            4 => attempt.header("Authorization", "Bearer of\nmuch"),
+            5 => attempt.header("Host", "elsewhere"),
+            6 => attempt.url("wss://user:s3cret@127.0.0.1/"),
+            _ => return Ok(()),
+        };
+        Ok(())
+    });
+    let client = run(client, listen);
+    for said in [
+        "cannot prepare the attempt: the token is out of reach",
+        "cannot prepare the attempt: (an error that cannot be shown)",
+        "cannot connect: the thread that connects has panicked",
+        "cannot prepare the attempt: invalid header \"Authorization\"",
+        "cannot prepare the attempt: header \"Host\" belongs to the handshake",
+        "cannot prepare the attempt: invalid URL \"wss://***@127.0.0.1/\": ",
+    ] {
+        let (error, is_fatal) = client.connect_failed();
+        assert!(error.starts_with(said) && !is_fatal, "{error}");
+    }
+    server.open().close(1000);
+}
+
+#[test]
+fn what_ends_a_client_can_be_chosen() {
+    let server = BareServer::bind();
+    let gone = |error: &Error| matches!(error, Error::Connect(ConnectError::Refused { status: 410 | 503, .. }));
+    let client_of = || run(client(server.address()).give_up_if(gone), listen);
+    let client = client_of();
+    // A captive portal, a proxy whose server is away, something that is not even HTTP, a policy that may change.
+    for answer in [refusal(302), refusal(200), refusal(404), "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned()] {
+        server.answer(&answer);
+        assert!(!client.connect_failed().1, "{answer}");
+    }
+    for code in [1002, 1008] {
+        server.open().close(code);
+        client.closed();
+    }
+    server.answer(&refusal(410));
+    assert!(client.connect_failed().1);
+    assert!(matches!(client.not_connected(), ConnectError::Refused { status: 410, .. }));
+    // And it may be what passes by default.
+    let client = client_of();
+    server.answer(&refusal(503));
+    assert!(matches!(client.not_connected(), ConnectError::Refused { status: 503, .. }));
+}
+
 // Deadlines.
 
 #[test]
@@ -285,6 +445,24 @@ fn stopping_does_not_wait_for_a_host_that_does_not_answer() {
     let took = client.stop();
     assert!(took < AT_ONCE, "{took:?}");
     println!("stopped while connecting after {took:?}");
+}
+
+#[test]
+fn stopping_does_not_wait_for_an_attempt_that_is_being_prepared() {
+    let server = BareServer::bind();
+    let (release, released) = bounded::<()>(0);
+    let (begin, begun) = bounded(1);
+    let client = client(server.address()).prepare(move |_| {
+        let _ = begin.send(());
+        let _ = released.recv();
+        Ok(())
+    });
+    let client = run(client, listen);
+    receive("the attempt is being prepared", &begun);
+    let took = client.stop();
+    assert!(took < AT_ONCE, "{took:?}");
+    drop(release);
+    assert!(server.accept_within(ms(50)).is_none(), "a client that was stopped does not come");
 }
 
 #[test]

@@ -15,12 +15,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use heartwire::{Backoff, ClientHandle, Event, Handle, HeartbeatPolicy, Server};
-use other_end::{BareServer, RunningClient, acceptance, client, listen, run};
+use other_end::{BareServer, RunningClient, acceptance, client, listen, quick, run};
 use support::{CEILING, Running, alone_with_files, codes, echo, eventually, ms, server, start};
 
 /// What a busy machine may add.
 const SLACK: Duration = Duration::from_secs(10);
-const HOUR: Duration = Duration::from_secs(3600);
 
 fn unavailable(headers: &str) -> String {
     format!("HTTP/1.1 503 Service Unavailable\r\n{headers}Content-Length: 0\r\n\r\n")
@@ -69,11 +68,26 @@ fn retry_after_is_honoured() {
         server.answer(&unavailable(&format!("Retry-After: {nonsense}\r\n")));
         assert!(client.retrying() <= ms(100), "{nonsense}");
     }
-    // For ever is for ever, but for whoever stops or hurries it.
-    server.answer(&unavailable("Retry-After: 18446744073709551615\r\n"));
-    assert!(client.retrying() > HOUR);
-    client.handle.connect_now();
-    server.open().close(1000);
+}
+
+#[test]
+fn retry_after_is_honoured_up_to_a_limit() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let server = BareServer::bind();
+    let long = format!("Retry-After: {}\r\n", YEAR.as_secs());
+    for (backoff, delay) in [
+        (quick(), Duration::from_secs(300)),
+        (quick().longest_retry_after(Duration::from_secs(20)), Duration::from_secs(20)),
+        (quick().longest_retry_after(Duration::MAX), YEAR),
+    ] {
+        let client = run(client(server.address()).reconnect(backoff), listen);
+        server.answer(&unavailable(&long));
+        let paused = client.retrying();
+        assert!(delay <= paused && paused <= delay + ms(100), "{paused:?} instead of {delay:?}");
+        // Whoever is in a hurry need not wait.
+        client.handle.connect_now();
+        server.open().close(1000);
+    }
 }
 
 #[test]

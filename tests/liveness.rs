@@ -5,14 +5,13 @@
 
 mod support;
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Sender, unbounded};
 use heartwire::{CloseReason, CloseReport, Error, Event, HeartbeatPolicy, Liveness, Message};
 use support::{
-    BINARY, CEILING, Client, End, Incoming, PING, PONG, Running, TEXT, echo, fragment, masked, ms, server, start,
+    BINARY, CEILING, Client, End, Incoming, PING, PONG, Running, TEXT, echo, fragment, live, masked, ms, server, start,
 };
 
 /// What a busy machine may add.
@@ -30,36 +29,6 @@ const TEN_TIMES_THE_BOUND: Duration = Duration::from_secs(3);
 
 fn start_echo(policy: HeartbeatPolicy) -> Running {
     start(server().heartbeat(policy), echo)
-}
-
-/// When the peer that a test plays last showed life, and for how long it ever did not.
-struct Pulse {
-    last: Instant,
-    longest_pause: Duration,
-}
-
-impl Pulse {
-    fn beat(&mut self) {
-        self.longest_pause = self.longest_pause.max(self.last.elapsed());
-        self.last = Instant::now();
-    }
-}
-
-/// Plays a live peer, that nobody may find dead unless it pauses for `deadly`. On a busy machine it may do so: then a
-/// failure proves nothing, and it is played again.
-fn live(deadly: Duration, play: impl Fn(&mut Pulse)) {
-    for _ in 0..5 {
-        let mut pulse = Pulse { last: Instant::now(), longest_pause: Duration::ZERO };
-        match catch_unwind(AssertUnwindSafe(|| play(&mut pulse))) {
-            Ok(()) => return,
-            Err(_) if pulse.longest_pause >= deadly => println!("the peer itself paused {:?}", pulse.longest_pause),
-            Err(panic) => {
-                println!("the peer itself never paused for more than {:?}", pulse.longest_pause);
-                resume_unwind(panic);
-            }
-        }
-    }
-    panic!("this machine is too busy to play a live peer");
 }
 
 fn lost(report: &CloseReport) -> u32 {
@@ -165,7 +134,7 @@ fn a_peer_that_trickles_a_large_message_lives() {
 }
 
 #[test]
-fn a_sleeping_handler_kills_nobody_and_the_pacemaker_beats_for_it() {
+fn a_sleeping_handler_kills_nobody_and_the_stand_in_beats_for_it() {
     let running = start(server().heartbeat(brisk()), |conn| {
         loop {
             let message = conn.recv()?;
@@ -179,14 +148,10 @@ fn a_sleeping_handler_kills_nobody_and_the_pacemaker_beats_for_it() {
     client.expect_echo("hello");
     running.events.opened();
     client.send_text("sleep");
-    let (mut pongs, mut pings) = (0, 0);
+    let mut pings = 0;
     loop {
         let frame = client.frame();
         match frame.opcode {
-            PONG => {
-                assert!(frame.payload.is_empty(), "nobody asked for it");
-                pongs += 1;
-            }
             PING => {
                 client.send(PONG, &frame.payload);
                 pings += 1;
@@ -194,8 +159,8 @@ fn a_sleeping_handler_kills_nobody_and_the_pacemaker_beats_for_it() {
             _ => break assert_eq!(frame.text(), "sleep"),
         }
     }
-    println!("{pongs} unsolicited Pongs and {pings} Pings in {TEN_TIMES_THE_BOUND:?}");
-    assert!(pongs >= 10, "{pongs} Pongs in 30 intervals");
+    println!("{pings} Pings in {TEN_TIMES_THE_BOUND:?}");
+    assert!(pings >= 10, "{pings} Pings in 30 intervals");
     client.expect_echo("alive");
 
     let mut stalled = running.events.so_far();
@@ -230,40 +195,6 @@ fn what_came_while_the_handler_was_busy_is_life_even_if_the_deadline_has_passed(
     }
     let events = running.events.so_far();
     assert!(!events.iter().any(|event| is_closed(event) || matches!(event, Event::Missed { .. })), "{events:?}");
-}
-
-#[test]
-fn a_pong_that_was_due_while_the_handler_was_away_is_not_missed() {
-    let policy = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(1).liveness(Liveness::PongOnly);
-    live(ms(200), |pulse| {
-        let running = start(server().heartbeat(policy), |conn| {
-            loop {
-                let message = conn.recv()?;
-                thread::sleep(ms(600));
-                conn.send(message)?;
-            }
-        });
-        let mut client = running.connect();
-        assert_eq!(client.frame().opcode, PING);
-        pulse.beat();
-        // Not the answer that was asked for, and one miss is death. But nobody was listening for the answer.
-        client.send_text("be away");
-        pulse.beat();
-        loop {
-            let frame = client.frame();
-            match frame.opcode {
-                PONG => {}
-                PING => panic!("the handler is away"),
-                _ => break assert_eq!(frame.text(), "be away"),
-            }
-        }
-        for _ in 0..3 {
-            let frame = client.frame();
-            assert_eq!(frame.opcode, PING, "{:?}", running.events.so_far());
-            client.send(PONG, &frame.payload);
-        }
-        client.expect_echo("alive");
-    });
 }
 
 #[test]
@@ -400,19 +331,19 @@ fn a_heartbeat_can_be_changed_on_a_live_connection() {
 }
 
 #[test]
-fn the_pacemaker_follows_a_heartbeat_that_was_made_faster() {
+fn the_stand_in_follows_a_heartbeat_that_was_made_faster() {
     let running = start(server(), |conn| {
-        conn.set_heartbeat(HeartbeatPolicy::new(ms(100), ms(100)));
+        conn.set_heartbeat(HeartbeatPolicy::new(ms(100), ms(10_000)));
         thread::sleep(ms(1500));
         conn.recv().map(drop)
     });
     let mut client = running.connect();
     let end = Instant::now() + ms(1400);
-    let mut pongs = 0;
+    let mut pings = 0;
     while let Incoming::Frame(frame) = client.next_before(end) {
-        pongs += u32::from(frame.opcode == PONG);
+        pings += u32::from(frame.opcode == PING);
     }
-    assert!(pongs >= 4, "{pongs} Pongs in 14 intervals");
+    assert!(pings >= 4, "{pings} Pings in 14 intervals");
 }
 
 /// Sends until the connection is closed, and tells why it was.

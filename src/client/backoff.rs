@@ -12,10 +12,11 @@ pub struct Backoff {
     longest: Duration,
     stable_after: Duration,
     restart: (Duration, Duration),
+    longest_retry_after: Duration,
 }
 
 /// Up to 0.5 s before the first attempt, doubled with each failure up to 30 s, and from the start again after a
-/// connection that lasted for 10 s.
+/// connection that lasted for 10 s. A server's `Retry-After` counts for 5 minutes at most.
 impl Default for Backoff {
     fn default() -> Self {
         Self {
@@ -23,6 +24,8 @@ impl Default for Backoff {
             longest: Duration::from_secs(30),
             stable_after: Duration::from_secs(10),
             restart: (Duration::from_secs(5), Duration::from_secs(30)),
+            // Longer than most maintenance, and short enough that one wrong answer does not strand a device.
+            longest_retry_after: Duration::from_secs(300),
         }
     }
 }
@@ -54,13 +57,26 @@ impl Backoff {
         self.restart = (shortest, longest.max(shortest));
         self
     }
+
+    /// How long a server may ask to be left alone by `Retry-After` (RFC 9110 section 10.2.3). What it asks for beyond
+    /// that is logged, and not waited for. Default 5 minutes: a single answer, of a proxy perhaps, must not strand all
+    /// clients that get it. `Duration::MAX` honours whatever is asked for.
+    pub fn longest_retry_after(mut self, longest: Duration) -> Self {
+        self.longest_retry_after = longest;
+        self
+    }
+
+    /// Whether a server asked for more than is honoured.
+    pub(crate) fn is_too_long(&self, retry_after: Duration) -> bool {
+        retry_after > self.longest_retry_after
+    }
 }
 
 /// What the server said about coming back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Nothing,
-    /// Not before this has passed (`Retry-After`).
+    /// Not before this has passed (`Retry-After`), as far as that is honoured.
     NotBefore(Duration),
     /// It restarts, or is overloaded (1012, 1013).
     Restart,
@@ -94,12 +110,13 @@ impl Failures {
 
     /// The delay before the next attempt. `random` is even between 0 and 1.
     pub(crate) fn next_delay(&mut self, hint: Hint, random: f64) -> Duration {
-        let Backoff { first, longest, restart: (shortest_restart, longest_restart), .. } = self.policy;
+        let Backoff { first, longest, restart: (shortest_restart, longest_restart), longest_retry_after, .. } =
+            self.policy;
         let limit = first.saturating_mul(2_u32.saturating_pow(self.count)).min(longest);
         self.count = self.count.saturating_add(1);
         match hint {
             Hint::Nothing => limit.mul_f64(random),
-            Hint::NotBefore(delay) => delay.saturating_add(limit.mul_f64(random)),
+            Hint::NotBefore(delay) => delay.min(longest_retry_after).saturating_add(limit.mul_f64(random)),
             Hint::Restart => {
                 let spread = (longest_restart - shortest_restart).mul_f64(random);
                 shortest_restart.saturating_add(spread)
@@ -148,5 +165,22 @@ mod tests {
         assert_eq!(failures().next_delay(Hint::NotBefore(20 * SECOND), 1.0), 21 * SECOND);
         assert_eq!(failures().next_delay(Hint::Restart, 0.0), 5 * SECOND);
         assert_eq!(failures().next_delay(Hint::Restart, 1.0), 30 * SECOND);
+    }
+
+    #[test]
+    fn the_servers_wish_is_honoured_up_to_a_limit() {
+        let year = Duration::from_secs(365 * 24 * 3600);
+        for (policy, asked, delay) in [
+            (Backoff::default(), 300 * SECOND, 300 * SECOND),
+            (Backoff::default(), 301 * SECOND, 300 * SECOND),
+            (Backoff::default(), Duration::MAX, 300 * SECOND),
+            (Backoff::default().longest_retry_after(20 * SECOND), 21 * SECOND, 20 * SECOND),
+            (Backoff::default().longest_retry_after(Duration::MAX), year, year),
+        ] {
+            assert_eq!(Failures::new(policy).next_delay(Hint::NotBefore(asked), 0.0), delay, "{asked:?}");
+            assert_eq!(policy.is_too_long(asked), asked > delay, "{asked:?}");
+        }
+        let jittered = Failures::new(Backoff::default().first(SECOND)).next_delay(Hint::NotBefore(year), 1.0);
+        assert_eq!(jittered, 301 * SECOND, "with jitter, for the others were asked the same");
     }
 }

@@ -35,17 +35,25 @@ impl ClientHandle {
     /// otherwise.
     ///
     /// # Errors
-    /// The message comes back: [`TrySendError::Closed`] without a connection and an outbox, and when the client ends;
-    /// [`TrySendError::Full`] when the outbox is full.
+    /// The message comes back: [`TrySendError::NotConnected`] without a connection and an outbox,
+    /// [`TrySendError::Full`] when the outbox is full (see also
+    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)), [`TrySendError::Closed`] when the client was stopped
+    /// or has ended.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
         let message = message.into();
         loop {
             let link = {
                 let mut current = self.shared.current();
+                if self.shared.is_stopping() || current.has_ended {
+                    return Err(TrySendError::Closed(message));
+                }
                 match current.open_link() {
                     Some(link) => link,
-                    None if self.shared.is_stopping() => return Err(TrySendError::Closed(message)),
-                    None => return current.keep(message),
+                    None => {
+                        let dropped = current.keep(message);
+                        drop(current);
+                        return dropped.map(drop);
+                    }
                 }
             };
             if link.send(message.clone()).is_ok() {
@@ -85,6 +93,18 @@ impl ClientHandle {
         self.shared.current().outbox.len()
     }
 
+    /// Takes out what waits in the [outbox](crate::Client::outbox_size), the oldest first. It will not be sent. After the
+    /// end this is what was kept and never sent, so that it can be stored.
+    pub fn take_outbox(&self) -> Vec<Message> {
+        self.shared.current().take_outbox().into()
+    }
+
+    /// How many messages were dropped from a full outbox so far, if it [drops the
+    /// oldest](crate::Client::outbox_drops_oldest).
+    pub fn outbox_dropped(&self) -> u64 {
+        self.shared.current().dropped
+    }
+
     /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
     /// A Ping leaves at once; if the policy [announces](HeartbeatPolicy::announcing), it tells the server. The change
     /// itself is made when the server next shows life, as by its Pong; a server that shows none is found dead by the
@@ -106,7 +126,7 @@ impl ClientHandle {
         let _ = self.shared.control.try_send(Control::ConnectNow);
     }
 
-    /// Stops the client, and returns at once: an open connection is closed with 1000, behind what is queued; an attempt
+    /// Stops the client, and returns at once: an open connection is closed with 1000, after what is queued; an attempt
     /// or a pause ends at once. [`Client::run`](crate::Client::run) then returns `Ok`.
     pub fn stop(&self) {
         self.shared.is_stopping.store(true, SeqCst);
@@ -134,7 +154,8 @@ impl ClientHandle {
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) hub: Arc<Hub>,
-    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block.
+    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block or
+    /// that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application.
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,
@@ -146,8 +167,16 @@ pub(super) struct Shared {
 pub(super) struct Current {
     pub(super) link: Option<Arc<Link>>,
     outbox: VecDeque<Message>,
+    /// What the messages in the outbox count for.
     outbox_size: usize,
+    /// What those count for that have left with a connection that is opening. Its queue has room for one outbox, so where
+    /// a full outbox refuses, they take their room until all have left.
+    leaving: usize,
     pub(super) outbox_limit: usize,
+    pub(super) drops_oldest: bool,
+    /// How many were dropped, and how many of them were logged.
+    dropped: u64,
+    dropped_and_logged: u64,
     has_ended: bool,
 }
 
@@ -171,32 +200,73 @@ impl Shared {
     }
 
     /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
+    ///
+    /// The lock is not held while a message is handed over, for a write that fails is logged, and the logger may send
+    /// over a handle. Until the last has left there is no link: what is sent meanwhile waits in its turn.
     pub(super) fn opened(&self, link: Arc<Link>) {
-        let mut current = self.current();
-        while let Some(message) = current.outbox.pop_front() {
-            current.outbox_size -= ClientHandle::size(&message);
-            // The queue has room for all of it. What a connection that is lost already does not take waits for the
-            // next.
-            if let Err(TrySendError::Closed(message) | TrySendError::Full(message)) = link.try_send(message, Wait::No) {
-                current.outbox_size += ClientHandle::size(&message);
-                current.outbox.push_front(message);
+        while let Some(message) = self.next_to_leave(&link) {
+            if let Err(error) = link.try_send(message, Wait::No) {
+                self.stays(&link, error);
                 break;
             }
         }
+        self.changed.notify_all();
+        self.log_dropped();
         if self.is_stopping() {
             let _ = link.close_from_outside(normal_closure());
         }
-        current.link = Some(link);
-        self.changed.notify_all();
+    }
+
+    /// The oldest message of the outbox; when there is none left, the link is there for all.
+    fn next_to_leave(&self, link: &Arc<Link>) -> Option<Message> {
+        let mut current = self.current();
+        let overrun = current.is_overrun().then(|| current.drop_all());
+        let message = current.pop();
+        match &message {
+            Some(message) => current.leaving += ClientHandle::size(message),
+            None => current.connect(link),
+        }
+        drop(current);
+        drop(overrun);
+        message
+    }
+
+    /// A message was not taken. What a connection that is lost already does not take waits for the next.
+    fn stays(&self, link: &Arc<Link>, error: TrySendError<Message>) {
+        let mut current = self.current();
+        // The queue has room for a whole outbox, so it is full only of what came since, which made the oldest go.
+        let is_full = matches!(error, TrySendError::Full(_)) && current.drops_oldest;
+        current.put_back(error.into_inner());
+        let overrun = is_full.then(|| current.drop_all());
+        current.connect(link);
+        drop(current);
+        drop(overrun);
+    }
+
+    /// Not where they are dropped: a send that succeeds logs nothing, for loggers may send.
+    fn log_dropped(&self) {
+        let dropped = {
+            let mut current = self.current();
+            let dropped = current.dropped - current.dropped_and_logged;
+            current.dropped_and_logged = current.dropped;
+            dropped
+        };
+        if dropped > 0 {
+            log::warn!("{dropped} messages were dropped from the full outbox, the oldest first");
+        }
     }
 
     pub(super) fn ended(&self) {
-        let mut current = self.current();
-        current.has_ended = true;
-        if !current.outbox.is_empty() {
-            log::warn!("{} messages were kept for a connection that never came", current.outbox.len());
-        }
+        let unsent = {
+            let mut current = self.current();
+            current.has_ended = true;
+            current.outbox.len()
+        };
         self.changed.notify_all();
+        self.log_dropped();
+        if unsent > 0 {
+            log::warn!("{unsent} messages were kept for a connection that never came");
+        }
     }
 }
 
@@ -206,20 +276,122 @@ impl Current {
         self.link.clone().filter(|link| !link.outbound.is_closing())
     }
 
-    fn keep(&mut self, message: Message) -> Result<(), TrySendError<Message>> {
-        if self.has_ended || self.outbox_limit == 0 {
-            return Err(TrySendError::Closed(message));
+    /// Has this link be the one that is sent to.
+    fn connect(&mut self, link: &Arc<Link>) {
+        self.link = Some(Arc::clone(link));
+        self.leaving = 0;
+    }
+
+    /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
+    fn keep(&mut self, message: Message) -> Result<Vec<Message>, TrySendError<Message>> {
+        if self.outbox_limit == 0 {
+            return Err(TrySendError::NotConnected(message));
         }
         let size = ClientHandle::size(&message);
-        if self.outbox_size + size > self.outbox_limit {
+        let taken = if self.drops_oldest { 0 } else { self.leaving + self.outbox_size };
+        if size > self.outbox_limit.saturating_sub(taken) {
             return Err(TrySendError::Full(message));
         }
+        let mut dropped = Vec::new();
+        while self.outbox_size + size > self.outbox_limit {
+            dropped.extend(self.pop());
+        }
+        self.dropped += dropped.len() as u64;
         self.outbox_size += size;
         self.outbox.push_back(message);
-        Ok(())
+        Ok(dropped)
+    }
+
+    fn pop(&mut self) -> Option<Message> {
+        let message = self.outbox.pop_front()?;
+        self.outbox_size -= ClientHandle::size(&message);
+        Some(message)
+    }
+
+    fn put_back(&mut self, message: Message) {
+        self.outbox_size += ClientHandle::size(&message);
+        self.outbox.push_front(message);
+    }
+
+    fn take_outbox(&mut self) -> VecDeque<Message> {
+        self.outbox_size = 0;
+        std::mem::take(&mut self.outbox)
+    }
+
+    /// Whether several outboxes have left, and senders still fill it faster than it empties: that has to end, for
+    /// meanwhile the handler waits. It cannot be where a full outbox refuses.
+    fn is_overrun(&self) -> bool {
+        self.leaving > self.outbox_limit.saturating_mul(4)
+    }
+
+    /// Gives all of them, for the caller to drop without the lock.
+    fn drop_all(&mut self) -> VecDeque<Message> {
+        self.dropped += self.outbox.len() as u64;
+        self.take_outbox()
     }
 }
 
 fn normal_closure() -> CloseReason {
     CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An outbox with room for so many messages of one byte.
+    fn outbox(messages: usize, drops_oldest: bool) -> Current {
+        Current { outbox_limit: messages * 17, drops_oldest, ..Current::default() }
+    }
+
+    fn kept(current: &mut Current, text: &str) -> Option<Vec<Message>> {
+        current.keep(text.into()).ok()
+    }
+
+    #[test]
+    fn a_full_outbox_refuses_or_drops_the_oldest() {
+        let mut refuses = outbox(2, false);
+        assert_eq!(["a", "b", "c"].map(|text| kept(&mut refuses, text)), [Some(vec![]), Some(vec![]), None]);
+        let mut drops = outbox(2, true);
+        let dropped = ["a", "b", "c"].map(|text| kept(&mut drops, text));
+        assert_eq!(dropped, [Some(vec![]), Some(vec![]), Some(vec!["a".into()])]);
+        // A longer one takes the place of several; one that can never fit drops none.
+        let longest = "x".repeat(18);
+        assert_eq!(kept(&mut drops, &longest), Some(vec!["b".into(), "c".into()]));
+        assert_eq!(kept(&mut drops, &(longest.clone() + "x")), None);
+        assert_eq!((drops.take_outbox(), drops.dropped, drops.outbox_size), (vec![longest.into()].into(), 3, 0));
+    }
+
+    /// The oldest message leaves.
+    fn leave(current: &mut Current) {
+        current.leaving += current.pop().map(|message| ClientHandle::size(&message)).unwrap();
+    }
+
+    #[test]
+    fn what_is_leaving_takes_its_room_in_an_outbox_that_refuses() {
+        let mut current = outbox(2, false);
+        for text in ["a", "b"] {
+            kept(&mut current, text).unwrap();
+        }
+        leave(&mut current);
+        assert_eq!(kept(&mut current, "c"), None, "the connection's queue has room for one outbox");
+        leave(&mut current);
+        assert_eq!(kept(&mut current, "c"), None);
+        current.leaving = 0;
+        assert_eq!(kept(&mut current, "c"), Some(vec![]));
+    }
+
+    #[test]
+    fn an_outbox_that_drops_its_oldest_takes_the_newest_while_others_leave_but_not_for_ever() {
+        let mut current = outbox(2, true);
+        let mut left = 0;
+        while !current.is_overrun() {
+            assert_eq!(kept(&mut current, "x"), Some(vec![]));
+            leave(&mut current);
+            left += 1;
+        }
+        assert_eq!(left, 4 * 2 + 1);
+        kept(&mut current, "the last").unwrap();
+        assert_eq!((current.drop_all().len(), current.dropped, current.outbox_size), (1, 1, 0));
+    }
 }

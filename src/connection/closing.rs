@@ -40,8 +40,8 @@ impl Connection {
         };
         match last {
             // Nothing that came behind our Close frame is a reason to end.
-            Some(LastWord::Violation(_)) | None => _ = self.finish(reception),
-            Some(last) => _ = self.ended_by_peer(reception, last),
+            Some(last) if !matches!(*last, LastWord::Violation(_)) => _ = self.ended_by_peer(reception, *last),
+            Some(_) | None => _ = self.finish(reception),
         }
     }
 

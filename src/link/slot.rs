@@ -157,12 +157,13 @@ impl Slot {
             return Ok(Look::Again { at, socket: None });
         };
         let from = since + GRACE;
-        if now < from && reception.heartbeat.deadline().is_none_or(|deadline| now < deadline) {
-            let deadline = reception.heartbeat.deadline();
-            return Ok(Look::Again { at: Some(deadline.map_or(from, |deadline| deadline.min(from))), socket: None });
+        if now < from {
+            // It may be back in a moment, and reads by itself; but no deadline waits for it.
+            let at = reception.beat(link, now)?;
+            return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
         }
         let (mut at, reads) = reception.stand_in(link, now)?;
-        if let Some(pace) = reception.heartbeat.policy().pace().filter(|_| !self.is_reported) {
+        if let Some(pace) = reception.policy().pace().filter(|_| !self.is_reported) {
             let away = now.saturating_duration_since(since);
             if away >= pace {
                 self.is_reported = true;

@@ -1,16 +1,24 @@
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL: 'heartwire.v1';
 
-/** All durations are in milliseconds. */
+/**
+ * All durations are in milliseconds, and at least 1. Longer ones than timers can wait (2^31 - 1, some 24 days) are cut
+ * to that, `Infinity` too. What is no number is a TypeError, what is too small a RangeError.
+ */
 export interface HeartPolicy {
   /** Time between heartbeats. */
   interval: number;
   /** How long after a heartbeat something must have come in, before that is a miss. */
   timeout: number;
-  /** Misses in a row that make the server dead: found within `interval + maxMissed * timeout`. */
+  /**
+   * Misses in a row that make the server dead: found within `interval + maxMissed * timeout`. So is a line that takes
+   * none of the data that waits, `maxMissed * timeout` after a heartbeat found that.
+   */
   maxMissed: number;
-  /** How long a line that was doubted has to show life. */
+  /** How long the line has to show life after the machine slept for longer than the server waits (`serverPatience`). */
   probeTimeout: number;
+  /** How long the server waits for a peer that is silent. Known from its settings; until then `Infinity`. */
+  serverPatience: number;
 }
 
 export interface RoundTrip {
@@ -35,10 +43,11 @@ export interface ServerSettings {
   max_missed?: number;
 }
 
-export interface HeartSocketOptions extends Partial<HeartPolicy> {
+export interface HeartSocketOptions extends Partial<Omit<HeartPolicy, 'serverPatience'>> {
   /**
-   * `auto` (default): offers the subprotocol heartwire.v1, and beats if the server agrees. `plain`: offers nothing and
-   * beats, for a server with `--text-heartbeat`. `off`: a WebSocket that reconnects, and no more.
+   * `auto` (default): offers the subprotocol heartwire.v1, and beats if the server agrees. A browser fails the
+   * handshake of a server that does not know it: an attempt that fails is made once more without the offer. `plain`:
+   * offers nothing and beats, for a server with `--text-heartbeat`. `off`: a WebSocket that reconnects, and no more.
    */
   heartbeat?: 'auto' | 'plain' | 'off';
   /** Whether to come back, and how. Default: after up to 500 ms, doubled with each failure up to 30 s. */
@@ -47,7 +56,10 @@ export interface HeartSocketOptions extends Partial<HeartPolicy> {
   connectTimeout?: number;
   /** How long the closing handshake may take. Default 5 s. */
   closeTimeout?: number;
-  /** Bytes to keep while there is no connection, for the next. Default 0: `send` throws, as a WebSocket's does. */
+  /**
+   * Bytes to keep while there is no connection, for the next. They are copied, and leave before what is sent at `open`.
+   * Default 0: `send` throws, as a WebSocket's does.
+   */
   outboxSize?: number;
   /** Whether to close when the page is left. Default true. */
   closeOnPagehide?: boolean;
@@ -55,7 +67,7 @@ export interface HeartSocketOptions extends Partial<HeartPolicy> {
 
 /** The end of a connection, or of an attempt. */
 export interface HeartCloseEvent extends Event {
-  /** 1006 with a `reason`, such as `heartbeat lost`, if it was us who gave up. */
+  /** 1006 with a `reason` if it was us who gave up: `heartbeat lost`, `line stalled`, `not connected in time`. */
   readonly code: number;
   readonly reason: string;
   readonly wasClean: boolean;
@@ -68,8 +80,13 @@ export interface HeartCloseEvent extends Event {
 
 /** A heartbeat was answered. */
 export interface BeatEvent extends Event {
-  /** `null` if several were under way. */
+  /** `null` if it cannot be told which heartbeat was answered: several were under way, or one waited behind data. */
   readonly roundTrip: number | null;
+}
+
+/** No connection came about; or what waited for one could not be sent, and goes on waiting: then `error` says why. */
+export interface HeartErrorEvent extends Event {
+  readonly error?: unknown;
 }
 
 /** Nothing came within the timeout. */
@@ -80,7 +97,7 @@ export interface MissedEvent extends Event {
 export interface HeartSocketEventMap {
   open: Event;
   message: MessageEvent;
-  error: Event;
+  error: HeartErrorEvent;
   close: HeartCloseEvent;
   beat: BeatEvent;
   missed: MissedEvent;
@@ -92,7 +109,7 @@ export interface HeartSocketEventMap {
  * `ping` and what begins with `ping next=` belong to the heartbeat where there is one.
  *
  * A page learns of a message when all of it is there: `maxMissed * timeout` should be longer than the largest message
- * takes to arrive.
+ * takes to arrive. Nor does it see what the system has taken and not yet sent: that should be less, too.
  */
 export class HeartSocket extends EventTarget {
   static readonly CONNECTING: 0;
@@ -116,7 +133,10 @@ export class HeartSocket extends EventTarget {
   readonly bufferedAmount: number;
   binaryType: BinaryType;
 
-  /** Into a line that was quiet for too long it goes when that has shown life; what is unsent then, `close` tells. */
+  /**
+   * Into a line that is closing, in doubt, or was quiet for too long nothing goes before it has shown life. What is not
+   * sent by the end waits for the next connection, as far as `outboxSize` has room; `close` tells how many do not.
+   */
   send(data: string | ArrayBufferLike | ArrayBufferView | Blob): void;
   close(code?: number, reason?: string): void;
 
@@ -128,12 +148,12 @@ export class HeartSocket extends EventTarget {
   readonly roundTrip: RoundTrip | null;
   /** Heartbeats in a row without a sign of life. */
   readonly missed: number;
-  /** Finds out now whether the line is alive, or dials again without waiting. */
+  /** Sends a heartbeat now, to find out whether the line is alive, or dials again without waiting. */
   probe(): void;
 
   onopen: ((this: this, event: Event) => void) | null;
   onmessage: ((this: this, event: MessageEvent) => void) | null;
-  onerror: ((this: this, event: Event) => void) | null;
+  onerror: ((this: this, event: HeartErrorEvent) => void) | null;
   onclose: ((this: this, event: HeartCloseEvent) => void) | null;
   onbeat: ((this: this, event: BeatEvent) => void) | null;
   onmissed: ((this: this, event: MissedEvent) => void) | null;
@@ -146,7 +166,21 @@ export class HeartSocket extends EventTarget {
   ): void;
 }
 
-/** When to beat, what is a miss, and when the server is dead. Pure: instants are passed in. */
+/** What a page can know of its line. Totals are of this connection. */
+export interface Evidence {
+  /** Messages that have arrived. */
+  received: number;
+  /** Bytes that the browser has passed on. */
+  taken: number;
+  /** Bytes that still wait in the browser. */
+  unsent: number;
+  /** By how much this look is later than was asked for, in milliseconds; default 0. */
+  heldUp?: number;
+  /** How much of that the machine slept; default 0. */
+  slept?: number;
+}
+
+/** When to beat, what is a miss, and when the server is dead. Pure: instants and evidence are passed in. */
 export class Heart {
   constructor(policy: Partial<HeartPolicy>, now: number);
   readonly policy: HeartPolicy;
@@ -156,12 +190,11 @@ export class Heart {
   readonly roundTrip: RoundTrip | null;
   setPolicy(policy: Partial<HeartPolicy>, now: number): void;
   isQuiet(now: number): boolean;
-  life(now: number): void;
-  pong(now: number): number | null;
   probe(): void;
   beat(): void;
-  poll(now: number, excused?: boolean): 'wait' | 'ping' | 'missed' | 'dead';
+  judge(now: number, evidence: Evidence): 'wait' | 'ping' | 'missed' | 'dead' | 'stalled';
   pingSent(now: number): void;
+  pong(now: number): number | null;
 }
 
 /** When to try again: exponential backoff with full jitter. Pure: the random number is passed in. */

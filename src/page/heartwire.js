@@ -8,36 +8,65 @@
 // `pong`, agreed upon by the subprotocol heartwire.v1. The server's first message tells its settings. None of this
 // reaches the page's listeners.
 //
-// Heart and Backoff are pure: no clock, no timers, the time is passed in. All durations are in milliseconds.
+// Heart and Backoff are pure: no clock, no timers, the time is passed in. All durations are in milliseconds, at least
+// 1; longer ones than a browser's timers can wait (24 days) are as good as never, and are cut to that.
 
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL = 'heartwire.v1';
 
-const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000 };
+const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000, serverPatience: Infinity };
 
 /** How rarely timers of a hidden page may fire: browsers let them once a minute. */
 const HIDDEN_INTERVAL = 60_000;
 
-/** When to send a heartbeat, what counts as a miss, and when the server is dead. */
+/** What `setTimeout` can wait. It takes what is longer for 0. */
+const LONGEST = 2 ** 31 - 1;
+
+/**
+ * When to send a heartbeat, what counts as a miss, and when the server is dead. `judge` is called when `deadline` has
+ * come and whenever something has arrived; calling it too often is harmless.
+ *
+ * It is given all that a page can know of its line, as one value, the evidence:
+ * - `received`: messages that have arrived, in all. A page does not see a message of which only a part has arrived.
+ * - `taken`: bytes that the browser has passed on, in all. What then waits in the system's buffers is not seen.
+ * - `unsent`: bytes that still wait in the browser.
+ * - `heldUp`: by how much this look is later than was asked for, because timers were held back, the page was busy or
+ *   frozen, or the machine slept.
+ * - `slept`: how much of that the machine is known to have slept.
+ */
 export class Heart {
   #policy;
   /** When the next beat is due. */
   #nextPing;
-  /** The miss clock: until when something must come in; it runs from a ping to the next sign of life. */
-  #lifeDue = null;
   #pingOwed = false;
-  /** When the pings were sent that no pong has answered yet. */
-  #unanswered = [];
-  #isProbing = false;
+  /** How much must be taken before the newest ping has left the browser; `null` if it has. */
+  #pingLeavesAt = null;
+  /** The miss clock: until when something must arrive. It runs from a ping's leaving to the next sign of life. */
+  #lifeDue = null;
+  /** The stall clock: since when data waits and none of it is taken. */
+  #stalledSince = 0;
+  /** What was seen at the last look, and when that was. */
+  #seen = { received: 0, taken: 0, unsent: 0 };
+  #lookedAt;
   #heardAt;
+  /** Within this silence we were held up, and have asked afresh. */
+  #wasExcused = false;
+  /** The machine slept for longer than the server waits for a peer. */
+  #isForsaken = false;
+  #isProbing = false;
+  /** Pings that no pong has answered yet: when they were sent, and whether their answer can be told. */
+  #unanswered = [];
+  /** Until when a pong may answer a ping that is no longer listed. */
+  #straysUntil = -Infinity;
 
   /** Misses in a row. */
   missed = 0;
 
-  /** Round-trip times, smoothed as in RFC 6298; `null` before the first pong. */
+  /** Round-trip times, smoothed as in RFC 6298; `null` before the first clear answer. */
   roundTrip = null;
 
   constructor(policy, now) {
+    this.#lookedAt = now;
     this.#heardAt = now;
     this.setPolicy(policy, now);
   }
@@ -48,20 +77,22 @@ export class Heart {
 
   /** Changes the policy. The beat starts afresh, without misses. */
   setPolicy(policy, now) {
-    this.#policy = { ...DEFAULTS, ...policy };
+    this.#policy = { ...DEFAULTS, ...checkedPolicy(policy) };
     this.#nextPing = now + this.#policy.interval;
-    this.#lifeDue = null;
     this.#pingOwed = false;
     this.#isProbing = false;
-    this.missed = 0;
+    this.#forgetSilence();
   }
 
-  /** When to call `poll` next, unless something arrives. */
+  /** When to judge next, unless something arrives. */
   get deadline() {
-    return Math.min(this.#nextPing, this.#lifeDue ?? Infinity);
+    // While an answer is due we look more often, to see what is taken and when we are held up ourselves.
+    const isWatching = this.#lifeDue !== null || this.#pingLeavesAt !== null;
+    const tick = isWatching ? this.#lookedAt + this.#policy.timeout / 4 : Infinity;
+    return Math.min(this.#nextPing, this.#lifeDue ?? Infinity, tick);
   }
 
-  /** Whether the line was doubted, and nothing has come since. */
+  /** Whether the line is in doubt: it was probed, or quiet while we were held up, and nothing has come since. */
   get isProbing() {
     return this.#isProbing;
   }
@@ -71,32 +102,10 @@ export class Heart {
     return now - this.#heardAt > this.#policy.interval + this.#policy.timeout;
   }
 
-  /** Something arrived, whatever it was. */
-  life(now) {
-    this.#heardAt = now;
-    this.#lifeDue = null;
-    this.#isProbing = false;
-    this.missed = 0;
-  }
-
-  /**
-   * A pong arrived. Returns the round-trip time, or `null` if several pings were under way: it does not say which it
-   * answers, and a server that was behind answers the newest only.
-   */
-  pong(now) {
-    this.life(now);
-    const isOnly = this.#unanswered.length === 1;
-    const sentAt = this.#unanswered.shift();
-    if (!isOnly) return null;
-    this.#sample(now - sentAt);
-    return now - sentAt;
-  }
-
-  /** Doubts the line: a ping is to leave at once, and if nothing comes within the probe's timeout, it is dead. */
+  /** Doubts the line: a ping is to leave at once. The line is no sooner dead than after any other ping. */
   probe() {
     this.#pingOwed = true;
     this.#isProbing = true;
-    this.#lifeDue = null;
   }
 
   /** A ping is to leave at once, for what it announces. */
@@ -105,44 +114,97 @@ export class Heart {
   }
 
   /**
-   * What is to be done: `ping`, `missed` (one more), `dead`, or `wait` until the deadline.
-   *
-   * `excused`: what was sent has not all left yet. A deadline missed then is no miss, nor is one that is noticed
-   * clearly late: the machine slept, or the page was hidden and its timers held back. A ping with a fresh timeout
-   * follows.
+   * What is to be done: `ping` (then `pingSent`), `missed` (one more; judge again), `dead` (nothing arrives), `stalled`
+   * (dead, for nothing is taken either), or `wait` until the deadline. What has arrived must have been counted before.
    */
-  poll(now, excused = false) {
-    const { interval, maxMissed } = this.#policy;
+  judge(now, evidence) {
+    const { interval, timeout, maxMissed, probeTimeout, serverPatience } = this.#policy;
+    const { received, taken, unsent, heldUp = 0, slept = 0 } = evidence;
+    const before = this.#seen;
+    this.#seen = evidence;
+    this.#lookedAt = now;
+    const hasArrived = received > before.received;
+    const isTaken = taken > before.taken;
+    const stillWaits = before.unsent > 0 && unsent > 0;
+
+    if (hasArrived) {
+      this.#heardAt = now;
+      this.#isProbing = false;
+      this.#forgetSilence();
+    }
+    if (hasArrived || isTaken || !stillWaits) this.#stalledSince = now;
+
+    // We were held up, and do not know how old the messages are that lay there to be read. So we ask afresh, but once
+    // in a silence: timers that are always late would hide a death for ever.
+    if (heldUp > timeout / 4 && !this.#wasExcused) {
+      this.#wasExcused = true;
+      this.#isForsaken = slept > serverPatience;
+      this.#lifeDue = null;
+      this.#stalledSince = now;
+      this.#pingOwed = true;
+      this.#isProbing ||= this.isQuiet(now + slept);
+    }
+
+    // The line is slow, and the ping may still be behind what it carries: silence says nothing.
+    if (this.#lifeDue !== null && stillWaits && isTaken) this.#lifeDue = now + timeout;
+    if (this.#pingLeavesAt !== null && taken >= this.#pingLeavesAt) {
+      this.#pingLeavesAt = null;
+      this.#startMissClock(now);
+    }
+    const longestStall = this.#isForsaken ? probeTimeout : timeout * maxMissed;
+    if (stillWaits && now - this.#stalledSince >= longestStall) return 'stalled';
+
     if (this.#lifeDue !== null && this.#lifeDue <= now) {
-      const isLate = now - this.#lifeDue > this.#tolerance;
       this.#lifeDue = null;
       this.#pingOwed = true;
-      if (!isLate && !excused) {
-        this.missed += 1;
-        return this.#isProbing || this.missed >= maxMissed ? 'dead' : 'missed';
-      }
+      this.missed += 1;
+      return this.#isForsaken || this.missed >= maxMissed ? 'dead' : 'missed';
     }
     if (this.#nextPing <= now) {
       this.#pingOwed = true;
       // Beats that were slept through are skipped.
       this.#nextPing = now + interval - ((now - this.#nextPing) % interval);
     }
-    return this.#pingOwed ? 'ping' : 'wait';
+    // One ping that waits behind data is enough.
+    return this.#pingOwed && this.#pingLeavesAt === null ? 'ping' : 'wait';
   }
 
-  /** The ping asked for has left. */
+  /** The ping asked for was handed to the browser, behind what was unsent when it was asked for. */
   pingSent(now) {
-    const { timeout, probeTimeout, maxMissed } = this.#policy;
+    const { taken, unsent } = this.#seen;
+    const { timeout, maxMissed } = this.#policy;
     this.#pingOwed = false;
     // For what is older no answer of its own comes any more.
-    this.#unanswered = this.#unanswered.filter((sentAt) => now - sentAt < timeout * maxMissed);
-    this.#unanswered.push(now);
-    this.#lifeDue ??= now + (this.#isProbing ? probeTimeout : timeout);
+    this.#unanswered = this.#unanswered.filter(({ sentAt }) => now - sentAt < timeout * maxMissed);
+    const isClear = this.#unanswered.length === 0 && unsent === 0 && now >= this.#straysUntil;
+    this.#unanswered.push({ sentAt: now, isClear });
+    if (unsent > 0) this.#pingLeavesAt = taken + unsent;
+    else this.#startMissClock(now);
   }
 
-  /** Timers of a hidden page may be held to whole seconds, which makes nobody dead and should hide nobody's death. */
-  get #tolerance() {
-    return 1_100 + this.#policy.timeout / 4;
+  /** A pong arrived. Returns the round-trip time, or `null` if it cannot be told which ping it answers. */
+  pong(now) {
+    if (this.#unanswered.length === 0) return null;
+    const [{ sentAt, isClear }, ...others] = this.#unanswered;
+    // A server that was behind answers several pings by one pong. Another may follow, but takes no longer than this.
+    // Where every round trip is longer than the interval, answers cannot be told apart, and samples may be too short.
+    this.#unanswered = [];
+    if (others.length > 0) this.#straysUntil = now + (now - sentAt);
+    if (others.length > 0 || !isClear) return null;
+    this.#sample(now - sentAt);
+    return now - sentAt;
+  }
+
+  #forgetSilence() {
+    this.#lifeDue = null;
+    this.#wasExcused = false;
+    this.#isForsaken = false;
+    this.missed = 0;
+  }
+
+  #startMissClock(now) {
+    const { timeout, probeTimeout } = this.#policy;
+    this.#lifeDue ??= now + (this.#isForsaken ? Math.min(probeTimeout, timeout) : timeout);
   }
 
   #sample(last) {
@@ -167,9 +229,9 @@ export class Backoff {
   #failures = 0;
 
   constructor({ first = 500, longest = 30_000, stableAfter = 10_000 } = {}) {
-    this.#first = first;
-    this.#longest = longest;
-    this.#stableAfter = stableAfter;
+    this.#first = checkedDuration('first', first, 0);
+    this.#longest = checkedDuration('longest', longest, 0);
+    this.#stableAfter = checkedDuration('stableAfter', stableAfter, 0);
   }
 
   /** A connection was open for so long. One that was dropped at once is no success. */
@@ -179,9 +241,44 @@ export class Backoff {
 
   /** `random` is even between 0 and 1. A server that closed with 1012 or 1013 wants to be left alone for a while. */
   nextDelay(code, random) {
-    const limit = Math.min(this.#first * 2 ** this.#failures, this.#longest);
+    const limit = Math.min(this.#first * 2 ** Math.min(this.#failures, 31), this.#longest);
     this.#failures += 1;
     return code === 1012 || code === 1013 ? 5_000 + 25_000 * random : limit * random;
+  }
+}
+
+/** Messages that wait for a connection, or for it to show that it lives. */
+class Outbox {
+  #messages = [];
+  bytes = 0;
+
+  get isEmpty() {
+    return this.#messages.length === 0;
+  }
+
+  /** Keeps a copy: whose bytes they are may go on to use them. */
+  push(message) {
+    const data = copyOf(message);
+    const size = sizeOf(data);
+    this.#messages.push({ data, size });
+    this.bytes += size;
+  }
+
+  /** Oldest first. If `send` throws, the message stays, and those after it. */
+  empty(send) {
+    while (!this.isEmpty) {
+      send(this.#messages[0].data);
+      this.bytes -= this.#messages.shift().size;
+    }
+  }
+
+  /** Keeps the oldest, as far as there is room. Returns how many it does not keep. */
+  trim(room) {
+    const before = this.#messages.length;
+    const kept = this.#messages.findIndex(({ size }) => (room -= size) < 0);
+    if (kept === -1) return 0;
+    for (const { size } of this.#messages.splice(kept)) this.bytes -= size;
+    return before - kept;
   }
 }
 
@@ -199,10 +296,20 @@ const browser = () => ({
   window: globalThis.window,
   document: globalThis.document,
   now: () => performance.now(),
+  wallClock: () => Date.now(),
   setTimeout: (callback, delay) => setTimeout(callback, delay),
   clearTimeout: (timer) => clearTimeout(timer),
   random: Math.random,
 });
+
+const DEFAULT_OPTIONS = {
+  heartbeat: 'auto',
+  reconnect: true,
+  connectTimeout: 10_000,
+  closeTimeout: 5_000,
+  outboxSize: 0,
+  closeOnPagehide: true,
+};
 
 /** A WebSocket with a heartbeat that reconnects. See heartwire.d.ts for what there is beyond a WebSocket. */
 export class HeartSocket extends EventTarget {
@@ -223,10 +330,17 @@ export class HeartSocket extends EventTarget {
   #socket = null;
   #heart = null;
   #openedAt = null;
-  #isFirstMessage = false;
-  #bufferedAtPing = 0;
-  /** Messages for a connection that is yet to come, or to prove that it lives. */
-  #outbox = [];
+  /** The server has agreed to heartwire.v1 when it was last offered. */
+  #knowsServer = false;
+
+  /** Of this connection: messages received, and bytes handed to the browser. */
+  #received = 0;
+  #handedOver = 0;
+  /** When the heart is to be asked next, and by how much the wall clock was ahead when it was asked last. */
+  #lookDue = Infinity;
+  #wallLead = 0;
+
+  #outbox = new Outbox();
   /** The page was left, and may be shown again. */
   #isSuspended = false;
 
@@ -241,15 +355,7 @@ export class HeartSocket extends EventTarget {
     super();
     this.#url = url;
     this.#protocols = [protocols].flat();
-    this.#options = {
-      heartbeat: 'auto',
-      reconnect: true,
-      connectTimeout: 10_000,
-      closeTimeout: 5_000,
-      outboxSize: 0,
-      closeOnPagehide: true,
-      ...options,
-    };
+    this.#options = checkedOptions(options);
     this.#environment = options.environment ?? browser();
     this.#backoff = new Backoff(this.#options.reconnect);
     // What is wrong with the URL is thrown, as by a WebSocket.
@@ -277,8 +383,7 @@ export class HeartSocket extends EventTarget {
   }
 
   get bufferedAmount() {
-    const waiting = this.#outbox.reduce((sum, data) => sum + sizeOf(data), 0);
-    return waiting + (this.#socket?.bufferedAmount ?? 0);
+    return this.#outbox.bytes + (this.#socket?.bufferedAmount ?? 0);
   }
 
   get binaryType() {
@@ -291,16 +396,16 @@ export class HeartSocket extends EventTarget {
   }
 
   send(data) {
+    // Into a line that may be dead nothing is sent before it has shown life.
+    if (this.#readyState === OPEN && this.#heart?.isQuiet(this.#now() + this.#slept)) this.probe();
     if (this.#readyState === CONNECTING) {
-      if (this.bufferedAmount + sizeOf(data) > this.#options.outboxSize) {
+      if (this.#outbox.bytes + sizeOf(data) > this.#options.outboxSize) {
         throw new DOMException('There is no connection, and no room in the outbox.', 'InvalidStateError');
       }
       this.#outbox.push(data);
     } else if (this.#readyState === OPEN) {
-      // Into a line that may be dead nothing is sent before it has shown life.
-      if (this.#heart?.isQuiet(this.#now())) this.probe();
-      if (this.#heart?.isProbing) this.#outbox.push(data);
-      else this.#socket.send(data);
+      if (this.#mayTransmit && this.#outbox.isEmpty) this.#transmit(data);
+      else this.#outbox.push(data);
     }
   }
 
@@ -338,28 +443,32 @@ export class HeartSocket extends EventTarget {
     return this.#heart?.policy ?? null;
   }
 
-  /** Finds out at once: an open line has to show life within the probe's timeout; a lost one is dialed again now. */
+  /** Asks at once whether an open line lives; a lost one is dialed again now. */
   probe() {
     if (this.#timers.retry !== undefined) {
       this.#dialAgain();
-    } else if (this.#heart && !this.#heart.isProbing) {
-      this.#heart.probe();
+    } else if (this.#heart && this.#readyState === OPEN) {
+      if (!this.#heart.isProbing) this.#heart.probe();
       this.#beat();
     }
   }
 
   // Connecting.
 
-  #dial() {
+  #dial(offers = this.#options.heartbeat === 'auto') {
     const { WebSocket } = this.#environment;
     const url = typeof this.#url === 'function' ? this.#url() : this.#url;
-    const offered = this.#options.heartbeat === 'auto' ? [...this.#protocols, PROTOCOL] : this.#protocols;
-    const socket = new WebSocket(url, offered);
+    const socket = new WebSocket(url, offers ? [...this.#protocols, PROTOCOL] : this.#protocols);
     socket.binaryType = this.#binaryType;
-    socket.onopen = () => this.#opened();
-    socket.onmessage = (event) => this.#received(event);
-    socket.onerror = () => this.dispatchEvent(new Event('error'));
-    socket.onclose = ({ code, reason, wasClean }) => this.#lost({ code, reason, wasClean });
+    // A browser fails the handshake of a server that does not know what was offered, and does not say why it failed.
+    const mayDoWithout = () => offers && this.#readyState === CONNECTING;
+    socket.onopen = () => this.#opened(offers);
+    socket.onmessage = (event) => this.#arrived(event);
+    socket.onerror = () => mayDoWithout() || this.dispatchEvent(new Event('error'));
+    socket.onclose = ({ code, reason, wasClean }) => {
+      if (mayDoWithout()) this.#dialAgain(false);
+      else this.#lost({ code, reason, wasClean });
+    };
     this.#socket = socket;
     this.#start('connect', this.#options.connectTimeout, () => {
       this.dispatchEvent(new Event('error'));
@@ -368,10 +477,10 @@ export class HeartSocket extends EventTarget {
     });
   }
 
-  #dialAgain() {
+  #dialAgain(offers) {
     this.#clear('retry');
     try {
-      this.#dial();
+      this.#dial(offers);
     } catch {
       // A function that gives URLs may fail now and not later.
       this.dispatchEvent(new Event('error'));
@@ -379,25 +488,51 @@ export class HeartSocket extends EventTarget {
     }
   }
 
-  #opened() {
+  #opened(offers) {
     this.#clear('connect');
     // Closed by the page in the meantime: the socket is closing too.
     if (this.#readyState !== CONNECTING) return;
+    const agrees = this.#socket.protocol === PROTOCOL;
+    if (!offers && this.#knowsServer) {
+      // It came back between the two attempts, or has changed: offered once more, and then taken as it is.
+      this.#knowsServer = false;
+      this.#hangUp('to offer heartwire.v1');
+      return this.#dialAgain();
+    }
+    this.#knowsServer ||= offers && agrees;
     this.#readyState = OPEN;
     this.#openedAt = this.#now();
-    this.#isFirstMessage = true;
+    this.#received = 0;
+    this.#handedOver = 0;
     const { heartbeat } = this.#options;
-    if (heartbeat === 'plain' || (heartbeat === 'auto' && this.#socket.protocol === PROTOCOL)) {
+    if (heartbeat === 'plain' || (heartbeat === 'auto' && agrees)) {
       this.#heart = new Heart(this.#policy(), this.#now());
+      this.#wallLead = this.#clockLead;
       this.#awaitBeat();
     }
-    this.dispatchEvent(new Event('open'));
+    // What waited leaves before what listeners send.
     this.#emptyOutbox();
+    this.dispatchEvent(new Event('open'));
+  }
+
+  /** Whether what is sent now has a chance to arrive. A socket that is closing drops it without a word. */
+  get #mayTransmit() {
+    return this.#readyState === OPEN && this.#socket.readyState === OPEN && !this.#heart?.isProbing;
+  }
+
+  #transmit(data) {
+    const before = this.#socket.bufferedAmount;
+    this.#socket.send(data);
+    this.#handedOver += this.#socket.bufferedAmount - before;
   }
 
   #emptyOutbox() {
-    if (this.#readyState !== OPEN || this.#heart?.isProbing) return;
-    for (const data of this.#outbox.splice(0)) this.#socket.send(data);
+    if (!this.#mayTransmit) return;
+    try {
+      this.#outbox.empty((data) => this.#transmit(data));
+    } catch (error) {
+      this.dispatchEvent(Object.assign(new Event('error'), { error }));
+    }
   }
 
   // The heartbeat.
@@ -405,50 +540,50 @@ export class HeartSocket extends EventTarget {
   /** The page's own wishes, else what the server keeps, else the defaults. */
   #policy() {
     const { interval, timeout, maxMissed, probeTimeout } = this.#options;
-    const told = this.settings ?? {};
+    const told = usable(this.settings ?? {});
     // A server that waits for our beat must get it in good time.
     const pace = told.expect ? Math.min(told.expect / 2, DEFAULTS.interval) : told.interval;
     const policy = {
-      interval: interval ?? pace ?? DEFAULTS.interval,
+      interval: interval ?? Math.max(pace ?? DEFAULTS.interval, 1),
       timeout: timeout ?? told.timeout ?? DEFAULTS.timeout,
       maxMissed: maxMissed ?? told.max_missed ?? DEFAULTS.maxMissed,
     };
-    return { ...policy, probeTimeout: probeTimeout ?? Math.min(DEFAULTS.probeTimeout, policy.timeout) };
+    return {
+      ...policy,
+      probeTimeout: probeTimeout ?? Math.min(DEFAULTS.probeTimeout, policy.timeout),
+      serverPatience: patienceOf(told),
+    };
   }
 
-  #received(event) {
-    const now = this.#now();
-    const isFirst = this.#isFirstMessage;
-    this.#isFirstMessage = false;
+  #arrived(event) {
+    const isFirst = this.#received === 0;
+    this.#received += 1;
     if (this.#heart) {
-      if (event.data === 'pong') {
-        const roundTrip = this.#heart.pong(now);
-        this.#alive();
+      const isPong = event.data === 'pong';
+      const roundTrip = isPong ? this.#heart.pong(this.#now()) : null;
+      if (this.#readyState === OPEN) {
+        this.#beat();
+        this.#emptyOutbox();
+      }
+      if (isPong) {
         this.dispatchEvent(Object.assign(new Event('beat'), { roundTrip }));
         return;
       }
-      this.#heart.life(now);
-      this.#alive();
-      if (isFirst && this.#socket.protocol === PROTOCOL && this.#learn(event.data, now)) return;
+      if (isFirst && this.#socket.protocol === PROTOCOL && this.#learn(event.data)) return;
     }
     const { data, origin } = event;
     this.dispatchEvent(new MessageEvent('message', { data, origin }));
   }
 
-  #alive() {
-    this.#awaitBeat();
-    this.#emptyOutbox();
-  }
-
   /** The server's first words. Whether they were its settings. */
-  #learn(data, now) {
+  #learn(data) {
     if (typeof data !== 'string' || !data.startsWith('heartwire {')) return false;
     try {
       this.settings = JSON.parse(data.slice('heartwire '.length));
     } catch {
       return false;
     }
-    this.#heart.setPolicy(this.#policy(), now);
+    this.#heart.setPolicy(this.#policy(), this.#now());
     this.#awaitBeat();
     this.dispatchEvent(new Event('settings'));
     return true;
@@ -456,36 +591,57 @@ export class HeartSocket extends EventTarget {
 
   #awaitBeat() {
     if (this.#readyState !== OPEN) return;
-    const delay = Math.max(0, this.#heart.deadline - this.#now());
+    const { deadline } = this.#heart;
+    if (this.#timers.beat !== undefined && this.#lookDue === deadline) return;
+    this.#lookDue = deadline;
     // Messages that have come already may stand behind the timer in the page's queue: they are let in first.
+    const delay = Math.max(0, deadline - this.#now());
     this.#start('beat', delay, () => this.#start('beat', 0, () => this.#beat()));
+  }
+
+  /** All that is known of the line now, as the heart takes it. */
+  #evidence() {
+    const now = this.#now();
+    const unsent = this.#socket.bufferedAmount;
+    const slept = this.#slept;
+    const heldUp = Math.max(0, now - this.#lookDue) + slept;
+    // Each delay is told once.
+    this.#lookDue = Math.max(this.#lookDue, now);
+    this.#wallLead = this.#clockLead;
+    return { received: this.#received, taken: this.#handedOver - unsent, unsent, heldUp, slept };
+  }
+
+  /** How long the machine has slept since the last look. Most systems stop the page's clock meanwhile. */
+  get #slept() {
+    return Math.max(0, this.#clockLead - this.#wallLead);
+  }
+
+  get #clockLead() {
+    return this.#environment.wallClock() - this.#now();
   }
 
   /** Does what the heart asks for. */
   #beat() {
     for (;;) {
+      const heart = this.#heart;
       const now = this.#now();
-      // What the browser still has to send is held up by the line, not by the server.
-      const { bufferedAmount } = this.#socket;
-      switch (this.#heart.poll(now, bufferedAmount > 0 && bufferedAmount < this.#bufferedAtPing)) {
+      switch (heart.judge(now, this.#evidence())) {
         case 'ping':
-          this.#socket.send(`ping next=${this.#announcement()}`);
-          this.#bufferedAtPing = this.#socket.bufferedAmount;
-          this.#heart.pingSent(now);
-          break;
-        case 'missed': {
-          const heart = this.#heart;
+          heart.pingSent(now);
+          this.#awaitBeat();
+          this.#transmit(`ping next=${this.#announcement()}`);
+          return;
+        case 'missed':
           this.dispatchEvent(Object.assign(new Event('missed'), { missed: heart.missed }));
           // A listener may have closed.
           if (this.#heart !== heart || this.#readyState !== OPEN) return;
           break;
-        }
         case 'dead':
-          this.#lost({ code: 1006, reason: 'heartbeat lost' });
-          return;
+          return this.#lost({ code: 1006, reason: 'heartbeat lost' });
+        case 'stalled':
+          return this.#lost({ code: 1006, reason: 'line stalled' });
         default:
-          this.#awaitBeat();
-          return;
+          return this.#awaitBeat();
       }
     }
   }
@@ -507,7 +663,8 @@ export class HeartSocket extends EventTarget {
     const wants = this.#readyState !== CLOSING && this.#options.reconnect && !isHopeless(code);
     if (!wants) return this.#ended({ code, reason, wasClean });
     this.#readyState = CONNECTING;
-    const unsent = this.#trimOutbox(this.#options.outboxSize);
+    // What waited for a sign of life waits for the next connection.
+    const unsent = this.#outbox.trim(this.#options.outboxSize);
     const retryIn = this.#isSuspended ? null : this.#backoff.nextDelay(code, this.#environment.random());
     if (retryIn !== null) this.#start('retry', retryIn, () => this.#dialAgain());
     this.#tellClosed({ code, reason, wasClean, willReconnect: true, retryIn, unsent });
@@ -527,19 +684,11 @@ export class HeartSocket extends EventTarget {
   #ended(details) {
     this.#readyState = CLOSED;
     this.#ignorePage();
-    this.#tellClosed({ ...details, willReconnect: false, retryIn: null, unsent: this.#trimOutbox(0) });
+    this.#tellClosed({ ...details, willReconnect: false, retryIn: null, unsent: this.#outbox.trim(0) });
   }
 
   #tellClosed(details) {
     this.dispatchEvent(Object.assign(new Event('close'), details));
-  }
-
-  /** What waited for a sign of life waits for the next connection, as far as there is room. How many do not. */
-  #trimOutbox(room) {
-    const before = this.#outbox.length;
-    const fits = this.#outbox.findIndex((data) => (room -= sizeOf(data)) < 0);
-    if (fits !== -1) this.#outbox.length = fits;
-    return before - this.#outbox.length;
   }
 
   // The page.
@@ -627,8 +776,75 @@ export class HeartSocket extends EventTarget {
   }
 }
 
+// Checking what is given.
+
+function checkedOptions(options) {
+  const checked = { ...DEFAULT_OPTIONS, ...checkedPolicy(options) };
+  for (const name of ['connectTimeout', 'closeTimeout']) checked[name] = checkedDuration(name, checked[name]);
+  if (!['auto', 'plain', 'off'].includes(checked.heartbeat)) {
+    throw new TypeError(`heartbeat must be 'auto', 'plain' or 'off', not ${String(checked.heartbeat)}.`);
+  }
+  const { outboxSize } = checked;
+  if (typeof outboxSize !== 'number' || !(outboxSize >= 0)) {
+    throw new RangeError(`outboxSize must be a number of bytes from 0, not ${String(outboxSize)}.`);
+  }
+  return checked;
+}
+
+function checkedDuration(name, value, shortest = 1) {
+  if (typeof value !== 'number' || Number.isNaN(value)) {
+    throw new TypeError(`${name} must be a number of milliseconds, not ${String(value)}.`);
+  }
+  if (value < shortest) throw new RangeError(`${name} must be at least ${shortest} ms, not ${value}.`);
+  return Math.min(value, LONGEST);
+}
+
+function checkedCount(name, value) {
+  if (!Number.isInteger(value) || value < 1) {
+    throw new RangeError(`${name} must be a whole number from 1, not ${String(value)}.`);
+  }
+  return value;
+}
+
+/** A copy of what is set, with durations no longer than timers can wait. */
+function checkedPolicy(policy) {
+  const checked = Object.fromEntries(Object.entries(policy).filter(([, value]) => value !== undefined));
+  for (const name of ['interval', 'timeout', 'probeTimeout']) {
+    if (name in checked) checked[name] = checkedDuration(name, checked[name]);
+  }
+  if ('maxMissed' in checked) checkedCount('maxMissed', checked.maxMissed);
+  return checked;
+}
+
+/** What a server tells of itself, without what makes no sense. */
+function usable(settings) {
+  const isDuration = (value) => typeof value === 'number' && value >= 1;
+  const told = { leader: settings.leader };
+  for (const name of ['interval', 'expect', 'timeout']) {
+    if (isDuration(settings[name])) told[name] = Math.min(settings[name], LONGEST);
+  }
+  if (Number.isInteger(settings.max_missed) && settings.max_missed >= 1) told.max_missed = settings.max_missed;
+  return told;
+}
+
+/** How long a server keeps a peer of which it hears nothing, as far as it has told. */
+function patienceOf({ leader, interval, expect, timeout, max_missed: maxMissed }) {
+  if (!timeout || !maxMissed) return Infinity;
+  if (leader === 'server') return interval + maxMissed * timeout;
+  // Announced windows may be as long as we announce while hidden.
+  if (leader === 'peer') return maxMissed * (Math.max(expect, HIDDEN_INTERVAL) + timeout);
+  return Infinity;
+}
+
+/** A message as it is now. What is neither text nor bytes is sent as text. */
+function copyOf(data) {
+  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength).slice();
+  if (typeof data?.byteLength === 'number') return data.slice(0);
+  // A Blob never changes.
+  return typeof data?.arrayBuffer === 'function' ? data : String(data);
+}
+
 /** Bytes of a message. */
 function sizeOf(data) {
-  if (typeof data === 'string') return new TextEncoder().encode(data).length;
-  return data.byteLength ?? data.size ?? 0;
+  return data?.byteLength ?? data?.size ?? new TextEncoder().encode(String(data)).length;
 }

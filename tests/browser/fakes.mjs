@@ -1,14 +1,22 @@
 // A clock that stands still until it is told to go on, and a WebSocket without a network.
 
-/** Timers and time. `late` lets the clock jump as a suspended machine's does: timers fire only at the end. */
+/** Timers and time. */
 export class FakeClock {
   time = 1_000;
+  /** How far the wall clock is ahead. */
+  lead = 1_700_000_000_000;
   #timers = new Map();
   #last = 0;
 
   now = () => this.time;
 
+  wallClock = () => this.time + this.lead;
+
+  /** The longest that a timer was to wait. */
+  longest = 0;
+
   setTimeout = (callback, delay) => {
+    this.longest = Math.max(this.longest, delay);
     this.#timers.set(++this.#last, { at: this.time + delay, callback });
     return this.#last;
   };
@@ -35,6 +43,11 @@ export class FakeClock {
     this.advance(0);
   }
 
+  /** The machine sleeps, and the page's clock with it: only the wall clock goes on. */
+  sleep(duration) {
+    this.lead += duration;
+  }
+
   get pending() {
     return this.#timers.size;
   }
@@ -50,6 +63,8 @@ export class FakeWebSocket {
   extensions = '';
   sent = [];
   closed = null;
+  /** Whether what is sent waits until `drain`. */
+  isSlow = false;
 
   constructor(url, protocols) {
     if (String(url).includes(' ')) throw new DOMException('bad URL', 'SyntaxError');
@@ -61,6 +76,7 @@ export class FakeWebSocket {
   send(data) {
     if (this.readyState !== 1) throw new Error(`sent in state ${this.readyState}`);
     this.sent.push(data);
+    if (this.isSlow) this.bufferedAmount += data.length;
   }
 
   close(code, reason) {
@@ -81,6 +97,10 @@ export class FakeWebSocket {
     this.onmessage?.({ data, origin: 'ws://fake' });
   }
 
+  drain(bytes) {
+    this.bufferedAmount = Math.max(0, this.bufferedAmount - bytes);
+  }
+
   end(code = 1006, reason = '') {
     this.readyState = 3;
     this.onclose?.({ code, reason, wasClean: code !== 1006 });
@@ -98,6 +118,7 @@ export function fakeBrowser() {
     window,
     document,
     now: clock.now,
+    wallClock: clock.wallClock,
     setTimeout: clock.setTimeout,
     clearTimeout: clock.clearTimeout,
     random: () => 0.5,

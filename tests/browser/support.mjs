@@ -2,7 +2,9 @@
 // ceiling.
 
 import { execFileSync, spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
+import http from 'node:http';
 import { createRequire } from 'node:module';
 import net from 'node:net';
 import path from 'node:path';
@@ -103,10 +105,43 @@ class Lines {
   }
 }
 
-/** A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. */
+/** A server of WebSockets that knows no subprotocol, and never says anything. */
+export class StrangeServer {
+  static async start() {
+    const server = new StrangeServer();
+    const heartwire = readFileSync(path.join(root, 'src/page/heartwire.js'));
+    server.#http = http.createServer((request, response) => {
+      response.setHeader('Content-Type', request.url === '/heartwire.js' ? 'text/javascript' : 'text/plain');
+      response.end(request.url === '/heartwire.js' ? heartwire : 'ok');
+    });
+    server.#http.on('upgrade', (request, socket) => {
+      const key = `${request.headers['sec-websocket-key']}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`;
+      const accept = createHash('sha1').update(key).digest('base64');
+      const head = `Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ${accept}`;
+      socket.on('error', () => {});
+      socket.write(`HTTP/1.1 101 Switching Protocols\r\n${head}\r\n\r\n`);
+    });
+    await new Promise((resolve) => server.#http.listen(0, '127.0.0.1', resolve));
+    server.url = `http://127.0.0.1:${server.#http.address().port}`;
+    return server;
+  }
+
+  #http;
+
+  close() {
+    this.#http.close();
+    this.#http.closeAllConnections();
+  }
+}
+
+/**
+ * A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. `up` and
+ * `down` are the most bytes that it takes in a second, from the page and from the server.
+ */
 export class Line {
-  static async to(server) {
+  static async to(server, { up = Infinity, down = Infinity } = {}) {
     const line = new Line();
+    Object.assign(line, { up, down });
     const port = Number(server.address.split(':').at(-1));
     line.listener = net.createServer((near) => line.#join(near, net.connect(port, '127.0.0.1')));
     await new Promise((resolve) => line.listener.listen(0, '127.0.0.1', resolve));
@@ -118,10 +153,18 @@ export class Line {
   #isCut = false;
 
   #join(near, far) {
-    for (const [from, to] of [[near, far], [far, near]]) {
+    for (const [from, to, rate] of [[near, far, this.up], [far, near, this.down]]) {
       this.#ends.add(from);
       if (this.#isCut) from.pause();
-      from.on('data', (chunk) => to.write(chunk));
+      // When the line will have carried what it has taken.
+      let freeAt = 0;
+      from.on('data', (chunk) => {
+        to.write(chunk);
+        if (rate === Infinity) return;
+        freeAt = Math.max(freeAt, Date.now()) + (chunk.length / rate) * 1_000;
+        from.pause();
+        setTimeout(() => this.#isCut || from.resume(), freeAt - Date.now());
+      });
       from.on('end', () => this.#isCut || to.end());
       from.on('error', () => this.#isCut || to.destroy());
       from.on('close', () => this.#ends.delete(from));

@@ -1,0 +1,90 @@
+//! Why a client did not come to a connection.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+/// Why a client did not come to a connection.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The URL, or a header or subprotocol to be sent, is not valid. Fatal.
+    Invalid(String),
+    /// The function that prepares each attempt ([`Client::prepare`](crate::Client::prepare)) failed with this error, or
+    /// gave a URL or a header that is not valid.
+    Prepare(Box<dyn StdError + Send + Sync>),
+    /// The host's name could not be resolved.
+    Resolve(io::Error),
+    /// No address of the host could be connected to; the error of the last one.
+    Unreachable(io::Error),
+    /// The server answered with another status than 101.
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What `Retry-After` asked for, in whole seconds.
+        retry_after: Option<Duration>,
+    },
+    /// The server's answer is not that of a WebSocket server. Fatal.
+    BadAnswer(&'static str),
+    /// The opening handshake was not complete in time.
+    TimedOut,
+    /// The connection was lost during the opening handshake.
+    Lost(io::Error),
+}
+
+impl ConnectError {
+    /// Whether trying again is pointless: it would end in the same way. Of refusals these are the redirections (they
+    /// are not followed) and the client's errors (4xx) but for 408, 425 and 429, and 501 and 505.
+    pub fn is_fatal(&self) -> bool {
+        match self {
+            Self::Invalid(_) | Self::BadAnswer(_) => true,
+            Self::Refused { status, .. } => match status {
+                408 | 425 | 429 => false,
+                501 | 505 => true,
+                status => *status < 500,
+            },
+            Self::Prepare(_) | Self::Resolve(_) | Self::Unreachable(_) | Self::TimedOut | Self::Lost(_) => false,
+        }
+    }
+}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Invalid(what) => f.write_str(what),
+            Self::Prepare(error) => write!(f, "cannot prepare the attempt: {error}"),
+            Self::Resolve(error) => write!(f, "cannot resolve the host: {error}"),
+            Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
+            Self::Refused { status, retry_after: None } => write!(f, "refused with HTTP status {status}"),
+            Self::Refused { status, retry_after: Some(delay) } => {
+                write!(f, "refused with HTTP status {status}, to be retried after {delay:?}")
+            }
+            Self::BadAnswer(what) => write!(f, "not a WebSocket server: {what}"),
+            Self::TimedOut => f.write_str("the opening handshake took too long"),
+            Self::Lost(error) => write!(f, "lost during the opening handshake: {error}"),
+        }
+    }
+}
+
+impl StdError for ConnectError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Prepare(error) => Some(&**error),
+            Self::Resolve(error) | Self::Unreachable(error) | Self::Lost(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_fatal_unless_they_may_pass() {
+        let is_fatal = |status| ConnectError::Refused { status, retry_after: None }.is_fatal();
+        assert!([200, 301, 400, 401, 403, 404, 426, 501, 505].into_iter().all(is_fatal));
+        assert!(![408, 425, 429, 500, 502, 503, 504].into_iter().any(is_fatal));
+    }
+}

@@ -1,0 +1,256 @@
+//! Where a client connects to, and what it asks for there: the URL, and the request of the opening handshake.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tungstenite::http::{HeaderName, HeaderValue, Uri};
+
+use super::{Attempt, ConnectError};
+use crate::error::Error;
+
+/// Where to connect to, what to ask for, and by which rules.
+#[derive(Clone)]
+pub(crate) struct Target {
+    pub(super) location: Location,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) subprotocols: Vec<String>,
+    pub(crate) connect_timeout: Duration,
+    /// The system's resolver; tests have others.
+    pub(super) resolve: Resolve,
+    /// Changes what each attempt asks for, and where.
+    pub(super) prepare: Option<Prepare>,
+    pub(super) gives_up: GivesUp,
+}
+
+/// What a URL says.
+#[derive(Clone)]
+pub(super) struct Location {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// As the `Host` header has it.
+    authority: String,
+    /// With the query.
+    path: String,
+}
+
+pub(super) type Prepare = Arc<dyn Fn(&mut Attempt) -> Result<(), Box<dyn StdError + Send + Sync>> + Send + Sync>;
+/// Decides which errors end the client.
+pub(super) type GivesUp = Arc<dyn Fn(&Error) -> bool + Send + Sync>;
+
+/// Finds the addresses of a host, and puts the port to each.
+pub(super) type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
+
+fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, port).to_socket_addrs()?.collect())
+}
+
+impl Location {
+    fn parse(url: &str) -> Result<Self, ConnectError> {
+        let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {:?}: {what}", without_secrets(url)));
+        let url_without_fragment = url.split('#').next().unwrap_or(url);
+        let uri: Uri = url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH]"))?;
+        match uri.scheme_str() {
+            Some("ws") => {}
+            Some("wss") => return Err(invalid("wss:// needs TLS, which is not supported")),
+            _ => return Err(invalid("expected ws://")),
+        }
+        let authority = uri.authority().ok_or_else(|| invalid("no host"))?;
+        if authority.as_str().contains('@') {
+            return Err(invalid("no user name or password may stand in it; send a header, such as Authorization"));
+        }
+        if authority.host().is_empty() {
+            return Err(invalid("expected HOST or HOST:PORT after ws://"));
+        }
+        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
+            None | Some("") => 80,
+            Some(_) => authority.port_u16().ok_or_else(|| invalid("no such port"))?,
+        };
+        Ok(Self {
+            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            port,
+            authority: authority.as_str().to_owned(),
+            path: match uri.path_and_query().map_or("/", |path| path.as_str()) {
+                path if path.starts_with('/') => path.to_owned(),
+                query => format!("/{query}"),
+            },
+        })
+    }
+}
+
+impl Target {
+    pub(crate) fn parse(url: &str) -> Result<Self, ConnectError> {
+        Ok(Self {
+            location: Location::parse(url)?,
+            headers: Vec::new(),
+            subprotocols: Vec::new(),
+            // Two lost packets and some more: TCP tries again after 1 s and 3 s.
+            connect_timeout: Duration::from_secs(10),
+            resolve: Arc::new(ask_the_system),
+            prepare: None,
+            gives_up: Arc::new(Error::is_fatal),
+        })
+    }
+
+    /// The target of one attempt. Whatever is wrong with what the function gave may be right the next time.
+    pub(super) fn prepared(&self, number: u32, refused_with: Option<u16>) -> Result<Cow<'_, Self>, ConnectError> {
+        let Some(prepare) = &self.prepare else { return Ok(Cow::Borrowed(self)) };
+        let mut attempt = Attempt { number, refused_with, url: None, headers: self.headers.clone() };
+        prepare(&mut attempt).map_err(ConnectError::Prepare)?;
+        let Attempt { url, headers, .. } = attempt;
+        let changed = || {
+            let location = url.map_or_else(|| Ok(self.location.clone()), |url| Location::parse(&url))?;
+            let target = Self { location, headers, ..self.clone() };
+            target.check()?;
+            Ok(Cow::Owned(target))
+        };
+        changed().map_err(|error: ConnectError| ConnectError::Prepare(error.into()))
+    }
+
+    /// Checks what was added since: nothing may end a header and begin another.
+    pub(crate) fn check(&self) -> Result<(), ConnectError> {
+        const OWN: [&str; 7] = [
+            "host",
+            "connection",
+            "upgrade",
+            "sec-websocket-key",
+            "sec-websocket-version",
+            "sec-websocket-protocol",
+            "sec-websocket-extensions",
+        ];
+        for (name, value) in &self.headers {
+            if HeaderName::from_bytes(name.as_bytes()).is_err() || HeaderValue::from_str(value).is_err() {
+                return Err(ConnectError::Invalid(format!("invalid header {name:?}")));
+            }
+            if OWN.contains(&name.to_ascii_lowercase().as_str()) {
+                return Err(ConnectError::Invalid(format!("header {name:?} belongs to the handshake")));
+            }
+        }
+        // A subprotocol is a token, as a header's name is.
+        match self.subprotocols.iter().find(|name| HeaderName::from_bytes(name.as_bytes()).is_err()) {
+            Some(name) => Err(ConnectError::Invalid(format!("invalid subprotocol {name:?}"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The request of the opening handshake (RFC 6455 section 4.1).
+    pub(super) fn request_head(&self, key: &str) -> String {
+        let Location { path, authority, .. } = &self.location;
+        let mut head = format!(
+            "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
+        );
+        if !self.subprotocols.is_empty() {
+            head += &format!("Sec-WebSocket-Protocol: {}\r\n", self.subprotocols.join(", "));
+        }
+        for (name, value) in &self.headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head + "\r\n"
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Headers and queries may hold credentials.
+        f.debug_struct("Target")
+            .field("authority", &self.location.authority)
+            .field("path", &without_secrets(&self.location.path))
+            .finish_non_exhaustive()
+    }
+}
+
+/// A URL as it may be shown: without user name, password and query. It need not be valid, so where a password ends is not
+/// known; in doubt, more is left out.
+fn without_secrets(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
+            (&url[..scheme.len() + 3], rest)
+        }
+        _ => ("", url),
+    };
+    let (user, rest) = rest.rsplit_once('@').map_or(("", rest), |(_, rest)| ("***@", rest));
+    match rest.split_once(['?', '#']) {
+        Some((rest, _)) => format!("{scheme}{user}{rest}?***"),
+        None => format!("{scheme}{user}{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_are_taken_apart() {
+        for (url, host, port, authority, path) in [
+            ("ws://example.org", "example.org", 80, "example.org", "/"),
+            ("ws://example.org:9001/a/b?c=d#e", "example.org", 9001, "example.org:9001", "/a/b?c=d"),
+            ("ws://[::1]:9001?x", "::1", 9001, "[::1]:9001", "/?x"),
+            ("ws://127.0.0.1/", "127.0.0.1", 80, "127.0.0.1", "/"),
+            ("ws://example.org:/", "example.org", 80, "example.org:", "/"),
+            ("ws://example.org:65535", "example.org", 65535, "example.org:65535", "/"),
+        ] {
+            let it = Location::parse(url).unwrap();
+            assert_eq!((it.host.as_str(), it.port), (host, port), "{url}");
+            assert_eq!((it.authority.as_str(), it.path.as_str()), (authority, path), "{url}");
+        }
+    }
+
+    #[test]
+    fn other_urls_are_refused_for_good() {
+        for url in [
+            "",
+            "example.org",
+            "http://example.org",
+            "wss://example.org",
+            "ws://",
+            "ws://a b",
+            "ws://u:p@example.org",
+            "ws://example.org:65536",
+            "ws://example.org:http",
+            "ws://[::1]:99999/",
+        ] {
+            let error = Location::parse(url).err().unwrap();
+            assert!(matches!(error, ConnectError::Invalid(_)) && error.is_fatal(), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_url_holds_no_secrets() {
+        for (url, shown) in [
+            ("ws://example.org:9001/a/b", "ws://example.org:9001/a/b"),
+            ("ws://user:s3cret@example.org/a", "ws://***@example.org/a"),
+            ("ws://example.org/a?token=s3cret", "ws://example.org/a?***"),
+            ("ws://user:s3/cr?e#t@example.org/a", "ws://***@example.org/a"),
+            ("ws://user:s3cret@example.org/a?token=s3cret#x", "ws://***@example.org/a?***"),
+            ("user:s3cret@example.org", "***@example.org"),
+            ("ws:/user:s3cret@example.org", "***@example.org"),
+            ("user:s3cret://@example.org", "***@example.org"),
+            ("", ""),
+        ] {
+            assert_eq!(without_secrets(url), shown);
+            if let Err(error) = Location::parse(url) {
+                let shown = format!("{error} {error:?}");
+                assert!(!shown.contains("s3") && !shown.contains("user:"), "{shown}");
+            }
+        }
+        let mut target = Target::parse("ws://example.org/a?token=s3cret").unwrap();
+        target.headers.push(("Authorization".to_owned(), "Bearer s3cret".to_owned()));
+        assert!(!format!("{target:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn nothing_can_be_smuggled_into_the_request() {
+        let target = Target::parse("ws://example.org").unwrap();
+        for (name, value) in [("X", "a\r\nY: b"), ("X Y", "b"), ("Host", "other"), ("sec-websocket-key", "mine")] {
+            let target = Target { headers: vec![(name.to_owned(), value.to_owned())], ..target.clone() };
+            assert!(target.check().is_err(), "{name:?}: {value:?}");
+        }
+        let target = Target { subprotocols: vec!["a, b".to_owned()], ..target };
+        assert!(target.check().is_err());
+    }
+}
