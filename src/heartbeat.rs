@@ -164,7 +164,7 @@ impl Heartbeat {
     /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or something was last seen
     /// to wait for the peer.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.stall.is_some() || self.clock.is_some_and(|clock| clock.due <= now || clock.waits.is_some())
+        self.stall.is_some() || self.clock.is_some_and(|clock| clock.due <= now || clock.is_waiting())
     }
 
     /// A Ping or a Pong arrived, the `position`th byte from the peer its last. With [`Liveness::PongOnly`] nothing else
@@ -199,7 +199,7 @@ impl Heartbeat {
         self.seen = (evidence.arrived, evidence.heard);
         self.see_bytes(evidence.arrived, evidence.heard);
         if let Some(clock) = &mut self.clock {
-            clock.see_ping_leave(evidence.ping_left);
+            clock.see_ping_leave(now, evidence);
         }
         self.see_stall(now, evidence);
         self.excuse_hold_up(now, evidence.suspended);
@@ -331,14 +331,13 @@ impl Heartbeat {
             return false;
         }
         if has_to_leave && !clock.has_left(evidence) {
-            clock.waits = Some(if evidence.is_held_back { Place::Buffer(now) } else { Place::Queue(now) });
+            clock.is_held_back = evidence.is_held_back;
             clock.due = now + self.policy.tick();
             return false;
         }
-        // It has left since the last look, and its time begins.
-        if let Some(place) = clock.waits.take() {
-            let from = if let Place::Queue(left) = place { left } else { now };
-            clock.due = from + allowed;
+        // It has waited, and its time began when it left.
+        if let Some(left) = clock.left.take() {
+            clock.due = left + allowed;
             if clock.due > now {
                 return false;
             }
