@@ -214,13 +214,14 @@ impl Reception {
     /// Sends a Ping, and starts its clock.
     pub(crate) fn ping(&mut self, link: &Arc<Link>) -> Result<(), Error> {
         // Counted before it is written: what comes back at once is its answer, and news.
-        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), Instant::now());
+        let before = Instant::now();
+        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), before);
         let sent = link.ping(self.heartbeat.policy().announcement(), None);
         self.is_calm = false;
-        let now = Instant::now();
         match sent {
-            Ok(Sent::Written) => self.heartbeat.ping_written(now, self.arrived),
-            Ok(_) | Err(_) => self.heartbeat.ping_queued(now, self.arrived),
+            Ok(Sent::Written) => self.heartbeat.ping_written(Instant::now(), self.arrived),
+            // It may have left the queue by now, too.
+            Ok(_) | Err(_) => self.heartbeat.ping_queued(before, self.arrived),
         }
         sent.map(drop)
     }
@@ -289,6 +290,7 @@ impl Reception {
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(link, now);
+        self.inbound.rest();
         if let Some(last) = &self.last_word {
             if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
                 // Nothing that the handler may still send would arrive.

@@ -88,8 +88,8 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
 pub(crate) fn holds_back(stream: &TcpStream, behind: u64) -> bool {
     use rustix::event::PollFlags;
     let socket = SockRef::from(stream);
-    // Writable is what has fewer unsent bytes than the mark (net/ipv4/tcp.c, `tcp_stream_memory_free`).
-    let mark = u32::try_from(behind.saturating_add(1)).unwrap_or(u32::MAX);
+    // Writable is what has fewer unsent bytes than half of the mark (net/ipv4/tcp.c, `tcp_stream_memory_free`).
+    let mark = u32::try_from(behind.saturating_mul(2).saturating_add(1)).unwrap_or(u32::MAX);
     if socket.set_tcp_notsent_lowat(mark).is_err() {
         return false;
     }

@@ -332,13 +332,15 @@ fn a_heartbeat_can_be_changed_on_a_live_connection() {
 
 #[test]
 fn the_stand_in_follows_a_heartbeat_that_was_made_faster() {
-    let running = start(server(), |conn| {
+    let running = start(server().heartbeat(HeartbeatPolicy::keepalive(CEILING)), |conn| {
+        // Long enough for somebody to stand in for us.
+        thread::sleep(ms(400));
         conn.set_heartbeat(HeartbeatPolicy::new(ms(100), ms(10_000)));
         thread::sleep(ms(1500));
         conn.recv().map(drop)
     });
     let mut client = running.connect();
-    let end = Instant::now() + ms(1400);
+    let end = Instant::now() + ms(1800);
     let mut pings = 0;
     while let Incoming::Frame(frame) = client.next_before(end) {
         pings += u32::from(frame.opcode == PING);

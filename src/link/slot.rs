@@ -61,6 +61,11 @@ impl Link {
     /// it.
     pub(crate) fn is_open(self: &Arc<Self>) {
         self.hub.notify(Notice::Opened(Arc::clone(self)));
+        self.list();
+    }
+
+    /// Has the stand-in look at the connection, whether or not it is on its list.
+    pub(crate) fn list(self: &Arc<Self>) {
         self.slot().is_listed = true;
         self.hub.stand_in.list(Arc::clone(self));
     }
