@@ -177,6 +177,8 @@ impl Connection {
                 let _ = reception.ping(&self.link);
             }
         });
+        // Whoever stands in for us goes by it from now on.
+        self.link.list();
     }
 
     // Receiving.
@@ -238,7 +240,9 @@ impl Connection {
         match self.link.outbound.ending(|ending| ending.phase()) {
             Phase::Open => reception.beat(&self.link, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => Err(Over),
+            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
+                Err(Over)
+            }
             Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
             // The socket is at its end, which the next read tells.
             Phase::Broken | Phase::Over => Ok(None),

@@ -27,28 +27,46 @@ impl Silence {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
     pub(super) due: Instant,
-    /// When its Ping was handed to the queue, if it was not written at once.
+    /// When its Ping was handed to the queue, if it waits there.
     queued: Option<Instant>,
-    /// Where the Ping was last known to wait behind data. Until it leaves, silence proves nothing.
-    pub(super) waits: Option<Place>,
+    /// Whether it was last seen to wait in the system's buffer.
+    pub(super) is_held_back: bool,
+    /// When it left, if it had to wait: until then, silence proves nothing.
+    pub(super) left: Option<Instant>,
     /// Where only a Pong counts: how much had arrived when the time was over, and is to be looked through for one.
     pub(super) examine: Option<u64>,
 }
 
 impl Clock {
     pub(super) fn new(due: Instant) -> Self {
-        Self { due, queued: None, waits: None, examine: None }
+        Self { due, queued: None, is_held_back: false, left: None, examine: None }
     }
 
     /// The same for a Ping that was handed to the queue at `at`.
     pub(super) fn queued(self, at: Instant) -> Self {
-        Self { queued: Some(at), waits: Some(Place::Queue(at)), ..self }
+        Self { queued: Some(at), ..self }
+    }
+
+    /// Whether its Ping was last seen to wait, wherever.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.queued.is_some() || self.is_held_back
+    }
+
+    /// Takes note if its Ping waits no longer.
+    pub(super) fn see_ping_leave(&mut self, now: Instant, evidence: &Evidence) {
+        if let (Some(queued), Some(left)) = (self.queued, evidence.ping_left)
+            && queued <= left
+        {
+            (self.queued, self.left) = (None, Some(left));
+        }
+        if self.is_held_back && !evidence.is_held_back {
+            (self.is_held_back, self.left) = (false, Some(now));
+        }
     }
 
     /// Whether its Ping is on its way to the peer.
     pub(super) fn has_left(&self, evidence: &Evidence) -> bool {
-        let has_left_queue = self.queued.is_none_or(|queued| evidence.ping_left.is_some_and(|left| left >= queued));
-        has_left_queue && !evidence.is_held_back
+        self.queued.is_none() && !evidence.is_held_back
     }
 }
 
@@ -65,26 +83,27 @@ pub(super) enum Place {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stall {
     pub(super) place: Place,
-    /// When it last took something, or something arrived.
+    /// When the newest byte from the peer was first seen.
+    heard: Instant,
+    /// When the peer last took something, or something arrived.
     pub(super) since: Instant,
-    /// How long that may be.
-    pub(super) limit: Duration,
     pub(super) due: Instant,
     is_excused: bool,
 }
 
 impl Stall {
-    pub(super) fn new(place: Place, heard: Instant, limit: Duration) -> Self {
-        let (Place::Queue(taken) | Place::Buffer(taken)) = place;
-        let since = taken.max(heard);
-        Self { place, since, limit, due: since + limit, is_excused: false }
-    }
-
-    /// The same stall as before, if nothing was taken and nothing arrived meanwhile: what moved its deadline stays.
-    pub(super) fn after(self, before: Option<Self>) -> Self {
-        match before {
-            Some(before) if before.since == self.since => Self { place: self.place, ..before },
-            _ => self,
+    /// What waits in this place, where this waited before, if the peer may leave it for `limit`.
+    pub(super) fn next(before: Option<Self>, place: Place, heard: Instant, limit: Duration, timeout: Duration) -> Self {
+        match (before.filter(|before| before.heard == heard), place) {
+            (Some(before), place) if before.place == place => before,
+            // That more waits, and now in our queue, need not mean that it took something; but it may.
+            (Some(before @ Self { place: Place::Buffer(_), .. }), Place::Queue(since)) => {
+                Self { place, due: before.due.max(since + timeout), ..before }
+            }
+            (_, Place::Queue(taken) | Place::Buffer(taken)) => {
+                let since = taken.max(heard);
+                Self { place, heard, since, due: since + limit, is_excused: false }
+            }
         }
     }
 
