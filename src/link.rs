@@ -249,7 +249,17 @@ impl Link {
     /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
     /// that began it; the caller sees to its end, or has the supervisor do it.
     pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
-        match self.outbound.close(reason, Instant::now()) {
+        self.has_begun(self.outbound.close(reason, Instant::now()))
+    }
+
+    /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
+    pub(crate) fn try_begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
+        let closed = self.outbound.try_close(reason, Instant::now());
+        closed.map(|closed| self.has_begun(closed)).is_some()
+    }
+
+    fn has_begun(self: &Arc<Self>, closed: Result<(bool, Sent), SendFailure>) -> bool {
+        match closed {
             Ok((is_first, sent)) => self.settle(Ok(sent)).is_ok() && is_first,
             Err(SendFailure::Closed) => false,
             Err(failure) => {
@@ -301,6 +311,16 @@ impl Link {
         self.end(reason, if is_dead { tcp::give_up } else { tcp::shut_down });
     }
 
+    /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
+    pub(crate) fn try_abort(&self, reason: CloseReason) -> bool {
+        let has_ended =
+            self.outbound.try_end(reason, Instant::now(), tcp::shut_down, |figures| self.notify_end(figures));
+        if has_ended {
+            self.ledger().close();
+        }
+        has_ended
+    }
+
     /// Ends our side in good order: what was to be sent is on its way, and the peer learns that nothing follows.
     pub(crate) fn end_in_order(&self) {
         self.end(CloseReason::Disconnected, |stream| {
@@ -311,12 +331,13 @@ impl Link {
 
     /// The connection is over: lets go of the socket and reports, once.
     fn end(&self, otherwise: CloseReason, shut_down: fn(&TcpStream)) {
-        self.outbound.end(otherwise, Instant::now(), shut_down, |figures| {
-            // The channel is unbounded, so this cannot block; and the report is in it before anything else is said of
-            // the end.
-            self.hub.notify(Notice::Closed(Box::new(self.report(figures))));
-        });
+        self.outbound.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
         self.ledger().close();
+    }
+
+    /// The channel is unbounded, so this cannot block; and the report is in it before anything else is said of the end.
+    fn notify_end(&self, figures: Figures) {
+        self.hub.notify(Notice::Closed(Box::new(self.report(figures))));
     }
 
     /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing

@@ -15,7 +15,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 
 use crate::buffered::{Share, Total};
@@ -230,7 +230,20 @@ impl<S: Socket> Outbound<S> {
     /// Closes, for this reason: a Close frame goes out behind everything that was accepted before it. Whether it was this
     /// call that began it; if the peer was first, it is the answer.
     pub(crate) fn close(&self, reason: CloseReason, now: Instant) -> Result<(bool, Sent), SendFailure> {
-        let mut state = self.lock();
+        self.close_with(self.lock(), reason, now)
+    }
+
+    /// The same, unless another thread is at work here: it may have to wait for a processor, and we shall not.
+    pub(crate) fn try_close(&self, reason: CloseReason, now: Instant) -> Option<Result<(bool, Sent), SendFailure>> {
+        Some(self.close_with(self.try_lock()?, reason, now))
+    }
+
+    fn close_with(
+        &self,
+        mut state: MutexGuard<'_, State<S>>,
+        reason: CloseReason,
+        now: Instant,
+    ) -> Result<(bool, Sent), SendFailure> {
         let is_first = state.ending.phase() == Phase::Open;
         let frame = state.ending.close(reason, now);
         self.note_phase(&state);
@@ -289,7 +302,30 @@ impl<S: Socket> Outbound<S> {
         shut_down: impl FnOnce(&S),
         report: impl FnOnce(Figures),
     ) {
-        let mut state = self.lock();
+        self.end_with(self.lock(), otherwise, now, shut_down, report);
+    }
+
+    /// The same, unless another thread is at work here. Whether it was done.
+    pub(crate) fn try_end(
+        &self,
+        otherwise: CloseReason,
+        now: Instant,
+        shut_down: impl FnOnce(&S),
+        report: impl FnOnce(Figures),
+    ) -> bool {
+        let Some(state) = self.try_lock() else { return false };
+        self.end_with(state, otherwise, now, shut_down, report);
+        true
+    }
+
+    fn end_with(
+        &self,
+        mut state: MutexGuard<'_, State<S>>,
+        otherwise: CloseReason,
+        now: Instant,
+        shut_down: impl FnOnce(&S),
+        report: impl FnOnce(Figures),
+    ) {
         if !state.is_draining
             && let Some((code, text)) = state.ending.close(otherwise.clone(), now)
         {
@@ -447,6 +483,15 @@ impl<S: Socket> Outbound<S> {
 
     fn lock(&self) -> MutexGuard<'_, State<S>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The lock, if nobody holds it.
+    fn try_lock(&self) -> Option<MutexGuard<'_, State<S>>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 }
 

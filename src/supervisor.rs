@@ -90,6 +90,30 @@ struct Ending {
     /// Until when handlers may return.
     handlers: Instant,
     peers_are_cut: bool,
+    /// Those that another thread was at work on. Where processors are short it may hold the connection's lock for as long
+    /// as it waits for one, and so could each of thousands: they are asked again a little later.
+    busy: Vec<Arc<Link>>,
+}
+
+impl Ending {
+    const RETRY: Duration = Duration::from_millis(2);
+
+    /// Closes a connection, or cuts it, without waiting for anybody.
+    fn stop(&mut self, link: &Arc<Link>) {
+        let is_done = match self.peers_are_cut {
+            false => link.try_begin_close(CloseReason::Shutdown),
+            true => link.try_abort(CloseReason::Shutdown),
+        };
+        if !is_done {
+            self.busy.push(Arc::clone(link));
+        }
+    }
+
+    fn stop_busy(&mut self) {
+        for link in std::mem::take(&mut self.busy) {
+            self.stop(&link);
+        }
+    }
 }
 
 impl Supervisor {
@@ -133,7 +157,9 @@ impl Supervisor {
     fn next_wake(&self) -> Option<Instant> {
         let closing = self.closing.keys().next().map(|(deadline, _)| *deadline);
         let ending = self.ending.as_ref().map(|end| if end.peers_are_cut { end.handlers } else { end.peers });
-        [closing, ending].into_iter().flatten().min()
+        let busy =
+            self.ending.as_ref().filter(|ending| !ending.busy.is_empty()).map(|_| Instant::now() + Ending::RETRY);
+        [closing, ending, busy].into_iter().flatten().min()
     }
 
     fn hear(&mut self, notice: Notice) {
@@ -189,12 +215,8 @@ impl Supervisor {
         });
         let Remote { peer, client } = link.remote;
         self.hub.publish(|| Event::Opened { id: link.id, peer, client, path: link.path.clone() });
-        match &self.ending {
-            None => {}
-            Some(ending) if ending.peers_are_cut => link.abort(CloseReason::Shutdown),
-            Some(_) => {
-                link.begin_close(CloseReason::Shutdown);
-            }
+        if let Some(ending) = &mut self.ending {
+            ending.stop(&link);
         }
         self.registry.insert(link.id, Entry::Open(Open { link, is_reported: false }));
     }
@@ -269,20 +291,19 @@ impl Supervisor {
         }
         let now = Instant::now();
         // An eighth of the time is for the threads to end in, so that all of it is over within the close timeout.
-        let ending = Ending {
+        let mut ending = Ending {
             peers: now + self.close_timeout * 7 / 8,
             handlers: now + self.close_timeout,
             peers_are_cut: false,
+            busy: Vec::new(),
         };
-        self.ending = Some(ending);
         for entry in self.registry.values() {
             match entry {
                 Entry::Handshaking(arrival) => arrival.turn_away(),
-                Entry::Open(open) => {
-                    open.link.begin_close(CloseReason::Shutdown);
-                }
+                Entry::Open(open) => ending.stop(&open.link),
             }
         }
+        self.ending = Some(ending);
     }
 
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
@@ -295,13 +316,20 @@ impl Supervisor {
         let is_over = now >= ending.handlers;
         if !ending.peers_are_cut && now >= ending.peers {
             ending.peers_are_cut = true;
+            ending.busy.clear();
             // Reports whoever was not reported yet. Whoever opens from here on is cut when that is heard of.
             for entry in self.registry.values() {
                 match entry {
                     Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),
-                    Entry::Open(open) => open.link.abort(CloseReason::Shutdown),
+                    Entry::Open(open) => ending.stop(&open.link),
                 }
             }
+        } else {
+            ending.stop_busy();
+        }
+        if is_over {
+            // All are reported before the end, even if that has to wait.
+            ending.busy.drain(..).for_each(|link| link.abort(CloseReason::Shutdown));
         }
         let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
@@ -312,3 +340,6 @@ impl Supervisor {
         time_is_up
     }
 }
+
+#[cfg(test)]
+mod tests;

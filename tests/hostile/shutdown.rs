@@ -14,6 +14,9 @@ use crate::{Checked, Control, Scenario, ensure, scaled, seed};
 
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long threads may have to wait for a processor.
+const SLACK: Duration = Duration::from_secs(2);
+
 pub(crate) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
         name: "shutdown in the middle of it all",
@@ -38,8 +41,10 @@ fn in_the_middle(rig: &Rig, one_is_stuck: bool) -> Checked {
             scope.spawn(move || {
                 let mut dice = Dice::new(seed() + number as u64);
                 while !is_over.load(SeqCst) {
-                    // It fails when the server has gone.
-                    let _ = misbehave(rig, number % 10, &mut dice, is_over, opened);
+                    // It fails when the server has gone. Trying again at once would take its processors, and no more.
+                    if misbehave(rig, number % 10, &mut dice, is_over, opened).is_err() {
+                        thread::sleep(ms(5));
+                    }
                 }
             });
         }
@@ -48,8 +53,9 @@ fn in_the_middle(rig: &Rig, one_is_stuck: bool) -> Checked {
         is_over.store(true, SeqCst);
         busy.map(|()| took)
     })?;
-    // On a busy machine the server's threads have to wait for their turn, among all these attackers.
-    ensure!(took < 10 * CLOSE_TIMEOUT, "the shutdown took {took:?}");
+    // The promise is the close timeout. On a busy machine the server's threads have to wait for their turn, among all
+    // these attackers.
+    ensure!(took < CLOSE_TIMEOUT + SLACK, "the shutdown took {took:?}");
     rig.wait_until("all threads have ended", || threads_named("heartwire-") == 0)?;
     drop(stuck);
     let stats = rig.handle.stats();
