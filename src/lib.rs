@@ -124,9 +124,10 @@
 //! in [`send`](Connection::send) for room is away as well.
 //!
 //! What was read waits, in order, for the next `recv`, up to [`read_ahead`](Server::read_ahead) (64 KiB) for each
-//! connection, and for all together up to [`max_buffered`](Server::max_buffered) (256 MiB). Beyond that the peer feels backpressure,
-//! its Pings are not answered, and, once it sends nothing more, its silence proves nothing: a peer that floods a sleeping
-//! handler and then dies is found when the handler is back, or when the system finds its host gone.
+//! connection, and for all together, their queues included, up to [`max_buffered`](Server::max_buffered) (256 MiB).
+//! Beyond that the peer feels backpressure, its Pings are not answered, and, once it sends nothing more, its silence
+//! proves nothing: a peer that floods a sleeping handler and then dies is found when the handler is back, or when the
+//! system finds its host gone.
 //!
 //! A Close frame that comes meanwhile ends pinging and judging. It is answered at the handler's next `recv`, behind its
 //! replies, or after the [close timeout](Server::close_timeout). A reset is reported at once. What the peer sent before
@@ -352,8 +353,8 @@
 //!
 //! [`Handle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, all connections
 //! get a Close frame with 1001, and after seven eighths of the close timeout those still open are cut. `serve` returns
-//! when all threads have ended, or at the close timeout: a handler that does not return by then is logged and left
-//! behind, its connection closed and reported. Then the channels of [`Handle::events`] end; [`Handle::stats`] stays.
+//! when all threads have ended, or at the close timeout, as far as processors are free: a handler that does not return by
+//! then is logged and left behind, its connection closed and reported. Then the channels of [`Handle::events`] end; [`Handle::stats`] stays.
 //!
 //! # The other end
 //!
