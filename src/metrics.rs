@@ -64,7 +64,11 @@ impl Collector for Figures {
         out.counter("openings", "Connections that completed the opening handshake", stats.opened)?;
         out.counters("closures", "Connections that ended", "cause", stats.closed.into_iter())?;
         out.counter("handshake_failures", "Opening handshakes that came to nothing", stats.handshakes_failed)?;
-        out.counter("refusals", "Opening handshakes refused because the server, or their address, was full", stats.refused)?;
+        out.counter(
+            "refusals",
+            "Opening handshakes refused because the server, or their address, was full",
+            stats.refused,
+        )?;
         out.counter("http_requests", "Plain HTTP requests answered", stats.http_requests)?;
         out.counter("accept_errors", "Failures to accept a TCP connection", stats.accept_errors)?;
         out.counter("thread_errors", "Failures to start a connection's thread", stats.thread_errors)?;

@@ -219,8 +219,9 @@ impl Server {
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
-        let Self { listener, hub, receivers, settings, max_connections, max_per_address, text_heartbeat, rules, .. } =
-            self;
+        let Self {
+            listener, hub, receivers, settings, max_connections, max_per_address, text_heartbeat, rules, ..
+        } = self;
         let (staff, stop) = Staff::start(&hub, receivers, &settings)?;
 
         let site = Arc::new(Site {
@@ -351,7 +352,13 @@ where
     fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
         let arrival = Arc::new(Arrival::new(stream));
         self.hub.notify(Notice::Accepted { id, arrival: Arc::clone(&arrival) });
-        let mut slot = Slot { site: Arc::clone(self), id, standing: Standing::Done { _seat: None }, counted: None, was_refused: false };
+        let mut slot = Slot {
+            site: Arc::clone(self),
+            id,
+            standing: Standing::Done { _seat: None },
+            counted: None,
+            was_refused: false,
+        };
         match self.take_place(peer) {
             Ok(counted) => (slot.standing, slot.counted) = (Standing::Place, counted),
             Err(full) => match self.lobby.enter(&arrival) {

@@ -136,7 +136,9 @@ mod tests {
         assert!(!subscribers.tell_lost());
         subscribers.tell(|| connecting(11));
         let rest: Vec<Event> = slow.try_iter().collect();
-        let [.., Event::Lost { count }, Event::Connecting { attempt: 11 }] = &rest[..] else { panic!("{:?}", rest.last()) };
+        let [.., Event::Lost { count }, Event::Connecting { attempt: 11 }] = &rest[..] else {
+            panic!("{:?}", rest.last())
+        };
         assert_eq!(*count, 1 + 10 + 1);
     }
 

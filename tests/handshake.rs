@@ -8,7 +8,9 @@ use std::thread;
 use std::time::Instant;
 
 use heartwire::{Accept, Error, Event, HeartbeatPolicy, Response, Server};
-use support::{Answer, CEILING, Client, End, TEXT, echo, eventually, exchange, masked, ms, request, request_with, server, start};
+use support::{
+    Answer, CEILING, Client, End, TEXT, echo, eventually, exchange, masked, ms, request, request_with, server, start,
+};
 
 /// The request with a line replaced, or removed if the new one is empty.
 fn request_but(header: &str, line: &str) -> String {
