@@ -177,13 +177,16 @@ impl Link {
     }
 
     /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has read
-    /// all of it.
-    pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>) -> Result<(), Error> {
+    /// all of it. `false` if there was no room for it as long as `wait` says.
+    pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
         let payload = self.ledger().ping_in_line(Instant::now(), waiter);
-        let sent = self.outbound.send_control(Frame::ping_in_line(payload));
+        let sent = self.outbound.send_in_line(Frame::ping_in_line(payload), wait);
+        if let Err(SendFailure::Full) = sent {
+            return Ok(false);
+        }
         self.settle(sent)?;
         self.hub.count(|stats| stats.pings += 1);
-        Ok(())
+        Ok(true)
     }
 
     /// Not inlined, to keep the stack low for the send that follows.

@@ -212,6 +212,12 @@ impl<S: Socket> Outbound<S> {
         }
     }
 
+    /// Sends a Ping that takes its turn among the data, as a data frame does, but is no message.
+    pub(crate) fn send_in_line(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
+        let frame = self.dress(frame);
+        self.admit(frame.cost(), wait)?.push_and_flush(frame).map_err(SendFailure::Io)
+    }
+
     /// Sends a Ping or a Pong, ahead of the data that waits and whatever the queue's limit.
     pub(crate) fn send_control(&self, frame: Frame) -> Result<Sent, SendFailure> {
         let frame = self.dress(frame);

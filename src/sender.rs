@@ -12,6 +12,7 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::link::Link;
 use crate::message::Message;
 use crate::outbound::Wait;
+use crate::settings::LONGEST;
 
 /// The sending end of a connection, for any number of threads. Cloning is cheap.
 ///
@@ -75,8 +76,11 @@ impl Sender {
     pub fn confirm(&self, timeout: Duration) -> Result<(), ConfirmError> {
         let (waiter, pong) = bounded(1);
         let closed = |_| ConfirmError::Closed(self.link.reason());
-        self.link.ping_in_line(waiter).map_err(closed)?;
-        match pong.recv_timeout(timeout) {
+        let deadline = Instant::now() + timeout.min(LONGEST);
+        if !self.link.ping_in_line(waiter, Wait::Until(deadline)).map_err(closed)? {
+            return Err(ConfirmError::Timeout);
+        }
+        match pong.recv_deadline(deadline) {
             Ok(_) => Ok(()),
             Err(RecvTimeoutError::Timeout) => Err(ConfirmError::Timeout),
             Err(RecvTimeoutError::Disconnected) => Err(ConfirmError::Closed(self.link.reason())),

@@ -374,7 +374,7 @@ fn a_ping_in_line_stays_in_line() {
     let rig = Rig::new(3);
     let confirming = rig.spawn(|rig| {
         rig.send_some(0, 2);
-        rig.settle(rig.outbound.send_control(Frame::ping_in_line("l")))
+        rig.settle(rig.outbound.send_in_line(Frame::ping_in_line("l"), Wait::Forever))
     });
     let others = [rig.spawn(|rig| _ = rig.send_some(1, 2)), rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
     assert!(confirming.join().unwrap());

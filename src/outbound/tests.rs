@@ -460,7 +460,7 @@ fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
             for frame in &sent {
                 let sent = match frame.kind() {
                     Kind::Ping => outbound.send_control(frame.clone()),
-                    Kind::Data if frame.header()[0] == 0x89 => outbound.send_control(frame.clone()),
+                    Kind::Data if frame.header()[0] == 0x89 => outbound.send_in_line(frame.clone(), Wait::No),
                     _ if fed => outbound.feed(frame.clone(), Wait::Forever),
                     _ => outbound.send(frame.clone(), Wait::Forever),
                 };
@@ -488,13 +488,24 @@ fn many_pings_in_line_wait_each_for_itself() {
     let (outbound, socket) = outbound(ENOUGH, 0);
     outbound.send(text("data"), Wait::Forever).unwrap();
     for n in 0..5 {
-        assert_eq!(outbound.send_control(Frame::ping_in_line(n.to_string())).unwrap(), Sent::Queued);
+        assert_eq!(outbound.send_in_line(Frame::ping_in_line(n.to_string()), Wait::No).unwrap(), Sent::Queued);
     }
     socket.allow(1000);
     outbound.drain().unwrap();
     let pings = (0..5).map(|n| Frame::ping_in_line(n.to_string()));
     assert_eq!(socket.taken(), wire(&[text("data")].into_iter().chain(pings).collect::<Vec<_>>()));
     assert_eq!(outbound.uptake().ping_left, None, "the heartbeat's are others");
+}
+
+/// Each waits for itself, so there may be many of them.
+#[test]
+fn pings_in_line_take_room_in_the_queue_like_data() {
+    let (outbound, _socket) = outbound(3 * cost(&["1"]), 0);
+    outbound.send(text("1"), Wait::No).unwrap();
+    let send = |number: &str| outbound.send_in_line(Frame::ping_in_line(number.to_owned()), Wait::No);
+    assert!(send("2").is_ok() && send("3").is_ok());
+    assert!(matches!(send("4"), Err(SendFailure::Full)));
+    assert_eq!(outbound.figures().messages, 1, "they are no messages");
 }
 
 #[test]
