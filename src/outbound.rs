@@ -85,10 +85,10 @@ pub(crate) struct Figures {
 pub(crate) struct Uptake {
     /// Since when data has waited without any of it being taken; `None` if nothing waits.
     pub(crate) blocked_since: Option<Instant>,
-    /// When a Ping was last handed to the socket whole.
-    pub(crate) ping_left: Option<Instant>,
-    /// Bytes that the socket has taken behind that Ping.
-    pub(crate) behind_ping: u64,
+    /// When a Ping was last handed to the socket whole, and how many bytes had been by then.
+    pub(crate) ping_left: Option<(Instant, u64)>,
+    /// Bytes that the socket has taken.
+    pub(crate) bytes: u64,
 }
 
 /// The write half.
@@ -329,11 +329,7 @@ impl<S: Socket> Outbound<S> {
     /// How far the socket is, for the judgement of the peer.
     pub(crate) fn uptake(&self) -> Uptake {
         let state = self.lock();
-        Uptake {
-            blocked_since: state.blocked_since,
-            ping_left: state.ping_left.map(|(at, _)| at),
-            behind_ping: state.ping_left.map_or(0, |(_, offset)| state.bytes - offset),
-        }
+        Uptake { blocked_since: state.blocked_since, ping_left: state.ping_left, bytes: state.bytes }
     }
 
     /// How far the connection is closed, and why: for a look, or for something that was read.
