@@ -453,6 +453,7 @@ fn plain_requests_are_the_applications_to_answer() {
         ("GET", "/bytes") => Some(Response::new(200).header("Content-Type", "image/png").body(vec![b'x'; 100_000])),
         ("GET", "/panic") => panic!("oh no"),
         ("GET", "/invalid") => Some(Response::new(42)),
+        ("GET", "/nothing") => Some(Response::new(204)),
         _ => None,
     });
     let running = start(server, echo);
@@ -468,13 +469,15 @@ fn plain_requests_are_the_applications_to_answer() {
     assert_eq!((bytes.status, bytes.body.len(), bytes.header("Content-Type")), (200, 100_000, Some("image/png")));
     assert_eq!(ask("GET", "/panic").status, 500);
     assert_eq!(ask("GET", "/invalid").status, 500);
+    let nothing = ask("GET", "/nothing");
+    assert_eq!((nothing.status, &nothing.body[..], nothing.header("Content-Length")), (204, "", None));
     assert_eq!(ask("GET", "/else").status, 426);
     assert_eq!(ask("POST", "/else").status, 405);
     // An upgrade is not its business, wherever it goes.
     Client::tcp(running.address()).upgraded(&request_with("/healthz", "")).expect_echo("hello");
     support::eventually("all are counted", || {
         let stats = running.handle.stats();
-        (stats.http_requests, stats.handshakes_failed, stats.opened) == (6, 2, 1)
+        (stats.http_requests, stats.handshakes_failed, stats.opened) == (7, 2, 1)
     });
 }
 
