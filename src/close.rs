@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tungstenite::Bytes;
 
+use crate::request::RequestTarget;
 use crate::round_trip::RoundTrip;
 
 mod ending;
@@ -219,8 +220,10 @@ pub struct CloseReport {
     pub peer: SocketAddr,
     /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
     pub client: IpAddr,
-    /// The path that it asked for, with the query.
+    /// The path that it asked for, without the query.
     pub path: String,
+    /// The path with the query, which may hold secrets.
+    pub target: RequestTarget,
     /// The first cause.
     pub reason: CloseReason,
     /// The code in the Close frame that we sent, if we sent one with a code.

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::close::{CloseReport, ConnectionId, Traffic};
+use crate::request::RequestTarget;
 use crate::round_trip::RoundTrip;
 
 /// Something that happened to a connection. See [`Handle::events`](crate::Handle::events).
@@ -19,8 +20,10 @@ pub enum Event {
         peer: SocketAddr,
         /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
         client: IpAddr,
-        /// The path that it asked for, with the query.
+        /// The path that it asked for, without the query.
         path: String,
+        /// The path with the query, which may hold secrets.
+        target: RequestTarget,
     },
     /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer had.
     Missed {
@@ -87,8 +90,10 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
     pub client: IpAddr,
-    /// The path that it asked for, with the query.
+    /// The path that it asked for, without the query.
     pub path: String,
+    /// The path with the query, which may hold secrets.
+    pub target: RequestTarget,
     /// How long it has been open.
     pub age: Duration,
     /// For how long no byte has come from the peer.

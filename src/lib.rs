@@ -474,7 +474,7 @@ pub use event::{ConnectionInfo, Event, RoundTrips, Snapshot, Stats};
 pub use handle::Handle;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use message::Message;
-pub use request::Request;
+pub use request::{Request, RequestTarget};
 pub use response::{Accept, Response};
 pub use round_trip::RoundTrip;
 pub use sender::Sender;

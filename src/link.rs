@@ -23,6 +23,7 @@ use crate::handle::Hub;
 use crate::heartbeat::{self, HeartbeatPolicy};
 use crate::message::Message;
 use crate::outbound::{Figures, Outbound, SendFailure, Sent, Wait};
+use crate::request::RequestTarget;
 use crate::round_trip::PingLedger;
 use crate::settings::Settings;
 use crate::supervisor::Notice;
@@ -35,7 +36,7 @@ use slot::Slot;
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
-    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
     pub(crate) opened: Instant,
     pub(crate) outbound: Outbound<TcpStream>,
     pub(crate) close_timeout: Duration,
@@ -68,7 +69,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) role: Role,
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
-    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) settings: &'a Settings,
     pub(crate) takes_broadcasts: bool,
@@ -77,12 +78,12 @@ pub(crate) struct Opening<'a> {
 
 impl Link {
     pub(crate) fn new(opening: Opening<'_>) -> Self {
-        let Opening { role, id, remote, path, stream, settings, takes_broadcasts, hub } = opening;
+        let Opening { role, id, remote, target, stream, settings, takes_broadcasts, hub } = opening;
         let opened = Instant::now();
         Self {
             id,
             remote,
-            path,
+            target,
             opened,
             outbound: Outbound::new(role, stream, settings.queue_size, settings.close_timeout),
             close_timeout: settings.close_timeout,
@@ -428,7 +429,8 @@ impl Link {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
-            path: self.path.clone(),
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
             traffic: self.traffic(&figures),
             reason: figures.reason,
             sent: figures.sent,
@@ -452,7 +454,8 @@ impl Link {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
-            path: self.path.clone(),
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
             age,
             silent: age.saturating_sub(heard_at),
             missed: self.missed(),

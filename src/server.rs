@@ -396,7 +396,7 @@ where
             role: Role::Server,
             id: self.id,
             remote: request.remote(),
-            path: request.target().to_owned(),
+            target: request.target().into(),
             stream: Arc::clone(stream),
             settings,
             takes_broadcasts,

@@ -182,13 +182,16 @@ impl Supervisor {
     }
 
     fn opened(&mut self, link: Arc<Link>) {
-        log::info!("#{} {} opened {}", link.id, link.remote, link.path);
+        log::info!("#{} {} opened {}", link.id, link.remote, link.target.path());
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
         let Remote { peer, client } = link.remote;
-        self.hub.publish(|| Event::Opened { id: link.id, peer, client, path: link.path.clone() });
+        self.hub.publish(|| {
+            let (path, target) = (link.target.path().to_owned(), link.target.clone());
+            Event::Opened { id: link.id, peer, client, path, target }
+        });
         match &self.ending {
             None => {}
             Some(ending) if ending.peers_are_cut => link.abort(CloseReason::Shutdown),

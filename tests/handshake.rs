@@ -54,6 +54,22 @@ fn a_handshake_is_answered_as_the_rfc_says() {
 }
 
 #[test]
+fn the_path_is_told_without_the_query_and_the_target_by_itself() {
+    let running = start(server(), echo);
+    let client = Client::tcp(running.address()).upgraded(&request_with("/chat?token=s3cret", ""));
+    let events: Vec<Event> = vec![running.events.wait_for("Opened", |event| Some(event.clone()))];
+    let [Event::Opened { path, target, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((&path[..], target.path(), target.as_str()), ("/chat", "/chat", "/chat?token=s3cret"));
+    let [info] = &running.handle.connections()[..] else { panic!("one connection") };
+    assert_eq!((&info.path[..], info.target.query()), ("/chat", Some("token=s3cret")));
+    client.close();
+    let report = running.closed();
+    assert_eq!((&report.path[..], report.target.as_str()), ("/chat", "/chat?token=s3cret"));
+    let shown = format!("{events:?} {info:?} {report:?} {report}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let running = start(server(), echo);
     for also_the_frame in [false, true] {

@@ -189,7 +189,7 @@ fn the_stream_tells_what_is_open_and_what_has_ended() {
     assert_eq!(state["open"], 2);
     assert_eq!(state["connections"][0]["is_watcher"], true);
     let shown = &state["connections"][1];
-    assert_eq!((&shown["id"], &shown["path"]), (&2.into(), &"/room?a=1".into()));
+    assert_eq!((&shown["id"], &shown["path"]), (&2.into(), &"/room".into()));
     assert_eq!((&shown["messages_in"], &shown["messages_out"]), (&1.into(), &1.into()));
     assert_eq!((&shown["missed"], &shown["max_missed"]), (&0.into(), &3.into()));
     assert!(shown["round_trip"].as_f64() > Some(0.0));
