@@ -84,8 +84,8 @@ fn the_log_has_one_line_for_an_opening_and_one_for_a_closure_with_all_there_is_t
     for part in [
         "closed by peer with 1000 \"enough\"",
         "open ",
-        "messages in 1 (",
-        "out 1 (",
+        "1 message in, ",
+        "1 message out, ",
         "Pongs missed 0",
         "last round trip ",
     ] {
@@ -102,7 +102,7 @@ fn the_log_has_one_line_for_each_miss_and_names_the_heartbeat_as_the_cause() {
     let peer = silent.local_addr().unwrap().to_string();
     let line = server.stderr.line_with(&["WARN", &format!("#1 {peer} ended:")]);
     for part in
-        ["heartbeat lost (2 Pongs missed)", "open ", "messages in 0 (", "out 0 (", "Pongs missed 2", "no round trip"]
+        ["heartbeat lost (2 Pongs missed)", "open ", "0 messages in, ", "0 messages out, ", "Pongs missed 2", "no round trip"]
     {
         assert!(line.contains(part), "{part:?} in {line:?}");
     }
@@ -280,7 +280,7 @@ mod signals {
             server.stderr.line_with(&["#1 ", "ended: server shutdown"]);
             let lines = server.stdout.lines();
             assert_eq!(lines.len(), 2, "{lines:?}");
-            for part in ["opened 1, closed 1 (shutdown 1)", "Pongs missed 0", "messages in 1 (", "out 1 ("] {
+            for part in ["opened 1, closed 1 (shutdown 1)", "Pongs missed 0", "1 message in, ", "1 message out, "] {
                 assert!(lines[1].contains(part), "{part:?} in {lines:?}");
             }
         }

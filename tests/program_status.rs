@@ -235,7 +235,7 @@ fn who_agrees_on_heartwire_v1_is_told_the_heartbeat_first() {
     assert_eq!(next_text(&mut client), settings);
     assert_eq!(next_text(&mut client), "pong");
     hang_up(client, CloseCode::Normal, "");
-    server.stderr.line_with(&["#2 ", "ended", "messages in 0 (", "out 0 ("]);
+    server.stderr.line_with(&["#2 ", "ended", "0 messages in, ", "0 messages out, "]);
 }
 
 /// The value of a metric, by its name and labels as they are written.
