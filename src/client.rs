@@ -313,7 +313,7 @@ where
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
         let told = in_words(&error);
-        log::warn!("not connected: {told}");
+        log::warn!("not connected: {}", told);
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,

@@ -15,7 +15,7 @@ mod ending;
 
 pub(crate) use ending::{CloseFrame, Ending, LastWord, Phase};
 
-/// A connection's number, unique within a server and counted from 1.
+/// A connection's number, unique within a server and counted from 1 over those that are let in.
 pub type ConnectionId = u64;
 
 /// A close code (RFC 6455 section 7.4).
@@ -309,7 +309,8 @@ mod tests {
         let beats = Traffic { bytes_in: 8, bytes_out: 3, ..Traffic::default() };
         assert_eq!(beats.to_string(), "0 messages in, 8 B on the wire; 0 messages out, 3 B on the wire");
         let behind = Traffic { messages_in: 1, messages_out: 2, dropped: 1, unsent: 70, ..beats };
-        let expected = "1 message in, 8 B on the wire; 2 messages out, 3 B on the wire; 1 broadcast dropped; 70 B unsent";
+        let expected =
+            "1 message in, 8 B on the wire; 2 messages out, 3 B on the wire; 1 broadcast dropped; 70 B unsent";
         assert_eq!(behind.to_string(), expected);
     }
 

@@ -267,8 +267,9 @@
 //! # Who may come in
 //!
 //! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
-//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it. [`Server::on_request`] answers
-//! plain HTTP; what it leaves gets 426, or 405 for methods other than GET and HEAD.
+//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it, [with a
+//! reason](Response::because) for the log. [`Server::on_request`] answers plain HTTP; what it leaves gets 426, or 405 for
+//! methods other than GET and HEAD.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -404,7 +405,7 @@
 //! | the caller of `serve` | as long as the server | accepts |
 //! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, closing deadlines |
 //! | `heartwire-stand-in` | as long as the server | reads, answers, beats and judges for handlers that are away |
-//! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
+//! | `heartwire-conn` | as long as its connection | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
 //!
@@ -420,9 +421,18 @@
 //! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
 //!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
 //!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox.
-//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, a client's pause.
-//! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
+//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, with its path, its
+//!   `Origin` and what refused it; a client's pause.
+//! - **debug**: plain HTTP requests, clients that connected and sent no request, failed writes, a socket option that
+//!   could not be set.
 //! - **trace**: nothing.
+//!
+//! The target of each line is `heartwire` or begins with `heartwire::`. At trace, tungstenite dumps the header of every
+//! frame under targets of its own, `tungstenite::...`; a filter such as `heartwire=trace` leaves them out.
+//!
+//! Queries, in which tokens travel, stand in no line, nor in the `Debug` output of anything; [`RequestTarget`] has them for
+//! whoever asks. A connection is named by `#` and its number.
+//! Those that never become one, such as a browser's request for `/favicon.ico`, have none and take none.
 //!
 //! # Features and versions
 //!

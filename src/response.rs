@@ -57,13 +57,14 @@ pub struct Response {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    because: Option<String>,
 }
 
 impl Response {
     /// A response with this status and no body. A status below 200 or above 999 makes no response: it is answered with
     /// 500, and logged.
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new() }
+        Self { status, headers: Vec::new(), body: Vec::new(), because: None }
     }
 
     /// Adds a header. `Content-Length` and `Connection` are set by the server. A name or value that is not valid is
@@ -84,8 +85,20 @@ impl Response {
         self.header("Content-Type", "text/plain; charset=utf-8").body(text.into())
     }
 
+    /// Says why an opening handshake is rejected, to the log and to
+    /// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). Nothing of it is sent.
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.because = Some(reason.into());
+        self
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.status
+    }
+
+    /// Why it is a rejection, if the application has said so.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.because.as_deref()
     }
 
     /// Whether there may be a body at all, and so a length of it (RFC 9110 sections 6.4.1 and 8.6).

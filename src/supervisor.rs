@@ -17,7 +17,7 @@ use crate::event::{Event, Snapshot};
 use crate::forwarded::Remote;
 use crate::frame::Frame;
 use crate::handle::Hub;
-use crate::handshake::Arrival;
+use crate::handshake::{Arrival, Failure};
 use crate::link::Link;
 use crate::tcp;
 
@@ -26,11 +26,13 @@ use crate::tcp;
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
-    Accepted { id: ConnectionId, arrival: Arc<Arrival> },
+    Accepted(Arc<Arrival>),
+    /// It has become a connection, or its thread is about to end.
+    ArrivalEnds { number: u64 },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
     /// The opening handshake came to nothing.
-    HandshakeFailed { id: ConnectionId, remote: Remote, status: Option<u16>, reason: String },
+    HandshakeFailed { remote: Remote, failure: Box<Failure> },
     /// A Pong, or whatever the peer was to give, was missed.
     Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
     /// A handler has been away from `recv` for longer than the heartbeat's interval.
@@ -62,18 +64,15 @@ pub(crate) struct Supervisor {
     commands: channel::Receiver<Command>,
     hub: Arc<Hub>,
     close_timeout: Duration,
-    /// Everything that has a thread: connections, and handshakes under way.
-    registry: BTreeMap<ConnectionId, Entry>,
+    /// Those that have a thread and are no connection, or not yet.
+    arrivals: BTreeMap<u64, Arc<Arrival>>,
+    /// Connections that have a thread.
+    registry: BTreeMap<ConnectionId, Open>,
     /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
     closing: BTreeMap<(Instant, ConnectionId), Arc<Link>>,
     /// The accept loop runs, and may tell of more connections.
     accepts: bool,
     ending: Option<Ending>,
-}
-
-enum Entry {
-    Handshaking(Arc<Arrival>),
-    Open(Open),
 }
 
 struct Open {
@@ -103,6 +102,7 @@ impl Supervisor {
             commands,
             hub,
             close_timeout,
+            arrivals: BTreeMap::new(),
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
             accepts: true,
@@ -136,22 +136,24 @@ impl Supervisor {
 
     fn hear(&mut self, notice: Notice) {
         match notice {
-            Notice::Accepted { id, arrival } => {
+            Notice::Accepted(arrival) => {
                 self.hub.count(|stats| stats.accepted += 1);
                 if self.ending.is_some() {
                     arrival.turn_away();
                 }
-                self.registry.insert(id, Entry::Handshaking(arrival));
+                self.arrivals.insert(arrival.number, arrival);
+            }
+            Notice::ArrivalEnds { number } => {
+                self.arrivals.remove(&number);
             }
             Notice::Opened(link) => self.opened(link),
-            Notice::HandshakeFailed { id, remote, status, reason } => {
-                match status {
-                    Some(status) => log::info!("#{id} {remote} handshake failed: {status}, {reason}"),
-                    None => log::info!("#{id} {remote} handshake failed: {reason}"),
-                }
+            Notice::HandshakeFailed { remote, failure } => {
+                log::info!("{remote} {failure}");
                 let Remote { peer, client } = remote;
+                let Failure { status, reason, path, origin } = *failure;
                 self.hub.count(|stats| stats.handshakes_failed += 1);
-                self.hub.publish(|| Event::HandshakeFailed { id, peer, client, status, reason });
+                let reason = reason.into_owned();
+                self.hub.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
                 log::warn!("#{id} {remote} missed {what} {missed} of {max_missed}");
@@ -199,22 +201,21 @@ impl Supervisor {
                 link.begin_close(CloseReason::Shutdown);
             }
         }
-        self.registry.insert(link.id, Entry::Open(Open { link, is_reported: false }));
+        self.registry.insert(link.id, Open { link, is_reported: false });
     }
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, client, .. } = report;
         let remote = Remote { peer, client };
-        if let Some(Entry::Open(open)) = self.registry.get_mut(&id) {
+        if let Some(open) = self.registry.get_mut(&id) {
             open.is_reported = true;
         }
-        match &report.reason {
-            reason if reason.is_clean() => log::info!("#{id} {remote} ended: {report}"),
-            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
-                log::error!("#{id} {remote} ended: {report}");
-            }
-            _ => log::warn!("#{id} {remote} ended: {report}"),
-        }
+        let level = match &report.reason {
+            reason if reason.is_clean() => log::Level::Info,
+            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => log::Level::Error,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "#{id} {remote} ended: {}", report);
         self.hub.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;
@@ -248,10 +249,7 @@ impl Supervisor {
     }
 
     fn open_connections(&self) -> impl Iterator<Item = &Open> {
-        self.registry.values().filter_map(|entry| match entry {
-            Entry::Open(open) if !open.is_reported => Some(open),
-            Entry::Open(_) | Entry::Handshaking(_) => None,
-        })
+        self.registry.values().filter(|open| !open.is_reported)
     }
 
     // Closing handshakes.
@@ -278,20 +276,18 @@ impl Supervisor {
             peers_are_cut: false,
         };
         self.ending = Some(ending);
-        for entry in self.registry.values() {
-            match entry {
-                Entry::Handshaking(arrival) => arrival.turn_away(),
-                Entry::Open(open) => {
-                    open.link.begin_close(CloseReason::Shutdown);
-                }
-            }
+        for arrival in self.arrivals.values() {
+            arrival.turn_away();
+        }
+        for open in self.registry.values() {
+            open.link.begin_close(CloseReason::Shutdown);
         }
     }
 
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
-        if self.registry.is_empty() && !self.accepts {
+        if self.registry.is_empty() && self.arrivals.is_empty() && !self.accepts {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }
@@ -299,17 +295,20 @@ impl Supervisor {
         if is_over || !ending.peers_are_cut && now >= ending.peers {
             ending.peers_are_cut = true;
             // Reports whoever was not reported yet; doing it twice does nothing.
-            for entry in self.registry.values() {
-                match entry {
-                    Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),
-                    Entry::Open(open) => open.link.abort(CloseReason::Shutdown),
-                }
+            for open in self.registry.values() {
+                open.link.abort(CloseReason::Shutdown);
+            }
+            for arrival in self.arrivals.values() {
+                tcp::shut_down(&arrival.stream);
             }
         }
         let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
             for id in self.registry.keys() {
                 log::error!("#{id} handler did not return; its thread is abandoned");
+            }
+            for arrival in self.arrivals.values() {
+                log::error!("{} opening handshake did not end; its thread is abandoned", arrival.peer);
             }
         }
         time_is_up

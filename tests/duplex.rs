@@ -547,14 +547,14 @@ fn an_idle_connection_is_one_thread_and_one_that_is_behind_is_two() {
     let (running, senders) = start_listening(server().heartbeat(HeartbeatPolicy::new(ms(100), ms(10_000))));
     let mut clients: Vec<Client> = (0..IDLE).map(|_| running.connect()).collect();
     let mut senders: Vec<Sender> = (0..IDLE).map(|_| receive("a Sender", &senders)).collect();
-    // They came as their threads started; connections are numbered as they were accepted.
+    // They came as their threads started; connections are numbered as they were let in.
     senders.sort_by_key(Sender::id);
     // Beating and talking changes nothing.
     for (client, sender) in clients.iter_mut().zip(&senders) {
         sender.send("hello").unwrap();
         assert_eq!(client.text(), "hello");
     }
-    let count = || (threads_named("heartwire-conn-"), threads_named("heartwire-drain-"));
+    let count = || (threads_named("heartwire-conn"), threads_named("heartwire-drain-"));
     assert_eq!(count(), (IDLE, 0));
     assert_eq!(threads_named("heartwire-"), IDLE + 2, "and the supervisor and the stand-in");
 

@@ -148,17 +148,9 @@ fn headers_may_be_spelt_in_many_ways() {
 #[test]
 fn each_refusal_has_its_status_and_is_reported() {
     let running = start(server(), |_| panic!("nobody gets as far as this"));
-    let plain = |method: &str| format!("{method} /chat HTTP/1.1\r\nHost: test\r\n\r\n");
     let key = |key: &str| request_but("Sec-WebSocket-Key", &format!("Sec-WebSocket-Key: {key}"));
     let table = [
-        ("a GET elsewhere", plain("GET"), 426),
-        ("a HEAD", plain("HEAD"), 426),
-        ("a POST", plain("POST"), 405),
-        ("a DELETE", plain("DELETE"), 405),
-        ("an unknown method", plain("BREW"), 405),
         ("an upgrade by POST", request().replacen("GET", "POST", 1), 405),
-        ("another upgrade", request_but("Upgrade", "Upgrade: h2c"), 426),
-        ("no Upgrade", request_but("Upgrade", ""), 426),
         ("Connection without Upgrade", request_but("Connection", "Connection: keep-alive"), 400),
         ("no Connection", request_but("Connection", ""), 400),
         ("no Host", request_but("Host", ""), 400),
@@ -184,22 +176,102 @@ fn each_refusal_has_its_status_and_is_reported() {
         let answer = exchange(running.address(), request);
         assert_eq!(answer.status, *status, "{what}");
         assert_proper(&answer, what);
-        assert_eq!(answer.body.is_empty(), *what == "a HEAD", "{what}: {answer:?}");
-        let expects_upgrade = *status == 426;
-        assert_eq!(answer.header("Upgrade"), expects_upgrade.then_some("websocket"), "{what}");
-        if expects_upgrade {
-            let connection = answer.header("Connection").unwrap();
-            assert!(connection.contains("Upgrade"), "{what}: an offer is named (RFC 9110 section 7.8): {connection}");
-        }
+        assert!(!answer.body.is_empty(), "{what}: {answer:?}");
+        assert_offers(&answer, what);
         let is_version = what.contains("version");
         assert_eq!(answer.header("Sec-WebSocket-Version"), is_version.then_some("13"), "{what}");
-        assert_eq!(answer.header("Allow"), (*status == 405).then_some("GET, HEAD"), "{what}");
         let (told, reason) = running.events.handshake_failed();
         assert!(told == Some(*status) && !reason.is_empty(), "{what}: {told:?}, {reason}");
     }
     let stats = running.handle.stats();
     assert_eq!((stats.handshakes_failed, stats.opened), (table.len() as u64, 0), "{stats:?}");
-    assert_eq!((stats.refused, stats.http_requests), (0, 0), "{stats:?}");
+    assert_eq!((stats.refused, stats.http_requests, stats.http_unclaimed), (0, 0, 0), "{stats:?}");
+}
+
+/// What would be taken instead is named where something is.
+fn assert_offers(answer: &Answer, what: &str) {
+    let expects_upgrade = answer.status == 426;
+    assert_eq!(answer.header("Upgrade"), expects_upgrade.then_some("websocket"), "{what}");
+    if expects_upgrade {
+        let connection = answer.header("Connection").unwrap();
+        assert!(connection.contains("Upgrade"), "{what}: an offer is named (RFC 9110 section 7.8): {connection}");
+    }
+    assert_eq!(answer.header("Allow"), (answer.status == 405).then_some("GET, HEAD"), "{what}");
+}
+
+#[test]
+fn plain_requests_that_nobody_answers_are_no_failures_and_take_no_number() {
+    let running = start(server(), echo);
+    let plain = |method: &str| format!("{method} /favicon.ico HTTP/1.1\r\nHost: test\r\n\r\n");
+    let table = [
+        ("a GET", plain("GET"), 426),
+        ("a HEAD", plain("HEAD"), 426),
+        ("an old GET", "GET / HTTP/1.0\r\n\r\n".into(), 426),
+        ("a POST", plain("POST"), 405),
+        ("a DELETE", plain("DELETE"), 405),
+        ("an unknown method", plain("BREW"), 405),
+        ("another upgrade", request_but("Upgrade", "Upgrade: h2c"), 426),
+        ("no Upgrade", request_but("Upgrade", ""), 426),
+    ];
+    for (what, request, status) in &table {
+        let answer = exchange(running.address(), request);
+        assert_eq!(answer.status, *status, "{what}");
+        assert_proper(&answer, what);
+        assert_eq!(answer.body.is_empty(), *what == "a HEAD", "{what}: {answer:?}");
+        assert_offers(&answer, what);
+    }
+    running.connect().expect_echo("hello");
+    assert_eq!(running.events.opened(), 1);
+    support::eventually("all are counted", || running.handle.stats().http_unclaimed == table.len() as u64);
+    assert_nothing_failed(running);
+}
+
+fn assert_nothing_failed(running: support::Running) {
+    let handle = running.handle.clone();
+    let failed = |event: &Event| matches!(event, Event::HandshakeFailed { .. });
+    let events = running.stop();
+    assert!(!events.iter().any(failed), "{events:?}");
+    assert_eq!(handle.stats().handshakes_failed, 0);
+}
+
+#[test]
+fn clients_that_never_ask_for_anything_are_no_failures_and_take_no_number() {
+    let running = start(server().handshake_timeout(ms(200)), echo);
+    drop(Client::tcp(running.address()));
+    Client::tcp(running.address()).half_close();
+    Client::tcp(running.address()).reset();
+    let silent = Client::tcp(running.address()).refusal();
+    assert_eq!(silent.status, 408);
+    assert_proper(&silent, "silent");
+    support::eventually("all are counted", || running.handle.stats().without_request == 4);
+    running.connect().expect_echo("hello");
+    assert_eq!(running.events.opened(), 1);
+    assert_nothing_failed(running);
+}
+
+#[test]
+fn a_refusal_tells_what_was_asked_for_from_where_and_what_refused_it() {
+    let server = deciding(|request| match request.path() {
+        "/why" => Err(Response::new(403).text("no\n").because("not on the list")),
+        "/" => Ok(Accept::new()),
+        _ => Err(Response::new(404)),
+    });
+    let running = start(server.max_connections(1), echo);
+    let refused = |target: &str, headers: &str| {
+        let answer = exchange(running.address(), request_with(target, headers));
+        assert!(!format!("{answer:?}").contains("list"), "the reason is for us: {answer:?}");
+        running.events.wait_for("HandshakeFailed", |event| match event {
+            Event::HandshakeFailed { reason, path, origin, .. } => Some((reason.clone(), path.clone(), origin.clone())),
+            _ => None,
+        })
+    };
+    let origin = "Origin: https://example.org\r\n";
+    let (path, from) = (|path: &str| Some(path.to_owned()), Some("https://example.org".to_owned()));
+    let rejected = "rejected by on_handshake";
+    assert_eq!(refused("/why?token=s3cret", origin), (format!("{rejected}: not on the list"), path("/why"), from));
+    assert_eq!(refused("/else", ""), (rejected.to_owned(), path("/else"), None));
+    let _only = running.connect();
+    assert_eq!(refused("/", ""), ("too many connections (max_connections)".to_owned(), path("/"), None));
 }
 
 #[test]
@@ -230,11 +302,10 @@ fn the_answer_arrives_even_if_the_client_sends_a_body() {
 #[test]
 fn a_slow_request_is_given_its_time_and_not_more() {
     let running = start(server().handshake_timeout(ms(300)), echo);
-    for how in ["nothing", "half", "one byte at a time"] {
+    for how in ["half", "one byte at a time"] {
         let mut client = Client::tcp(running.address());
         let start = Instant::now();
         match how {
-            "nothing" => {}
             "half" => client.write(&request().as_bytes()[..50]),
             _ => {
                 // Each byte in good time, all of them never.
@@ -267,8 +338,6 @@ fn a_tls_client_is_turned_away_at_once() {
 #[test]
 fn clients_that_go_away_before_the_end_of_their_request_are_reported_without_a_status() {
     let running = start(server(), echo);
-    drop(Client::tcp(running.address()));
-    assert_eq!(running.events.handshake_failed(), (None, "closed without a request".into()));
     let mut client = Client::tcp(running.address());
     client.write(b"GET / HT");
     drop(client);
@@ -353,7 +422,7 @@ fn far_over_the_limit_clients_are_dropped_and_reported_and_later_ones_served() {
     let running = start(server().max_connections(0), echo);
     let mut clients: Vec<Client> = (0..80).map(|_| Client::tcp(running.address())).collect();
     for _ in 0..80 - 64 {
-        assert_eq!(running.events.handshake_failed(), (None, "too many connections".into()));
+        assert_eq!(running.events.handshake_failed(), (None, "too many connections (max_connections)".into()));
     }
     for client in clients.drain(64..) {
         // It may be a reset or not, but it is the end.
@@ -411,7 +480,7 @@ fn an_application_rejects_with_any_status_and_body() {
         assert_eq!((answer.status, &answer.body[..]), (status, &format!("not you: {status}\n")[..]));
         assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
         assert_proper(&answer, "rejected");
-        assert_eq!(running.events.handshake_failed(), (Some(status), "rejected".into()));
+        assert_eq!(running.events.handshake_failed(), (Some(status), "rejected by on_handshake".into()));
     }
     // To say that all is well is no rejection.
     for status in [100, 101, 200, 204, 299, 600, 999, 0] {
@@ -493,7 +562,7 @@ fn plain_requests_are_the_applications_to_answer() {
     Client::tcp(running.address()).upgraded(&request_with("/healthz", "")).expect_echo("hello");
     support::eventually("all are counted", || {
         let stats = running.handle.stats();
-        (stats.http_requests, stats.handshakes_failed, stats.opened) == (7, 2, 1)
+        (stats.http_requests, stats.http_unclaimed, stats.handshakes_failed, stats.opened) == (7, 2, 0, 1)
     });
 }
 

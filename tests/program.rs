@@ -101,9 +101,14 @@ fn the_log_has_one_line_for_each_miss_and_names_the_heartbeat_as_the_cause() {
     let silent = bare_connect(server.address());
     let peer = silent.local_addr().unwrap().to_string();
     let line = server.stderr.line_with(&["WARN", &format!("#1 {peer} ended:")]);
-    for part in
-        ["heartbeat lost (2 Pongs missed)", "open ", "0 messages in, ", "0 messages out, ", "Pongs missed 2", "no round trip"]
-    {
+    for part in [
+        "heartbeat lost (2 Pongs missed)",
+        "open ",
+        "0 messages in, ",
+        "0 messages out, ",
+        "Pongs missed 2",
+        "no round trip",
+    ] {
         assert!(line.contains(part), "{part:?} in {line:?}");
     }
     let lines = server.stderr.lines();

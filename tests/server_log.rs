@@ -1,0 +1,108 @@
+//! What a server logs: one line for each thing that happens, on its level, whatever stands in it.
+//!
+//! There is one logger for the whole process, so each test runs in a process of its own.
+
+mod support;
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use heartwire::Response;
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use support::{Client, alone, echo, eventually, request_with, server, start};
+
+/// Keeps each line of ours, with its level.
+struct Lines(Mutex<Vec<(Level, String)>>);
+
+static LINES: Lines = Lines(Mutex::new(Vec::new()));
+
+impl Lines {
+    fn start() {
+        log::set_logger(&LINES).expect("the only logger");
+        log::set_max_level(LevelFilter::Trace);
+    }
+
+    fn all() -> Vec<(Level, String)> {
+        LINES.0.lock().unwrap().clone()
+    }
+
+    /// Waits for a line that contains all the parts.
+    fn with(parts: &[&str]) -> (Level, String) {
+        let find = || Self::all().into_iter().find(|(_, line)| parts.iter().all(|part| line.contains(part)));
+        eventually(&format!("there is a line with {parts:?}"), || find().is_some());
+        find().expect("found before")
+    }
+}
+
+impl Log for Lines {
+    /// As the crate's documentation says: the target of all our lines begins so, and other crates have their own.
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().split("::").next() == Some("heartwire")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            self.0.lock().unwrap().push((record.level(), record.args().to_string()));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Sends a request that comes to no connection, from this address.
+fn ask(address: SocketAddr, request: &str) -> SocketAddr {
+    let mut client = Client::tcp(address);
+    let local = client.local_addr();
+    client.write(request.as_bytes());
+    client.refusal();
+    local
+}
+
+#[test]
+fn a_refusal_is_a_line_that_names_path_origin_and_what_refused_it() {
+    if !alone("a_refusal_is_a_line_that_names_path_origin_and_what_refused_it") {
+        return;
+    }
+    Lines::start();
+    let server = server().on_handshake(|_| Err(Response::new(403).because("not on the list")));
+    let running = start(server, echo);
+    let evil = request_with("/chat?token=s3cret", "Origin: https://evil.example\r\n");
+    let peer = ask(running.address(), &evil);
+    let refusal = "handshake failed: 403, rejected by on_handshake: not on the list; \
+                   path /chat, origin https://evil.example";
+    assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Info, format!("{peer} {refusal}")));
+    let peer = ask(running.address(), "hello\r\n\r\n");
+    let refusal = "handshake failed: 400, not an HTTP request";
+    assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Info, format!("{peer} {refusal}")));
+}
+
+#[test]
+fn who_asks_for_no_websocket_is_a_debug_line_without_a_number() {
+    if !alone("who_asks_for_no_websocket_is_a_debug_line_without_a_number") {
+        return;
+    }
+    Lines::start();
+    let health = |request: &heartwire::Request| (request.path() == "/healthz").then(|| Response::new(204));
+    let running = start(server().on_request(health), echo);
+    for (target, said) in [
+        ("/favicon.ico?token=s3cret", "GET /favicon.ico asked for no upgrade; answered with 426"),
+        ("/healthz?token=s3cret", "GET /healthz answered with 204"),
+    ] {
+        let peer = ask(running.address(), &format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
+        assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Debug, format!("{peer} {said}")));
+    }
+    let preconnect = Client::tcp(running.address());
+    let peer = preconnect.local_addr();
+    drop(preconnect);
+    let said = format!("{peer} connected, and sent no request");
+    assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Debug, said));
+
+    let client = Client::tcp(running.address()).upgraded(&request_with("/chat?token=s3cret", ""));
+    let peer = client.local_addr();
+    assert_eq!(Lines::with(&["opened"]), (Level::Info, format!("#1 {peer} opened /chat")));
+    client.close();
+    Lines::with(&["#1 ", "ended"]);
+    drop(running);
+    let lines = Lines::all();
+    assert!(!lines.iter().any(|(_, line)| line.contains("s3cret")), "{lines:#?}");
+}
