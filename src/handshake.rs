@@ -233,6 +233,7 @@ impl From<Refusal> for Declined {
 /// Whether a complete request is an opening handshake as it should be, and there is room for it.
 #[inline(never)]
 fn look_at(request: &Request, rules: &Rules, is_full: bool) -> Result<(), Declined> {
+    check_host(request)?;
     if !request.has_token("Upgrade", "websocket") {
         return Err(match ask_for_answer(request, rules) {
             Some(response) => Declined::Plain { response, is_unclaimed: false },
@@ -372,7 +373,17 @@ fn bad(reason: &'static str) -> Refusal {
     refusal(Response::new(400).text(format!("{reason}\n")), reason)
 }
 
-/// What RFC 6455 section 4.2.1 demands of the request.
+/// One Host, which HTTP/1.0 may leave out (RFC 9112 section 3.2): of two, a proxy may have gone by the other.
+fn check_host(request: &Request) -> Result<(), Refusal> {
+    match request.count("Host") {
+        1 => Ok(()),
+        0 if !request.is_http_1_1() => Ok(()),
+        0 => Err(bad("missing Host")),
+        _ => Err(bad("more than one Host")),
+    }
+}
+
+/// What RFC 6455 section 4.2.1 demands of the request, beyond what HTTP does.
 #[inline(never)]
 fn check_upgrade(request: &Request) -> Result<(), Refusal> {
     if request.method() != "GET" {
@@ -381,9 +392,6 @@ fn check_upgrade(request: &Request) -> Result<(), Refusal> {
     if !request.is_http_1_1() {
         return Err(refusal(Response::new(505).text("an upgrade needs HTTP/1.1\n"), "HTTP version is not 1.1"));
     }
-    if request.header("Host").is_none() {
-        return Err(bad("missing Host"));
-    }
     if !request.has_token("Connection", "Upgrade") {
         return Err(bad("Connection does not say Upgrade"));
     }
@@ -391,6 +399,9 @@ fn check_upgrade(request: &Request) -> Result<(), Refusal> {
         let response = Response::new(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
         let response = response.text("only WebSocket version 13 is spoken here\n");
         return Err(refusal(response, "WebSocket version is not 13"));
+    }
+    if request.count("Sec-WebSocket-Key") > 1 {
+        return Err(bad("more than one Sec-WebSocket-Key"));
     }
     match request.header("Sec-WebSocket-Key") {
         None => Err(bad("missing Sec-WebSocket-Key")),

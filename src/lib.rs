@@ -269,7 +269,7 @@
 //! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
 //! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it, [with a
 //! reason](Response::because) for the log. [`Server::on_request`] answers plain HTTP; what it leaves gets 426, or 405 for
-//! methods other than GET and HEAD.
+//! methods other than GET and HEAD. A request whose `Host` is missing (in HTTP/1.1) or stands there twice gets 400.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};

@@ -166,6 +166,11 @@ impl Request {
         self.is_http_1_1
     }
 
+    /// How many lines there are of a header.
+    pub(crate) fn count(&self, header: &str) -> usize {
+        self.headers().filter(|(name, _)| name.eq_ignore_ascii_case(header)).count()
+    }
+
     pub(crate) fn has_token(&self, header: &str, token: &str) -> bool {
         self.header_list(header).any(|item| item.eq_ignore_ascii_case(token))
     }

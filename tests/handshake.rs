@@ -154,6 +154,12 @@ fn each_refusal_has_its_status_and_is_reported() {
         ("Connection without Upgrade", request_but("Connection", "Connection: keep-alive"), 400),
         ("no Connection", request_but("Connection", ""), 400),
         ("no Host", request_but("Host", ""), 400),
+        ("two Hosts", request_with("/", "Host: other\r\n"), 400),
+        ("the same Host twice", request_with("/", "host: test\r\n"), 400),
+        ("a GET without Host", "GET / HTTP/1.1\r\n\r\n".into(), 400),
+        ("a GET with two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400),
+        ("an old GET with two Hosts", "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400),
+        ("two keys", request_with("/", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"), 400),
         ("no key", request_but("Sec-WebSocket-Key", ""), 400),
         ("an empty key", key(""), 400),
         ("a short key", key("AAAA"), 400),
@@ -270,6 +276,7 @@ fn a_refusal_tells_what_was_asked_for_from_where_and_what_refused_it() {
     let rejected = "rejected by on_handshake";
     assert_eq!(refused("/why?token=s3cret", origin), (format!("{rejected}: not on the list"), path("/why"), from));
     assert_eq!(refused("/else", ""), (rejected.to_owned(), path("/else"), None));
+    assert_eq!(refused("/", "Host: other\r\n"), ("more than one Host".to_owned(), path("/"), None));
     let _only = running.connect();
     assert_eq!(refused("/", ""), ("too many connections (max_connections)".to_owned(), path("/"), None));
 }

@@ -144,12 +144,13 @@ fn without_the_status_there_is_no_page_no_metrics_and_no_stream() {
 fn on_loopback_a_foreign_host_sees_nothing() {
     let server = serve(&["127.0.0.1:0"]);
     let address = server.address();
-    for headers in ["Host: rebound.example\r\n", "Host: localhost.rebound.example:9001\r\n", "Host: 192.0.2.1\r\n", ""]
-    {
+    for headers in ["Host: rebound.example\r\n", "Host: localhost.rebound.example:9001\r\n", "Host: 192.0.2.1\r\n"] {
         for path in ["/", "/metrics", "/heartwire/pulse.js"] {
             assert_eq!(status_of(&get(address, path, headers)), "403", "{path} {headers}");
         }
     }
+    assert_eq!(status_of(&http(address, "GET / HTTP/1.0\r\n\r\n")), "403", "old clients need not say a Host");
+    assert_eq!(status_of(&get(address, "/", "")), "400");
     let rebound = "Host: rebound.example:9001\r\nOrigin: http://rebound.example:9001\r\n";
     assert_eq!(upgrade(address, PULSE, rebound), "403");
     assert_eq!(upgrade(address, "/", rebound), "101", "the mode's own connections are no concern of this");

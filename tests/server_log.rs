@@ -71,6 +71,9 @@ fn a_refusal_is_a_line_that_names_path_origin_and_what_refused_it() {
     let refusal = "handshake failed: 403, rejected by on_handshake: not on the list; \
                    path /chat, origin https://evil.example";
     assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Info, format!("{peer} {refusal}")));
+    let peer = ask(running.address(), &request_with("/", "Host: other\r\n"));
+    let refusal = "handshake failed: 400, more than one Host; path /";
+    assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Info, format!("{peer} {refusal}")));
     let peer = ask(running.address(), "hello\r\n\r\n");
     let refusal = "handshake failed: 400, not an HTTP request";
     assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Info, format!("{peer} {refusal}")));
