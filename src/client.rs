@@ -19,6 +19,7 @@ use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::escape::Escaped;
 use crate::event::Event;
 use crate::frame::Role;
 use crate::handle::Hub;
@@ -313,7 +314,7 @@ where
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
         let told = in_words(&error);
-        log::warn!("not connected: {}", told);
+        log::warn!("not connected: {}", Escaped(&told));
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,

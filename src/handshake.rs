@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::close::ConnectionId;
+use crate::escape::Escaped;
 use crate::forwarded::{Remote, Trusted};
 use crate::request::Request;
 use crate::response::{Accept, Response, encode_accept};
@@ -88,6 +89,7 @@ pub(crate) struct Plain {
 impl fmt::Display for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { request, answer, is_unclaimed } = self;
+        let request = Escaped(request);
         match answer {
             Ok(status) if *is_unclaimed => write!(f, "{request} asked for no upgrade; answered with {status}"),
             Ok(status) => write!(f, "{request} answered with {status}"),
@@ -125,12 +127,12 @@ impl fmt::Display for Failure {
         if let Some(status) = self.status {
             write!(f, "{status}, ")?;
         }
-        write!(f, "{}", self.reason)?;
+        write!(f, "{}", Escaped(&self.reason))?;
         if let Some(path) = &self.path {
-            write!(f, "; path {}", path)?;
+            write!(f, "; path {}", Escaped(path))?;
         }
         match &self.origin {
-            Some(origin) => write!(f, ", origin {}", origin),
+            Some(origin) => write!(f, ", origin {}", Escaped(origin)),
             None => Ok(()),
         }
     }

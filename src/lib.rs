@@ -430,8 +430,9 @@
 //! The target of each line is `heartwire` or begins with `heartwire::`. At trace, tungstenite dumps the header of every
 //! frame under targets of its own, `tungstenite::...`; a filter such as `heartwire=trace` leaves them out.
 //!
-//! Queries, in which tokens travel, stand in no line, nor in the `Debug` output of anything; [`RequestTarget`] has them for
-//! whoever asks. A connection is named by `#` and its number.
+//! Each is one line, whatever peers and handlers give: characters that would end it, drive a terminal or change the order
+//! in which text is shown are escaped, as in `\u{202e}`. Queries, in which tokens travel, stand in no line, nor in the
+//! `Debug` output of anything; [`RequestTarget`] has them for whoever asks. A connection is named by `#` and its number.
 //! Those that never become one, such as a browser's request for `/favicon.ico`, have none and take none.
 //!
 //! # Features and versions
@@ -450,6 +451,7 @@ mod close;
 mod connection;
 mod decoder;
 mod error;
+mod escape;
 mod event;
 mod forwarded;
 mod frame;

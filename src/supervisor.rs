@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::close::{CloseReason, CloseReport, ConnectionId};
+use crate::escape::Escaped;
 use crate::event::{Event, Snapshot};
 use crate::forwarded::Remote;
 use crate::frame::Frame;
@@ -184,7 +185,7 @@ impl Supervisor {
     }
 
     fn opened(&mut self, link: Arc<Link>) {
-        log::info!("#{} {} opened {}", link.id, link.remote, link.target.path());
+        log::info!("#{} {} opened {}", link.id, link.remote, Escaped(link.target.path()));
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
@@ -215,7 +216,7 @@ impl Supervisor {
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => log::Level::Error,
             _ => log::Level::Warn,
         };
-        log::log!(level, "#{id} {remote} ended: {}", report);
+        log::log!(level, "#{id} {remote} ended: {}", Escaped(&report));
         self.hub.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;

@@ -7,9 +7,9 @@ mod support;
 use std::net::SocketAddr;
 use std::sync::Mutex;
 
-use heartwire::Response;
+use heartwire::{Accept, Connection, Error, Response};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use support::{Client, alone, echo, eventually, request_with, server, start};
+use support::{Client, alone, echo, eventually, exchange, request_with, server, start};
 
 /// Keeps each line of ours, with its level.
 struct Lines(Mutex<Vec<(Level, String)>>);
@@ -108,4 +108,42 @@ fn who_asks_for_no_websocket_is_a_debug_line_without_a_number() {
     drop(running);
     let lines = Lines::all();
     assert!(!lines.iter().any(|(_, line)| line.contains("s3cret")), "{lines:#?}");
+}
+
+#[test]
+fn whatever_stands_in_a_line_it_is_one_line() {
+    if !alone("whatever_stands_in_a_line_it_is_one_line") {
+        return;
+    }
+    Lines::start();
+    let server = server().on_handshake(|request| match request.path().contains("in") {
+        true => Ok(Accept::new()),
+        false => Err(Response::new(404).because("one\ntwo")),
+    });
+    let running = start(server, |conn: &mut Connection| match conn.recv()?.as_text() {
+        Some("panic") => panic!("one\ntwo \u{1b}[2J"),
+        Some("fail") => Err(Error::handler("one\r\ntwo \u{202e}")),
+        _ => Ok(()),
+    });
+    let hidden = "\u{9b}31m\u{202e}\u{2028}\u{85}";
+    let shown = r"\u{9b}31m\u{202e}\u{2028}\u{85}";
+    for what in ["panic", "fail"] {
+        let mut client = Client::tcp(running.address()).upgraded(&request_with(&format!("/in{hidden}"), ""));
+        client.send_text(what);
+        client.expect_close();
+        drop(client);
+        running.closed();
+    }
+    Lines::with(&[&format!("opened /in{shown}")]);
+    assert_eq!(Lines::with(&[r"handler panicked: one\ntwo \u{1b}[2J; "]).0, Level::Error);
+    assert_eq!(Lines::with(&[r"handler failed: one\r\ntwo \u{202e}; "]).0, Level::Error);
+    let origin = "Origin: \u{202e}\r\n";
+    exchange(running.address(), request_with(&format!("/{hidden}"), origin));
+    Lines::with(&[r"404, rejected by on_handshake: one\ntwo; path /", shown, r", origin \u{202e}"]);
+    exchange(running.address(), format!("GET /{hidden} HTTP/1.1\r\nHost: test\r\n\r\n"));
+    Lines::with(&[&format!("GET /{shown} asked for no upgrade")]);
+    drop(running);
+    let misleads = |char: char| char.is_control() || ['\u{202e}', '\u{2028}'].contains(&char);
+    let lines = Lines::all();
+    assert!(!lines.iter().any(|(_, line)| line.contains(misleads)), "{lines:#?}");
 }
