@@ -425,7 +425,7 @@
 //!   `Origin` and what refused it; a client's pause.
 //! - **debug**: plain HTTP requests, clients that connected and sent no request, failed writes, a socket option that
 //!   could not be set.
-//! - **trace**: nothing.
+//! - **trace**: the beat. Each Ping that was sent, and each Pong that came, with its round trip.
 //!
 //! The target of each line is `heartwire` or begins with `heartwire::`. At trace, tungstenite dumps the header of every
 //! frame under targets of its own, `tungstenite::...`; a filter such as `heartwire=trace` leaves them out.

@@ -174,6 +174,7 @@ impl Link {
         if sent == Sent::Written {
             self.ledger().written(&payload);
         }
+        self.trace_ping(&payload, sent);
         self.hub.count(|stats| stats.pings += 1);
         Ok(sent)
     }
@@ -182,8 +183,9 @@ impl Link {
     /// all of it.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>) -> Result<(), Error> {
         let payload = self.ledger().ping_in_line(Instant::now(), waiter);
-        let sent = self.outbound.send_control(Frame::ping_in_line(payload));
-        self.settle(sent)?;
+        let sent = self.outbound.send_control(Frame::ping_in_line(payload.clone()));
+        let sent = self.settle(sent)?;
+        self.trace_ping(payload.as_bytes(), sent);
         self.hub.count(|stats| stats.pings += 1);
         Ok(())
     }
@@ -356,6 +358,10 @@ impl Link {
         let answered = ledger.pong(payload, now);
         let is_sample = samples(&ledger) > before;
         drop(ledger);
+        self.trace(|| match answered {
+            Some(elapsed) => format!("Pong {} received, round trip {elapsed:.1?}", String::from_utf8_lossy(payload)),
+            None => "Pong received that answers no Ping of ours".to_owned(),
+        });
         if let Some(elapsed) = answered {
             self.hub.count(|stats| {
                 stats.pongs += 1;
@@ -363,6 +369,20 @@ impl Link {
                     stats.round_trips.add(elapsed);
                 }
             });
+        }
+    }
+
+    fn trace_ping(&self, payload: &[u8], sent: Sent) {
+        self.trace(|| {
+            let what = if sent == Sent::Written { "sent" } else { "queued: the socket takes nothing now" };
+            format!("Ping {} {what}", String::from_utf8_lossy(payload))
+        });
+    }
+
+    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held up.
+    fn trace(&self, beat: impl FnOnce() -> String) {
+        if log::max_level() == log::LevelFilter::Trace {
+            self.hub.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
         }
     }
 

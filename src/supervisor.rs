@@ -36,6 +36,8 @@ pub(crate) enum Notice {
     HandshakeFailed { remote: Remote, failure: Box<Failure> },
     /// A Pong, or whatever the peer was to give, was missed.
     Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
+    /// A Ping was sent, or a Pong came. Only while lines of that level are logged.
+    Beat { id: ConnectionId, remote: Remote, beat: String },
     /// A handler has been away from `recv` for longer than the heartbeat's interval.
     HandlerStalled { id: ConnectionId, remote: Remote, away: Duration },
     /// A write has failed. What the connection ended of is told by its report.
@@ -173,6 +175,7 @@ impl Supervisor {
                 self.hub.count(|stats| stats.handlers_stalled += 1);
                 self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
+            Notice::Beat { id, remote, beat } => log::trace!("#{id} {remote} {beat}"),
             Notice::WriteFailed { id, remote, error } => log::debug!("#{id} {remote}: write failed: {error}"),
             Notice::Snapshot { reply } => {
                 let connections = self.open_connections().map(|open| open.link.info()).collect();

@@ -6,10 +6,11 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::thread;
 
-use heartwire::{Accept, Connection, Error, Response};
+use heartwire::{Accept, Connection, Error, HeartbeatPolicy, Response};
 use log::{Level, LevelFilter, Log, Metadata, Record};
-use support::{Client, alone, echo, eventually, exchange, request_with, server, start};
+use support::{Client, PING, PONG, alone, echo, eventually, exchange, ms, request_with, server, start};
 
 /// Keeps each line of ours, with its level.
 struct Lines(Mutex<Vec<(Level, String)>>);
@@ -146,4 +147,40 @@ fn whatever_stands_in_a_line_it_is_one_line() {
     let misleads = |char: char| char.is_control() || ['\u{202e}', '\u{2028}'].contains(&char);
     let lines = Lines::all();
     assert!(!lines.iter().any(|(_, line)| line.contains(misleads)), "{lines:#?}");
+}
+
+#[test]
+fn each_ping_and_each_pong_is_a_trace_line_and_there_are_no_others() {
+    if !alone("each_ping_and_each_pong_is_a_trace_line_and_there_are_no_others") {
+        return;
+    }
+    Lines::start();
+    let running = start(server().heartbeat(HeartbeatPolicy::new(ms(200), ms(20_000))), echo);
+    let mut client = running.connect();
+    let peer = client.local_addr();
+    client.send(PONG, "not asked for");
+    for number in 1..=3 {
+        let ping = client.frame();
+        assert_eq!((ping.opcode, ping.payload.clone()), (PING, format!("{number}").into_bytes()));
+        // A round trip that can be told from none.
+        thread::sleep(ms(20));
+        client.send(PONG, &ping.payload);
+    }
+    Lines::with(&["Pong 3 received"]);
+    client.close();
+    running.closed();
+    drop(running);
+    let beats: Vec<String> =
+        Lines::all().into_iter().filter(|(level, _)| *level == Level::Trace).map(|(_, line)| line).collect();
+    let about = |what: &str| beats.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(beats[0], format!("#1 {peer} Pong received that answers no Ping of ours"));
+    for number in 1..=3 {
+        assert_eq!(about(&format!("#1 {peer} Ping {number} sent")), 1, "{beats:#?}");
+        let prefix = format!("#1 {peer} Pong {number} received, round trip ");
+        let round_trip = beats.iter().find_map(|line| line.strip_prefix(&prefix)?.strip_suffix("ms")?.parse().ok());
+        assert!(round_trip.is_some_and(|ms: f64| ms >= 20.0), "{beats:#?}");
+    }
+    // Another Ping may just have left.
+    assert_eq!(about("Pong "), 4, "{beats:#?}");
+    assert_eq!(about("Ping ") - 1, beats.len() - 4, "the line of the first Pong names Pings as well: {beats:#?}");
 }
