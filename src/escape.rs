@@ -1,9 +1,9 @@
-//! Text from elsewhere in a line of the log: it stays in its line, and is shown in the order in which it stands.
+//! Text from peers and handlers in a line of the log: it stays in its line, and is shown in the order that it has.
 
 use std::fmt::{self, Display, Write};
 
-/// Shows what it holds with every character escaped, as in Rust's `\u{202e}`, that would end the line, drive a terminal,
-/// or change the order in which others are shown: what comes from peers, and from handlers, is not to forge lines.
+/// Displays what it holds, and escapes, as in `\u{202e}`, each character that would end the line, control a terminal or
+/// change the direction of text, so that nobody can forge lines of the log.
 #[derive(Debug)]
 pub(crate) struct Escaped<T>(pub(crate) T);
 

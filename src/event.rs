@@ -132,8 +132,9 @@ pub struct Stats {
     pub opened: u64,
     /// Connections that ended, by the [name](crate::CloseReason::name) of the cause.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Opening handshakes that did not come to a connection, refusals included. All that was accepted is counted, sooner
-    /// or later, here or in `opened`, `http_requests`, `http_unclaimed` or `without_request`.
+    /// Opening handshakes that did not come to a connection, refusals included. Each client that was accepted is counted,
+    /// sooner or later, either here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or
+    /// `thread_errors`.
     pub handshakes_failed: u64,
     /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered.
     pub http_requests: u64,

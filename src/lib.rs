@@ -269,7 +269,7 @@
 //! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
 //! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it, [with a
 //! reason](Response::because) for the log. [`Server::on_request`] answers plain HTTP; what it leaves gets 426, or 405 for
-//! methods other than GET and HEAD. A request whose `Host` is missing (in HTTP/1.1) or stands there twice gets 400.
+//! methods other than GET and HEAD. A request with two `Host` lines gets 400, and so does one of HTTP/1.1 with none.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -430,10 +430,10 @@
 //! The target of each line is `heartwire` or begins with `heartwire::`. At trace, tungstenite dumps the header of every
 //! frame under targets of its own, `tungstenite::...`; a filter such as `heartwire=trace` leaves them out.
 //!
-//! Each is one line, whatever peers and handlers give: characters that would end it, drive a terminal or change the order
-//! in which text is shown are escaped, as in `\u{202e}`. Queries, in which tokens travel, stand in no line, nor in the
-//! `Debug` output of anything; [`RequestTarget`] has them for whoever asks. A connection is named by `#` and its number.
-//! Those that never become one, such as a browser's request for `/favicon.ico`, have none and take none.
+//! A line stays one line, whatever a peer or a handler puts into it: characters that would end it, control a terminal or
+//! change the direction of text are escaped, as in `\u{202e}`. Queries often hold tokens, so they stand in no line and in no
+//! `Debug` output; [`RequestTarget`] gives them to code that asks. `#` and a number name a connection. A client that is
+//! never let in, such as a browser that asks for `/favicon.ico`, takes no number.
 //!
 //! # Features and versions
 //!

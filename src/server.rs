@@ -368,7 +368,7 @@ where
                     Ok(connection) => {
                         link.is_open();
                         self.id = Some(id);
-                        // Behind the notice that it is open: at no time is it neither.
+                        // After the notice that it is open, so that the supervisor always knows it as one or the other.
                         self.site.hub.notify(Notice::ArrivalEnds { number: self.arrival.number });
                         if is_agreed(&accept) {
                             // The greeting. If it cannot be written, the first read will tell why.
