@@ -382,8 +382,15 @@ impl Link {
     /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held up.
     fn trace(&self, beat: impl FnOnce() -> String) {
         if log::max_level() == log::LevelFilter::Trace {
-            self.hub.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
+            self.tell_beat(beat);
         }
+    }
+
+    /// Not inlined, to keep the stack of all others low.
+    #[cold]
+    #[inline(never)]
+    fn tell_beat(&self, beat: impl FnOnce() -> String) {
+        self.hub.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
     }
 
     pub(crate) fn count_message_in(&self) {
