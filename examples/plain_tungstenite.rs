@@ -2,11 +2,12 @@
 //!
 //! `cargo run --example plain_tungstenite [ADDRESS]`, then connect to the address that it prints, and stop the client
 //! with SIGSTOP: three misses, and it is dead, 2.5 s after its last message at the latest. The loop in `beat` is all
-//! there is: ask the heartbeat what to do, do it, then read until its next deadline.
+//! there is: tell the heartbeat what is known of the peer, do what it asks for, then read until its next deadline.
 //!
-//! It is for learning. `tungstenite` gives control back only with a whole message, so the bytes of a half-received one
-//! are no life here, and a peer that trickles them holds the loop up. Only one thread can send. A write that blocks is
-//! noticed by a timeout per system call, which a slow reader can stretch. heartwire's connections have none of this.
+//! It is for learning. `tungstenite` gives control back only with a whole message, so whole messages are all the evidence
+//! there is here: the bytes of a half-received one are no life, and a peer that trickles them holds the loop up. Only one
+//! thread can send. A write that blocks is noticed by a timeout per system call, which a slow reader can stretch.
+//! heartwire's connections have none of this.
 
 use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use heartwire::HeartbeatPolicy;
-use heartwire::heartbeat::{Action, Heartbeat, Sign};
+use heartwire::heartbeat::{Action, Evidence, Heartbeat};
 use tungstenite::protocol::{CloseFrame, frame::coding::CloseCode};
 use tungstenite::{Error, Message, WebSocket};
 
@@ -50,46 +51,46 @@ fn beat(socket: &mut WebSocket<TcpStream>) -> Result<u32, Error> {
     let policy = HeartbeatPolicy::new(Duration::from_secs(1), TIMEOUT).max_missed(3);
     let mut heart = Heartbeat::new(policy, Instant::now(), 1.0);
     let mut pings = 0;
+    // What has arrived is counted in messages, for they are all that can be seen; and when the last of them did.
+    let (mut arrived, mut heard) = (0, Instant::now());
     loop {
-        match heart.poll(Instant::now(), false) {
+        match heart.judge(Instant::now(), &Evidence::new(arrived, heard)) {
             Action::Ping => {
                 pings += 1;
                 // `send` and not `write`: a Ping that stays in the buffer is answered by nobody.
                 socket.send(Message::Ping(pings.to_string().into()))?;
-                heart.ping_written(Instant::now());
+                heart.ping_written(Instant::now(), arrived);
             }
             Action::Missed(missed) => println!("{} missed Pong {missed}", socket.get_ref().peer_addr()?),
             Action::Dead(missed) => return Ok(missed),
             Action::Wait(deadline) => {
-                read_until(socket, deadline, &mut heart)?;
+                if read_until(socket, deadline)? {
+                    (arrived, heard) = (arrived + 1, Instant::now());
+                }
             }
             _ => {}
         }
     }
 }
 
-/// Reads one message, or nothing by the deadline. Only then is the heartbeat asked again: it must not judge a peer
-/// whose answer is already here.
-fn read_until(
-    socket: &mut WebSocket<TcpStream>,
-    deadline: Option<Instant>,
-    heart: &mut Heartbeat,
-) -> Result<(), Error> {
+/// Reads one message, or nothing by the deadline, and says which. Only then is the heartbeat asked again: it must not
+/// judge a peer whose answer is already here.
+fn read_until(socket: &mut WebSocket<TcpStream>, deadline: Option<Instant>) -> Result<bool, Error> {
     // Never zero, which the system would refuse.
     let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     socket.get_ref().set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
     let message = match socket.read() {
         Ok(message) => message,
         // Unix says WouldBlock, Windows says TimedOut. What has arrived of a message is kept.
-        Err(Error::Io(error)) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => return Ok(()),
+        Err(Error::Io(error)) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => return Ok(false),
         Err(error) => return Err(error),
     };
-    heart.life(if message.is_pong() { Sign::Pong } else { Sign::Bytes }, Instant::now());
     match message {
         // Here WouldBlock would mean "queued", never "send again"; three timeouts long nothing moved, so it is the end.
-        Message::Text(_) | Message::Binary(_) => socket.send(message),
+        Message::Text(_) | Message::Binary(_) => socket.send(message)?,
         // `read` has put the Pong, or the reply to a Close, into the buffer. It leaves now and not with the next call.
-        Message::Ping(_) | Message::Close(_) => socket.flush(),
-        Message::Pong(_) | Message::Frame(_) => Ok(()),
+        Message::Ping(_) | Message::Close(_) => socket.flush()?,
+        Message::Pong(_) | Message::Frame(_) => {}
     }
+    Ok(true)
 }

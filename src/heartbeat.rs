@@ -15,11 +15,13 @@
 
 use std::time::{Duration, Instant};
 
+mod clock;
 mod evidence;
 mod phase;
 mod policy;
 mod text;
 
+use clock::{Clock, Place, Silence, Stall};
 pub use evidence::{Evidence, Reading};
 pub(crate) use phase::phase;
 pub use policy::{HeartbeatPolicy, Liveness};
@@ -90,47 +92,22 @@ pub struct Heartbeat {
     policy: HeartbeatPolicy,
     /// The schedule: when our next Ping is due. `None` if we do not lead.
     next_ping: Option<Instant>,
-    /// The miss clock. Where we lead, it runs from the first Ping that is unanswered; where the peer does, always.
-    clock: Option<Clock>,
-    /// Where the peer leads: how long it may be silent now.
-    window: Option<Duration>,
-    /// Bytes that had arrived when this silence began: at the first unanswered Ping, or at the last life of a peer that
-    /// leads. More than these are life.
-    mark: u64,
     /// A Ping should leave at once.
     ping_owed: bool,
-    missed: u32,
-    /// Since when the peer takes nothing and nothing arrives, as far as it is known, with what our own lateness adds.
+    /// Where the peer leads: how long it may be silent now.
+    window: Option<Duration>,
+    /// The silence under way. Where we lead, there is one from a Ping until it is answered; where the peer does, always.
+    silence: Option<Silence>,
+    /// The deadline of its next miss.
+    clock: Option<Clock>,
+    /// What waits for the peer, since it last took any of it.
     stall: Option<Stall>,
-    /// When we mean to look again while something is awaited of the peer. If that look comes late, we were held up.
-    tick: Option<Instant>,
+    /// How much had arrived by the last look, and when the newest of it did.
+    seen: (u64, Instant),
+    /// When we mean to look again. If that look comes late, we were held up.
+    next_look: Option<Instant>,
     /// How long the machine had been suspended in all when we last looked.
     suspended: Option<Duration>,
-    /// Whether this silence was excused already.
-    is_excused: bool,
-    /// When the peer last showed life: where it leads, its window begins there.
-    lived_at: Instant,
-}
-
-/// A deadline for some life.
-#[derive(Debug, Clone, Copy)]
-struct Clock {
-    due: Instant,
-    /// When the Ping was written, or handed to the queue.
-    since: Instant,
-    /// When the Ping was last seen to wait behind data. Until it leaves, silence proves nothing.
-    waited: Option<Instant>,
-    /// With [`Liveness::PongOnly`]: how much had arrived when the time was over, and has to be looked through first.
-    until: Option<u64>,
-}
-
-/// A deadline for something to be taken, or to arrive, while data waits.
-#[derive(Debug, Clone, Copy)]
-struct Stall {
-    since: Instant,
-    due: Instant,
-    /// Whether our own lateness has moved it already.
-    is_excused: bool,
 }
 
 impl Heartbeat {
@@ -139,22 +116,21 @@ impl Heartbeat {
     /// Different phases keep connections that were opened together from beating in step.
     pub fn new(policy: HeartbeatPolicy, now: Instant, phase: f64) -> Self {
         let phase = if phase > 0.0 && phase <= 1.0 { phase } else { 1.0 };
-        let next_ping = policy.ping_interval().map(|interval| now + interval.mul_f64(phase).min(interval));
         let window = policy.window(None);
-        Self {
+        let mut heartbeat = Self {
             policy,
-            next_ping,
-            clock: window.map(|window| Clock::new(now, window)),
-            window,
-            mark: 0,
+            next_ping: policy.ping_interval().map(|interval| now + interval.mul_f64(phase).min(interval)),
             ping_owed: false,
-            missed: 0,
+            window,
+            silence: window.map(|_| Silence::new(now, 0)),
+            clock: window.map(|window| Clock::new(now + window)),
             stall: None,
-            tick: None,
+            seen: (0, now),
+            next_look: None,
             suspended: None,
-            is_excused: false,
-            lived_at: now,
-        }
+        };
+        heartbeat.plan(now);
+        heartbeat
     }
 
     /// The policy in force.
@@ -164,7 +140,7 @@ impl Heartbeat {
 
     /// Misses in a row so far.
     pub fn missed(&self) -> u32 {
-        self.missed
+        self.silence.map_or(0, |silence| silence.missed)
     }
 
     /// Changes the policy. The beat starts afresh: no misses, and the next Ping as after [`new`](Self::new).
@@ -175,46 +151,40 @@ impl Heartbeat {
     /// When [`judge`](Self::judge) next has something to do; an instant in the past means at once. To be asked when
     /// `judge` has said [`Action::Wait`]: after any other action it is to be called again at once.
     pub fn deadline(&self) -> Option<Instant> {
-        let clock = self.clock.map(|clock| clock.due);
-        let stall = self.stall.map(|stall| stall.due);
-        [self.next_ping, clock, stall, self.tick].into_iter().flatten().min()
+        self.next_look
     }
 
     /// Whether some life is awaited: then a driver that sees bytes arrive should have them judged at once, so that
     /// misses are forgotten when they are answered and not a deadline later.
     pub fn awaits_life(&self) -> bool {
-        self.missed > 0 || self.next_ping.is_some() && self.clock.is_some()
+        self.missed() > 0 || self.window.is_none() && self.silence.is_some()
     }
 
-    /// Whether the miss clock has run out at `now`, so that all evidence is needed, whatever it costs.
+    /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or our Ping was last seen
+    /// to wait.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.clock.is_some_and(|clock| clock.due <= now)
+        self.clock.is_some_and(|clock| clock.due <= now || clock.waits.is_some())
     }
 
     /// A Ping or a Pong arrived, the `position`th byte from the peer its last. With [`Liveness::PongOnly`] nothing else
     /// is life, and only what arrived after the Ping is news. Where the peer leads, its Ping also says how long it may be
     /// silent from now on.
     pub fn life(&mut self, sign: Sign, position: u64, now: Instant) {
-        if self.window.is_some() {
-            self.life_of_leader(sign, position, now);
-        } else if self.policy.liveness == Liveness::PongOnly && sign == Sign::Pong && position > self.mark {
-            self.lives(position, now);
+        if self.window.is_none() && (self.policy.liveness == Liveness::AnyByte || sign != Sign::Pong) {
+            return;
         }
-    }
-
-    fn life_of_leader(&mut self, sign: Sign, position: u64, now: Instant) {
-        if let Sign::Ping { next } = sign {
+        let Some(silence) = self.silence else { return };
+        // It may have been read long after it arrived.
+        let at = if position <= self.seen.0 { self.seen.1 } else { now };
+        if let (Some(_), Sign::Ping { next }) = (self.window, sign) {
             // What was announced before is no longer true, whether it was longer or shorter.
             self.window = self.policy.window(next);
-            self.clock = self.window.map(|window| Clock::new(self.lived_at, window));
+            self.clock = self.window.map(|window| Clock::new(at + window));
         }
-        // What was known to have arrived before is no news.
-        if position > self.mark {
-            if matches!(sign, Sign::Ping { .. }) {
-                self.clock = None;
-            }
-            self.lives(position, now);
+        if position > silence.mark {
+            self.lives(position, at);
         }
+        self.plan(now);
     }
 
     /// What is to be done `now`, by all that is known of the peer. To be called when [`deadline`](Self::deadline) has
@@ -222,24 +192,19 @@ impl Heartbeat {
     ///
     /// After [`Action::Dead`] and [`Action::Stalled`] the heartbeat has done its work and should be dropped.
     pub fn judge(&mut self, now: Instant, evidence: &Evidence) -> Action {
-        if self.missed >= self.policy.max_missed {
-            return Action::Dead(self.missed);
+        if self.missed() >= self.policy.max_missed {
+            return Action::Dead(self.missed());
         }
-        if self.policy.liveness == Liveness::AnyByte && evidence.arrived > self.mark && self.is_awaiting() {
-            self.lives(evidence.arrived, evidence.heard);
-        }
-        self.excuse_hold_up(now, evidence);
-        if let Some(limit) = self.judge_stall(now, evidence) {
+        self.seen = (evidence.arrived, evidence.heard);
+        self.see_bytes(evidence.arrived, evidence.heard);
+        self.see_ping_leave(evidence);
+        self.see_stall(now, evidence);
+        self.excuse_hold_up(now, evidence.suspended);
+        if let (Some(limit), Some(_)) = (self.policy.stall_limit(), self.stall.filter(|stall| stall.due <= now)) {
             return Action::Stalled(limit);
         }
-        if self.judge_silence(now, evidence) {
-            self.missed += 1;
-            self.tick = None;
-            return if self.missed >= self.policy.max_missed {
-                Action::Dead(self.missed)
-            } else {
-                Action::Missed(self.missed)
-            };
+        if self.is_missed(now, evidence) {
+            return self.miss(now);
         }
         if let (Some(due), Some(interval)) = (self.next_ping, self.policy.ping_interval())
             && due <= now
@@ -247,177 +212,169 @@ impl Heartbeat {
             self.ping_owed = true;
             self.next_ping = Some(next_beat(due, interval, now));
         }
-        self.set_tick(now);
-        if self.ping_owed { Action::Ping } else { Action::Wait(self.deadline()) }
+        self.plan(now);
+        if self.ping_owed { Action::Ping } else { Action::Wait(self.next_look) }
     }
 
-    /// The Ping asked for was handed to the socket at `now`, when `arrived` bytes had come from the peer: from here its
-    /// timeout counts, unless an earlier Ping's still does.
+    /// The Ping asked for was handed to the socket at `now`: from here its timeout counts, unless an earlier Ping's still
+    /// does. `arrived`: how many bytes had come from the peer before, so that they cannot be its answer.
     pub fn ping_written(&mut self, now: Instant, arrived: u64) {
-        self.begin_clock(now, arrived, None);
+        self.begin_clock(now, arrived, false);
     }
 
-    /// The Ping asked for waits behind data that the peer is slow to take. Its clock starts when it leaves, which the
-    /// next [`Evidence`] tells; but if an earlier Ping of this silence has left, its clock goes on.
+    /// The Ping asked for waits behind data that the peer is slow to take; it was handed to the queue at `now` or later.
+    /// Its clock starts when it leaves, which the next [`Evidence`] tells; but if an earlier Ping of this silence was
+    /// missed, misses go on.
     pub fn ping_queued(&mut self, now: Instant, arrived: u64) {
-        self.begin_clock(now, arrived, Some(now));
+        self.begin_clock(now, arrived, true);
     }
 
-    fn begin_clock(&mut self, now: Instant, arrived: u64, waited: Option<Instant>) {
+    fn begin_clock(&mut self, now: Instant, arrived: u64, is_queued: bool) {
         self.ping_owed = false;
-        if self.next_ping.is_none() {
-            return;
+        let Some(timeout) = self.policy.timeout.filter(|_| self.next_ping.is_some()) else { return };
+        self.see_bytes(arrived, now);
+        self.silence.get_or_insert(Silence::new(now, arrived));
+        if self.clock.is_none() {
+            let clock = Clock::new(now + timeout);
+            self.clock = Some(if is_queued && self.missed() == 0 { clock.queued(now) } else { clock });
         }
-        if self.policy.liveness == Liveness::AnyByte && self.is_awaiting() && arrived > self.mark {
-            self.lives(arrived, now);
-        }
-        if self.clock.is_none_or(|clock| clock.waited.is_some() && waited.is_none()) {
-            if !self.is_awaiting() {
-                self.mark = arrived;
-            }
-            // A Ping of this silence has left already: that the next waits is no excuse.
-            let waited = waited.filter(|_| self.missed == 0);
-            self.clock = self.policy.timeout.map(|timeout| Clock { waited, ..Clock::new(now, timeout) });
-        }
-        self.set_tick(now);
+        self.plan(now);
     }
 
-    /// Whether a silence is under way.
-    fn is_awaiting(&self) -> bool {
-        self.clock.is_some() || self.missed > 0 || self.is_excused
+    /// So many bytes had arrived at `at`: more than when the silence began is life, where any byte is.
+    fn see_bytes(&mut self, arrived: u64, at: Instant) {
+        let is_news = self.silence.is_some_and(|silence| arrived > silence.mark);
+        if is_news && self.policy.liveness == Liveness::AnyByte {
+            self.lives(arrived, at);
+        }
     }
 
-    /// Some life, at `now`: the silence is over, and where the peer leads the next window begins.
-    fn lives(&mut self, arrived: u64, now: Instant) {
-        self.missed = 0;
-        self.is_excused = false;
-        self.mark = arrived;
-        self.lived_at = now;
+    /// Some life, at `at`: the silence is over, and where the peer leads the next begins.
+    fn lives(&mut self, arrived: u64, at: Instant) {
         let before = self.clock.take();
+        self.silence = None;
         if let Some(window) = self.window {
-            let clock = Clock::new(now, window);
             // Data does not shorten a window that was announced.
-            let due = before.map_or(clock.due, |before| before.due.max(clock.due));
-            self.clock = Some(Clock { due, ..clock });
+            let due = before.map_or(at + window, |before| before.due.max(at + window));
+            self.clock = Some(Clock::new(due));
+            self.silence = Some(Silence::new(at, arrived));
         }
-        self.tick = None;
     }
 
-    /// If we were held up as a whole, by more than is usual, the deadlines move by it, and a fresh Ping gets a fresh
-    /// timeout: once in each silence. Between two looks we see only that the second came late; and a machine that was
-    /// suspended has a clock that stood still.
-    fn excuse_hold_up(&mut self, now: Instant, evidence: &Evidence) {
-        let late = self.tick.map_or(Duration::ZERO, |tick| now.saturating_duration_since(tick));
-        let before = self.suspended.replace(evidence.suspended).unwrap_or(evidence.suspended);
-        let held_up = late.saturating_add(evidence.suspended.saturating_sub(before));
-        if held_up <= self.policy.tolerance() {
+    /// A silence begins when its first Ping leaves the queue.
+    fn see_ping_leave(&mut self, evidence: &Evidence) {
+        let left = self.clock.as_mut().and_then(|clock| clock.leave_queue(evidence.ping_left));
+        if let (Some(left), Some(silence)) = (left, &mut self.silence) {
+            silence.since = left;
+        }
+    }
+
+    /// Notes since when data has waited for a peer that took none of it, and from which nothing arrived.
+    fn see_stall(&mut self, now: Instant, evidence: &Evidence) {
+        let (Some(limit), Some(timeout)) = (self.policy.stall_limit(), self.policy.timeout) else { return };
+        let place = match evidence.blocked_since {
+            Some(since) => Some(Place::Queue(since)),
+            None if self.ping_waits(evidence) => Some(match self.stall.map(|stall| stall.place) {
+                // The system's buffer has taken all of it, some time after the last look.
+                Some(Place::Queue(_)) => Place::Buffer(now),
+                Some(buffer) => buffer,
+                None => Place::Buffer(self.silence.map_or(now, |silence| silence.since)),
+            }),
+            None => None,
+        };
+        self.stall = place.map(|place| Stall::next(self.stall, place, evidence.heard, limit, timeout));
+    }
+
+    /// Whether our Ping, which is data as well, has not left for the peer.
+    fn ping_waits(&self, evidence: &Evidence) -> bool {
+        self.window.is_none() && self.clock.is_some_and(|clock| !clock.has_left(evidence))
+    }
+
+    /// If we were held up as a whole by more than is usual, what was under way may be late by as much: a fresh Ping gets
+    /// its timeout, a peer that leads a fresh window, and data that waits moves on. Once in each silence.
+    ///
+    /// That we were shows in a look that comes late, or in a clock that stood still while the machine was suspended.
+    fn excuse_hold_up(&mut self, now: Instant, suspended: Duration) {
+        let look = self.next_look.unwrap_or(now).min(now);
+        let late = now - look;
+        let before = self.suspended.replace(suspended).unwrap_or(suspended);
+        if late.saturating_add(suspended.saturating_sub(before)) <= self.policy.tolerance() {
             return;
         }
-        if let Some(stall) = self.stall.as_mut().filter(|stall| !stall.is_excused) {
-            stall.due += held_up;
-            stall.is_excused = true;
+        // What began while we were held up needs no excuse.
+        if let (Some(stall), Some(timeout)) = (self.stall.as_mut().filter(|stall| stall.since < look), self.policy.timeout) {
+            stall.excuse(late, now + timeout);
         }
-        if let Some(clock) = self.clock.as_mut().filter(|_| !self.is_excused) {
-            self.is_excused = true;
-            if self.window.is_some() {
-                clock.due += held_up;
-            } else {
-                self.ping_owed = true;
-                self.clock = None;
+        if let (Some(clock), Some(silence)) = (&mut self.clock, &mut self.silence)
+            && silence.since < look
+            && !std::mem::replace(&mut silence.is_excused, true)
+        {
+            match self.window {
+                Some(window) => clock.due = clock.due.max(now + window),
+                None => {
+                    self.clock = None;
+                    self.ping_owed = true;
+                }
             }
         }
     }
 
-    /// Whether data waits for a peer that took nothing of it, and from which nothing arrived, for too long: then how long
-    /// that is.
-    fn judge_stall(&mut self, now: Instant, evidence: &Evidence) -> Option<Duration> {
-        let limit = self.policy.stall_limit()?;
-        // A Ping that the system's own buffer holds back is data that waits as well.
-        let held_back = self.clock.filter(|clock| clock.waited.is_some() && !clock.has_left(evidence));
-        let Some(blocked_since) = evidence.blocked_since.or(held_back.map(|clock| clock.since)) else {
-            self.stall = None;
-            return None;
-        };
-        let since = blocked_since.max(evidence.heard);
-        let stall = *self.stall.get_or_insert(Stall::new(since, limit));
-        if stall.since != since {
-            // It took something, or something arrived.
-            self.stall = Some(Stall::new(since, limit));
-        }
-        self.stall.filter(|stall| stall.due <= now).map(|_| limit)
-    }
-
-    /// Whether the miss clock has run out and nothing speaks for the peer.
-    fn judge_silence(&mut self, now: Instant, evidence: &Evidence) -> bool {
-        let Some(mut clock) = self.clock.filter(|clock| clock.due <= now) else { return false };
+    /// Whether the miss clock has run out and nothing speaks for the peer. Otherwise the clock goes on.
+    fn is_missed(&mut self, now: Instant, evidence: &Evidence) -> bool {
+        let has_to_leave = self.window.is_none() && self.missed() == 0;
         let Some(allowed) = self.window.or(self.policy.timeout) else { return false };
-        // There may be no room for its answer to arrive in, or there has not been for long.
-        let has_room_from = match evidence.reading {
-            Reading::Always => None,
-            Reading::Since(since) => Some(since),
-            Reading::Stopped => Some(now),
-        };
-        let is_miss = if let Some(due) = has_room_from.map(|from| from + allowed).filter(|due| *due > now) {
-            clock = Clock { due, ..Clock::new(now, allowed) };
-            false
-        } else if self.window.is_none() && self.missed == 0 && !clock.has_left(evidence) {
-            clock.waited = Some(now);
+        let Some(clock) = self.clock.as_mut().filter(|clock| clock.due <= now) else { return false };
+        // There may be no room for its answer to arrive in, or there was none until lately.
+        if let Some(from) = evidence.reading.has_room_from(now).filter(|from| *from + allowed > now) {
+            clock.due = from + allowed;
+            clock.examine = None;
+            return false;
+        }
+        if has_to_leave && !clock.has_left(evidence) {
+            clock.waits = Some(if evidence.is_held_back { Place::Buffer(now) } else { Place::Queue(now) });
             clock.due = now + self.policy.tick();
-            false
-        } else if let Some(waited) = clock.waited.take() {
-            clock.due = evidence.ping_left.map_or(waited, |left| left.max(waited)) + allowed;
-            clock.due <= now
-        } else {
-            true
-        };
-        if is_miss && self.policy.liveness == Liveness::PongOnly {
-            // A Pong may be among what has arrived and was not looked through yet.
-            let until = *clock.until.get_or_insert(evidence.arrived);
-            if evidence.examined < until {
-                self.clock = Some(clock);
+            return false;
+        }
+        // It has left since the last look, and its time begins.
+        if let Some(place) = clock.waits.take() {
+            let from = if let Place::Queue(left) = place { left } else { now };
+            clock.due = from + allowed;
+            if clock.due > now {
                 return false;
             }
         }
-        if is_miss {
-            self.ping_owed = self.next_ping.is_some();
-            self.clock = self.window.map(|window| Clock::new(now, window));
-        } else {
-            self.clock = Some(clock);
+        // A Pong may be among what has arrived and was not looked through yet.
+        if self.policy.liveness == Liveness::PongOnly
+            && evidence.examined < *clock.examine.get_or_insert(evidence.arrived)
+        {
+            clock.due = now + self.policy.tick();
+            return false;
         }
-        is_miss
+        true
     }
 
-    /// When to look again, while we wait for a sign of life that our own lateness could cost the peer.
-    fn set_tick(&mut self, now: Instant) {
-        self.tick = match (self.clock, self.stall) {
-            (None, None) => None,
-            // How long it takes us to look through what has arrived is for the reader to decide.
-            (Some(Clock { until: Some(_), .. }), _) => None,
-            // Nothing that we do decides whether a peer that leads is heard in time, up to its deadline.
-            (Some(clock), None) if self.window.is_some() => Some(clock.due.max(now)),
-            (clock, stall) => {
-                let due = [clock.map(|clock| clock.due), stall.map(|stall| stall.due)].into_iter().flatten().min();
-                due.map(|due| due.min(now + self.policy.tick()).max(now))
-            }
-        };
-    }
-}
-
-impl Clock {
-    fn new(now: Instant, allowed: Duration) -> Self {
-        Self { due: now + allowed, since: now, waited: None, until: None }
+    /// One more miss. Where we lead, the next Ping leaves at once.
+    fn miss(&mut self, now: Instant) -> Action {
+        self.ping_owed = self.next_ping.is_some();
+        self.clock = self.window.map(|window| Clock::new(now + window));
+        self.plan(now);
+        let Some(silence) = &mut self.silence else { return Action::Wait(self.next_look) };
+        silence.missed += 1;
+        if silence.missed < self.policy.max_missed {
+            Action::Missed(silence.missed)
+        } else {
+            Action::Dead(silence.missed)
+        }
     }
 
-    /// Whether its Ping is on its way to the peer.
-    fn has_left(&self, evidence: &Evidence) -> bool {
-        let is_queued = self.waited.is_some() && evidence.ping_left.is_none_or(|left| left < self.since);
-        !is_queued && !evidence.is_held_back
-    }
-}
-
-impl Stall {
-    fn new(since: Instant, limit: Duration) -> Self {
-        Self { since, due: since + limit, is_excused: false }
+    /// When to look again: at the next deadline; and often enough while our own lateness could cost the peer its time.
+    fn plan(&mut self, now: Instant) {
+        // Where the peer leads, nothing that we do decides whether it is heard in time.
+        let watches = self.stall.is_some() || self.window.is_none() && self.clock.is_some();
+        let tick = watches.then(|| now + self.policy.tick());
+        let (clock, stall) = (self.clock.map(|clock| clock.due), self.stall.map(|stall| stall.due));
+        let next = [self.next_ping, clock, stall, tick].into_iter().flatten().min();
+        self.next_look = next.map(|next| next.max(now));
     }
 }
 

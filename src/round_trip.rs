@@ -167,18 +167,25 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    /// A Ping that goes straight to the socket.
+    fn written(ledger: &mut PingLedger, now: Instant) -> String {
+        let payload = ledger.ping(now, None, None);
+        ledger.written(payload.as_bytes());
+        payload
+    }
+
     #[test]
     fn figures_follow_rfc_6298() {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         assert_eq!(ledger.round_trip(), None);
 
-        let payload = ledger.ping(now, None, None);
+        let payload = written(&mut ledger, now);
         assert_eq!(ledger.pong(payload.as_bytes(), now + ms(100)), Some(ms(100)));
         let first = ledger.round_trip().unwrap();
         assert_eq!((first.last, first.smoothed, first.variation, first.min), (ms(100), ms(100), ms(50), ms(100)));
 
-        let payload = ledger.ping(now, None, None);
+        let payload = written(&mut ledger, now);
         ledger.pong(payload.as_bytes(), now + ms(180));
         let second = ledger.round_trip().unwrap();
         // SRTT = 7/8 x 100 + 1/8 x 180; RTTVAR = 3/4 x 50 + 1/4 x |100 - 180|
@@ -193,8 +200,8 @@ mod tests {
         let mut ledger = PingLedger::default();
         let (sender, waiter) = crossbeam_channel::bounded(1);
         let first = ledger.ping(now, None, Some(sender));
-        let second = ledger.ping(now + ms(10), None, None);
-        let third = ledger.ping(now + ms(20), None, None);
+        let second = written(&mut ledger, now + ms(10));
+        let third = written(&mut ledger, now + ms(20));
 
         assert_eq!(ledger.pong(second.as_bytes(), now + ms(30)), Some(ms(20)));
         assert_eq!(waiter.try_recv(), Ok(ms(30)), "the first Ping counts as answered too");
@@ -209,6 +216,7 @@ mod tests {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         ledger.ping(now, None, None);
+        ledger.written(b"1");
         for forged in [&b"2"[..], b"0", b"+1", b"01", b"", b"-1", b"18446744073709551616", b"\xff\xfe", b"hello"] {
             assert_eq!(ledger.pong(forged, now + ms(1)), None);
         }
@@ -220,9 +228,52 @@ mod tests {
         let now = Instant::now();
         let mut ledger = PingLedger::default();
         let payload = ledger.ping(now, None, None);
-        ledger.queued(payload.as_bytes());
         assert_eq!(ledger.pong(payload.as_bytes(), now + ms(900)), Some(ms(900)));
         assert_eq!(ledger.round_trip(), None);
+    }
+
+    #[test]
+    fn a_ping_in_line_is_confirmed_by_no_pong_of_a_ping_that_may_have_overtaken_data() {
+        let now = Instant::now();
+        for (went_straight, is_in_line) in [(false, false), (true, false), (false, true)] {
+            let mut ledger = PingLedger::default();
+            let (sender, waiter) = crossbeam_channel::bounded(1);
+            let (ordinary, other) = crossbeam_channel::bounded(1);
+            let before = ledger.ping(now, None, Some(ordinary));
+            let in_line = ledger.ping_in_line(now, sender);
+            let later = if is_in_line {
+                ledger.ping_in_line(now + ms(10), crossbeam_channel::bounded(1).0)
+            } else {
+                ledger.ping(now + ms(10), None, None)
+            };
+            if went_straight {
+                ledger.written(later.as_bytes());
+            }
+            let confirms = went_straight || is_in_line;
+
+            assert_eq!(ledger.pong(later.as_bytes(), now + ms(30)), Some(ms(20)));
+            assert_eq!(other.try_recv(), Ok(ms(30)), "an ordinary Ping is answered by any later Pong");
+            assert_eq!(waiter.try_recv().is_ok(), confirms, "straight: {went_straight}, in line: {is_in_line}");
+            assert_eq!(ledger.pong(before.as_bytes(), now + ms(31)), None);
+            let own = ledger.pong(in_line.as_bytes(), now + ms(40));
+            assert_eq!(own, (!confirms).then_some(ms(40)), "its own Pong confirms it");
+            assert_eq!(waiter.try_recv().is_ok(), !confirms);
+        }
+    }
+
+    #[test]
+    fn a_pong_confirms_no_ping_in_line_that_came_after_it() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        let (sender, waiter) = crossbeam_channel::bounded(1);
+        let first = written(&mut ledger, now);
+        let in_line = ledger.ping_in_line(now, sender);
+        assert_eq!(ledger.pong(first.as_bytes(), now + ms(5)), Some(ms(5)));
+        assert!(waiter.try_recv().is_err());
+        assert_eq!(ledger.pong(in_line.as_bytes(), now + ms(9)), Some(ms(9)));
+        assert_eq!(waiter.try_recv(), Ok(ms(9)));
+        assert_eq!(ledger.figures().0, 2);
+        assert_eq!(ledger.round_trip().unwrap().samples, 1, "one that stood in line says nothing about the line");
     }
 
     #[test]

@@ -7,11 +7,12 @@ mod world;
 use heartwire::HeartbeatPolicy;
 use heartwire::heartbeat::Action::{Dead, Missed, Ping, Wait};
 use heartwire::heartbeat::Liveness::PongOnly;
-use heartwire::heartbeat::Sign::{self, Bytes, Pong};
+use heartwire::heartbeat::Sign;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::time::Duration;
-use world::{Event, FOREVER, MS, NS, ORDINARY, S, World, announced, durations, led_policies, phases, pings, signs};
+use world::{BYTES, Event, FOREVER, MS, NS, ORDINARY, PONG, Reader, S, What, World};
+use world::{announced, durations, frames, led_policies, phases, pings};
 
 /// Windows of 20 s, announced ones of 5 s to 60 s and 2 s more, dead after two.
 fn led() -> HeartbeatPolicy {
@@ -26,31 +27,31 @@ fn where_the_peer_leads_each_silent_window_is_a_miss_and_no_ping_is_sent() {
     for n in [0, 1] {
         let mut world = World::in_phase(three.max_missed(n), 0.3);
         assert_eq!(world.play(FOREVER), [(20, Dead(1))], "in whatever phase");
-        assert_eq!(world.poll(false), Dead(1), "dead stays dead");
+        assert_eq!(world.judge(), Dead(1), "dead stays dead");
     }
     let mut world = World::new(three);
     for (due, action) in [(20 * S, Missed(1)), (40 * S, Missed(2)), (60 * S, Dead(3))] {
         world.now = due - NS;
-        assert_eq!(world.poll(false), Wait(Some(world.origin + due)));
+        assert_eq!(world.judge(), Wait(Some(world.origin + due)));
         world.now = due;
-        world.settle(false);
+        world.settle();
         assert_eq!(world.trace.last(), Some(&(due, action)));
     }
 }
 
 #[test]
 fn where_the_peer_leads_any_life_starts_the_window_anew_and_forgets_the_misses() {
-    for sign in [Bytes, Pong, ORDINARY] {
+    for sign in [BYTES, PONG, ORDINARY] {
         let mut world = World::new(led());
         for at in [35, 40, 59] {
-            world.happens(at * S, Event::Life(sign));
+            world.arrives(at * S, sign);
         }
         assert_eq!(world.play(FOREVER), [(20, Missed(1)), (79, Missed(1)), (99, Dead(2))], "{sign:?}");
     }
     // At its end is in time, and just after it is not.
     for (late, missed) in [(Duration::ZERO, 0), (NS, 1)] {
         let mut world = World::new(led());
-        world.happens(20 * S + late, Event::Life(Bytes));
+        world.arrives(20 * S + late, BYTES);
         world.run_until(20 * S);
         assert_eq!(world.heart.missed(), missed);
     }
@@ -58,9 +59,9 @@ fn where_the_peer_leads_any_life_starts_the_window_anew_and_forgets_the_misses()
 
 #[test]
 fn where_the_peer_leads_pong_only_takes_its_pings_and_pongs_and_no_data() {
-    for (sign, lives) in [(Bytes, false), (Pong, true), (ORDINARY, true), (announced(20), true)] {
+    for (sign, lives) in [(BYTES, false), (PONG, true), (ORDINARY, true), (announced(20), true)] {
         let mut world = World::new(led().liveness(PongOnly));
-        (0..100).for_each(|n| world.happens(9 * n * S, Event::Life(sign)));
+        (0..100).for_each(|n| world.arrives(9 * n * S, sign));
         world.run_until(900 * S);
         assert_eq!(world.dead, (!lives).then_some(40 * S), "{sign:?}");
     }
@@ -84,15 +85,15 @@ fn announced_windows_are_clamped_and_hold_until_the_next_ping() {
         ("an ordinary Ping", led(), vec![(10, ORDINARY)], 30, 50),
         ("announcements not heeded", deaf, at_10(50), 30, 50),
         ("no timeout to be slow in", exact, at_10(50), 60, 110),
-        ("data leaves it as it is", led(), vec![(10, announced(50)), (30, Bytes)], 82, 134),
-        ("so does a Pong", led(), vec![(10, announced(50)), (30, Pong)], 82, 134),
+        ("data leaves it as it is", led(), vec![(10, announced(50)), (30, BYTES)], 82, 134),
+        ("so does a Pong", led(), vec![(10, announced(50)), (30, PONG)], 82, 134),
         ("a Ping takes it back", led(), vec![(10, announced(50)), (30, ORDINARY)], 50, 70),
         ("a shorter one replaces it", led(), vec![(10, announced(50)), (30, announced(8))], 40, 50),
         ("a longer one replaces it", led(), vec![(10, announced(8)), (15, announced(50))], 67, 119),
-        ("with PongOnly as well", strict, vec![(10, announced(50)), (30, Bytes)], 62, 114),
+        ("with PongOnly as well", strict, vec![(10, announced(50)), (30, BYTES)], 62, 114),
     ] {
         let mut world = World::new(policy);
-        signs.into_iter().for_each(|(at, sign)| world.happens(at * S, Event::Life(sign)));
+        signs.into_iter().for_each(|(at, sign)| world.arrives(at * S, sign));
         assert_eq!(world.play(FOREVER), [(first, Missed(1)), (second, Dead(2))], "{name}");
     }
 }
@@ -110,29 +111,47 @@ fn an_announcement_is_kept_or_else_a_lie_and_both_have_their_bound() {
     );
     // Kept, each time at the last moment.
     let mut world = World::new(led());
-    (0..10).for_each(|n| world.happens((10 + 62 * n) * S, Event::Life(announced(60))));
+    (0..10).for_each(|n| world.arrives((10 + 62 * n) * S, announced(60)));
     assert_eq!(world.play((10 + 620) * S), [(630, Missed(1))]);
 }
 
 #[test]
-fn where_the_peer_leads_lateness_and_excuses_are_no_miss_but_a_fresh_window() {
+fn where_the_peer_leads_our_lateness_is_a_fresh_window_once_in_each_silence() {
     for (expect, tolerance) in [(MS, 20 * MS), (80 * MS, 20 * MS), (S, 250 * MS), (4 * S, S), (60 * S, S)] {
         for (late, missed) in [(Duration::ZERO, 1), (tolerance, 1), (tolerance + NS, 0), (3600 * S, 0)] {
-            let mut world = World::new(HeartbeatPolicy::peer_led(expect));
-            world.now = expect + late;
-            world.settle(false);
+            let mut world = World::new(HeartbeatPolicy::peer_led(expect)).late([late], Duration::ZERO);
+            assert!(world.step(Duration::MAX));
+            assert_eq!(world.now, expect + late);
             assert_eq!(world.heart.missed(), missed, "{late:?} late for a window of {expect:?}");
             assert_eq!(world.deadline(), Some(world.now + expect));
         }
     }
-    let mut world = World::new(led().max_missed(1));
-    for n in 1..=20 {
-        world.now = 20 * n * S;
-        world.settle(true);
-        assert_eq!((world.heart.missed(), world.trace.len()), (0, 0));
+    // A second time in the same silence it is no excuse any more; in the next one it is again.
+    let mut world = World::new(led()).late([], 5 * S);
+    world.arrives(51 * S, BYTES);
+    assert_eq!(world.play(FOREVER), [(50, Missed(1)), (101, Missed(1)), (126, Dead(2))]);
+}
+
+#[test]
+fn where_the_peer_leads_a_suspended_machine_gives_it_a_fresh_window_and_no_more() {
+    // Before the first window is over, two fresh ones follow; after it, its miss stays.
+    for (at, dead) in [(1, 41), (19, 59), (20, 60), (25, 45), (39, 59)] {
+        let mut world = World::new(led());
+        world.happens(at * S, Event::Suspended(3600 * S));
+        world.happens(at * S, Event::Spurious);
+        world.run_until(FOREVER);
+        assert_eq!(world.dead, Some(dead * S), "suspended at {at} s");
     }
-    world.run_until(FOREVER);
-    assert_eq!(world.dead, Some(420 * S), "one window later, when nothing excuses any more");
+}
+
+#[test]
+fn where_the_peer_leads_what_is_read_late_counts_from_when_it_arrived() {
+    // Pings that came within a second, and are read one in five seconds; with a look at what waits in the meantime.
+    for policy in [led(), led().liveness(PongOnly)] {
+        let mut world = World::new(policy).read_by(Reader::Slow(6, 5 * S)).with([(S, Event::Spurious)]);
+        (1..=4).for_each(|n| world.arrives(n * 200 * MS, ORDINARY));
+        assert_eq!(world.play(FOREVER), [(21, Missed(1)), (41, Dead(2))]);
+    }
 }
 
 #[test]
@@ -145,7 +164,7 @@ fn the_lead_can_change_hands() {
         ("to the peer again: the announcement is forgotten", led(), 15, led(), &[(35, Missed(1)), (55, Dead(2))]),
     ] {
         let mut world = World::new(before);
-        world.happens(10 * S, Event::Life(announced(60)));
+        world.arrives(10 * S, announced(60));
         world.run_until(at * S);
         world.set_policy(after);
         world.trace.clear();
@@ -165,7 +184,7 @@ fn extreme_windows_neither_panic_nor_spin() {
             let policy = HeartbeatPolicy::peer_led(expect).announcements(NS, longest).max_missed(max_missed);
             assert!(policy.worst_case().is_some());
             let mut world = World::new(policy);
-            world.life(Sign::Ping { next: Some(Duration::MAX) });
+            world.arrives(Duration::ZERO, What::Frame(Sign::Ping { next: Some(Duration::MAX) }));
             (0..10).for_each(|_| _ = world.step(Duration::MAX));
             assert!(!world.trace.is_empty());
         }
@@ -175,15 +194,15 @@ fn extreme_windows_neither_panic_nor_spin() {
 proptest! {
     #[test]
     fn where_the_peer_leads_death_comes_max_missed_windows_after_the_last_life_to_the_nanosecond(
-        led in led_policies(), phase in phases(), lives in vec((durations(), signs()), 0..20),
+        led in led_policies(), phase in phases(), lives in vec((durations(), frames()), 0..20),
     ) {
         let mut world = World::in_phase(led.policy, phase);
         let mut at = Duration::ZERO;
         let mut windows = Vec::new();
         for (pause, sign) in lives {
             at += pause;
-            world.happens(at, Event::Life(sign));
-            if let Sign::Ping { next } = sign { windows.push((at, led.window(next))) }
+            world.arrives(at, sign);
+            if let What::Frame(Sign::Ping { next }) = sign { windows.push((at, led.window(next))) }
         }
         world.run_until(100 * FOREVER);
         let silence = world.dead.expect("a silent peer dies") - world.last_life;
@@ -204,8 +223,8 @@ proptest! {
         for (sign, share) in pings {
             // Due when it was announced, and late by as much as it may be.
             at += window.mul_f64(share).min(window);
-            world.happens(at, Event::Life(sign));
-            if let Sign::Ping { next } = sign { window = led.window(next) }
+            world.arrives(at, sign);
+            if let What::Frame(Sign::Ping { next }) = sign { window = led.window(next) }
         }
         world.run_until(at);
         prop_assert_eq!(world.trace, []);

@@ -133,13 +133,15 @@ impl Ending {
         }
     }
 
-    /// The peer has said its last word.
+    /// The peer has said its last word. To say so twice is harmless.
     pub(crate) fn peer_done(&mut self, last: LastWord, now: Instant) {
         let by = now + self.timeout;
         self.phase = match self.phase {
             Phase::Open => Phase::PeerDone { by },
             Phase::Closing { by } => Phase::Closed { by },
-            later => later,
+            Phase::Broken => Phase::Broken,
+            // There is only one last word.
+            Phase::PeerDone { .. } | Phase::Closed { .. } | Phase::Over => return,
         };
         let (cause, answer) = match last {
             LastWord::Close(code, reason) => {
@@ -185,3 +187,6 @@ impl Ending {
         std::mem::replace(&mut self.phase, Phase::Over) != Phase::Over
     }
 }
+
+#[cfg(test)]
+mod tests;

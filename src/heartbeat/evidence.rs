@@ -63,3 +63,14 @@ pub enum Reading {
     /// Not now: there is no room for more, and something waits.
     Stopped,
 }
+
+impl Reading {
+    /// Since when the peer has had room to send in, if there ever was none.
+    pub(super) fn has_room_from(self, now: Instant) -> Option<Instant> {
+        match self {
+            Self::Always => None,
+            Self::Since(since) => Some(since),
+            Self::Stopped => Some(now),
+        }
+    }
+}

@@ -19,6 +19,9 @@ const SCHEDULES: usize = 2_000;
 /// A limit on the queue that two frames reach.
 const QUEUE: usize = 16;
 
+/// Far enough away never to come.
+const FAR: Duration = Duration::from_secs(3600);
+
 /// Explores the race under random schedules, and under those that preempt rarely, which find other things.
 fn explore(race: fn()) {
     let schedules = std::env::var("HEARTWIRE_SCHEDULES").ok().map(|count| count.parse().expect("a number"));
@@ -88,10 +91,6 @@ impl Socket for Pipe {
         state.has_drainer = false;
         state.take(slices)
     }
-
-    fn set_patience(&self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
 }
 
 /// A write half, and what its owner would do for it.
@@ -99,14 +98,16 @@ impl Socket for Pipe {
 struct Rig {
     outbound: Arc<Outbound<Pipe>>,
     pipe: Arc<Pipe>,
+    /// Why it ended, as often as that was reported.
+    reports: Arc<Mutex<Vec<CloseReason>>>,
 }
 
 impl Rig {
-    fn new(room: usize, stall_limit: Option<Duration>) -> Self {
+    fn new(room: usize) -> Self {
         let pipe = Arc::new(Pipe::default());
         pipe.make_room(room);
-        let outbound = Arc::new(Outbound::new(Role::Server, Arc::clone(&pipe), QUEUE, stall_limit));
-        Self { outbound, pipe }
+        let outbound = Arc::new(Outbound::new(Role::Server, Arc::clone(&pipe), QUEUE, FAR));
+        Self { outbound, pipe, reports: Arc::default() }
     }
 
     fn spawn<T: 'static>(&self, run: impl FnOnce(&Self) -> T + Send + 'static) -> JoinHandle<T>
@@ -122,15 +123,15 @@ impl Rig {
         match sent {
             Ok(Sent::StartDrainer) => {
                 self.spawn(|rig| {
-                    if rig.outbound.drain().is_err() {
-                        rig.abort();
+                    if let Err(error) = rig.outbound.drain() {
+                        rig.broken(&error);
                     }
                 });
                 true
             }
             Ok(Sent::Written | Sent::Queued) => true,
-            Err(SendFailure::Io(_)) => {
-                self.abort();
+            Err(SendFailure::Io(error)) => {
+                self.broken(&error);
                 false
             }
             Err(SendFailure::Closed | SendFailure::Full) => false,
@@ -145,8 +146,8 @@ impl Rig {
     fn send(&self, sender: usize, n: usize) -> Result<Sent, SendFailure> {
         let frame = data(sender, n);
         match (sender + n) % 3 {
-            0 => self.outbound.feed(frame, true),
-            _ => self.outbound.send(frame, true),
+            0 => self.outbound.feed(frame, Wait::Forever),
+            _ => self.outbound.send(frame, Wait::Forever),
         }
     }
 
@@ -155,14 +156,32 @@ impl Rig {
         self.settle(self.outbound.send_control(Frame::pong("q")));
     }
 
+    /// Whether it was this call that began to close.
     fn close(&self) -> bool {
-        self.settle(self.outbound.close(Some(CloseCode::NORMAL), ""))
+        match self.outbound.close(CloseReason::Shutdown, Instant::now()) {
+            Ok((is_first, sent)) => self.settle(Ok(sent)) && is_first,
+            Err(failure) => self.settle(Err(failure)),
+        }
     }
 
-    /// The socket is shut down and let go of.
+    /// What `Link` does when a write has failed: whoever reads is woken, and ends the connection.
+    fn broken(&self, error: &io::Error) {
+        self.outbound.write_failed(CloseReason::io(error), Pipe::shut_down);
+    }
+
+    /// The connection is over, for this reason unless there is a better one: the socket is shut down and let go of.
+    fn end(&self, reason: CloseReason) {
+        let report = |figures: Figures| self.reports.lock().unwrap().push(figures.reason);
+        self.outbound.end(reason, Instant::now(), Pipe::shut_down, report);
+        assert_eq!(self.reports.lock().unwrap().len(), 1, "reported once, before anybody goes on");
+    }
+
     fn abort(&self) {
-        self.outbound.with_socket(Pipe::shut_down);
-        self.outbound.end();
+        self.end(CloseReason::Disconnected);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.outbound.uptake().blocked_since.is_some()
     }
 
     /// Takes a few bytes at a time, and then whatever comes.
@@ -174,8 +193,7 @@ impl Rig {
     }
 
     fn wait_until_drained(&self) -> bool {
-        // Far enough away never to come.
-        self.outbound.wait_until_drained(Instant::now() + Duration::from_secs(3600))
+        self.outbound.wait_until_drained(Instant::now() + FAR)
     }
 
     /// What arrived. `is_cut`: the end of the wire may be in the middle of a frame.
@@ -193,6 +211,8 @@ struct Received {
     /// How many frames of each sender, which came in order.
     of: [usize; 2],
     is_closed: bool,
+    /// How many frames of the first sender came before its Ping in line.
+    at_ping_in_line: Option<usize>,
 }
 
 impl Received {
@@ -218,6 +238,7 @@ impl Received {
                     assert_eq!(n.parse::<usize>().unwrap(), *count, "lost or out of order");
                     *count += 1;
                 }
+                0x89 if payload == b"l" => received.at_ping_in_line = Some(received.of[0]),
                 0x89 => assert_eq!(payload, b"p"),
                 0x8a => assert_eq!(payload, b"q"),
                 0x88 => received.is_closed = true,
@@ -230,7 +251,7 @@ impl Received {
 
 /// Two senders and a Ping, while the peer takes what comes bit by bit.
 fn senders_race() {
-    let rig = Rig::new(3, None);
+    let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
     let others = [rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
     assert_eq!(senders.map(|sender| sender.join().unwrap()), [3, 3], "a send failed for no reason");
@@ -240,12 +261,12 @@ fn senders_race() {
     rig.settle(rig.outbound.flush());
     assert!(rig.wait_until_drained());
     assert_eq!(rig.received(false).of, [3, 3]);
-    assert_eq!((rig.outbound.queued(), rig.outbound.is_behind()), (0, false));
+    assert_eq!((rig.outbound.queued(), rig.is_behind()), (0, false));
 }
 
 /// Two threads close while others send: one of them does, and what was taken before is sent before.
 fn a_close_races_with_senders() {
-    let rig = Rig::new(3, None);
+    let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
     let closers = [rig.spawn(Rig::close), rig.spawn(Rig::close)];
     let others = [rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
@@ -257,13 +278,13 @@ fn a_close_races_with_senders() {
     assert_eq!(closes.iter().filter(|close| **close).count(), 1, "one closes");
     assert!(rig.wait_until_drained());
     let received = rig.received(false);
-    assert!(received.is_closed && rig.outbound.sent_close_code().is_some());
+    assert!(received.is_closed && rig.outbound.figures().sent.is_some());
     assert_eq!(received.of, taken, "what was taken before the Close frame, and nothing else, arrives");
 }
 
 /// The peer takes nothing: whoever waits for room learns of the Close frame at once, and not by the end.
 fn a_close_reaches_those_who_wait_for_room() {
-    let rig = Rig::new(3, None);
+    let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 5)), rig.spawn(|rig| rig.send_some(1, 5))];
     rig.close();
     for sender in senders {
@@ -273,17 +294,18 @@ fn a_close_reaches_those_who_wait_for_room() {
     rig.abort();
     waiter.join().unwrap();
     rig.received(true);
+    assert_eq!(*rig.reports.lock().unwrap(), [CloseReason::Shutdown], "the first cause");
 }
 
 /// The socket is shut down at any time: nobody waits any longer, and what arrived is in order up to the cut.
 fn the_end_races_with_everything() {
-    let rig = Rig::new(3, None);
+    let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
     let waiter = rig.spawn(|rig| {
         rig.close();
         rig.wait_until_drained()
     });
-    let others = [rig.spawn(Rig::abort), rig.spawn(Rig::read_slowly)];
+    let others = [rig.spawn(Rig::abort), rig.spawn(Rig::abort), rig.spawn(Rig::read_slowly)];
     let taken = senders.map(|sender| sender.join().unwrap());
     waiter.join().unwrap();
     for other in others {
@@ -291,13 +313,24 @@ fn the_end_races_with_everything() {
     }
     let received = rig.received(true);
     assert!(received.of.iter().zip(&taken).all(|(arrived, taken)| arrived <= taken), "{received:?} of {taken:?}");
-    assert!(matches!(rig.outbound.send(data(0, 9), true), Err(SendFailure::Closed)));
+    assert!(matches!(rig.outbound.send(data(0, 9), Wait::Forever), Err(SendFailure::Closed)));
     assert_eq!(rig.outbound.queued(), 0);
 }
 
-/// The drainer loses its patience, at any point: that ends the connection, and nobody waits any longer.
+/// Whoever judges the peer loses patience, at any point at which something waits: that ends the connection, and nobody
+/// waits any longer.
 fn a_stall_ends_everything() {
-    let rig = Rig::new(3, Some(Duration::ZERO));
+    let rig = Rig::new(3);
+    let judge = rig.spawn(|rig| {
+        let stalled = (0..20).any(|_| {
+            thread::yield_now();
+            rig.is_behind()
+        });
+        if stalled {
+            rig.end(CloseReason::WriteStalled { limit: FAR });
+        }
+        stalled
+    });
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
     let waiter = rig.spawn(|rig| {
         rig.close();
@@ -307,8 +340,50 @@ fn a_stall_ends_everything() {
     for sender in senders {
         sender.join().unwrap();
     }
-    waiter.join().unwrap();
+    let is_drained = waiter.join().unwrap();
+    if judge.join().unwrap() {
+        let reports = rig.reports.lock().unwrap();
+        assert!(matches!(reports[..], [CloseReason::WriteStalled { .. } | CloseReason::Shutdown]), "{reports:?}");
+        assert_eq!(rig.outbound.queued(), 0);
+    } else {
+        assert!(is_drained && rig.received(false).is_closed);
+    }
     rig.received(true);
+}
+
+/// A sender that waits for room by a deadline, and a peer that takes what comes: as under [`senders_race`], for no
+/// deadline comes here.
+fn a_wait_with_a_deadline_is_woken() {
+    let rig = Rig::new(3);
+    let senders = [0, 1].map(|sender| {
+        rig.spawn(move |rig| {
+            let wait = Wait::Until(Instant::now() + FAR);
+            (0..3).take_while(|n| rig.settle(rig.outbound.send(data(sender, *n), wait))).count()
+        })
+    });
+    let reader = rig.spawn(Rig::read_slowly);
+    assert_eq!(senders.map(|sender| sender.join().unwrap()), [3, 3]);
+    reader.join().unwrap();
+    assert!(rig.wait_until_drained());
+    assert_eq!(rig.received(false).of, [3, 3]);
+}
+
+/// A Ping in line, with an ordinary one and data of others around it: what its sender sent before it arrives before it.
+fn a_ping_in_line_stays_in_line() {
+    let rig = Rig::new(3);
+    let confirming = rig.spawn(|rig| {
+        rig.send_some(0, 2);
+        rig.settle(rig.outbound.send_control(Frame::ping_in_line("l")))
+    });
+    let others = [rig.spawn(|rig| _ = rig.send_some(1, 2)), rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
+    assert!(confirming.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
+    rig.settle(rig.outbound.flush());
+    assert!(rig.wait_until_drained());
+    let received = rig.received(false);
+    assert_eq!((received.of, received.at_ping_in_line), ([2, 2], Some(2)));
 }
 
 #[test]
@@ -334,4 +409,14 @@ fn whoever_waits_learns_of_the_end() {
 #[test]
 fn whoever_waits_learns_of_a_stall() {
     explore(a_stall_ends_everything);
+}
+
+#[test]
+fn whoever_waits_by_a_deadline_is_woken_before_it() {
+    explore(a_wait_with_a_deadline_is_woken);
+}
+
+#[test]
+fn a_ping_in_line_never_overtakes() {
+    explore(a_ping_in_line_stays_in_line);
 }

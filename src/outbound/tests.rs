@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::thread;
 
 use super::*;
+use crate::close::LastWord;
 use crate::message::Message;
 
 /// Takes as many bytes as it was allowed to, and remembers them.
@@ -17,7 +18,6 @@ struct FakeSocket {
 struct FakeState {
     room: usize,
     taken: Vec<u8>,
-    patience: Duration,
     fails: bool,
 }
 
@@ -60,33 +60,49 @@ impl Socket for FakeSocket {
 
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.state.lock().unwrap();
-        let deadline = Instant::now() + state.patience;
+        let deadline = Instant::now() + PATIENCE;
         while state.room == 0 && !state.fails && Instant::now() < deadline {
             state = self.changed.wait_timeout(state, deadline - Instant::now()).unwrap().0;
         }
         state.take(slices)
     }
-
-    fn set_patience(&self, patience: Duration) -> io::Result<()> {
-        self.state.lock().unwrap().patience = patience;
-        Ok(())
-    }
 }
+
+/// How long the socket waits before it says that it took nothing. A drainer is not to care.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 const SECOND: Duration = Duration::from_secs(1);
 
 fn outbound(queue_limit: usize, room: usize) -> (Arc<Outbound<FakeSocket>>, Arc<FakeSocket>) {
     let socket = Arc::new(FakeSocket::default());
     socket.allow(room);
-    (Arc::new(Outbound::new(Role::Server, Arc::clone(&socket), queue_limit, Some(10 * SECOND))), socket)
+    (Arc::new(Outbound::new(Role::Server, Arc::clone(&socket), queue_limit, 10 * SECOND)), socket)
 }
 
 fn text(text: &str) -> Frame {
     Frame::message(Message::text(text))
 }
 
+fn normal() -> CloseReason {
+    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
+}
+
+/// The frame that says so.
 fn close() -> Frame {
     Frame::close(close_payload(Some(CloseCode::NORMAL), ""))
+}
+
+impl Outbound<FakeSocket> {
+    /// Ends as an abort does. How often that was reported.
+    fn end_now(&self) -> usize {
+        let mut reports = 0;
+        self.end(CloseReason::Disconnected, Instant::now(), FakeSocket::fail, |_| reports += 1);
+        reports
+    }
+
+    fn is_behind(&self) -> bool {
+        self.uptake().blocked_since.is_some()
+    }
 }
 
 fn wire(frames: &[Frame]) -> Vec<u8> {
@@ -96,11 +112,12 @@ fn wire(frames: &[Frame]) -> Vec<u8> {
 #[test]
 fn what_the_socket_takes_at_once_is_never_queued() {
     let (outbound, socket) = outbound(100, 1000);
-    assert_eq!(outbound.send(text("one"), true).unwrap(), Sent::Written);
+    assert_eq!(outbound.send(text("one"), Wait::Forever).unwrap(), Sent::Written);
     assert_eq!(outbound.send_control(Frame::ping("1")).unwrap(), Sent::Written);
     assert_eq!(socket.taken(), wire(&[text("one"), Frame::ping("1")]));
     assert_eq!((outbound.queued(), outbound.is_behind()), (0, false));
-    assert_eq!(outbound.totals(), (1, 8));
+    let figures = outbound.figures();
+    assert_eq!((figures.messages, figures.bytes, figures.queued, figures.unsent), (1, 8, 0, 0));
 }
 
 #[test]
@@ -108,8 +125,8 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
     let frames = [text("first"), text("second")];
     for cut in 0..wire(&frames).len() {
         let (outbound, socket) = outbound(100, cut);
-        let first = outbound.send(frames[0].clone(), true).unwrap();
-        let second = outbound.send(frames[1].clone(), true).unwrap();
+        let first = outbound.send(frames[0].clone(), Wait::Forever).unwrap();
+        let second = outbound.send(frames[1].clone(), Wait::Forever).unwrap();
         let ping = outbound.send_control(Frame::ping("1")).unwrap();
         // Exactly one of the three finds the socket full.
         let starters = [first, second, ping].iter().filter(|sent| **sent == Sent::StartDrainer).count();
@@ -131,12 +148,12 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
 #[test]
 fn of_pings_and_of_pongs_only_the_newest_waits() {
     let (outbound, socket) = outbound(10_000, 3);
-    assert_eq!(outbound.send(text("data"), true).unwrap(), Sent::StartDrainer);
+    assert_eq!(outbound.send(text("data"), Wait::Forever).unwrap(), Sent::StartDrainer);
     for n in 0..50 {
         outbound.send_control(Frame::ping(n.to_string())).unwrap();
         outbound.send_control(Frame::pong(n.to_string())).unwrap();
     }
-    outbound.send(text("more"), true).unwrap();
+    outbound.send(text("more"), Wait::Forever).unwrap();
     socket.allow(1000);
     outbound.drain().unwrap();
     assert_eq!(socket.taken(), wire(&[text("data"), Frame::pong("49"), Frame::ping("49"), text("more")]));
@@ -145,29 +162,29 @@ fn of_pings_and_of_pongs_only_the_newest_waits() {
 #[test]
 fn control_frames_get_in_however_full_the_queue_is() {
     let (outbound, _socket) = outbound(10, 0);
-    outbound.send(text("0123456789"), false).unwrap();
-    assert!(matches!(outbound.send(text("x"), false), Err(SendFailure::Full)));
+    outbound.send(text("0123456789"), Wait::No).unwrap();
+    assert!(matches!(outbound.send(text("x"), Wait::No), Err(SendFailure::Full)));
     assert_eq!(outbound.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
 }
 
 #[test]
 fn the_queue_is_bounded_but_a_single_frame_may_be_larger() {
     let (outbound, socket) = outbound(10, 0);
-    assert_eq!(outbound.send(text(&"x".repeat(50)), false).unwrap(), Sent::StartDrainer);
-    assert!(matches!(outbound.send(text(""), false), Err(SendFailure::Full)));
+    assert_eq!(outbound.send(text(&"x".repeat(50)), Wait::No).unwrap(), Sent::StartDrainer);
+    assert!(matches!(outbound.send(text(""), Wait::No), Err(SendFailure::Full)));
     socket.allow(52);
     outbound.drain().unwrap();
-    assert_eq!(outbound.send(text("y"), false).unwrap(), Sent::StartDrainer);
-    assert_eq!(outbound.send(text("z"), false).unwrap(), Sent::Queued, "room for 10 bytes, 6 in use");
+    assert_eq!(outbound.send(text("y"), Wait::No).unwrap(), Sent::StartDrainer);
+    assert_eq!(outbound.send(text("z"), Wait::No).unwrap(), Sent::Queued, "room for 10 bytes, 6 in use");
 }
 
 #[test]
 fn a_send_that_waits_for_room_gets_it_when_the_peer_takes_something() {
     let (outbound, socket) = outbound(10, 0);
-    outbound.send(text("01234567"), true).unwrap();
+    outbound.send(text("01234567"), Wait::Forever).unwrap();
     let sender = thread::spawn({
         let outbound = Arc::clone(&outbound);
-        move || outbound.send(text("89"), true).unwrap()
+        move || outbound.send(text("89"), Wait::Forever).unwrap()
     });
     let drainer = thread::spawn({
         let outbound = Arc::clone(&outbound);
@@ -183,25 +200,25 @@ fn a_send_that_waits_for_room_gets_it_when_the_peer_takes_something() {
 #[test]
 fn a_send_that_waits_for_room_learns_of_the_end() {
     let (outbound, _socket) = outbound(10, 0);
-    outbound.send(text("01234567"), true).unwrap();
+    outbound.send(text("01234567"), Wait::Forever).unwrap();
     let sender = thread::spawn({
         let outbound = Arc::clone(&outbound);
-        move || outbound.send(text("89"), true)
+        move || outbound.send(text("89"), Wait::Forever)
     });
-    outbound.end();
+    outbound.end_now();
     assert!(matches!(sender.join().unwrap(), Err(SendFailure::Closed)));
 }
 
 #[test]
 fn what_is_fed_leaves_with_the_flush_or_with_the_next_send() {
     let (outbound, socket) = outbound(1000, 1000);
-    assert_eq!(outbound.feed(text("a"), true).unwrap(), Sent::Queued);
-    assert_eq!(outbound.feed(text("b"), true).unwrap(), Sent::Queued);
+    assert_eq!(outbound.feed(text("a"), Wait::Forever).unwrap(), Sent::Queued);
+    assert_eq!(outbound.feed(text("b"), Wait::Forever).unwrap(), Sent::Queued);
     assert_eq!(socket.taken(), b"");
     assert!(!outbound.is_behind(), "the peer is not to blame");
-    assert_eq!(outbound.send(text("c"), true).unwrap(), Sent::Written);
+    assert_eq!(outbound.send(text("c"), Wait::Forever).unwrap(), Sent::Written);
     assert_eq!(socket.taken(), wire(&[text("a"), text("b"), text("c")]));
-    outbound.feed(text("d"), true).unwrap();
+    outbound.feed(text("d"), Wait::Forever).unwrap();
     assert_eq!(outbound.flush().unwrap(), Sent::Written);
     assert_eq!(socket.taken(), wire(&[text("a"), text("b"), text("c"), text("d")]));
     assert_eq!(outbound.flush().unwrap(), Sent::Written, "nothing to flush is no error");
@@ -211,7 +228,7 @@ fn what_is_fed_leaves_with_the_flush_or_with_the_next_send() {
 fn much_that_is_fed_does_not_wait_for_a_flush() {
     let (outbound, socket) = outbound(1 << 20, 1 << 20);
     for _ in 0..200 {
-        outbound.feed(text(&"x".repeat(100)), true).unwrap();
+        outbound.feed(text(&"x".repeat(100)), Wait::Forever).unwrap();
     }
     assert!(socket.taken().len() >= 16 * 1024);
 }
@@ -219,81 +236,324 @@ fn much_that_is_fed_does_not_wait_for_a_flush() {
 #[test]
 fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     let (outbound, socket) = outbound(1000, 4);
-    outbound.send(text("first"), true).unwrap();
-    outbound.send(text("second"), true).unwrap();
-    assert_eq!(outbound.close(Some(CloseCode::NORMAL), "").unwrap(), Sent::Queued);
+    outbound.send(text("first"), Wait::Forever).unwrap();
+    outbound.send(text("second"), Wait::Forever).unwrap();
+    let now = Instant::now();
+    assert_eq!(outbound.close(normal(), now).unwrap(), (true, Sent::Queued));
     assert!(outbound.is_closing());
-    assert!(matches!(outbound.send(text("late"), true), Err(SendFailure::Closed)));
-    assert!(matches!(outbound.feed(text("late"), true), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.feed(text("late"), Wait::Forever), Err(SendFailure::Closed)));
     assert!(matches!(outbound.send_control(Frame::pong("late")), Err(SendFailure::Closed)));
-    assert!(matches!(outbound.close(Some(CloseCode::NORMAL), ""), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.close(CloseReason::Shutdown, now), Err(SendFailure::Closed)));
+    assert_eq!(outbound.figures().sent, None, "it waits");
     socket.allow(1000);
     outbound.drain().unwrap();
     assert_eq!(socket.taken(), wire(&[text("first"), text("second"), close()]));
     assert!(outbound.wait_until_drained(Instant::now()));
+    let figures = outbound.figures();
+    assert_eq!((figures.sent, figures.received, figures.reason), (Some(CloseCode::NORMAL), None, normal()));
 }
 
+/// Whoever judges the peer by it is the heartbeat: a drainer waits as long as it is let.
 #[test]
-fn a_peer_that_takes_nothing_is_found_after_the_limit_and_not_before() {
+fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
     let (outbound, socket) = outbound(1000, 1);
-    let limit = Duration::from_millis(200);
-    outbound.set_stall_limit(Some(limit));
-    outbound.send(text("waits"), true).unwrap();
-    let drainer = thread::spawn({
-        let outbound = Arc::clone(&outbound);
-        move || (outbound.drain(), Instant::now())
-    });
-    // As long as it takes a byte now and then, it is slow, not dead.
-    let mut last = Instant::now();
-    for _ in 0..4 {
-        thread::sleep(limit / 2);
-        last = Instant::now();
-        socket.allow(1);
-    }
-    let (result, found) = drainer.join().unwrap();
-    assert!(matches!(result, Err(DrainFailure::Stalled(l)) if l == limit), "{result:?}");
-    assert!(found - last >= limit, "found {:?} after the last byte was taken", found - last);
-    assert_eq!(socket.taken(), wire(&[text("waits")])[..5]);
-}
+    assert_eq!(outbound.uptake().blocked_since, None, "nothing waits");
+    let before = Instant::now();
+    assert_eq!(outbound.send(text("waits"), Wait::Forever).unwrap(), Sent::StartDrainer);
+    let mut blocked_since = outbound.uptake().blocked_since.expect("the socket took one byte, and no more");
+    assert!((before..=Instant::now()).contains(&blocked_since));
 
-#[test]
-fn without_a_limit_a_stall_is_waited_out() {
-    let (outbound, socket) = outbound(1000, 0);
-    outbound.set_stall_limit(None);
-    outbound.send(text("waits"), true).unwrap();
     let drainer = thread::spawn({
         let outbound = Arc::clone(&outbound);
         move || outbound.drain()
     });
-    thread::sleep(Duration::from_millis(100));
-    socket.allow(1000);
+    for byte in 2..=6 {
+        // The socket's patience ends several times: that nothing was taken is no progress.
+        thread::sleep(3 * PATIENCE);
+        assert_eq!(outbound.uptake().blocked_since, Some(blocked_since));
+        let before = Instant::now();
+        socket.allow(1);
+        wait_for(|| outbound.uptake().blocked_since != Some(blocked_since));
+        blocked_since = outbound.uptake().blocked_since.expect("one byte still waits");
+        assert!((before..=Instant::now()).contains(&blocked_since));
+        assert_eq!(outbound.figures().bytes, byte);
+    }
+    socket.allow(1);
     drainer.join().unwrap().unwrap();
+    assert_eq!(outbound.uptake().blocked_since, None, "it has caught up");
     assert_eq!(socket.taken(), wire(&[text("waits")]));
+}
+
+#[test]
+fn what_was_fed_waits_for_us_and_not_for_the_peer() {
+    let (outbound, _socket) = outbound(1000, 0);
+    outbound.feed(text("fed"), Wait::Forever).unwrap();
+    assert_eq!((outbound.queued(), outbound.uptake().blocked_since), (5, None));
+    assert_eq!(outbound.flush().unwrap(), Sent::StartDrainer);
+    assert!(outbound.is_behind());
+}
+
+#[test]
+fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
+    let (outbound, socket) = outbound(1000, 1000);
+    let uptake = outbound.uptake();
+    assert_eq!((uptake.ping_left, uptake.behind_ping), (None, 0), "there was none");
+
+    // Straight to the socket.
+    outbound.send(text("before"), Wait::Forever).unwrap();
+    let before = Instant::now();
+    outbound.send_control(Frame::ping("1")).unwrap();
+    let first = outbound.uptake().ping_left.expect("it has left");
+    assert!((before..=Instant::now()).contains(&first));
+    assert_eq!(outbound.uptake().behind_ping, 0);
+    outbound.send(text("12345678"), Wait::Forever).unwrap();
+    outbound.send_control(Frame::pong("1")).unwrap();
+    assert_eq!(outbound.uptake().behind_ping, 10 + 3);
+    assert_eq!(outbound.uptake().ping_left, Some(first), "a Pong is no Ping");
+
+    // Cut: the drainer writes the rest of it.
+    let room = 2 + 1000 - socket.taken().len() - 3;
+    outbound.send(text(&"x".repeat(room - 4 - 1)), Wait::Forever).unwrap();
+    assert_eq!(outbound.send_control(Frame::ping("2")).unwrap(), Sent::StartDrainer);
+    assert_eq!(socket.taken().len(), 1000, "the socket has the beginning of it");
+    assert_eq!(outbound.uptake().ping_left, Some(first), "and the rest waits");
+    outbound.send(text("behind"), Wait::Forever).unwrap();
+    socket.allow(1);
+    socket.allow(100);
+    let before = Instant::now();
+    outbound.drain().unwrap();
+    let second = outbound.uptake().ping_left.expect("the first had left already");
+    assert!((before..=Instant::now()).contains(&second));
+    // Taken together with it: judged to have waited in the system's buffer as well, which costs nothing.
+    assert!([0, 8].contains(&outbound.uptake().behind_ping));
+}
+
+#[test]
+fn a_ping_that_waits_has_not_left_and_of_two_that_wait_the_newest_does() {
+    let (outbound, socket) = outbound(1000, 1);
+    outbound.send(text("data"), Wait::Forever).unwrap();
+    assert_eq!(outbound.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
+    assert_eq!(outbound.send_control(Frame::ping("2")).unwrap(), Sent::Queued);
+    assert_eq!((outbound.uptake().ping_left, outbound.uptake().behind_ping), (None, 0));
+    assert_eq!(outbound.queued(), 5 + 3, "the first Ping was replaced");
+    socket.allow(1000);
+    outbound.drain().unwrap();
+    assert!(outbound.uptake().ping_left.is_some());
+    assert_eq!(socket.taken(), wire(&[text("data"), Frame::ping("2")]));
+}
+
+/// Confirmed delivery: its Pong says that everything before it was read.
+#[test]
+fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
+    let sent = [text("first"), text("second"), Frame::ping_in_line("3"), text("third"), Frame::ping("4")];
+    let everything = wire(&sent);
+    for cut in 0..=everything.len() {
+        for fed in [false, true] {
+            let (outbound, socket) = outbound(1000, cut);
+            let mut starters = 0;
+            for frame in &sent {
+                let sent = match frame.kind() {
+                    Kind::Ping => outbound.send_control(frame.clone()),
+                    Kind::Data if frame.header()[0] == 0x89 => outbound.send_control(frame.clone()),
+                    _ if fed => outbound.feed(frame.clone(), Wait::Forever),
+                    _ => outbound.send(frame.clone(), Wait::Forever),
+                };
+                starters += usize::from(sent.unwrap() == Sent::StartDrainer);
+            }
+            starters += usize::from(outbound.flush().unwrap() == Sent::StartDrainer);
+            assert_eq!(starters, usize::from(cut < everything.len()), "cut at {cut}");
+            socket.allow(1000);
+            if starters > 0 {
+                outbound.drain().unwrap();
+            }
+            let frames = frames(&socket.taken());
+            let place =
+                |frame: &Frame| frames.iter().position(|other| *other == frame.to_bytes(0)).expect("it is there");
+            assert_eq!(frames.len(), sent.len(), "cut at {cut}, fed: {fed}");
+            // The ordinary Ping may be anywhere; what stands in line is in the order of the calls.
+            let in_line: Vec<_> = sent[..4].iter().map(place).collect();
+            assert!(in_line.is_sorted(), "{in_line:?}, cut at {cut}, fed: {fed}");
+        }
+    }
+}
+
+#[test]
+fn many_pings_in_line_wait_each_for_itself() {
+    let (outbound, socket) = outbound(1000, 0);
+    outbound.send(text("data"), Wait::Forever).unwrap();
+    for n in 0..5 {
+        assert_eq!(outbound.send_control(Frame::ping_in_line(n.to_string())).unwrap(), Sent::Queued);
+    }
+    socket.allow(1000);
+    outbound.drain().unwrap();
+    let pings = (0..5).map(|n| Frame::ping_in_line(n.to_string()));
+    assert_eq!(socket.taken(), wire(&[text("data")].into_iter().chain(pings).collect::<Vec<_>>()));
+    assert_eq!(outbound.uptake().ping_left, None, "the heartbeat's are others");
+}
+
+#[test]
+fn a_send_waits_until_its_deadline_and_no_longer() {
+    let (outbound, socket) = outbound(10, 0);
+    outbound.send(text("01234567"), Wait::Forever).unwrap();
+    for wait in [Duration::ZERO, 3 * PATIENCE] {
+        let deadline = Instant::now() + wait;
+        assert!(matches!(outbound.send(text("89"), Wait::Until(deadline)), Err(SendFailure::Full)));
+        assert!(matches!(outbound.feed(text("89"), Wait::Until(deadline)), Err(SendFailure::Full)));
+        assert!(Instant::now() >= deadline);
+    }
+    assert_eq!(outbound.figures().messages, 1, "what was refused does not count");
+
+    // Room in time.
+    let sender = thread::spawn({
+        let outbound = Arc::clone(&outbound);
+        move || outbound.send(text("89"), Wait::Until(Instant::now() + 60 * SECOND))
+    });
+    socket.allow(1000);
+    outbound.drain().unwrap();
+    sender.join().unwrap().unwrap();
+    assert_eq!(socket.taken(), wire(&[text("01234567"), text("89")]));
+    // A deadline that is over refuses nothing while there is room.
+    assert_eq!(outbound.send(text("x"), Wait::Until(Instant::now())).unwrap(), Sent::Written);
+}
+
+#[test]
+fn a_send_with_a_deadline_learns_of_the_end() {
+    let (outbound, _socket) = outbound(10, 0);
+    outbound.send(text("01234567"), Wait::Forever).unwrap();
+    let sender = thread::spawn({
+        let outbound = Arc::clone(&outbound);
+        move || outbound.send(text("89"), Wait::Until(Instant::now() + 60 * SECOND))
+    });
+    outbound.end_now();
+    assert!(matches!(sender.join().unwrap(), Err(SendFailure::Closed)));
 }
 
 #[test]
 fn a_socket_that_fails_says_so_to_whoever_writes() {
     let (outbound, socket) = outbound(1000, 4);
-    outbound.send(text("waits"), true).unwrap();
+    outbound.send(text("waits"), Wait::Forever).unwrap();
     socket.fail();
-    assert!(matches!(outbound.drain(), Err(DrainFailure::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe));
+    assert!(matches!(outbound.drain(), Err(error) if error.kind() == io::ErrorKind::BrokenPipe));
 
     let (outbound, socket) = super::tests::outbound(1000, 1000);
     socket.fail();
-    assert!(matches!(outbound.send(text("direct"), true), Err(SendFailure::Io(_))));
-    outbound.feed(text("fed"), true).unwrap();
+    assert!(matches!(outbound.send(text("direct"), Wait::Forever), Err(SendFailure::Io(_))));
+    outbound.feed(text("fed"), Wait::Forever).unwrap();
     assert!(matches!(outbound.flush(), Err(SendFailure::Io(_))));
 }
 
 #[test]
 fn the_end_lets_go_of_the_socket() {
     let (outbound, socket) = outbound(1000, 1000);
-    outbound.send(text("x"), true).unwrap();
-    outbound.end();
+    outbound.send(text("x"), Wait::Forever).unwrap();
+    outbound.end_now();
     assert_eq!(Arc::strong_count(&socket), 1);
-    assert!(matches!(outbound.send(text("y"), true), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.send(text("y"), Wait::Forever), Err(SendFailure::Closed)));
     assert!(outbound.wait_until_drained(Instant::now() + SECOND));
     assert_eq!(outbound.drain().map_err(|_| ()), Ok(()), "a drainer that comes late has nothing to do");
+}
+
+#[test]
+fn the_end_is_reported_once_and_with_all_figures_however_many_say_it() {
+    let (outbound, socket) = outbound(1000, 3);
+    outbound.send(text("waits"), Wait::Forever).unwrap();
+    let figures = Mutex::new(Vec::new());
+    let shut = std::sync::atomic::AtomicUsize::new(0);
+    let (first, second) = (CloseReason::HeartbeatLost { missed: 3 }, CloseReason::Disconnected);
+    let end = |reason: CloseReason| {
+        outbound.end(
+            reason,
+            Instant::now(),
+            |_| _ = shut.fetch_add(1, std::sync::atomic::Ordering::SeqCst),
+            |said| figures.lock().unwrap().push(said),
+        );
+        assert_eq!(figures.lock().unwrap().len(), 1, "reported before any of the calls returns");
+    };
+    end(first.clone());
+    thread::scope(|scope| (0..4).for_each(|_| _ = scope.spawn(|| end(second.clone()))));
+    assert_eq!(shut.into_inner(), 1, "the socket is shut down once");
+    let figures = figures.into_inner().unwrap();
+    let [figures] = &figures[..] else { panic!("{figures:?}") };
+    assert_eq!(figures.reason, first, "the first cause");
+    assert_eq!((figures.messages, figures.bytes, figures.queued, figures.unsent), (1, 3, 0, 4));
+    assert_eq!(figures.sent, None, "behind what the peer does not take there was no room for a Close frame");
+    assert_eq!(socket.taken(), wire(&[text("waits")])[..3]);
+    assert_eq!(outbound.end_now(), 0);
+}
+
+#[test]
+fn the_end_says_why_if_the_socket_takes_it_at_once() {
+    let lost = CloseReason::HeartbeatLost { missed: 3 };
+    let frame = Frame::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
+    for (room, is_sent) in [(1000, true), (4, false)] {
+        let (outbound, socket) = outbound(1000, room);
+        // What was fed goes out before.
+        outbound.feed(text("a"), Wait::Forever).unwrap();
+        let mut reported = None;
+        outbound.end(lost.clone(), Instant::now(), |_| (), |figures| reported = Some(figures));
+        let figures = reported.expect("it is the first");
+        assert_eq!(figures.sent, is_sent.then_some(CloseCode::INTERNAL_ERROR));
+        assert_eq!(socket.taken(), wire(&[text("a"), frame.clone()])[..socket.taken().len()]);
+        assert_eq!(figures.bytes as usize, socket.taken().len());
+        assert_eq!(figures.unsent, wire(&[text("a"), frame.clone()]).len() - socket.taken().len());
+    }
+}
+
+#[test]
+fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
+    let broken = CloseReason::io(&io::ErrorKind::BrokenPipe.into());
+    let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
+    let peer = CloseReason::Peer { code: Some(CloseCode::GOING_AWAY), reason: "leaving".into() };
+    for (last_word, cause) in [(None, broken.clone()), (Some(word), peer)] {
+        let (outbound, socket) = outbound(1000, 4);
+        outbound.send(text("waits"), Wait::Forever).unwrap();
+        let mut shut = 0;
+        outbound.write_failed(broken.clone(), |_| shut += 1);
+        outbound.write_failed(CloseReason::Disconnected, |_| shut += 1);
+        assert_eq!((shut, Arc::strong_count(&socket)), (1, 1));
+        assert!(matches!(outbound.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
+        assert!(matches!(outbound.send_control(Frame::ping("1")), Err(SendFailure::Closed)));
+        if let Some(word) = last_word {
+            outbound.ending(|ending| ending.peer_done(word, Instant::now()));
+        }
+        let mut reported = None;
+        outbound.end(CloseReason::Disconnected, Instant::now(), |_| shut += 1, |figures| reported = Some(figures));
+        let figures = reported.expect("a write that fails is no end yet");
+        assert_eq!((shut, figures.reason), (1, cause));
+        assert_eq!((figures.bytes, figures.unsent), (4, 3));
+    }
+}
+
+#[test]
+fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before() {
+    let (outbound, socket) = outbound(1000, 1000);
+    let now = Instant::now();
+    assert!(matches!(outbound.answer_close(now), Err(SendFailure::Closed)), "there is nothing to answer");
+    let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
+    outbound.ending(|ending| ending.peer_done(word, now));
+    assert!(!outbound.is_closing());
+    assert_eq!(outbound.send(text("still"), Wait::Forever).unwrap(), Sent::Written);
+    assert_eq!(outbound.answer_close(now).unwrap(), Sent::Written);
+    assert!(matches!(outbound.answer_close(now), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.close(normal(), now), Err(SendFailure::Closed)));
+    assert!(matches!(outbound.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
+    let answer = Frame::close(close_payload(Some(CloseCode::GOING_AWAY), ""));
+    assert_eq!(socket.taken(), wire(&[text("still"), answer]));
+    let figures = outbound.figures();
+    assert_eq!((figures.sent, figures.received), (Some(CloseCode::GOING_AWAY), Some(CloseCode::GOING_AWAY)));
+}
+
+#[test]
+fn a_greeting_waits_for_the_first_frame_and_counts_as_no_message() {
+    let (outbound, socket) = outbound(1000, 1000);
+    outbound.greet(text("hello"));
+    assert_eq!((socket.taken(), outbound.figures().messages), (vec![], 0));
+    outbound.send(text("a"), Wait::Forever).unwrap();
+    assert_eq!(socket.taken(), wire(&[text("hello"), text("a")]));
+    outbound.end_now();
+    outbound.greet(text("nobody is there"));
+    assert_eq!(outbound.queued(), 0);
 }
 
 #[test]
@@ -315,7 +575,11 @@ fn many_senders_never_tear_or_reorder() {
                 scope.spawn(move || {
                     for n in 0..EACH {
                         let frame = text(&format!("{sender}:{n}:{}", "x".repeat(n % 60)));
-                        let sent = if n % 3 == 0 { outbound.feed(frame, true) } else { outbound.send(frame, true) };
+                        let sent = if n % 3 == 0 {
+                            outbound.feed(frame, Wait::Forever)
+                        } else {
+                            outbound.send(frame, Wait::Forever)
+                        };
                         if sent.unwrap() == Sent::StartDrainer {
                             let outbound = Arc::clone(outbound);
                             thread::spawn(move || outbound.drain().unwrap());
@@ -367,4 +631,26 @@ fn text_payloads(mut wire: &[u8]) -> Vec<String> {
     }
     assert!(wire.is_empty());
     payloads
+}
+
+/// The frames on a wire, all of which are short.
+fn frames(mut wire: &[u8]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while let [_, len, ..] = wire {
+        assert!(*len < 126, "a frame was torn");
+        let (frame, rest) = wire.split_at(2 + usize::from(*len));
+        frames.push(frame.to_vec());
+        wire = rest;
+    }
+    assert!(wire.is_empty());
+    frames
+}
+
+/// Waits for what another thread does, under a generous ceiling.
+fn wait_for(condition: impl Fn() -> bool) {
+    let ceiling = Instant::now() + 60 * SECOND;
+    while !condition() {
+        assert!(Instant::now() < ceiling);
+        thread::yield_now();
+    }
 }

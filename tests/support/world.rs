@@ -1,42 +1,140 @@
-//! The world of a heartbeat under test: a driver, a peer and a clock that jumps; and random policies and signs of life.
+//! The world of a heartbeat under test: a driver, a peer, the line between them and a clock that jumps; and random
+//! policies and signs of life.
+//!
+//! The driver knows what a real one knows, and passes all of it on as evidence: what has arrived, by when, and how much of
+//! that was read; whether it reads at all; what waits to be taken; how long the machine slept. What the world knows beyond
+//! that (when a byte really arrived) is for the tests to judge the heartbeat by.
 
 // Each test file has its own copy of this module, and uses its part of it.
 #![allow(dead_code)]
 
 use heartwire::HeartbeatPolicy;
-use heartwire::heartbeat::Action::{self, Dead, Missed, Ping, Wait};
-use heartwire::heartbeat::Heartbeat;
+use heartwire::heartbeat::Action::{self, Dead, Missed, Ping, Stalled, Wait};
 use heartwire::heartbeat::Liveness::{AnyByte, PongOnly};
-use heartwire::heartbeat::Sign::{self, Bytes, Pong};
+use heartwire::heartbeat::{Evidence, Heartbeat, Reading, Sign};
 use proptest::prelude::*;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
-use std::vec::IntoIter;
 
-/// A driver that keeps every deadline, `lag` late, and a peer that answers as it is told. Times count from `origin`.
+/// A driver, and a peer that does as it is told. Times count from `origin`.
+#[derive(Clone)]
 pub(crate) struct World {
     pub(crate) heart: Heartbeat,
+    pub(crate) policy: HeartbeatPolicy,
     pub(crate) phase: f64,
     pub(crate) origin: Instant,
     pub(crate) now: Duration,
+
+    // The driver.
+    /// How late the next looks are, one after the other; and all others.
+    pub(crate) lags: VecDeque<Duration>,
     pub(crate) lag: Duration,
-    /// Pings wait behind data instead of being written.
-    pub(crate) congested: bool,
-    /// The nth Ping is answered by a Pong this much later; those beyond the list never are.
-    pub(crate) answers: IntoIter<Duration>,
-    /// What comes from outside, in order of time.
+    pub(crate) reader: Reader,
+    /// We can do nothing between these instants.
+    paused: (Duration, Duration),
+    suspended: Duration,
+    reading: Reading,
+
+    // What comes from the peer.
+    /// The nth Ping that leaves is answered by a Pong this much later; those beyond the list never are.
+    pub(crate) answers: VecDeque<Duration>,
+    /// What happens, in order of time.
     pub(crate) events: Vec<(Duration, Event)>,
+    /// The frames that arrived and were not read to their end, by the position of that.
+    unread: VecDeque<(u64, What)>,
+    arrived: u64,
+    read: u64,
+    is_step_due: bool,
+    /// What the driver knows of it.
+    seen: (u64, Duration),
+    /// What was lost on the line comes then, and nothing before it.
+    retransmission: Option<Duration>,
+
+    // What goes to it.
+    /// Data waits in our queue, none of which was taken since.
+    blocked_since: Option<Duration>,
+    /// How many Pings wait in the queue: none or one. What waits in the system's buffer.
+    has_queued_ping: bool,
+    is_holding: bool,
+    held_pings: usize,
+    ping_left: Option<Duration>,
+
+    // What came of it.
     /// Every action carried out.
     pub(crate) trace: Vec<(Duration, Action)>,
     pub(crate) missed: u32,
-    pub(crate) last_life: Duration,
     pub(crate) dead: Option<Duration>,
+    /// When something last arrived; was taken from the queue or the buffer; and the first Ping that came to nothing.
+    pub(crate) last_arrival: Duration,
+    pub(crate) last_life: Duration,
+    pub(crate) last_taken: Duration,
+    pub(crate) last_read: Duration,
+    pub(crate) unanswered_since: Option<Duration>,
+    /// And when it left the queue.
+    pub(crate) unanswered_left: Option<Duration>,
+    /// Whether any data ever waited.
+    pub(crate) has_waited: bool,
 }
 
-#[derive(Clone, Copy)]
+/// How the driver reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// All that arrives, when it does.
+    Prompt,
+    /// All that is there, when a deadline has it look. For the rest of the time it is elsewhere.
+    AtLooks,
+    /// So many bytes in so much time.
+    Slow(u64, Duration),
+}
+
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Event {
-    Life(Sign),
-    /// A poll that nobody asked for, excused or not.
-    Spurious(bool),
+    Arrives(What),
+    /// A look that nobody asked for.
+    Spurious,
+    /// Data waits in our queue; the peer takes some of it; all of it.
+    Blocks,
+    Takes,
+    Drains,
+    /// The system's buffer does not empty itself any more; it does.
+    Holds,
+    LetsGo,
+    /// There is no room for what arrives; there is again.
+    StopsReading,
+    Reads,
+    Suspended(Duration),
+    /// We are held up for so long. Whether the whole machine is, so that the line loses what arrives meanwhile.
+    Paused(Duration, bool),
+    /// The slow reader reads on.
+    ReadStep,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// So much of a message.
+    Data(u64),
+    Frame(Sign),
+}
+
+use What::{Data, Frame};
+
+/// Some byte, and frames.
+pub(crate) const BYTES: What = Data(1);
+pub(crate) const PONG: What = Frame(Sign::Pong);
+/// A Ping that announces nothing.
+pub(crate) const ORDINARY: What = Frame(Sign::Ping { next: None });
+
+pub(crate) fn announced(seconds: u64) -> What {
+    Frame(Sign::Ping { next: Some(Duration::from_secs(seconds)) })
+}
+
+impl What {
+    fn len(self) -> u64 {
+        match self {
+            Data(len) => len,
+            Frame(_) => 6,
+        }
+    }
 }
 
 impl World {
@@ -46,20 +144,68 @@ impl World {
 
     pub(crate) fn in_phase(policy: HeartbeatPolicy, phase: f64) -> Self {
         let origin = Instant::now();
-        Self {
+        let mut world = Self {
             heart: Heartbeat::new(policy, origin, phase),
+            policy,
             phase,
             origin,
             now: Duration::ZERO,
+            lags: VecDeque::new(),
             lag: Duration::ZERO,
-            congested: false,
-            answers: Vec::new().into_iter(),
+            reader: Reader::Prompt,
+            paused: (Duration::ZERO, Duration::ZERO),
+            suspended: Duration::ZERO,
+            reading: Reading::Always,
+            answers: VecDeque::new(),
             events: Vec::new(),
+            unread: VecDeque::new(),
+            arrived: 0,
+            read: 0,
+            is_step_due: false,
+            seen: (0, Duration::ZERO),
+            retransmission: None,
+            blocked_since: None,
+            has_queued_ping: false,
+            is_holding: false,
+            held_pings: 0,
+            ping_left: None,
             trace: Vec::new(),
             missed: 0,
-            last_life: Duration::ZERO,
             dead: None,
-        }
+            last_arrival: Duration::ZERO,
+            last_life: Duration::ZERO,
+            last_taken: Duration::ZERO,
+            last_read: Duration::ZERO,
+            unanswered_since: None,
+            unanswered_left: None,
+            has_waited: false,
+        };
+        // A driver begins by a look.
+        world.settle();
+        world
+    }
+
+    /// Late by so much at each of its looks, after those that `lags` says.
+    pub(crate) fn late(mut self, lags: impl IntoIterator<Item = Duration>, lag: Duration) -> Self {
+        (self.lags, self.lag) = (lags.into_iter().collect(), lag);
+        self
+    }
+
+    pub(crate) fn read_by(mut self, reader: Reader) -> Self {
+        self.reader = reader;
+        self
+    }
+
+    /// With a peer that answers the Pings that leave, each as late as this says.
+    pub(crate) fn answering(mut self, answers: impl IntoIterator<Item = Duration>) -> Self {
+        self.answers = answers.into_iter().collect();
+        self
+    }
+
+    /// With all of this to come.
+    pub(crate) fn with(mut self, events: impl IntoIterator<Item = (Duration, Event)>) -> Self {
+        events.into_iter().for_each(|(at, event)| self.happens(at, event));
+        self
     }
 
     /// At the instant at which the first Ping was written, one interval after the start.
@@ -75,86 +221,262 @@ impl World {
         self.events.insert(place, (at, event));
     }
 
+    pub(crate) fn arrives(&mut self, at: Duration, what: What) {
+        self.happens(at, Event::Arrives(what));
+    }
+
     pub(crate) fn deadline(&self) -> Option<Duration> {
         self.heart.deadline().map(|due| due - self.origin)
     }
 
-    pub(crate) fn poll(&mut self, excused: bool) -> Action {
-        self.heart.poll(self.origin + self.now, excused)
+    /// All that the driver knows now.
+    pub(crate) fn evidence(&mut self) -> Evidence {
+        self.sees();
+        let instant = |at| self.origin + at;
+        let mut evidence = Evidence::new(self.arrived, instant(self.seen.1));
+        evidence.examined = self.read;
+        evidence.reading = self.reading;
+        evidence.ping_left = self.ping_left.map(instant);
+        evidence.is_held_back = self.held_pings > 0;
+        evidence.blocked_since = self.blocked_since.map(instant);
+        evidence.suspended = self.suspended;
+        evidence
     }
 
-    pub(crate) fn life(&mut self, sign: Sign) {
-        self.heart.life(sign, self.origin + self.now);
-        let policy = self.heart.policy();
-        let strict = policy == policy.liveness(PongOnly);
-        if !strict || sign == Pong || is_led(policy) && matches!(sign, Sign::Ping { .. }) {
-            (self.missed, self.last_life) = (0, self.now);
+    pub(crate) fn judge(&mut self) -> Action {
+        let evidence = self.evidence();
+        self.heart.judge(self.origin + self.now, &evidence)
+    }
+
+    /// The driver asks how much has arrived.
+    fn sees(&mut self) {
+        if self.arrived > self.seen.0 {
+            self.seen = (self.arrived, self.now);
         }
-        assert_eq!(self.heart.missed(), self.missed);
     }
 
     pub(crate) fn set_policy(&mut self, policy: HeartbeatPolicy) {
         self.heart.set_policy(policy, self.origin + self.now, self.phase);
-        self.missed = 0;
+        (self.policy, self.missed) = (policy, 0);
+        (self.unanswered_since, self.unanswered_left) = (None, None);
+        self.settle();
+    }
+
+    /// Hands a Ping to the socket, or to the queue. An instant passes before the driver is back.
+    pub(crate) fn ping(&mut self) {
+        self.sees();
+        self.unanswered_since.get_or_insert(self.now);
+        let now = self.origin + self.now;
+        if self.blocked_since.is_some() {
+            self.has_queued_ping = true;
+            self.heart.ping_queued(now, self.arrived);
+        } else {
+            self.ping_leaves_queue();
+            self.heart.ping_written(now, self.arrived);
+        }
+    }
+
+    fn ping_leaves_queue(&mut self) {
+        self.ping_left = Some(self.now);
+        self.unanswered_left.get_or_insert(self.now);
+        if self.is_holding {
+            self.held_pings += 1;
+        } else {
+            self.ping_leaves();
+        }
+    }
+
+    fn ping_leaves(&mut self) {
+        if let Some(latency) = self.answers.pop_front() {
+            self.arrives(self.now + latency, PONG);
+        }
     }
 
     /// Carries out what is due. A miss, a Ping and a wait are the most that one instant may ask for.
-    pub(crate) fn settle(&mut self, excused: bool) {
+    pub(crate) fn settle(&mut self) {
         for _ in 0..3 {
-            let foretold = self.heart.would_miss(self.origin + self.now).is_some();
-            let action = self.poll(excused);
-            assert_eq!(matches!(action, Missed(_) | Dead(_)), foretold && !excused, "{action:?}");
+            let action = self.judge();
             match action {
                 Wait(until) => {
                     assert_eq!(until, self.heart.deadline());
                     assert!(until.is_none_or(|due| due > self.origin + self.now), "a busy loop");
+                    self.missed = self.heart.missed();
                     return;
                 }
-                Ping if self.congested => self.heart.ping_queued(),
-                Ping => {
-                    self.heart.ping_written(self.origin + self.now);
-                    if let Some(latency) = self.answers.next() {
-                        self.happens(self.now + latency, Event::Life(Pong));
-                    }
-                }
+                Ping => self.ping(),
                 Missed(n) | Dead(n) => {
-                    self.missed += 1;
-                    assert_eq!((n, self.heart.missed()), (self.missed, self.missed));
+                    let is_next = n == self.missed + 1 || n == 1;
+                    assert!(is_next && self.heart.missed() == n, "{action:?} after {}", self.missed);
+                    self.missed = n;
+                }
+                Stalled(limit) => {
+                    let waits = self.blocked_since.is_some() || self.held_pings > 0;
+                    assert!(waits, "nothing waits that could stall for {limit:?}");
                 }
                 other => panic!("unknown action {other:?}"),
             }
             self.trace.push((self.now, action));
-            if matches!(action, Dead(_)) {
+            if matches!(action, Dead(_) | Stalled(_)) {
                 self.dead = Some(self.now);
                 return;
             }
         }
-        panic!("polling does not settle: {:?}", self.trace);
+        panic!("judging does not settle: {:?}", self.trace);
+    }
+
+    /// The look that a deadline asks for.
+    fn look(&mut self) {
+        if self.reader == Reader::AtLooks {
+            self.read_all();
+        }
+        self.settle();
     }
 
     /// Jumps to the next instant at which something happens, unless that is after `end`. What arrives at a deadline
-    /// comes first: a driver reads before it judges.
+    /// comes first.
     pub(crate) fn step(&mut self, end: Duration) -> bool {
-        let wake = self.deadline().map_or(Duration::MAX, |due| due + self.lag);
-        let next = self.events.first().map_or(wake, |(at, _)| wake.min(*at));
         if self.dead.is_some() {
             return false;
         }
+        let lag = self.lags.front().copied().unwrap_or(self.lag);
+        let wake = self.deadline().map_or(Duration::MAX, |due| due.saturating_add(lag).max(self.paused.1));
+        let next = self.events.first().map_or(wake, |(at, _)| wake.min(*at));
         self.now = next.clamp(self.now, end);
         if next > end {
             return false;
         }
         if self.events.first().is_none_or(|(at, _)| *at > next) {
-            self.settle(false);
-            return true;
-        }
-        match self.events.remove(0).1 {
-            Event::Life(sign) => self.life(sign),
-            // On the deadline itself it would not be spurious, and an excuse would rightly count.
-            Event::Spurious(excused) if self.deadline().is_none_or(|due| due > self.now) => self.settle(excused),
-            Event::Spurious(_) => {}
+            self.lags.pop_front();
+            self.look();
+        } else {
+            let event = self.events.remove(0).1;
+            self.happen(event);
         }
         true
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Arrives(what) => self.arrive(what),
+            Event::Spurious if self.is_paused() => {}
+            Event::Spurious => self.settle(),
+            Event::Blocks => {
+                self.blocked_since.get_or_insert(self.now);
+                self.has_waited = true;
+            }
+            Event::Takes if self.blocked_since.is_some() => {
+                (self.blocked_since, self.last_taken) = (Some(self.now), self.now);
+            }
+            Event::Drains if self.blocked_since.take().is_some() => {
+                self.last_taken = self.now;
+                if std::mem::take(&mut self.has_queued_ping) {
+                    self.ping_leaves_queue();
+                }
+            }
+            Event::Holds => (self.is_holding, self.has_waited) = (true, true),
+            Event::LetsGo if self.is_holding => {
+                (self.is_holding, self.last_taken) = (false, self.now);
+                // There is room for some of what waits in the queue.
+                self.blocked_since = self.blocked_since.map(|_| self.now);
+                (0..std::mem::take(&mut self.held_pings)).for_each(|_| self.ping_leaves());
+            }
+            Event::Takes | Event::Drains | Event::LetsGo => {}
+            Event::StopsReading => self.reading = Reading::Stopped,
+            Event::Reads => {
+                self.read_all_by_force();
+                self.reading = Reading::Since(self.origin + self.now);
+            }
+            Event::Suspended(length) => self.suspended += length,
+            Event::Paused(length, is_lossy) => {
+                self.paused = (self.now, self.now + length);
+                self.happens(self.now + length, Event::ReadStep);
+                self.retransmission = is_lossy.then_some(self.now + 2 * length);
+            }
+            Event::ReadStep => {
+                self.is_step_due = false;
+                self.read_on();
+            }
+        }
+    }
+
+    fn is_paused(&self) -> bool {
+        self.paused.0 <= self.now && self.now < self.paused.1
+    }
+
+    fn arrive(&mut self, what: What) {
+        // A pause of the machine loses what arrives, and TCP keeps the order: it sends again when twice the time is over.
+        if self.is_paused()
+            && let Some(again) = self.retransmission
+        {
+            return self.arrives(again, what);
+        }
+        self.arrived += what.len();
+        self.unread.push_back((self.arrived, what));
+        self.last_arrival = self.now;
+        let is_strict = self.policy == self.policy.liveness(PongOnly);
+        let is_life = match what {
+            Data(_) => !is_strict,
+            Frame(Sign::Ping { .. }) => !is_strict || is_led(self.policy),
+            Frame(_) => true,
+        };
+        if is_life {
+            (self.last_life, self.unanswered_since, self.unanswered_left) = (self.now, None, None);
+        }
+        if !self.is_paused() {
+            self.read_on();
+        }
+    }
+
+    /// What the reader does when something has arrived.
+    fn read_on(&mut self) {
+        match self.reader {
+            _ if self.unread.is_empty() || self.reading == Reading::Stopped => {}
+            Reader::Prompt => {
+                self.read_all();
+                self.judge_if_awaited();
+            }
+            Reader::AtLooks => {}
+            Reader::Slow(count, pause) => {
+                if !self.is_step_due {
+                    self.is_step_due = true;
+                    self.happens(self.now + pause, Event::ReadStep);
+                    if self.read < self.arrived {
+                        self.read_up_to(self.arrived.min(self.read + count));
+                        self.judge_if_awaited();
+                    }
+                }
+            }
+        }
+    }
+
+    fn judge_if_awaited(&mut self) {
+        if self.heart.awaits_life() && self.dead.is_none() {
+            self.settle();
+        }
+    }
+
+    fn read_all(&mut self) {
+        if self.reading != Reading::Stopped {
+            self.read_all_by_force();
+        }
+    }
+
+    fn read_all_by_force(&mut self) {
+        self.read_up_to(self.arrived);
+    }
+
+    fn read_up_to(&mut self, position: u64) {
+        self.sees();
+        if position > self.read {
+            self.last_read = self.now;
+        }
+        self.read = position;
+        while let Some((end, what)) = self.unread.front().copied().filter(|(end, _)| *end <= position) {
+            self.unread.pop_front();
+            if let Frame(sign) = what {
+                self.heart.life(sign, end, self.origin + self.now);
+            }
+        }
     }
 
     pub(crate) fn run_until(&mut self, end: Duration) {
@@ -166,6 +488,22 @@ impl World {
         self.run_until(end);
         assert!(self.trace.iter().all(|(at, _)| at.subsec_nanos() == 0), "{:?}", self.trace);
         self.trace.iter().map(|(at, action)| (at.as_secs() as u32, *action)).collect()
+    }
+
+    /// Runs on, and gives when the peer was found dead and how, and nothing of what was before.
+    pub(crate) fn fate(&mut self, end: Duration) -> Option<(Duration, Action)> {
+        self.run_until(end);
+        self.trace.last().copied().filter(|_| self.dead.is_some())
+    }
+
+    /// Whether frames that arrived were not read yet.
+    pub(crate) fn has_unread(&self) -> bool {
+        !self.unread.is_empty()
+    }
+
+    /// When anything last arrived or was taken.
+    pub(crate) fn last_sign(&self) -> Duration {
+        self.last_arrival.max(self.last_taken)
     }
 }
 
@@ -180,13 +518,6 @@ pub(crate) const S: Duration = Duration::from_secs(1);
 pub(crate) const MS: Duration = Duration::from_millis(1);
 pub(crate) const NS: Duration = Duration::from_nanos(1);
 
-/// A Ping that announces nothing.
-pub(crate) const ORDINARY: Sign = Sign::Ping { next: None };
-
-pub(crate) fn announced(seconds: u64) -> Sign {
-    Sign::Ping { next: Some(Duration::from_secs(seconds)) }
-}
-
 /// Whole seconds, so that instants coincide, or anything.
 pub(crate) fn durations() -> impl Strategy<Value = Duration> {
     prop_oneof![(1..=12u32).prop_map(|n| n * S), (100_000_000..30_000_000_000u64).prop_map(Duration::from_nanos)]
@@ -196,13 +527,23 @@ pub(crate) fn phases() -> impl Strategy<Value = f64> {
     (0.0..1.0).prop_map(|below_one| 1.0 - below_one)
 }
 
-pub(crate) fn pings() -> impl Strategy<Value = Sign> {
+pub(crate) fn pings() -> impl Strategy<Value = What> {
     let next = prop_oneof![durations(), Just(Duration::ZERO), Just(Duration::MAX)];
-    proptest::option::of(next).prop_map(|next| Sign::Ping { next })
+    proptest::option::of(next).prop_map(|next| Frame(Sign::Ping { next }))
 }
 
-pub(crate) fn signs() -> impl Strategy<Value = Sign> {
-    prop_oneof![Just(Bytes), Just(Pong), pings()]
+pub(crate) fn frames() -> impl Strategy<Value = What> {
+    prop_oneof![(1..100u64).prop_map(Data), Just(PONG), pings()]
+}
+
+/// What gets in the way, of either side; and what takes it away again.
+pub(crate) fn obstacles() -> impl Strategy<Value = Event> {
+    use Event::{Blocks, Drains, Holds, LetsGo, Paused, Reads, Spurious, StopsReading, Suspended, Takes};
+    prop_oneof![
+        prop::sample::select(vec![Blocks, Takes, Drains, Holds, LetsGo, StopsReading, Reads, Spurious]),
+        durations().prop_map(Suspended),
+        (durations(), any::<bool>()).prop_map(|(length, is_lossy)| Paused(length, is_lossy)),
+    ]
 }
 
 /// A policy where the peer leads, and what it is made of.
