@@ -238,7 +238,9 @@ impl Connection {
         match self.link.outbound.ending(|ending| ending.phase()) {
             Phase::Open => reception.beat(&self.link, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => Err(Over),
+            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
+                Err(Over)
+            }
             Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
             // The socket is at its end, which the next read tells.
             Phase::Broken | Phase::Over => Ok(None),
@@ -273,6 +275,16 @@ impl Connection {
         *now = Instant::now();
         reception.inbound.waited(now.saturating_duration_since(from), !matches!(read, Ok(Filled::Nothing)));
         Some((reception, read))
+    }
+}
+
+/// Whatever ended its thread's work on it, it is reported.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Does nothing if it has ended. Otherwise somebody panicked before it was concluded, which is a bug of ours.
+            self.link.abort(CloseReason::HandlerPanicked("heartwire itself has panicked".to_owned()));
+        }
     }
 }
 

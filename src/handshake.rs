@@ -5,14 +5,15 @@
 
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
+use crate::foreign;
 use crate::forwarded::{Remote, Trusted};
+use crate::logging::Log;
 use crate::request::Request;
 use crate::response::{Accept, Response, encode_accept};
 use crate::tcp;
@@ -29,6 +30,8 @@ pub(crate) struct Rules {
     pub(crate) trusted: Trusted,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
+    /// What the application does wrong is logged here.
+    pub(crate) log: Arc<Log>,
 }
 
 /// A client that has come and is not let in yet.
@@ -91,7 +94,7 @@ pub(crate) fn perform(
     let stream = &*arrival.stream;
     let (mut request, tail) = match read_head(stream, peer, deadline) {
         Ok(read) => read,
-        Err(HeadError::Refused(refusal)) => return (peer.into(), refuse(stream, &refusal, true, deadline)),
+        Err(HeadError::Refused(refusal)) => return (peer.into(), refuse(stream, &refusal, true, deadline, &rules.log)),
         Err(HeadError::Lost(reason)) => return (peer.into(), Outcome::Failed { status: None, reason }),
     };
     request.find_client(&rules.trusted);
@@ -99,16 +102,18 @@ pub(crate) fn perform(
     let with_body = request.method() != "HEAD";
     match look_at(&request, rules, is_full) {
         Ok(()) => {}
-        Err(Declined::Answered(response)) => return (remote, answer(stream, &response, with_body, deadline)),
-        Err(Declined::Refused(refusal)) => return (remote, refuse(stream, &refusal, with_body, deadline)),
+        Err(Declined::Answered(response)) => {
+            return (remote, answer(stream, &response, with_body, deadline, &rules.log));
+        }
+        Err(Declined::Refused(refusal)) => return (remote, refuse(stream, &refusal, with_body, deadline, &rules.log)),
     }
     let accept = match decide(&request, rules) {
         Ok(accept) => accept,
-        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline)),
+        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline, &rules.log)),
     };
-    let answer = match welcome(&request, &accept) {
+    let answer = match welcome(&request, &accept, rules) {
         Ok(answer) => answer,
-        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline)),
+        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline, &rules.log)),
     };
     if !arrival.let_in() {
         return (remote, Outcome::Failed { status: None, reason: "the server is shutting down".to_owned() });
@@ -160,9 +165,9 @@ fn look_at(request: &Request, rules: &Rules, is_full: bool) -> Result<(), Declin
 /// The application's answer to a request that is no opening handshake.
 fn ask_for_answer(request: &Request, rules: &Rules) -> Option<Box<Response>> {
     let answer = rules.on_request.as_ref()?;
-    let answered = catch_unwind(AssertUnwindSafe(|| answer(request)));
-    let answered = answered.unwrap_or_else(|_| {
-        log::error!("{}: on_request panicked; answered with 500", request.remote());
+    let answered = foreign::call(|| answer(request));
+    let answered = answered.unwrap_or_else(|message| {
+        rules.log.error(format_args!("{}: on_request panicked: {message}; answered with 500", request.remote()));
         Some(Response::new(500).text("internal error\n"))
     });
     answered.map(Box::new)
@@ -307,11 +312,13 @@ fn is_key(key: &str) -> bool {
 fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
     let mut accept = match &rules.on_handshake {
         None => Accept::new(),
-        Some(decide) => match catch_unwind(AssertUnwindSafe(|| decide(request))) {
+        Some(decide) => match foreign::call(|| decide(request)) {
             Ok(Ok(accept)) => accept,
             Ok(Err(response)) if (300..600).contains(&response.status()) => return Err(refusal(response, "rejected")),
-            Ok(Err(response)) => return Err(mistake(request, &format!("rejected with status {}", response.status()))),
-            Err(_) => return Err(mistake(request, "panicked")),
+            Ok(Err(response)) => {
+                return Err(mistake(rules, request, &format!("rejected with status {}", response.status())));
+            }
+            Err(message) => return Err(mistake(rules, request, &format!("panicked: {message}"))),
         },
     };
     if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
@@ -320,44 +327,50 @@ fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
     if let Some(chosen) = &accept.subprotocol
         && !request.subprotocols().any(|offered| offered == chosen)
     {
-        return Err(mistake(request, "chose a subprotocol that was not offered"));
+        return Err(mistake(rules, request, "chose a subprotocol that was not offered"));
     }
     Ok(Box::new(accept))
 }
 
 /// The bytes of the answer 101.
-fn welcome(request: &Request, accept: &Accept) -> Result<Vec<u8>, Refusal> {
+fn welcome(request: &Request, accept: &Accept, rules: &Rules) -> Result<Vec<u8>, Refusal> {
     // Checked by check_upgrade.
     let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
-    encode_accept(accept, &key).map_err(|what| mistake(request, &format!("gave {what}")))
+    encode_accept(accept, &key).map_err(|what| mistake(rules, request, &format!("gave {what}")))
 }
 
 /// The application has made one: the log says which, and the client learns that it is not its own.
-fn mistake(request: &Request, what: &str) -> Refusal {
-    log::error!("{}: on_handshake {what}; answered with 500", request.remote());
+fn mistake(rules: &Rules, request: &Request, what: &str) -> Refusal {
+    rules.log.error(format_args!("{}: on_handshake {what}; answered with 500", request.remote()));
     refusal(Response::new(500).text("internal error\n"), "on_handshake failed")
 }
 
-fn answer(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> Outcome {
-    match answer_and_end(stream, response, with_body, deadline) {
+fn answer(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant, log: &Log) -> Outcome {
+    match answer_and_end(stream, response, with_body, deadline, log) {
         Ok(status) => Outcome::Answered { status },
         Err(error) => Outcome::Failed { status: None, reason: error.to_string() },
     }
 }
 
-fn refuse(stream: &TcpStream, refusal: &Refusal, with_body: bool, deadline: Instant) -> Outcome {
+fn refuse(stream: &TcpStream, refusal: &Refusal, with_body: bool, deadline: Instant, log: &Log) -> Outcome {
     let (response, reason) = &**refusal;
-    let status = answer_and_end(stream, response, with_body, deadline).ok();
+    let status = answer_and_end(stream, response, with_body, deadline, log).ok();
     Outcome::Failed { status, reason: (*reason).to_owned() }
 }
 
 /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be taken
 /// in afterwards. Returns the status that was really sent.
-fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> io::Result<u16> {
+fn answer_and_end(
+    stream: &TcpStream,
+    response: &Response,
+    with_body: bool,
+    deadline: Instant,
+    log: &Log,
+) -> io::Result<u16> {
     let (status, bytes) = match response.encode(with_body) {
         Ok(bytes) => (response.status(), bytes),
         Err(what) => {
-            log::error!("response {} with {what}; answered with 500", response.status());
+            log.error(format_args!("response {} with {what}; answered with 500", response.status()));
             (500, Response::new(500).text("internal error\n").encode(with_body).unwrap_or_default())
         }
     };

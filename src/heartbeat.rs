@@ -302,7 +302,9 @@ impl Heartbeat {
             return;
         }
         // What began while we were held up needs no excuse.
-        if let (Some(stall), Some(timeout)) = (self.stall.as_mut().filter(|stall| stall.since < look), self.policy.timeout) {
+        if let (Some(stall), Some(timeout)) =
+            (self.stall.as_mut().filter(|stall| stall.since < look), self.policy.timeout)
+        {
             stall.excuse(late, now + timeout);
         }
         if let (Some(clock), Some(silence)) = (&mut self.clock, &mut self.silence)

@@ -262,7 +262,13 @@ impl<S: Socket> Outbound<S> {
     /// Ends the connection, for this reason if nobody knows a better one. What was written of it is complete; if nothing
     /// waits, our reason goes out in a Close frame as far as the socket takes it at once. `report` is called the first time
     /// only, before this returns to anybody.
-    pub(crate) fn end(&self, otherwise: CloseReason, now: Instant, shut_down: impl FnOnce(&S), report: impl FnOnce(Figures)) {
+    pub(crate) fn end(
+        &self,
+        otherwise: CloseReason,
+        now: Instant,
+        shut_down: impl FnOnce(&S),
+        report: impl FnOnce(Figures),
+    ) {
         let mut state = self.lock();
         if !state.is_draining
             && let Some((code, text)) = state.ending.close(otherwise.clone(), now)

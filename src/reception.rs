@@ -252,9 +252,9 @@ impl Reception {
             blocked_since: uptake.blocked_since,
             suspended: suspension::so_far(),
         };
-        let limit = link.full_queue_timeout.filter(|limit| {
-            uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit)
-        });
+        let limit = link
+            .full_queue_timeout
+            .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
         (evidence, limit)
     }
 

@@ -50,11 +50,7 @@ impl Sender {
     /// # Errors
     /// [`TrySendError::Full`] when there was no room in time, [`TrySendError::Closed`] when the connection is closed or
     /// closing; both give the message back.
-    pub fn send_timeout(
-        &self,
-        message: impl Into<Message>,
-        timeout: Duration,
-    ) -> Result<(), TrySendError<Message>> {
+    pub fn send_timeout(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), TrySendError<Message>> {
         let deadline = Instant::now().checked_add(timeout);
         self.link.try_send(message.into(), deadline.map_or(Wait::Forever, Wait::Until))
     }

@@ -85,7 +85,10 @@ fn where_only_a_pong_counts_a_flood_hides_none_and_replaces_none() {
     // What had arrived by 30 s is read by 60 s: then the first is missed. And so on.
     let mut unanswered = World::new(strict).read_by(reader).with(flood());
     unanswered.run_until(FOREVER);
-    let whole = misses(&unanswered).into_iter().map(|(at, action)| (at.as_secs_f64().round() as u32, action)).collect::<Vec<_>>();
+    let whole = misses(&unanswered)
+        .into_iter()
+        .map(|(at, action)| (at.as_secs_f64().round() as u32, action))
+        .collect::<Vec<_>>();
     assert_eq!(whole, [(60, Missed(1)), (140, Missed(2)), (300, Dead(3))]);
 }
 
@@ -148,7 +151,11 @@ fn a_ping_that_waited_has_its_timeout_from_when_it_left() {
         let mut world = World::new(policy()).with([(18 * S, Blocks), (left * S, Drains)]);
         world.run_until(FOREVER);
         let after = |seconds| (left + seconds) * S;
-        assert_eq!(misses(&world), [(after(10), Missed(1)), (after(20), Missed(2)), (after(30), Dead(3))], "left at {left} s");
+        assert_eq!(
+            misses(&world),
+            [(after(10), Missed(1)), (after(20), Missed(2)), (after(30), Dead(3))],
+            "left at {left} s"
+        );
     }
     // An answer within that is in time.
     for (latency, missed) in [(10 * S, 0), (10 * S + NS, 1)] {
@@ -239,7 +246,9 @@ fn nobody_is_missed_while_there_is_no_room_for_an_answer() {
 #[test]
 fn where_reading_went_on_a_peer_has_its_timeout_from_then() {
     let stop = || [(15 * S, Event::Arrives(BYTES)), (15 * S, StopsReading)];
-    for (policy, allowed) in [(policy(), 10), (policy().liveness(PongOnly), 10), (HeartbeatPolicy::peer_led(20 * S), 20)] {
+    for (policy, allowed) in
+        [(policy(), 10), (policy().liveness(PongOnly), 10), (HeartbeatPolicy::peer_led(20 * S), 20)]
+    {
         for resumed in [31, 100, 131] {
             let mut silent = World::new(policy).with(stop()).with([(resumed * S, Reads)]);
             silent.run_until(FOREVER);

@@ -258,9 +258,12 @@ fn no_more_is_read_ahead_than_may_be_and_a_message_under_way_is_read_to_its_end(
     };
     // Beyond the bound there may be what one read took in, and the message that was under way.
     let buffer = 65 * 1024;
-    for (read_ahead, max_read_ahead, size) in
-        [(64 * 1024, usize::MAX, 1000), (64 * 1024, usize::MAX, 300_000), (usize::MAX, 100_000, 1000), (0, usize::MAX, 1000)]
-    {
+    for (read_ahead, max_read_ahead, size) in [
+        (64 * 1024, usize::MAX, 1000),
+        (64 * 1024, usize::MAX, 300_000),
+        (usize::MAX, 100_000, 1000),
+        (0, usize::MAX, 1000),
+    ] {
         let taken = taken(read_ahead, max_read_ahead, size);
         let bound = read_ahead.min(max_read_ahead);
         println!("read {taken} bytes ahead where {bound} are the bound, in messages of {size}");

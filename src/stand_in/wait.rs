@@ -38,11 +38,7 @@ mod unix {
     }
 
     impl Sleep {
-        pub(crate) fn wait(
-            &self,
-            sockets: &[(ConnectionId, Socket)],
-            timeout: Option<Duration>,
-        ) -> Vec<ConnectionId> {
+        pub(crate) fn wait(&self, sockets: &[(ConnectionId, Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
             // A wait that is too long for a timespec is as good as none.
             let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
             let mut polled = vec![PollFd::new(&self.0, PollFlags::IN)];
@@ -92,11 +88,7 @@ mod elsewhere {
     }
 
     impl Sleep {
-        pub(crate) fn wait(
-            &self,
-            sockets: &[(ConnectionId, Socket)],
-            timeout: Option<Duration>,
-        ) -> Vec<ConnectionId> {
+        pub(crate) fn wait(&self, sockets: &[(ConnectionId, Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
             let has_readers = sockets.iter().any(|(_, socket)| socket.reads);
             let _ = match timeout.map_or(has_readers.then_some(GRACE), |timeout| {
                 Some(if has_readers { timeout.min(GRACE) } else { timeout })
