@@ -107,6 +107,11 @@ impl Client {
         ClientHandle { shared: Arc::clone(&self.shared) }
     }
 
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.shared.hub)
+    }
+
     setters_of_both_ends!();
 
     /// Adds a header to the opening handshake, such as `Authorization`.

@@ -484,3 +484,6 @@ impl fmt::Debug for Link {
         f.debug_struct("Link").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

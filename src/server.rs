@@ -112,6 +112,11 @@ impl Server {
         Handle::new(Arc::clone(&self.hub), self.address)
     }
 
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
+    }
+
     setters_of_both_ends!();
 
     /// Most connections at a time, those in the opening handshake included; more are answered 503, up to 64 at a time,

@@ -96,3 +96,6 @@ fn join(thread: Option<JoinHandle<()>>) {
     // It catches its panics itself.
     let _ = thread.map(JoinHandle::join);
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,7 +168,8 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
         }
         None => return Ok(()),
     };
-    let checked = check_upgrade(&request).and_then(|()| welcome(&request, &*decide(&request, &Rules::default())?));
+    let rules = Rules::default();
+    let checked = check_upgrade(&request).and_then(|()| welcome(&request, &*decide(&request, &rules)?, &rules));
     let theirs = accept_key_of_tungstenite(&request);
     match checked {
         Ok(answer) => {
