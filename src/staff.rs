@@ -85,11 +85,12 @@ impl Staff {
 
 fn start(hub: &Arc<Hub>, name: &'static str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     let hub = Arc::clone(hub);
-    thread::Builder::new().name(name.into()).spawn(move || {
+    let thread = thread::Builder::new().name(name.into()).spawn(move || {
         if let Err(message) = foreign::call(work) {
             hub.fail(name, &message);
         }
-    })
+    });
+    thread.map_err(|error| io::Error::new(error.kind(), format!("cannot start the thread {name}: {error}")))
 }
 
 fn join(thread: Option<JoinHandle<()>>) {

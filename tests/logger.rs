@@ -189,6 +189,7 @@ fn a_logger_that_blocks_holds_nobody_up_and_is_told_what_it_missed() {
     });
     // A dead peer is found, broadcasts pass, closures are reported and counted.
     let mut dead = running.connect();
+    running.events.opened();
     running.handle.broadcast("to all");
     while dead.frame().opcode != TEXT {}
     assert_eq!(running.closed().reason, CloseReason::HeartbeatLost { missed: 2 });
