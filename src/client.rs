@@ -302,9 +302,14 @@ where
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
             let prepared = target.prepared(attempt, refused_with);
             // That may have taken long, and a client that was stopped meanwhile should not turn up at its server.
-            if !shared.is_stopping() {
-                let _ = done.send(prepared.and_then(|target| target.dial(handshake_timeout)));
+            if shared.is_stopping() {
+                foreign::dispose(prepared);
+            } else {
+                // It comes back if nobody waits for it any more.
+                foreign::dispose(done.send(prepared.and_then(|target| target.dial(handshake_timeout))));
             }
+            // And this may be the last who has the application's functions.
+            foreign::dispose(target);
         });
         if let Err(error) = dialer {
             return Some(Err(ConnectError::Unreachable(error)));

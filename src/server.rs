@@ -336,6 +336,10 @@ where
         if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
             self.handle(&mut connection);
         }
+        // This may be the last who has the application's functions, if the server has left its thread behind.
+        let site = Arc::clone(&self.site);
+        drop(self);
+        foreign::dispose(site);
     }
 
     /// From the handshake to a connection, or to the end of what there is to say.

@@ -67,7 +67,9 @@ fn a_logger_may_send_over_the_connections_that_it_is_told_of() {
         drop(client);
         running.closed();
     }
-    assert!(LINES.load(SeqCst) >= 5);
+    // Opened and ended; and perhaps a write that failed, because the logger was told of an end too late.
+    let lines = LINES.load(SeqCst);
+    assert!((5..=3 * 5).contains(&lines), "{lines} lines: a send that succeeds logs nothing");
     assert_eq!(running.stop().len(), 5, "Opened of each");
 }
 
