@@ -51,46 +51,46 @@ fn beat(socket: &mut WebSocket<TcpStream>) -> Result<u32, Error> {
     let policy = HeartbeatPolicy::new(Duration::from_secs(1), TIMEOUT).max_missed(3);
     let mut heart = Heartbeat::new(policy, Instant::now(), 1.0);
     let mut pings = 0;
-    // What has arrived is counted in messages, for they are all that can be seen; and when the last of them did.
-    let (mut arrived, mut heard) = (0, Instant::now());
+    // What has arrived is counted in messages, for they are all that can be seen here.
+    let mut evidence = Evidence::new(0, Instant::now());
     loop {
-        match heart.judge(Instant::now(), &Evidence::new(arrived, heard)) {
+        match heart.judge(Instant::now(), &evidence) {
             Action::Ping => {
                 pings += 1;
                 // `send` and not `write`: a Ping that stays in the buffer is answered by nobody.
                 socket.send(Message::Ping(pings.to_string().into()))?;
-                heart.ping_written(Instant::now(), arrived);
+                heart.ping_written(Instant::now(), evidence.arrived);
             }
             Action::Missed(missed) => println!("{} missed Pong {missed}", socket.get_ref().peer_addr()?),
             Action::Dead(missed) => return Ok(missed),
-            Action::Wait(deadline) => {
-                if read_until(socket, deadline)? {
-                    (arrived, heard) = (arrived + 1, Instant::now());
-                }
-            }
+            Action::Wait(deadline) => read_until(socket, deadline, &mut evidence)?,
             _ => {}
         }
     }
 }
 
-/// Reads one message, or nothing by the deadline, and says which. Only then is the heartbeat asked again: it must not
-/// judge a peer whose answer is already here.
-fn read_until(socket: &mut WebSocket<TcpStream>, deadline: Option<Instant>) -> Result<bool, Error> {
+/// Reads one message, or nothing by the deadline. Only then is the heartbeat asked again: it must not judge a peer whose
+/// answer is already here.
+fn read_until(
+    socket: &mut WebSocket<TcpStream>,
+    deadline: Option<Instant>,
+    evidence: &mut Evidence,
+) -> Result<(), Error> {
     // Never zero, which the system would refuse.
     let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     socket.get_ref().set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
     let message = match socket.read() {
         Ok(message) => message,
         // Unix says WouldBlock, Windows says TimedOut. What has arrived of a message is kept.
-        Err(Error::Io(error)) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => return Ok(false),
+        Err(Error::Io(error)) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => return Ok(()),
         Err(error) => return Err(error),
     };
+    *evidence = Evidence::new(evidence.arrived + 1, Instant::now());
     match message {
         // Here WouldBlock would mean "queued", never "send again"; three timeouts long nothing moved, so it is the end.
-        Message::Text(_) | Message::Binary(_) => socket.send(message)?,
+        Message::Text(_) | Message::Binary(_) => socket.send(message),
         // `read` has put the Pong, or the reply to a Close, into the buffer. It leaves now and not with the next call.
-        Message::Ping(_) | Message::Close(_) => socket.flush()?,
-        Message::Pong(_) | Message::Frame(_) => {}
+        Message::Ping(_) | Message::Close(_) => socket.flush(),
+        Message::Pong(_) | Message::Frame(_) => Ok(()),
     }
-    Ok(true)
 }

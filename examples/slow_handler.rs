@@ -1,9 +1,9 @@
 //! A handler that takes its time, and what becomes of the peer meanwhile.
 //!
 //! `cargo run --example slow_handler [ADDRESS]`, connect and send a number: the handler sleeps for so many milliseconds
-//! before it answers. Beyond the interval of one second it is reported as stalled, the line is kept open by Pongs that
-//! nobody asked for, and the peer is not judged: it lives through any sleep. Vanish during it, and you are found dead
-//! when the handler is back and has listened in vain for three timeouts.
+//! before it answers. Beyond the interval of one second it is reported as stalled. Meanwhile a thread of heartwire stands
+//! in for it: your Pings are answered, and you are pinged and judged. Stay, and you live through any sleep; vanish during
+//! it, and you are found dead within four seconds.
 
 use std::thread;
 use std::time::Duration;

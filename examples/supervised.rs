@@ -1,8 +1,8 @@
 //! An echo server that tells all that its supervisor hears, while the connections go about their business.
 //!
 //! `cargo run --example supervised [ADDRESS]`, then connect and do your worst. Send `panic`, and the handler panics.
-//! Send `sleep`, and it is reported as stalled, but its peer is not judged meanwhile. Stop the client with SIGSTOP: it
-//! is missed three times and found dead, 2.5 s after its last byte at the latest. Whatever ends a connection, there is
+//! Send `sleep`, and it is reported as stalled, while its peer is pinged and judged as always. Stop the client with
+//! SIGSTOP: it is missed three times and found dead, 2.5 s after its last byte at the latest. Whatever ends a connection, there is
 //! exactly one line for it that says `ended`.
 
 use std::thread;

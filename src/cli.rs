@@ -1,13 +1,23 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::{IpAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use heartwire::{HeartbeatPolicy, IpNet, Liveness};
+use clap::error::{ContextKind, ContextValue};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+
+mod connect;
+mod heartbeat;
+mod mistake;
+mod serve;
+mod values;
+
+pub(crate) use connect::ConnectOptions;
+pub(crate) use mistake::Mistake;
+pub(crate) use serve::{Mode, ServeOptions};
+use values::parse_address;
 
 /// WebSockets with a heartbeat, on plain threads.
 #[derive(Debug, Parser)]
@@ -34,147 +44,9 @@ pub(crate) enum Task {
     Connect(ConnectOptions),
 }
 
-/// Options of the server.
-#[derive(Debug, Args)]
-pub(crate) struct ServeOptions {
-    /// Address to listen on; port 0 takes any free one
-    #[arg(default_value = "127.0.0.1:9001", value_parser = parse_address)]
-    pub(crate) address: String,
-
-    /// What to do with messages: send each back, or to every other client
-    #[arg(long, value_enum, default_value = "echo")]
-    pub(crate) mode: Mode,
-
-    /// Who beats: the server by Pings, the peer by itself, or nobody
-    #[arg(long, value_enum, default_value = "server")]
-    heartbeat: Leader,
-
-    #[command(flatten)]
-    beat: HeartbeatOptions,
-
-    /// With --heartbeat peer: how long a peer may be silent before that is a miss
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
-    expect: Duration,
-
-    /// With --heartbeat peer: shortest and longest time that a peer may announce for its next sign by "next="
-    #[arg(long, value_name = "SHORTEST..LONGEST", value_parser = parse_range)]
-    announcements: Option<(Duration, Duration)>,
-
-    /// Take the texts "ping" and "ping next=MILLISECONDS" of all clients as heartbeats, and answer "pong"
-    #[arg(long)]
-    pub(crate) text_heartbeat: bool,
-
-    /// Most connections at a time; more are answered 503
-    #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_count)]
-    pub(crate) max_connections: usize,
-
-    /// Largest message taken, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
-    pub(crate) max_message_size: usize,
-
-    /// Bytes that may wait for a slow peer
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
-    pub(crate) queue_size: usize,
-
-    /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
-    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_size)]
-    pub(crate) read_buffer_size: usize,
-
-    /// How long an opening handshake may take in all
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) handshake_timeout: Duration,
-
-    /// How long a closing handshake, or the shutdown, may take in all
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub(crate) close_timeout: Duration,
-
-    /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
-    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
-    pub(crate) allow_origin: Vec<String>,
-
-    /// Take the word of reverse proxies at this address, or in this network, on who their clients are; repeatable
-    #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
-    pub(crate) trust_proxy: Vec<IpNet>,
-
-    /// Show the status page at / and the metrics at /metrics even if the address is not loopback: they name peers
-    #[arg(long, conflicts_with = "no_status")]
-    status: bool,
-
-    /// No status page and no metrics
-    #[arg(long)]
-    no_status: bool,
-
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
-}
-
-/// Options of the client.
-#[derive(Debug, Args)]
-pub(crate) struct ConnectOptions {
-    /// The server, as ws://HOST[:PORT][/PATH]
-    pub(crate) url: String,
-
-    #[command(flatten)]
-    beat: HeartbeatOptions,
-
-    /// Have each Ping announce when the next one is due, for a server that is led by its peers
-    #[arg(long)]
-    announce: bool,
-
-    /// Add a header to the opening handshake; repeatable
-    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
-    pub(crate) header: Vec<(String, String)>,
-
-    /// Offer a subprotocol; repeatable, the first is preferred
-    #[arg(long, value_name = "NAME")]
-    pub(crate) subprotocol: Vec<String>,
-
-    /// End when the connection is lost, or cannot be made
-    #[arg(long)]
-    pub(crate) no_reconnect: bool,
-
-    /// How long connecting may take
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) connect_timeout: Duration,
-
-    /// How long the opening handshake may take in all
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) handshake_timeout: Duration,
-
-    /// How long the closing handshake may take in all
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub(crate) close_timeout: Duration,
-
-    /// Largest message taken, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
-    pub(crate) max_message_size: usize,
-
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
-}
-
-/// The beat of whoever sends Pings.
-#[derive(Debug, Args)]
-struct HeartbeatOptions {
-    /// Time between our Pings, or "off" for no heartbeat
-    #[arg(long, value_name = "DURATION|off", default_value = "20s", value_parser = parse_optional)]
-    ping_interval: Optional,
-
-    /// How long after a Ping some life must show, or "off" to keep lines open without ever finding anyone dead
-    #[arg(long, value_name = "DURATION|off", default_value = "10s", value_parser = parse_optional)]
-    pong_timeout: Optional,
-
-    /// How many misses in a row make a peer dead
-    #[arg(long, value_name = "N", default_value = "3", value_parser = clap::value_parser!(u32).range(1..))]
-    max_missed: u32,
-
-    /// What counts as life
-    #[arg(long, value_enum, default_value = "any-byte")]
-    liveness: LivenessOption,
-}
-
 /// Where the log goes, and how much of it.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
 pub(crate) struct LogOptions {
     /// Least important lines to log
     #[arg(long = "log-level", value_name = "LEVEL", default_value = "info", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
@@ -183,110 +55,6 @@ pub(crate) struct LogOptions {
     /// Log to this file as well
     #[arg(long = "log-file", value_name = "FILE")]
     pub(crate) file: Option<PathBuf>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Leader {
-    Server,
-    Peer,
-    Off,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Mode {
-    Echo,
-    Broadcast,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum LivenessOption {
-    AnyByte,
-    PongOnly,
-}
-
-/// A duration, or off. (An `Option` would mean to clap that the flag may be absent.)
-#[derive(Debug, Clone, Copy)]
-struct Optional(Option<Duration>);
-
-impl HeartbeatOptions {
-    fn policy(&self) -> HeartbeatPolicy {
-        let liveness = match self.liveness {
-            LivenessOption::AnyByte => Liveness::AnyByte,
-            LivenessOption::PongOnly => Liveness::PongOnly,
-        };
-        let policy = match (self.ping_interval.0, self.pong_timeout.0) {
-            (None, _) => HeartbeatPolicy::off(),
-            (Some(interval), None) => HeartbeatPolicy::keepalive(interval),
-            (Some(interval), Some(timeout)) => HeartbeatPolicy::new(interval, timeout),
-        };
-        policy.max_missed(self.max_missed).liveness(liveness)
-    }
-
-    fn misses(&self) -> String {
-        if self.max_missed == 1 { "1 miss".to_owned() } else { format!("{} misses", self.max_missed) }
-    }
-}
-
-impl ServeOptions {
-    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
-        let beat = self.beat.policy();
-        match self.heartbeat {
-            Leader::Server => beat,
-            Leader::Off => HeartbeatPolicy::off(),
-            Leader::Peer => {
-                let policy = beat.led_by_peer(self.expect);
-                match self.announcements {
-                    Some((shortest, longest)) => policy.announcements(shortest, longest),
-                    None => policy,
-                }
-            }
-        }
-    }
-
-    /// Whether the status page and the metrics are to be had on an address that is loopback, or is not.
-    pub(crate) fn shows_status(&self, is_loopback: bool) -> bool {
-        self.status || is_loopback && !self.no_status
-    }
-
-    /// How often a heart beats, whoever beats.
-    pub(crate) fn beat_interval(&self) -> Option<Duration> {
-        match self.heartbeat {
-            Leader::Server => self.beat.ping_interval.0,
-            Leader::Peer => Some(self.expect),
-            Leader::Off => None,
-        }
-    }
-
-    /// What the heartbeat chosen means, in words.
-    pub(crate) fn heartbeat_in_words(&self) -> String {
-        let spell = humantime::format_duration;
-        let Some(worst) = self.heartbeat().worst_case() else {
-            return match (self.heartbeat, self.beat.ping_interval.0) {
-                (Leader::Server, Some(interval)) => {
-                    format!("Ping every {}, dead peers are not found", spell(interval))
-                }
-                _ => "no heartbeat, dead peers are not found".to_owned(),
-            };
-        };
-        let beat = match (self.heartbeat, self.beat.ping_interval.0, self.beat.pong_timeout.0) {
-            (Leader::Server, Some(interval), Some(timeout)) => {
-                format!("Ping every {}, dead after {} of {}", spell(interval), self.beat.misses(), spell(timeout))
-            }
-            _ => format!("peers beat, dead after {} of {}", self.beat.misses(), spell(self.expect)),
-        };
-        format!("{beat}: a dead peer is found within {}", spell(worst))
-    }
-}
-
-impl ConnectOptions {
-    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
-        self.beat.policy().announcing(self.announce)
-    }
-
-    /// How often something is to be seen of the heartbeat.
-    pub(crate) fn ping_interval(&self) -> Option<Duration> {
-        self.beat.ping_interval.0
-    }
 }
 
 impl LogOptions {
@@ -298,121 +66,108 @@ impl LogOptions {
 
 /// Parses the command line. On a mistake, one line on stderr and exit status 2.
 pub(crate) fn parse() -> Result<Task, ExitCode> {
-    match Cli::try_parse() {
-        Ok(Cli { command: Some(Command::Connect(options)), .. }) => Ok(Task::Connect(options)),
-        Ok(Cli { command: Some(Command::Serve(options)), .. }) => Ok(Task::Serve(options)),
-        Ok(Cli { command: None, serve }) => Ok(Task::Serve(serve)),
-        Err(error) if error.use_stderr() => {
-            let text = error.to_string();
-            let line = text.lines().next().unwrap_or("error: invalid command line");
-            let values = text.lines().map(str::trim).find(|line| line.starts_with("[possible values"));
-            let _ = writeln!(io::stderr(), "{line} {}", values.unwrap_or("(try --help)"));
+    match task(std::env::args_os().collect()) {
+        Ok(task) => Ok(task),
+        Err(Refusal::Mistake(mistake)) => {
+            let _ = writeln!(io::stderr(), "error: {mistake}");
             Err(ExitCode::from(2))
         }
-        // --help and --version.
-        Err(text) => {
+        Err(Refusal::Help(text)) => {
             let _ = text.print();
             Err(ExitCode::SUCCESS)
         }
     }
 }
 
-fn parse_address(text: &str) -> Result<String, String> {
-    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; expected HOST:PORT"))?;
-    addresses.next().map(|_| text.to_owned()).ok_or_else(|| "no such host".to_owned())
+/// Why there is nothing to do.
+#[derive(Debug)]
+enum Refusal {
+    Mistake(Mistake),
+    /// For --help and --version, which are errors to clap.
+    Help(clap::Error),
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration =
-        humantime::parse_duration(text).map_err(|_| "expected a duration such as 500ms or 20s".to_owned())?;
-    if duration < Duration::from_millis(1) {
-        return Err("must be 1ms or more".to_owned());
-    }
-    if duration > Duration::from_secs(10 * 365 * 24 * 3600) {
-        return Err("must be 10 years or less".to_owned());
-    }
-    Ok(duration)
-}
-
-fn parse_optional(text: &str) -> Result<Optional, String> {
-    if text == "off" { Ok(Optional(None)) } else { parse_duration(text).map(|duration| Optional(Some(duration))) }
-}
-
-/// Two durations, such as `1s..5m`.
-fn parse_range(text: &str) -> Result<(Duration, Duration), String> {
-    let (shortest, longest) = text.split_once("..").ok_or("expected two durations such as 1s..5m")?;
-    let (shortest, longest) = (parse_duration(shortest)?, parse_duration(longest)?);
-    if shortest > longest {
-        Err("the first must not be longer than the second".to_owned())
-    } else {
-        Ok((shortest, longest))
+impl From<Mistake> for Refusal {
+    fn from(mistake: Mistake) -> Self {
+        Self::Mistake(mistake)
     }
 }
 
-fn parse_header(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once(':').ok_or("expected a header such as \"Authorization: Bearer TOKEN\"")?;
-    Ok((name.trim().to_owned(), value.trim().to_owned()))
-}
-
-fn parse_count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be 1 or more".to_owned()),
-        Ok(count) => Ok(count),
-        Err(_) => Err("expected a whole number".to_owned()),
-    }
-}
-
-/// Bytes, as a plain number or with KiB, MiB or GiB.
-fn parse_size(text: &str) -> Result<usize, String> {
-    let expected = || "expected a number of bytes such as 65536, 64KiB or 1MiB".to_owned();
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let factor: usize = match &text[digits.len()..] {
-        "" | "B" => 1,
-        "KiB" | "K" | "k" => 1024,
-        "MiB" | "M" => 1024 * 1024,
-        "GiB" | "G" => 1024 * 1024 * 1024,
-        _ => return Err(expected()),
+/// What these arguments ask for; the first is the program's name.
+fn task(arguments: Vec<OsString>) -> Result<Task, Refusal> {
+    let first = arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    check_command(first)?;
+    let name = if is_command(first) { format!("heartwire {first}") } else { "heartwire".to_owned() };
+    let refusal = |error: clap::Error| match error.use_stderr() {
+        true => Refusal::Mistake(mistake::of_clap(&error, &name)),
+        false => Refusal::Help(error),
     };
-    let size = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(expected)?;
-    if size == 0 { Err("must be 1 or more".to_owned()) } else { Ok(size) }
-}
-
-/// An origin as browsers send it: scheme, host and port, nothing behind, and the scheme's own port left out (RFC 6454
-/// section 6.2).
-fn parse_origin(text: &str) -> Result<String, String> {
-    let expected = || "expected an origin such as https://example.org or http://localhost:8080".to_owned();
-    let (scheme, host) = text.split_once("://").ok_or_else(expected)?;
-    if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '*', ' ']) {
-        return Err(expected());
-    }
-    let origin = text.to_ascii_lowercase();
-    let own_port = match scheme.to_ascii_lowercase().as_str() {
-        "https" => ":443",
-        "http" => ":80",
-        _ => return Ok(origin),
+    let matches = command().try_get_matches_from(arguments).map_err(refusal)?;
+    let given = matches.subcommand().map_or(&matches, |(_, given)| given);
+    let cli = Cli::from_arg_matches(&matches).map_err(refusal)?;
+    let task = match cli.command {
+        Some(Command::Connect(options)) => Task::Connect(options),
+        Some(Command::Serve(options)) => Task::Serve(options),
+        None => Task::Serve(cli.serve),
     };
-    Ok(origin.strip_suffix(own_port).unwrap_or(&origin).to_owned())
+    match &task {
+        Task::Serve(options) => options.check(given)?,
+        Task::Connect(options) => options.check(given)?,
+    }
+    Ok(task)
 }
 
-/// One address, or a network in the notation of RFC 4632.
-fn parse_network(text: &str) -> Result<IpNet, String> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
-    let expected = |_| "expected an address or a network, such as 127.0.0.1, ::1 or 10.0.0.0/8".to_owned();
-    text.parse::<IpNet>().or_else(|_| address()).map_err(expected)
+fn command() -> clap::Command {
+    /// How options that take numbers name their values. A number may have a minus, so that the option itself says what
+    /// is wrong with it.
+    const NUMBERS: [&str; 5] = ["DURATION", "DURATION|off", "SHORTEST..LONGEST", "BYTES", "N"];
+    let with_minus = |arg: Arg| {
+        let is_number = arg.get_value_names().is_some_and(|names| names.iter().all(|name| NUMBERS.contains(&&**name)));
+        if is_number { arg.allow_hyphen_values(true) } else { arg }
+    };
+    Cli::command().mut_args(with_minus).mut_subcommands(|command| command.mut_args(with_minus))
+}
+
+const COMMANDS: [&str; 3] = ["serve", "connect", "help"];
+
+fn is_command(word: &str) -> bool {
+    COMMANDS.contains(&word)
+}
+
+/// Refuses a word that was meant to be a command. To clap it would be an address, and what follows one too many.
+fn check_command(word: &str) -> Result<(), Mistake> {
+    let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
+    if !is_word || is_command(word) {
+        return Ok(());
+    }
+    let commands = clap::Command::new("heartwire").subcommands(COMMANDS.map(clap::Command::new));
+    let commands = commands.disable_help_subcommand(true).try_get_matches_from(["heartwire", word]);
+    let similar = commands.as_ref().err().and_then(|error| error.get(ContextKind::SuggestedSubcommand));
+    match similar {
+        Some(ContextValue::Strings(similar)) => {
+            Err(Mistake::new(format!("unknown command '{word}'; a similar command exists: '{}'", similar.join("', '"))))
+        }
+        _ => parse_address(word).map(|_| ()).map_err(|error| Mistake::new(format!("'{word}' is {error}"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use clap::ArgAction;
+    use heartwire::HeartbeatPolicy;
+
     use super::*;
 
     fn options(arguments: &[&str]) -> Result<ServeOptions, String> {
-        let arguments = ["heartwire"].into_iter().chain(arguments.iter().copied());
-        let cli = Cli::try_parse_from(arguments).map_err(|error| error.to_string())?;
-        Ok(match cli.command {
-            Some(Command::Serve(options)) => options,
-            Some(Command::Connect(_)) => unreachable!("not asked for"),
-            None => cli.serve,
-        })
+        match task(["heartwire"].iter().chain(arguments).map(OsString::from).collect()) {
+            Ok(Task::Serve(options)) => Ok(options),
+            Ok(Task::Connect(_)) => unreachable!("not asked for"),
+            Err(Refusal::Mistake(mistake)) => Err(mistake.to_string()),
+            Err(Refusal::Help(help)) => Err(help.to_string()),
+        }
     }
 
     #[test]
@@ -435,7 +190,10 @@ mod tests {
             [(&[][..], true, false), (&["--status"], true, true), (&["--no-status"], false, false)]
         {
             let options = options(arguments).unwrap();
-            assert_eq!((options.shows_status(true), options.shows_status(false)), (on_loopback, elsewhere));
+            assert_eq!(
+                (options.access.shows_status(true), options.access.shows_status(false)),
+                (on_loopback, elsewhere)
+            );
         }
         assert!(options(&["--status", "--no-status"]).is_err());
     }
@@ -459,36 +217,6 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_bytes_with_or_without_a_unit() {
-        for (text, size) in [("1", 1), ("64KiB", 65536), ("2M", 2 << 20), ("1GiB", 1 << 30)] {
-            assert_eq!(parse_size(text), Ok(size));
-        }
-        for bad in ["", "0", "-1", "1XB", "KiB", "99999999999999999999", "99999999999999999GiB"] {
-            assert!(parse_size(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn origins_are_spelt_as_browsers_do() {
-        for (text, origin) in [
-            ("https://Example.org", "https://example.org"),
-            ("https://example.org:443", "https://example.org"),
-            ("http://example.org:80", "http://example.org"),
-            ("https://example.org:80", "https://example.org:80"),
-            ("http://[::1]:8080", "http://[::1]:8080"),
-        ] {
-            assert_eq!(parse_origin(text).as_deref(), Ok(origin));
-        }
-    }
-
-    #[test]
-    fn proxies_are_addresses_or_networks() {
-        let options = options(&["--trust-proxy", "::1", "--trust-proxy", "10.0.0.0/8"]).unwrap();
-        let spelled: Vec<String> = options.trust_proxy.iter().map(ToString::to_string).collect();
-        assert_eq!(spelled, ["::1/128", "10.0.0.0/8"]);
-    }
-
-    #[test]
     fn nonsense_is_refused() {
         for bad in [
             &["--ping-interval", "0s"][..],
@@ -508,5 +236,44 @@ mod tests {
         ] {
             assert!(options(bad).is_err(), "{bad:?}");
         }
+    }
+
+    /// An option as the README's table and --help name it, and its default.
+    fn spelled(arg: &Arg) -> Option<(String, Option<String>)> {
+        let name = format!("--{}", arg.get_long().filter(|name| !["help", "version"].contains(name))?);
+        let values: Vec<_> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
+        let names = arg.get_value_names().unwrap_or_default();
+        let value = match (arg.get_action(), &values[..]) {
+            (ArgAction::SetTrue, _) => String::new(),
+            (_, values) if values.is_empty() || names[0] == "LEVEL" => format!(" {}", names[0]),
+            (_, values) => format!(" {}", values.join("|")),
+        };
+        let default = arg.get_default_values().first().filter(|_| !value.is_empty());
+        Some((name + &value, default.map(|default| default.to_str().unwrap().to_owned())))
+    }
+
+    #[test]
+    fn the_readme_lists_all_options_of_the_server_with_their_defaults() {
+        let rows = include_str!("../README.md").lines().filter(|line| line.starts_with("| `--"));
+        let mut listed = BTreeMap::new();
+        for row in rows {
+            let row = row.replace("\\|", "/");
+            let cells: Vec<_> = row.trim_matches('|').split('|').map(|cell| cell.trim().replace('/', "|")).collect();
+            let [options, default, _] = &cells[..] else { continue };
+            for option in options.split(", ") {
+                listed.insert(option.trim_matches('`').to_owned(), default.clone());
+            }
+        }
+        let command = command();
+        // The table on choosing a heartbeat has rows of the same form, with values.
+        let names: Vec<_> = command.get_arguments().filter_map(spelled).collect();
+        for (option, default) in &names {
+            let listed = listed.get(option).unwrap_or_else(|| panic!("{option} is not in the README's table"));
+            assert!(default.as_ref().is_none_or(|default| *listed == format!("`{default}`")), "{option}: {listed}");
+        }
+        let known = |option: &String| names.iter().any(|(name, _)| name == option);
+        let strays: Vec<_> =
+            listed.keys().filter(|option| option.contains(char::is_uppercase) && !known(option)).collect();
+        assert_eq!(strays, [&""; 0], "only in the README");
     }
 }

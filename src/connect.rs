@@ -1,26 +1,36 @@
 //! `heartwire connect`: a client for the command line.
 //!
 //! Lines from standard input are sent, messages are printed on standard output, and what happens to the connection is
-//! logged. At the end of standard input what is left is sent, then the connection is closed with 1000.
+//! logged. At the end of standard input what is left is sent, then the connection is closed with 1000. The exit status tells
+//! whether everything was sent.
 
-use std::io::{self, BufRead, Write};
+use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use heartwire::{Backoff, Client, ClientHandle, Connection, Error, Message};
+use heartwire::{Backoff, Client, ClientHandle, ConnectError, Connection, Error, Message};
 
-use crate::cli::ConnectOptions;
+use crate::Failure;
+use crate::cli::{ConnectOptions, Mistake};
 use crate::output;
 
-pub(crate) fn run(options: &ConnectOptions) -> Result<(), String> {
-    output::start_log(&options.log)?;
+mod finish;
+mod input;
+mod screen;
+
+use finish::Progress;
+use input::Attempt;
+use screen::Screen;
+
+pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
-        .map_err(|error| error.to_string())?
+        .map_err(|error| Failure::Usage(Mistake::new(error.to_string())))?
         .heartbeat(options.heartbeat())
-        .connect_timeout(options.connect_timeout)
-        .handshake_timeout(options.handshake_timeout)
-        .close_timeout(options.close_timeout)
-        .max_message_size(options.max_message_size);
+        .connect_timeout(options.limits.connect_timeout)
+        .handshake_timeout(options.limits.handshake_timeout)
+        .close_timeout(options.limits.close_timeout)
+        .max_message_size(options.limits.max_message_size);
     client = if options.no_reconnect { client.no_reconnect() } else { client.reconnect(Backoff::default()) };
     for (name, value) in &options.header {
         client = client.header(name, value);
@@ -28,17 +38,50 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), String> {
     for name in &options.subprotocol {
         client = client.subprotocol(name);
     }
+    output::start_log(&options.log)?;
     let handle = client.handle();
     let stop = handle.clone();
     output::on_signals(move || stop.stop())?;
-    let reader = thread::Builder::new().name("heartwire-stdin".into());
-    reader.spawn(move || send_lines(&handle)).map_err(|error| error.to_string())?;
-    let interval = options.ping_interval();
-    client.run(|conn| print_messages(conn, interval)).map_err(|error| error.to_string())
+
+    let progress = Arc::new(Progress::default());
+    let (reading, reader) = (Arc::clone(&progress), handle.clone());
+    let exit_timeout = options.limits.exit_timeout;
+    start("heartwire-stdin", move || {
+        if let Err(error) = reading.input.read(io::stdin().lock()) {
+            reading.failed(error);
+        }
+        reading.finish(&reader, exit_timeout);
+    })?;
+    let (sending, sender) = (Arc::clone(&progress), handle.clone());
+    start("heartwire-send", move || sending.input.send_all(|line| send_line(&sender, line)))?;
+
+    let (interval, screen) = (options.ping_interval(), Screen::new());
+    let result = client.run(|conn| {
+        progress.opened(conn.sender());
+        print_messages(conn, interval, screen)
+    });
+    verdict(result, progress.unsent(&handle), progress.failure())
+}
+
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// What the exit status is to be, and why.
+fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&String>) -> Result<(), Failure> {
+    if let Err(Error::Connect(ConnectError::Invalid(what))) = result {
+        return Err(Failure::Usage(Mistake::new(what)));
+    }
+    let causes = [result.err().map(|error| error.to_string()), failure.cloned(), unsent];
+    let causes: Vec<_> = causes.into_iter().flatten().collect();
+    if causes.is_empty() { Ok(()) } else { Err(Failure::Failed(causes.join("; "))) }
 }
 
 /// Prints what comes, and now and then how the line is.
-fn print_messages(conn: &mut Connection, interval: Option<Duration>) -> Result<(), Error> {
+fn print_messages(conn: &mut Connection, interval: Option<Duration>, screen: Screen) -> Result<(), Error> {
+    // When nobody reads our output any more there is nothing left to do.
+    let print = |text: &str| screen.print(text).map_err(Error::handler);
     let mut samples = 0;
     loop {
         let message = match interval {
@@ -57,42 +100,12 @@ fn print_messages(conn: &mut Connection, interval: Option<Duration>) -> Result<(
     }
 }
 
-/// A line on standard output. When nobody reads it any more there is nothing left to do.
-fn print(line: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).map_err(Error::handler)
-}
-
-/// Sends each line, waiting for a connection where there is none, and stops the client at the end.
-fn send_lines(handle: &ClientHandle) {
-    for line in io::stdin().lock().lines() {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                log::error!("cannot read standard input: {error}");
-                break;
-            }
-        };
-        if !send_line(handle, Message::from(line)) {
-            return;
-        }
-    }
-    // So that a pipe that is over before the connection stands is not in vain.
-    wait_connected(handle);
-    handle.stop();
-}
-
-/// `false` when there will be no connection any more.
-fn send_line(handle: &ClientHandle, message: Message) -> bool {
-    let mut unsent = message;
-    loop {
-        match handle.send(unsent) {
-            Ok(()) => return true,
-            Err(error) => unsent = error.into_inner(),
-        }
-        if !wait_connected(handle) {
-            return false;
-        }
+/// Sends a line over the connection that is open, or waits for one.
+fn send_line(handle: &ClientHandle, line: Message) -> Attempt {
+    match handle.send(line) {
+        Ok(()) => Attempt::Taken,
+        Err(_) if wait_connected(handle) => Attempt::Again,
+        Err(_) => Attempt::GivenUp,
     }
 }
 

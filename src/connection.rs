@@ -177,6 +177,8 @@ impl Connection {
                 let _ = reception.ping(&self.link);
             }
         });
+        // Whoever stands in for us goes by it from now on.
+        self.link.list();
     }
 
     // Receiving.

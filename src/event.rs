@@ -33,9 +33,8 @@ pub enum Event {
         /// How many make the peer dead.
         max_missed: u32,
     },
-    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence; looked for every
-    /// quarter of the interval, and never without one. Meanwhile the supervisor keeps the line open with unsolicited
-    /// Pongs, and nobody is judged.
+    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence, and never without
+    /// an interval. The heartbeat goes on meanwhile: see [While the handler is away](crate#while-the-handler-is-away).
     HandlerStalled {
         /// The connection's number.
         id: ConnectionId,

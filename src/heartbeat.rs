@@ -9,7 +9,8 @@
 //!   `t + interval + max_missed x timeout` at the latest ([`HeartbeatPolicy::worst_case`]), if deadlines are kept.
 //! - A peer from which something arrives within `timeout` of every Ping is never dead, however late we look: what has
 //!   arrived is evidence, and when we read it is not.
-//! - Nothing excuses a peer for ever: our own lateness moves its deadlines once in each silence.
+//! - Nothing excuses a peer for ever: our own lateness moves its deadlines once in each silence. If no look is later than
+//!   *L*, a silent peer is dead within `interval + timeout / 4 + L + (max_missed + 1) x (timeout + L)`.
 //!
 //! Where the peer leads the beat, windows of silence take the place of Pings.
 
@@ -157,13 +158,13 @@ impl Heartbeat {
     /// Whether some life is awaited: then a driver that sees bytes arrive should have them judged at once, so that
     /// misses are forgotten when they are answered and not a deadline later.
     pub fn awaits_life(&self) -> bool {
-        self.missed() > 0 || self.window.is_none() && self.silence.is_some()
+        self.missed() > 0 || self.window.is_none() && self.silence.is_some() || self.is_examining()
     }
 
-    /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or our Ping was last seen
-    /// to wait.
+    /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or something was last seen
+    /// to wait for the peer.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {
-        self.clock.is_some_and(|clock| clock.due <= now || clock.waits.is_some())
+        self.stall.is_some() || self.clock.is_some_and(|clock| clock.due <= now || clock.is_waiting())
     }
 
     /// A Ping or a Pong arrived, the `position`th byte from the peer its last. With [`Liveness::PongOnly`] nothing else
@@ -197,7 +198,9 @@ impl Heartbeat {
         }
         self.seen = (evidence.arrived, evidence.heard);
         self.see_bytes(evidence.arrived, evidence.heard);
-        self.see_ping_leave(evidence);
+        if let Some(clock) = &mut self.clock {
+            clock.see_ping_leave(now, evidence);
+        }
         self.see_stall(now, evidence);
         self.excuse_hold_up(now, evidence.suspended);
         if let (Some(limit), Some(_)) = (self.policy.stall_limit(), self.stall.filter(|stall| stall.due <= now)) {
@@ -261,14 +264,6 @@ impl Heartbeat {
         }
     }
 
-    /// A silence begins when its first Ping leaves the queue.
-    fn see_ping_leave(&mut self, evidence: &Evidence) {
-        let left = self.clock.as_mut().and_then(|clock| clock.leave_queue(evidence.ping_left));
-        if let (Some(left), Some(silence)) = (left, &mut self.silence) {
-            silence.since = left;
-        }
-    }
-
     /// Notes since when data has waited for a peer that took none of it, and from which nothing arrived.
     fn see_stall(&mut self, now: Instant, evidence: &Evidence) {
         let (Some(limit), Some(timeout)) = (self.policy.stall_limit(), self.policy.timeout) else { return };
@@ -278,7 +273,7 @@ impl Heartbeat {
                 // The system's buffer has taken all of it, some time after the last look.
                 Some(Place::Queue(_)) => Place::Buffer(now),
                 Some(buffer) => buffer,
-                None => Place::Buffer(self.silence.map_or(now, |silence| silence.since)),
+                None => Place::Buffer(evidence.ping_left.unwrap_or(now)),
             }),
             None => None,
         };
@@ -324,23 +319,25 @@ impl Heartbeat {
     /// Whether the miss clock has run out and nothing speaks for the peer. Otherwise the clock goes on.
     fn is_missed(&mut self, now: Instant, evidence: &Evidence) -> bool {
         let has_to_leave = self.window.is_none() && self.missed() == 0;
+        let mark = self.silence.map_or(0, |silence| silence.mark);
         let Some(allowed) = self.window.or(self.policy.timeout) else { return false };
         let Some(clock) = self.clock.as_mut().filter(|clock| clock.due <= now) else { return false };
-        // There may be no room for its answer to arrive in, or there was none until lately.
-        if let Some(from) = evidence.reading.has_room_from(now).filter(|from| *from + allowed > now) {
+        // There may be no room for its answer to arrive in, or there was none until lately. But what has arrived since the
+        // Ping has found room.
+        let has_had_room = evidence.reading == Reading::Stopped && evidence.arrived > mark;
+        if let Some(from) = evidence.reading.has_room_from(now).filter(|from| !has_had_room && *from + allowed > now) {
             clock.due = from + allowed;
             clock.examine = None;
             return false;
         }
         if has_to_leave && !clock.has_left(evidence) {
-            clock.waits = Some(if evidence.is_held_back { Place::Buffer(now) } else { Place::Queue(now) });
+            clock.is_held_back = evidence.is_held_back;
             clock.due = now + self.policy.tick();
             return false;
         }
-        // It has left since the last look, and its time begins.
-        if let Some(place) = clock.waits.take() {
-            let from = if let Place::Queue(left) = place { left } else { now };
-            clock.due = from + allowed;
+        // It has waited, and its time began when it left.
+        if let Some(left) = clock.left.take() {
+            clock.due = left + allowed;
             if clock.due > now {
                 return false;
             }
@@ -349,7 +346,6 @@ impl Heartbeat {
         if self.policy.liveness == Liveness::PongOnly
             && evidence.examined < *clock.examine.get_or_insert(evidence.arrived)
         {
-            clock.due = now + self.policy.tick();
             return false;
         }
         true
@@ -369,12 +365,19 @@ impl Heartbeat {
         }
     }
 
+    /// Whether the time for some life is over, and what had arrived by then is to be looked through for it first.
+    fn is_examining(&self) -> bool {
+        self.clock.is_some_and(|clock| clock.examine.is_some())
+    }
+
     /// When to look again: at the next deadline; and often enough while our own lateness could cost the peer its time.
     fn plan(&mut self, now: Instant) {
         // Where the peer leads, nothing that we do decides whether it is heard in time.
-        let watches = self.stall.is_some() || self.window.is_none() && self.clock.is_some();
+        let watches = self.stall.is_some() || self.window.is_none() && self.clock.is_some() || self.is_examining();
         let tick = watches.then(|| now + self.policy.tick());
-        let (clock, stall) = (self.clock.map(|clock| clock.due), self.stall.map(|stall| stall.due));
+        // What has arrived and is to be looked through first has no time: each look at more of it may end it.
+        let clock = self.clock.filter(|_| !self.is_examining()).map(|clock| clock.due);
+        let stall = self.stall.map(|stall| stall.due);
         let next = [self.next_ping, clock, stall, tick].into_iter().flatten().min();
         self.next_look = next.map(|next| next.max(now));
     }

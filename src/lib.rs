@@ -87,32 +87,52 @@
 //!   beat together.
 //! - Its miss clock starts when the socket has taken it. If nothing that counts as life arrives within
 //!   [`timeout`](HeartbeatPolicy::timeout) (10 s), that is one miss, and the next Ping leaves at once.
-//! - Any life forgets all misses. By default any byte is life, also one of a message that is only half here;
-//!   [`Liveness::PongOnly`] asks for Pongs.
+//! - Any life forgets all misses. By default any byte that arrives is life, also one of a message that is only half
+//!   here; [`Liveness::PongOnly`] asks for Pongs.
 //! - At [`max_missed`](HeartbeatPolicy::max_missed) (3) in a row the peer is dead: a Close frame with 1011 as far as
 //!   the socket takes it at once, both directions of the socket shut down, reported.
-//! - So a dead peer is found `interval + max_missed x timeout` after its last sign of life, 50 s by default, and a
+//! - So a dead peer is found `interval + max_missed x timeout` after its last byte arrived, 50 s by default, and a
 //!   peer that answers within `timeout` never is. Timers of the system add some milliseconds for each miss.
-//! - We judge only what we watched. What already waits in the socket is read before a miss is counted. A deadline that
-//!   is noticed late, by more than a quarter of the timeout (20 ms at least, 1 s at most), is our own lateness: a new
-//!   Ping with a fresh timeout follows, and the misses so far stand. So a handler may be busy, and a process may be
-//!   stopped and go on.
-//! - While data waits for a slow peer (see [Backpressure](#backpressure)), Pings may not get through in time, so
-//!   silence is not held against it. Then another rule finds the dead: not one byte taken for `max_missed x timeout`, less
-//!   what misses before have used up, ends the connection as [`CloseReason::WriteStalled`]. A peer that dies idle and
-//!   gets behind only just before it would be found can take one timeout longer than the worst case.
 //! - Policies: [`off`](HeartbeatPolicy::off), [`keepalive`](HeartbeatPolicy::keepalive) only, or a full one, for the
-//!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and [changed while it is
-//!   open](Connection::set_heartbeat). Without a timeout nobody is found dead, neither by silence nor by a stalled
-//!   write.
+//!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and changed while it is open, by its
+//!   [handler](Connection::set_heartbeat) or [any thread](Sender::set_heartbeat). Without a timeout nobody is found
+//!   dead, neither by silence nor by taking nothing.
 //! - A Pong for a Ping answers all earlier ones (RFC 6455 section 5.5.3), and gives a [`RoundTrip`] sample (RFC 6298).
 //!   A Pong that was not asked for is life, and no sample.
-//! - On Linux, `TCP_USER_TIMEOUT` is set to nine eighths of the worst case and one second more: the kernel gives up on
-//!   data that nobody acknowledges, even while the handler is busy.
 //!
-//! A connection is watched while its thread is in `recv`. A handler that stays away for longer than the interval is
-//! reported by [`Event::HandlerStalled`]; meanwhile the supervisor sends unsolicited Pongs, which keep proxies from
-//! cutting the line, and nobody is judged.
+//! A peer is alive if its WebSocket layer answers, or sends anything, within `max_missed x timeout` of our first Ping
+//! that it leaves unanswered. Whatever lies between, such as a line that is down, an application that does not read, or
+//! a kernel that still acknowledges, is not looked through. What is concluded from what:
+//!
+//! | seen | concluded |
+//! | --- | --- |
+//! | more bytes have *arrived*, read or waiting in the socket, than when the Ping was written | alive. Reading an old backlog is no news. |
+//! | the Ping has left, its timeout is over, nothing more has arrived | a miss, however late we look |
+//! | we were held up as a whole: a look of at least four in each timeout came late, or the machine was suspended | deadlines move by as much, and one fresh Ping has a whole timeout; once in each silence |
+//! | the Ping waits behind data, in our queue or in the system's buffer | nothing by silence: slow is not dead |
+//! | we have stopped reading for want of room, and nothing more arrives | nothing by silence: no room may be left for an answer. The system probes whether the host is there. |
+//! | data waits, none of it is taken and nothing arrives, for `max_missed x timeout` | dead: [`CloseReason::WriteStalled`] |
+//! | data waits, none of it is taken, but bytes arrive | alive; [`full_queue_timeout`](Server::full_queue_timeout) bounds it, if set |
+//! | the system says reset, unreachable, timed out | over, with that cause |
+//!
+//! # While the handler is away
+//!
+//! The heartbeat does not depend on the handler. While a handler does something else than wait in `recv`, one thread of
+//! ours [stands in](#how-data-flows) for all that do: after a tenth of a second it reads ahead, answers the peer's Pings
+//! and texts `ping`, sends our Pings, and judges by the same table. So a handler may sleep for an hour: a peer that dies
+//! meanwhile is found and reported within the bound, and one that lives does not take us for dead. A handler that waits
+//! in [`send`](Connection::send) for room is away as well.
+//!
+//! What was read waits, in order, for the next `recv`, up to [`read_ahead`](Server::read_ahead) (64 KiB) for each
+//! connection and [`max_read_ahead`](Server::max_read_ahead) (64 MiB) for all. Beyond that the peer feels backpressure,
+//! its Pings are not answered, and, once it sends nothing more, its silence proves nothing: a peer that floods a sleeping
+//! handler and then dies is found when the handler is back, or when the system finds its host gone.
+//!
+//! A Close frame that comes meanwhile ends pinging and judging. It is answered at the handler's next `recv`, behind its
+//! replies, or after the [close timeout](Server::close_timeout). A reset is reported at once. What the peer sent before
+//! its end is still given to the handler, and then the error.
+//!
+//! A handler that stays away for longer than the interval is reported by [`Event::HandlerStalled`].
 //!
 //! The state machine itself, without sockets or clocks, is [`heartbeat::Heartbeat`]; it can drive any WebSocket.
 //!
@@ -199,8 +219,9 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Sender::try_send`] never waits and gives the message back, [`Sender::ping`] measures the round trip now, and
-//! [`Sender::close`] closes from outside. [`Connection::feed`] is for many small replies: they may stay in memory
+//! [`Sender::try_send`] never waits and gives the message back, [`Sender::send_timeout`] waits for room for so long,
+//! [`Sender::confirm`] waits until the peer has read all that was sent, [`Sender::ping`] measures the round trip now,
+//! and [`Sender::close`] closes from outside. [`Connection::feed`] is for many small replies: they may stay in memory
 //! until the thread next waits in `recv`, and then leave in one system call.
 //!
 //! # To all of them
@@ -373,13 +394,16 @@
 //!                                      |          the heartbeat says: Ping | Missed | Dead | wait until
 //! any thread --- Sender ---> write half ---> socket
 //!                                      |
+//!                 stand-in: the same as recv, for connections whose handler is away
+//!                                      |
 //!                                      +--- Opened, Missed, Closed --> supervisor --> log, stats, events
 //! ```
 //!
 //! | thread | lives | does |
 //! | --- | --- | --- |
 //! | the caller of `serve` | as long as the server | accepts |
-//! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, stalled handlers |
+//! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, closing deadlines |
+//! | `heartwire-stand-in` | as long as the server | reads, answers, beats and judges for handlers that are away |
 //! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
@@ -406,8 +430,8 @@
 //! `rlimit`, `serde_json`, `simplelog` and `time`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that
 //! panic are caught, which needs `panic = "unwind"`, the default. Rust 1.88 or newer; no `unsafe` code of our own.
 //!
-//! Linux is where it is tested; macOS is meant to work in the same way, without `TCP_USER_TIMEOUT`. Windows cannot ask
-//! a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
+//! Linux is where it is tested; macOS is meant to work in the same way, but does not tell whether a Ping still waits in the
+//! system's own buffer. Windows cannot ask a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
 //! second thread while there is something to write.
 
 mod accept;

@@ -65,9 +65,15 @@ fn write_all(queue: &Receiver<Line>, outputs: &dyn Log, lost: &AtomicU64) {
     }
 }
 
+/// Whether a target is the library, the program, or a module of theirs.
+fn is_ours(target: &str) -> bool {
+    target.split("::").next() == Some("heartwire")
+}
+
 impl Log for LogQueue {
+    /// Lines of our own only: at trace, tungstenite would dump every frame.
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.level
+        metadata.level() <= self.level && is_ours(metadata.target())
     }
 
     fn log(&self, record: &Record<'_>) {

@@ -22,6 +22,7 @@ pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
         .set_level_padding(LevelPadding::Right)
         .set_thread_level(log::LevelFilter::Off)
         .set_target_level(log::LevelFilter::Debug)
+        .set_location_level(log::LevelFilter::Off)
         .build();
     // Standard output is for the program's own few lines.
     let color = if io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };

@@ -52,6 +52,8 @@ impl Reception {
     const MESSAGE: usize = 64;
     /// How many reads one look of the stand-in is worth: others wait for it too.
     const READS: usize = 16;
+    /// When to look again whether there is room for reading ahead, where others have used it up.
+    const RETRY: Duration = Duration::from_millis(250);
 
     pub(crate) fn new(inbound: Inbound, heartbeat: Heartbeat, text_heartbeat: bool, now: Instant) -> Self {
         Self {
@@ -146,6 +148,9 @@ impl Reception {
         };
         if is_all && self.reading == Reading::Stopped {
             self.reading = Reading::Since(now);
+            if std::mem::take(&mut self.is_kept_alive) {
+                tcp::stop_keeping_alive(self.inbound.stream());
+            }
         }
         Ok(has_come)
     }
@@ -208,13 +213,15 @@ impl Reception {
 
     /// Sends a Ping, and starts its clock.
     pub(crate) fn ping(&mut self, link: &Arc<Link>) -> Result<(), Error> {
+        // Counted before it is written: what comes back at once is its answer, and news.
+        let before = Instant::now();
+        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), before);
         let sent = link.ping(self.heartbeat.policy().announcement(), None);
         self.is_calm = false;
-        let now = Instant::now();
-        self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), now);
         match sent {
-            Ok(Sent::Written) => self.heartbeat.ping_written(now, self.arrived),
-            Ok(_) | Err(_) => self.heartbeat.ping_queued(now, self.arrived),
+            Ok(Sent::Written) => self.heartbeat.ping_written(Instant::now(), self.arrived),
+            // It may have left the queue by now, too.
+            Ok(_) | Err(_) => self.heartbeat.ping_queued(before, self.arrived),
         }
         sent.map(drop)
     }
@@ -258,11 +265,6 @@ impl Reception {
         (evidence, limit)
     }
 
-    /// When something is next to be done if nothing comes.
-    pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.heartbeat.deadline()
-    }
-
     pub(crate) fn policy(&self) -> HeartbeatPolicy {
         self.heartbeat.policy()
     }
@@ -288,6 +290,7 @@ impl Reception {
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(link, now);
+        self.inbound.rest();
         if let Some(last) = &self.last_word {
             if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
                 // Nothing that the handler may still send would arrive.
@@ -306,9 +309,17 @@ impl Reception {
             // The supervisor watches that the closing handshake comes to an end.
             _ => None,
         };
-        // Others first.
-        let soon = is_at_once.then(|| now + Duration::from_millis(1));
-        Ok(([soon, deadline].into_iter().flatten().min(), self.has_room(link)))
+        let reads = self.has_room(link);
+        let soon = if is_at_once {
+            // Others first.
+            Some(now + Duration::from_millis(1))
+        } else if !reads && self.ahead_size < link.read_ahead {
+            // Others have used up what all may read ahead together. Nobody tells when they have less.
+            Some(now + Self::RETRY)
+        } else {
+            None
+        };
+        Ok(([soon, deadline].into_iter().flatten().min(), reads))
     }
 
     /// Both sides have had their last word: that is the end, unless something still waits to go out.

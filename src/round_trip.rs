@@ -64,8 +64,10 @@ struct UnderWay {
 }
 
 impl PingLedger {
-    /// A peer that never answers must not make us remember every Ping.
-    const MOST_UNDER_WAY: usize = 64;
+    /// A peer that never answers must not make us remember every Ping: so many at most, and of those that nobody waits for
+    /// only the newest few.
+    const MOST_UNDER_WAY: usize = 4096;
+    const MOST_UNWAITED: usize = 64;
 
     /// Enters a new Ping and gives its payload, which may announce when the next is due. `waiter` is told how long the
     /// answer took.
@@ -86,12 +88,24 @@ impl PingLedger {
         is_in_line: bool,
     ) -> String {
         self.sent += 1;
-        if self.under_way.len() == Self::MOST_UNDER_WAY {
-            self.under_way.pop_front();
-        }
+        self.make_room();
         let number = self.sent;
         self.under_way.push_back(UnderWay { number, next, since: now, went_straight: false, is_in_line, waiter });
         payload(number, next)
+    }
+
+    /// Whoever waits for a Pong is told by the end of a channel that none will come: so as long as there is room, only Pings
+    /// are forgotten that nobody waits for.
+    fn make_room(&mut self) {
+        if self.under_way.len() >= Self::MOST_UNWAITED
+            && let Some(oldest) = self.under_way.iter().position(|ping| ping.waiter.is_none())
+            && self.under_way.iter().filter(|ping| ping.waiter.is_none()).count() >= Self::MOST_UNWAITED
+        {
+            self.under_way.remove(oldest);
+        }
+        if self.under_way.len() >= Self::MOST_UNDER_WAY {
+            self.under_way.pop_front();
+        }
     }
 
     /// The Ping with this payload went straight to the socket, behind all that was accepted before.
@@ -283,8 +297,35 @@ mod tests {
         for _ in 0..1000 {
             ledger.ping(now, None, None);
         }
-        assert_eq!(ledger.under_way.len(), PingLedger::MOST_UNDER_WAY);
+        assert_eq!(ledger.under_way.len(), PingLedger::MOST_UNWAITED);
         assert_eq!(ledger.pong(b"1000", now + ms(5)), Some(ms(5)));
+        let waiters: Vec<_> = (0..10_000)
+            .map(|_| {
+                let (sender, waiter) = crossbeam_channel::bounded(1);
+                ledger.ping_in_line(now, sender);
+                waiter
+            })
+            .collect();
+        assert_eq!(ledger.under_way.len(), PingLedger::MOST_UNDER_WAY);
+        ledger.pong(b"11000", now + ms(5));
+        assert_eq!(waiters.iter().filter(|waiter| waiter.try_recv().is_ok()).count(), PingLedger::MOST_UNDER_WAY);
+    }
+
+    #[test]
+    fn whoever_waits_is_not_forgotten_for_pings_that_nobody_waits_for() {
+        let now = Instant::now();
+        let mut ledger = PingLedger::default();
+        let waiters: Vec<_> = (0..200)
+            .map(|_| {
+                let (sender, waiter) = crossbeam_channel::bounded(1);
+                ledger.ping_in_line(now, sender);
+                (0..10).for_each(|_| _ = ledger.ping(now, None, None));
+                waiter
+            })
+            .collect();
+        let last = written(&mut ledger, now);
+        assert_eq!(ledger.pong(last.as_bytes(), now + ms(5)), Some(ms(5)));
+        assert!(waiters.iter().all(|waiter| waiter.try_recv() == Ok(ms(5))));
     }
 
     #[test]

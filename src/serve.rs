@@ -1,5 +1,6 @@
 //! `heartwire serve`: the server and its two modes.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use heartwire::{Accept, Connection, Error, Handle, Request, Response, Server};
@@ -15,25 +16,28 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     let server = Server::bind(&options.address)
         .map_err(|error| format!("cannot listen on {}: {error}", options.address))?
         .heartbeat(options.heartbeat())
-        .max_connections(options.max_connections)
-        .max_message_size(options.max_message_size)
-        .queue_size(options.queue_size)
-        .read_buffer_size(options.read_buffer_size)
-        .text_heartbeat(options.text_heartbeat)
-        .handshake_timeout(options.handshake_timeout)
-        .close_timeout(options.close_timeout)
-        .trust_proxies(options.trust_proxy.iter().copied());
+        .max_connections(options.limits.max_connections)
+        .max_message_size(options.limits.max_message_size)
+        .queue_size(options.limits.queue_size)
+        .full_queue_timeout(options.limits.full_queue_timeout())
+        .read_buffer_size(options.limits.read_buffer_size)
+        .read_ahead(options.limits.read_ahead)
+        .max_read_ahead(options.limits.max_read_ahead)
+        .text_heartbeat(options.text_heartbeat())
+        .handshake_timeout(options.limits.handshake_timeout)
+        .close_timeout(options.limits.close_timeout)
+        .trust_proxies(options.access.trust_proxy.iter().copied());
     let handle = server.handle();
     let audience = audience(&handle, options);
     let page = Page::new(handle.clone(), audience);
-    let allowed = options.allow_origin.clone();
+    let allowed = options.access.allow_origin.clone();
     let server = server
         .on_request(move |request| page.answer(request))
         .on_handshake(move |request| let_in(request, audience, &allowed));
     let stop = handle.clone();
     output::on_signals(move || stop.shutdown())?;
-    announce(&handle, options);
-    raise_file_limit(options.max_connections);
+    announce(&handle, audience, options);
+    raise_file_limit(options.limits.max_connections);
 
     let pulse = Arc::new(Pulse::start(&handle, options).map_err(|error| error.to_string())?);
     let (mode, room) = (options.mode, handle.clone());
@@ -64,7 +68,7 @@ fn broadcast(handle: &Handle, conn: &mut Connection) -> Result<(), Error> {
 /// Who may see the status.
 fn audience(handle: &Handle, options: &ServeOptions) -> Audience {
     let is_loopback = handle.local_addr().ip().is_loopback();
-    match options.shows_status(is_loopback) {
+    match options.access.shows_status(is_loopback) {
         false => Audience::Nobody,
         true if is_loopback => Audience::ThisMachine,
         true => Audience::Everybody,
@@ -85,8 +89,23 @@ fn let_in(request: &Request, audience: Audience, allowed: &[String]) -> Result<A
     }
 }
 
-fn announce(handle: &Handle, options: &ServeOptions) {
-    output::say(&options.log, &format!("listening on ws://{} ({})", handle.local_addr(), options.heartbeat_in_words()));
+fn announce(handle: &Handle, audience: Audience, options: &ServeOptions) {
+    let address = handle.local_addr();
+    let status = match audience {
+        Audience::Nobody => String::new(),
+        _ => format!("; status page at http://{}/", reachable(address)),
+    };
+    output::say(&options.log, &format!("listening on ws://{address} ({}){status}", options.heartbeat_in_words()));
+}
+
+/// An address that a browser on this machine can ask for.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// Every connection takes a file descriptor; a few more are in use anyway.

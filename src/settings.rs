@@ -15,10 +15,8 @@ pub(crate) struct Settings {
     pub(crate) close_timeout: Duration,
     pub(crate) max_message_size: usize,
     pub(crate) queue_size: usize,
-    /// Not heeded yet: data that waits is still judged by the heartbeat's rule alone.
     pub(crate) full_queue_timeout: Option<Duration>,
     pub(crate) read_buffer_size: usize,
-    /// Not heeded yet, and `max_read_ahead` neither: nothing reads for a handler that is away.
     pub(crate) read_ahead: usize,
     pub(crate) max_read_ahead: usize,
     pub(crate) stack_size: usize,

@@ -111,7 +111,7 @@ struct Watched {
 }
 
 /// The socket of a connection that is stood in for.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) stream: Arc<TcpStream>,
     /// Whether what comes would be read. Otherwise only its failure matters.
@@ -154,11 +154,8 @@ impl StandIn {
     fn wait(&mut self) -> Vec<ConnectionId> {
         let now = Instant::now();
         let may_look = now >= self.next_sockets;
-        let sockets: Vec<(ConnectionId, Socket)> = self
-            .watched
-            .iter()
-            .filter_map(|(id, watched)| watched.socket.clone().map(|socket| (*id, socket)))
-            .collect();
+        let sockets: Vec<(ConnectionId, &Socket)> =
+            self.watched.iter().filter_map(|(id, watched)| Some((*id, watched.socket.as_ref()?))).collect();
         let next_look = self.looks.first().map(|(at, _)| *at);
         let next_sockets = (!may_look && !sockets.is_empty()).then_some(self.next_sockets);
         let until = [next_look, next_sockets].into_iter().flatten().min();
@@ -187,9 +184,11 @@ impl StandIn {
     }
 
     fn look(&mut self, link: Arc<Link>, now: Instant) {
+        /// Before this nobody is looked at again: others are due as well.
+        const ROUND: Duration = Duration::from_millis(1);
         let id = link.id;
         if let Look::Again { at, socket } = link.stand_in(now) {
-            // What has to be done at once is done in the next round, behind whatever else is due.
+            let at = at.map(|at| at.max(now + ROUND));
             if let Some(look) = at {
                 self.looks.insert((look, id));
             }

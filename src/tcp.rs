@@ -70,7 +70,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// a Ping overtakes it, and where it can be seen how fast the peer takes it. (Linux and macOS; tcp(7) of macOS, and
 /// Documentation/networking/ip-sysctl.rst of Linux, `tcp_notsent_lowat`.)
 #[cfg(any(target_os = "linux", target_os = "android"))]
-const UNSENT: u32 = 64 * 1024;
+const UNSENT: u32 = 16 * 1024;
 
 /// Small frames leave at once (no Nagle), writes may block again (some systems hand the listener's mode on), and little
 /// waits in the system's own buffer.
@@ -88,8 +88,8 @@ pub(crate) fn prepare(stream: &TcpStream) -> io::Result<()> {
 pub(crate) fn holds_back(stream: &TcpStream, behind: u64) -> bool {
     use rustix::event::PollFlags;
     let socket = SockRef::from(stream);
-    // Writable is what has fewer unsent bytes than the mark (net/ipv4/tcp.c, `tcp_stream_memory_free`).
-    let mark = u32::try_from(behind.saturating_add(1)).unwrap_or(u32::MAX);
+    // Writable is what has fewer unsent bytes than half of the mark (net/ipv4/tcp.c, `tcp_stream_memory_free`).
+    let mark = u32::try_from(behind.saturating_mul(2).saturating_add(1)).unwrap_or(u32::MAX);
     if socket.set_tcp_notsent_lowat(mark).is_err() {
         return false;
     }
@@ -126,6 +126,12 @@ pub(crate) fn keep_alive(stream: &TcpStream, limit: Duration) -> io::Result<()> 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let keepalive = keepalive.with_retries(PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
+}
+
+/// The peer can be heard again, and its silence be judged.
+pub(crate) fn stop_keeping_alive(stream: &TcpStream) {
+    // If it fails, its host is probed for nothing.
+    let _ = SockRef::from(stream).set_keepalive(false);
 }
 
 /// Ends the connection to a peer that is dead both ways, and has the system let go of what it still holds for it.

@@ -1,4 +1,5 @@
-//! `heartwire connect` as it is run: in a pipe, under somebody's fingers, and with its server coming and going.
+//! `heartwire connect` as it is run: in a pipe, under somebody's fingers, and with its server coming and going. What
+//! happens when its input is over while something is unsent is in `connect_finish.rs`.
 
 #![cfg(feature = "cli")]
 
@@ -9,23 +10,13 @@ mod process;
 mod support;
 
 use std::io::{self, Write};
-use std::process::ChildStdin;
 use std::time::{Duration, Instant};
 
 use other_end::{BareConnection, BareServer};
-use process::{Process, heartwire, serve};
-
-/// The client, running with these arguments, and its standard input.
-fn connect(url: &str, arguments: &[&str]) -> (Process, ChildStdin) {
-    Process::start_typing(&mut heartwire(&[&["connect", url][..], arguments].concat()))
-}
+use process::{Process, heartwire, serve, start_client as connect, type_all, type_line};
 
 fn url(server: &Process) -> String {
     format!("ws://{}/", server.address())
-}
-
-fn type_line(stdin: &mut ChildStdin, line: &str) {
-    writeln!(stdin, "{line}").expect("the client reads");
 }
 
 // In a pipe.
@@ -34,10 +25,9 @@ fn type_line(stdin: &mut ChildStdin, line: &str) {
 fn in_a_pipe_it_sends_all_lines_prints_all_replies_and_ends_with_1000_and_exit_0() {
     const LINES: usize = 2000;
     let server = serve(&["127.0.0.1:0"]);
-    let (mut client, mut stdin) = connect(&url(&server), &[]);
+    let (mut client, stdin) = connect(&url(&server), &[]);
     let lines: Vec<_> = (0..LINES).map(|number| format!("line {number}, grüß dich")).collect();
-    stdin.write_all((lines.join("\n") + "\n").as_bytes()).unwrap();
-    drop(stdin);
+    type_all(stdin, lines.join("\n"));
     assert_eq!(client.wait().code(), Some(0), "{:#?}", client.stderr.lines());
     assert_eq!(client.stdout.lines(), lines, "in order, and none missing");
     server.stderr.line_with(&["#1 ", "ended: closed by peer with 1000", "messages in 2000 (", "out 2000 ("]);
@@ -148,6 +138,37 @@ fn a_line_typed_while_there_is_no_connection_waits_for_the_next() {
     assert_eq!((connection.text(), connection.text()), ("one".to_owned(), "two".to_owned()));
 }
 
+/// Runs the client on a terminal of its own, by script(1).
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_nothing_in_a_message_is_obeyed() {
+    use std::process::{Command, Stdio};
+
+    const TEXT: &str = "\x1b[31mred\u{9b}2J\u{202e}gpj\u{2028}2026 [INFO ] #1 ended\r\n\u{7f}";
+    let server = BareServer::bind();
+    let url = format!("ws://{}/", server.address());
+    let mut script = Command::new("script");
+    script.args(["-qec", &format!("'{}' connect {url} --log-level off", env!("CARGO_BIN_EXE_heartwire")), "/dev/null"]);
+    if Command::new("script").arg("--version").output().is_err() {
+        return println!("skipped: a terminal: script is not installed");
+    }
+    let (on_terminal, _stdin) = Process::start_typing(script.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    server.open().send_text(TEXT);
+    let line = on_terminal.stdout.line_with(&["red"]);
+    let shown = r"\u{1b}[31mred\u{9b}2J\u{202e}gpj\u{2028}2026 [INFO ] #1 ended\r\n\u{7f}";
+    assert_eq!(line.trim_end(), shown);
+
+    let server = BareServer::bind();
+    let (in_a_pipe, _stdin) = connect(&format!("ws://{}/", server.address()), &[]);
+    server.open().send_text(TEXT);
+    in_a_pipe.stdout.line_with(&["\u{7f}"]);
+    assert_eq!(
+        in_a_pipe.stdout.lines().join("\n"),
+        TEXT.replace("\r\n", "\n"),
+        "as it came, but for the reader's lines"
+    );
+}
+
 // Options.
 
 #[test]
@@ -215,23 +236,33 @@ fn what_is_fatal_is_one_line_and_exit_1_although_it_would_reconnect() {
     server.answer("HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n");
     assert_eq!(client.wait().code(), Some(1));
     client.stderr.line_with(&["error: refused with HTTP status 401"]);
-
-    for url in ["wss://127.0.0.1/", "http://127.0.0.1/", "127.0.0.1:9001", "ws://127.0.0.1:99999/"] {
-        let (mut client, _stdin) = connect(url, &[]);
-        assert!(client.wait().code().is_some_and(|code| code == 1), "{url}");
-        client.stderr.line_with(&["error: invalid URL", url]);
-        assert_eq!(client.stdout.lines(), [""; 0]);
-    }
 }
 
 #[test]
-fn a_bad_command_line_is_one_line_and_exit_2() {
-    for bad in
-        [&["--header", "no colon"][..], &["--ping-interval", "soon"], &["--max-missed", "0"], &["--mode", "echo"]]
-    {
-        let (mut client, _stdin) = connect("ws://127.0.0.1/", bad);
-        assert_eq!(client.wait().code(), Some(2), "{bad:?}");
-        assert_eq!(client.stderr.lines().len(), 1, "{bad:?}: {:?}", client.stderr.lines());
+fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
+    const URL: &str = "ws://127.0.0.1/";
+    for (url, bad, named, advice) in [
+        (URL, &["--header", "no colon"][..], "--header", "expected a header such as"),
+        (URL, &["--header", "Host: x"], "--header", "the URL says which host"),
+        (URL, &["--subprotocol", ""], "--subprotocol", "expected a name without spaces"),
+        (URL, &["--ping-interval", "soon"], "--ping-interval", "expected a duration such as"),
+        (URL, &["--max-missed", "0"], "--max-missed", "must be 1 or more"),
+        (URL, &["--ping-interval", "off", "--max-missed", "2"], "--max-missed", "with --ping-interval off"),
+        (URL, &["--ping-interval", "off", "--announce"], "--announce", "with --ping-interval off"),
+        (URL, &["--mode", "echo"], "--mode", "(try heartwire connect --help)"),
+        (URL, &["ws://127.0.0.1/"], "ws://127.0.0.1/", "(try heartwire connect --help)"),
+        ("wss://127.0.0.1/", &[], "invalid URL \"wss://127.0.0.1/\"", "not supported"),
+        ("http://127.0.0.1/", &[], "invalid URL \"http://127.0.0.1/\"", "expected ws://"),
+        ("127.0.0.1:9001", &[], "invalid URL \"127.0.0.1:9001\"", "expected ws://"),
+        ("ws://127.0.0.1:99999/", &[], "invalid URL", "no such port"),
+        ("ws://user:***@127.0.0.1/", &[], "invalid URL \"ws://***@127.0.0.1/\"", "no user name or password"),
+    ] {
+        let (mut client, _stdin) = connect(&url.replace("***", "secret"), bad);
+        assert_eq!(client.wait().code(), Some(2), "{url} {bad:?}");
+        let lines = client.stderr.lines();
+        assert_eq!((lines.len(), client.stdout.lines().len()), (1, 0), "{url} {bad:?}: {lines:#?}");
+        let line = &lines[0];
+        assert!(line.starts_with("error: ") && line.contains(named) && line.contains(advice), "{url} {bad:?}: {line}");
     }
 }
 
@@ -242,8 +273,8 @@ mod signals {
     use heartwire::HeartbeatPolicy;
 
     #[test]
-    fn either_signal_closes_with_1000_and_is_exit_0() {
-        for signal in ["INT", "TERM"] {
+    fn each_signal_closes_with_1000_and_is_exit_0() {
+        for signal in ["INT", "TERM", "HUP"] {
             let server = serve(&["127.0.0.1:0"]);
             let (mut client, _stdin) = connect(&url(&server), &[]);
             client.stderr.line_with(&["#1 ", "opened"]);
@@ -265,7 +296,7 @@ mod signals {
         // In a pause as long as the server wants.
         let (mut client, _stdin) = connect(&format!("ws://{}/", server.address()), &[]);
         server.answer("HTTP/1.1 503 Later\r\nRetry-After: 3600\r\nContent-Length: 0\r\n\r\n");
-        client.stderr.line_with(&["connecting again in 360"]);
+        client.stderr.line_with(&["connecting again in 300", "3600s (Retry-After)"]);
         client.signal("INT");
         assert_eq!(client.wait().code(), Some(0));
     }

@@ -432,6 +432,10 @@ fn resistance() -> impl Strategy<Value = Event> {
     prop::sample::select(vec![Blocks, Takes, Drains, Holds, LetsGo])
 }
 
+fn reading() -> impl Strategy<Value = Event> {
+    prop::sample::select(vec![StopsReading, Reads])
+}
+
 fn happenings(event: impl Strategy<Value = Event>) -> impl Strategy<Value = Vec<(Duration, Event)>> {
     vec((durations(), event), 0..25).prop_map(|pauses| {
         let mut at = Duration::ZERO;
@@ -459,18 +463,19 @@ fn tick(timeout: Duration) -> Duration {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1000))]
-
     /// With deadlines kept: exactly, where no data ever waited. Where some did, the peer may have one timeout more.
     #[test]
     fn with_deadlines_kept_death_comes_within_the_worst_case_of_the_last_byte_and_never_before_its_time(
         (policy, interval, timeout, n) in deadly(), phase in phases(),
         arrivals in happenings(frames().prop_map(Event::Arrives)), resistance in happenings(resistance()),
+        reading in happenings(reading()),
     ) {
         let mut world = World::in_phase(policy, phase).with(arrivals).with(resistance);
+        world = world.with(reading).with([(300 * S, Reads)]);
         world.run_until(FOREVER);
         let dead = world.dead.expect("in the end it is silent and takes nothing");
         let last = if policy == policy.liveness(PongOnly) { world.last_life } else { world.last_sign() };
+        let last = last.max(world.resumed);
         let slack = if world.has_waited { timeout } else { Duration::ZERO };
         match world.trace.last() {
             Some((_, Dead(_))) => {
@@ -481,10 +486,9 @@ proptest! {
             }
             Some((_, Stalled(limit))) => {
                 prop_assert_eq!(*limit, n * timeout);
-                // Of a Ping that left it is as if it had been missed.
-                let silence = dead - world.last_sign();
-                let since_left = dead - world.unanswered_left.unwrap_or(dead);
-                prop_assert!(silence.max(since_left) >= *limit, "{:?} of silence", silence);
+                let silence = dead - world.last_arrival.max(world.last_seen_taken);
+                prop_assert!(silence >= *limit, "{:?} of silence", silence);
+                let silence = dead - world.last_sign().max(world.counts_from());
                 prop_assert!(silence <= interval + *limit + slack, "{:?} of silence", silence);
             }
             other => prop_assert!(false, "{other:?}"),
@@ -496,26 +500,28 @@ proptest! {
         (policy, interval, timeout, _) in deadly(), phase in phases(), reader in readers(), lags in lags(),
         shares in vec(prop_oneof![Just(1.0), 0.0..1.0], 20),
         noise in happenings(prop_oneof![
-            Just(Spurious), frames().prop_map(Event::Arrives), durations().prop_map(Suspended),
-            durations().prop_map(|length| Paused(length, false)),
+            3 => prop::sample::select(vec![Spurious, Blocks, Takes, Drains, StopsReading, Reads]),
+            1 => frames().prop_map(Event::Arrives), 1 => durations().prop_map(Suspended),
+            1 => durations().prop_map(|length| Paused(length, false)),
         ]),
     ) {
         let answers = shares.iter().cycle().take(1000).map(|share| timeout.mul_f64(*share).min(timeout));
         let mut world = World::in_phase(policy.max_missed(1), phase).read_by(reader).late(lags, Duration::ZERO);
         world = world.answering(answers).with(noise);
         world.run_until(30 * interval);
-        prop_assert!(world.trace.iter().all(|(_, action)| *action == Ping), "{:?}", world.trace);
+        // It may take nothing of what waits for it: then it is stalled, but it has missed nothing.
+        prop_assert!(world.trace.iter().all(|(_, action)| matches!(action, Ping | Stalled(_))), "{:?}", world.trace);
     }
 
-    /// But that what they see is known sooner: so here the driver looks whenever something arrives or waits.
+    /// But that what they see is known sooner: so here the driver looks, and reads, whenever anything happens.
     #[test]
     fn looks_that_nobody_asked_for_change_nothing(
-        (policy, ..) in deadly(), phase in phases(), reader in readers(),
+        (policy, ..) in deadly(), phase in phases(), reader in readers().prop_filter("reads", |r| *r != Reader::AtLooks),
         arrivals in happenings(frames().prop_map(Event::Arrives)), resistance in happenings(resistance()),
-        reading in happenings(prop::sample::select(vec![StopsReading, Reads])),
+        reading in happenings(reading()),
         spurious in vec(0..300_000u32, 1..100),
     ) {
-        let looks = arrivals.iter().chain(&resistance).map(|(at, _)| (*at, Spurious)).collect::<Vec<_>>();
+        let looks = arrivals.iter().chain(&resistance).chain(&reading).map(|(at, _)| (*at, Spurious)).collect::<Vec<_>>();
         let mut quiet = World::in_phase(policy, phase).read_by(reader);
         quiet = quiet.with(arrivals).with(resistance).with(reading).with(looks);
         let mut disturbed = quiet.clone().with(spurious.into_iter().map(|at| (at * MS, Spurious)));
@@ -530,17 +536,22 @@ proptest! {
         (policy, interval, timeout, n) in deadly(), phase in phases(), reader in readers(), lags in lags(),
         lag in prop_oneof![Just(Duration::ZERO), durations()],
         arrivals in happenings(frames().prop_map(Event::Arrives)), resistance in happenings(resistance()),
-        noise in happenings(prop_oneof![Just(Spurious), durations().prop_map(Suspended)]),
+        reading in happenings(reading()), noise in happenings(prop_oneof![
+            2 => Just(Spurious), 1 => durations().prop_map(Suspended),
+            1 => (durations(), any::<bool>()).prop_map(|(length, is_lossy)| Paused(length, is_lossy)),
+        ]),
     ) {
+        // A pause holds us up once, by its length, and lags do at each look.
+        let pauses: Duration = noise.iter().map(|(_, event)| if let Paused(length, _) = event { *length } else { Duration::ZERO }).sum();
         let latest = lags.iter().copied().max().unwrap_or_default().max(lag);
         let mut world = World::in_phase(policy, phase).read_by(reader).late(lags, lag);
-        world = world.with(arrivals).with(resistance).with(noise);
+        world = world.with(arrivals).with(resistance).with(noise).with(reading).with([(300 * S, Reads)]);
         world.run_until(10 * FOREVER);
         let dead = world.dead.expect("in the end it is silent and takes nothing");
         // Where a Pong may be in what has arrived, that has to be read first.
         let read = if policy == policy.liveness(PongOnly) { world.last_read } else { Duration::ZERO };
-        let bound = interval + tick(timeout) + latest + (n + 1) * (timeout + latest);
-        let silence = dead.saturating_sub(world.last_sign().max(read));
+        let bound = interval + tick(timeout) + latest + (n + 1) * (timeout + latest) + pauses;
+        let silence = dead.saturating_sub(world.last_sign().max(read).max(world.counts_from()));
         prop_assert!(silence <= bound, "{silence:?} of silence, where {bound:?} is the bound");
     }
 }

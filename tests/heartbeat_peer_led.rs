@@ -213,11 +213,36 @@ proptest! {
         prop_assert!(world.trace.iter().all(|(_, action)| *action != Ping));
     }
 
+    /// Whenever we look, and however often the machine sleeps: n + 1 times its window and how late we look at most.
+    #[test]
+    fn where_the_peer_leads_it_dies_within_a_bound_however_late_we_look(
+        led in led_policies(), lives in vec((durations(), frames()), 0..20), lag in durations(),
+        lags in vec(prop_oneof![Just(Duration::ZERO), durations()], 0..50), is_at_looks in any::<bool>(),
+        noise in vec((0..300_000u32, prop_oneof![Just(Event::Spurious), durations().prop_map(Event::Suspended)]), 0..10),
+    ) {
+        let latest = lags.iter().copied().max().unwrap_or_default().max(lag);
+        let mut world = World::new(led.policy).late(lags, lag);
+        if is_at_looks { world = world.read_by(Reader::AtLooks) }
+        let mut at = Duration::ZERO;
+        for (pause, what) in lives {
+            at += pause;
+            world.arrives(at, what);
+        }
+        world = world.with(noise.into_iter().map(|(at, event)| (at * MS, event)));
+        world.run_until(100 * FOREVER);
+        let dead = world.dead.expect("a silent peer dies");
+        // What is read only when we look has not been there before, as far as we know.
+        let last = world.last_arrival.max(world.last_read);
+        let bound = (led.n + 1) * (led.policy.worst_case().unwrap() / led.n + latest);
+        prop_assert!(dead.saturating_sub(last) <= bound, "{dead:?} is more than {bound:?} after {last:?}");
+    }
+
     #[test]
     fn where_the_peer_leads_one_that_keeps_its_word_never_misses(
         led in led_policies(), pings in vec((pings(), prop_oneof![Just(1.0), 0.0..1.0]), 1..50),
+        lag in prop_oneof![Just(Duration::ZERO), durations()],
     ) {
-        let mut world = World::new(led.policy.max_missed(1));
+        let mut world = World::new(led.policy.max_missed(1)).late([], lag);
         let mut at = Duration::ZERO;
         let mut window = led.expect;
         for (sign, share) in pings {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::unbounded;
 use heartwire::{Accept, CloseReason, CloseReport, HeartbeatPolicy, Liveness, Message, Server};
-use support::{CEILING, Client, Incoming, PING, PONG, Running, echo, eventually, ms, receive, server, start};
+use support::{CEILING, Client, Incoming, PING, PONG, Running, echo, eventually, live, ms, receive, server, start};
 
 /// What a busy machine may add.
 const SLACK: Duration = Duration::from_secs(10);
@@ -180,26 +180,29 @@ fn a_real_client_that_lies_is_found() {
 
 #[test]
 fn a_handler_that_was_busy_for_many_windows_costs_the_peer_nothing() {
-    let running = start(server().heartbeat(led(ms(100)).max_missed(1)), |conn| {
+    live(ms(100), |pulse| {
+        let running = start(server().heartbeat(led(ms(100)).max_missed(1)), |conn| {
+            loop {
+                let message = conn.recv()?;
+                thread::sleep(ms(1000));
+                conn.send(message)?;
+            }
+        });
+        let mut client = running.connect();
+        client.send_text("are you busy?");
+        // All this time the client beats, and the handler does not read it.
         loop {
-            let message = conn.recv()?;
-            thread::sleep(ms(1000));
-            conn.send(message)?;
+            client.send(PING, "");
+            pulse.beat();
+            match client.next_within(ms(20)) {
+                Incoming::Nothing => {}
+                Incoming::Frame(frame) if frame.opcode == PONG => {}
+                Incoming::Frame(frame) => break assert_eq!(frame.text(), "are you busy?"),
+                other => panic!("{other:?}"),
+            }
         }
+        assert_eq!(running.handle.stats().missed, 0);
     });
-    let mut client = running.connect();
-    client.send_text("are you busy?");
-    // All this time the client beats, and nobody reads it.
-    loop {
-        client.send(PING, "");
-        match client.next_within(ms(20)) {
-            Incoming::Nothing => {}
-            Incoming::Frame(frame) if frame.opcode == PONG => {}
-            Incoming::Frame(frame) => break assert_eq!(frame.text(), "are you busy?"),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert_eq!(running.handle.stats().missed, 0);
 }
 
 // The heartbeat in text.

@@ -114,28 +114,60 @@ fn the_log_has_one_line_for_each_miss_and_names_the_heartbeat_as_the_cause() {
 }
 
 #[test]
-fn a_bad_command_line_is_one_line_and_exit_2() {
-    for (bad, named) in [
-        (&["--no-such-option"][..], "--no-such-option"),
-        (&["--ping-interval", "soon"], "--ping-interval"),
-        (&["--pong-timeout", "0s"], "--pong-timeout"),
-        (&["--max-missed", "0"], "--max-missed"),
-        (&["--liveness", "maybe"], "--liveness"),
-        (&["--mode", "chat"], "--mode"),
-        (&["--max-connections", "-1"], "-1"),
-        (&["--max-message-size", "big"], "--max-message-size"),
-        (&["--queue-size", "0"], "--queue-size"),
-        (&["--read-buffer-size"], "--read-buffer-size"),
-        (&["--handshake-timeout", "off"], "--handshake-timeout"),
-        (&["--close-timeout", "5"], "--close-timeout"),
-        (&["--allow-origin", "example.org"], "--allow-origin"),
-        (&["--log-level", "loud"], "--log-level"),
-        (&["serve", "127.0.0.1:70000"], "127.0.0.1:70000"),
-        (&["127.0.0.1"], "127.0.0.1"),
+fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
+    for (bad, named, advice) in [
+        (&["--no-such-option"][..], "--no-such-option", "(try heartwire --help)"),
+        (&["--ping-intervall", "3s"], "'--ping-intervall'", "a similar argument exists: '--ping-interval'"),
+        (&["--ping-interval", "soon"], "--ping-interval", "expected a duration such as"),
+        (&["--ping-interval", "20"], "--ping-interval", "needs a unit, such as 20s or 20ms"),
+        (&["--ping-interval", "-5s"], "--ping-interval", "must be 1ms or more"),
+        (&["--pong-timeout", "0s"], "--pong-timeout", "must be 1ms or more"),
+        (&["--max-missed", "0"], "--max-missed", "must be 1 or more"),
+        (&["--max-missed", "-1"], "--max-missed", "must be 1 or more"),
+        (&["--liveness", "maybe"], "--liveness", "[possible values: any-byte, pong-only]"),
+        (&["--mode", "chat"], "--mode", "[possible values: echo, broadcast]"),
+        (&["--max-connections", "-1"], "--max-connections", "must be 1 or more"),
+        (&["--max-connections", "18446744073709551615"], "--max-connections", "must be 4194304 or less"),
+        (&["--max-message-size", "big"], "--max-message-size", "expected a number of bytes such as"),
+        (&["--queue-size", "0"], "--queue-size", "must be 1 or more"),
+        (&["--queue-size", "9999999GiB"], "--queue-size", "must be 1024GiB or less"),
+        (&["--read-buffer-size"], "--read-buffer-size", "(try heartwire --help)"),
+        (&["--read-buffer-size", "1GiB"], "--read-buffer-size", "must be 16MiB or less"),
+        (&["--handshake-timeout", "off"], "--handshake-timeout", "expected a duration such as"),
+        (&["--close-timeout", "5"], "--close-timeout", "needs a unit, such as 5s or 5ms"),
+        (&["--allow-origin", "example.org"], "--allow-origin", "expected an origin such as"),
+        (&["--trust-proxy", "10.0.0.1/8"], "--trust-proxy", "10.0.0.1 is one address in the network 10.0.0.0/8"),
+        (&["--log-level", "loud"], "--log-level", "[possible values: off, error"),
+        (&["--status", "--no-status"], "--status", "cannot be used with '--no-status'"),
+        (&["--expect", "5s"], "--expect", "without --heartbeat peer; add that"),
+        (&["--announcements", "1s..5s"], "--announcements", "without --heartbeat peer; add that"),
+        (&["--heartbeat", "peer", "--ping-interval", "5s"], "--ping-interval", "use --expect"),
+        (&["--heartbeat", "off", "--max-missed", "5"], "--max-missed", "with --heartbeat off; leave one"),
+        (&["--ping-interval", "off", "--max-missed", "5"], "--max-missed", "with --ping-interval off"),
+        (&["--pong-timeout", "off", "--max-missed", "5"], "--max-missed", "with --pong-timeout off"),
+        (&["serve", "127.0.0.1:70000"], "127.0.0.1:70000", "expected HOST:PORT or PORT"),
+        (&["127.0.0.1"], "127.0.0.1", "expected HOST:PORT or PORT"),
+        (&["70000"], "70000", "expected HOST:PORT or PORT"),
+        (&["nowhere"], "nowhere", "neither a command (serve, connect) nor an address; expected HOST:PORT"),
+        (&["--mode", "echo", "nowhere"], "nowhere", "neither a command (serve, connect) nor an address"),
+        (&["conect", "ws://127.0.0.1:9001/"], "conect", "a similar command exists: 'connect'"),
+        (&["ws://127.0.0.1:9001/"], "[ADDRESS]", "URLs go with \"heartwire connect\""),
+        (&["--mode", "echo", "connect"], "connect", "must come first"),
+        (&["127.0.0.1:0", "127.0.0.1:0"], "127.0.0.1:0", "(try heartwire --help)"),
+        (&["connect"], "heartwire connect needs the URL", "heartwire connect ws://127.0.0.1:9001/"),
     ] {
         let line = failure(bad, 2);
-        assert!(line.starts_with("error: ") && line.contains(named), "{bad:?}: {line}");
+        assert!(line.starts_with("error: ") && line.contains(named) && line.contains(advice), "{bad:?}: {line}");
     }
+}
+
+#[test]
+fn a_bare_port_is_an_address() {
+    let address = free_address();
+    let (_, port) = address.rsplit_once(':').unwrap();
+    let server = serve(&[port]);
+    assert_eq!(server.address().to_string(), address);
+    assert_eq!(next_echo(&server), "hello");
 }
 
 #[test]
@@ -170,6 +202,27 @@ fn help_and_version_are_on_stdout_and_no_failure() {
         assert_eq!(process.wait().code(), Some(0));
         process.stdout.line_with(&[expected]);
         assert_eq!(process.stderr.lines(), [""; 0]);
+    }
+}
+
+#[test]
+fn help_is_grouped_and_ends_with_signals_examples_and_exit_codes() {
+    let common = ["Heartbeat:", "Limits:", "Log:", "Values:", "Signals:", "Examples:", "Exit codes:"];
+    for (command, groups) in [(&["--help"][..], 8), (&["serve", "--help"], 8), (&["connect", "--help"], 7)] {
+        let mut process = Process::start(&mut heartwire(command));
+        assert_eq!(process.wait().code(), Some(0));
+        let lines = process.stdout.lines();
+        let headings: Vec<_> = lines.iter().filter(|line| line.ends_with(':') && !line.starts_with(' ')).collect();
+        let (_, headings) = headings.split_at(headings.len() - groups);
+        let expected = common.iter().filter(|heading| headings.contains(&&heading.to_string())).count();
+        assert_eq!(
+            (expected, headings.contains(&&"Access:".to_owned())),
+            (7, groups == 8),
+            "{command:?}: {headings:?}"
+        );
+        let signals = lines.iter().find(|line| line.contains("SIGHUP")).expect("a line on SIGHUP");
+        assert!(signals.contains("SIGINT") && signals.contains("SIGTERM"), "{signals}");
+        assert_eq!(lines.last().map(|line| line.trim_start()), Some("130  a second signal"), "{command:?}");
     }
 }
 
@@ -212,8 +265,8 @@ mod signals {
     use super::*;
 
     #[test]
-    fn either_signal_closes_with_1001_and_ends_with_a_summary() {
-        for signal in ["INT", "TERM"] {
+    fn each_signal_closes_with_1001_and_ends_with_a_summary() {
+        for signal in ["INT", "TERM", "HUP"] {
             let mut server = serve(&["127.0.0.1:0"]);
             let mut client = connect(server.address(), "/");
             client.send("hello".into()).unwrap();

@@ -57,7 +57,7 @@ fn ping_interval_off_sends_no_pings() {
 
 #[test]
 fn pong_timeout_off_sends_pings_and_never_kills() {
-    let server = serve_with(&["--ping-interval", "20ms", "--pong-timeout", "off", "--max-missed", "1"]);
+    let server = serve_with(&["--ping-interval", "20ms", "--pong-timeout", "off"]);
     server.stdout.line_with(&["Ping every 20ms, dead peers are not found"]);
     let mut stream = bare_connect(server.address());
     // The payloads are the numbers 1 to 9, none of which we answer.
@@ -208,6 +208,21 @@ fn log_level_decides_which_lines_there_are() {
         assert_eq!(lines.iter().any(|line| line.contains("#1 ") && line.contains("opened")), opened, "{lines:#?}");
         assert_eq!(lines.is_empty(), level == "off", "{lines:#?}");
     }
+}
+
+#[test]
+fn log_level_trace_shows_lines_of_heartwire_alone() {
+    let server = serve_with(&["--log-level", "trace", "--ping-interval", "50ms"]);
+    let mut client = connect(server.address(), "/");
+    assert!(client.read().unwrap().is_ping());
+    client.send("hello".into()).unwrap();
+    assert_eq!(next_text(&mut client), "hello");
+    hang_up(client, CloseCode::Normal, "");
+    server.stderr.line_with(&["#1 ", "ended:"]);
+    // A target stands before the message of such a line.
+    let of_others = |line: &String| !line.contains("] heartwire") && (line.contains("TRACE") || line.contains("DEBUG"));
+    let strays: Vec<_> = server.stderr.lines().into_iter().filter(of_others).collect();
+    assert_eq!(strays, [""; 0]);
 }
 
 fn read_to_end(stream: &mut TcpStream) {

@@ -49,6 +49,26 @@ fn connect_with_heartbeat(address: SocketAddr, path: &str) -> Client {
 }
 
 #[test]
+fn the_first_line_names_the_page_where_it_is_shown() {
+    for (options, host) in [
+        (&["127.0.0.1:0"][..], Some("127.0.0.1")),
+        (&["0.0.0.0:0", "--status"], Some("127.0.0.1")),
+        (&["127.0.0.1:0", "--no-status"], None),
+        (&["0.0.0.0:0"], None),
+    ] {
+        let server = serve(options);
+        let line = server.stdout.line_with(&["listening on ws://"]);
+        let port = server.address().port();
+        let url = line.split_once("; status page at ").map(|(_, url)| url);
+        assert_eq!(url, host.map(|host| format!("http://{host}:{port}/")).as_deref(), "{options:?}: {line}");
+        if let Some(host) = host {
+            let answer = get(SocketAddr::new(host.parse().unwrap(), port), "/", &format!("Host: {host}:{port}\r\n"));
+            assert_eq!(status_of(&answer), "200", "{options:?}");
+        }
+    }
+}
+
+#[test]
 fn the_page_and_its_parts_come_with_a_strict_policy_and_are_not_sent_twice() {
     let server = serve(&["127.0.0.1:0"]);
     for (path, media_type) in [

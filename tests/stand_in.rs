@@ -14,7 +14,7 @@ use heartwire::{
     Sender, Server, TrySendError,
 };
 use support::{
-    BINARY, CEILING, CLOSE, Client, End, Incoming, PING, PONG, Running, TEXT, close_payload, eventually, masked, ms,
+    BINARY, CEILING, CLOSE, End, Incoming, PING, PONG, Running, TEXT, close_payload, eventually, live, masked, ms,
     receive, server, start,
 };
 
@@ -72,6 +72,28 @@ fn a_peer_that_dies_while_its_handler_sleeps_is_found_and_reported_before_the_ha
     println!("found after {:?}, bound {:?}", before.elapsed(), policy.worst_case());
     drop(open);
     assert_eq!(client.frame().opcode, PING, "the stand-in beats");
+}
+
+#[test]
+fn an_answer_that_comes_at_once_is_news_whoever_looks_for_it() {
+    // Quicker than the thread that has sent the Ping comes to its next line.
+    let policy = HeartbeatPolicy::new(ms(20), ms(500)).max_missed(1);
+    for is_away in [false, true] {
+        live(ms(500), |pulse| {
+            let (running, open, _) = start_away(server().heartbeat(policy), is_away, echo_all);
+            let mut client = running.connect();
+            client.send_text("go on");
+            let _open = if is_away { Some(open) } else { None };
+            for _ in 0..100 {
+                let frame = client.frame();
+                if frame.opcode == PING {
+                    client.send(PONG, &frame.payload);
+                }
+                pulse.beat();
+            }
+            assert_eq!(running.handle.stats().missed, 0);
+        });
+    }
 }
 
 #[test]

@@ -106,10 +106,9 @@ impl ClientHandle {
     }
 
     /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
-    /// A Ping leaves at once; if the policy [announces](HeartbeatPolicy::announcing), it tells the server. The change
-    /// itself is made when the server next shows life, as by its Pong; a server that shows none is found dead by the
-    /// heartbeat that was in force. The next connection begins with [`Client::heartbeat`](crate::Client::heartbeat)
-    /// again.
+    /// It takes effect at once, also for a server that is dead already. If we lead, a Ping leaves at once; it tells the
+    /// server, if the policy [announces](HeartbeatPolicy::announcing). The next connection begins with
+    /// [`Client::heartbeat`](crate::Client::heartbeat) again.
     ///
     /// # Errors
     /// [`Error::Closed`] without a connection.

@@ -71,6 +71,28 @@ fn text(text: &str) -> Incoming {
 }
 
 #[test]
+fn what_was_not_looked_through_is_told_from_what_was_and_is_not_complete() {
+    let mut decoder = Decoder::new(Role::Server, &[], 256, LIMIT);
+    assert_eq!((decoder.undecoded(), decoder.unexamined(), decoder.is_in_message()), (0, 0, false));
+    let (pong, text) = (frame(0x8a, b"1"), frame(0x01, b"begins"));
+    let mut bytes = [pong.clone(), text.clone()].concat();
+    // And the beginning of a header.
+    bytes.push(0x80);
+    put(&mut decoder, &bytes);
+    assert_eq!((decoder.undecoded(), decoder.unexamined()), (bytes.len(), bytes.len()));
+    assert!(matches!(decoder.next(), Ok(Some(Incoming::Pong(_)))));
+    // There may be another Pong in the rest.
+    assert_eq!((decoder.undecoded(), decoder.unexamined()), (bytes.len() - pong.len(), bytes.len() - pong.len()));
+    assert!(matches!(decoder.next(), Ok(None)));
+    assert_eq!((decoder.undecoded(), decoder.unexamined(), decoder.is_in_message()), (1, 0, true));
+    put(&mut decoder, &frame(0x80, b"ends")[1..]);
+    assert!(decoder.unexamined() > 0);
+    assert!(matches!(decoder.next(), Ok(Some(Incoming::Message(_)))));
+    assert!(matches!(decoder.next(), Ok(None)));
+    assert_eq!((decoder.undecoded(), decoder.unexamined(), decoder.is_in_message()), (0, 0, false));
+}
+
+#[test]
 fn messages_come_out_the_same_however_the_bytes_arrive() {
     let mut bytes = Vec::new();
     bytes.extend(frame(0x81, "straße".as_bytes()));

@@ -7,8 +7,7 @@ use super::Evidence;
 /// A silence of the peer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Silence {
-    /// When the first Ping that is unanswered was written, or queued as long as it waits; or, of a peer that leads, its
-    /// last life.
+    /// When the first Ping that is unanswered was written or queued; or, of a peer that leads, its last life.
     pub(super) since: Instant,
     /// Bytes that had arrived by then. More than these are news.
     pub(super) mark: u64,
@@ -30,29 +29,39 @@ pub(super) struct Clock {
     pub(super) due: Instant,
     /// When its Ping was handed to the queue, if it waits there.
     queued: Option<Instant>,
-    /// Where the Ping was last known to wait behind data. Until it leaves, silence proves nothing.
-    pub(super) waits: Option<Place>,
+    /// Whether it was last seen to wait in the system's buffer.
+    pub(super) is_held_back: bool,
+    /// When it left, if it had to wait: until then, silence proves nothing.
+    pub(super) left: Option<Instant>,
     /// Where only a Pong counts: how much had arrived when the time was over, and is to be looked through for one.
     pub(super) examine: Option<u64>,
 }
 
 impl Clock {
     pub(super) fn new(due: Instant) -> Self {
-        Self { due, queued: None, waits: None, examine: None }
+        Self { due, queued: None, is_held_back: false, left: None, examine: None }
     }
 
     /// The same for a Ping that was handed to the queue at `at`.
     pub(super) fn queued(self, at: Instant) -> Self {
-        Self { queued: Some(at), waits: Some(Place::Queue(at)), ..self }
+        Self { queued: Some(at), ..self }
     }
 
-    /// When its Ping left the queue, if that is news. `last`: when a Ping last did.
-    pub(super) fn leave_queue(&mut self, last: Option<Instant>) -> Option<Instant> {
-        let queued = self.queued?;
-        let left = last.filter(|left| *left >= queued)?;
-        self.queued = None;
-        self.waits = Some(Place::Queue(left));
-        Some(left)
+    /// Whether its Ping was last seen to wait, wherever.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.queued.is_some() || self.is_held_back
+    }
+
+    /// Takes note if its Ping waits no longer.
+    pub(super) fn see_ping_leave(&mut self, now: Instant, evidence: &Evidence) {
+        if let (Some(queued), Some(left)) = (self.queued, evidence.ping_left)
+            && queued <= left
+        {
+            (self.queued, self.left) = (None, Some(left));
+        }
+        if self.is_held_back && !evidence.is_held_back {
+            (self.is_held_back, self.left) = (false, Some(now));
+        }
     }
 
     /// Whether its Ping is on its way to the peer.

@@ -103,7 +103,7 @@ impl HeartbeatPolicy {
     /// Where the peer leads: it may announce when its next sign is due, by a Ping whose payload begins with
     /// `next=<milliseconds>`. The window is then that long, kept between `shortest` and `longest`, plus the
     /// [`timeout`](Self::timeout) for the line to be slow in. It holds until the peer's next Ping. By default
-    /// announcements are not heeded. Without effect where we lead.
+    /// announcements are ignored. Without effect where we lead.
     pub fn announcements(mut self, shortest: Duration, longest: Duration) -> Self {
         if let Leader::Peer { announcements, .. } = &mut self.leader {
             let shortest = within_reason(shortest);

@@ -61,6 +61,11 @@ impl Link {
     /// it.
     pub(crate) fn is_open(self: &Arc<Self>) {
         self.hub.notify(Notice::Opened(Arc::clone(self)));
+        self.list();
+    }
+
+    /// Has the stand-in look at the connection, whether or not it is on its list.
+    pub(crate) fn list(self: &Arc<Self>) {
         self.slot().is_listed = true;
         self.hub.stand_in.list(Arc::clone(self));
     }
@@ -157,9 +162,10 @@ impl Slot {
             return Ok(Look::Again { at, socket: None });
         };
         let from = since + GRACE;
-        if now < from && reception.deadline().is_none_or(|deadline| now < deadline) {
-            let deadline = reception.deadline();
-            return Ok(Look::Again { at: Some(deadline.map_or(from, |deadline| deadline.min(from))), socket: None });
+        if now < from {
+            // It may be back in a moment, and reads by itself; but no deadline waits for it.
+            let at = reception.beat(link, now)?;
+            return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
         }
         let (mut at, reads) = reception.stand_in(link, now)?;
         if let Some(pace) = reception.policy().pace().filter(|_| !self.is_reported) {

@@ -55,7 +55,7 @@ mod unix {
     }
 
     impl Sleep {
-        pub(crate) fn wait(&self, sockets: &[(ConnectionId, Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
+        pub(crate) fn wait(&self, sockets: &[(ConnectionId, &Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
             let is_broken = self.is_broken.get();
             let timeout = if is_broken { Some(timeout.map_or(GRACE, |timeout| timeout.min(GRACE))) } else { timeout };
             // A wait that is too long for a timespec is as good as none.
@@ -116,7 +116,7 @@ mod elsewhere {
     }
 
     impl Sleep {
-        pub(crate) fn wait(&self, sockets: &[(ConnectionId, Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
+        pub(crate) fn wait(&self, sockets: &[(ConnectionId, &Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
             let has_readers = sockets.iter().any(|(_, socket)| socket.reads);
             let _ = match timeout.map_or(has_readers.then_some(GRACE), |timeout| {
                 Some(if has_readers { timeout.min(GRACE) } else { timeout })

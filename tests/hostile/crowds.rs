@@ -7,7 +7,7 @@ use std::time::Instant;
 use heartwire::{CloseCode, CloseReason};
 
 use crate::rig::Rig;
-use crate::support::{CLOSE, Client, Dice, Incoming, TEXT, masked, request};
+use crate::support::{CLOSE, Client, Dice, TEXT, masked, request};
 use crate::{Checked, Control, ON_PURPOSE, Scenario, ensure, plain, scaled, seed};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
@@ -92,12 +92,8 @@ fn panics(rig: &Rig, word: &str) -> Checked {
         let index = dice.roll(clients.len() as u64) as usize;
         let mut client = clients.swap_remove(index);
         client.send_text(word);
-        match client.next_within(rig.patience) {
-            Incoming::Frame(frame) if frame.opcode == CLOSE => {
-                ensure!(frame.close().0 == Some(1011), "closed with {:?}", frame.close());
-            }
-            other => return Err(format!("{other:?} instead of 1011")),
-        }
+        let close = rig.close_frame(&mut client)?;
+        ensure!(close.0 == Some(1011), "closed with {close:?}");
         client.send(CLOSE, 1011_u16.to_be_bytes());
         let report = rig.ledger.closed(client.local_addr(), rig.patience)?;
         let CloseReason::HandlerPanicked(message) = &report.reason else {

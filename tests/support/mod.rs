@@ -6,6 +6,7 @@
 mod alone;
 mod client;
 mod frame;
+mod live;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -19,6 +20,7 @@ use heartwire::{CloseReport, Connection, ConnectionId, Error, Event, Handle, Hea
 pub(crate) use alone::{alone, alone_with_files, open_sockets, threads_named};
 pub(crate) use client::{Answer, Client, End, Incoming, KEY, exchange, request, request_with};
 pub(crate) use frame::{BINARY, CLOSE, CONTINUATION, Frame, PING, PONG, TEXT, close_payload, fragment, masked};
+pub(crate) use live::{Pulse, live};
 
 /// How long anything may take on a busy machine before the test fails. Only a failing test ever waits so long.
 pub(crate) const CEILING: Duration = Duration::from_secs(30);

@@ -95,6 +95,21 @@ pub(crate) fn serve(arguments: &[&str]) -> Process {
     Process::start(&mut heartwire(arguments))
 }
 
+/// `heartwire connect` to this URL, running with these arguments, and its standard input.
+pub(crate) fn start_client(url: &str, arguments: &[&str]) -> (Process, ChildStdin) {
+    Process::start_typing(&mut heartwire(&[&["connect", url][..], arguments].concat()))
+}
+
+pub(crate) fn type_line(stdin: &mut ChildStdin, line: &str) {
+    writeln!(stdin, "{line}").expect("the client reads");
+}
+
+/// Types all of the input, to its end, in a thread of its own: a client that does not take it holds no test up.
+pub(crate) fn type_all(mut stdin: ChildStdin, text: String) {
+    // Fails when the client has ended before its input.
+    thread::spawn(move || stdin.write_all(text.as_bytes()));
+}
+
 /// The lines of an output stream as they come.
 #[derive(Clone, Default)]
 pub(crate) struct Output(Arc<(Mutex<Lines>, Condvar)>);

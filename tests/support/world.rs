@@ -68,12 +68,16 @@ pub(crate) struct World {
     pub(crate) last_arrival: Duration,
     pub(crate) last_life: Duration,
     pub(crate) last_taken: Duration,
+    /// The same, if there was a look between the beginning of the wait and its end: of others no driver can know.
+    pub(crate) last_seen_taken: Duration,
+    has_seen_wait: bool,
     pub(crate) last_read: Duration,
+    /// When reading last went on.
+    pub(crate) resumed: Duration,
     pub(crate) unanswered_since: Option<Duration>,
-    /// And when it left the queue.
-    pub(crate) unanswered_left: Option<Duration>,
-    /// Whether any data ever waited.
+    /// Whether any data ever waited, and when some last began to.
     pub(crate) has_waited: bool,
+    pub(crate) began_to_wait: Duration,
 }
 
 /// How the driver reads.
@@ -175,10 +179,13 @@ impl World {
             last_arrival: Duration::ZERO,
             last_life: Duration::ZERO,
             last_taken: Duration::ZERO,
+            last_seen_taken: Duration::ZERO,
+            has_seen_wait: false,
             last_read: Duration::ZERO,
+            resumed: Duration::ZERO,
             unanswered_since: None,
-            unanswered_left: None,
             has_waited: false,
+            began_to_wait: Duration::ZERO,
         };
         // A driver begins by a look.
         world.settle();
@@ -232,6 +239,7 @@ impl World {
     /// All that the driver knows now.
     pub(crate) fn evidence(&mut self) -> Evidence {
         self.sees();
+        self.has_seen_wait = self.blocked_since.is_some();
         let instant = |at| self.origin + at;
         let mut evidence = Evidence::new(self.arrived, instant(self.seen.1));
         evidence.examined = self.read;
@@ -257,8 +265,7 @@ impl World {
 
     pub(crate) fn set_policy(&mut self, policy: HeartbeatPolicy) {
         self.heart.set_policy(policy, self.origin + self.now, self.phase);
-        (self.policy, self.missed) = (policy, 0);
-        (self.unanswered_since, self.unanswered_left) = (None, None);
+        (self.policy, self.missed, self.unanswered_since) = (policy, 0, None);
         self.settle();
     }
 
@@ -278,7 +285,6 @@ impl World {
 
     fn ping_leaves_queue(&mut self) {
         self.ping_left = Some(self.now);
-        self.unanswered_left.get_or_insert(self.now);
         if self.is_holding {
             self.held_pings += 1;
         } else {
@@ -360,31 +366,34 @@ impl World {
             Event::Arrives(what) => self.arrive(what),
             Event::Spurious if self.is_paused() => {}
             Event::Spurious => self.settle(),
-            Event::Blocks => {
-                self.blocked_since.get_or_insert(self.now);
-                self.has_waited = true;
+            Event::Blocks if self.blocked_since.is_none() => {
+                (self.blocked_since, self.has_waited, self.began_to_wait) = (Some(self.now), true, self.now);
             }
             Event::Takes if self.blocked_since.is_some() => {
-                (self.blocked_since, self.last_taken) = (Some(self.now), self.now);
+                self.blocked_since = Some(self.now);
+                self.takes();
             }
             Event::Drains if self.blocked_since.take().is_some() => {
-                self.last_taken = self.now;
+                self.takes();
+                self.has_seen_wait = false;
                 if std::mem::take(&mut self.has_queued_ping) {
                     self.ping_leaves_queue();
                 }
             }
-            Event::Holds => (self.is_holding, self.has_waited) = (true, true),
+            Event::Holds => (self.is_holding, self.has_waited, self.began_to_wait) = (true, true, self.now),
             Event::LetsGo if self.is_holding => {
-                (self.is_holding, self.last_taken) = (false, self.now);
+                self.is_holding = false;
+                self.takes();
                 // There is room for some of what waits in the queue.
                 self.blocked_since = self.blocked_since.map(|_| self.now);
                 (0..std::mem::take(&mut self.held_pings)).for_each(|_| self.ping_leaves());
             }
-            Event::Takes | Event::Drains | Event::LetsGo => {}
+            Event::Blocks | Event::Takes | Event::Drains | Event::LetsGo => {}
             Event::StopsReading => self.reading = Reading::Stopped,
             Event::Reads => {
                 self.read_all_by_force();
                 self.reading = Reading::Since(self.origin + self.now);
+                self.resumed = self.now;
             }
             Event::Suspended(length) => self.suspended += length,
             Event::Paused(length, is_lossy) => {
@@ -396,6 +405,13 @@ impl World {
                 self.is_step_due = false;
                 self.read_on();
             }
+        }
+    }
+
+    fn takes(&mut self) {
+        self.last_taken = self.now;
+        if self.has_seen_wait {
+            self.last_seen_taken = self.now;
         }
     }
 
@@ -420,7 +436,7 @@ impl World {
             Frame(_) => true,
         };
         if is_life {
-            (self.last_life, self.unanswered_since, self.unanswered_left) = (self.now, None, None);
+            (self.last_life, self.unanswered_since) = (self.now, None);
         }
         if !self.is_paused() {
             self.read_on();
@@ -499,6 +515,13 @@ impl World {
     /// Whether frames that arrived were not read yet.
     pub(crate) fn has_unread(&self) -> bool {
         !self.unread.is_empty()
+    }
+
+    /// From when on a silence counts for anything: what arrives is read again; or, while it is not, something waits to be
+    /// taken.
+    pub(crate) fn counts_from(&self) -> Duration {
+        let waits = if self.reading == Reading::Stopped { self.began_to_wait } else { Duration::ZERO };
+        self.resumed.max(waits)
     }
 
     /// When anything last arrived or was taken.

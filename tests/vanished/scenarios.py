@@ -4,7 +4,9 @@ import functools
 import os
 import time
 
-from trial import Policy, Trial, Unfit, sleep_until
+from metronome import sleep_until
+from policy import Policy
+from trial import Unfit
 from wires import Moment
 
 

@@ -6,65 +6,17 @@ import dataclasses
 import os
 import random
 import statistics
-import threading
 import time
 
-from programs import Clients, Server
+from metronome import METRONOME, sleep_until
+from policy import Policy
+from programs import Clients
+from recorded import RecordedServer
 from wires import Wires
-
-
-@dataclasses.dataclass(frozen=True)
-class Policy:
-    """A heartbeat, in seconds."""
-
-    interval: float = 1.0
-    timeout: float = 1.0
-    max_missed: int = 3
-
-    @property
-    def bound(self):
-        return self.interval + self.floor
-
-    @property
-    def floor(self):
-        """No peer may be found dead earlier than this after its last byte."""
-        return self.max_missed * self.timeout
-
-    def options(self):
-        times = (f"{round(1000 * self.interval)}ms", f"{round(1000 * self.timeout)}ms", str(self.max_missed))
-        flags = ("--ping-interval", "--pong-timeout", "--max-missed")
-        return [word for pair in zip(flags, times) for word in pair]
 
 
 class Unfit(Exception):
     """The machine was too slow for what the trial supposes. It says nothing about the server, and is repeated."""
-
-
-class Metronome(threading.Thread):
-    """Notices when the machine holds us up: what happens then cannot be blamed on the server, which is held up too."""
-
-    PERIOD = 0.02
-    # A miss that the server notices later than a quarter of its timeout is none (heartbeat.rs): a timeout more.
-    NOTABLE = 0.2
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.holdups = []
-
-    def run(self):
-        last = time.time()
-        while True:
-            time.sleep(self.PERIOD)
-            now = time.time()
-            if now - last - self.PERIOD > self.NOTABLE:
-                self.holdups.append((last, now))
-            last = now
-
-    def excuse(self, begin, end, timeout):
-        return sum(late - due + timeout for due, late in self.holdups if late > begin and due < end)
-
-
-METRONOME = Metronome()
 
 
 @dataclasses.dataclass
@@ -116,7 +68,7 @@ class Trial:
         self.wires = Wires()
         self.running = []
         try:
-            self.server = self._keep(Server(self.wires, self.command, logs_on_stderr=self.is_program))
+            self.server = self._keep(self._server())
             port = self.server.port
             self.victims = self._keep(Clients(self.wires, "cut", port, self.row.dead, self.victim_buffer))
             self.others = self._keep(Clients(self.wires, "stay", port, self.row.alive))
@@ -131,6 +83,11 @@ class Trial:
         for program in reversed(self.running):
             program.end()
         self.wires.remove()
+
+    def _server(self):
+        # The example prints its events on standard output.
+        log = "stderr" if self.is_program else "stdout"
+        return RecordedServer(self.wires.inside("server", self.command), log)
 
     def _keep(self, program):
         self.running.append(program)
@@ -231,7 +188,3 @@ class Trial:
             misses = [said.text for said in record.misses]
             expected = list(range(1, self.policy.max_missed + 1))
             self.check(misses[-len(expected) :] == expected, f"{name}: missed {misses}")
-
-
-def sleep_until(moment):
-    time.sleep(max(0.0, moment - time.time()))

@@ -2,10 +2,10 @@
 one that stays."""
 
 import collections
-import itertools
-import os
 import subprocess
 import time
+
+from netns import Hosts, run
 
 # A moment that took some time: nothing had happened before `begin`, and all of it had at `end`.
 Moment = collections.namedtuple("Moment", "begin end")
@@ -20,16 +20,13 @@ CUTS = {
     "our link": [("server", "link")],
 }
 
-_numbers = itertools.count(1)
 
-
-class Wires:
+class Wires(Hosts):
     SERVER = {"cut": "10.77.1.1", "stay": "10.77.2.1"}
     CLIENT = {"cut": "10.77.1.2", "stay": "10.77.2.2"}
 
     def __init__(self):
-        name = f"{os.environ.get('PREFIX', f'hwv{os.getpid()}')}-{next(_numbers)}"
-        self.namespaces = {"server": f"{name}-server", "client": f"{name}-client"}
+        super().__init__("server", "client")
         self.how = None
         try:
             self._lay()
@@ -39,20 +36,12 @@ class Wires:
 
     def _lay(self):
         server, client = self.namespaces["server"], self.namespaces["client"]
-        run("ip", "netns", "add", server)
-        run("ip", "netns", "add", client)
-        # As every host has it. The server wakes itself over it when it is to end.
-        run("ip", "-n", server, "link", "set", "lo", "up")
         for wire in ("cut", "stay"):
             ends = ("name", wire, "netns", server, "type", "veth", "peer", "name", wire, "netns", client)
             run("ip", "link", "add", *ends)
-            for namespace, addresses in ((server, self.SERVER), (client, self.CLIENT)):
-                run("ip", "-n", namespace, "addr", "add", f"{addresses[wire]}/24", "dev", wire)
-                run("ip", "-n", namespace, "link", "set", wire, "up")
-
-    def inside(self, side, command):
-        """The command that runs another in the namespace of a side."""
-        return ["ip", "netns", "exec", self.namespaces[side], *command]
+            for host, addresses in (("server", self.SERVER), ("client", self.CLIENT)):
+                self.ip(host, "addr", "add", f"{addresses[wire]}/24", "dev", wire)
+                self.ip(host, "link", "set", wire, "up")
 
     def cut(self, how):
         self.how = how
@@ -77,13 +66,3 @@ class Wires:
             if process.wait(20) != 0:
                 raise RuntimeError(f"failed: {' '.join(process.args)}")
         return Moment(begin, time.time())
-
-    def remove(self):
-        for namespace in self.namespaces.values():
-            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True, timeout=20)
-
-
-def run(*command):
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")

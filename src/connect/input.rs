@@ -1,0 +1,167 @@
+//! Lines of standard input that wait to be sent. They are read ahead, up to a bound, so that the end of the input is seen
+//! although there is no connection.
+
+use std::collections::VecDeque;
+use std::io::BufRead;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use heartwire::Message;
+
+/// A queue with one thread at each end.
+#[derive(Debug, Default)]
+pub(super) struct Input {
+    /// Never held across a call that can block.
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Message>,
+    bytes: usize,
+    /// The first of those that wait is being sent.
+    is_sending: bool,
+    is_over: bool,
+}
+
+impl Input {
+    /// Bytes that may wait. Beyond it whoever writes our input has to wait.
+    const READ_AHEAD: usize = 16 * 1024 * 1024;
+
+    /// Reads to the end.
+    pub(super) fn read(&self, input: impl BufRead) -> Result<(), String> {
+        let mut lines = input.lines();
+        let result = loop {
+            match lines.next() {
+                Some(Ok(line)) => self.push(Message::from(line)),
+                Some(Err(error)) => break Err(format!("cannot read standard input: {error}")),
+                None => break Ok(()),
+            }
+        };
+        self.lock().is_over = true;
+        self.changed.notify_all();
+        result
+    }
+
+    fn push(&self, message: Message) {
+        let is_full = |state: &mut State| !state.waiting.is_empty() && state.bytes > Self::READ_AHEAD;
+        let mut state = self.changed.wait_while(self.lock(), is_full).unwrap_or_else(PoisonError::into_inner);
+        state.bytes += message.len();
+        state.waiting.push_back(message);
+        self.changed.notify_all();
+    }
+
+    /// Gives each line to `send`, which says whether it was taken or may be offered again, until the input is over or
+    /// `send` gives up.
+    pub(super) fn send_all(&self, mut send: impl FnMut(Message) -> Attempt) {
+        loop {
+            let is_idle = |state: &mut State| state.waiting.is_empty() && !state.is_over;
+            let mut state = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
+            let Some(message) = state.waiting.front().cloned() else { return };
+            state.is_sending = true;
+            drop(state);
+            let attempt = send(message);
+            let mut state = self.lock();
+            state.is_sending = false;
+            if attempt == Attempt::Taken {
+                state.bytes -= state.waiting.pop_front().map_or(0, |message| message.len());
+            }
+            self.changed.notify_all();
+            if attempt == Attempt::GivenUp {
+                return;
+            }
+        }
+    }
+
+    /// How many lines wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// How many lines were not taken, when the client has ended: a line that is being sent just now may come to its own
+    /// end first.
+    pub(super) fn left(&self) -> usize {
+        const MOMENT: Duration = Duration::from_secs(1);
+        let waited = self.changed.wait_timeout_while(self.lock(), MOMENT, |state| state.is_sending);
+        waited.unwrap_or_else(PoisonError::into_inner).0.waiting.len()
+    }
+
+    /// Waits until no line waits any more, but not for longer than this.
+    pub(super) fn wait_taken(&self, timeout: Duration) {
+        drop(self.changed.wait_timeout_while(self.lock(), timeout, |state| !state.waiting.is_empty()));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What became of a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    Taken,
+    Again,
+    GivenUp,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn lines_leave_in_order_once_each_however_often_they_are_offered() {
+        let input = Input::default();
+        input.read(&b"one\n\nthree"[..]).unwrap();
+        let mut offered = Vec::new();
+        input.send_all(|message| {
+            offered.push(message);
+            if offered.len() % 2 == 0 { Attempt::Taken } else { Attempt::Again }
+        });
+        let expected: Vec<_> = ["one", "one", "", "", "three", "three"].map(Message::from).into();
+        assert_eq!(offered, expected);
+        assert_eq!(input.left(), 0);
+    }
+
+    #[test]
+    fn what_was_not_taken_is_left() {
+        let input = Input::default();
+        input.read(&b"one\ntwo\nthree\n"[..]).unwrap();
+        let mut answers = [Attempt::Taken, Attempt::GivenUp].into_iter();
+        input.send_all(|_| answers.next().unwrap());
+        assert_eq!(input.left(), 2);
+    }
+
+    #[test]
+    fn the_reader_waits_at_the_bound_and_goes_on_below_it() {
+        let input = Arc::new(Input::default());
+        let line = "x".repeat(Input::READ_AHEAD);
+        let text = format!("{line}\n{line}\n{line}\n");
+        let reader = thread::spawn({
+            let input = Arc::clone(&input);
+            move || input.read(text.as_bytes())
+        });
+        while input.waiting() < 2 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!reader.is_finished(), "over the bound, and not over");
+        let mut count = 0;
+        input.send_all(|_| {
+            count += 1;
+            Attempt::Taken
+        });
+        assert_eq!(count, 3);
+        reader.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn input_that_is_no_text_is_an_error_behind_what_was_read() {
+        let input = Input::default();
+        let error = input.read(&b"one\n\xff\n"[..]).unwrap_err();
+        assert!(error.starts_with("cannot read standard input: "), "{error}");
+        assert_eq!(input.waiting(), 1);
+    }
+}
