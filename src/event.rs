@@ -162,6 +162,8 @@ pub struct Stats {
     pub handlers_stalled: u64,
     /// What passed over the connections that ended.
     pub traffic: Traffic,
+    /// Lines of the log that were lost, because the logger was behind or has panicked.
+    pub log_lines_lost: u64,
 }
 
 impl Stats {

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -15,8 +14,9 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
 
 use crate::close::ConnectionId;
-use crate::escape::Escaped;
+use crate::foreign;
 use crate::forwarded::{Remote, Trusted};
+use crate::logging::Log;
 use crate::request::Request;
 use crate::response::{Accept, Response, encode_accept};
 use crate::tcp;
@@ -33,6 +33,8 @@ pub(crate) struct Rules {
     pub(crate) trusted: Trusted,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
+    /// What the application does wrong is logged here.
+    pub(crate) log: Arc<Log>,
 }
 
 /// A client that has come and is not let in yet.
@@ -89,7 +91,6 @@ pub(crate) struct Plain {
 impl fmt::Display for Plain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { request, answer, is_unclaimed } = self;
-        let request = Escaped(request);
         match answer {
             Ok(status) if *is_unclaimed => write!(f, "{request} asked for no upgrade; answered with {status}"),
             Ok(status) => write!(f, "{request} answered with {status}"),
@@ -127,12 +128,12 @@ impl fmt::Display for Failure {
         if let Some(status) = self.status {
             write!(f, "{status}, ")?;
         }
-        write!(f, "{}", Escaped(&self.reason))?;
+        write!(f, "{}", self.reason)?;
         if let Some(path) = &self.path {
-            write!(f, "; path {}", Escaped(path))?;
+            write!(f, "; path {}", path)?;
         }
         match &self.origin {
-            Some(origin) => write!(f, ", origin {}", Escaped(origin)),
+            Some(origin) => write!(f, ", origin {}", origin),
             None => Ok(()),
         }
     }
@@ -163,13 +164,13 @@ pub(crate) fn perform(
     let (mut request, tail) = match read_head(stream, peer, deadline) {
         Ok(read) => read,
         Err(HeadError::Refused(refusal)) => {
-            let status = answer_and_end(stream, &refusal.0, true, deadline).ok();
+            let status = answer_and_end(stream, &refusal.0, true, deadline, &rules.log).ok();
             return (peer.into(), Outcome::Failed(Failure::early(status, refusal.1)));
         }
         Err(HeadError::Lost(reason)) => return (peer.into(), Outcome::Failed(Failure::early(None, reason))),
         Err(HeadError::Gone) => return (peer.into(), Outcome::Nothing { is_there: false }),
         Err(HeadError::Silent) => {
-            let is_there = answer_and_end(stream, &too_slow(), true, deadline).is_ok();
+            let is_there = answer_and_end(stream, &too_slow(), true, deadline, &rules.log).is_ok();
             return (peer.into(), Outcome::Nothing { is_there });
         }
     };
@@ -177,13 +178,13 @@ pub(crate) fn perform(
     let remote = request.remote();
     let with_body = request.method() != "HEAD";
     let refuse = |refusal: Refusal| {
-        let status = answer_and_end(stream, &refusal.0, with_body, deadline).ok();
+        let status = answer_and_end(stream, &refusal.0, with_body, deadline, &rules.log).ok();
         (remote, Outcome::Failed(Failure::of(&request, status, refusal.1)))
     };
     match look_at(&request, rules, is_full) {
         Ok(()) => {}
         Err(Declined::Plain { response, is_unclaimed }) => {
-            let answer = answer_and_end(stream, &response, with_body, deadline);
+            let answer = answer_and_end(stream, &response, with_body, deadline, &rules.log);
             let request = format!("{} {}", request.method(), request.path());
             return (remote, Outcome::Plain(Box::new(Plain { request, answer, is_unclaimed })));
         }
@@ -193,7 +194,7 @@ pub(crate) fn perform(
         Ok(accept) => accept,
         Err(refusal) => return refuse(refusal),
     };
-    let answer = match welcome(&request, &accept) {
+    let answer = match welcome(&request, &accept, rules) {
         Ok(answer) => answer,
         Err(refusal) => return refuse(refusal),
     };
@@ -256,9 +257,9 @@ pub(crate) const TOO_MANY: &str = "too many connections (max_connections)";
 /// The application's answer to a request that is no opening handshake.
 fn ask_for_answer(request: &Request, rules: &Rules) -> Option<Box<Response>> {
     let answer = rules.on_request.as_ref()?;
-    let answered = catch_unwind(AssertUnwindSafe(|| answer(request)));
-    let answered = answered.unwrap_or_else(|_| {
-        log::error!("{}: on_request panicked; answered with 500", request.remote());
+    let answered = foreign::call(|| answer(request));
+    let answered = answered.unwrap_or_else(|message| {
+        rules.log.error(format_args!("{}: on_request panicked: {message}; answered with 500", request.remote()));
         Some(Response::new(500).text("internal error\n"))
     });
     answered.map(Box::new)
@@ -424,11 +425,13 @@ fn is_key(key: &str) -> bool {
 fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
     let mut accept = match &rules.on_handshake {
         None => Accept::new(),
-        Some(decide) => match catch_unwind(AssertUnwindSafe(|| decide(request))) {
+        Some(decide) => match foreign::call(|| decide(request)) {
             Ok(Ok(accept)) => accept,
             Ok(Err(response)) if (300..600).contains(&response.status()) => return Err(rejected(response)),
-            Ok(Err(response)) => return Err(mistake(request, &format!("rejected with status {}", response.status()))),
-            Err(_) => return Err(mistake(request, "panicked")),
+            Ok(Err(response)) => {
+                return Err(mistake(rules, request, &format!("rejected with status {}", response.status())));
+            }
+            Err(message) => return Err(mistake(rules, request, &format!("panicked: {message}"))),
         },
     };
     if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
@@ -437,7 +440,7 @@ fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
     if let Some(chosen) = &accept.subprotocol
         && !request.subprotocols().any(|offered| offered == chosen)
     {
-        return Err(mistake(request, "chose a subprotocol that was not offered"));
+        return Err(mistake(rules, request, "chose a subprotocol that was not offered"));
     }
     Ok(Box::new(accept))
 }
@@ -451,25 +454,31 @@ fn rejected(response: Response) -> Refusal {
 }
 
 /// The bytes of the answer 101.
-fn welcome(request: &Request, accept: &Accept) -> Result<Vec<u8>, Refusal> {
+fn welcome(request: &Request, accept: &Accept, rules: &Rules) -> Result<Vec<u8>, Refusal> {
     // Checked by check_upgrade.
     let key = derive_accept_key(request.header("Sec-WebSocket-Key").unwrap_or_default().as_bytes());
-    encode_accept(accept, &key).map_err(|what| mistake(request, &format!("gave {what}")))
+    encode_accept(accept, &key).map_err(|what| mistake(rules, request, &format!("gave {what}")))
 }
 
 /// The application has made one: the log says which, and the client learns that it is not its own.
-fn mistake(request: &Request, what: &str) -> Refusal {
-    log::error!("{}: on_handshake {what}; answered with 500", request.remote());
+fn mistake(rules: &Rules, request: &Request, what: &str) -> Refusal {
+    rules.log.error(format_args!("{}: on_handshake {what}; answered with 500", request.remote()));
     refusal(Response::new(500).text("internal error\n"), "on_handshake failed")
 }
 
 /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be taken
 /// in afterwards. Returns the status that was really sent.
-fn answer_and_end(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant) -> io::Result<u16> {
+fn answer_and_end(
+    stream: &TcpStream,
+    response: &Response,
+    with_body: bool,
+    deadline: Instant,
+    log: &Log,
+) -> io::Result<u16> {
     let (status, bytes) = match response.encode(with_body) {
         Ok(bytes) => (response.status(), bytes),
         Err(what) => {
-            log::error!("response {} with {what}; answered with 500", response.status());
+            log.error(format_args!("response {} with {what}; answered with 500", response.status()));
             (500, Response::new(500).text("internal error\n").encode(with_body).unwrap_or_default())
         }
     };

@@ -427,8 +427,7 @@
 //!   could not be set.
 //! - **trace**: the beat. Each Ping that was sent, and each Pong that came, with its round trip.
 //!
-//! The target of each line is `heartwire` or begins with `heartwire::`. At trace, tungstenite dumps the header of every
-//! frame under targets of its own, `tungstenite::...`; a filter such as `heartwire=trace` leaves them out.
+//! The target of each line is `heartwire`, or begins with `heartwire::`.
 //!
 //! A line stays one line, whatever a peer or a handler puts into it: characters that would end it, control a terminal or
 //! change the direction of text are escaped, as in `\u{202e}`. Queries often hold tokens, so they stand in no line and in no
@@ -453,6 +452,7 @@ mod decoder;
 mod error;
 mod escape;
 mod event;
+mod foreign;
 mod forwarded;
 mod frame;
 #[cfg(test)]
@@ -462,6 +462,7 @@ mod handshake;
 pub mod heartbeat;
 mod inbound;
 mod link;
+mod logging;
 mod message;
 mod outbound;
 mod reception;

@@ -17,6 +17,7 @@ use crossbeam_channel as channel;
 use crate::close::{CloseReason, CloseReport, ConnectionId, LastWord, Phase, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
+use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::{Frame, Role};
 use crate::handle::Hub;
@@ -153,7 +154,7 @@ impl Link {
     fn settle_copy(self: &Arc<Self>, sent: Result<Sent, SendFailure>) {
         if let Err(SendFailure::Full) = sent {
             if self.dropped.fetch_add(1, Relaxed) == 0 {
-                log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.remote);
+                self.hub.log.warn(format_args!("#{} {}: queue full, dropping broadcasts", self.id, self.remote));
             }
         } else {
             // If it cannot be written, the connection's thread will find out why.
@@ -230,10 +231,11 @@ impl Link {
     fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
         let link = Arc::clone(self);
         let builder = thread::Builder::new().name(format!("heartwire-drain-{}", self.id)).stack_size(self.stack_size);
-        builder.spawn(move || {
-            if let Err(error) = link.outbound.drain() {
-                link.broken(&error);
-            }
+        builder.spawn(move || match foreign::call(|| link.outbound.drain()) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => link.broken(&error),
+            // A message may borrow memory of the application, which is let go here.
+            Err(message) => link.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
         })?;
         Ok(())
     }
@@ -411,9 +413,14 @@ impl Link {
         self.set_missed(missed);
         let max_missed = policy.misses_allowed();
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
+        self.notify_unless_over(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+    }
+
+    /// Tells the supervisor something that nobody wants to hear after the end.
+    fn notify_unless_over(&self, notice: Notice) {
         self.outbound.ending(|ending| {
             if ending.phase() != Phase::Over {
-                self.hub.notify(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+                self.hub.notify(notice);
             }
         });
     }
@@ -448,6 +455,11 @@ impl Link {
             dropped: self.dropped.load(Relaxed),
             unsent: figures.unsent as u64,
         }
+    }
+
+    /// The report of a connection that has ended, for whoever has lost it.
+    pub(crate) fn last_report(&self) -> CloseReport {
+        self.report(self.outbound.figures())
     }
 
     fn report(&self, figures: Figures) -> CloseReport {
@@ -502,3 +514,6 @@ impl fmt::Debug for Link {
         f.debug_struct("Link").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

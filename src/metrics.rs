@@ -88,7 +88,8 @@ impl Collector for Figures {
             "direction",
             bytes,
         )?;
-        out.counter("broadcasts_dropped", "Broadcasts dropped for peers whose queue was full", traffic.dropped)
+        out.counter("broadcasts_dropped", "Broadcasts dropped for peers whose queue was full", traffic.dropped)?;
+        out.counter("log_lines_lost", "Lines of the log that were lost", stats.log_lines_lost)
     }
 }
 

@@ -1,9 +1,7 @@
 //! The server: its settings, and the life of a connection's thread.
 
-use std::any::Any;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
@@ -17,6 +15,7 @@ use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
@@ -69,10 +68,12 @@ impl Server {
         const BACKLOG: i32 = 4096;
         let listener = TcpListener::bind(address)?;
         // To listen once more is to change the backlog. Where that is refused, the smaller one does as well.
-        if let Err(error) = SockRef::from(&listener).listen(BACKLOG) {
-            log::debug!("the backlog stays as it is: {error}");
+        let listened = SockRef::from(&listener).listen(BACKLOG);
+        let server = Self::new(listener, true)?;
+        if let Err(error) = listened {
+            server.hub.log.debug(format_args!("the backlog stays as it is: {error}"));
         }
-        Self::new(listener, true)
+        Ok(server)
     }
 
     /// Serves a listener that exists already.
@@ -88,6 +89,7 @@ impl Server {
         let address = listener.local_addr()?;
         let listener = Arc::new(listener);
         let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }))?;
+        let rules = Rules { log: Arc::clone(&hub.log), ..Rules::default() };
         Ok(Self {
             listener,
             address,
@@ -96,7 +98,7 @@ impl Server {
             settings: Settings::default(),
             max_connections: 10_000,
             text_heartbeat: false,
-            rules: Rules::default(),
+            rules,
         })
     }
 
@@ -108,6 +110,11 @@ impl Server {
     /// The remote control. May be taken, and listened to, before [`serve`](Self::serve).
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.hub), self.address)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
     }
 
     setters_of_both_ends!();
@@ -196,7 +203,8 @@ impl Server {
     /// default).
     ///
     /// # Errors
-    /// [`Error::Io`] if the server's own threads cannot be started.
+    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them has panicked, which
+    /// is a bug of heartwire: all connections were cut then, and reported.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
@@ -216,15 +224,19 @@ impl Server {
             last_id: AtomicU64::new(0),
         });
         let mut arrivals = 0;
-        accept::run(&listener, &hub, &stop, |stream, peer| {
-            arrivals += 1;
-            site.start(Arrival::new(arrivals, peer, stream))
+        let accepted = foreign::call(|| {
+            accept::run(&listener, &hub, &stop, |stream, peer| {
+                arrivals += 1;
+                site.start(Arrival::new(arrivals, peer, stream))
+            });
         });
+        if let Err(message) = accepted {
+            hub.fail("the accept loop", &message);
+        }
         // From here on clients are refused by the system.
         drop(listener);
         hub.accept_ends();
-        staff.join(&hub);
-        Ok(())
+        staff.join(&hub)
     }
 }
 
@@ -334,6 +346,10 @@ where
         if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
             self.handle(&mut connection);
         }
+        // This may be the last who has the application's functions, if the server has left its thread behind.
+        let site = Arc::clone(&self.site);
+        drop(self);
+        foreign::dispose(site);
     }
 
     /// From the handshake to a connection, or to the end of what there is to say.
@@ -341,7 +357,7 @@ where
     fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
         match outcome {
             Outcome::Plain(plain) => {
-                log::debug!("{remote} {plain}");
+                self.site.hub.log.debug(format_args!("{remote} {plain}"));
                 self.site.hub.count(|stats| match plain.is_unclaimed {
                     true => stats.http_unclaimed += 1,
                     false => stats.http_requests += 1,
@@ -349,7 +365,7 @@ where
                 self.let_go(stream, plain.answer.is_ok());
             }
             Outcome::Nothing { is_there } => {
-                log::debug!("{remote} connected, and sent no request");
+                self.site.hub.log.debug(format_args!("{remote} connected, and sent no request"));
                 self.site.hub.count(|stats| stats.without_request += 1);
                 self.let_go(stream, is_there);
             }
@@ -433,12 +449,16 @@ where
     /// Calls the handler, and closes when it is done.
     #[inline(never)]
     fn handle(&self, connection: &mut Connection) {
-        let reason = match catch_unwind(AssertUnwindSafe(|| (self.site.handler)(connection))) {
+        let reason = match foreign::call(|| (self.site.handler)(connection)) {
             Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
             // This connection's own end; it is over already, or the reason is known.
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
-            Ok(Err(error)) => CloseReason::HandlerFailed(error.to_string()),
-            Err(panic) => CloseReason::HandlerPanicked(panic_message(&*panic)),
+            Ok(Err(error)) => {
+                let text = foreign::in_words(&error);
+                foreign::dispose(error);
+                CloseReason::HandlerFailed(text)
+            }
+            Err(message) => CloseReason::HandlerPanicked(message),
         };
         connection.conclude(reason);
     }
@@ -447,9 +467,4 @@ where
 /// Whether the client has agreed to beat in text.
 fn is_agreed(accept: &Accept) -> bool {
     accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
-}
-
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }

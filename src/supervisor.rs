@@ -4,7 +4,8 @@
 //! broadcasts out, so that all receivers see one order and nobody waits for a slow peer. It sees to the end of closing
 //! handshakes that were begun from outside the connection's thread, and of the server itself.
 //!
-//! Invariant: it never blocks, neither on a peer nor on a subscriber.
+//! Invariants: it never blocks, neither on a peer nor on a subscriber, and runs no foreign code. Should it panic all the
+//! same, the server ends, and what was open is reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::close::{CloseReason, CloseReport, ConnectionId};
-use crate::escape::Escaped;
 use crate::event::{Event, Snapshot};
+use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::Frame;
 use crate::handle::Hub;
@@ -52,6 +53,11 @@ pub(crate) enum Notice {
     Snapshot { reply: channel::Sender<Snapshot> },
     /// The server is to end.
     Shutdown,
+    /// One of our own threads has panicked: the server is to end at once.
+    Failed,
+    /// Has the supervisor panic.
+    #[cfg(test)]
+    Panic,
     /// Nothing will be accepted any more.
     AcceptEnds,
 }
@@ -115,6 +121,23 @@ impl Supervisor {
 
     /// Runs until the server has shut down.
     pub(crate) fn run(mut self) {
+        /// Whoever panics so often has lost its way.
+        const MOST_PANICS: usize = 100;
+        for _ in 0..MOST_PANICS {
+            match foreign::call(|| self.work()) {
+                Ok(()) => break,
+                Err(message) => self.hub.fail("the supervisor", &message),
+            }
+        }
+        let unreported: Vec<Arc<Link>> = self.open_connections().map(|open| Arc::clone(&open.link)).collect();
+        for link in unreported {
+            // Its report was lost to a panic.
+            link.abort(CloseReason::Shutdown);
+            self.closed(link.last_report());
+        }
+    }
+
+    fn work(&mut self) {
         loop {
             let wake = self.next_wake().map_or_else(channel::never, channel::at);
             channel::select_biased! {
@@ -151,7 +174,7 @@ impl Supervisor {
             }
             Notice::Opened(link) => self.opened(link),
             Notice::HandshakeFailed { remote, failure } => {
-                log::info!("{remote} {failure}");
+                self.hub.log.info(format_args!("{remote} {failure}"));
                 let Remote { peer, client } = remote;
                 let Failure { status, reason, path, origin } = *failure;
                 self.hub.count(|stats| stats.handshakes_failed += 1);
@@ -159,7 +182,7 @@ impl Supervisor {
                 self.hub.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
-                log::warn!("#{id} {remote} missed {what} {missed} of {max_missed}");
+                self.hub.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
                 self.hub.count(|stats| stats.missed += 1);
                 self.hub.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
@@ -171,24 +194,30 @@ impl Supervisor {
                 self.registry.remove(&id);
             }
             Notice::HandlerStalled { id, remote, away } => {
-                log::warn!("#{id} {remote} handler has not called recv for {away:.1?}");
+                self.hub.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
                 self.hub.count(|stats| stats.handlers_stalled += 1);
                 self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
-            Notice::Beat { id, remote, beat } => log::trace!("#{id} {remote} {beat}"),
-            Notice::WriteFailed { id, remote, error } => log::debug!("#{id} {remote}: write failed: {error}"),
+            Notice::Beat { id, remote, beat } => self.hub.log.trace(format_args!("#{id} {remote} {beat}")),
+            Notice::WriteFailed { id, remote, error } => {
+                self.hub.log.debug(format_args!("#{id} {remote}: write failed: {error}"));
+            }
             Notice::Snapshot { reply } => {
                 let connections = self.open_connections().map(|open| open.link.info()).collect();
                 // Whoever asked may have stopped waiting.
                 let _ = reply.try_send(Snapshot { connections, stats: self.hub.stats() });
             }
             Notice::Shutdown => self.begin_shutdown(),
+            Notice::Failed => self.cut_all(),
+            #[cfg(test)]
+            Notice::Panic => panic!("as the test wants it"),
             Notice::AcceptEnds => self.accepts = false,
         }
     }
 
     fn opened(&mut self, link: Arc<Link>) {
-        log::info!("#{} {} opened {}", link.id, link.remote, Escaped(link.target.path()));
+        self.registry.insert(link.id, Open { link: Arc::clone(&link), is_reported: false });
+        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.target.path()));
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
@@ -205,26 +234,25 @@ impl Supervisor {
                 link.begin_close(CloseReason::Shutdown);
             }
         }
-        self.registry.insert(link.id, Open { link, is_reported: false });
     }
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, client, .. } = report;
         let remote = Remote { peer, client };
-        if let Some(open) = self.registry.get_mut(&id) {
-            open.is_reported = true;
+        let line = format_args!("#{id} {remote} ended: {report}");
+        match &report.reason {
+            reason if reason.is_clean() => self.hub.log.info(line),
+            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.hub.log.error(line),
+            _ => self.hub.log.warn(line),
         }
-        let level = match &report.reason {
-            reason if reason.is_clean() => log::Level::Info,
-            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => log::Level::Error,
-            _ => log::Level::Warn,
-        };
-        log::log!(level, "#{id} {remote} ended: {}", Escaped(&report));
         self.hub.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;
             stats.traffic += report.traffic;
         });
+        if let Some(open) = self.registry.get_mut(&id) {
+            open.is_reported = true;
+        }
         self.hub.publish(|| Event::Closed(report));
     }
 
@@ -272,20 +300,29 @@ impl Supervisor {
         if self.ending.is_some() {
             return;
         }
-        let now = Instant::now();
-        // An eighth of the time is for the threads to end in, so that all of it is over within the close timeout.
-        let ending = Ending {
-            peers: now + self.close_timeout * 7 / 8,
-            handlers: now + self.close_timeout,
-            peers_are_cut: false,
-        };
-        self.ending = Some(ending);
+        self.begin_ending();
         for arrival in self.arrivals.values() {
             arrival.turn_away();
         }
         for open in self.registry.values() {
             open.link.begin_close(CloseReason::Shutdown);
         }
+    }
+
+    /// Nothing can be promised any more: no peer is waited for.
+    fn cut_all(&mut self) {
+        self.begin_ending().peers = Instant::now();
+    }
+
+    /// The server's end begins, unless it has begun before.
+    fn begin_ending(&mut self) -> &mut Ending {
+        let now = Instant::now();
+        // An eighth of the time is for the threads to end in, so that all of it is over within the close timeout.
+        self.ending.get_or_insert(Ending {
+            peers: now + self.close_timeout * 7 / 8,
+            handlers: now + self.close_timeout,
+            peers_are_cut: false,
+        })
     }
 
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
@@ -309,10 +346,12 @@ impl Supervisor {
         let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
             for id in self.registry.keys() {
-                log::error!("#{id} handler did not return; its thread is abandoned");
+                self.hub.log.error(format_args!("#{id} handler did not return; its thread is abandoned"));
             }
             for arrival in self.arrivals.values() {
-                log::error!("{} opening handshake did not end; its thread is abandoned", arrival.peer);
+                self.hub
+                    .log
+                    .error(format_args!("{} opening handshake did not end; its thread is abandoned", arrival.peer));
             }
         }
         time_is_up

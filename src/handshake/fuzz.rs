@@ -168,9 +168,10 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
         }
         None => return Ok(()),
     };
+    let rules = Rules::default();
     let checked = check_host(&request)
         .and_then(|()| check_upgrade(&request))
-        .and_then(|()| welcome(&request, &*decide(&request, &Rules::default())?));
+        .and_then(|()| welcome(&request, &*decide(&request, &rules)?, &rules));
     let theirs = accept_key_of_tungstenite(&request);
     match checked {
         Ok(answer) => {
