@@ -12,6 +12,7 @@ use socket2::SockRef;
 use crate::close::ConnectionId;
 use crate::event::{ConnectionInfo, Event, Snapshot, Stats};
 use crate::frame::Frame;
+use crate::logging::Log;
 use crate::message::Message;
 use crate::stand_in::{self, StandIn};
 use crate::supervisor::{Command, Notice};
@@ -23,6 +24,7 @@ pub(crate) struct Hub {
     listener: Mutex<Option<Listener>>,
     pub(crate) notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
+    pub(crate) log: Arc<Log>,
     /// Protects the list of those who listen to events; `None` after the end. Their channels are unbounded, so it is held
     /// for moments only.
     subscribers: Mutex<Option<Vec<channel::Sender<Event>>>>,
@@ -30,6 +32,8 @@ pub(crate) struct Hub {
     stats: Mutex<Stats>,
     is_running: AtomicBool,
     is_ending: AtomicBool,
+    /// Protects the first failure of our own threads, of which there should be none.
+    failure: Mutex<Option<String>>,
     /// Wakes the accept loop when it is not in `accept`.
     stop: channel::Sender<()>,
     /// Those that may need a stand-in.
@@ -71,10 +75,12 @@ impl Hub {
             listener: Mutex::new(listener),
             notices,
             commands,
+            log: Arc::default(),
             subscribers: Mutex::new(Some(Vec::new())),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
+            failure: Mutex::default(),
             stop,
             stand_in: register,
             read_ahead: AtomicUsize::new(0),
@@ -110,7 +116,7 @@ impl Hub {
             _ => {}
         }
         if let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-            log::debug!("accept could not be woken by connecting: {error}");
+            self.log.debug(format_args!("accept could not be woken by connecting: {error}"));
             let _ = shut_down();
         }
     }
@@ -126,6 +132,27 @@ impl Hub {
         self.is_ending.load(SeqCst)
     }
 
+    /// One of our own threads has panicked, with this message: a bug of ours. Nothing can be promised without it, so all
+    /// ends, at once and with an error.
+    pub(crate) fn fail(&self, thread: &str, message: &str) {
+        let text = format!("{thread} panicked: {message}");
+        self.log.error(format_args!("{text}; all connections are cut"));
+        lock(&self.failure).get_or_insert(text);
+        self.notify(Notice::Failed);
+        self.is_ending.store(true, SeqCst);
+        self.wake_up();
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    /// Wakes whoever waits for clients or for its next attempt.
+    fn wake_up(&self) {
+        let _ = self.stop.try_send(());
+        self.wake_accept();
+    }
+
     pub(crate) fn notify(&self, notice: Notice) {
         // Fails only when the supervisor has ended, and then nobody wants to know.
         let _ = self.notices.send(notice);
@@ -136,7 +163,8 @@ impl Hub {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        lock(&self.stats).clone()
+        let log_lines_lost = self.log.lost();
+        Stats { log_lines_lost, ..lock(&self.stats).clone() }
     }
 
     pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {
@@ -184,7 +212,7 @@ impl Handle {
     /// [`Traffic::dropped`](crate::Traffic::dropped), and holds nobody else up.
     ///
     /// Returns at once, unless 64 broadcasts wait already. Before the server serves, and after its end, there is nobody to
-    /// send to. Not to be called by a logger, which runs in the thread that fans out.
+    /// send to.
     pub fn broadcast(&self, message: impl Into<Message>) {
         self.fan_out(message.into(), None);
     }
@@ -239,8 +267,7 @@ impl Handle {
     pub fn shutdown(&self) {
         if !self.hub.is_ending.swap(true, SeqCst) {
             self.hub.notify(Notice::Shutdown);
-            let _ = self.hub.stop.try_send(());
-            self.hub.wake_accept();
+            self.hub.wake_up();
         }
     }
 

@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! - Frames are never torn: a frame that is partly written is continued before anything else is.
-//! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary; of Pings
-//!   and of Pongs only the newest waits, since it answers for the earlier ones.
+//! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary; of Pings,
+//!   of Pongs and of answers to heartbeats in text only the newest waits, since it answers for the earlier ones.
 //! - Nothing follows a Close frame.
 //! - The lock is never held across a call that can block.
 
@@ -114,6 +114,7 @@ struct State<S> {
     batch: Batch,
     ping: Option<Frame>,
     pong: Option<Frame>,
+    text_pong: Option<Frame>,
     /// Small frames that were fed, in one piece. They are ahead of `data`.
     fed: Vec<u8>,
     data: VecDeque<Frame>,
@@ -145,6 +146,7 @@ impl<S: Socket> Outbound<S> {
             batch: Batch::default(),
             ping: None,
             pong: None,
+            text_pong: None,
             fed: Vec::new(),
             data: VecDeque::new(),
             queued: 0,
@@ -423,7 +425,7 @@ impl<S: Socket> State<S> {
             match frame.kind() {
                 Kind::Close => self.close_is_written(),
                 Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes)),
-                Kind::Pong | Kind::Data => {}
+                Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
             return Ok(Sent::Written);
         }
@@ -447,6 +449,7 @@ impl<S: Socket> State<S> {
         let replaced = match frame.kind() {
             Kind::Ping => self.ping.replace(frame),
             Kind::Pong => self.pong.replace(frame),
+            Kind::TextPong => self.text_pong.replace(frame),
             Kind::Data | Kind::Close => {
                 self.data.push_back(frame);
                 None
@@ -494,7 +497,7 @@ impl<S: Socket> State<S> {
             self.data.push_front(Frame::joined(fed));
         }
         while batch.has_room() {
-            let urgent = self.pong.take().or_else(|| self.ping.take());
+            let urgent = self.pong.take().or_else(|| self.text_pong.take()).or_else(|| self.ping.take());
             let Some(frame) = urgent.or_else(|| self.data.pop_front()) else { return };
             batch.push(frame);
         }
@@ -534,6 +537,7 @@ impl<S: Socket> State<S> {
         self.batch = Batch::default();
         self.ping = None;
         self.pong = None;
+        self.text_pong = None;
         self.fed = Vec::new();
         self.data = VecDeque::new();
         self.queued = 0;

@@ -248,11 +248,22 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
 fn wait_for(stream: &TcpStream, events: rustix::event::PollFlags, wait: Option<Duration>) -> io::Result<bool> {
     use rustix::event::{PollFd, Timespec, poll};
     // A wait that is too long for a timespec is as good as none.
-    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    match poll(&mut [PollFd::new(stream, events)], wait.as_ref()) {
+    let timespec = wait.and_then(|wait| Timespec::try_from(wait).ok());
+    match poll(&mut [PollFd::new(stream, events)], timespec.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(rustix::io::Errno::NOMEM) => {
+            sit_out(wait);
+            Ok(false)
+        }
         ready => Ok(ready? > 0),
     }
+}
+
+/// The system is too short of memory to wait in it. That says nothing of any peer, and passes; until then nobody spins.
+#[cfg(unix)]
+pub(crate) fn sit_out(wait: Option<Duration>) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    std::thread::sleep(wait.map_or(PAUSE, |wait| wait.min(PAUSE)));
 }
 
 /// The same by a look that takes nothing, under a timeout of the socket; the socket has its own again afterwards.
