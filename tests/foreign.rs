@@ -111,7 +111,7 @@ fn reports(events: &[Event]) -> usize {
 fn a_handler_is_reported_once_whatever_it_leaves_behind() {
     let running = start(server(), |conn| match conn.path() {
         "/" => echo(conn),
-        way => go(&way.to_owned()),
+        way => go(way),
     });
     let mut bystander = running.connect();
     for (way, is_panic, text) in WAYS {

@@ -39,7 +39,7 @@ def reports(entries):
             wrong.append(f"#{entry.id} missed a Pong after its end")
     if opened != ended:
         only = sorted((opened - ended) | (ended - opened))
-        wrong.append(f"opened {opened.total()}, ended {ended.total()}, different: {only[:10]}")
+        wrong.append(f"opened {sum(opened.values())}, ended {sum(ended.values())}, different: {only[:10]}")
     return "; ".join(wrong) or None
 
 

@@ -76,7 +76,7 @@ def all_trials():
         if calls not in TERMINAL + ELSEWHERE:
             for_good = Fault(calls, error, for_good=True)
             yield f"client: {for_good.name}", trials.client_recovers, [for_good]
-    for who, command, threads in [("server", trials.SERVER, 6), ("client", [*trials.CLIENT, "ws://127.0.0.1:1/"], 6)]:
+    for who, command, threads in [("server", trials.SERVER, 6), ("client", [*trials.CLIENT, "ws://127.0.0.1:1/"], 7)]:
         for number in range(1, threads + 1):
             fault = Fault(THREAD, "EAGAIN", for_good=False)
             yield f"{who} that starts: {fault.name}, thread {number}", trials.start_fails, [fault, number, command]

@@ -172,6 +172,10 @@ def client_recovers(fault):
             first.shut_down()
             command = [PROGRAM, first.address, *SERVER[2:]]
             with heartwire.Server(command=command):
+                # Its pauses are drawn by lot, so the next attempt may come late.
+                deadline = time.monotonic() + heartwire.CEILING / 3
+                while checks.was_injected(injection.faults()) and time.monotonic() < deadline:
+                    time.sleep(0.01)
                 time.sleep(2 * IMPATIENCE)
                 injection.__exit__()
                 require(checks.was_injected(injection.faults()))
