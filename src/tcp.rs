@@ -138,9 +138,9 @@ pub(crate) fn stop_keeping_alive(stream: &TcpStream) {
 pub(crate) fn give_up(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        // For the Close frame, should the peer be there after all.
-        const LAST_CHANCE: Duration = Duration::from_secs(1);
-        // Without it, the system tries on for a quarter of an hour.
+        // A peer whose line is back by then learns from our Close frame that it is given up, and can come again.
+        const LAST_CHANCE: Duration = Duration::from_secs(60);
+        // Without it, the system may hold what was sent for a quarter of an hour.
         let _ = SockRef::from(stream).set_tcp_user_timeout(Some(LAST_CHANCE));
     }
     shut_down(stream);
