@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Receiver;
 
 use crate::handle::Hub;
+use crate::logging::Log;
 use crate::tcp;
 
 /// Accepts until the server ends, and gives each connection to `start`. An error of `start` (no thread could be
@@ -43,9 +44,9 @@ pub(crate) fn run(
             }
         };
         match started {
-            Ok(()) => trouble.is_over(),
+            Ok(()) => trouble.is_over(&hub.log),
             Err((what, error)) => {
-                let pause = trouble.with(what, &error);
+                let pause = trouble.with(what, &error, &hub.log);
                 // Woken by the stop at once.
                 let _ = stop.recv_timeout(pause);
             }
@@ -123,18 +124,19 @@ impl Trouble {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-    fn with(&mut self, what: &str, error: &io::Error) -> Duration {
+    fn with(&mut self, what: &str, error: &io::Error, log: &Log) -> Duration {
         if self.since.is_none() {
-            log::error!("cannot {what}: {error}{}; trying on", limits(error));
+            log.error(format_args!("cannot {what}: {error}{}; trying on", limits(error)));
             self.since = Some(Instant::now());
         }
         self.failures += 1;
         (Self::FIRST_PAUSE * 2_u32.saturating_pow(self.failures - 1).min(1000)).min(Self::LONGEST_PAUSE)
     }
 
-    fn is_over(&mut self) {
+    fn is_over(&mut self, log: &Log) {
         if let Some(since) = self.since.take() {
-            log::warn!("taking connections again after {} failures in {:.1?}", self.failures, since.elapsed());
+            let (failures, elapsed) = (self.failures, since.elapsed());
+            log.warn(format_args!("taking connections again after {failures} failures in {elapsed:.1?}"));
             self.failures = 0;
         }
     }
@@ -185,13 +187,13 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_a_limit_and_start_over() {
-        let mut trouble = Trouble::default();
+        let (mut trouble, log) = (Trouble::default(), Log::default());
         let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let pauses: Vec<u128> = (0..100).map(|_| trouble.with("accept", &error).as_millis()).collect();
+        let pauses: Vec<u128> = (0..100).map(|_| trouble.with("accept", &error, &log).as_millis()).collect();
         assert_eq!(pauses[..7], [10, 20, 40, 80, 160, 320, 500]);
         assert!(pauses[7..].iter().all(|pause| *pause == 500));
-        trouble.is_over();
-        assert_eq!(trouble.with("accept", &error).as_millis(), 10);
+        trouble.is_over(&log);
+        assert_eq!(trouble.with("accept", &error, &log).as_millis(), 10);
     }
 
     #[test]

@@ -6,7 +6,6 @@
 //! own, so that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
 use std::error::Error as StdError;
-use std::fmt::Write;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
@@ -20,6 +19,7 @@ use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::event::Event;
+use crate::foreign;
 use crate::frame::Role;
 use crate::handle::Hub;
 use crate::inbound::Inbound;
@@ -105,6 +105,11 @@ impl Client {
     /// The remote control. May be taken, and listened to, before [`run`](Self::run).
     pub fn handle(&self) -> ClientHandle {
         ClientHandle { shared: Arc::clone(&self.shared) }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.shared.hub)
     }
 
     setters_of_both_ends!();
@@ -217,7 +222,8 @@ impl Client {
     /// [`Error::Connect`] when it is pointless to try again ([`Error::is_fatal`], or what
     /// [`give_up_if`](Self::give_up_if) says) or nobody wants to. [`Error::Closed`] when the server closed for a reason
     /// that would come up again, by the same rule, or for any reason without reconnection. The handler's own error, after
-    /// which the connection was closed with 1011. [`Error::Io`] if no thread can be started.
+    /// which the connection was closed with 1011. [`Error::Io`] if no thread can be started. [`Error::Internal`] if a thread
+    /// of heartwire itself has panicked, which is a bug.
     pub fn run<H>(self, mut handler: H) -> Result<(), Error>
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
@@ -226,15 +232,15 @@ impl Client {
         target.check().map_err(Error::Connect)?;
         let hub = Arc::clone(&shared.hub);
         settings.make_room_for(shared.current().outbox_limit);
-        let (staff, _) = Staff::start(&hub, receivers, &settings)?;
+        let (staff, stop) = Staff::start(&hub, receivers, &settings)?;
         hub.accept_ends();
         let target = Arc::new(target);
-        let mut run = Run { target, settings, backoff, shared, control, last_id: 0, handler: &mut handler };
+        let mut run = Run { target, settings, backoff, shared, control, stop, last_id: 0, handler: &mut handler };
         let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
         run.shared.ended();
         hub.notify(Notice::Shutdown);
-        staff.join(&hub);
-        result.unwrap_or_else(|panic| resume_unwind(panic))
+        let joined = staff.join(&hub);
+        joined.and(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 }
 
@@ -245,6 +251,8 @@ struct Run<'a, H> {
     backoff: Option<Backoff>,
     shared: Arc<Shared>,
     control: channel::Receiver<Control>,
+    /// Told when a thread of ours has failed.
+    stop: channel::Receiver<()>,
     last_id: ConnectionId,
     handler: &'a mut H,
 }
@@ -256,7 +264,7 @@ where
     fn until_done(&mut self) -> Result<(), Error> {
         let mut failures = Failures::new(self.backoff.unwrap_or_default());
         let mut refused_with = None;
-        while !self.shared.is_stopping() {
+        while !self.is_stopping() {
             let attempt = failures.next_attempt();
             self.shared.hub.publish(|| Event::Connecting { attempt });
             let outcome = match self.dial(attempt, refused_with.take()) {
@@ -282,6 +290,11 @@ where
         Ok(())
     }
 
+    /// Whether no more attempts are to be made.
+    fn is_stopping(&self) -> bool {
+        self.shared.is_stopping() || self.shared.hub.is_ending()
+    }
+
     /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
     fn dial(&self, attempt: u32, refused_with: Option<u16>) -> Option<Result<Dialed, ConnectError>> {
         let (done, dialed) = channel::bounded(1);
@@ -290,9 +303,14 @@ where
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
             let prepared = target.prepared(attempt, refused_with);
             // That may have taken long, and a client that was stopped meanwhile should not turn up at its server.
-            if !shared.is_stopping() {
-                let _ = done.send(prepared.and_then(|target| target.dial(handshake_timeout)));
+            if shared.is_stopping() {
+                foreign::dispose(prepared);
+            } else {
+                // It comes back if nobody waits for it any more.
+                foreign::dispose(done.send(prepared.and_then(|target| target.dial(handshake_timeout))));
             }
+            // And this may be the last who has the application's functions.
+            foreign::dispose(target);
         });
         if let Err(error) = dialer {
             return Some(Err(ConnectError::Unreachable(error)));
@@ -301,20 +319,21 @@ where
             channel::select! {
                 recv(dialed) -> result => return match result {
                     Ok(dialed) => Some(dialed),
-                    Err(_) if self.shared.is_stopping() => None,
+                    Err(_) if self.is_stopping() => None,
                     Err(_) => {
                         let error = io::Error::other("the thread that connects has panicked");
                         Some(Err(ConnectError::Unreachable(error)))
                     }
                 },
-                recv(self.control) -> _ => if self.shared.is_stopping() { return None },
+                recv(self.control) -> _ => if self.is_stopping() { return None },
+                recv(self.stop) -> _ => return None,
             }
         }
     }
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
-        let told = in_words(&error);
-        log::warn!("not connected: {told}");
+        let told = foreign::in_words(&error);
+        self.shared.hub.log.warn(format_args!("not connected: {told}"));
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,
@@ -325,6 +344,8 @@ where
         if is_fatal || self.backoff.is_none() {
             return Outcome::Done(Err(error));
         }
+        // It may be what `prepare` gave, and the application's own.
+        foreign::dispose(error);
         Outcome::Lost(hint)
     }
 
@@ -332,20 +353,24 @@ where
     fn pause(&self, hint: Hint, delay: Duration) {
         // What was asked for while there was a connection is no reason to hurry now.
         self.control.try_iter().for_each(drop);
-        if self.shared.is_stopping() {
+        if self.is_stopping() {
             return;
         }
+        let log = &self.shared.hub.log;
         match hint {
             Hint::NotBefore(asked) if self.backoff.is_some_and(|backoff| backoff.is_too_long(asked)) => {
-                log::info!("connecting again in {delay:.1?}, although the server asked for {asked:?} (Retry-After)");
+                log.info(format_args!(
+                    "connecting again in {delay:.1?}, although the server asked for {asked:?} (Retry-After)"
+                ));
             }
-            _ => log::info!("connecting again in {delay:.1?}"),
+            _ => log.info(format_args!("connecting again in {delay:.1?}")),
         }
         self.shared.hub.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
         let wait = deadline.map_or_else(channel::never, channel::at);
         channel::select! {
             recv(self.control) -> _ => {}
+            recv(self.stop) -> _ => {}
             recv(wait) -> _ => {}
         }
     }
@@ -358,9 +383,9 @@ where
         let (reason, done) = match outcome {
             Ok(Ok(())) => (CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }, Some(Ok(()))),
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => (reason, None),
-            Ok(Err(error)) => (CloseReason::HandlerFailed(error.to_string()), Some(Err(error))),
+            Ok(Err(error)) => (CloseReason::HandlerFailed(foreign::in_words(&error)), Some(Err(error))),
             Err(panic) => {
-                connection.conclude(CloseReason::HandlerPanicked(crate::server::panic_message(&*panic)));
+                connection.conclude(CloseReason::HandlerPanicked(foreign::panic_message(&*panic)));
                 self.closed();
                 resume_unwind(panic)
             }
@@ -390,7 +415,7 @@ where
             CloseReason::Peer { code: Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER), .. } => Hint::Restart,
             _ => Hint::Nothing,
         };
-        if matches!(reason, CloseReason::Local { .. }) || self.shared.is_stopping() {
+        if matches!(reason, CloseReason::Local { .. }) || self.is_stopping() {
             return Outcome::Done(Ok(()));
         }
         let error = Error::Closed(reason);
@@ -411,7 +436,7 @@ where
             role: Role::Client,
             id: self.last_id,
             remote: peer.into(),
-            path: request.target().to_owned(),
+            target: request.target().into(),
             stream,
             settings,
             takes_broadcasts: true,
@@ -426,15 +451,6 @@ where
         }
         self.shared.opened(link);
         Ok(connection)
-    }
-}
-
-/// The text of an error. What [`Client::prepare`] gave is the application's own, and may do anything, panic included.
-fn in_words(error: &ConnectError) -> String {
-    let mut text = String::new();
-    match catch_unwind(AssertUnwindSafe(|| write!(text, "{error}"))) {
-        Ok(Ok(())) => text,
-        _ => format!("{text}(an error that cannot be shown)"),
     }
 }
 

@@ -25,7 +25,7 @@ use screen::Screen;
 
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
-        .map_err(|error| Failure::Usage(Mistake::new(error.to_string())))?
+        .map_err(failure_of)?
         .heartbeat(options.heartbeat())
         .connect_timeout(options.limits.connect_timeout)
         .handshake_timeout(options.limits.handshake_timeout)
@@ -68,10 +68,18 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
     thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
+/// A URL or a header that makes no sense is a mistake on the command line, and nothing else is.
+fn failure_of(error: Error) -> Failure {
+    match error {
+        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(Mistake::new(what)),
+        other => Failure::Failed(other.to_string()),
+    }
+}
+
 /// What the exit status is to be, and why.
 fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&String>) -> Result<(), Failure> {
-    if let Err(Error::Connect(ConnectError::Invalid(what))) = result {
-        return Err(Failure::Usage(Mistake::new(what)));
+    if let Err(error @ Error::Connect(ConnectError::Invalid(_))) = result {
+        return Err(failure_of(error));
     }
     let causes = [result.err().map(|error| error.to_string()), failure.cloned(), unsent];
     let causes: Vec<_> = causes.into_iter().flatten().collect();

@@ -280,6 +280,16 @@ impl Connection {
     }
 }
 
+/// Whatever ended its thread's work on it, it is reported.
+impl Drop for Connection {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // Does nothing if it has ended. Otherwise somebody panicked before it was concluded, which is a bug of ours.
+            self.link.abort(CloseReason::HandlerPanicked("heartwire itself has panicked".to_owned()));
+        }
+    }
+}
+
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")

@@ -8,18 +8,21 @@
 //! up most of the buffer takes the buffer with it, so that it may hold twice its length of memory. While nothing comes in
 //! there need be no buffer at all.
 //!
-//! The headers are parsed by tungstenite; its own reader is not used because it hands out nothing until a message is
-//! complete, which is too late for a deadline, for a limit on memory and for the UTF-8 check.
+//! tungstenite's own reader is not used because it hands out nothing until a message is complete, which is too late for a
+//! deadline, for a limit on memory and for the UTF-8 check. It is what the tests compare with.
 
-use std::io::{self, Cursor};
+use std::io;
 
-use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use tungstenite::{Bytes, Utf8Bytes};
 
 use crate::close::{CloseCode, CloseReason};
 use crate::frame::{Role, apply_mask};
 use crate::message::Message;
+
+mod header;
+
+use header::{Header, ReservedOpcode};
 
 /// What a peer can send.
 #[derive(Debug, PartialEq, Eq)]
@@ -234,12 +237,13 @@ impl Decoder {
 
     /// Reads a header if it is complete, and checks all that can be checked before the payload is here.
     fn parse_header(&mut self) -> Result<bool, CloseReason> {
-        let mut cursor = Cursor::new(&self.buffer[self.start..]);
-        let parsed = FrameHeader::parse(&mut cursor).map_err(|_| CloseReason::Protocol("reserved opcode"))?;
-        let Some((header, length)) = parsed else { return Ok(false) };
-        self.start += cursor.position() as usize;
+        let parsed = Header::parse(&self.buffer[self.start..]);
+        let parsed = parsed.map_err(|ReservedOpcode| CloseReason::Protocol("reserved opcode"))?;
+        let Some((header, header_len)) = parsed else { return Ok(false) };
+        self.start += header_len;
 
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        let length = header.length;
+        if header.has_reserved {
             return Err(CloseReason::Protocol("reserved bits"));
         }
         match (self.role, header.mask) {

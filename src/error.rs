@@ -22,6 +22,8 @@ pub enum Error {
     /// The handler's own error. It closes the connection with 1011 and is reported as
     /// [`CloseReason::HandlerFailed`].
     Handler(Box<dyn StdError + Send + Sync>),
+    /// One of heartwire's own threads has panicked: a bug of heartwire, not yours. All connections were cut and reported.
+    Internal(String),
 }
 
 impl Error {
@@ -44,7 +46,7 @@ impl Error {
                 matches!(u16::from(*code), 1002 | 1003 | 1007..=1010)
             }
             Self::Closed(_) => false,
-            Self::InvalidCloseCode(_) | Self::Io(_) | Self::Handler(_) => true,
+            Self::InvalidCloseCode(_) | Self::Io(_) | Self::Handler(_) | Self::Internal(_) => true,
         }
     }
 }
@@ -57,6 +59,7 @@ impl fmt::Display for Error {
             Self::Io(error) => error.fmt(f),
             Self::Connect(error) => error.fmt(f),
             Self::Handler(error) => error.fmt(f),
+            Self::Internal(what) => write!(f, "internal error: {what}"),
         }
     }
 }
@@ -67,7 +70,7 @@ impl StdError for Error {
             Self::Io(error) => Some(error),
             Self::Connect(error) => Some(error),
             Self::Handler(error) => Some(&**error),
-            Self::Closed(_) | Self::InvalidCloseCode(_) => None,
+            Self::Closed(_) | Self::InvalidCloseCode(_) | Self::Internal(_) => None,
         }
     }
 }

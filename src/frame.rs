@@ -1,11 +1,13 @@
 //! One frame on its way out: a header in place and a payload that is shared, so that a broadcast is encoded once.
 
 use std::io::IoSlice;
+use std::mem;
 
 use tungstenite::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
+use crate::foreign;
 use crate::message::Message;
 
 /// The longest header: two bytes, a length of eight, and a mask.
@@ -24,7 +26,18 @@ pub(crate) struct Frame {
     header: [u8; MAX_HEADER],
     header_len: u8,
     kind: Kind,
-    payload: Bytes,
+    payload: Payload,
+}
+
+/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame of
+/// them is gone, in whatever thread that was.
+#[derive(Debug, Clone)]
+struct Payload(Bytes);
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        foreign::dispose(mem::take(&mut self.0));
+    }
 }
 
 // A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice that.
@@ -36,6 +49,8 @@ pub(crate) enum Kind {
     Data,
     Ping,
     Pong,
+    /// The answer to a heartbeat in text: a data frame that is as urgent as a Pong.
+    TextPong,
     Close,
 }
 
@@ -62,12 +77,12 @@ impl Frame {
 
     /// The answer to a heartbeat in text. It is as urgent as a Pong, and of several only the newest counts as well.
     pub(crate) fn text_pong() -> Self {
-        Self::new(Kind::Pong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
+        Self::new(Kind::TextPong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
     }
 
     /// Frames that were written one after the other with [`write_to`](Self::write_to).
     pub(crate) fn joined(frames: Vec<u8>) -> Self {
-        Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: frames.into() }
+        Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
     }
 
     /// `payload` as [`close_payload`](crate::close::close_payload) makes it.
@@ -78,16 +93,16 @@ impl Frame {
     fn new(kind: Kind, opcode: OpCode, payload: Bytes) -> Self {
         debug_assert!(kind == Kind::Data || payload.len() <= 125, "control payloads are short (RFC 6455 section 5.5)");
         let (header, header_len) = encode_header(opcode, None, payload.len());
-        Self { header, header_len, kind, payload }
+        Self { header, header_len, kind, payload: Payload(payload) }
     }
 
     /// The same frame as a client sends it. The key must not be foreseeable (RFC 6455 section 10.3).
-    pub(crate) fn masked(self, key: [u8; 4]) -> Self {
-        let mut payload = Vec::from(self.payload);
+    pub(crate) fn masked(mut self, key: [u8; 4]) -> Self {
+        let mut payload = Vec::from(mem::take(&mut self.payload.0));
         apply_mask(&mut payload, key);
         let opcode = OpCode::from(self.header[0] & 0x0f);
         let (header, header_len) = encode_header(opcode, Some(key), payload.len());
-        Self { header, header_len, kind: self.kind, payload: payload.into() }
+        Self { header, header_len, kind: self.kind, payload: Payload(payload.into()) }
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -100,24 +115,24 @@ impl Frame {
 
     pub(crate) fn write_to(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(self.header());
-        bytes.extend_from_slice(&self.payload);
+        bytes.extend_from_slice(&self.payload.0);
     }
 
     /// Bytes on the wire.
     pub(crate) fn len(&self) -> usize {
-        self.header().len() + self.payload.len()
+        self.header().len() + self.payload.0.len()
     }
 
     /// What it costs in memory to keep it. A payload that many frames share counts for each of them.
     pub(crate) fn cost(&self) -> usize {
-        self.payload.len() + Message::OVERHEAD
+        self.payload.0.len() + Message::OVERHEAD
     }
 
     /// What is left to write after `offset` bytes, header and payload.
     pub(crate) fn rest(&self, offset: usize) -> [IoSlice<'_>; 2] {
         let header = self.header();
         let (in_header, in_payload) = (offset.min(header.len()), offset.saturating_sub(header.len()));
-        [IoSlice::new(&header[in_header..]), IoSlice::new(&self.payload[in_payload..])]
+        [IoSlice::new(&header[in_header..]), IoSlice::new(&self.payload.0[in_payload..])]
     }
 }
 
@@ -194,7 +209,7 @@ mod tests {
         let frame = Frame::message(Message::binary(vec![0; 70_000])).masked([9, 9, 9, 9]);
         assert_eq!(frame.header(), [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 9, 9, 9, 9]);
         assert!(frame.kind() == Kind::Data && encoded(&frame)[14..].iter().all(|byte| *byte == 9));
-        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::Pong);
+        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::TextPong);
     }
 
     #[test]

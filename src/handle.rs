@@ -13,6 +13,7 @@ use crate::buffered::Total;
 use crate::close::ConnectionId;
 use crate::event::{ConnectionInfo, Event, Snapshot, Stats};
 use crate::frame::Frame;
+use crate::logging::Log;
 use crate::message::Message;
 use crate::stand_in::{self, StandIn};
 use crate::subscribers::Subscribers;
@@ -25,6 +26,7 @@ pub(crate) struct Hub {
     listener: Mutex<Option<Listener>>,
     pub(crate) notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
+    pub(crate) log: Arc<Log>,
     /// Protects the list of those who listen to events; `None` after the end. Nobody waits for them, so it is held for
     /// moments only.
     subscribers: Mutex<Option<Subscribers>>,
@@ -34,6 +36,8 @@ pub(crate) struct Hub {
     stats: Mutex<Stats>,
     is_running: AtomicBool,
     is_ending: AtomicBool,
+    /// Protects the first failure of our own threads, of which there should be none.
+    failure: Mutex<Option<String>>,
     /// Wakes the accept loop when it is not in `accept`.
     stop: channel::Sender<()>,
     /// Those that may need a stand-in.
@@ -77,11 +81,13 @@ impl Hub {
             listener: Mutex::new(listener),
             notices,
             commands,
+            log: Arc::default(),
             subscribers: Mutex::new(Some(Subscribers::default())),
             has_lost: AtomicBool::new(false),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
+            failure: Mutex::default(),
             stop,
             stand_in: register,
             buffered: Arc::new(Total::new(0)),
@@ -119,7 +125,7 @@ impl Hub {
             _ => {}
         }
         if let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-            log::debug!("accept could not be woken by connecting: {error}");
+            self.log.debug(format_args!("accept could not be woken by connecting: {error}"));
             let _ = shut_down();
         }
     }
@@ -135,6 +141,27 @@ impl Hub {
 
     pub(crate) fn is_ending(&self) -> bool {
         self.is_ending.load(SeqCst)
+    }
+
+    /// One of our own threads has panicked, with this message: a bug of ours. Nothing can be promised without it, so all
+    /// ends, at once and with an error.
+    pub(crate) fn fail(&self, thread: &str, message: &str) {
+        let text = format!("{thread} panicked: {message}");
+        self.log.error(format_args!("{text}; all connections are cut"));
+        lock(&self.failure).get_or_insert(text);
+        self.notify(Notice::Failed);
+        self.is_ending.store(true, SeqCst);
+        self.wake_up();
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    /// Wakes whoever waits for clients or for its next attempt.
+    fn wake_up(&self) {
+        let _ = self.stop.try_send(());
+        self.wake_accept();
     }
 
     pub(crate) fn notify(&self, notice: Notice) {
@@ -165,9 +192,8 @@ impl Hub {
     }
 
     pub(crate) fn stats(&self) -> Stats {
-        let mut stats = lock(&self.stats).clone();
-        stats.buffered = self.buffered.held() as u64;
-        stats
+        let (buffered, log_lines_lost) = (self.buffered.held() as u64, self.log.lost());
+        Stats { buffered, log_lines_lost, ..lock(&self.stats).clone() }
     }
 
     pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {
@@ -225,7 +251,7 @@ impl Handle {
     /// [`Traffic::dropped`](crate::Traffic::dropped), and holds nobody else up.
     ///
     /// Returns at once, unless 64 broadcasts wait already. Before the server serves, and after its end, there is nobody to
-    /// send to. Not to be called by a logger, which runs in the thread that fans out.
+    /// send to.
     pub fn broadcast(&self, message: impl Into<Message>) {
         self.fan_out(message.into(), None);
     }
@@ -282,8 +308,7 @@ impl Handle {
     pub fn shutdown(&self) {
         if !self.hub.is_ending.swap(true, SeqCst) {
             self.hub.notify(Notice::Shutdown);
-            let _ = self.hub.stop.try_send(());
-            self.hub.wake_accept();
+            self.hub.wake_up();
         }
     }
 

@@ -268,8 +268,9 @@
 //! # Who may come in
 //!
 //! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
-//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it. [`Server::on_request`] answers
-//! plain HTTP; what it leaves gets 426, or 405 for methods other than GET and HEAD.
+//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it, [with a
+//! reason](Response::because) for the log. [`Server::on_request`] answers plain HTTP; what it leaves gets 426, or 405 for
+//! methods other than GET and HEAD. A request with two `Host` lines gets 400, and so does one of HTTP/1.1 with none.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -383,6 +384,7 @@
 //! - [`Error::InvalidCloseCode`]: from `close`; the connection stays as it was.
 //! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`] and [`Server::serve`].
 //! - [`Error::Connect`]: from [`Client::new`] and [`Client::run`].
+//! - [`Error::Internal`]: from [`Server::serve`] and [`Client::run`], if a thread of heartwire itself has panicked.
 //! - [`Error::Handler`]: never from heartwire; it is for the handler's own errors, see [`Error::handler`].
 //!
 //! In a handler, `?` does what is right with each: the end of this connection is that, whatever it was; any other
@@ -399,33 +401,75 @@
 //!                                      |
 //!                 stand-in: the same as recv, for connections whose handler is away
 //!                                      |
-//!                                      +--- Opened, Missed, Closed --> supervisor --> log, stats, events
+//!                                      +--- Opened, Missed, Closed --> supervisor --> stats, events
+//!                                                                           +--> log thread --> logger
 //! ```
 //!
 //! | thread | lives | does |
 //! | --- | --- | --- |
 //! | the caller of `serve` | as long as the server | accepts |
-//! | `heartwire-supervisor` | as long as the server | log, counters, events, broadcasts, closing deadlines |
-//! | `heartwire-stand-in` | as long as the server | reads, answers, beats and judges for handlers that are away |
-//! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
+//! | `heartwire-supervisor` | as long as the server or client | counters, events, broadcasts, closing deadlines |
+//! | `heartwire-stand-in` | as long as the server or client | reads, answers, beats and judges for handlers that are away |
+//! | `heartwire-log` | as long as the server or client | calls the logger |
+//! | `heartwire-conn` | as long as its connection | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
 //!
-//! The supervisor never waits for a peer or a subscriber. It does call the logger: one that blocks holds up reports
-//! and broadcasts, though not the heartbeats.
+//! The supervisor and the stand-in never wait for a peer or a subscriber, and run no code of yours. If a thread of heartwire
+//! itself panics, which is a bug of heartwire, all ends: nobody is accepted any more, connections are cut and reported, and
+//! [`Server::serve`] or [`Client::run`] returns [`Error::Internal`].
+//!
+//! # Your code
+//!
+//! What you give to heartwire runs with no lock of heartwire held, and not on a thread that keeps a deadline:
+//!
+//! | your code | runs in | if it panics |
+//! | --- | --- | --- |
+//! | the handler | its connection's thread; a client's in the caller of `run` | Close 1011, reported as `HandlerPanicked`; a client's passes through `run` after that |
+//! | `Display` and `Drop` of the handler's error | the same | reported as `HandlerFailed` all the same; a text that cannot be had is replaced by a fixed one |
+//! | [`on_handshake`](Server::on_handshake), [`on_request`](Server::on_request) | the connection's thread | the client gets 500, and the log an error |
+//! | [`prepare`](Client::prepare) | the thread of the attempt | the attempt has failed, and the next is made |
+//! | [`give_up_if`](Client::give_up_if) | the caller of `run` | it passes through `run` |
+//! | the logger | `heartwire-log` | the line is lost, and counted |
+//!
+//! So each of them may block, and may call any handle or [`Sender`]: it holds up its own connection, attempt or log, and
+//! nothing else. The payload of a panic may panic again when it is dropped. Every connection that opened is reported once,
+//! whatever happens.
+//!
+//! Nobody can mend these, and heartwire does not: a call of `abort` or `exit`, a panic while another one unwinds, a panic in
+//! the panic hook, a stack that overflows, memory that is exhausted. They end the process, with `panic = "abort"` every panic
+//! does, and a thread that finds no memory map left for its signal stack aborts the process as it starts (Rust's
+//! standard library does that). And one thing is yours to leave be: memory that you lend to a message (`Bytes::from_owner`) is given
+//! back in whatever thread has sent the last of it, with that connection's lock held. Its `Drop` may panic, but it must not
+//! block, nor send over a connection.
 //!
 //! # Log
 //!
-//! heartwire logs through the crate [`log`](https://docs.rs/log); what stands at which level is a contract:
+//! heartwire logs through the crate [`log`](https://docs.rs/log), with the target `heartwire`. A message that is sent logs
+//! nothing, so a logger may send. Lines wait in a queue of
+//! 4 MiB for the thread that calls the logger. If that is behind, lines are lost: they are counted in
+//! [`Stats::log_lines_lost`], and a line says how many, as soon as there is room again. When the server or client ends, what
+//! waits is logged, for half a second at most. Before `serve` or `run`, and after its end, the logger is called where the
+//! line arises.
+//!
+//! What stands at which level is a contract:
 //!
 //! - **error**: something for you to repair. A handler panicked or failed, `on_handshake` panicked or gave what cannot
-//!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown.
+//!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown, the logger panicked
+//!   (once).
 //! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
 //!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
-//!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox.
-//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, a client's pause.
-//! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
-//! - **trace**: nothing.
+//!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox; lines of the log.
+//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, with its path, its
+//!   `Origin` and what refused it; a client's pause.
+//! - **debug**: plain HTTP requests, clients that connected and sent no request, failed writes, a socket option that
+//!   could not be set.
+//! - **trace**: the beat. Each Ping that was sent, and each Pong that came, with its round trip.
+//!
+//! A line stays one line, whatever a peer or a handler puts into it: characters that would end it, control a terminal or
+//! change the direction of text are escaped, as in `\u{202e}`. Queries often hold tokens, so they stand in no line and in no
+//! `Debug` output; [`RequestTarget`] gives them to code that asks. `#` and a number name a connection. A client that is
+//! never let in, such as a browser that asks for `/favicon.ico`, takes no number.
 //!
 //! # Features and versions
 //!
@@ -445,7 +489,9 @@ mod close;
 mod connection;
 mod decoder;
 mod error;
+mod escape;
 mod event;
+mod foreign;
 mod forwarded;
 mod frame;
 #[cfg(test)]
@@ -456,6 +502,7 @@ pub mod heartbeat;
 mod inbound;
 mod link;
 mod lobby;
+mod logging;
 mod message;
 mod outbound;
 mod reception;
@@ -481,7 +528,7 @@ pub use event::{ConnectionInfo, Event, RoundTrips, Snapshot, Stats};
 pub use handle::Handle;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use message::Message;
-pub use request::Request;
+pub use request::{Request, RequestTarget};
 pub use response::{Accept, Response};
 pub use round_trip::RoundTrip;
 pub use sender::Sender;

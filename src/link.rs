@@ -18,12 +18,14 @@ use crate::buffered::Share;
 use crate::close::{CloseReason, CloseReport, ConnectionId, LastWord, Phase, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::event::ConnectionInfo;
+use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::{Frame, Role};
 use crate::handle::Hub;
 use crate::heartbeat::{self, HeartbeatPolicy};
 use crate::message::Message;
 use crate::outbound::{Figures, Outbound, SendFailure, Sent, Wait};
+use crate::request::RequestTarget;
 use crate::round_trip::PingLedger;
 use crate::settings::Settings;
 use crate::supervisor::Notice;
@@ -36,7 +38,7 @@ use slot::Slot;
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
-    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
     pub(crate) opened: Instant,
     pub(crate) outbound: Outbound<TcpStream>,
     pub(crate) close_timeout: Duration,
@@ -68,7 +70,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) role: Role,
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
-    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) settings: &'a Settings,
     pub(crate) takes_broadcasts: bool,
@@ -77,12 +79,12 @@ pub(crate) struct Opening<'a> {
 
 impl Link {
     pub(crate) fn new(opening: Opening<'_>) -> Self {
-        let Opening { role, id, remote, path, stream, settings, takes_broadcasts, hub } = opening;
+        let Opening { role, id, remote, target, stream, settings, takes_broadcasts, hub } = opening;
         let opened = Instant::now();
         Self {
             id,
             remote,
-            path,
+            target,
             opened,
             outbound: Outbound::new(role, stream, settings.queue_size, &hub.buffered, settings.close_timeout),
             close_timeout: settings.close_timeout,
@@ -151,7 +153,7 @@ impl Link {
     fn settle_copy(self: &Arc<Self>, sent: Result<Sent, SendFailure>) {
         if let Err(SendFailure::Full) = sent {
             if self.dropped.fetch_add(1, Relaxed) == 0 {
-                log::warn!("#{} {}: queue full, dropping broadcasts", self.id, self.remote);
+                self.hub.log.warn(format_args!("#{} {}: queue full, dropping broadcasts", self.id, self.remote));
             }
         } else {
             // If it cannot be written, the connection's thread will find out why.
@@ -172,6 +174,7 @@ impl Link {
         if sent == Sent::Written {
             self.ledger().written(&payload);
         }
+        self.trace_ping(&payload, sent);
         self.hub.count(|stats| stats.pings += 1);
         Ok(sent)
     }
@@ -180,11 +183,12 @@ impl Link {
     /// all of it. `false` if there was no room for it as long as `wait` says.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
         let payload = self.ledger().ping_in_line(Instant::now(), waiter);
-        let sent = self.outbound.send_in_line(Frame::ping_in_line(payload), wait);
+        let sent = self.outbound.send_in_line(Frame::ping_in_line(payload.clone()), wait);
         if let Err(SendFailure::Full) = sent {
             return Ok(false);
         }
-        self.settle(sent)?;
+        let sent = self.settle(sent)?;
+        self.trace_ping(payload.as_bytes(), sent);
         self.hub.count(|stats| stats.pings += 1);
         Ok(true)
     }
@@ -229,10 +233,11 @@ impl Link {
     fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
         let link = Arc::clone(self);
         let builder = thread::Builder::new().name(format!("heartwire-drain-{}", self.id)).stack_size(self.stack_size);
-        builder.spawn(move || {
-            if let Err(error) = link.outbound.drain() {
-                link.broken(&error);
-            }
+        builder.spawn(move || match foreign::call(|| link.outbound.drain()) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => link.broken(&error),
+            // A message may borrow memory of the application, which is let go here.
+            Err(message) => link.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
         })?;
         Ok(())
     }
@@ -378,6 +383,10 @@ impl Link {
         let answered = ledger.pong(payload, now);
         let is_sample = samples(&ledger) > before;
         drop(ledger);
+        self.trace(|| match answered {
+            Some(elapsed) => format!("Pong {} received, round trip {elapsed:.1?}", String::from_utf8_lossy(payload)),
+            None => "Pong received that answers no Ping of ours".to_owned(),
+        });
         if let Some(elapsed) = answered {
             self.hub.count(|stats| {
                 stats.pongs += 1;
@@ -386,6 +395,27 @@ impl Link {
                 }
             });
         }
+    }
+
+    fn trace_ping(&self, payload: &[u8], sent: Sent) {
+        self.trace(|| {
+            let what = if sent == Sent::Written { "sent" } else { "queued: the socket takes nothing now" };
+            format!("Ping {} {what}", String::from_utf8_lossy(payload))
+        });
+    }
+
+    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held up.
+    fn trace(&self, beat: impl FnOnce() -> String) {
+        if log::max_level() == log::LevelFilter::Trace {
+            self.tell_beat(beat);
+        }
+    }
+
+    /// Not inlined, to keep the stack of all others low.
+    #[cold]
+    #[inline(never)]
+    fn tell_beat(&self, beat: impl FnOnce() -> String) {
+        self.hub.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
     }
 
     pub(crate) fn count_message_in(&self) {
@@ -406,10 +436,20 @@ impl Link {
         self.set_missed(missed);
         let max_missed = policy.misses_allowed();
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
+        self.notify_unless_over(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+    }
+
+    /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is counted
+    /// here.
+    fn notify_unless_over(&self, notice: Notice) {
         self.outbound.ending(|ending| {
             if ending.phase() != Phase::Over {
-                self.hub.count(|stats| stats.missed += 1);
-                self.hub.notify_if_room(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+                self.hub.count(|stats| match notice {
+                    Notice::Missed { .. } => stats.missed += 1,
+                    Notice::HandlerStalled { .. } => stats.handlers_stalled += 1,
+                    _ => {}
+                });
+                self.hub.notify_if_room(notice);
             }
         });
     }
@@ -441,13 +481,19 @@ impl Link {
         }
     }
 
+    /// The report of a connection that has ended, for whoever has lost it.
+    pub(crate) fn last_report(&self) -> CloseReport {
+        self.report(self.outbound.figures())
+    }
+
     fn report(&self, figures: Figures) -> CloseReport {
         let (pings, pongs, round_trip) = self.ledger().figures();
         CloseReport {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
-            path: self.path.clone(),
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
             traffic: self.traffic(&figures),
             reason: figures.reason,
             sent: figures.sent,
@@ -471,7 +517,8 @@ impl Link {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
-            path: self.path.clone(),
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
             age,
             silent: age.saturating_sub(heard_at),
             missed: self.missed(),
@@ -491,3 +538,6 @@ impl fmt::Debug for Link {
         f.debug_struct("Link").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

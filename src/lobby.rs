@@ -81,9 +81,12 @@ mod tests {
 
     fn arrivals(count: usize) -> (Vec<Arc<Arrival>>, Vec<TcpStream>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let pairs = (0..count).map(|_| {
+        let pairs = (0..count).map(|number| {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (Arc::new(Arrival::new(listener.accept().unwrap().0)), client)
+            {
+                let (stream, peer) = listener.accept().unwrap();
+                (Arc::new(Arrival::new(number as u64, peer, stream)), client)
+            }
         });
         pairs.unzip()
     }

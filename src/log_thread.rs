@@ -39,7 +39,7 @@ pub(crate) fn start(level: LevelFilter, outputs: Box<dyn Log>) -> Result<(), Str
     let (lines, queue) = bounded(QUEUE);
     let lost = Arc::new(AtomicU64::new(0));
     let counter = Arc::clone(&lost);
-    let writer = thread::Builder::new().name("heartwire-log".to_owned());
+    let writer = thread::Builder::new().name("heartwire-output".to_owned());
     writer.spawn(move || write_all(&queue, &*outputs, &counter)).map_err(|error| error.to_string())?;
     log::set_boxed_logger(Box::new(LogQueue { level, lines, lost })).map_err(|error| error.to_string())?;
     log::set_max_level(level);

@@ -1,5 +1,8 @@
 //! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, and a client to go with it.
 
+// The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is called.
+#![allow(clippy::disallowed_macros, reason = "see clippy.toml")]
+
 mod cli;
 mod connect;
 mod log_thread;

@@ -70,6 +70,12 @@ impl Collector for Figures {
             stats.refused,
         )?;
         out.counter("http_requests", "Plain HTTP requests answered", stats.http_requests)?;
+        out.counter(
+            "http_unclaimed",
+            "Plain HTTP requests that nobody answered, with 426 or 405",
+            stats.http_unclaimed,
+        )?;
+        out.counter("without_request", "Clients that connected and sent no request", stats.without_request)?;
         out.counter("accept_errors", "Failures to accept a TCP connection", stats.accept_errors)?;
         out.counter("thread_errors", "Failures to start a connection's thread", stats.thread_errors)?;
 
@@ -89,7 +95,8 @@ impl Collector for Figures {
             "direction",
             bytes,
         )?;
-        out.counter("broadcasts_dropped", "Broadcasts dropped for peers whose queue was full", traffic.dropped)
+        out.counter("broadcasts_dropped", "Broadcasts dropped for peers whose queue was full", traffic.dropped)?;
+        out.counter("log_lines_lost", "Lines of the log that were lost", stats.log_lines_lost)
     }
 }
 

@@ -1,11 +1,9 @@
 //! The server: its settings, and the life of a connection's thread.
 
-use std::any::Any;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
@@ -18,10 +16,11 @@ use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
 use crate::decoder::Decoder;
 use crate::error::Error;
+use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
-use crate::handshake::{self, Arrival, Full, Outcome, Rules, TEXT_HEARTBEAT};
+use crate::handshake::{self, Arrival, Failure, Full, Outcome, Rules, TEXT_HEARTBEAT};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
@@ -72,10 +71,12 @@ impl Server {
         const BACKLOG: i32 = 4096;
         let listener = TcpListener::bind(address)?;
         // To listen once more is to change the backlog. Where that is refused, the smaller one does as well.
-        if let Err(error) = SockRef::from(&listener).listen(BACKLOG) {
-            log::debug!("the backlog stays as it is: {error}");
+        let listened = SockRef::from(&listener).listen(BACKLOG);
+        let server = Self::new(listener, true)?;
+        if let Err(error) = listened {
+            server.hub.log.debug(format_args!("the backlog stays as it is: {error}"));
         }
-        Self::new(listener, true)
+        Ok(server)
     }
 
     /// Serves a listener that exists already.
@@ -91,6 +92,7 @@ impl Server {
         let address = listener.local_addr()?;
         let listener = Arc::new(listener);
         let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }))?;
+        let rules = Rules { log: Arc::clone(&hub.log), ..Rules::default() };
         Ok(Self {
             listener,
             address,
@@ -100,7 +102,7 @@ impl Server {
             max_connections: 10_000,
             max_per_address: None,
             text_heartbeat: false,
-            rules: Rules::default(),
+            rules,
         })
     }
 
@@ -112,6 +114,11 @@ impl Server {
     /// The remote control. May be taken, and listened to, before [`serve`](Self::serve).
     pub fn handle(&self) -> Handle {
         Handle::new(Arc::clone(&self.hub), self.address)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn hub(&self) -> Arc<Hub> {
+        Arc::clone(&self.hub)
     }
 
     setters_of_both_ends!();
@@ -214,7 +221,8 @@ impl Server {
     /// default).
     ///
     /// # Errors
-    /// [`Error::Io`] if the server's own threads cannot be started.
+    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them has panicked, which
+    /// is a bug of heartwire: all connections were cut then, and reported.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
@@ -234,17 +242,22 @@ impl Server {
             places: AtomicUsize::new(0),
             lobby: Arc::default(),
             addresses: max_per_address.map(|limit| Arc::new(Addresses::new(limit))),
+            last_id: AtomicU64::new(0),
         });
-        let mut last_id = 0;
-        accept::run(&listener, &hub, &stop, |stream, peer| {
-            last_id += 1;
-            site.start(last_id, stream, peer)
+        let mut arrivals = 0;
+        let accepted = foreign::call(|| {
+            accept::run(&listener, &hub, &stop, |stream, peer| {
+                arrivals += 1;
+                site.start(Arrival::new(arrivals, peer, stream))
+            });
         });
+        if let Err(message) = accepted {
+            hub.fail("the accept loop", &message);
+        }
         // From here on clients are refused by the system.
         drop(listener);
         hub.accept_ends();
-        staff.join(&hub);
-        Ok(())
+        staff.join(&hub)
     }
 }
 
@@ -272,12 +285,16 @@ struct Site<H> {
     lobby: Arc<Lobby>,
     /// Where connections of an address are limited.
     addresses: Option<Arc<Addresses>>,
+    /// The number of the newest connection.
+    last_id: AtomicU64,
 }
 
 /// A connection's thread, from its start to its end, whatever ends it.
 struct Slot<H> {
     site: Arc<Site<H>>,
-    id: ConnectionId,
+    arrival: Arc<Arrival>,
+    /// The connection's number, once it has opened.
+    id: Option<ConnectionId>,
     standing: Standing,
     /// Its place in the count of its client's address.
     counted: Option<Counted>,
@@ -298,12 +315,12 @@ enum Standing {
 impl<H> Slot<H> {
     /// Gives its place to somebody else: this one will not become a connection any more. Whether it may stay to be hung up
     /// on in good order.
-    fn leave_place(&mut self, arrival: &Arc<Arrival>) -> bool {
+    fn leave_place(&mut self) -> bool {
         if !matches!(self.standing, Standing::Place) {
             return true;
         }
-        arrival.heard();
-        let seat = self.site.lobby.enter(arrival);
+        self.arrival.heard();
+        let seat = self.site.lobby.enter(&self.arrival);
         let stays = seat.is_some();
         self.standing = Standing::Done { _seat: seat };
         self.site.places.fetch_sub(1, Relaxed);
@@ -330,8 +347,8 @@ impl<H> Slot<H> {
         Ok(())
     }
 
-    fn failed(&self, remote: Remote, status: Option<u16>, reason: String) {
-        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, remote, status, reason });
+    fn failed(&self, remote: Remote, failure: Box<Failure>) {
+        self.site.hub.notify(Notice::HandshakeFailed { remote, failure });
     }
 }
 
@@ -340,7 +357,10 @@ impl<H> Drop for Slot<H> {
         if let Standing::Place = self.standing {
             self.site.places.fetch_sub(1, Relaxed);
         }
-        self.site.hub.notify(Notice::ThreadEnds { id: self.id });
+        self.site.hub.notify(match self.id {
+            Some(id) => Notice::ThreadEnds { id },
+            None => Notice::ArrivalEnds { number: self.arrival.number },
+        });
     }
 }
 
@@ -349,29 +369,31 @@ where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
     /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
-    fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
-        let arrival = Arc::new(Arrival::new(stream));
-        self.hub.notify(Notice::Accepted { id, arrival: Arc::clone(&arrival) });
+    fn start(self: &Arc<Self>, arrival: Arrival) -> io::Result<()> {
+        let arrival = Arc::new(arrival);
+        self.hub.notify(Notice::Accepted(Arc::clone(&arrival)));
         let mut slot = Slot {
             site: Arc::clone(self),
-            id,
+            arrival,
+            id: None,
             standing: Standing::Done { _seat: None },
             counted: None,
             was_refused: false,
         };
+        let peer = slot.arrival.peer;
         match self.take_place(peer) {
             Ok(counted) => (slot.standing, slot.counted) = (Standing::Place, counted),
-            Err(full) => match self.lobby.enter(&arrival) {
+            Err(full) => match self.lobby.enter(&slot.arrival) {
                 Some(seat) => slot.standing = Standing::Late { full, _seat: seat },
                 None => {
                     self.hub.count(|stats| stats.refused += 1);
-                    slot.failed(peer.into(), None, full.reason().to_owned());
+                    slot.failed(peer.into(), Failure::early(None, full.reason()));
                     return Ok(());
                 }
             },
         }
-        let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
-        builder.spawn(move || slot.run(&arrival, peer))?;
+        let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
+        builder.spawn(move || slot.run())?;
         Ok(())
     }
 
@@ -396,64 +418,81 @@ where
 {
     /// The thread. What its stack was once used for stays resident for as long as it lives, so its three parts are not
     /// inlined, and their frames lie over one another.
-    fn run(mut self, arrival: &Arc<Arrival>, peer: SocketAddr) {
+    fn run(mut self) {
+        let arrival = Arc::clone(&self.arrival);
         let (remote, outcome) = match tcp::prepare(&arrival.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.site.settings.handshake_timeout;
                 let site = Arc::clone(&self.site);
-                handshake::perform(arrival, peer, &site.rules, deadline, |client| self.find_room(client))
+                let find_room = |client| self.find_room(client);
+                handshake::perform(&arrival, &site.rules, deadline, find_room, &site.last_id)
             }
-            Err(error) => (peer.into(), Outcome::Failed { status: None, reason: error.to_string() }),
+            Err(error) => (arrival.peer.into(), Outcome::Failed(Failure::early(None, error.to_string()))),
         };
-        if let Some(mut connection) = self.enter(arrival, remote, outcome) {
+        if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
             self.handle(&mut connection);
         }
+        // This may be the last who has the application's functions, if the server has left its thread behind.
+        let site = Arc::clone(&self.site);
+        drop(self);
+        foreign::dispose(site);
     }
 
     /// From the handshake to a connection, or to the end of what there is to say.
     #[inline(never)]
-    fn enter(&mut self, arrival: &Arc<Arrival>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
-        let stream = &arrival.stream;
+    fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
         match outcome {
-            Outcome::Answered { status } => {
-                log::debug!("#{} {remote} plain HTTP request answered with {status}", self.id);
-                self.site.hub.count(|stats| stats.http_requests += 1);
-                self.see_off(arrival);
+            Outcome::Nothing { .. } | Outcome::Failed(_) if self.arrival.was_dropped() => {
+                self.site.hub.count(|stats| stats.refused += 1);
+                self.failed(remote, Failure::early(None, "dropped: it was silent for longest among too many"));
             }
-            Outcome::Failed { status, reason } => {
-                if self.was_refused || arrival.was_dropped() {
+            Outcome::Plain(plain) => {
+                self.site.hub.log.debug(format_args!("{remote} {plain}"));
+                self.site.hub.count(|stats| match plain.is_unclaimed {
+                    true => stats.http_unclaimed += 1,
+                    false => stats.http_requests += 1,
+                });
+                self.let_go(plain.answer.is_ok());
+            }
+            Outcome::Nothing { is_there } => {
+                self.site.hub.log.debug(format_args!("{remote} connected, and sent no request"));
+                self.site.hub.count(|stats| stats.without_request += 1);
+                self.let_go(is_there);
+            }
+            Outcome::Failed(failure) => {
+                if self.was_refused {
                     self.site.hub.count(|stats| stats.refused += 1);
                 }
-                match arrival.was_dropped() {
-                    true => self.failed(remote, None, "dropped: it was silent for longest among too many".to_owned()),
-                    false => self.failed(remote, status, reason),
-                }
-                if status.is_some() {
-                    self.see_off(arrival);
-                }
+                let is_there = failure.status.is_some();
+                self.failed(remote, failure);
+                self.let_go(is_there);
             }
-            Outcome::Upgraded { request, accept, tail } => {
+            Outcome::Upgraded { id, request, accept, tail } => {
                 let heartbeat = accept.heartbeat.unwrap_or(self.site.settings.heartbeat);
-                let link = self.link(stream, &request, accept.takes_broadcasts);
+                let link = self.link(id, stream, &request, accept.takes_broadcasts);
                 match self.open(&link, stream, request, &accept, heartbeat, &tail) {
                     Ok(connection) => {
                         link.is_open();
+                        self.id = Some(id);
+                        // After the notice that it is open, so that the supervisor always knows it as one or the other.
+                        self.site.hub.notify(Notice::ArrivalEnds { number: self.arrival.number });
                         if is_agreed(&accept) {
                             // The greeting. If it cannot be written, the first read will tell why.
                             let _ = link.flush();
                         }
                         return Some(connection);
                     }
-                    Err(error) => self.failed(remote, None, error.to_string()),
+                    Err(error) => self.failed(remote, Failure::early(None, error.to_string())),
                 }
             }
         }
         None
     }
 
-    /// The client was told that this is the end, and has some time to hang up.
-    fn see_off(&mut self, arrival: &Arc<Arrival>) {
-        if self.leave_place(arrival) {
+    /// It becomes no connection. Whoever was answered is given the time to take the answer.
+    fn let_go(&mut self, was_answered: bool) {
+        if was_answered && self.leave_place() {
+            let arrival = &self.arrival;
             tcp::discard_to_end(&arrival.stream, Instant::now() + handshake::LINGER, || arrival.heard());
         }
     }
@@ -475,7 +514,7 @@ where
         let text_heartbeat = self.site.text_heartbeat || is_agreed(accept);
         if is_agreed(accept) {
             // Before anybody knows of the connection, so that nothing gets ahead of it.
-            link.greet(format!("heartwire {}", heartbeat.to_json(self.id)));
+            link.greet(format!("heartwire {}", heartbeat.to_json(link.id)));
         }
         let connection =
             Connection::new(Arc::clone(link), inbound, heartbeat, request, accept.subprotocol.clone(), text_heartbeat);
@@ -483,13 +522,13 @@ where
     }
 
     #[inline(never)]
-    fn link(&self, stream: &Arc<TcpStream>, request: &Request, takes_broadcasts: bool) -> Arc<Link> {
+    fn link(&self, id: ConnectionId, stream: &Arc<TcpStream>, request: &Request, takes_broadcasts: bool) -> Arc<Link> {
         let settings = &self.site.settings;
         Arc::new(Link::new(Opening {
             role: Role::Server,
-            id: self.id,
+            id,
             remote: request.remote(),
-            path: request.target().to_owned(),
+            target: request.target().into(),
             stream: Arc::clone(stream),
             settings,
             takes_broadcasts,
@@ -500,12 +539,16 @@ where
     /// Calls the handler, and closes when it is done.
     #[inline(never)]
     fn handle(&self, connection: &mut Connection) {
-        let reason = match catch_unwind(AssertUnwindSafe(|| (self.site.handler)(connection))) {
+        let reason = match foreign::call(|| (self.site.handler)(connection)) {
             Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
             // This connection's own end; it is over already, or the reason is known.
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
-            Ok(Err(error)) => CloseReason::HandlerFailed(error.to_string()),
-            Err(panic) => CloseReason::HandlerPanicked(panic_message(&*panic)),
+            Ok(Err(error)) => {
+                let text = foreign::in_words(&error);
+                foreign::dispose(error);
+                CloseReason::HandlerFailed(text)
+            }
+            Err(message) => CloseReason::HandlerPanicked(message),
         };
         connection.conclude(reason);
     }
@@ -514,9 +557,4 @@ where
 /// Whether the client has agreed to beat in text.
 fn is_agreed(accept: &Accept) -> bool {
     accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
-}
-
-pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message").to_owned()
 }

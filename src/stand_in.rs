@@ -35,6 +35,9 @@ enum Arrival {
     /// This connection's thread has left `recv`, or sleeps by a deadline that is no longer true.
     Listed(Arc<Link>),
     End,
+    /// Has the stand-in panic.
+    #[cfg(test)]
+    Panic,
 }
 
 /// The list of those that may need a stand-in, as all threads write to it.
@@ -70,6 +73,12 @@ impl Register {
     /// Ends the stand-in.
     pub(crate) fn end(&self) {
         self.send(Arrival::End);
+    }
+
+    /// Has the stand-in panic.
+    #[cfg(test)]
+    pub(crate) fn panic(&self) {
+        self.send(Arrival::Panic);
     }
 
     fn send(&self, arrival: Arrival) {
@@ -128,6 +137,8 @@ impl StandIn {
                 match arrival {
                     Arrival::Listed(link) => self.look(link, now),
                     Arrival::End => return,
+                    #[cfg(test)]
+                    Arrival::Panic => panic!("as the test wants it"),
                 }
             }
             for id in ready {

@@ -4,7 +4,8 @@
 //! broadcasts out, so that all receivers see one order and nobody waits for a slow peer. It sees to the end of closing
 //! handshakes that were begun from outside the connection's thread, and of the server itself.
 //!
-//! Invariant: it never blocks, neither on a peer nor on a subscriber.
+//! Invariants: it never blocks, neither on a peer nor on a subscriber, and runs no foreign code. Should it panic all the
+//! same, the server ends, and what was open is reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +15,11 @@ use crossbeam_channel as channel;
 
 use crate::close::{CloseReason, CloseReport, ConnectionId};
 use crate::event::{Event, Snapshot};
+use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::Frame;
 use crate::handle::Hub;
-use crate::handshake::Arrival;
+use crate::handshake::{Arrival, Failure};
 use crate::link::Link;
 use crate::tcp;
 
@@ -27,13 +29,17 @@ use crate::tcp;
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
-    Accepted { id: ConnectionId, arrival: Arc<Arrival> },
+    Accepted(Arc<Arrival>),
+    /// It has become a connection, or its thread is about to end.
+    ArrivalEnds { number: u64 },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
     /// The opening handshake came to nothing.
-    HandshakeFailed { id: ConnectionId, remote: Remote, status: Option<u16>, reason: String },
+    HandshakeFailed { remote: Remote, failure: Box<Failure> },
     /// A Pong, or whatever the peer was to give, was missed.
     Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
+    /// A Ping was sent, or a Pong came. Only while lines of that level are logged.
+    Beat { id: ConnectionId, remote: Remote, beat: String },
     /// A handler has been away from `recv` for longer than the heartbeat's interval.
     HandlerStalled { id: ConnectionId, remote: Remote, away: Duration },
     /// A write has failed. What the connection ended of is told by its report.
@@ -48,6 +54,11 @@ pub(crate) enum Notice {
     Snapshot { reply: channel::Sender<Snapshot> },
     /// The server is to end.
     Shutdown,
+    /// One of our own threads has panicked: the server is to end at once.
+    Failed,
+    /// Has the supervisor panic.
+    #[cfg(test)]
+    Panic,
     /// Nothing will be accepted any more.
     AcceptEnds,
 }
@@ -63,18 +74,15 @@ pub(crate) struct Supervisor {
     commands: channel::Receiver<Command>,
     hub: Arc<Hub>,
     close_timeout: Duration,
-    /// Everything that has a thread: connections, and handshakes under way.
-    registry: BTreeMap<ConnectionId, Entry>,
+    /// Those that have a thread and are no connection, or not yet.
+    arrivals: BTreeMap<u64, Arc<Arrival>>,
+    /// Connections that have a thread.
+    registry: BTreeMap<ConnectionId, Open>,
     /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
     closing: BTreeMap<(Instant, ConnectionId), Arc<Link>>,
     /// The accept loop runs, and may tell of more connections.
     accepts: bool,
     ending: Option<Ending>,
-}
-
-enum Entry {
-    Handshaking(Arc<Arrival>),
-    Open(Open),
 }
 
 struct Open {
@@ -128,6 +136,7 @@ impl Supervisor {
             commands,
             hub,
             close_timeout,
+            arrivals: BTreeMap::new(),
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
             accepts: true,
@@ -137,6 +146,23 @@ impl Supervisor {
 
     /// Runs until the server has shut down.
     pub(crate) fn run(mut self) {
+        /// Whoever panics so often has lost its way.
+        const MOST_PANICS: usize = 100;
+        for _ in 0..MOST_PANICS {
+            match foreign::call(|| self.work()) {
+                Ok(()) => break,
+                Err(message) => self.hub.fail("the supervisor", &message),
+            }
+        }
+        let unreported: Vec<Arc<Link>> = self.open_connections().map(|open| Arc::clone(&open.link)).collect();
+        for link in unreported {
+            // Its report was lost to a panic.
+            link.abort(CloseReason::Shutdown);
+            self.closed(link.last_report());
+        }
+    }
+
+    fn work(&mut self) {
         loop {
             let lost = self.hub.tell_lost();
             let wake = self.next_wake().into_iter().chain(lost).min().map_or_else(channel::never, channel::at);
@@ -164,25 +190,27 @@ impl Supervisor {
 
     fn hear(&mut self, notice: Notice) {
         match notice {
-            Notice::Accepted { id, arrival } => {
+            Notice::Accepted(arrival) => {
                 self.hub.count(|stats| stats.accepted += 1);
                 if self.ending.is_some() {
                     arrival.turn_away();
                 }
-                self.registry.insert(id, Entry::Handshaking(arrival));
+                self.arrivals.insert(arrival.number, arrival);
+            }
+            Notice::ArrivalEnds { number } => {
+                self.arrivals.remove(&number);
             }
             Notice::Opened(link) => self.opened(link),
-            Notice::HandshakeFailed { id, remote, status, reason } => {
-                match status {
-                    Some(status) => log::info!("#{id} {remote} handshake failed: {status}, {reason}"),
-                    None => log::info!("#{id} {remote} handshake failed: {reason}"),
-                }
+            Notice::HandshakeFailed { remote, failure } => {
+                self.hub.log.info(format_args!("{remote} {failure}"));
                 let Remote { peer, client } = remote;
+                let Failure { status, reason, path, origin } = *failure;
                 self.hub.count(|stats| stats.handshakes_failed += 1);
-                self.hub.publish(|| Event::HandshakeFailed { id, peer, client, status, reason });
+                let reason = reason.into_owned();
+                self.hub.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
-                log::warn!("#{id} {remote} missed {what} {missed} of {max_missed}");
+                self.hub.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
                 self.hub.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
             Notice::Closing { link, deadline } => {
@@ -193,52 +221,60 @@ impl Supervisor {
                 self.registry.remove(&id);
             }
             Notice::HandlerStalled { id, remote, away } => {
-                log::warn!("#{id} {remote} handler has not called recv for {away:.1?}");
+                self.hub.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
                 self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
-            Notice::WriteFailed { id, remote, error } => log::debug!("#{id} {remote}: write failed: {error}"),
+            Notice::Beat { id, remote, beat } => self.hub.log.trace(format_args!("#{id} {remote} {beat}")),
+            Notice::WriteFailed { id, remote, error } => {
+                self.hub.log.debug(format_args!("#{id} {remote}: write failed: {error}"));
+            }
             Notice::Snapshot { reply } => {
                 let connections = self.open_connections().map(|open| open.link.info()).collect();
                 // Whoever asked may have stopped waiting.
                 let _ = reply.try_send(Snapshot { connections, stats: self.hub.stats() });
             }
             Notice::Shutdown => self.begin_shutdown(),
+            Notice::Failed => self.cut_all(),
+            #[cfg(test)]
+            Notice::Panic => panic!("as the test wants it"),
             Notice::AcceptEnds => self.accepts = false,
         }
     }
 
     fn opened(&mut self, link: Arc<Link>) {
-        log::info!("#{} {} opened {}", link.id, link.remote, link.path);
+        self.registry.insert(link.id, Open { link: Arc::clone(&link), is_reported: false });
+        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.target.path()));
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
         let Remote { peer, client } = link.remote;
-        self.hub.publish(|| Event::Opened { id: link.id, peer, client, path: link.path.clone() });
+        self.hub.publish(|| {
+            let (path, target) = (link.target.path().to_owned(), link.target.clone());
+            Event::Opened { id: link.id, peer, client, path, target }
+        });
         if let Some(ending) = &mut self.ending {
             ending.stop(&link);
         }
-        self.registry.insert(link.id, Entry::Open(Open { link, is_reported: false }));
     }
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, client, .. } = report;
         let remote = Remote { peer, client };
-        if let Some(Entry::Open(open)) = self.registry.get_mut(&id) {
-            open.is_reported = true;
-        }
+        let line = format_args!("#{id} {remote} ended: {report}");
         match &report.reason {
-            reason if reason.is_clean() => log::info!("#{id} {remote} ended: {report}"),
-            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => {
-                log::error!("#{id} {remote} ended: {report}");
-            }
-            _ => log::warn!("#{id} {remote} ended: {report}"),
+            reason if reason.is_clean() => self.hub.log.info(line),
+            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.hub.log.error(line),
+            _ => self.hub.log.warn(line),
         }
         self.hub.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;
             stats.traffic += report.traffic;
         });
+        if let Some(open) = self.registry.get_mut(&id) {
+            open.is_reported = true;
+        }
         self.hub.publish(|| Event::Closed(report));
     }
 
@@ -267,10 +303,7 @@ impl Supervisor {
     }
 
     fn open_connections(&self) -> impl Iterator<Item = &Open> {
-        self.registry.values().filter_map(|entry| match entry {
-            Entry::Open(open) if !open.is_reported => Some(open),
-            Entry::Open(_) | Entry::Handshaking(_) => None,
-        })
+        self.registry.values().filter(|open| !open.is_reported)
     }
 
     // Closing handshakes.
@@ -289,27 +322,36 @@ impl Supervisor {
         if self.ending.is_some() {
             return;
         }
+        self.begin_ending();
+        for arrival in self.arrivals.values() {
+            arrival.turn_away();
+        }
+        if let Some(ending) = &mut self.ending {
+            self.registry.values().for_each(|open| ending.stop(&open.link));
+        }
+    }
+
+    /// Nothing can be promised any more: no peer is waited for.
+    fn cut_all(&mut self) {
+        self.begin_ending().peers = Instant::now();
+    }
+
+    /// The server's end begins, unless it has begun before.
+    fn begin_ending(&mut self) -> &mut Ending {
         let now = Instant::now();
         // An eighth of the time is for the threads to end in, so that all of it is over within the close timeout.
-        let mut ending = Ending {
+        self.ending.get_or_insert(Ending {
             peers: now + self.close_timeout * 7 / 8,
             handlers: now + self.close_timeout,
             peers_are_cut: false,
             busy: Vec::new(),
-        };
-        for entry in self.registry.values() {
-            match entry {
-                Entry::Handshaking(arrival) => arrival.turn_away(),
-                Entry::Open(open) => ending.stop(&open.link),
-            }
-        }
-        self.ending = Some(ending);
+        })
     }
 
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
-        if self.registry.is_empty() && !self.accepts {
+        if self.registry.is_empty() && self.arrivals.is_empty() && !self.accepts {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }
@@ -318,11 +360,9 @@ impl Supervisor {
             ending.peers_are_cut = true;
             ending.busy.clear();
             // Reports whoever was not reported yet. Whoever opens from here on is cut when that is heard of.
-            for entry in self.registry.values() {
-                match entry {
-                    Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),
-                    Entry::Open(open) => ending.stop(&open.link),
-                }
+            self.registry.values().for_each(|open| ending.stop(&open.link));
+            for arrival in self.arrivals.values() {
+                tcp::shut_down(&arrival.stream);
             }
         } else {
             ending.stop_busy();
@@ -334,7 +374,12 @@ impl Supervisor {
         let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
             for id in self.registry.keys() {
-                log::error!("#{id} handler did not return; its thread is abandoned");
+                self.hub.log.error(format_args!("#{id} handler did not return; its thread is abandoned"));
+            }
+            for arrival in self.arrivals.values() {
+                self.hub
+                    .log
+                    .error(format_args!("{} opening handshake did not end; its thread is abandoned", arrival.peer));
             }
         }
         time_is_up

@@ -146,9 +146,9 @@ pub(crate) fn stop_keeping_alive(stream: &TcpStream) {
 pub(crate) fn give_up(stream: &TcpStream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
-        // For the Close frame, should the peer be there after all.
-        const LAST_CHANCE: Duration = Duration::from_secs(1);
-        // Without it, the system tries on for a quarter of an hour.
+        // A peer whose line is back by then learns from our Close frame that it is given up, and can come again.
+        const LAST_CHANCE: Duration = Duration::from_secs(60);
+        // Without it, the system may hold what was sent for a quarter of an hour.
         let _ = SockRef::from(stream).set_tcp_user_timeout(Some(LAST_CHANCE));
     }
     shut_down(stream);
@@ -262,11 +262,22 @@ pub(crate) fn wait_for_client(listener: &TcpListener, wait: Duration) -> io::Res
 fn wait_for(socket: &impl AsFd, events: rustix::event::PollFlags, wait: Option<Duration>) -> io::Result<bool> {
     use rustix::event::{PollFd, Timespec, poll};
     // A wait that is too long for a timespec is as good as none.
-    let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
-    match poll(&mut [PollFd::new(socket, events)], wait.as_ref()) {
+    let timespec = wait.and_then(|wait| Timespec::try_from(wait).ok());
+    match poll(&mut [PollFd::new(socket, events)], timespec.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(false),
+        Err(rustix::io::Errno::NOMEM) => {
+            sit_out(wait);
+            Ok(false)
+        }
         ready => Ok(ready? > 0),
     }
+}
+
+/// The system is too short of memory to wait in it. That says nothing of any peer, and passes; until then nobody spins.
+#[cfg(unix)]
+pub(crate) fn sit_out(wait: Option<Duration>) {
+    const PAUSE: Duration = Duration::from_millis(10);
+    std::thread::sleep(wait.map_or(PAUSE, |wait| wait.min(PAUSE)));
 }
 
 /// The same by a look that takes nothing, under a timeout of the socket; the socket has its own again afterwards.

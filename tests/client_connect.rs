@@ -345,7 +345,7 @@ fn an_attempt_that_cannot_be_prepared_has_failed_and_the_next_is_made() {
     for said in [
         "cannot prepare the attempt: the token is out of reach",
         "cannot prepare the attempt: (an error that cannot be shown)",
-        "cannot connect: the thread that connects has panicked",
+        "cannot prepare the attempt: a panic: a panic that is part of the test",
         "cannot prepare the attempt: invalid header \"Authorization\"",
         "cannot prepare the attempt: header \"Host\" belongs to the handshake",
         "cannot prepare the attempt: invalid URL \"wss://***@127.0.0.1/\": ",

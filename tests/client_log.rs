@@ -1,5 +1,8 @@
 //! What a client logs, and that its logger may use the client: here it ships each line over the client's own handle.
 //!
+//! The logger has a thread of its own, so a line is logged some time after what it tells of, and at the latest when `run`
+//! has returned.
+//!
 //! There is one logger for the whole process, so each test runs in a process of its own.
 
 #[path = "support/other_end.rs"]
@@ -83,8 +86,9 @@ fn a_logger_may_send_what_is_said_of_messages_that_were_never_sent() {
     let client = run(client, listen);
     server.answer(&refusal(403, ""));
     assert!(matches!(client.not_connected(), ConnectError::Refused { status: 403, .. }));
+    assert_eq!(Shipper::count("not connected: refused"), 1);
     assert_eq!(Shipper::count("never came"), 1);
-    assert_eq!(SHIPPER.shipped.load(SeqCst), 1, "the refusal was kept, and the end has nowhere to go");
+    assert!(SHIPPER.shipped.load(SeqCst) <= 1, "the refusal may have been kept, and the end has nowhere to go");
 }
 
 #[test]

@@ -251,7 +251,7 @@ impl Shared {
             dropped
         };
         if dropped > 0 {
-            log::warn!("{dropped} messages were dropped from the full outbox, the oldest first");
+            self.hub.log.warn(format_args!("{dropped} messages were dropped from the full outbox, the oldest first"));
         }
     }
 
@@ -264,7 +264,7 @@ impl Shared {
         self.changed.notify_all();
         self.log_dropped();
         if unsent > 0 {
-            log::warn!("{unsent} messages were kept for a connection that never came");
+            self.hub.log.warn(format_args!("{unsent} messages were kept for a connection that never came"));
         }
     }
 }

@@ -12,6 +12,7 @@ use tungstenite::http::{HeaderName, HeaderValue, Uri};
 
 use super::{Attempt, ConnectError};
 use crate::error::Error;
+use crate::foreign;
 
 /// Where to connect to, what to ask for, and by which rules.
 #[derive(Clone)]
@@ -100,7 +101,9 @@ impl Target {
     pub(super) fn prepared(&self, number: u32, refused_with: Option<u16>) -> Result<Cow<'_, Self>, ConnectError> {
         let Some(prepare) = &self.prepare else { return Ok(Cow::Borrowed(self)) };
         let mut attempt = Attempt { number, refused_with, url: None, headers: self.headers.clone() };
-        prepare(&mut attempt).map_err(ConnectError::Prepare)?;
+        let prepared = foreign::call(|| prepare(&mut attempt));
+        let prepared = prepared.unwrap_or_else(|message| Err(format!("a panic: {message}").into()));
+        prepared.map_err(ConnectError::Prepare)?;
         let Attempt { url, headers, .. } = attempt;
         let changed = || {
             let location = url.map_or_else(|| Ok(self.location.clone()), |url| Location::parse(&url))?;

@@ -65,7 +65,11 @@ impl Connection {
 
     /// The handler is done, for this reason: whatever is left of the connection comes to its end.
     pub(crate) fn conclude(&mut self, reason: CloseReason) {
-        let Some(reception) = self.link.attend().filter(|_| !self.is_over) else { return };
+        let Some(reception) = self.link.attend().filter(|_| !self.is_over) else {
+            // It is over; or a panic in the midst of `recv` took the receiving end with it.
+            self.link.abort(reason);
+            return;
+        };
         // If it is closing already, or its socket broke, the end is near and only needs to be seen.
         self.link.begin_close(reason);
         self.await_close(reception);

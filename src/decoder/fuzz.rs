@@ -3,9 +3,12 @@
 //! `autobahn.hex` is what the client of the Autobahn suite sent behind its handshake, a case in each line, where that is
 //! short and new; unmasked, so that equal cases are equal.
 
+use std::io::Cursor;
+
 use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::TestCaseResult;
+use tungstenite::protocol::frame::FrameHeader;
 
 use super::tests::{LIMIT, Theirs, decode_by_tungstenite, put};
 use super::*;

@@ -172,8 +172,7 @@ impl Slot {
             let away = now.saturating_duration_since(since);
             if away >= pace {
                 self.is_reported = true;
-                link.hub.count(|stats| stats.handlers_stalled += 1);
-                link.hub.notify_if_room(Notice::HandlerStalled { id: link.id, remote: link.remote, away });
+                link.notify_unless_over(Notice::HandlerStalled { id: link.id, remote: link.remote, away });
             } else {
                 at = Some(at.map_or(since + pace, |at| at.min(since + pace)));
             }

@@ -74,7 +74,7 @@ impl Batch {
                 // Nothing follows it.
                 Kind::Close => return (freed, Some(Control::Close)),
                 Kind::Ping => control = Some(Control::Ping),
-                Kind::Pong | Kind::Data => {}
+                Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
         }
         (freed, control)

@@ -8,14 +8,16 @@ pub(super) use unix::{Sleep, Waker, pair};
 /// By poll(2), over the sockets and one end of a pair that others write to.
 #[cfg(unix)]
 mod unix {
-    use std::io::{self, Read};
+    use std::cell::Cell;
+    use std::io::{self, ErrorKind, Read};
+    use std::net::Shutdown;
     use std::os::unix::net::UnixStream;
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use socket2::SockRef;
 
-    use super::super::Socket;
+    use super::super::{GRACE, Socket};
     use crate::close::ConnectionId;
     use crate::tcp;
 
@@ -23,39 +25,64 @@ mod unix {
     pub(crate) struct Waker(UnixStream);
 
     #[derive(Debug)]
-    pub(crate) struct Sleep(UnixStream);
+    pub(crate) struct Sleep {
+        pair: UnixStream,
+        /// Whether the pair has failed, at either end. From then on nobody is relied on to wake us.
+        is_broken: Cell<bool>,
+    }
 
     pub(crate) fn pair() -> io::Result<(Waker, Sleep)> {
         let (waker, sleep) = UnixStream::pair()?;
         waker.set_nonblocking(true)?;
         sleep.set_nonblocking(true)?;
-        Ok((Waker(waker), Sleep(sleep)))
+        Ok((Waker(waker), Sleep { pair: sleep, is_broken: Cell::new(false) }))
     }
 
     impl Waker {
         pub(crate) fn wake(&self) {
-            // It fails only if so much waits to be read that it wakes up anyway, or if it has ended. Then std's own
-            // write might raise SIGPIPE.
-            let _ = SockRef::from(&self.0).send_with_flags(&[0], tcp::FLAGS);
+            loop {
+                // Not by std's own write, which may raise SIGPIPE once the other end has gone.
+                match SockRef::from(&self.0).send_with_flags(&[0], tcp::FLAGS).map_err(|error| error.kind()) {
+                    Err(ErrorKind::Interrupted) => {}
+                    // So much waits to be read that it wakes up anyway.
+                    Ok(_) | Err(ErrorKind::WouldBlock) => return,
+                    // The system is short of memory, perhaps. The end of the pair wakes it too, once and for all.
+                    Err(_) => {
+                        let _ = self.0.shutdown(Shutdown::Both);
+                        return;
+                    }
+                }
+            }
         }
     }
 
     impl Sleep {
         pub(crate) fn wait(&self, sockets: &[(ConnectionId, &Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
+            let is_broken = self.is_broken.get();
+            let timeout = if is_broken { Some(timeout.map_or(GRACE, |timeout| timeout.min(GRACE))) } else { timeout };
             // A wait that is too long for a timespec is as good as none.
-            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-            let mut polled = vec![PollFd::new(&self.0, PollFlags::IN)];
+            let timespec = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            let mut polled = Vec::with_capacity(sockets.len() + 1);
             polled.extend(sockets.iter().map(|(_, socket)| {
                 PollFd::new(&*socket.stream, if socket.reads { PollFlags::IN } else { PollFlags::empty() })
             }));
-            // A signal, or a system short of memory, is as good as nothing: there will be another round.
-            if poll(&mut polled, timeout.as_ref()).is_err() {
-                return Vec::new();
+            if !is_broken {
+                polled.push(PollFd::new(&self.pair, PollFlags::IN));
             }
-            if !polled[0].revents().is_empty() {
-                let _ = (&self.0).read(&mut [0; 64]);
+            match poll(&mut polled, timespec.as_ref()) {
+                Ok(_) => {}
+                // There will be another round.
+                Err(rustix::io::Errno::INTR) => return Vec::new(),
+                Err(_) => {
+                    tcp::sit_out(timeout);
+                    return Vec::new();
+                }
             }
-            let ready = polled[1..].iter().zip(sockets).filter(|(polled, _)| !polled.revents().is_empty());
+            if polled.get(sockets.len()).is_some_and(|pair| !pair.revents().is_empty()) {
+                let read = (&self.pair).read(&mut [0; 64]).map_err(|error| error.kind());
+                self.is_broken.set(!matches!(read, Ok(1..) | Err(ErrorKind::Interrupted | ErrorKind::WouldBlock)));
+            }
+            let ready = polled.iter().zip(sockets).filter(|(polled, _)| !polled.revents().is_empty());
             ready.map(|(_, (id, _))| *id).collect()
         }
     }

@@ -23,7 +23,7 @@ fn connection(hub: &Arc<Hub>, id: ConnectionId) -> (Arc<Link>, TcpStream) {
         role: Role::Server,
         id,
         remote: address.into(),
-        path: "/".into(),
+        target: "/".into(),
         stream: Arc::new(stream),
         settings: &Settings::default(),
         takes_broadcasts: true,

@@ -1,0 +1,112 @@
+//! What is told of a connection, and in which order.
+
+use std::net::TcpListener;
+use std::thread;
+
+use super::*;
+use crate::connection::Connection;
+use crate::decoder::Decoder;
+use crate::event::Event;
+use crate::handle::Receivers;
+use crate::inbound::Inbound;
+use crate::request::Request;
+use crate::supervisor::Supervisor;
+
+/// A connection that is open, and what the supervisor would hear of it.
+fn connection() -> (Arc<Link>, Box<Connection>, Receivers) {
+    let (link, stream, receivers) = link_and_stream();
+    let decoder = Decoder::new(Role::Server, &[], 256, 256);
+    let inbound = Inbound::new(stream, decoder).unwrap();
+    let (request, _) = Request::parse(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", link.remote.peer).unwrap().unwrap();
+    let connection = Connection::new(Arc::clone(&link), inbound, HeartbeatPolicy::off(), request, None, false);
+    (link, Box::new(connection), receivers)
+}
+
+/// Why it ended, by each report.
+fn reasons(receivers: &Receivers) -> Vec<CloseReason> {
+    let notices = receivers.notices.try_iter();
+    let reports = notices.filter_map(|notice| if let Notice::Closed(report) = notice { Some(report) } else { None });
+    reports.map(|report| report.reason).collect()
+}
+
+#[test]
+fn a_connection_that_is_dropped_is_reported_even_if_nobody_concluded_it() {
+    let (_link, connection, receivers) = connection();
+    drop(connection);
+    assert!(matches!(&reasons(&receivers)[..], [CloseReason::HandlerPanicked(_)]));
+}
+
+#[test]
+fn a_connection_whose_receiving_end_was_lost_is_reported_with_the_cause() {
+    let (link, mut connection, receivers) = connection();
+    // As a panic in the midst of `recv` leaves it.
+    drop(link.attend());
+    connection.conclude(CloseReason::HandlerPanicked("in recv".to_owned()));
+    drop(connection);
+    assert_eq!(reasons(&receivers), [CloseReason::HandlerPanicked("in recv".to_owned())]);
+}
+
+#[test]
+fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
+    let (link, _stream, receivers) = link_and_stream();
+    let events = link.hub.subscribe();
+    link.is_open();
+    link.abort(CloseReason::Protocol("as a test wants it"));
+    // As a panic in the middle of the report leaves it.
+    let opened = receivers.notices.try_iter().find(|notice| matches!(notice, Notice::Opened(_))).unwrap();
+    assert_eq!(receivers.notices.len(), 1, "the report");
+    receivers.notices.recv().unwrap();
+    for notice in [opened, Notice::Shutdown, Notice::AcceptEnds] {
+        link.hub.notify(notice);
+    }
+    let Receivers { notices, commands, .. } = receivers;
+    Supervisor::new(notices, commands, Arc::clone(&link.hub), Duration::from_millis(50)).run();
+    let told: Vec<Event> = events.try_iter().collect();
+    let [Event::Opened { .. }, Event::Closed(report)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(report.reason, CloseReason::Protocol("as a test wants it"));
+    assert_eq!((link.hub.stats().open, link.hub.stats().closed_total()), (0, 1));
+}
+
+/// A link without a connection around it, and what the supervisor would hear of it.
+fn link() -> (Arc<Link>, Receivers) {
+    let (link, _, receivers) = link_and_stream();
+    (link, receivers)
+}
+
+fn link_and_stream() -> (Arc<Link>, Arc<TcpStream>, Receivers) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let (hub, receivers) = Hub::new(None).unwrap();
+    let settings = Settings::default();
+    let link = Link::new(Opening {
+        role: Role::Server,
+        id: 1,
+        remote: stream.peer_addr().unwrap().into(),
+        target: "/".into(),
+        stream: Arc::clone(&stream),
+        settings: &settings,
+        takes_broadcasts: true,
+        hub,
+    });
+    (Arc::new(link), stream, receivers)
+}
+
+#[test]
+fn a_miss_never_follows_the_end_whoever_is_first() {
+    let policy = HeartbeatPolicy::default();
+    let mut misses = 0;
+    for _ in 0..300 {
+        let (link, receivers) = link();
+        let judge = Arc::clone(&link);
+        let judging = thread::spawn(move || (1..100).for_each(|missed| judge.miss(missed, &policy)));
+        if misses % 2 == 0 {
+            thread::yield_now();
+        }
+        link.abort(CloseReason::Shutdown);
+        judging.join().unwrap();
+        let told: Vec<bool> = receivers.notices.try_iter().map(|notice| matches!(notice, Notice::Closed(_))).collect();
+        misses += told.len() - 1;
+        assert_eq!(told.iter().position(|is_closed| *is_closed), Some(told.len() - 1), "{told:?}");
+    }
+    assert!(misses > 0, "no miss was ever first");
+}
