@@ -438,7 +438,7 @@ where
             role: Role::Client,
             id: self.last_id,
             remote: peer.into(),
-            path: request.target().to_owned(),
+            target: request.target().into(),
             stream,
             settings,
             takes_broadcasts: true,

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use tungstenite::Bytes;
 
+use crate::request::RequestTarget;
 use crate::round_trip::RoundTrip;
 
 mod ending;
 
 pub(crate) use ending::{CloseFrame, Ending, LastWord, Phase};
 
-/// A connection's number, unique within a server and counted from 1.
+/// A connection's number, unique within a server and counted from 1 over those that are let in.
 pub type ConnectionId = u64;
 
 /// A close code (RFC 6455 section 7.4).
@@ -195,7 +196,7 @@ impl fmt::Display for CloseReason {
             Self::Local { code, reason } => with_reason(f, "us", code, reason),
             Self::Shutdown => f.write_str("server shutdown"),
             Self::HeartbeatLost { missed } => {
-                write!(f, "heartbeat lost ({missed} Pong{} missed)", if *missed == 1 { "" } else { "s" })
+                write!(f, "heartbeat lost ({} missed)", counted(u64::from(*missed), "Pong"))
             }
             Self::WriteStalled { limit } => write!(f, "write stalled (peer took nothing for {limit:?})"),
             Self::Protocol(what) => write!(f, "protocol error: {what}"),
@@ -219,8 +220,10 @@ pub struct CloseReport {
     pub peer: SocketAddr,
     /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
     pub client: IpAddr,
-    /// The path that it asked for, with the query.
+    /// The path that it asked for, without the query.
     pub path: String,
+    /// The path with the query, which may hold secrets.
+    pub target: RequestTarget,
     /// The first cause.
     pub reason: CloseReason,
     /// The code in the Close frame that we sent, if we sent one with a code.
@@ -243,7 +246,7 @@ pub struct CloseReport {
 
 impl fmt::Display for CloseReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}; open {:.1?}, {}, Pongs missed {}", self.reason, self.age, self.traffic, self.missed)?;
+        write!(f, "{}; open {:.1?}; {}; Pongs missed {}", self.reason, self.age, self.traffic, self.missed)?;
         match self.round_trip {
             Some(round_trip) => write!(f, ", last round trip {:.1?}", round_trip.last),
             None => f.write_str(", no round trip"),
@@ -283,17 +286,33 @@ impl AddAssign for Traffic {
 impl fmt::Display for Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { messages_in, messages_out, bytes_in, bytes_out, dropped, unsent } = self;
-        write!(f, "messages in {messages_in} ({bytes_in} B), out {messages_out} ({bytes_out} B)")?;
+        write!(f, "{} in, {bytes_in} B on the wire; ", counted(*messages_in, "message"))?;
+        write!(f, "{} out, {bytes_out} B on the wire", counted(*messages_out, "message"))?;
         if *dropped > 0 {
-            write!(f, ", dropped {dropped}")?;
+            write!(f, "; {} dropped", counted(*dropped, "broadcast"))?;
         }
-        if *unsent > 0 { write!(f, ", unsent {unsent} B") } else { Ok(()) }
+        if *unsent > 0 { write!(f, "; {unsent} B unsent") } else { Ok(()) }
     }
+}
+
+/// A number of things, in words.
+fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn traffic_says_what_each_number_counts() {
+        let beats = Traffic { bytes_in: 8, bytes_out: 3, ..Traffic::default() };
+        assert_eq!(beats.to_string(), "0 messages in, 8 B on the wire; 0 messages out, 3 B on the wire");
+        let behind = Traffic { messages_in: 1, messages_out: 2, dropped: 1, unsent: 70, ..beats };
+        let expected =
+            "1 message in, 8 B on the wire; 2 messages out, 3 B on the wire; 1 broadcast dropped; 70 B unsent";
+        assert_eq!(behind.to_string(), expected);
+    }
 
     #[test]
     fn only_codes_that_may_be_sent_are_sendable() {

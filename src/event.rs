@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::close::{CloseReport, ConnectionId, Traffic};
+use crate::request::RequestTarget;
 use crate::round_trip::RoundTrip;
 
 /// Something that happened to a connection. See [`Handle::events`](crate::Handle::events).
@@ -19,8 +20,10 @@ pub enum Event {
         peer: SocketAddr,
         /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
         client: IpAddr,
-        /// The path that it asked for, with the query.
+        /// The path that it asked for, without the query.
         path: String,
+        /// The path with the query, which may hold secrets.
+        target: RequestTarget,
     },
     /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer had.
     Missed {
@@ -62,18 +65,22 @@ pub enum Event {
         /// For how long.
         delay: Duration,
     },
-    /// An opening handshake did not come to a connection.
+    /// An opening handshake did not come to a connection. Plain HTTP requests, and clients that never asked for anything,
+    /// are no failures: see [`Stats::http_unclaimed`] and [`Stats::without_request`].
     HandshakeFailed {
-        /// The number that the connection would have had.
-        id: ConnectionId,
         /// The peer's address.
         peer: SocketAddr,
         /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's, if it got so far as to name it.
         client: IpAddr,
         /// The HTTP status that it was given, if it got an answer.
         status: Option<u16>,
-        /// What was wrong.
+        /// What was wrong, and what refused it: `on_handshake`, with what [`Response::because`](crate::Response::because)
+        /// said, a limit, or a rule of the protocol.
         reason: String,
+        /// The path that it asked for, without the query, if its request was understood.
+        path: Option<String>,
+        /// The `Origin` of its request: browsers name the origin of the page there.
+        origin: Option<String>,
     },
 }
 
@@ -87,8 +94,10 @@ pub struct ConnectionInfo {
     pub peer: SocketAddr,
     /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
     pub client: IpAddr,
-    /// The path that it asked for, with the query.
+    /// The path that it asked for, without the query.
     pub path: String,
+    /// The path with the query, which may hold secrets.
+    pub target: RequestTarget,
     /// How long it has been open.
     pub age: Duration,
     /// For how long no byte has come from the peer.
@@ -123,11 +132,18 @@ pub struct Stats {
     pub opened: u64,
     /// Connections that ended, by the [name](crate::CloseReason::name) of the cause.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Opening handshakes that did not come to a connection, refusals included, and plain HTTP requests that nobody
-    /// answered but the server itself.
+    /// Opening handshakes that did not come to a connection, refusals included. Each client that was accepted is counted,
+    /// sooner or later, either here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or
+    /// `thread_errors`.
     pub handshakes_failed: u64,
-    /// Plain HTTP requests that the responder answered.
+    /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered.
     pub http_requests: u64,
+    /// Plain HTTP requests that nobody answered but the server itself, with 426 or 405: a browser that asks for
+    /// `/favicon.ico`, a probe.
+    pub http_unclaimed: u64,
+    /// Clients that sent no request at all: a browser that connects in case it will need it, a check of whether the port
+    /// is open.
+    pub without_request: u64,
     /// Of the failures, those refused because the server was full.
     pub refused: u64,
     /// Failures to accept a TCP connection (no file descriptors, no memory).

@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Data,
     Ping,
     Pong,
+    /// The answer to a heartbeat in text: a data frame that is as urgent as a Pong.
+    TextPong,
     Close,
 }
 
@@ -72,7 +74,7 @@ impl Frame {
 
     /// The answer to a heartbeat in text. It is as urgent as a Pong, and of several only the newest counts as well.
     pub(crate) fn text_pong() -> Self {
-        Self::new(Kind::Pong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
+        Self::new(Kind::TextPong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
     }
 
     /// Frames that were written one after the other with [`write_to`](Self::write_to).
@@ -199,7 +201,7 @@ mod tests {
         let frame = Frame::message(Message::binary(vec![0; 70_000])).masked([9, 9, 9, 9]);
         assert_eq!(frame.header(), [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 9, 9, 9, 9]);
         assert!(frame.kind() == Kind::Data && encoded(&frame)[14..].iter().all(|byte| *byte == 9));
-        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::Pong);
+        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::TextPong);
     }
 
     #[test]

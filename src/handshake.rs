@@ -3,14 +3,17 @@
 //! Whatever is not an acceptable upgrade gets a proper HTTP answer. What follows the request in the same packet is kept
 //! for the connection.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
+use crate::close::ConnectionId;
 use crate::foreign;
 use crate::forwarded::{Remote, Trusted};
 use crate::logging::Log;
@@ -37,14 +40,17 @@ pub(crate) struct Rules {
 /// A client that has come and is not let in yet.
 #[derive(Debug)]
 pub(crate) struct Arrival {
+    /// Counted from 1 over all that come. A connection's number counts only those that are let in.
+    pub(crate) number: u64,
+    pub(crate) peer: SocketAddr,
     pub(crate) stream: Arc<TcpStream>,
     /// Whether it was decided that it will be let in, or that it will not.
     is_decided: AtomicBool,
 }
 
 impl Arrival {
-    pub(crate) fn new(stream: TcpStream) -> Self {
-        Self { stream: Arc::new(stream), is_decided: AtomicBool::new(false) }
+    pub(crate) fn new(number: u64, peer: SocketAddr, stream: TcpStream) -> Self {
+        Self { number, peer, stream: Arc::new(stream), is_decided: AtomicBool::new(false) }
     }
 
     /// Whether it may be let in: from here on it counts as a connection, which has a right to a Close frame.
@@ -63,11 +69,74 @@ impl Arrival {
 /// What a handshake came to.
 pub(crate) enum Outcome {
     /// The connection is a WebSocket. `tail` is what was received behind the request.
-    Upgraded { request: Request, accept: Box<Accept>, tail: Vec<u8> },
-    /// A plain HTTP request was answered by the application, and our end of the connection was closed.
-    Answered { status: u16 },
+    Upgraded { id: ConnectionId, request: Request, accept: Box<Accept>, tail: Vec<u8> },
+    /// A plain HTTP request was answered, and our end of the connection was closed.
+    Plain(Box<Plain>),
+    /// Nobody asked for anything: the client has gone without a request, or was told with 408 that it took too long.
+    Nothing { is_there: bool },
     /// The client was refused, and our end of the connection closed, or it never asked properly.
-    Failed { status: Option<u16>, reason: String },
+    Failed(Box<Failure>),
+}
+
+/// A plain HTTP request, and what became of it.
+#[derive(Debug)]
+pub(crate) struct Plain {
+    /// The method and the path.
+    request: String,
+    pub(crate) answer: io::Result<u16>,
+    /// Whether it was the server itself that answered, since nobody else did.
+    pub(crate) is_unclaimed: bool,
+}
+
+impl fmt::Display for Plain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { request, answer, is_unclaimed } = self;
+        match answer {
+            Ok(status) if *is_unclaimed => write!(f, "{request} asked for no upgrade; answered with {status}"),
+            Ok(status) => write!(f, "{request} answered with {status}"),
+            Err(error) => write!(f, "{request} not answered: {error}"),
+        }
+    }
+}
+
+/// An opening handshake that came to nothing.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The HTTP status that the client was given, if it got an answer.
+    pub(crate) status: Option<u16>,
+    pub(crate) reason: Cow<'static, str>,
+    /// What it asked for and from where, as far as its request was understood.
+    pub(crate) path: Option<String>,
+    pub(crate) origin: Option<String>,
+}
+
+impl Failure {
+    /// Of whom nothing is known but the address.
+    pub(crate) fn early(status: Option<u16>, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Box::new(Self { status, reason: reason.into(), path: None, origin: None })
+    }
+
+    pub(crate) fn of(request: &Request, status: Option<u16>, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
+        let (path, origin) = (request.path().to_owned(), request.header("Origin").map(str::to_owned));
+        Box::new(Self { status, reason: reason.into(), path: Some(path), origin })
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("handshake failed: ")?;
+        if let Some(status) = self.status {
+            write!(f, "{status}, ")?;
+        }
+        write!(f, "{}", self.reason)?;
+        if let Some(path) = &self.path {
+            write!(f, "; path {}", path)?;
+        }
+        match &self.origin {
+            Some(origin) => write!(f, ", origin {}", origin),
+            None => Ok(()),
+        }
+    }
 }
 
 /// The subprotocol of clients that send their heartbeat as text.
@@ -80,62 +149,81 @@ const MAX_HEAD: usize = 16 * 1024;
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `is_full`: the
-/// server is at its limit of connections.
+/// server is at its limit of connections. `last_id`: the number of the newest connection.
 ///
 /// One step after the other and none inlined, so that their frames lie over one another: see `Slot::run`.
 #[inline(never)]
 pub(crate) fn perform(
     arrival: &Arrival,
-    peer: SocketAddr,
     rules: &Rules,
     deadline: Instant,
     is_full: bool,
+    last_id: &AtomicU64,
 ) -> (Remote, Outcome) {
-    let stream = &*arrival.stream;
+    let (stream, peer) = (&*arrival.stream, arrival.peer);
     let (mut request, tail) = match read_head(stream, peer, deadline) {
         Ok(read) => read,
-        Err(HeadError::Refused(refusal)) => return (peer.into(), refuse(stream, &refusal, true, deadline, &rules.log)),
-        Err(HeadError::Lost(reason)) => return (peer.into(), Outcome::Failed { status: None, reason }),
+        Err(HeadError::Refused(refusal)) => {
+            let status = answer_and_end(stream, &refusal.0, true, deadline, &rules.log).ok();
+            return (peer.into(), Outcome::Failed(Failure::early(status, refusal.1)));
+        }
+        Err(HeadError::Lost(reason)) => return (peer.into(), Outcome::Failed(Failure::early(None, reason))),
+        Err(HeadError::Gone) => return (peer.into(), Outcome::Nothing { is_there: false }),
+        Err(HeadError::Silent) => {
+            let is_there = answer_and_end(stream, &too_slow(), true, deadline, &rules.log).is_ok();
+            return (peer.into(), Outcome::Nothing { is_there });
+        }
     };
     request.find_client(&rules.trusted);
     let remote = request.remote();
     let with_body = request.method() != "HEAD";
+    let refuse = |refusal: Refusal| {
+        let status = answer_and_end(stream, &refusal.0, with_body, deadline, &rules.log).ok();
+        (remote, Outcome::Failed(Failure::of(&request, status, refusal.1)))
+    };
     match look_at(&request, rules, is_full) {
         Ok(()) => {}
-        Err(Declined::Answered(response)) => {
-            return (remote, answer(stream, &response, with_body, deadline, &rules.log));
+        Err(Declined::Plain { response, is_unclaimed }) => {
+            let answer = answer_and_end(stream, &response, with_body, deadline, &rules.log);
+            let request = format!("{} {}", request.method(), request.path());
+            return (remote, Outcome::Plain(Box::new(Plain { request, answer, is_unclaimed })));
         }
-        Err(Declined::Refused(refusal)) => return (remote, refuse(stream, &refusal, with_body, deadline, &rules.log)),
+        Err(Declined::Refused(refusal)) => return refuse(refusal),
     }
     let accept = match decide(&request, rules) {
         Ok(accept) => accept,
-        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline, &rules.log)),
+        Err(refusal) => return refuse(refusal),
     };
     let answer = match welcome(&request, &accept, rules) {
         Ok(answer) => answer,
-        Err(refusal) => return (remote, refuse(stream, &refusal, true, deadline, &rules.log)),
+        Err(refusal) => return refuse(refusal),
     };
     if !arrival.let_in() {
-        return (remote, Outcome::Failed { status: None, reason: "the server is shutting down".to_owned() });
+        return (remote, Outcome::Failed(Failure::of(&request, None, "the server is shutting down")));
     }
+    // Before the answer, so that a client which connects when another is in has the higher number.
+    let id = last_id.fetch_add(1, Relaxed) + 1;
     let outcome = match tcp::write_before(stream, &answer, deadline) {
-        Ok(()) => Outcome::Upgraded { request, accept, tail },
-        Err(error) => Outcome::Failed { status: None, reason: format!("answer not sent: {error}") },
+        Ok(()) => Outcome::Upgraded { id, request, accept, tail },
+        Err(error) => Outcome::Failed(Failure::of(&request, None, format!("answer not sent: {error}"))),
     };
     (remote, outcome)
 }
 
 /// An answer that is no upgrade, and the reason for the log.
-type Refusal = Box<(Response, &'static str)>;
+type Refusal = Box<(Response, Cow<'static, str>)>;
 
-fn refusal(response: Response, reason: &'static str) -> Refusal {
-    Box::new((response, reason))
+fn refusal(response: Response, reason: impl Into<Cow<'static, str>>) -> Refusal {
+    Box::new((response, reason.into()))
 }
 
 /// Why a complete request does not become a WebSocket.
 enum Declined {
-    /// It did not want to, and the application has answered it.
-    Answered(Box<Response>),
+    /// It did not ask for that, and this is its answer: the application's, or else our own.
+    Plain {
+        response: Box<Response>,
+        is_unclaimed: bool,
+    },
     Refused(Refusal),
 }
 
@@ -148,19 +236,23 @@ impl From<Refusal> for Declined {
 /// Whether a complete request is an opening handshake as it should be, and there is room for it.
 #[inline(never)]
 fn look_at(request: &Request, rules: &Rules, is_full: bool) -> Result<(), Declined> {
+    check_host(request)?;
     if !request.has_token("Upgrade", "websocket") {
         return Err(match ask_for_answer(request, rules) {
-            Some(response) => Declined::Answered(response),
-            None => no_upgrade(request).into(),
+            Some(response) => Declined::Plain { response, is_unclaimed: false },
+            None => Declined::Plain { response: Box::new(no_upgrade(request)), is_unclaimed: true },
         });
     }
     check_upgrade(request)?;
     if is_full {
         let response = Response::new(503).header("Retry-After", "5").text("too many connections\n");
-        return Err(refusal(response, "too many connections").into());
+        return Err(refusal(response, TOO_MANY).into());
     }
     Ok(())
 }
+
+/// Why a client is refused that there is no room for.
+pub(crate) const TOO_MANY: &str = "too many connections (max_connections)";
 
 /// The application's answer to a request that is no opening handshake.
 fn ask_for_answer(request: &Request, rules: &Rules) -> Option<Box<Response>> {
@@ -178,6 +270,14 @@ enum HeadError {
     Refused(Refusal),
     /// There is nobody to answer any more.
     Lost(String),
+    /// The same, and nobody has asked for anything, such as a browser that connects in case it will need it.
+    Gone,
+    /// Not a byte has come in all the time there was.
+    Silent,
+}
+
+fn too_slow() -> Response {
+    Response::new(408).text("the request took too long\n")
 }
 
 /// Reads up to the end of the request's head. What came behind it is the second part of the result.
@@ -186,14 +286,14 @@ fn read_head(stream: &TcpStream, peer: SocketAddr, deadline: Instant) -> Result<
     let mut head = Head::new();
     loop {
         let read = tcp::read_before(stream, head.space(), deadline);
-        let Some(count) = read.map_err(|error| HeadError::Lost(error.to_string()))? else {
-            let response = Response::new(408).text("the request took too long\n");
-            return Err(HeadError::Refused(refusal(response, "request too slow")));
+        let count = match read {
+            Ok(None) if head.len == 0 => return Err(HeadError::Silent),
+            Ok(None) => return Err(HeadError::Refused(refusal(too_slow(), "request too slow"))),
+            Ok(Some(0)) | Err(_) if head.len == 0 => return Err(HeadError::Gone),
+            Ok(Some(0)) => return Err(HeadError::Lost("closed in the middle of the request".to_owned())),
+            Ok(Some(count)) => count,
+            Err(error) => return Err(HeadError::Lost(error.to_string())),
         };
-        if count == 0 {
-            let what = if head.len == 0 { "closed without a request" } else { "closed in the middle of the request" };
-            return Err(HeadError::Lost(what.to_owned()));
-        }
         if let Some(complete) = head.filled(count, peer)? {
             return Ok(complete);
         }
@@ -258,32 +358,42 @@ fn malformed(error: httparse::Error) -> HeadError {
 }
 
 /// The answer to a request that is no upgrade and that nobody else answers.
-fn no_upgrade(request: &Request) -> Refusal {
+fn no_upgrade(request: &Request) -> Response {
     match request.method() {
         "GET" | "HEAD" => {
             let response = Response::new(426).header("Upgrade", "websocket");
-            refusal(response.text("This is a WebSocket server: connect with ws://\n"), "no upgrade")
+            response.text("This is a WebSocket server: connect with ws://\n")
         }
         _ => method_not_allowed(),
     }
 }
 
-fn method_not_allowed() -> Refusal {
-    refusal(Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n"), "method not allowed")
+fn method_not_allowed() -> Response {
+    Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n")
 }
 
-/// What RFC 6455 section 4.2.1 demands of the request.
+fn bad(reason: &'static str) -> Refusal {
+    refusal(Response::new(400).text(format!("{reason}\n")), reason)
+}
+
+/// One Host, which HTTP/1.0 may leave out (RFC 9112 section 3.2): of two, a proxy may have gone by the other.
+fn check_host(request: &Request) -> Result<(), Refusal> {
+    match request.count("Host") {
+        1 => Ok(()),
+        0 if !request.is_http_1_1() => Ok(()),
+        0 => Err(bad("missing Host")),
+        _ => Err(bad("more than one Host")),
+    }
+}
+
+/// What RFC 6455 section 4.2.1 demands of the request, beyond what HTTP does.
 #[inline(never)]
 fn check_upgrade(request: &Request) -> Result<(), Refusal> {
-    let bad = |reason: &'static str| refusal(Response::new(400).text(format!("{reason}\n")), reason);
     if request.method() != "GET" {
-        return Err(method_not_allowed());
+        return Err(refusal(method_not_allowed(), "method not allowed"));
     }
     if !request.is_http_1_1() {
         return Err(refusal(Response::new(505).text("an upgrade needs HTTP/1.1\n"), "HTTP version is not 1.1"));
-    }
-    if request.header("Host").is_none() {
-        return Err(bad("missing Host"));
     }
     if !request.has_token("Connection", "Upgrade") {
         return Err(bad("Connection does not say Upgrade"));
@@ -292,6 +402,9 @@ fn check_upgrade(request: &Request) -> Result<(), Refusal> {
         let response = Response::new(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
         let response = response.text("only WebSocket version 13 is spoken here\n");
         return Err(refusal(response, "WebSocket version is not 13"));
+    }
+    if request.count("Sec-WebSocket-Key") > 1 {
+        return Err(bad("more than one Sec-WebSocket-Key"));
     }
     match request.header("Sec-WebSocket-Key") {
         None => Err(bad("missing Sec-WebSocket-Key")),
@@ -314,7 +427,7 @@ fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
         None => Accept::new(),
         Some(decide) => match foreign::call(|| decide(request)) {
             Ok(Ok(accept)) => accept,
-            Ok(Err(response)) if (300..600).contains(&response.status()) => return Err(refusal(response, "rejected")),
+            Ok(Err(response)) if (300..600).contains(&response.status()) => return Err(rejected(response)),
             Ok(Err(response)) => {
                 return Err(mistake(rules, request, &format!("rejected with status {}", response.status())));
             }
@@ -332,6 +445,14 @@ fn decide(request: &Request, rules: &Rules) -> Result<Box<Accept>, Refusal> {
     Ok(Box::new(accept))
 }
 
+fn rejected(response: Response) -> Refusal {
+    let reason = match response.reason() {
+        Some(reason) => format!("rejected by on_handshake: {reason}").into(),
+        None => Cow::Borrowed("rejected by on_handshake"),
+    };
+    refusal(response, reason)
+}
+
 /// The bytes of the answer 101.
 fn welcome(request: &Request, accept: &Accept, rules: &Rules) -> Result<Vec<u8>, Refusal> {
     // Checked by check_upgrade.
@@ -343,19 +464,6 @@ fn welcome(request: &Request, accept: &Accept, rules: &Rules) -> Result<Vec<u8>,
 fn mistake(rules: &Rules, request: &Request, what: &str) -> Refusal {
     rules.log.error(format_args!("{}: on_handshake {what}; answered with 500", request.remote()));
     refusal(Response::new(500).text("internal error\n"), "on_handshake failed")
-}
-
-fn answer(stream: &TcpStream, response: &Response, with_body: bool, deadline: Instant, log: &Log) -> Outcome {
-    match answer_and_end(stream, response, with_body, deadline, log) {
-        Ok(status) => Outcome::Answered { status },
-        Err(error) => Outcome::Failed { status: None, reason: error.to_string() },
-    }
-}
-
-fn refuse(stream: &TcpStream, refusal: &Refusal, with_body: bool, deadline: Instant, log: &Log) -> Outcome {
-    let (response, reason) = &**refusal;
-    let status = answer_and_end(stream, response, with_body, deadline, log).ok();
-    Outcome::Failed { status, reason: (*reason).to_owned() }
 }
 
 /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be taken

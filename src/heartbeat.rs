@@ -161,6 +161,11 @@ impl Heartbeat {
         self.missed() > 0 || self.window.is_none() && self.silence.is_some() || self.is_examining()
     }
 
+    /// Whether a Ping's clock runs, so that the next Ping is not the one that is judged by.
+    pub(crate) fn has_clock(&self) -> bool {
+        self.clock.is_some()
+    }
+
     /// Whether all evidence is needed at `now`, whatever it costs: the miss clock has run out, or something was last seen
     /// to wait for the peer.
     pub(crate) fn is_overdue(&self, now: Instant) -> bool {

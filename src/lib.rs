@@ -267,8 +267,9 @@
 //! # Who may come in
 //!
 //! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
-//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it. [`Server::on_request`] answers
-//! plain HTTP; what it leaves gets 426, or 405 for methods other than GET and HEAD.
+//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it, [with a
+//! reason](Response::because) for the log. [`Server::on_request`] answers plain HTTP; what it leaves gets 426, or 405 for
+//! methods other than GET and HEAD. A request with two `Host` lines gets 400, and so does one of HTTP/1.1 with none.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -408,7 +409,7 @@
 //! | `heartwire-supervisor` | as long as the server or client | counters, events, broadcasts, closing deadlines |
 //! | `heartwire-stand-in` | as long as the server or client | reads, answers, beats and judges for handlers that are away |
 //! | `heartwire-log` | as long as the server or client | calls the logger |
-//! | `heartwire-conn-N` | as long as connection N | opening handshake, handler, heartbeat, closing handshake |
+//! | `heartwire-conn` | as long as its connection | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
 //!
@@ -457,9 +458,16 @@
 //! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
 //!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
 //!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox; lines of the log.
-//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, a client's pause.
-//! - **debug**: plain HTTP requests that were answered, failed writes, a socket option that could not be set.
-//! - **trace**: nothing.
+//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, with its path, its
+//!   `Origin` and what refused it; a client's pause.
+//! - **debug**: plain HTTP requests, clients that connected and sent no request, failed writes, a socket option that
+//!   could not be set.
+//! - **trace**: the beat. Each Ping that was sent, and each Pong that came, with its round trip.
+//!
+//! A line stays one line, whatever a peer or a handler puts into it: characters that would end it, control a terminal or
+//! change the direction of text are escaped, as in `\u{202e}`. Queries often hold tokens, so they stand in no line and in no
+//! `Debug` output; [`RequestTarget`] gives them to code that asks. `#` and a number name a connection. A client that is
+//! never let in, such as a browser that asks for `/favicon.ico`, takes no number.
 //!
 //! # Features and versions
 //!
@@ -477,6 +485,7 @@ mod close;
 mod connection;
 mod decoder;
 mod error;
+mod escape;
 mod event;
 mod foreign;
 mod forwarded;
@@ -513,7 +522,7 @@ pub use event::{ConnectionInfo, Event, RoundTrips, Snapshot, Stats};
 pub use handle::Handle;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use message::Message;
-pub use request::Request;
+pub use request::{Request, RequestTarget};
 pub use response::{Accept, Response};
 pub use round_trip::RoundTrip;
 pub use sender::Sender;

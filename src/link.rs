@@ -24,6 +24,7 @@ use crate::handle::Hub;
 use crate::heartbeat::{self, HeartbeatPolicy};
 use crate::message::Message;
 use crate::outbound::{Figures, Outbound, SendFailure, Sent, Wait};
+use crate::request::RequestTarget;
 use crate::round_trip::PingLedger;
 use crate::settings::Settings;
 use crate::supervisor::Notice;
@@ -36,7 +37,7 @@ use slot::Slot;
 pub(crate) struct Link {
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
-    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
     pub(crate) opened: Instant,
     pub(crate) outbound: Outbound<TcpStream>,
     pub(crate) close_timeout: Duration,
@@ -69,7 +70,7 @@ pub(crate) struct Opening<'a> {
     pub(crate) role: Role,
     pub(crate) id: ConnectionId,
     pub(crate) remote: Remote,
-    pub(crate) path: String,
+    pub(crate) target: RequestTarget,
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) settings: &'a Settings,
     pub(crate) takes_broadcasts: bool,
@@ -78,12 +79,12 @@ pub(crate) struct Opening<'a> {
 
 impl Link {
     pub(crate) fn new(opening: Opening<'_>) -> Self {
-        let Opening { role, id, remote, path, stream, settings, takes_broadcasts, hub } = opening;
+        let Opening { role, id, remote, target, stream, settings, takes_broadcasts, hub } = opening;
         let opened = Instant::now();
         Self {
             id,
             remote,
-            path,
+            target,
             opened,
             outbound: Outbound::new(role, stream, settings.queue_size, settings.close_timeout),
             close_timeout: settings.close_timeout,
@@ -174,6 +175,7 @@ impl Link {
         if sent == Sent::Written {
             self.ledger().written(&payload);
         }
+        self.trace_ping(&payload, sent);
         self.hub.count(|stats| stats.pings += 1);
         Ok(sent)
     }
@@ -182,8 +184,9 @@ impl Link {
     /// all of it.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>) -> Result<(), Error> {
         let payload = self.ledger().ping_in_line(Instant::now(), waiter);
-        let sent = self.outbound.send_control(Frame::ping_in_line(payload));
-        self.settle(sent)?;
+        let sent = self.outbound.send_control(Frame::ping_in_line(payload.clone()));
+        let sent = self.settle(sent)?;
+        self.trace_ping(payload.as_bytes(), sent);
         self.hub.count(|stats| stats.pings += 1);
         Ok(())
     }
@@ -357,6 +360,10 @@ impl Link {
         let answered = ledger.pong(payload, now);
         let is_sample = samples(&ledger) > before;
         drop(ledger);
+        self.trace(|| match answered {
+            Some(elapsed) => format!("Pong {} received, round trip {elapsed:.1?}", String::from_utf8_lossy(payload)),
+            None => "Pong received that answers no Ping of ours".to_owned(),
+        });
         if let Some(elapsed) = answered {
             self.hub.count(|stats| {
                 stats.pongs += 1;
@@ -365,6 +372,27 @@ impl Link {
                 }
             });
         }
+    }
+
+    fn trace_ping(&self, payload: &[u8], sent: Sent) {
+        self.trace(|| {
+            let what = if sent == Sent::Written { "sent" } else { "queued: the socket takes nothing now" };
+            format!("Ping {} {what}", String::from_utf8_lossy(payload))
+        });
+    }
+
+    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held up.
+    fn trace(&self, beat: impl FnOnce() -> String) {
+        if log::max_level() == log::LevelFilter::Trace {
+            self.tell_beat(beat);
+        }
+    }
+
+    /// Not inlined, to keep the stack of all others low.
+    #[cold]
+    #[inline(never)]
+    fn tell_beat(&self, beat: impl FnOnce() -> String) {
+        self.hub.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
     }
 
     pub(crate) fn count_message_in(&self) {
@@ -440,7 +468,8 @@ impl Link {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
-            path: self.path.clone(),
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
             traffic: self.traffic(&figures),
             reason: figures.reason,
             sent: figures.sent,
@@ -464,7 +493,8 @@ impl Link {
             id: self.id,
             peer: self.remote.peer,
             client: self.remote.client,
-            path: self.path.clone(),
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
             age,
             silent: age.saturating_sub(heard_at),
             missed: self.missed(),

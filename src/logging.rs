@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use log::{Level, Record};
 
+use crate::escape::Escaped;
 use crate::foreign;
 
 /// The log of one server or client.
@@ -78,12 +79,16 @@ impl Log {
         self.line(Level::Debug, text);
     }
 
+    pub(crate) fn trace(&self, text: fmt::Arguments<'_>) {
+        self.line(Level::Trace, text);
+    }
+
     /// Not to be called with a lock held, for without the thread it calls the logger.
     fn line(&self, level: Level, text: fmt::Arguments<'_>) {
         if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
             return;
         }
-        let line = Line { level, text: text.to_string() };
+        let line = Line { level, text: Escaped(text).to_string() };
         let mut state = self.lock();
         if state.phase == Phase::Direct {
             drop(state);

@@ -63,6 +63,12 @@ impl Collector for Figures {
         out.counter("handshake_failures", "Opening handshakes that came to nothing", stats.handshakes_failed)?;
         out.counter("refusals", "Opening handshakes refused because the server was full", stats.refused)?;
         out.counter("http_requests", "Plain HTTP requests answered", stats.http_requests)?;
+        out.counter(
+            "http_unclaimed",
+            "Plain HTTP requests that nobody answered, with 426 or 405",
+            stats.http_unclaimed,
+        )?;
+        out.counter("without_request", "Clients that connected and sent no request", stats.without_request)?;
         out.counter("accept_errors", "Failures to accept a TCP connection", stats.accept_errors)?;
         out.counter("thread_errors", "Failures to start a connection's thread", stats.thread_errors)?;
 

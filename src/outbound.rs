@@ -6,8 +6,8 @@
 //!
 //! Invariants:
 //! - Frames are never torn: a frame that is partly written is continued before anything else is.
-//! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary; of Pings
-//!   and of Pongs only the newest waits, since it answers for the earlier ones.
+//! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary; of Pings,
+//!   of Pongs and of answers to heartbeats in text only the newest waits, since it answers for the earlier ones.
 //! - Nothing follows a Close frame.
 //! - The lock is never held across a call that can block.
 
@@ -85,10 +85,10 @@ pub(crate) struct Figures {
 pub(crate) struct Uptake {
     /// Since when data has waited without any of it being taken; `None` if nothing waits.
     pub(crate) blocked_since: Option<Instant>,
-    /// When a Ping was last handed to the socket whole.
-    pub(crate) ping_left: Option<Instant>,
-    /// Bytes that the socket has taken behind that Ping.
-    pub(crate) behind_ping: u64,
+    /// When a Ping was last handed to the socket whole, and how many bytes had been by then.
+    pub(crate) ping_left: Option<(Instant, u64)>,
+    /// Bytes that the socket has taken.
+    pub(crate) bytes: u64,
 }
 
 /// The write half.
@@ -114,6 +114,7 @@ struct State<S> {
     batch: Batch,
     ping: Option<Frame>,
     pong: Option<Frame>,
+    text_pong: Option<Frame>,
     /// Small frames that were fed, in one piece. They are ahead of `data`.
     fed: Vec<u8>,
     data: VecDeque<Frame>,
@@ -145,6 +146,7 @@ impl<S: Socket> Outbound<S> {
             batch: Batch::default(),
             ping: None,
             pong: None,
+            text_pong: None,
             fed: Vec::new(),
             data: VecDeque::new(),
             queued: 0,
@@ -329,11 +331,7 @@ impl<S: Socket> Outbound<S> {
     /// How far the socket is, for the judgement of the peer.
     pub(crate) fn uptake(&self) -> Uptake {
         let state = self.lock();
-        Uptake {
-            blocked_since: state.blocked_since,
-            ping_left: state.ping_left.map(|(at, _)| at),
-            behind_ping: state.ping_left.map_or(0, |(_, offset)| state.bytes - offset),
-        }
+        Uptake { blocked_since: state.blocked_since, ping_left: state.ping_left, bytes: state.bytes }
     }
 
     /// How far the connection is closed, and why: for a look, or for something that was read.
@@ -427,7 +425,7 @@ impl<S: Socket> State<S> {
             match frame.kind() {
                 Kind::Close => self.close_is_written(),
                 Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes)),
-                Kind::Pong | Kind::Data => {}
+                Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
             return Ok(Sent::Written);
         }
@@ -451,6 +449,7 @@ impl<S: Socket> State<S> {
         let replaced = match frame.kind() {
             Kind::Ping => self.ping.replace(frame),
             Kind::Pong => self.pong.replace(frame),
+            Kind::TextPong => self.text_pong.replace(frame),
             Kind::Data | Kind::Close => {
                 self.data.push_back(frame);
                 None
@@ -498,7 +497,7 @@ impl<S: Socket> State<S> {
             self.data.push_front(Frame::joined(fed));
         }
         while batch.has_room() {
-            let urgent = self.pong.take().or_else(|| self.ping.take());
+            let urgent = self.pong.take().or_else(|| self.text_pong.take()).or_else(|| self.ping.take());
             let Some(frame) = urgent.or_else(|| self.data.pop_front()) else { return };
             batch.push(frame);
         }
@@ -538,6 +537,7 @@ impl<S: Socket> State<S> {
         self.batch = Batch::default();
         self.ping = None;
         self.pong = None;
+        self.text_pong = None;
         self.fed = Vec::new();
         self.data = VecDeque::new();
         self.queued = 0;

@@ -90,7 +90,7 @@ impl Audience {
             return Ok(());
         }
         let text = "The status is shown under the name localhost or a loopback address only.\n";
-        Err(Response::new(403).text(text))
+        Err(Response::new(403).text(text).because("the status is not shown under this Host"))
     }
 
     /// Refuses, beyond that, pages of another origin: browsers let them open WebSockets to anywhere.
@@ -104,7 +104,11 @@ impl Audience {
         let is_own = ["http://", "https://"]
             .iter()
             .any(|scheme| origin.1.eq_ignore_ascii_case(format!("{scheme}{host}").as_bytes()));
-        if is_own { Ok(()) } else { Err(Response::new(403).text("The status is not for pages from elsewhere.\n")) }
+        if is_own {
+            return Ok(());
+        }
+        let response = Response::new(403).text("The status is not for pages from elsewhere.\n");
+        Err(response.because("the status is not for pages of another origin"))
     }
 }
 

@@ -176,7 +176,7 @@ fn ms(duration: Duration) -> f64 {
 }
 
 fn is_watcher(connection: &ConnectionInfo) -> bool {
-    connection.path.split('?').next() == Some(PATH)
+    connection.path == PATH
 }
 
 /// Who it is: behind a proxy that is trusted, the client.

@@ -15,7 +15,7 @@ use crate::heartbeat::{Action, Evidence, Heartbeat, HeartbeatPolicy, Reading, Si
 use crate::inbound::{Filled, Inbound};
 use crate::link::Link;
 use crate::message::Message;
-use crate::outbound::Sent;
+use crate::outbound::{Sent, Uptake};
 use crate::suspension;
 use crate::tcp;
 
@@ -31,6 +31,8 @@ pub(crate) struct Reception {
     arrived: u64,
     heard: Instant,
     reading: Reading,
+    /// The Ping whose clock runs.
+    ping: JudgedPing,
     /// Messages that were read for a handler that is away, in order.
     ahead: VecDeque<Message>,
     /// What they cost, as it is counted against the bounds.
@@ -41,6 +43,14 @@ pub(crate) struct Reception {
     is_kept_alive: bool,
     /// Whether the peer was found dead. What it sent before is still the handler's.
     is_dead: bool,
+}
+
+/// The Ping that the peer's silence is judged by: the first of those that are unanswered, or the first after a miss.
+#[derive(Debug)]
+struct JudgedPing {
+    asked: Instant,
+    /// When it left our queue, and how many bytes the socket had taken by then.
+    left: Option<(Instant, u64)>,
 }
 
 /// The connection has ended: what there is to say was said.
@@ -65,6 +75,7 @@ impl Reception {
             arrived: 0,
             heard: now,
             reading: Reading::Always,
+            ping: JudgedPing { asked: now, left: None },
             ahead: VecDeque::new(),
             ahead_size: 0,
             last_word: None,
@@ -216,10 +227,16 @@ impl Reception {
         // Counted before it is written: what comes back at once is its answer, and news.
         let before = Instant::now();
         self.has_arrived(link.bytes_in() + tcp::waiting(self.inbound.stream()), before);
+        if !self.heartbeat.has_clock() {
+            self.ping = JudgedPing { asked: before, left: None };
+        }
         let sent = link.ping(self.heartbeat.policy().announcement(), None);
         self.is_calm = false;
         match sent {
-            Ok(Sent::Written) => self.heartbeat.ping_written(Instant::now(), self.arrived),
+            Ok(Sent::Written) => {
+                self.note_ping_left(&link.outbound.uptake());
+                self.heartbeat.ping_written(Instant::now(), self.arrived);
+            }
             // It may have left the queue by now, too.
             Ok(_) | Err(_) => self.heartbeat.ping_queued(before, self.arrived),
         }
@@ -248,14 +265,20 @@ impl Reception {
         let read = link.bytes_in();
         self.has_arrived(read + tcp::waiting(self.inbound.stream()), now);
         let uptake = link.outbound.uptake();
-        let is_needed = self.heartbeat.is_overdue(now);
+        self.note_ping_left(&uptake);
+        let is_held_back = match self.ping.left {
+            Some((_, offset)) if self.heartbeat.is_overdue(now) => {
+                tcp::holds_back(self.inbound.stream(), uptake.bytes - offset)
+            }
+            _ => false,
+        };
         let evidence = Evidence {
             arrived: self.arrived,
             examined: read - self.inbound.decoder.unexamined() as u64,
             heard: self.heard,
             reading: self.reading,
-            ping_left: uptake.ping_left,
-            is_held_back: is_needed && tcp::holds_back(self.inbound.stream(), uptake.behind_ping),
+            ping_left: self.ping.left.map(|(at, _)| at),
+            is_held_back,
             blocked_since: uptake.blocked_since,
             suspended: suspension::so_far(),
         };
@@ -263,6 +286,11 @@ impl Reception {
             .full_queue_timeout
             .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
         (evidence, limit)
+    }
+
+    fn note_ping_left(&mut self, uptake: &Uptake) {
+        let last_left = uptake.ping_left.filter(|(at, _)| *at >= self.ping.asked);
+        self.ping.left = self.ping.left.or(last_left);
     }
 
     pub(crate) fn policy(&self) -> HeartbeatPolicy {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::forwarded::{Remote, Trusted};
 
@@ -16,6 +17,52 @@ pub struct Request {
     headers: Box<[(Span, Span)]>,
     is_http_1_1: bool,
     remote: Remote,
+}
+
+/// The target of a request as it was sent: the path, with the query if there is one.
+///
+/// Queries often hold secrets, such as a token. So nothing prints one by itself: `Debug` leaves the query out, there is no
+/// `Display`, and whoever wants all of it asks for [`as_str`](Self::as_str). Cloning is cheap.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct RequestTarget(Arc<str>);
+
+impl RequestTarget {
+    /// The target as it was sent.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The path, without the query.
+    pub fn path(&self) -> &str {
+        path_of(&self.0)
+    }
+
+    /// What follows the question mark.
+    pub fn query(&self) -> Option<&str> {
+        self.0.split_once('?').map(|(_, query)| query)
+    }
+}
+
+impl From<&str> for RequestTarget {
+    fn from(target: &str) -> Self {
+        Self(target.into())
+    }
+}
+
+impl fmt::Debug for RequestTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.path(), f)
+    }
+}
+
+/// The path in a target. One in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it, in which a
+/// password may stand.
+fn path_of(target: &str) -> &str {
+    let path = target.split_once('?').map_or(target, |(path, _)| path);
+    match path.split_once("://") {
+        Some((_, rest)) if !path.starts_with('/') => rest.find('/').map_or("/", |start| &rest[start..]),
+        _ => path,
+    }
 }
 
 /// A place in the head. 32 bits do: the head's size is limited.
@@ -55,14 +102,14 @@ impl Request {
         self.text(self.method)
     }
 
-    /// The target as it was sent: the path, with the query if there is one.
+    /// The target as it was sent: the path, with the query if there is one. Queries often hold secrets.
     pub fn target(&self) -> &str {
         self.text(self.target)
     }
 
     /// The path, without the query.
     pub fn path(&self) -> &str {
-        self.target().split_once('?').map_or(self.target(), |(path, _)| path)
+        path_of(self.target())
     }
 
     /// What follows the question mark in the target.
@@ -119,6 +166,11 @@ impl Request {
         self.is_http_1_1
     }
 
+    /// How many lines there are of a header.
+    pub(crate) fn count(&self, header: &str) -> usize {
+        self.headers().filter(|(name, _)| name.eq_ignore_ascii_case(header)).count()
+    }
+
     pub(crate) fn has_token(&self, header: &str, token: &str) -> bool {
         self.header_list(header).any(|item| item.eq_ignore_ascii_case(token))
     }
@@ -139,11 +191,11 @@ fn str_of(bytes: &[u8]) -> Option<&str> {
 
 impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Headers may hold credentials.
+        // Headers and the query may hold credentials.
         f.debug_struct("Request")
             .field("peer", &self.peer())
             .field("method", &self.method())
-            .field("target", &self.target())
+            .field("path", &self.path())
             .finish_non_exhaustive()
     }
 }
@@ -189,7 +241,27 @@ mod tests {
 
     #[test]
     fn debug_output_tells_no_secrets() {
-        let request = parse("GET / HTTP/1.1\r\nAuthorization: Bearer s3cret\r\n\r\n");
-        assert!(!format!("{request:?}").contains("s3cret"));
+        let request = parse("GET /chat?token=s3cret HTTP/1.1\r\nAuthorization: Bearer s3cret\r\n\r\n");
+        let target = RequestTarget::from(request.target());
+        for shown in [format!("{request:?}"), format!("{target:?}")] {
+            assert!(shown.contains("/chat") && !shown.contains("s3cret"), "{shown}");
+        }
+        assert_eq!((target.as_str(), target.path()), ("/chat?token=s3cret", "/chat"));
+        assert_eq!(target.query(), Some("token=s3cret"));
+    }
+
+    #[test]
+    fn the_path_is_what_stands_between_the_authority_and_the_query() {
+        for (target, path) in [
+            ("/", "/"),
+            ("/a?b", "/a"),
+            ("/a?b=http://c/d", "/a"),
+            ("/http://a/b", "/http://a/b"),
+            ("http://user:password@host/a?b", "/a"),
+            ("http://host?b", "/"),
+            ("*", "*"),
+        ] {
+            assert_eq!(path_of(target), path, "{target}");
+        }
     }
 }

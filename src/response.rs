@@ -57,13 +57,14 @@ pub struct Response {
     status: u16,
     headers: Vec<(String, String)>,
     body: Vec<u8>,
+    because: Option<String>,
 }
 
 impl Response {
     /// A response with this status and no body. A status below 200 or above 999 makes no response: it is answered with
     /// 500, and logged.
     pub fn new(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: Vec::new() }
+        Self { status, headers: Vec::new(), body: Vec::new(), because: None }
     }
 
     /// Adds a header. `Content-Length` and `Connection` are set by the server. A name or value that is not valid is
@@ -73,7 +74,7 @@ impl Response {
         self
     }
 
-    /// Sets a body of any type; say which with a `Content-Type` header.
+    /// Sets a body of any type, which a 204 and a 304 do not have; say which with a `Content-Type` header.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
@@ -84,8 +85,25 @@ impl Response {
         self.header("Content-Type", "text/plain; charset=utf-8").body(text.into())
     }
 
+    /// Says why an opening handshake is rejected, to the log and to
+    /// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). Nothing of it is sent.
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.because = Some(reason.into());
+        self
+    }
+
     pub(crate) fn status(&self) -> u16 {
         self.status
+    }
+
+    /// Why it is a rejection, if the application has said so.
+    pub(crate) fn reason(&self) -> Option<&str> {
+        self.because.as_deref()
+    }
+
+    /// Whether there may be a body at all, and so a length of it (RFC 9110 sections 6.4.1 and 8.6).
+    fn has_content(&self) -> bool {
+        !matches!(self.status, 204 | 304)
     }
 
     /// The bytes of the response, without the body for a HEAD request.
@@ -104,9 +122,11 @@ impl Response {
         // An upgrade that is on offer has to be named here as well (RFC 9110 section 7.8).
         let offers = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Upgrade"));
         push_header(&mut bytes, "Connection", if offers { "Upgrade, close" } else { "close" })?;
-        push_header(&mut bytes, "Content-Length", &self.body.len().to_string())?;
+        if self.has_content() {
+            push_header(&mut bytes, "Content-Length", &self.body.len().to_string())?;
+        }
         bytes.extend_from_slice(b"\r\n");
-        if with_body {
+        if with_body && self.has_content() {
             bytes.extend_from_slice(&self.body);
         }
         Ok(bytes)
@@ -170,6 +190,15 @@ mod tests {
                         Connection: close\r\nContent-Length: 8\r\n\r\n";
         assert_eq!(text(response.encode(true).unwrap()), format!("{expected}not you\n"));
         assert_eq!(text(response.encode(false).unwrap()), expected, "HEAD: the same without the body");
+    }
+
+    #[test]
+    fn responses_without_content_have_no_length_and_no_body() {
+        for (status, reason) in [(204, "No Content"), (304, "Not Modified")] {
+            let response = Response::new(status).header("ETag", "\"1\"").body("nobody is to see this");
+            let expected = format!("HTTP/1.1 {status} {reason}\r\nETag: \"1\"\r\nConnection: close\r\n\r\n");
+            assert_eq!(text(response.encode(true).unwrap()), expected);
+        }
     }
 
     #[test]

@@ -83,7 +83,8 @@ fn let_in(request: &Request, audience: Audience, allowed: &[String]) -> Result<A
     }
     match request.header("Origin") {
         Some(origin) if !allowed.is_empty() && !allowed.contains(&origin.to_ascii_lowercase()) => {
-            Err(Response::new(403).text("this origin is not allowed\n"))
+            let because = "--allow-origin does not name its origin";
+            Err(Response::new(403).text("this origin is not allowed\n").because(because))
         }
         _ => Ok(Accept::new()),
     }

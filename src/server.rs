@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
@@ -19,7 +19,7 @@ use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::Role;
 use crate::handle::{Handle, Hub, Listener, Receivers};
-use crate::handshake::{self, Arrival, Outcome, Rules, TEXT_HEARTBEAT};
+use crate::handshake::{self, Arrival, Failure, Outcome, Rules, TEXT_HEARTBEAT, TOO_MANY};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::inbound::Inbound;
 use crate::link::{Link, Opening};
@@ -221,12 +221,13 @@ impl Server {
             handler,
             places: AtomicUsize::new(0),
             refusing: AtomicUsize::new(0),
+            last_id: AtomicU64::new(0),
         });
-        let mut last_id = 0;
+        let mut arrivals = 0;
         let accepted = foreign::call(|| {
             accept::run(&listener, &hub, &stop, |stream, peer| {
-                last_id += 1;
-                site.start(last_id, stream, peer)
+                arrivals += 1;
+                site.start(Arrival::new(arrivals, peer, stream))
             });
         });
         if let Err(message) = accepted {
@@ -260,12 +261,16 @@ struct Site<H> {
     places: AtomicUsize,
     /// Threads that only have a refusal to deliver.
     refusing: AtomicUsize,
+    /// The number of the newest connection.
+    last_id: AtomicU64,
 }
 
 /// A connection's thread, from its start to its end, whatever ends it.
 struct Slot<H> {
     site: Arc<Site<H>>,
-    id: ConnectionId,
+    arrival: Arc<Arrival>,
+    /// The connection's number, once it has opened.
+    id: Option<ConnectionId>,
     /// Whether it is counted among the places, or among those that refuse.
     has_place: bool,
 }
@@ -279,8 +284,8 @@ impl<H> Slot<H> {
         }
     }
 
-    fn failed(&self, remote: Remote, status: Option<u16>, reason: String) {
-        self.site.hub.notify(Notice::HandshakeFailed { id: self.id, remote, status, reason });
+    fn failed(&self, remote: Remote, failure: Box<Failure>) {
+        self.site.hub.notify(Notice::HandshakeFailed { remote, failure });
     }
 }
 
@@ -288,7 +293,10 @@ impl<H> Drop for Slot<H> {
     fn drop(&mut self) {
         let counter = if self.has_place { &self.site.places } else { &self.site.refusing };
         counter.fetch_sub(1, Relaxed);
-        self.site.hub.notify(Notice::ThreadEnds { id: self.id });
+        self.site.hub.notify(match self.id {
+            Some(id) => Notice::ThreadEnds { id },
+            None => Notice::ArrivalEnds { number: self.arrival.number },
+        });
     }
 }
 
@@ -300,21 +308,22 @@ where
     const MOST_REFUSING: usize = 64;
 
     /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
-    fn start(self: &Arc<Self>, id: ConnectionId, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    fn start(self: &Arc<Self>, arrival: Arrival) -> io::Result<()> {
         let has_place = self.places.load(Relaxed) < self.max_connections;
         let counter = if has_place { &self.places } else { &self.refusing };
         let before = counter.fetch_add(1, Relaxed);
-        let arrival = Arc::new(Arrival::new(stream));
-        self.hub.notify(Notice::Accepted { id, arrival: Arc::clone(&arrival) });
+        let arrival = Arc::new(arrival);
+        self.hub.notify(Notice::Accepted(Arc::clone(&arrival)));
+        let peer = arrival.peer;
         // Counts down again, here or in the thread.
-        let slot = Slot { site: Arc::clone(self), id, has_place };
+        let slot = Slot { site: Arc::clone(self), arrival, id: None, has_place };
         if !has_place && before >= Self::MOST_REFUSING {
             self.hub.count(|stats| stats.refused += 1);
-            slot.failed(peer.into(), None, "too many connections".to_owned());
+            slot.failed(peer.into(), Failure::early(None, TOO_MANY));
             return Ok(());
         }
-        let builder = thread::Builder::new().name(format!("heartwire-conn-{id}")).stack_size(self.settings.stack_size);
-        builder.spawn(move || slot.run(&arrival, peer))?;
+        let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
+        builder.spawn(move || slot.run())?;
         Ok(())
     }
 }
@@ -325,13 +334,14 @@ where
 {
     /// The thread. What its stack was once used for stays resident for as long as it lives, so its three parts are not
     /// inlined, and their frames lie over one another.
-    fn run(mut self, arrival: &Arrival, peer: SocketAddr) {
+    fn run(mut self) {
+        let arrival = Arc::clone(&self.arrival);
         let (remote, outcome) = match tcp::prepare(&arrival.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.site.settings.handshake_timeout;
-                handshake::perform(arrival, peer, &self.site.rules, deadline, !self.has_place)
+                handshake::perform(&arrival, &self.site.rules, deadline, !self.has_place, &self.site.last_id)
             }
-            Err(error) => (peer.into(), Outcome::Failed { status: None, reason: error.to_string() }),
+            Err(error) => (arrival.peer.into(), Outcome::Failed(Failure::early(None, error.to_string()))),
         };
         if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
             self.handle(&mut connection);
@@ -346,40 +356,55 @@ where
     #[inline(never)]
     fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
         match outcome {
-            Outcome::Answered { status } => {
-                let log = &self.site.hub.log;
-                log.debug(format_args!("#{} {remote} plain HTTP request answered with {status}", self.id));
-                self.site.hub.count(|stats| stats.http_requests += 1);
-                self.leave_place();
-                tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
+            Outcome::Plain(plain) => {
+                self.site.hub.log.debug(format_args!("{remote} {plain}"));
+                self.site.hub.count(|stats| match plain.is_unclaimed {
+                    true => stats.http_unclaimed += 1,
+                    false => stats.http_requests += 1,
+                });
+                self.let_go(stream, plain.answer.is_ok());
             }
-            Outcome::Failed { status, reason } => {
+            Outcome::Nothing { is_there } => {
+                self.site.hub.log.debug(format_args!("{remote} connected, and sent no request"));
+                self.site.hub.count(|stats| stats.without_request += 1);
+                self.let_go(stream, is_there);
+            }
+            Outcome::Failed(failure) => {
                 if !self.has_place {
                     self.site.hub.count(|stats| stats.refused += 1);
                 }
-                self.failed(remote, status, reason);
-                self.leave_place();
-                if status.is_some() {
-                    tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
-                }
+                let is_there = failure.status.is_some();
+                self.failed(remote, failure);
+                self.let_go(stream, is_there);
             }
-            Outcome::Upgraded { request, accept, tail } => {
+            Outcome::Upgraded { id, request, accept, tail } => {
                 let heartbeat = accept.heartbeat.unwrap_or(self.site.settings.heartbeat);
-                let link = self.link(stream, &request, accept.takes_broadcasts);
+                let link = self.link(id, stream, &request, accept.takes_broadcasts);
                 match self.open(&link, stream, request, &accept, heartbeat, &tail) {
                     Ok(connection) => {
                         link.is_open();
+                        self.id = Some(id);
+                        // After the notice that it is open, so that the supervisor always knows it as one or the other.
+                        self.site.hub.notify(Notice::ArrivalEnds { number: self.arrival.number });
                         if is_agreed(&accept) {
                             // The greeting. If it cannot be written, the first read will tell why.
                             let _ = link.flush();
                         }
                         return Some(connection);
                     }
-                    Err(error) => self.failed(remote, None, error.to_string()),
+                    Err(error) => self.failed(remote, Failure::early(None, error.to_string())),
                 }
             }
         }
         None
+    }
+
+    /// It becomes no connection. Whoever was answered is given the time to take the answer.
+    fn let_go(&mut self, stream: &TcpStream, was_answered: bool) {
+        self.leave_place();
+        if was_answered {
+            tcp::discard_to_end(stream, Instant::now() + handshake::LINGER);
+        }
     }
 
     #[inline(never)]
@@ -399,7 +424,7 @@ where
         let text_heartbeat = self.site.text_heartbeat || is_agreed(accept);
         if is_agreed(accept) {
             // Before anybody knows of the connection, so that nothing gets ahead of it.
-            link.greet(format!("heartwire {}", heartbeat.to_json(self.id)));
+            link.greet(format!("heartwire {}", heartbeat.to_json(link.id)));
         }
         let connection =
             Connection::new(Arc::clone(link), inbound, heartbeat, request, accept.subprotocol.clone(), text_heartbeat);
@@ -407,13 +432,13 @@ where
     }
 
     #[inline(never)]
-    fn link(&self, stream: &Arc<TcpStream>, request: &Request, takes_broadcasts: bool) -> Arc<Link> {
+    fn link(&self, id: ConnectionId, stream: &Arc<TcpStream>, request: &Request, takes_broadcasts: bool) -> Arc<Link> {
         let settings = &self.site.settings;
         Arc::new(Link::new(Opening {
             role: Role::Server,
-            id: self.id,
+            id,
             remote: request.remote(),
-            path: request.target().to_owned(),
+            target: request.target().into(),
             stream: Arc::clone(stream),
             settings,
             takes_broadcasts,

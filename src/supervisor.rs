@@ -19,7 +19,7 @@ use crate::foreign;
 use crate::forwarded::Remote;
 use crate::frame::Frame;
 use crate::handle::Hub;
-use crate::handshake::Arrival;
+use crate::handshake::{Arrival, Failure};
 use crate::link::Link;
 use crate::tcp;
 
@@ -28,13 +28,17 @@ use crate::tcp;
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
-    Accepted { id: ConnectionId, arrival: Arc<Arrival> },
+    Accepted(Arc<Arrival>),
+    /// It has become a connection, or its thread is about to end.
+    ArrivalEnds { number: u64 },
     /// The opening handshake is complete.
     Opened(Arc<Link>),
     /// The opening handshake came to nothing.
-    HandshakeFailed { id: ConnectionId, remote: Remote, status: Option<u16>, reason: String },
+    HandshakeFailed { remote: Remote, failure: Box<Failure> },
     /// A Pong, or whatever the peer was to give, was missed.
     Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
+    /// A Ping was sent, or a Pong came. Only while lines of that level are logged.
+    Beat { id: ConnectionId, remote: Remote, beat: String },
     /// A handler has been away from `recv` for longer than the heartbeat's interval.
     HandlerStalled { id: ConnectionId, remote: Remote, away: Duration },
     /// A write has failed. What the connection ended of is told by its report.
@@ -69,18 +73,15 @@ pub(crate) struct Supervisor {
     commands: channel::Receiver<Command>,
     hub: Arc<Hub>,
     close_timeout: Duration,
-    /// Everything that has a thread: connections, and handshakes under way.
-    registry: BTreeMap<ConnectionId, Entry>,
+    /// Those that have a thread and are no connection, or not yet.
+    arrivals: BTreeMap<u64, Arc<Arrival>>,
+    /// Connections that have a thread.
+    registry: BTreeMap<ConnectionId, Open>,
     /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
     closing: BTreeMap<(Instant, ConnectionId), Arc<Link>>,
     /// The accept loop runs, and may tell of more connections.
     accepts: bool,
     ending: Option<Ending>,
-}
-
-enum Entry {
-    Handshaking(Arc<Arrival>),
-    Open(Open),
 }
 
 struct Open {
@@ -110,6 +111,7 @@ impl Supervisor {
             commands,
             hub,
             close_timeout,
+            arrivals: BTreeMap::new(),
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
             accepts: true,
@@ -160,24 +162,24 @@ impl Supervisor {
 
     fn hear(&mut self, notice: Notice) {
         match notice {
-            Notice::Accepted { id, arrival } => {
+            Notice::Accepted(arrival) => {
                 self.hub.count(|stats| stats.accepted += 1);
                 if self.ending.is_some() {
                     arrival.turn_away();
                 }
-                self.registry.insert(id, Entry::Handshaking(arrival));
+                self.arrivals.insert(arrival.number, arrival);
+            }
+            Notice::ArrivalEnds { number } => {
+                self.arrivals.remove(&number);
             }
             Notice::Opened(link) => self.opened(link),
-            Notice::HandshakeFailed { id, remote, status, reason } => {
-                match status {
-                    Some(status) => {
-                        self.hub.log.info(format_args!("#{id} {remote} handshake failed: {status}, {reason}"))
-                    }
-                    None => self.hub.log.info(format_args!("#{id} {remote} handshake failed: {reason}")),
-                }
+            Notice::HandshakeFailed { remote, failure } => {
+                self.hub.log.info(format_args!("{remote} {failure}"));
                 let Remote { peer, client } = remote;
+                let Failure { status, reason, path, origin } = *failure;
                 self.hub.count(|stats| stats.handshakes_failed += 1);
-                self.hub.publish(|| Event::HandshakeFailed { id, peer, client, status, reason });
+                let reason = reason.into_owned();
+                self.hub.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
                 self.hub.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
@@ -196,6 +198,7 @@ impl Supervisor {
                 self.hub.count(|stats| stats.handlers_stalled += 1);
                 self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
+            Notice::Beat { id, remote, beat } => self.hub.log.trace(format_args!("#{id} {remote} {beat}")),
             Notice::WriteFailed { id, remote, error } => {
                 self.hub.log.debug(format_args!("#{id} {remote}: write failed: {error}"));
             }
@@ -213,14 +216,17 @@ impl Supervisor {
     }
 
     fn opened(&mut self, link: Arc<Link>) {
-        self.registry.insert(link.id, Entry::Open(Open { link: Arc::clone(&link), is_reported: false }));
-        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.path));
+        self.registry.insert(link.id, Open { link: Arc::clone(&link), is_reported: false });
+        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.target.path()));
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
         let Remote { peer, client } = link.remote;
-        self.hub.publish(|| Event::Opened { id: link.id, peer, client, path: link.path.clone() });
+        self.hub.publish(|| {
+            let (path, target) = (link.target.path().to_owned(), link.target.clone());
+            Event::Opened { id: link.id, peer, client, path, target }
+        });
         match &self.ending {
             None => {}
             Some(ending) if ending.peers_are_cut => link.abort(CloseReason::Shutdown),
@@ -244,7 +250,7 @@ impl Supervisor {
             *stats.closed.entry(report.reason.name()).or_default() += 1;
             stats.traffic += report.traffic;
         });
-        if let Some(Entry::Open(open)) = self.registry.get_mut(&id) {
+        if let Some(open) = self.registry.get_mut(&id) {
             open.is_reported = true;
         }
         self.hub.publish(|| Event::Closed(report));
@@ -275,10 +281,7 @@ impl Supervisor {
     }
 
     fn open_connections(&self) -> impl Iterator<Item = &Open> {
-        self.registry.values().filter_map(|entry| match entry {
-            Entry::Open(open) if !open.is_reported => Some(open),
-            Entry::Open(_) | Entry::Handshaking(_) => None,
-        })
+        self.registry.values().filter(|open| !open.is_reported)
     }
 
     // Closing handshakes.
@@ -298,13 +301,11 @@ impl Supervisor {
             return;
         }
         self.begin_ending();
-        for entry in self.registry.values() {
-            match entry {
-                Entry::Handshaking(arrival) => arrival.turn_away(),
-                Entry::Open(open) => {
-                    open.link.begin_close(CloseReason::Shutdown);
-                }
-            }
+        for arrival in self.arrivals.values() {
+            arrival.turn_away();
+        }
+        for open in self.registry.values() {
+            open.link.begin_close(CloseReason::Shutdown);
         }
     }
 
@@ -327,7 +328,7 @@ impl Supervisor {
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
         let Some(ending) = &mut self.ending else { return false };
-        if self.registry.is_empty() && !self.accepts {
+        if self.registry.is_empty() && self.arrivals.is_empty() && !self.accepts {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }
@@ -335,17 +336,22 @@ impl Supervisor {
         if is_over || !ending.peers_are_cut && now >= ending.peers {
             ending.peers_are_cut = true;
             // Reports whoever was not reported yet; doing it twice does nothing.
-            for entry in self.registry.values() {
-                match entry {
-                    Entry::Handshaking(arrival) => tcp::shut_down(&arrival.stream),
-                    Entry::Open(open) => open.link.abort(CloseReason::Shutdown),
-                }
+            for open in self.registry.values() {
+                open.link.abort(CloseReason::Shutdown);
+            }
+            for arrival in self.arrivals.values() {
+                tcp::shut_down(&arrival.stream);
             }
         }
         let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
             for id in self.registry.keys() {
                 self.hub.log.error(format_args!("#{id} handler did not return; its thread is abandoned"));
+            }
+            for arrival in self.arrivals.values() {
+                self.hub
+                    .log
+                    .error(format_args!("{} opening handshake did not end; its thread is abandoned", arrival.peer));
             }
         }
         time_is_up

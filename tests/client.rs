@@ -217,11 +217,11 @@ fn a_heartbeat_set_by_the_handle_is_announced_at_once_and_holds_from_then_on() {
     let first = announced(&mut connection);
     assert!(first.starts_with("next=3600000"), "said on opening, not after half an hour: {first}");
     assert!(client.handle.wait_connected(CEILING));
+    assert_eq!(receive("on opening", &policies), announcing(3_600_000));
 
     client.handle.set_heartbeat(announcing(60_000)).unwrap();
     assert!(announced(&mut connection).starts_with("next=60000"));
     connection.send_text("what is in force now?");
-    assert_eq!(receive("on opening", &policies), announcing(3_600_000));
     assert_eq!(receive("after the change", &policies), announcing(60_000));
 
     client.handle.set_heartbeat(announcing(30)).unwrap();

@@ -475,7 +475,7 @@ fn the_report_counts_everything_both_ways() {
     assert_eq!(client.expect_end(), End::Clean);
     let report = running.closed();
     let lifetime = began.elapsed();
-    assert_eq!((report.peer, &report.path[..], report.id), (peer, "/room?id=7", running.events.opened()));
+    assert_eq!((report.peer, &report.path[..], report.id), (peer, "/room", running.events.opened()));
     let traffic = report.traffic;
     assert_eq!((traffic.messages_in, traffic.messages_out, traffic.dropped), (2, 2, 0), "{report:?}");
     assert_eq!((traffic.bytes_in, traffic.bytes_out), (sent, received), "{report:?}");

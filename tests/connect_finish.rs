@@ -89,7 +89,7 @@ fn what_a_lost_connection_had_accepted_is_exit_1_although_the_next_took_the_rest
     let (mut client, stdin) = connect(&format!("ws://{}/", server.address()), &beat);
     let _deaf = server.open();
     type_all(stdin, many_lines().join("\n") + "\nlast");
-    client.stderr.line_with(&["#1 ", "ended: ", "unsent "]);
+    client.stderr.line_with(&["#1 ", "ended: ", " B unsent"]);
     let mut connection = server.open();
     while connection.text() != "last" {}
     connection.expect_close(1000);

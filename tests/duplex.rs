@@ -421,6 +421,37 @@ fn a_ping_overtakes_data_that_waits() {
 }
 
 #[test]
+fn a_heartbeat_in_text_and_a_ping_are_both_answered_while_data_waits() {
+    let (running, senders) = start_listening(server().text_heartbeat(true).queue_size(2_000_000));
+    for text_first in [true, false] {
+        let mut client = running.connect();
+        let sender = receive("a Sender", &senders);
+        fill(&sender);
+        let beat = |client: &mut Client, is_text: bool| match is_text {
+            true => client.send_text("ping"),
+            false => client.send(PING, "asked"),
+        };
+        beat(&mut client, text_first);
+        beat(&mut client, !text_first);
+        client.send_text("and this tells that they were read");
+        let info = || running.handle.connections().into_iter().find(|info| info.id == sender.id());
+        support::eventually("the beats were read", || info().is_some_and(|info| info.traffic.messages_in == 1));
+        sender.close(1000, "").unwrap();
+        let mut answers = Vec::new();
+        loop {
+            let frame = client.frame();
+            match frame.opcode {
+                PONG | TEXT => answers.push((frame.opcode, frame.payload)),
+                CLOSE => break,
+                _ => {}
+            }
+        }
+        answers.sort();
+        assert_eq!(answers, [(TEXT, b"pong".to_vec()), (PONG, b"asked".to_vec())], "text first: {text_first}");
+    }
+}
+
+#[test]
 fn of_pongs_that_wait_only_the_newest_is_sent() {
     let (running, senders) = start_listening(server().queue_size(2_000_000));
     let mut client = running.connect();
@@ -516,14 +547,14 @@ fn an_idle_connection_is_one_thread_and_one_that_is_behind_is_two() {
     let (running, senders) = start_listening(server().heartbeat(HeartbeatPolicy::new(ms(100), ms(10_000))));
     let mut clients: Vec<Client> = (0..IDLE).map(|_| running.connect()).collect();
     let mut senders: Vec<Sender> = (0..IDLE).map(|_| receive("a Sender", &senders)).collect();
-    // They came as their threads started; connections are numbered as they were accepted.
+    // They came as their threads started; connections are numbered as they were let in.
     senders.sort_by_key(Sender::id);
     // Beating and talking changes nothing.
     for (client, sender) in clients.iter_mut().zip(&senders) {
         sender.send("hello").unwrap();
         assert_eq!(client.text(), "hello");
     }
-    let count = || (threads_named("heartwire-conn-"), threads_named("heartwire-drain-"));
+    let count = || (threads_named("heartwire-conn"), threads_named("heartwire-drain-"));
     assert_eq!(count(), (IDLE, 0));
     assert_eq!(threads_named("heartwire-"), IDLE + 3, "and the supervisor, the stand-in and the log");
 

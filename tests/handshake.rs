@@ -54,6 +54,22 @@ fn a_handshake_is_answered_as_the_rfc_says() {
 }
 
 #[test]
+fn the_path_is_told_without_the_query_and_the_target_by_itself() {
+    let running = start(server(), echo);
+    let client = Client::tcp(running.address()).upgraded(&request_with("/chat?token=s3cret", ""));
+    let events: Vec<Event> = vec![running.events.wait_for("Opened", |event| Some(event.clone()))];
+    let [Event::Opened { path, target, .. }] = &events[..] else { panic!("{events:?}") };
+    assert_eq!((&path[..], target.path(), target.as_str()), ("/chat", "/chat", "/chat?token=s3cret"));
+    let [info] = &running.handle.connections()[..] else { panic!("one connection") };
+    assert_eq!((&info.path[..], info.target.query()), ("/chat", Some("token=s3cret")));
+    client.close();
+    let report = running.closed();
+    assert_eq!((&report.path[..], report.target.as_str()), ("/chat", "/chat?token=s3cret"));
+    let shown = format!("{events:?} {info:?} {report:?} {report}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let running = start(server(), echo);
     for also_the_frame in [false, true] {
@@ -132,20 +148,18 @@ fn headers_may_be_spelt_in_many_ways() {
 #[test]
 fn each_refusal_has_its_status_and_is_reported() {
     let running = start(server(), |_| panic!("nobody gets as far as this"));
-    let plain = |method: &str| format!("{method} /chat HTTP/1.1\r\nHost: test\r\n\r\n");
     let key = |key: &str| request_but("Sec-WebSocket-Key", &format!("Sec-WebSocket-Key: {key}"));
     let table = [
-        ("a GET elsewhere", plain("GET"), 426),
-        ("a HEAD", plain("HEAD"), 426),
-        ("a POST", plain("POST"), 405),
-        ("a DELETE", plain("DELETE"), 405),
-        ("an unknown method", plain("BREW"), 405),
         ("an upgrade by POST", request().replacen("GET", "POST", 1), 405),
-        ("another upgrade", request_but("Upgrade", "Upgrade: h2c"), 426),
-        ("no Upgrade", request_but("Upgrade", ""), 426),
         ("Connection without Upgrade", request_but("Connection", "Connection: keep-alive"), 400),
         ("no Connection", request_but("Connection", ""), 400),
         ("no Host", request_but("Host", ""), 400),
+        ("two Hosts", request_with("/", "Host: other\r\n"), 400),
+        ("the same Host twice", request_with("/", "host: test\r\n"), 400),
+        ("a GET without Host", "GET / HTTP/1.1\r\n\r\n".into(), 400),
+        ("a GET with two Hosts", "GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400),
+        ("an old GET with two Hosts", "GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400),
+        ("two keys", request_with("/", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"), 400),
         ("no key", request_but("Sec-WebSocket-Key", ""), 400),
         ("an empty key", key(""), 400),
         ("a short key", key("AAAA"), 400),
@@ -168,22 +182,103 @@ fn each_refusal_has_its_status_and_is_reported() {
         let answer = exchange(running.address(), request);
         assert_eq!(answer.status, *status, "{what}");
         assert_proper(&answer, what);
-        assert_eq!(answer.body.is_empty(), *what == "a HEAD", "{what}: {answer:?}");
-        let expects_upgrade = *status == 426;
-        assert_eq!(answer.header("Upgrade"), expects_upgrade.then_some("websocket"), "{what}");
-        if expects_upgrade {
-            let connection = answer.header("Connection").unwrap();
-            assert!(connection.contains("Upgrade"), "{what}: an offer is named (RFC 9110 section 7.8): {connection}");
-        }
+        assert!(!answer.body.is_empty(), "{what}: {answer:?}");
+        assert_offers(&answer, what);
         let is_version = what.contains("version");
         assert_eq!(answer.header("Sec-WebSocket-Version"), is_version.then_some("13"), "{what}");
-        assert_eq!(answer.header("Allow"), (*status == 405).then_some("GET, HEAD"), "{what}");
         let (told, reason) = running.events.handshake_failed();
         assert!(told == Some(*status) && !reason.is_empty(), "{what}: {told:?}, {reason}");
     }
     let stats = running.handle.stats();
     assert_eq!((stats.handshakes_failed, stats.opened), (table.len() as u64, 0), "{stats:?}");
-    assert_eq!((stats.refused, stats.http_requests), (0, 0), "{stats:?}");
+    assert_eq!((stats.refused, stats.http_requests, stats.http_unclaimed), (0, 0, 0), "{stats:?}");
+}
+
+/// What would be taken instead is named where something is.
+fn assert_offers(answer: &Answer, what: &str) {
+    let expects_upgrade = answer.status == 426;
+    assert_eq!(answer.header("Upgrade"), expects_upgrade.then_some("websocket"), "{what}");
+    if expects_upgrade {
+        let connection = answer.header("Connection").unwrap();
+        assert!(connection.contains("Upgrade"), "{what}: an offer is named (RFC 9110 section 7.8): {connection}");
+    }
+    assert_eq!(answer.header("Allow"), (answer.status == 405).then_some("GET, HEAD"), "{what}");
+}
+
+#[test]
+fn plain_requests_that_nobody_answers_are_no_failures_and_take_no_number() {
+    let running = start(server(), echo);
+    let plain = |method: &str| format!("{method} /favicon.ico HTTP/1.1\r\nHost: test\r\n\r\n");
+    let table = [
+        ("a GET", plain("GET"), 426),
+        ("a HEAD", plain("HEAD"), 426),
+        ("an old GET", "GET / HTTP/1.0\r\n\r\n".into(), 426),
+        ("a POST", plain("POST"), 405),
+        ("a DELETE", plain("DELETE"), 405),
+        ("an unknown method", plain("BREW"), 405),
+        ("another upgrade", request_but("Upgrade", "Upgrade: h2c"), 426),
+        ("no Upgrade", request_but("Upgrade", ""), 426),
+    ];
+    for (what, request, status) in &table {
+        let answer = exchange(running.address(), request);
+        assert_eq!(answer.status, *status, "{what}");
+        assert_proper(&answer, what);
+        assert_eq!(answer.body.is_empty(), *what == "a HEAD", "{what}: {answer:?}");
+        assert_offers(&answer, what);
+    }
+    running.connect().expect_echo("hello");
+    assert_eq!(running.events.opened(), 1);
+    support::eventually("all are counted", || running.handle.stats().http_unclaimed == table.len() as u64);
+    assert_nothing_failed(running);
+}
+
+fn assert_nothing_failed(running: support::Running) {
+    let handle = running.handle.clone();
+    let failed = |event: &Event| matches!(event, Event::HandshakeFailed { .. });
+    let events = running.stop();
+    assert!(!events.iter().any(failed), "{events:?}");
+    assert_eq!(handle.stats().handshakes_failed, 0);
+}
+
+#[test]
+fn clients_that_never_ask_for_anything_are_no_failures_and_take_no_number() {
+    let running = start(server().handshake_timeout(ms(200)), echo);
+    drop(Client::tcp(running.address()));
+    Client::tcp(running.address()).half_close();
+    Client::tcp(running.address()).reset();
+    let silent = Client::tcp(running.address()).refusal();
+    assert_eq!(silent.status, 408);
+    assert_proper(&silent, "silent");
+    support::eventually("all are counted", || running.handle.stats().without_request == 4);
+    running.connect().expect_echo("hello");
+    assert_eq!(running.events.opened(), 1);
+    assert_nothing_failed(running);
+}
+
+#[test]
+fn a_refusal_tells_what_was_asked_for_from_where_and_what_refused_it() {
+    let server = deciding(|request| match request.path() {
+        "/why" => Err(Response::new(403).text("no\n").because("not on the list")),
+        "/" => Ok(Accept::new()),
+        _ => Err(Response::new(404)),
+    });
+    let running = start(server.max_connections(1), echo);
+    let refused = |target: &str, headers: &str| {
+        let answer = exchange(running.address(), request_with(target, headers));
+        assert!(!format!("{answer:?}").contains("list"), "the reason is for us: {answer:?}");
+        running.events.wait_for("HandshakeFailed", |event| match event {
+            Event::HandshakeFailed { reason, path, origin, .. } => Some((reason.clone(), path.clone(), origin.clone())),
+            _ => None,
+        })
+    };
+    let origin = "Origin: https://example.org\r\n";
+    let (path, from) = (|path: &str| Some(path.to_owned()), Some("https://example.org".to_owned()));
+    let rejected = "rejected by on_handshake";
+    assert_eq!(refused("/why?token=s3cret", origin), (format!("{rejected}: not on the list"), path("/why"), from));
+    assert_eq!(refused("/else", ""), (rejected.to_owned(), path("/else"), None));
+    assert_eq!(refused("/", "Host: other\r\n"), ("more than one Host".to_owned(), path("/"), None));
+    let _only = running.connect();
+    assert_eq!(refused("/", ""), ("too many connections (max_connections)".to_owned(), path("/"), None));
 }
 
 #[test]
@@ -214,11 +309,10 @@ fn the_answer_arrives_even_if_the_client_sends_a_body() {
 #[test]
 fn a_slow_request_is_given_its_time_and_not_more() {
     let running = start(server().handshake_timeout(ms(300)), echo);
-    for how in ["nothing", "half", "one byte at a time"] {
+    for how in ["half", "one byte at a time"] {
         let mut client = Client::tcp(running.address());
         let start = Instant::now();
         match how {
-            "nothing" => {}
             "half" => client.write(&request().as_bytes()[..50]),
             _ => {
                 // Each byte in good time, all of them never.
@@ -251,8 +345,6 @@ fn a_tls_client_is_turned_away_at_once() {
 #[test]
 fn clients_that_go_away_before_the_end_of_their_request_are_reported_without_a_status() {
     let running = start(server(), echo);
-    drop(Client::tcp(running.address()));
-    assert_eq!(running.events.handshake_failed(), (None, "closed without a request".into()));
     let mut client = Client::tcp(running.address());
     client.write(b"GET / HT");
     drop(client);
@@ -337,7 +429,7 @@ fn far_over_the_limit_clients_are_dropped_and_reported_and_later_ones_served() {
     let running = start(server().max_connections(0), echo);
     let mut clients: Vec<Client> = (0..80).map(|_| Client::tcp(running.address())).collect();
     for _ in 0..80 - 64 {
-        assert_eq!(running.events.handshake_failed(), (None, "too many connections".into()));
+        assert_eq!(running.events.handshake_failed(), (None, "too many connections (max_connections)".into()));
     }
     for client in clients.drain(64..) {
         // It may be a reset or not, but it is the end.
@@ -395,7 +487,7 @@ fn an_application_rejects_with_any_status_and_body() {
         assert_eq!((answer.status, &answer.body[..]), (status, &format!("not you: {status}\n")[..]));
         assert_eq!(answer.header("WWW-Authenticate"), Some("Bearer"));
         assert_proper(&answer, "rejected");
-        assert_eq!(running.events.handshake_failed(), (Some(status), "rejected".into()));
+        assert_eq!(running.events.handshake_failed(), (Some(status), "rejected by on_handshake".into()));
     }
     // To say that all is well is no rejection.
     for status in [100, 101, 200, 204, 299, 600, 999, 0] {
@@ -453,6 +545,7 @@ fn plain_requests_are_the_applications_to_answer() {
         ("GET", "/bytes") => Some(Response::new(200).header("Content-Type", "image/png").body(vec![b'x'; 100_000])),
         ("GET", "/panic") => panic!("oh no"),
         ("GET", "/invalid") => Some(Response::new(42)),
+        ("GET", "/nothing") => Some(Response::new(204)),
         _ => None,
     });
     let running = start(server, echo);
@@ -468,13 +561,15 @@ fn plain_requests_are_the_applications_to_answer() {
     assert_eq!((bytes.status, bytes.body.len(), bytes.header("Content-Type")), (200, 100_000, Some("image/png")));
     assert_eq!(ask("GET", "/panic").status, 500);
     assert_eq!(ask("GET", "/invalid").status, 500);
+    let nothing = ask("GET", "/nothing");
+    assert_eq!((nothing.status, &nothing.body[..], nothing.header("Content-Length")), (204, "", None));
     assert_eq!(ask("GET", "/else").status, 426);
     assert_eq!(ask("POST", "/else").status, 405);
     // An upgrade is not its business, wherever it goes.
     Client::tcp(running.address()).upgraded(&request_with("/healthz", "")).expect_echo("hello");
     support::eventually("all are counted", || {
         let stats = running.handle.stats();
-        (stats.http_requests, stats.handshakes_failed, stats.opened) == (6, 2, 1)
+        (stats.http_requests, stats.http_unclaimed, stats.handshakes_failed, stats.opened) == (7, 2, 0, 1)
     });
 }
 

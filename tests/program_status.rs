@@ -144,12 +144,13 @@ fn without_the_status_there_is_no_page_no_metrics_and_no_stream() {
 fn on_loopback_a_foreign_host_sees_nothing() {
     let server = serve(&["127.0.0.1:0"]);
     let address = server.address();
-    for headers in ["Host: rebound.example\r\n", "Host: localhost.rebound.example:9001\r\n", "Host: 192.0.2.1\r\n", ""]
-    {
+    for headers in ["Host: rebound.example\r\n", "Host: localhost.rebound.example:9001\r\n", "Host: 192.0.2.1\r\n"] {
         for path in ["/", "/metrics", "/heartwire/pulse.js"] {
             assert_eq!(status_of(&get(address, path, headers)), "403", "{path} {headers}");
         }
     }
+    assert_eq!(status_of(&http(address, "GET / HTTP/1.0\r\n\r\n")), "403", "old clients need not say a Host");
+    assert_eq!(status_of(&get(address, "/", "")), "400");
     let rebound = "Host: rebound.example:9001\r\nOrigin: http://rebound.example:9001\r\n";
     assert_eq!(upgrade(address, PULSE, rebound), "403");
     assert_eq!(upgrade(address, "/", rebound), "101", "the mode's own connections are no concern of this");
@@ -189,7 +190,7 @@ fn the_stream_tells_what_is_open_and_what_has_ended() {
     assert_eq!(state["open"], 2);
     assert_eq!(state["connections"][0]["is_watcher"], true);
     let shown = &state["connections"][1];
-    assert_eq!((&shown["id"], &shown["path"]), (&2.into(), &"/room?a=1".into()));
+    assert_eq!((&shown["id"], &shown["path"]), (&2.into(), &"/room".into()));
     assert_eq!((&shown["messages_in"], &shown["messages_out"]), (&1.into(), &1.into()));
     assert_eq!((&shown["missed"], &shown["max_missed"]), (&0.into(), &3.into()));
     assert!(shown["round_trip"].as_f64() > Some(0.0));
@@ -235,7 +236,7 @@ fn who_agrees_on_heartwire_v1_is_told_the_heartbeat_first() {
     assert_eq!(next_text(&mut client), settings);
     assert_eq!(next_text(&mut client), "pong");
     hang_up(client, CloseCode::Normal, "");
-    server.stderr.line_with(&["#2 ", "ended", "messages in 0 (", "out 0 ("]);
+    server.stderr.line_with(&["#2 ", "ended", "0 messages in, ", "0 messages out, "]);
 }
 
 /// The value of a metric, by its name and labels as they are written.
@@ -268,7 +269,9 @@ fn metrics_count_what_happened() {
         ("heartwire_queue_bytes", 0.0),
         ("heartwire_openings_total", 1.0),
         ("heartwire_misses_total", 0.0),
-        ("heartwire_handshake_failures_total", 1.0),
+        ("heartwire_handshake_failures_total", 0.0),
+        ("heartwire_http_unclaimed_total", 1.0),
+        ("heartwire_without_request_total", 0.0),
         ("heartwire_messages_total{direction=\"in\"}", 1.0),
         ("heartwire_messages_total{direction=\"out\"}", 1.0),
         ("heartwire_round_trip_seconds_count", metric(body, "heartwire_pongs_total").unwrap()),

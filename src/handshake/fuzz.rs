@@ -99,7 +99,7 @@ fn read(pieces: &[&[u8]]) -> (Option<Verdict>, usize) {
                 Ok(None) => {}
                 Ok(Some(complete)) => return (Some(Ok(complete)), arrived),
                 Err(HeadError::Refused(refusal)) => return (Some(Err(refusal.0)), arrived),
-                Err(HeadError::Lost(reason)) => unreachable!("{reason} without I/O"),
+                Err(HeadError::Lost(_) | HeadError::Gone | HeadError::Silent) => unreachable!("there is no I/O"),
             }
         }
     }
@@ -169,7 +169,9 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
         None => return Ok(()),
     };
     let rules = Rules::default();
-    let checked = check_upgrade(&request).and_then(|()| welcome(&request, &*decide(&request, &rules)?, &rules));
+    let checked = check_host(&request)
+        .and_then(|()| check_upgrade(&request))
+        .and_then(|()| welcome(&request, &*decide(&request, &rules)?, &rules));
     let theirs = accept_key_of_tungstenite(&request);
     match checked {
         Ok(answer) => {

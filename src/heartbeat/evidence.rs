@@ -26,7 +26,8 @@ pub struct Evidence {
     pub heard: Instant,
     /// Whether what arrives is read. If not, the peer may have no room to send in.
     pub reading: Reading,
-    /// When a Ping last left our own queue for the socket, if any did.
+    /// When the Ping whose clock runs left our own queue for the socket, if it did. A later one does as well, if the queue
+    /// had only that.
     pub ping_left: Option<Instant>,
     /// Whether that Ping still waits behind data in the system's own buffer, because the peer is slow to take it.
     pub is_held_back: bool,

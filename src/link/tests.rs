@@ -82,7 +82,7 @@ fn link_and_stream() -> (Arc<Link>, Arc<TcpStream>, Receivers) {
         role: Role::Server,
         id: 1,
         remote: stream.peer_addr().unwrap().into(),
-        path: "/".to_owned(),
+        target: "/".into(),
         stream: Arc::clone(&stream),
         settings: &settings,
         takes_broadcasts: true,

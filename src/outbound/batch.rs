@@ -72,7 +72,7 @@ impl Batch {
                 // Nothing follows it.
                 Kind::Close => return Some(Control::Close),
                 Kind::Ping => control = Some(Control::Ping),
-                Kind::Pong | Kind::Data => {}
+                Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
         }
         control

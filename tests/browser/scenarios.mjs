@@ -71,7 +71,7 @@ const SCENARIOS = {
     check(messages.join() === 'hello', `the page was shown ${JSON.stringify(messages)}`);
     check(interval === INTERVAL && timeout === TIMEOUT && connection > 0, 'the settings were not learnt');
     await server.stop();
-    check((await server.log.with('ended')).includes('messages in 1 '), 'heartbeats were counted as messages');
+    check((await server.log.with('ended')).includes('1 message in, '), 'heartbeats were counted as messages');
     return ['round trip', beat.roundTrip, TIMEOUT];
   },
 

@@ -52,7 +52,9 @@ fn churn(rig: &Rig, one_stays: bool) -> Checked {
     drop(stays);
     let after = rig.handle.stats();
     let (opened, failed) = (after.opened - before.opened, after.handshakes_failed - before.handshakes_failed);
-    ensure!(opened + failed == accepted(), "{opened} opened and {failed} failed of {}", accepted());
+    let silent = after.without_request - before.without_request;
+    let told = format!("{opened} opened, {failed} failed and {silent} never asked, of {}", accepted());
+    ensure!(opened + failed + silent == accepted(), "{told}");
     ensure!(after.closed_total() - before.closed_total() == opened, "{:?} of {opened}", after.closed);
     Ok(format!("{count} in {took:.1?}, {opened} of them opened"))
 }

@@ -18,8 +18,13 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-/// How a connection that was reset there may be reported; `None` where it has not opened.
-type Expected = Option<fn(&CloseReason) -> bool>;
+/// What may be told of a client that was reset there.
+enum Expected {
+    /// It has asked for nothing, and is counted.
+    Counted,
+    HandshakeFailed,
+    Closed(fn(&CloseReason) -> bool),
+}
 
 fn is_reset(reason: &CloseReason) -> bool {
     matches!(reason, CloseReason::Io { .. })
@@ -37,17 +42,18 @@ fn is_closed_by_peer(reason: &CloseReason) -> bool {
 type Stage = (&'static str, fn(&Rig) -> Client, Expected);
 
 fn stages() -> Vec<Stage> {
+    use Expected::*;
     vec![
-        ("connected", |rig| Client::tcp(rig.address()), None),
-        ("half a request", |rig| written(Client::tcp(rig.address()), &request().as_bytes()[..40]), None),
-        ("open", |rig| rig.connect("/reset"), Some(is_reset)),
-        ("half a header", |rig| written(rig.connect("/reset"), &masked(TEXT, &[b'x'; 300])[..3]), Some(is_reset)),
-        ("half a payload", |rig| written(rig.connect("/reset"), &masked(TEXT, &[b'x'; 300])[..99]), Some(is_reset)),
-        ("between fragments", |rig| written(rig.connect("/reset"), &fragment(TEXT, b"first")), Some(is_reset)),
-        ("echo under way", |rig| written(rig.connect("/reset"), &masked(BINARY, &[7; 900_000])), Some(is_reset)),
-        ("send buffer full", unread, Some(is_reset)),
-        ("our Close unanswered", closed_by_us, Some(is_closed_by_us)),
-        ("Close answered", closed_by_peer, Some(is_closed_by_peer)),
+        ("connected", |rig| Client::tcp(rig.address()), Counted),
+        ("half a request", |rig| written(Client::tcp(rig.address()), &request().as_bytes()[..40]), HandshakeFailed),
+        ("open", |rig| rig.connect("/reset"), Closed(is_reset)),
+        ("half a header", |rig| written(rig.connect("/reset"), &masked(TEXT, &[b'x'; 300])[..3]), Closed(is_reset)),
+        ("half a payload", |rig| written(rig.connect("/reset"), &masked(TEXT, &[b'x'; 300])[..99]), Closed(is_reset)),
+        ("between fragments", |rig| written(rig.connect("/reset"), &fragment(TEXT, b"first")), Closed(is_reset)),
+        ("echo under way", |rig| written(rig.connect("/reset"), &masked(BINARY, &[7; 900_000])), Closed(is_reset)),
+        ("send buffer full", unread, Closed(is_reset)),
+        ("our Close unanswered", closed_by_us, Closed(is_closed_by_us)),
+        ("Close answered", closed_by_peer, Closed(is_closed_by_peer)),
     ]
 }
 
@@ -82,15 +88,18 @@ fn at_every_stage(rig: &Rig, end: fn(Client)) -> Checked {
     let rounds = scaled(40, 8);
     let mut slowest = Duration::ZERO;
     let stages = stages();
+    use Expected::*;
     for (name, reach, expected) in &stages {
         for _ in 0..rounds {
             let client = reach(rig);
             let peer = client.local_addr();
+            let silent = rig.handle.stats().without_request;
             let ended = Instant::now();
             end(client);
             match expected {
-                None => drop(rig.ledger.handshake_failed(peer, rig.patience)?),
-                Some(expected) => {
+                Counted => rig.wait_until("it is counted", || rig.handle.stats().without_request > silent)?,
+                HandshakeFailed => drop(rig.ledger.handshake_failed(peer, rig.patience)?),
+                Closed(expected) => {
                     let report = rig.ledger.closed(peer, rig.patience)?;
                     ensure!(expected(&report.reason), "{name}: reported as {}", report.reason);
                 }

@@ -94,7 +94,7 @@ def refused():
             status = answer.response.status_code
             if status != 403:
                 raise heartwire.Wrong(f"refused with {status}") from answer
-            who = said(server, r"#\d+ (.+) handshake failed: 403", 0)
+            who = said(server, r"\] (.+) handshake failed: 403", 0)
             return f"{expect(f'{CLIENT} via 127.0.0.1', who)}: 403"
         raise heartwire.Wrong("a foreign origin was let in")
 
