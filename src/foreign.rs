@@ -9,7 +9,8 @@ use std::fmt::{self, Display, Write};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// Calls it. The message of its panic, if it panics.
+/// Calls it. The message of its panic, if it panics. (Our own threads begin here as well: theirs would be a bug, and must
+/// not go unnoticed.)
 pub(crate) fn call<T>(foreign: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(foreign)).map_err(|payload| {
         let message = panic_message(&*payload);

@@ -355,7 +355,8 @@
 //! [`Handle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, all connections
 //! get a Close frame with 1001, and after seven eighths of the close timeout those still open are cut. `serve` returns
 //! when all threads have ended, or at the close timeout, as far as processors are free: a handler that does not return by
-//! then is logged and left behind, its connection closed and reported. Then the channels of [`Handle::events`] end; [`Handle::stats`] stays.
+//! then is logged and left behind, its connection closed and reported. Then the channels of [`Handle::events`] end;
+//! [`Handle::stats`] stays. Only a logger that does not take its last lines makes `serve` return up to half a second later.
 //!
 //! # The other end
 //!

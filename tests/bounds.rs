@@ -7,9 +7,8 @@ use std::net::TcpListener;
 use std::thread;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, unbounded};
 use heartwire::{HeartbeatPolicy, Sender, Server};
-use support::{Client, Running, alone, echo, eventually, ms, receive, server, start};
+use support::{Client, alone, echo, eventually, ms, receive, server, start, start_listening};
 
 /// Processor time that this process has used, and memory that it has resident.
 #[cfg(target_os = "linux")]
@@ -34,18 +33,6 @@ mod usage {
 }
 
 // Memory.
-
-/// A server whose handlers wait in `recv`, and the `Sender` of each connection.
-fn start_listening(server: Server) -> (Running, Receiver<Sender>) {
-    let (sender, senders) = unbounded();
-    let running = start(server, move |conn| {
-        let _ = sender.send(conn.sender());
-        loop {
-            conn.recv()?;
-        }
-    });
-    (running, senders)
-}
 
 const MIB: usize = 1024 * 1024;
 

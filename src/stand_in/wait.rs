@@ -86,6 +86,30 @@ mod unix {
             ready.map(|(_, (id, _))| *id).collect()
         }
     }
+
+    #[cfg(test)]
+    mod tests {
+        use std::time::Instant;
+
+        use super::*;
+
+        #[test]
+        fn whoever_cannot_be_woken_wakes_by_itself_and_without_spinning() {
+            let (waker, sleep) = pair().unwrap();
+            let ceiling = Duration::from_secs(30);
+            // As a write does that fails.
+            waker.0.shutdown(Shutdown::Both).unwrap();
+            let begin = Instant::now();
+            sleep.wait(&[], Some(ceiling));
+            assert!(begin.elapsed() < ceiling, "the failure is noticed");
+            waker.wake();
+            for _ in 0..2 {
+                let begin = Instant::now();
+                sleep.wait(&[], Some(ceiling));
+                assert!((GRACE..ceiling).contains(&begin.elapsed()), "{:?}", begin.elapsed());
+            }
+        }
+    }
 }
 
 /// By looking at all of them now and then.

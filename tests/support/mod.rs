@@ -14,8 +14,8 @@ use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, bounded};
-use heartwire::{CloseReport, Connection, ConnectionId, Error, Event, Handle, HeartbeatPolicy, Server};
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use heartwire::{CloseReport, Connection, ConnectionId, Error, Event, Handle, HeartbeatPolicy, Sender, Server};
 
 pub(crate) use alone::{alone, alone_with_files, open_sockets, threads_named};
 pub(crate) use client::{Answer, Client, End, Incoming, KEY, exchange, request, request_with};
@@ -54,6 +54,18 @@ where
         let _ = sender.send(server.serve(handler));
     });
     Running { handle, events, ended }
+}
+
+/// A server whose handlers wait in `recv`, and the `Sender` of each connection.
+pub(crate) fn start_listening(server: Server) -> (Running, Receiver<Sender>) {
+    let (sender, senders) = unbounded();
+    let running = start(server, move |conn| {
+        let _ = sender.send(conn.sender());
+        loop {
+            conn.recv()?;
+        }
+    });
+    (running, senders)
 }
 
 /// A server that runs. Dropping it shuts it down and waits for its end.
