@@ -126,8 +126,8 @@
 //! What was read waits, in order, for the next `recv`, up to [`read_ahead`](Server::read_ahead) (64 KiB) for each
 //! connection, and for all together, their queues included, up to [`max_buffered`](Server::max_buffered) (256 MiB).
 //! Beyond that the peer feels backpressure, its Pings are not answered, and, once it sends nothing more, its silence
-//! proves nothing: a peer that floods a sleeping handler and then dies is found when the handler is back, or when the
-//! system finds its host gone.
+//! proves nothing: a peer that sends more to a handler that sleeps, or that takes it slowly, and then dies, is found
+//! within the bound of when all of it could be read, or when the system finds its host gone.
 //!
 //! A Close frame that comes meanwhile ends pinging and judging. It is answered at the handler's next `recv`, behind its
 //! replies, or after the [close timeout](Server::close_timeout). A reset is reported at once. What the peer sent before
