@@ -87,7 +87,7 @@ pub(crate) struct Figures {
 pub(crate) struct Uptake {
     /// Since when data has waited without any of it being taken; `None` if nothing waits.
     pub(crate) blocked_since: Option<Instant>,
-    /// When a Ping was last handed to the socket whole, and how many bytes had been by then.
+    /// When a Ping was last handed to the socket whole, and how many bytes had been before it.
     pub(crate) ping_left: Option<(Instant, u64)>,
     /// Bytes that the socket has taken.
     pub(crate) bytes: u64,
@@ -132,7 +132,7 @@ struct State<S> {
     last_ticket: u64,
     /// While a drainer is at work: when the socket last took anything, or refused the first byte.
     blocked_since: Option<Instant>,
-    /// When the newest Ping that was taken whole was, and how many bytes had been by then.
+    /// When the newest Ping that was taken whole was, and how many bytes had been before it.
     ping_left: Option<(Instant, u64)>,
     bytes: u64,
     messages: u64,
@@ -519,7 +519,7 @@ impl<S: Socket> State<S> {
         if taken == frame.len() {
             match frame.kind() {
                 Kind::Close => self.close_is_written(),
-                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes)),
+                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes - frame.len() as u64)),
                 Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
             return Ok(Sent::Written);
@@ -633,7 +633,7 @@ impl<S: Socket> State<S> {
         match control {
             Some(Control::Close) => self.close_is_written(),
             // Other frames may have been taken behind it: that it is judged to have waited for them as well costs nothing.
-            Some(Control::Ping) => self.ping_left = Some((Instant::now(), self.bytes)),
+            Some(Control::Ping { len }) => self.ping_left = Some((Instant::now(), self.bytes - len as u64)),
             None => {}
         }
     }

@@ -50,7 +50,7 @@ pub(crate) struct Reception {
 #[derive(Debug)]
 struct JudgedPing {
     asked: Instant,
-    /// When it left our queue, and how many bytes the socket had taken by then.
+    /// When it left our queue, and how many bytes the socket had taken before it.
     left: Option<(Instant, u64)>,
 }
 

@@ -29,7 +29,8 @@ pub struct Evidence {
     /// When the Ping whose clock runs left our own queue for the socket, if it did. A later one does as well, if the queue
     /// had only that.
     pub ping_left: Option<Instant>,
-    /// Whether that Ping still waits behind data in the system's own buffer, because the peer is slow to take it.
+    /// Whether that Ping still waits behind data in the system's own buffer, because the peer is slow to take it. One that
+    /// only the line holds up, with nothing before it, has left.
     pub is_held_back: bool,
     /// Since when data has waited for the peer without any of it being taken; `None` if nothing waits.
     pub blocked_since: Option<Instant>,

@@ -18,7 +18,7 @@ pub(super) struct Batch {
 /// Control frames of which it matters when they were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Control {
-    Ping,
+    Ping { len: usize },
     Close,
 }
 
@@ -65,15 +65,15 @@ impl Batch {
         let (mut freed, mut control) = (0, None);
         self.offset += count;
         while let Some(first) = self.frames.front().filter(|first| first.len() <= self.offset) {
-            let kind = first.kind();
+            let (kind, len) = (first.kind(), first.len());
             freed += first.cost();
-            self.offset -= first.len();
-            self.len -= first.len();
+            self.offset -= len;
+            self.len -= len;
             self.frames.pop_front();
             match kind {
                 // Nothing follows it.
                 Kind::Close => return (freed, Some(Control::Close)),
-                Kind::Ping => control = Some(Control::Ping),
+                Kind::Ping => control = Some(Control::Ping { len }),
                 Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
         }

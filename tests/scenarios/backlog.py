@@ -52,8 +52,8 @@ def backlog():
             name = f"128 KiB taken at 1 KB/s, read-ahead {read_ahead >> 10} KiB, its peer is dead"
             return found(name, server, 1, peer.last_sent, QUICK, why, bound=bound)
 
-    # Of 128 messages with 64 bytes each for their keep, so many do not fit, and one is taken in a second.
-    left = 128 - 65536 // (1024 + 64)
+    # Of 128 messages with 128 bytes each for their keep, so many do not fit, and one is taken in a second.
+    left = 128 - 65536 // (1024 + 128)
     why = f"it may lack room until the handler took {left} messages; then silence counts"
     why_at_once = "all of it is read ahead, so silence counts at once; an old backlog is no news"
     return in_parallel(
