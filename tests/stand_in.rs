@@ -511,3 +511,55 @@ fn a_peer_that_talks_and_takes_nothing_lives_unless_it_was_given_a_limit() {
         assert_eq!(closed, limit.map(|limit| CloseReason::WriteStalled { limit }));
     }
 }
+
+/// Whether the peer's Ping is answered soon.
+fn answers(client: &mut support::Client) -> bool {
+    client.send(PING, "are you there?");
+    let soon = Instant::now() + ms(2000);
+    loop {
+        match client.next_before(soon) {
+            Incoming::Frame(frame) if frame.opcode == PONG => return true,
+            Incoming::Frame(_) => {}
+            _ => return false,
+        }
+    }
+}
+
+#[test]
+fn a_peer_is_stood_in_for_again_when_the_handler_has_made_room_and_left() {
+    let (go, gate) = bounded::<()>(0);
+    let running = start(server().read_ahead(10_000).close_timeout(ms(500)), move |conn| {
+        let _ = gate.recv();
+        for _ in 0..10 {
+            conn.recv()?;
+        }
+        let _ = gate.recv();
+        Ok(())
+    });
+    let mut client = running.connect();
+    for _ in 0..12 {
+        client.send_text(&"x".repeat(1000));
+    }
+    // By now no more is read ahead.
+    thread::sleep(ms(500));
+    go.send(()).unwrap();
+    assert!(answers(&mut client), "there is room again, and the handler is away");
+    client.send_close(1000, "");
+    assert_eq!(running.closed().reason.name(), "peer");
+    drop(go);
+}
+
+#[test]
+fn a_peer_is_stood_in_for_after_another_thread_has_switched_the_heartbeat_off() {
+    let (running, open, senders) = start_away(server(), true, echo_all);
+    let mut client = running.connect();
+    let sender = receive("a Sender", &senders);
+    // The handler waits in `recv`, and so long that it does not hold the receiving end.
+    thread::sleep(ms(300));
+    sender.set_heartbeat(HeartbeatPolicy::off()).unwrap();
+    thread::sleep(ms(200));
+    client.send_text("and now it goes away");
+    thread::sleep(ms(200));
+    assert!(answers(&mut client));
+    drop(open);
+}
