@@ -318,9 +318,10 @@ impl Reception {
             Phase::Over => return Err(Over),
             Phase::PeerDone { by } if by <= now => {
                 link.answer_close(now);
-                return self.end_if_drained(link).map(|by| (by, false));
+                return Self::end_if_drained(link, now);
             }
-            Phase::PeerDone { by } | Phase::Closed { by } => return Ok((Some(by), false)),
+            Phase::PeerDone { by } => return Ok((Some(by), false)),
+            Phase::Closed { .. } => return Self::end_if_drained(link, now),
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(link, now);
@@ -335,7 +336,7 @@ impl Reception {
             let phase = link.outbound.ending(|ending| ending.phase());
             return match phase {
                 Phase::PeerDone { by } => Ok((Some(by), false)),
-                _ => self.end_if_drained(link).map(|by| (by, false)),
+                _ => Self::end_if_drained(link, now),
             };
         }
         let deadline = match link.outbound.ending(|ending| ending.phase()) {
@@ -356,15 +357,17 @@ impl Reception {
         Ok(([soon, deadline].into_iter().flatten().min(), reads))
     }
 
-    /// Both sides have had their last word: that is the end, unless something still waits to go out.
-    fn end_if_drained(&self, link: &Arc<Link>) -> Result<Option<Instant>, Over> {
+    /// Both sides have had their last word: that is the end, unless something still waits to go out and has time left.
+    fn end_if_drained(link: &Arc<Link>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
+        let by = link.close_deadline().filter(|by| *by > now);
         if link.outbound.uptake().blocked_since.is_none() {
             link.end_in_order();
-            return Err(Over);
+        } else if by.is_some() {
+            return Ok((by, false));
+        } else {
+            link.abort(CloseReason::Disconnected);
         }
-        let by = link.close_deadline();
-        link.watch_closing();
-        Ok(by)
+        Err(Over)
     }
 
     /// Reads as far as there is room for it. Whether there may be more to read at once.

@@ -563,3 +563,31 @@ fn a_peer_is_stood_in_for_after_another_thread_has_switched_the_heartbeat_off() 
     assert!(answers(&mut client));
     drop(open);
 }
+
+#[test]
+fn a_close_of_ours_that_is_the_answer_ends_the_connection_though_the_handler_sleeps() {
+    for by_handler in [false, true] {
+        let (open, gate) = bounded::<()>(0);
+        let (senders, received) = unbounded();
+        let running = start(server().close_timeout(ms(600)), move |conn| {
+            let _ = senders.send(conn.sender());
+            if by_handler {
+                thread::sleep(ms(400));
+                assert!(matches!(conn.close(1000, ""), Err(Error::Closed(CloseReason::Peer { .. }))));
+            }
+            let _ = gate.recv();
+            Ok(())
+        });
+        let mut client = running.connect();
+        client.send_close(4003, "I was first");
+        if !by_handler {
+            thread::sleep(ms(400));
+            let closed = receive("a Sender", &received).close(1000, "");
+            assert!(matches!(closed, Err(Error::Closed(CloseReason::Peer { .. }))), "{closed:?}");
+        }
+        assert_eq!(client.expect_close(), (Some(4003), String::new()));
+        let report = running.closed();
+        assert_eq!(report.reason, CloseReason::Peer { code: Some(4003.into()), reason: "I was first".into() });
+        drop(open);
+    }
+}
