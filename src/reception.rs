@@ -339,12 +339,24 @@ impl Reception {
                 _ => Self::end_if_drained(link, now),
             };
         }
-        let deadline = match link.outbound.ending(|ending| ending.phase()) {
+        let reads = self.has_room(link);
+        let phase = link.outbound.ending(|ending| ending.phase());
+        let failure = match phase {
+            // A read tells.
+            _ if reads => None,
+            Phase::Broken => Some(CloseReason::Disconnected),
+            _ => self.inbound.failure(),
+        };
+        if let Some(reason) = failure {
+            // What has come so far is still the handler's.
+            link.abort(reason);
+            return Err(Over);
+        }
+        let deadline = match phase {
             Phase::Open => self.beat(link, now)?,
             // The supervisor watches that the closing handshake comes to an end.
             _ => None,
         };
-        let reads = self.has_room(link);
         let soon = if is_at_once {
             // Others first.
             Some(now + Duration::from_millis(1))

@@ -591,3 +591,21 @@ fn a_close_of_ours_that_is_the_answer_ends_the_connection_though_the_handler_sle
         drop(open);
     }
 }
+
+#[test]
+fn a_reset_is_reported_at_once_though_no_more_is_read_ahead() {
+    for policy in [HeartbeatPolicy::off(), quick()] {
+        let server = server().read_ahead(10_000).heartbeat(policy);
+        let (running, open, _) = start_away(server, false, echo_all);
+        let mut client = running.connect();
+        running.events.opened();
+        for _ in 0..20 {
+            client.send_text(&"x".repeat(1000));
+        }
+        thread::sleep(ms(500));
+        client.reset();
+        let report = running.closed();
+        assert!(matches!(report.reason, CloseReason::Io { .. }), "{report:?}");
+        drop(open);
+    }
+}
