@@ -181,8 +181,12 @@ impl Reception {
 
     // Judging.
 
-    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is.
+    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is. Once somebody has begun to
+    /// close, no heart beats any more.
     pub(crate) fn beat(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Instant>, Over> {
+        if !link.outbound.is_open() {
+            return Ok(None);
+        }
         if self.is_calm && self.deadline.is_none_or(|deadline| now < deadline) {
             return Ok(self.deadline);
         }

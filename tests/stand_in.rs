@@ -609,3 +609,31 @@ fn a_reset_is_reported_at_once_though_no_more_is_read_ahead() {
         drop(open);
     }
 }
+
+#[test]
+fn no_heart_beats_for_a_peer_that_has_said_close_while_the_handler_works_through_what_it_said_before() {
+    let replies_slowly: Then = |conn| {
+        loop {
+            let message = conn.recv()?;
+            thread::sleep(ms(300));
+            conn.send(message)?;
+        }
+    };
+    let policy = HeartbeatPolicy::new(ms(300), ms(200)).max_missed(2);
+    let (running, open, _) = start_away(server().heartbeat(policy).close_timeout(CEILING), false, replies_slowly);
+    let mut client = running.connect();
+    for text in ["one", "two", "three", "four", "five"] {
+        client.send_text(text);
+    }
+    client.send_close(1000, "that is all");
+    thread::sleep(ms(250));
+    drop(open);
+    for text in ["one", "two", "three", "four", "five"] {
+        let frame = client.frame();
+        assert_eq!((frame.opcode, frame.text()), (TEXT, text), "whoever has said Close answers no Ping");
+    }
+    client.expect_close();
+    let report = running.closed();
+    assert_eq!((report.reason.name(), report.missed), ("peer", 0), "{report:?}");
+    assert_eq!(running.handle.stats().missed, 0);
+}
