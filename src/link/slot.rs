@@ -72,8 +72,12 @@ impl Link {
     }
 
     /// The connection's thread goes back to its handler.
-    pub(crate) fn leave(self: &Arc<Self>, reception: Box<Reception>, now: Instant) {
+    pub(crate) fn leave(self: &Arc<Self>, mut reception: Box<Reception>, now: Instant) {
         let mut slot = self.slot();
+        if let Some(policy) = slot.asked.take() {
+            // If it cannot be written, the next read will tell why.
+            let _ = reception.change_heartbeat(self, policy);
+        }
         slot.reception = Some(reception);
         slot.away_since = Some(now);
         let is_listed = std::mem::replace(&mut slot.is_listed, true);
@@ -84,9 +88,15 @@ impl Link {
     }
 
     /// Puts the reception where others find it: the connection's thread has not begun yet, or waits for its peer and takes
-    /// it again when something has come.
-    pub(crate) fn rest(&self, reception: Box<Reception>) {
-        self.slot().reception = Some(reception);
+    /// it again when something has come. Given back if another thread has asked for a heartbeat that it does not know of
+    /// yet.
+    pub(crate) fn rest(&self, reception: Box<Reception>) -> Option<Box<Reception>> {
+        let mut slot = self.slot();
+        if slot.asked.is_some() {
+            return Some(reception);
+        }
+        slot.reception = Some(reception);
+        None
     }
 
     /// How long the connection's thread has been in its handler.

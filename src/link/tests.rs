@@ -110,3 +110,15 @@ fn a_miss_never_follows_the_end_whoever_is_first() {
     }
     assert!(misses > 0, "no miss was ever first");
 }
+
+#[test]
+fn a_heartbeat_that_is_asked_for_in_the_last_moment_before_a_thread_leaves_or_waits_is_not_left_lying() {
+    let policy = HeartbeatPolicy::default();
+    let (link, _connection, _receivers) = connection();
+    let reception = link.attend().unwrap();
+    assert_eq!(link.take_asked_heartbeat(), None);
+    link.ask_heartbeat(policy).unwrap();
+    let reception = link.rest(reception).expect("there is something to do before it waits");
+    link.leave(reception, Instant::now());
+    assert_eq!(link.with_reception(|reception| reception.policy()), Some(policy));
+}
