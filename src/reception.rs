@@ -61,6 +61,8 @@ pub(crate) struct Over;
 impl Reception {
     /// How many reads one look of the stand-in is worth: others wait for it too.
     const READS: usize = 16;
+    /// And how many frames: a read may bring thousands that are Pings, and each answer is a system call.
+    const FRAMES: usize = 256;
     /// When to look again whether there is room for reading ahead, where others have used it up.
     const RETRY: Duration = Duration::from_millis(250);
 
@@ -102,12 +104,14 @@ impl Reception {
         }
         match self.last_word.take() {
             Some(last) => Err(last),
-            None => self.decode(link, now),
+            None => self.decode(link, now, &mut { usize::MAX }),
         }
     }
 
-    fn decode(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
-        loop {
+    /// Looks through so many frames at most, and takes them off.
+    fn decode(&mut self, link: &Arc<Link>, now: Instant, frames: &mut usize) -> Result<Option<Message>, Box<LastWord>> {
+        while let Some(left) = frames.checked_sub(1) {
+            *frames = left;
             match self.inbound.decoder.next() {
                 Ok(Some(Incoming::Message(message))) => {
                     let Some(sign) = self.sign_in(&message) else {
@@ -131,6 +135,7 @@ impl Reception {
                 Err(violation) => return Err(Box::new(LastWord::Violation(violation))),
             }
         }
+        Ok(None)
     }
 
     /// The heartbeat that a message is, where texts can be.
@@ -388,17 +393,19 @@ impl Reception {
 
     /// Reads as far as there is room for it. Whether there may be more to read at once.
     fn read_ahead(&mut self, link: &Arc<Link>, now: Instant) -> bool {
+        let mut frames = Self::FRAMES;
         for _ in 0..Self::READS {
             loop {
                 if !self.has_room(link) {
                     self.stop_reading();
                     return false;
                 }
-                match self.decode(link, now) {
+                match self.decode(link, now, &mut frames) {
                     Ok(Some(message)) => {
                         self.ahead_share.add(message.cost());
                         self.ahead.push_back(message);
                     }
+                    Ok(None) if frames == 0 => return true,
                     Ok(None) => break,
                     Err(last) => {
                         self.last_word = Some(last);
