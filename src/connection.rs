@@ -265,13 +265,18 @@ impl Connection {
             reception.inbound.read_now()
         } else {
             reception.inbound.rest();
-            self.link.rest(reception);
-            let is_readable = tcp::wait_readable(&self.stream, wait);
-            reception = self.link.attend()?;
-            match is_readable {
-                Ok(true) => reception.inbound.read_now(),
-                Ok(false) => Ok(Filled::Nothing),
-                Err(error) => Err(error),
+            if let Some(back) = self.link.rest(reception) {
+                // There is something else to do first.
+                reception = back;
+                reception.inbound.read_now()
+            } else {
+                let is_readable = tcp::wait_readable(&self.stream, wait);
+                reception = self.link.attend()?;
+                match is_readable {
+                    Ok(true) => reception.inbound.read_now(),
+                    Ok(false) => Ok(Filled::Nothing),
+                    Err(error) => Err(error),
+                }
             }
         };
         *now = Instant::now();

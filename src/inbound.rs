@@ -131,6 +131,12 @@ impl Inbound {
         }
     }
 
+    /// Why the socket has failed, if it has: for whoever does not read.
+    pub(crate) fn failure(&self) -> Option<CloseReason> {
+        let error = self.stream.take_error().ok().flatten().map(|error| CloseReason::io(&error));
+        error.or_else(|| self.stream.peer_addr().err().map(|_| self.end_reason()))
+    }
+
     /// Reads and forgets until the peer's end, an error or the deadline.
     pub(crate) fn discard_to_end(&self, deadline: Instant) {
         tcp::discard_to_end(&self.stream, deadline, || {});

@@ -61,6 +61,8 @@ pub(crate) struct Over;
 impl Reception {
     /// How many reads one look of the stand-in is worth: others wait for it too.
     const READS: usize = 16;
+    /// And how many frames: a read may bring thousands that are Pings, and each answer is a system call.
+    const FRAMES: usize = 256;
     /// When to look again whether there is room for reading ahead, where others have used it up.
     const RETRY: Duration = Duration::from_millis(250);
 
@@ -102,12 +104,14 @@ impl Reception {
         }
         match self.last_word.take() {
             Some(last) => Err(last),
-            None => self.decode(link, now),
+            None => self.decode(link, now, &mut { usize::MAX }),
         }
     }
 
-    fn decode(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
-        loop {
+    /// Looks through so many frames at most, and takes them off.
+    fn decode(&mut self, link: &Arc<Link>, now: Instant, frames: &mut usize) -> Result<Option<Message>, Box<LastWord>> {
+        while let Some(left) = frames.checked_sub(1) {
+            *frames = left;
             match self.inbound.decoder.next() {
                 Ok(Some(Incoming::Message(message))) => {
                     let Some(sign) = self.sign_in(&message) else {
@@ -131,6 +135,7 @@ impl Reception {
                 Err(violation) => return Err(Box::new(LastWord::Violation(violation))),
             }
         }
+        Ok(None)
     }
 
     /// The heartbeat that a message is, where texts can be.
@@ -181,8 +186,12 @@ impl Reception {
 
     // Judging.
 
-    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is.
+    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is. Once somebody has begun to
+    /// close, no heart beats any more.
     pub(crate) fn beat(&mut self, link: &Arc<Link>, now: Instant) -> Result<Option<Instant>, Over> {
+        if !link.outbound.is_open() {
+            return Ok(None);
+        }
         if self.is_calm && self.deadline.is_none_or(|deadline| now < deadline) {
             return Ok(self.deadline);
         }
@@ -318,9 +327,10 @@ impl Reception {
             Phase::Over => return Err(Over),
             Phase::PeerDone { by } if by <= now => {
                 link.answer_close(now);
-                return self.end_if_drained(link).map(|by| (by, false));
+                return Self::end_if_drained(link, now);
             }
-            Phase::PeerDone { by } | Phase::Closed { by } => return Ok((Some(by), false)),
+            Phase::PeerDone { by } => return Ok((Some(by), false)),
+            Phase::Closed { .. } => return Self::end_if_drained(link, now),
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(link, now);
@@ -335,15 +345,27 @@ impl Reception {
             let phase = link.outbound.ending(|ending| ending.phase());
             return match phase {
                 Phase::PeerDone { by } => Ok((Some(by), false)),
-                _ => self.end_if_drained(link).map(|by| (by, false)),
+                _ => Self::end_if_drained(link, now),
             };
         }
-        let deadline = match link.outbound.ending(|ending| ending.phase()) {
+        let reads = self.has_room(link);
+        let phase = link.outbound.ending(|ending| ending.phase());
+        let failure = match phase {
+            // A read tells.
+            _ if reads => None,
+            Phase::Broken => Some(CloseReason::Disconnected),
+            _ => self.inbound.failure(),
+        };
+        if let Some(reason) = failure {
+            // What has come so far is still the handler's.
+            link.abort(reason);
+            return Err(Over);
+        }
+        let deadline = match phase {
             Phase::Open => self.beat(link, now)?,
             // The supervisor watches that the closing handshake comes to an end.
             _ => None,
         };
-        let reads = self.has_room(link);
         let soon = if is_at_once {
             // Others first.
             Some(now + Duration::from_millis(1))
@@ -356,30 +378,34 @@ impl Reception {
         Ok(([soon, deadline].into_iter().flatten().min(), reads))
     }
 
-    /// Both sides have had their last word: that is the end, unless something still waits to go out.
-    fn end_if_drained(&self, link: &Arc<Link>) -> Result<Option<Instant>, Over> {
+    /// Both sides have had their last word: that is the end, unless something still waits to go out and has time left.
+    fn end_if_drained(link: &Arc<Link>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
+        let by = link.close_deadline().filter(|by| *by > now);
         if link.outbound.uptake().blocked_since.is_none() {
             link.end_in_order();
-            return Err(Over);
+        } else if by.is_some() {
+            return Ok((by, false));
+        } else {
+            link.abort(CloseReason::Disconnected);
         }
-        let by = link.close_deadline();
-        link.watch_closing();
-        Ok(by)
+        Err(Over)
     }
 
     /// Reads as far as there is room for it. Whether there may be more to read at once.
     fn read_ahead(&mut self, link: &Arc<Link>, now: Instant) -> bool {
+        let mut frames = Self::FRAMES;
         for _ in 0..Self::READS {
             loop {
                 if !self.has_room(link) {
                     self.stop_reading();
                     return false;
                 }
-                match self.decode(link, now) {
+                match self.decode(link, now, &mut frames) {
                     Ok(Some(message)) => {
                         self.ahead_share.add(message.cost());
                         self.ahead.push_back(message);
                     }
+                    Ok(None) if frames == 0 => return true,
                     Ok(None) => break,
                     Err(last) => {
                         self.last_word = Some(last);

@@ -175,11 +175,8 @@ impl StandIn {
     }
 
     fn look_at(&mut self, id: ConnectionId, now: Instant) {
-        if let Some(watched) = self.watched.remove(&id) {
-            if let Some(look) = watched.look {
-                self.looks.remove(&(look, id));
-            }
-            self.look(watched.link, now);
+        if let Some(watched) = self.watched.get(&id) {
+            self.look(Arc::clone(&watched.link), now);
         }
     }
 
@@ -187,15 +184,13 @@ impl StandIn {
         /// Before this nobody is looked at again: others are due as well.
         const ROUND: Duration = Duration::from_millis(1);
         let id = link.id;
+        if let Some(look) = self.watched.remove(&id).and_then(|before| before.look) {
+            self.looks.remove(&(look, id));
+        }
         if let Look::Again { at, socket } = link.stand_in(now) {
             let at = at.map(|at| at.max(now + ROUND));
-            if let Some(look) = at {
-                self.looks.insert((look, id));
-            }
-            let before = self.watched.insert(id, Watched { link, look: at, socket });
-            if let Some(look) = before.and_then(|before| before.look).filter(|look| Some(*look) != at) {
-                self.looks.remove(&(look, id));
-            }
+            self.looks.extend(at.map(|at| (at, id)));
+            self.watched.insert(id, Watched { link, look: at, socket });
         }
     }
 }

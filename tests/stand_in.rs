@@ -511,3 +511,129 @@ fn a_peer_that_talks_and_takes_nothing_lives_unless_it_was_given_a_limit() {
         assert_eq!(closed, limit.map(|limit| CloseReason::WriteStalled { limit }));
     }
 }
+
+/// Whether the peer's Ping is answered soon.
+fn answers(client: &mut support::Client) -> bool {
+    client.send(PING, "are you there?");
+    let soon = Instant::now() + ms(2000);
+    loop {
+        match client.next_before(soon) {
+            Incoming::Frame(frame) if frame.opcode == PONG => return true,
+            Incoming::Frame(_) => {}
+            _ => return false,
+        }
+    }
+}
+
+#[test]
+fn a_peer_is_stood_in_for_again_when_the_handler_has_made_room_and_left() {
+    let (go, gate) = bounded::<()>(0);
+    let running = start(server().read_ahead(10_000).close_timeout(ms(500)), move |conn| {
+        let _ = gate.recv();
+        for _ in 0..10 {
+            conn.recv()?;
+        }
+        let _ = gate.recv();
+        Ok(())
+    });
+    let mut client = running.connect();
+    for _ in 0..12 {
+        client.send_text(&"x".repeat(1000));
+    }
+    // By now no more is read ahead.
+    thread::sleep(ms(500));
+    go.send(()).unwrap();
+    assert!(answers(&mut client), "there is room again, and the handler is away");
+    client.send_close(1000, "");
+    assert_eq!(running.closed().reason.name(), "peer");
+    drop(go);
+}
+
+#[test]
+fn a_peer_is_stood_in_for_after_another_thread_has_switched_the_heartbeat_off() {
+    let (running, open, senders) = start_away(server(), true, echo_all);
+    let mut client = running.connect();
+    let sender = receive("a Sender", &senders);
+    // The handler waits in `recv`, and so long that it does not hold the receiving end.
+    thread::sleep(ms(300));
+    sender.set_heartbeat(HeartbeatPolicy::off()).unwrap();
+    thread::sleep(ms(200));
+    client.send_text("and now it goes away");
+    thread::sleep(ms(200));
+    assert!(answers(&mut client));
+    drop(open);
+}
+
+#[test]
+fn a_close_of_ours_that_is_the_answer_ends_the_connection_though_the_handler_sleeps() {
+    for by_handler in [false, true] {
+        let (open, gate) = bounded::<()>(0);
+        let (senders, received) = unbounded();
+        let running = start(server().close_timeout(ms(600)), move |conn| {
+            let _ = senders.send(conn.sender());
+            if by_handler {
+                thread::sleep(ms(400));
+                assert!(matches!(conn.close(1000, ""), Err(Error::Closed(CloseReason::Peer { .. }))));
+            }
+            let _ = gate.recv();
+            Ok(())
+        });
+        let mut client = running.connect();
+        client.send_close(4003, "I was first");
+        if !by_handler {
+            thread::sleep(ms(400));
+            let closed = receive("a Sender", &received).close(1000, "");
+            assert!(matches!(closed, Err(Error::Closed(CloseReason::Peer { .. }))), "{closed:?}");
+        }
+        assert_eq!(client.expect_close(), (Some(4003), String::new()));
+        let report = running.closed();
+        assert_eq!(report.reason, CloseReason::Peer { code: Some(4003.into()), reason: "I was first".into() });
+        drop(open);
+    }
+}
+
+#[test]
+fn a_reset_is_reported_at_once_though_no_more_is_read_ahead() {
+    for policy in [HeartbeatPolicy::off(), quick()] {
+        let server = server().read_ahead(10_000).heartbeat(policy);
+        let (running, open, _) = start_away(server, false, echo_all);
+        let mut client = running.connect();
+        running.events.opened();
+        for _ in 0..20 {
+            client.send_text(&"x".repeat(1000));
+        }
+        thread::sleep(ms(500));
+        client.reset();
+        let report = running.closed();
+        assert!(matches!(report.reason, CloseReason::Io { .. }), "{report:?}");
+        drop(open);
+    }
+}
+
+#[test]
+fn no_heart_beats_for_a_peer_that_has_said_close_while_the_handler_works_through_what_it_said_before() {
+    let replies_slowly: Then = |conn| {
+        loop {
+            let message = conn.recv()?;
+            thread::sleep(ms(300));
+            conn.send(message)?;
+        }
+    };
+    let policy = HeartbeatPolicy::new(ms(300), ms(200)).max_missed(2);
+    let (running, open, _) = start_away(server().heartbeat(policy).close_timeout(CEILING), false, replies_slowly);
+    let mut client = running.connect();
+    for text in ["one", "two", "three", "four", "five"] {
+        client.send_text(text);
+    }
+    client.send_close(1000, "that is all");
+    thread::sleep(ms(250));
+    drop(open);
+    for text in ["one", "two", "three", "four", "five"] {
+        let frame = client.frame();
+        assert_eq!((frame.opcode, frame.text()), (TEXT, text), "whoever has said Close answers no Ping");
+    }
+    client.expect_close();
+    let report = running.closed();
+    assert_eq!((report.reason.name(), report.missed), ("peer", 0), "{report:?}");
+    assert_eq!(running.handle.stats().missed, 0);
+}

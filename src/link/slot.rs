@@ -22,7 +22,8 @@ pub(super) struct Slot {
     away_since: Option<Instant>,
     /// Whether this absence was reported.
     is_reported: bool,
-    /// Whether the stand-in has the connection on its list.
+    /// Whether the stand-in looks here soon, so that a thread which leaves need not tell it. Once it has taken over it comes
+    /// by its own deadlines, and they may be far away.
     is_listed: bool,
     /// Whether the thread waits in `recv` by a deadline that is no longer true, so that the stand-in keeps the new one.
     is_stale: bool,
@@ -71,8 +72,12 @@ impl Link {
     }
 
     /// The connection's thread goes back to its handler.
-    pub(crate) fn leave(self: &Arc<Self>, reception: Box<Reception>, now: Instant) {
+    pub(crate) fn leave(self: &Arc<Self>, mut reception: Box<Reception>, now: Instant) {
         let mut slot = self.slot();
+        if let Some(policy) = slot.asked.take() {
+            // If it cannot be written, the next read will tell why.
+            let _ = reception.change_heartbeat(self, policy);
+        }
         slot.reception = Some(reception);
         slot.away_since = Some(now);
         let is_listed = std::mem::replace(&mut slot.is_listed, true);
@@ -83,9 +88,15 @@ impl Link {
     }
 
     /// Puts the reception where others find it: the connection's thread has not begun yet, or waits for its peer and takes
-    /// it again when something has come.
-    pub(crate) fn rest(&self, reception: Box<Reception>) {
-        self.slot().reception = Some(reception);
+    /// it again when something has come. Given back if another thread has asked for a heartbeat that it does not know of
+    /// yet.
+    pub(crate) fn rest(&self, reception: Box<Reception>) -> Option<Box<Reception>> {
+        let mut slot = self.slot();
+        if slot.asked.is_some() {
+            return Some(reception);
+        }
+        slot.reception = Some(reception);
+        None
     }
 
     /// How long the connection's thread has been in its handler.
@@ -138,20 +149,13 @@ impl Link {
 
     /// The stand-in looks at a connection that is on its list.
     pub(crate) fn stand_in(self: &Arc<Self>, now: Instant) -> Look {
-        let mut slot = self.slot();
-        let slot = &mut *slot;
-        match slot.look(self, now) {
-            Ok(look @ Look::Again { .. }) => look,
-            Ok(Look::Back) | Err(Over) => {
-                slot.is_listed = false;
-                Look::Back
-            }
-        }
+        self.slot().look(self, now).unwrap_or(Look::Back)
     }
 }
 
 impl Slot {
     fn look(&mut self, link: &Arc<Link>, now: Instant) -> Result<Look, Over> {
+        self.is_listed = false;
         let Some(reception) = self.reception.as_deref_mut() else { return Ok(Look::Back) };
         let Some(since) = self.away_since else {
             if !self.is_stale {
@@ -159,12 +163,14 @@ impl Slot {
             }
             // The thread reads what comes, and is woken by it; only its deadline has to be kept.
             let at = reception.beat(link, now)?;
-            return Ok(Look::Again { at, socket: None });
+            self.is_stale = at.is_some();
+            return Ok(if self.is_stale { Look::Again { at, socket: None } } else { Look::Back });
         };
         let from = since + GRACE;
         if now < from {
             // It may be back in a moment, and reads by itself; but no deadline waits for it.
             let at = reception.beat(link, now)?;
+            self.is_listed = true;
             return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
         }
         let (mut at, reads) = reception.stand_in(link, now)?;

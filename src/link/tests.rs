@@ -14,8 +14,14 @@ use crate::supervisor::Supervisor;
 
 /// A connection that is open, and what the supervisor would hear of it.
 fn connection() -> (Arc<Link>, Box<Connection>, Receivers) {
+    connection_with(&[])
+}
+
+/// The same, and this has come from the peer.
+fn connection_with(head: &[u8]) -> (Arc<Link>, Box<Connection>, Receivers) {
     let (link, stream, receivers) = link_and_stream();
-    let decoder = Decoder::new(Role::Server, &[], 256, 256);
+    link.count_bytes_in(head.len(), link.opened);
+    let decoder = Decoder::new(Role::Server, head, 256, 256);
     let inbound = Inbound::new(stream, decoder).unwrap();
     let (request, _) = Request::parse(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", link.remote.peer).unwrap().unwrap();
     let connection = Connection::new(Arc::clone(&link), inbound, HeartbeatPolicy::off(), request, None, false);
@@ -109,4 +115,29 @@ fn a_miss_never_follows_the_end_whoever_is_first() {
         assert_eq!(told.iter().position(|is_closed| *is_closed), Some(told.len() - 1), "{told:?}");
     }
     assert!(misses > 0, "no miss was ever first");
+}
+
+#[test]
+fn a_heartbeat_that_is_asked_for_in_the_last_moment_before_a_thread_leaves_or_waits_is_not_left_lying() {
+    let policy = HeartbeatPolicy::default();
+    let (link, _connection, _receivers) = connection();
+    let reception = link.attend().unwrap();
+    assert_eq!(link.take_asked_heartbeat(), None);
+    link.ask_heartbeat(policy).unwrap();
+    let reception = link.rest(reception).expect("there is something to do before it waits");
+    link.leave(reception, Instant::now());
+    assert_eq!(link.with_reception(|reception| reception.policy()), Some(policy));
+}
+
+#[test]
+fn one_look_of_the_stand_in_is_a_bounded_amount_of_work_whatever_the_peer_sends() {
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(10_000);
+    let (link, _connection, _receivers) = connection_with(&pings);
+    link.hub.starts(1 << 20);
+    let left = link.with_reception(|reception| {
+        let (again, reads) = reception.stand_in(&link, Instant::now()).unwrap();
+        assert!(again.is_some() && reads, "there is more to be done");
+        reception.inbound.decoder.undecoded()
+    });
+    assert!((pings.len() / 2..pings.len()).contains(&left.unwrap()), "{left:?} of {}", pings.len());
 }
