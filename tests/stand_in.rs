@@ -176,17 +176,10 @@ fn texts_of_a_page_are_answered_while_the_handler_sleeps_and_never_reach_it() {
 fn a_heartbeat_that_another_thread_switches_on_finds_a_peer_that_was_dead_already() {
     // In `recv`, quietly or just after much was said, and in the handler.
     for (name, is_away, messages) in [("waiting", false, 0), ("talking", false, 50), ("away", true, 0)] {
-        let (open, gate) = bounded::<()>(0);
-        let (senders, received) = unbounded();
-        let running = start(server(), move |conn| {
-            let _ = senders.send(conn.sender());
-            if is_away {
-                let _ = gate.recv();
-            }
-            echo_all(conn)
-        });
+        let (running, open, senders) = start_away(server(), false, echo_all);
+        let _open = Some(open).filter(|_| is_away);
         let mut client = running.connect();
-        let sender: Sender = receive("a Sender", &received);
+        let sender = receive("a Sender", &senders);
         for _ in 0..messages {
             client.expect_echo("hello");
         }
@@ -194,7 +187,6 @@ fn a_heartbeat_that_another_thread_switches_on_finds_a_peer_that_was_dead_alread
         sender.set_heartbeat(HeartbeatPolicy::new(Duration::from_secs(3600), ms(200)).max_missed(2)).unwrap();
         let report = running.closed();
         assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 2 }, "{name}");
-        drop(open);
     }
 }
 
@@ -416,17 +408,10 @@ fn a_handler_that_returns_without_looking_at_the_peers_close_has_the_peer_for_it
 #[test]
 fn what_was_sent_is_confirmed_when_the_peer_has_read_it_and_not_before() {
     for is_away in [false, true] {
-        let (open, gate) = bounded::<()>(0);
-        let (senders, received) = unbounded();
-        let running = start(server().queue_size(10_000_000), move |conn| {
-            let _ = senders.send(conn.sender());
-            if is_away {
-                let _ = gate.recv();
-            }
-            echo_all(conn)
-        });
+        let (running, open, senders) = start_away(server().queue_size(10_000_000), false, echo_all);
+        let mut open = Some(open).filter(|_| is_away);
         let mut client = running.connect();
-        let sender: Sender = receive("a Sender", &received);
+        let sender = receive("a Sender", &senders);
         sender.send(vec![1; 4_000_000]).unwrap();
         sender.send("the last").unwrap();
         assert_eq!(sender.confirm(ms(300)), Err(ConfirmError::Timeout), "nothing was read");
@@ -456,7 +441,7 @@ fn what_was_sent_is_confirmed_when_the_peer_has_read_it_and_not_before() {
         let unconfirmed = thread::spawn(move || waiting.confirm(CEILING));
         while client.frame().opcode != PING {}
         client.send_close(1000, "");
-        drop(open);
+        drop(open.take());
         let end = unconfirmed.join().unwrap();
         assert!(matches!(end, Err(ConfirmError::Closed(CloseReason::Peer { .. }))), "{end:?}");
         assert!(matches!(sender.confirm(CEILING), Err(ConfirmError::Closed(_))));
