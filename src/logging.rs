@@ -139,6 +139,8 @@ impl Log {
                 return Some(line);
             }
             if state.phase == Phase::Ending {
+                // From here on nobody would come for a line.
+                state.phase = Phase::Direct;
                 return None;
             }
             state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -264,5 +266,16 @@ mod tests {
         assert!(!state.push(line(&"x".repeat(Log::LIMIT))));
         assert_eq!(texts(&mut state), ["lines of the log that were lost: 1, because the logger was behind"]);
         assert_eq!(state.size, 0);
+    }
+
+    #[test]
+    fn nothing_is_queued_any_more_once_the_thread_has_found_the_queue_empty_at_its_end() {
+        let log = Log::default();
+        log.begin();
+        assert!(log.lock().push(line("the last")));
+        log.lock().phase = Phase::Ending;
+        assert_eq!(log.next().unwrap().text, "the last");
+        assert!(log.next().is_none());
+        assert_eq!(log.lock().phase, Phase::Direct, "whoever logs now hands its line over itself");
     }
 }
