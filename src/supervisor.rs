@@ -243,11 +243,12 @@ impl Supervisor {
 
     fn opened(&mut self, link: Arc<Link>) {
         self.registry.insert(link.id, Open { link: Arc::clone(&link), is_reported: false });
-        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.target.path()));
+        // Whoever reads a line, or takes out an event, finds the counters up to date.
         self.hub.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
+        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.target.path()));
         let Remote { peer, client } = link.remote;
         self.hub.publish(|| {
             let (path, target) = (link.target.path().to_owned(), link.target.clone());
@@ -261,12 +262,6 @@ impl Supervisor {
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, client, .. } = report;
         let remote = Remote { peer, client };
-        let line = format_args!("#{id} {remote} ended: {report}");
-        match &report.reason {
-            reason if reason.is_clean() => self.hub.log.info(line),
-            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.hub.log.error(line),
-            _ => self.hub.log.warn(line),
-        }
         self.hub.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;
@@ -274,6 +269,12 @@ impl Supervisor {
         });
         if let Some(open) = self.registry.get_mut(&id) {
             open.is_reported = true;
+        }
+        let line = format_args!("#{id} {remote} ended: {report}");
+        match &report.reason {
+            reason if reason.is_clean() => self.hub.log.info(line),
+            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.hub.log.error(line),
+            _ => self.hub.log.warn(line),
         }
         self.hub.publish(|| Event::Closed(report));
     }
