@@ -255,9 +255,11 @@ fn metrics_count_what_happened() {
     client.flush().unwrap();
     assert_eq!(status_of(&get_locally(&server, "/nothing")), "426");
 
+    // What was answered is counted a moment later.
     let text = loop {
         let text = get_locally(&server, "/metrics");
-        if metric(&text, "heartwire_pongs_total") > Some(0.0) {
+        let has_come = |name| metric(&text, name) > Some(0.0);
+        if has_come("heartwire_pongs_total") && has_come("heartwire_http_unclaimed_total") {
             break text;
         }
     };
