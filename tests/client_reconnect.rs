@@ -360,14 +360,15 @@ fn histogram(times: impl Iterator<Item = Duration>) -> Vec<usize> {
 }
 
 /// From the highest bin on, none is higher than an earlier one by more than chance, and than a busy machine that was
-/// late for some: a fifth, and four standard deviations.
+/// late for some: a fifth, and four standard deviations. What is less than a twentieth of the highest is no peak: of many
+/// small bins some are low by chance, and hardly anything is not higher than the lowest of them.
 fn one_peak(bins: &[usize]) {
     let top = (0..bins.len()).max_by_key(|bin| bins[*bin]).expect("some bins");
     assert!(top <= 1, "the first attempts are the most: {bins:?}");
-    let mut lowest = bins[top];
+    let (mut lowest, small) = (bins[top], bins[top] as f64 / 20.0);
     for (bin, count) in bins.iter().enumerate().skip(top) {
         let highest = 1.2 * lowest as f64 + 4.0 * (lowest.max(1) as f64).sqrt();
-        assert!(*count as f64 <= highest, "a second peak in bin {bin}: {bins:?}");
+        assert!(*count as f64 <= highest.max(small), "a second peak in bin {bin}: {bins:?}");
         lowest = lowest.min(*count);
     }
 }
@@ -375,6 +376,9 @@ fn one_peak(bins: &[usize]) {
 #[test]
 fn a_second_peak_would_be_seen() {
     one_peak(&[1240, 600, 545, 310, 330, 270, 190, 180, 160, 110, 60, 1, 0, 2]);
+    one_peak(&[
+        1090, 765, 571, 300, 327, 283, 156, 129, 142, 133, 141, 74, 57, 27, 7, 19, 23, 16, 25, 16, 11, 6, 4, 1, 2,
+    ]);
     // Without jitter all come together, after 0.5 s, 1.5 s, 3.5 s.
     for in_step in [&[0, 1000, 0, 1000, 0, 0, 0, 1000][..], &[1000, 600, 900], &[1240, 600, 545, 310, 500]] {
         assert!(std::panic::catch_unwind(|| one_peak(in_step)).is_err());
