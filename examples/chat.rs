@@ -3,7 +3,7 @@
 //! `cargo run --example chat [ADDRESS]`, then connect some clients, each with its name as the path, such as
 //! `ws://127.0.0.1:9001/ann`. Pull somebody's cable and watch the others: they talk on, and are told of the loss.
 
-use heartwire::{Connection, Error, Handle, Server};
+use heartwire::{Connection, Error, Server, ServerHandle};
 
 fn main() -> Result<(), Error> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".into());
@@ -21,7 +21,7 @@ fn main() -> Result<(), Error> {
     })
 }
 
-fn talk(room: &Handle, conn: &mut Connection, name: &str) -> Result<(), Error> {
+fn talk(room: &ServerHandle, conn: &mut Connection, name: &str) -> Result<(), Error> {
     loop {
         let message = conn.recv()?;
         if let Some(text) = message.as_text() {

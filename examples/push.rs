@@ -6,7 +6,7 @@
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use heartwire::{Error, Handle, HeartbeatPolicy, Response, Server};
+use heartwire::{Error, HeartbeatPolicy, Response, Server, ServerHandle};
 
 const PERIOD: Duration = Duration::from_secs(1);
 
@@ -33,7 +33,7 @@ fn main() -> Result<(), Error> {
         .on_request(|request| match request.path() {
             "/" => Some(Response::new(200).header("Content-Type", "text/html; charset=utf-8").body(PAGE)),
             "/heartwire.js" => {
-                let script = include_str!("../src/page/heartwire.js");
+                let script = include_str!("../src/bin/heartwire/page/heartwire.js");
                 Some(Response::new(200).header("Content-Type", "text/javascript; charset=utf-8").body(script))
             }
             _ => None,
@@ -50,7 +50,7 @@ fn main() -> Result<(), Error> {
     })
 }
 
-fn push(handle: &Handle) {
+fn push(handle: &ServerHandle) {
     for count in 1_u64.. {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
         handle.broadcast(format!("news {count}, {:02}:{:02}:{:02} UTC", now / 3600, now / 60 % 60, now % 60));

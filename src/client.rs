@@ -14,36 +14,36 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
-use crate::decoder::Decoder;
+use crate::connection::report::ConnectionId;
+use crate::connection::shared::{NewConnection, Shared};
 use crate::error::Error;
-use crate::event::Event;
 use crate::foreign;
-use crate::frame::Role;
-use crate::handle::Hub;
-use crate::inbound::Inbound;
-use crate::link::{Link, Opening};
+use crate::protocol::close::{CloseCode, CloseReason};
+use crate::protocol::decoder::Decoder;
+use crate::protocol::frame::Role;
 use crate::settings::{Settings, setters_of_both_ends, within_reason};
-use crate::staff::Staff;
-use crate::supervisor::Notice;
+use crate::supervisor::event::Event;
+use crate::supervisor::handle::SupervisorHandle;
+use crate::supervisor::notice::Notice;
+use crate::supervisor::threads::ServiceThreads;
+use crate::transport::read_half::ReadHalf;
 
 mod answer;
 mod attempt;
 mod backoff;
-mod connect_error;
 mod dial;
 mod handle;
 mod race;
 mod target;
 
+use crate::error::ConnectError;
 pub use attempt::Attempt;
 pub use backoff::Backoff;
 use backoff::{Failures, Hint};
-pub use connect_error::ConnectError;
 use dial::Dialed;
 pub use handle::ClientHandle;
-use handle::{Control, Shared};
+use handle::{ClientState, Control};
 use target::Target;
 
 /// A WebSocket client: settings first, then [`run`](Self::run).
@@ -66,8 +66,8 @@ pub struct Client {
     settings: Settings,
     /// How to come back; `None`: not at all.
     backoff: Option<Backoff>,
-    shared: Arc<Shared>,
-    receivers: crate::handle::Receivers,
+    state: Arc<ClientState>,
+    receivers: crate::supervisor::handle::Receivers,
     control: channel::Receiver<Control>,
 }
 
@@ -89,14 +89,14 @@ impl Client {
     /// [`Error::Connect`] with [`ConnectError::Invalid`].
     pub fn new(url: &str) -> Result<Self, Error> {
         let target = Target::parse(url).map_err(Error::Connect)?;
-        let (hub, receivers) = Hub::new(None)?;
+        let (supervisor, receivers) = SupervisorHandle::new(None)?;
         let (control_sender, control) = channel::bounded(8);
-        let shared = Shared::new(hub, control_sender);
+        let state = ClientState::new(supervisor, control_sender);
         Ok(Self {
             target,
             settings: Settings::default(),
             backoff: Some(Backoff::default()),
-            shared: Arc::new(shared),
+            state: Arc::new(state),
             receivers,
             control,
         })
@@ -104,12 +104,12 @@ impl Client {
 
     /// The remote control. May be taken, and listened to, before [`run`](Self::run).
     pub fn handle(&self) -> ClientHandle {
-        ClientHandle { shared: Arc::clone(&self.shared) }
+        ClientHandle { state: Arc::clone(&self.state) }
     }
 
     #[cfg(test)]
-    pub(crate) fn hub(&self) -> Arc<Hub> {
-        Arc::clone(&self.shared.hub)
+    pub(crate) fn supervisor(&self) -> Arc<SupervisorHandle> {
+        Arc::clone(&self.state.supervisor)
     }
 
     setters_of_both_ends!();
@@ -186,7 +186,7 @@ impl Client {
     /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 128
     /// more, which it takes to keep it. Default 0: they are refused. What was never sent can be [taken out](ClientHandle::take_outbox).
     pub fn outbox_size(self, bytes: usize) -> Self {
-        self.shared.current().outbox_limit = bytes;
+        self.state.current().outbox_limit = bytes;
         self
     }
 
@@ -197,7 +197,7 @@ impl Client {
     /// Those that were dropped are counted by [`outbox_dropped`](ClientHandle::outbox_dropped), and logged when the next
     /// connection opens. Only a message that is larger than the outbox is still `Full`.
     pub fn outbox_drops_oldest(self, drops_oldest: bool) -> Self {
-        self.shared.current().drops_oldest = drops_oldest;
+        self.state.current().drops_oldest = drops_oldest;
         self
     }
 
@@ -228,18 +228,18 @@ impl Client {
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
-        let Self { target, mut settings, backoff, shared, receivers, control } = self;
+        let Self { target, mut settings, backoff, state, receivers, control } = self;
         target.check().map_err(Error::Connect)?;
-        let hub = Arc::clone(&shared.hub);
-        settings.make_room_for(shared.current().outbox_limit);
-        let (staff, stop) = Staff::start(&hub, receivers, &settings)?;
-        hub.accept_ends();
+        let supervisor = Arc::clone(&state.supervisor);
+        settings.make_room_for(state.current().outbox_limit);
+        let (threads, stop) = ServiceThreads::start(&supervisor, receivers, &settings)?;
+        supervisor.accept_ends();
         let target = Arc::new(target);
-        let mut run = Run { target, settings, backoff, shared, control, stop, last_id: 0, handler: &mut handler };
+        let mut run = Run { target, settings, backoff, state, control, stop, last_id: 0, handler: &mut handler };
         let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
-        run.shared.ended();
-        hub.notify(Notice::Shutdown);
-        let joined = staff.join(&hub);
+        run.state.ended();
+        supervisor.notify(Notice::Shutdown);
+        let joined = threads.join(&supervisor);
         joined.and(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 }
@@ -249,7 +249,7 @@ struct Run<'a, H> {
     target: Arc<Target>,
     settings: Settings,
     backoff: Option<Backoff>,
-    shared: Arc<Shared>,
+    state: Arc<ClientState>,
     control: channel::Receiver<Control>,
     /// Told when a thread of ours has failed.
     stop: channel::Receiver<()>,
@@ -266,7 +266,7 @@ where
         let mut refused_with = None;
         while !self.is_stopping() {
             let attempt = failures.next_attempt();
-            self.shared.hub.publish(|| Event::Connecting { attempt });
+            self.state.supervisor.publish(|| Event::Connecting { attempt });
             let outcome = match self.dial(attempt, refused_with.take()) {
                 None => break,
                 Some(Ok(dialed)) => {
@@ -292,18 +292,18 @@ where
 
     /// Whether no more attempts are to be made.
     fn is_stopping(&self) -> bool {
-        self.shared.is_stopping() || self.shared.hub.is_ending()
+        self.state.is_stopping() || self.state.supervisor.is_ending()
     }
 
     /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
     fn dial(&self, attempt: u32, refused_with: Option<u16>) -> Option<Result<Dialed, ConnectError>> {
         let (done, dialed) = channel::bounded(1);
-        let (target, shared) = (Arc::clone(&self.target), Arc::clone(&self.shared));
+        let (target, state) = (Arc::clone(&self.target), Arc::clone(&self.state));
         let handshake_timeout = self.settings.handshake_timeout;
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
             let prepared = target.prepared(attempt, refused_with);
             // That may have taken long, and a client that was stopped meanwhile should not turn up at its server.
-            if shared.is_stopping() {
+            if state.is_stopping() {
                 foreign::dispose(prepared);
             } else {
                 // It comes back if nobody waits for it any more.
@@ -333,14 +333,14 @@ where
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
         let told = foreign::in_words(&error);
-        self.shared.hub.log.warn(format_args!("not connected: {told}"));
+        self.state.supervisor.log.warn(format_args!("not connected: {told}"));
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
             _ => Hint::Nothing,
         };
         let error = Error::Connect(error);
         let is_fatal = (self.target.gives_up)(&error);
-        self.shared.hub.publish(|| Event::ConnectFailed { error: told, is_fatal });
+        self.state.supervisor.publish(|| Event::ConnectFailed { error: told, is_fatal });
         if is_fatal || self.backoff.is_none() {
             return Outcome::Done(Err(error));
         }
@@ -356,7 +356,7 @@ where
         if self.is_stopping() {
             return;
         }
-        let log = &self.shared.hub.log;
+        let log = &self.state.supervisor.log;
         match hint {
             Hint::NotBefore(asked) if self.backoff.is_some_and(|backoff| backoff.is_too_long(asked)) => {
                 log.info(format_args!(
@@ -365,7 +365,7 @@ where
             }
             _ => log.info(format_args!("connecting again in {delay:.1?}")),
         }
-        self.shared.hub.publish(|| Event::Retrying { delay });
+        self.state.supervisor.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
         let wait = deadline.map_or_else(channel::never, channel::at);
         channel::select! {
@@ -379,7 +379,7 @@ where
     fn handle(&mut self, dialed: Dialed) -> Result<Outcome, Error> {
         let mut connection = self.open(dialed)?;
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.handler)(&mut connection)));
-        self.shared.current().link = None;
+        self.state.current().connection = None;
         let (reason, done) = match outcome {
             Ok(Ok(())) => (CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }, Some(Ok(()))),
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => (reason, None),
@@ -402,9 +402,9 @@ where
     /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
     /// comes after.
     fn closed(&self) {
-        self.shared.hub.notify(Notice::ThreadEnds { id: self.last_id });
+        self.state.supervisor.notify(Notice::ThreadEnds { id: self.last_id });
         let (reply, heard) = channel::bounded(1);
-        self.shared.hub.notify(Notice::Snapshot { reply });
+        self.state.supervisor.notify(Notice::Snapshot { reply });
         // Fails only when the supervisor has panicked, and then nothing is told any more.
         let _ = heard.recv();
     }
@@ -431,8 +431,8 @@ where
         self.last_id += 1;
         let stream = Arc::new(stream);
         let decoder = Decoder::new(Role::Client, &tail, settings.read_buffer_size, settings.max_message_size);
-        let inbound = Inbound::new(Arc::clone(&stream), decoder)?;
-        let link = Arc::new(Link::new(Opening {
+        let read_half = ReadHalf::new(Arc::clone(&stream), decoder)?;
+        let shared = Arc::new(Shared::new(NewConnection {
             role: Role::Client,
             id: self.last_id,
             remote: peer.into(),
@@ -440,16 +440,17 @@ where
             stream,
             settings,
             takes_broadcasts: true,
-            hub: Arc::clone(&self.shared.hub),
+            supervisor: Arc::clone(&self.state.supervisor),
         }));
-        link.count_bytes_in(tail.len(), link.opened);
-        let connection = Connection::new(Arc::clone(&link), inbound, settings.heartbeat, request, subprotocol, false);
-        link.is_open();
+        shared.count_bytes_in(tail.len(), shared.opened);
+        let connection =
+            Connection::new(Arc::clone(&shared), read_half, settings.heartbeat, request, subprotocol, false);
+        shared.is_open();
         if let Some(next) = settings.heartbeat.announcement() {
             // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.
-            let _ = link.ping(Some(next), None);
+            let _ = shared.ping(Some(next), None);
         }
-        self.shared.opened(link);
+        self.state.opened(shared);
         Ok(connection)
     }
 }

@@ -1,6 +1,6 @@
 //! A connection as its handler sees it: receiving, sending, and the closing handshake.
 //!
-//! [`Connection::recv`] drives the [`Reception`]: it waits in one place, for the socket or for the heartbeat's next
+//! [`Connection::recv`] drives the [`ReceivingEnd`]: it waits in one place, for the socket or for the heartbeat's next
 //! deadline. While the handler does something else, the stand-in does.
 
 use std::fmt;
@@ -8,25 +8,35 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::close::{CloseCode, CloseReason, ConnectionId, Phase};
+use crate::connection::receiving_end::{Over, ReceivingEnd};
+use crate::connection::report::ConnectionId;
+use crate::connection::sender::Sender;
+use crate::connection::shared::Shared;
 use crate::error::Error;
+use crate::heartbeat::round_trip::RoundTrip;
 use crate::heartbeat::{Heartbeat, HeartbeatPolicy};
-use crate::inbound::{Filled, Inbound};
-use crate::link::Link;
+use crate::http::request::Request;
 use crate::message::Message;
-use crate::reception::{Over, Reception};
-use crate::request::Request;
-use crate::round_trip::RoundTrip;
-use crate::sender::Sender;
-use crate::tcp;
+use crate::protocol::close::{CloseCode, CloseReason};
+use crate::protocol::close_state::Phase;
+use crate::transport::read_half::{Filled, ReadHalf};
+use crate::transport::socket;
 
 mod closing;
+pub(crate) mod receiving_end;
+pub(crate) mod report;
+pub(crate) mod sender;
+pub(crate) mod shared;
+mod slot;
+mod suspension;
+#[cfg(test)]
+mod tests;
 
 /// An open WebSocket, in the hands of its handler and its own thread.
 ///
 /// Receiving belongs to this thread. Sending belongs to everybody: see [`sender`](Self::sender).
 pub struct Connection {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     stream: Arc<TcpStream>,
     request: Request,
     subprotocol: Option<String>,
@@ -38,19 +48,19 @@ pub struct Connection {
 
 impl Connection {
     pub(crate) fn new(
-        link: Arc<Link>,
-        inbound: Inbound,
+        shared: Arc<Shared>,
+        read_half: ReadHalf,
         heartbeat: HeartbeatPolicy,
         request: Request,
         subprotocol: Option<String>,
         text_heartbeat: bool,
     ) -> Self {
-        let opened = link.opened;
-        let stream = Arc::clone(inbound.stream());
-        link.set_heartbeat(&heartbeat);
-        let heartbeat = Heartbeat::new(heartbeat, opened, link.phase(&heartbeat, opened));
-        link.rest(Box::new(Reception::new(inbound, heartbeat, text_heartbeat, link.share(), opened)));
-        Self { link, stream, request, subprotocol, has_fed: false, is_over: false }
+        let opened = shared.opened;
+        let stream = Arc::clone(read_half.stream());
+        shared.set_heartbeat(&heartbeat);
+        let heartbeat = Heartbeat::new(heartbeat, opened, shared.phase(&heartbeat, opened));
+        shared.rest(Box::new(ReceivingEnd::new(read_half, heartbeat, text_heartbeat, shared.share(), opened)));
+        Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
     }
 
     /// Waits for the next message. Meanwhile the heartbeat beats, Pings are answered, and other threads may send.
@@ -81,7 +91,7 @@ impl Connection {
     /// # Errors
     /// [`Error::Closed`] when the connection is closed or closing; the message is not sent.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
-        self.link.send(message.into())
+        self.shared.send(message.into())
     }
 
     /// Like [`send`](Self::send), but the message may stay in memory until this thread next waits in `recv`, anything is
@@ -92,12 +102,12 @@ impl Connection {
     /// As [`send`](Self::send).
     pub fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         self.has_fed = true;
-        self.link.feed(message.into())
+        self.shared.feed(message.into())
     }
 
     /// A handle for sending, to be given to any number of other threads.
     pub fn sender(&self) -> Sender {
-        Sender::new(Arc::clone(&self.link))
+        Sender::new(Arc::clone(&self.shared))
     }
 
     /// Closes: sends what is queued and a Close frame, waits for the peer's, and ends the TCP connection; all of it
@@ -111,29 +121,29 @@ impl Connection {
             return Err(Error::InvalidCloseCode(code));
         }
         let reason = CloseReason::Local { code, reason: reason.to_owned() };
-        let Some(reception) = self.link.attend().filter(|_| !self.is_over) else { return Err(self.link.closed()) };
-        if !self.link.begin_close(reason) {
-            self.link.leave(reception, Instant::now());
-            return Err(self.link.closed());
+        let Some(receiving) = self.shared.attend().filter(|_| !self.is_over) else { return Err(self.shared.closed()) };
+        if !self.shared.begin_close(reason) {
+            self.shared.leave(receiving, Instant::now());
+            return Err(self.shared.closed());
         }
-        self.await_close(reception);
+        self.await_close(receiving);
         Ok(())
     }
 
     /// This connection's number.
     pub fn id(&self) -> ConnectionId {
-        self.link.id
+        self.shared.id
     }
 
     /// The peer's address: behind a proxy, the proxy's.
     pub fn peer(&self) -> SocketAddr {
-        self.link.remote.peer
+        self.shared.remote.peer
     }
 
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
     /// Where we are the client ourselves, that is the server's.
     pub fn client(&self) -> IpAddr {
-        self.link.remote.client
+        self.shared.remote.client
     }
 
     /// The path that the peer asked for, without the query.
@@ -153,75 +163,77 @@ impl Connection {
 
     /// Round-trip figures; `None` before the first Pong.
     pub fn round_trip(&self) -> Option<RoundTrip> {
-        self.link.ledger().round_trip()
+        self.shared.ledger().round_trip()
     }
 
     /// Pongs missed in a row.
     pub fn missed(&self) -> u32 {
-        self.link.missed()
+        self.shared.missed()
     }
 
     /// The heartbeat in force.
     pub fn heartbeat(&self) -> HeartbeatPolicy {
-        let policy = self.link.with_reception(|reception| reception.policy());
+        let policy = self.shared.with_receiving_end(|receiving| receiving.policy());
         policy.unwrap_or_else(HeartbeatPolicy::off)
     }
 
     /// Changes the heartbeat from now on. Misses so far are forgotten, and the schedule starts afresh. If the new one
     /// [announces](HeartbeatPolicy::announcing), a Ping tells the peer at once.
     pub fn set_heartbeat(&mut self, policy: HeartbeatPolicy) {
-        self.link.with_reception(|reception| {
-            reception.set_heartbeat(&self.link, policy);
+        self.shared.with_receiving_end(|receiving| {
+            receiving.set_heartbeat(&self.shared, policy);
             if policy.announcement().is_some() {
                 // If it cannot be written, the next read will tell why.
-                let _ = reception.ping(&self.link);
+                let _ = receiving.ping(&self.shared);
             }
         });
         // Whoever stands in for us goes by it from now on.
-        self.link.list();
+        self.shared.list();
     }
 
     // Receiving.
 
     fn receive(&mut self, until: Option<Instant>) -> Result<Option<Message>, Error> {
-        let Some(mut reception) = self.link.attend().filter(|_| !self.is_over) else { return Err(self.link.closed()) };
+        let Some(mut receiving) = self.shared.attend().filter(|_| !self.is_over) else {
+            return Err(self.shared.closed());
+        };
         let mut now = Instant::now();
         let mut has_looked = false;
         loop {
-            if let Some(policy) = self.link.take_asked_heartbeat() {
+            if let Some(policy) = self.shared.take_asked_heartbeat() {
                 // If it cannot be written, the next read will tell why.
-                let _ = reception.change_heartbeat(&self.link, policy);
+                let _ = receiving.change_heartbeat(&self.shared, policy);
             }
-            match reception.next(&self.link, now) {
+            match receiving.next(&self.shared, now) {
                 Ok(Some(message)) => {
                     // What came before the end is still the handler's.
-                    let _ = reception.beat(&self.link, now);
-                    self.link.leave(reception, now);
+                    let _ = receiving.beat(&self.shared, now);
+                    self.shared.leave(receiving, now);
                     return Ok(Some(message));
                 }
                 Ok(None) => {}
-                Err(last) => return Err(self.ended_by_peer(reception, *last)),
+                Err(last) => return Err(self.ended_by_peer(receiving, *last)),
             }
-            let deadline = match self.next_deadline(&mut reception, now, has_looked) {
+            let deadline = match self.next_deadline(&mut receiving, now, has_looked) {
                 Ok(deadline) => deadline,
-                Err(Over) => return Err(self.finish(reception)),
+                Err(Over) => return Err(self.finish(receiving)),
             };
             if has_looked && until.is_some_and(|until| until <= now) {
-                self.link.leave(reception, now);
+                self.shared.leave(receiving, now);
                 return Ok(None);
             }
             if std::mem::take(&mut self.has_fed) {
                 // If it cannot be written, the read will tell why.
-                let _ = self.link.flush();
+                let _ = self.shared.flush();
             }
             let wake = [until, deadline].into_iter().flatten().min();
             let read;
-            (reception, read) = match self.wait(reception, wake, &mut now) {
+            (receiving, read) = match self.wait(receiving, wake, &mut now) {
                 Some(waited) => waited,
-                None => return Err(self.link.closed()),
+                None => return Err(self.shared.closed()),
             };
-            if let Err(last) = reception.note(&self.link, read, now) {
-                return Err(self.ended_by_peer(reception, *last));
+            if let Err(last) = receiving.note(&self.shared, read, now) {
+                return Err(self.ended_by_peer(receiving, *last));
             }
             has_looked = true;
         }
@@ -230,15 +242,15 @@ impl Connection {
     /// Does what is due, and says until when nothing else is.
     fn next_deadline(
         &self,
-        reception: &mut Reception,
+        receiving: &mut ReceivingEnd,
         now: Instant,
         has_looked: bool,
     ) -> Result<Option<Instant>, Over> {
-        if self.link.outbound.is_open() {
-            return reception.beat(&self.link, now);
+        if self.shared.write_half.is_open() {
+            return receiving.beat(&self.shared, now);
         }
-        match self.link.outbound.ending(|ending| ending.phase()) {
-            Phase::Open => reception.beat(&self.link, now),
+        match self.shared.write_half.close_state(|close_state| close_state.phase()) {
+            Phase::Open => receiving.beat(&self.shared, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
             Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
                 Err(Over)
@@ -253,35 +265,35 @@ impl Connection {
     /// connection waits, its reception lies where others find it.
     fn wait(
         &self,
-        mut reception: Box<Reception>,
+        mut receiving: Box<ReceivingEnd>,
         wake: Option<Instant>,
         now: &mut Instant,
-    ) -> Option<(Box<Reception>, std::io::Result<Filled>)> {
+    ) -> Option<(Box<ReceivingEnd>, std::io::Result<Filled>)> {
         let from = *now;
         let wait = wake.map(|wake| wake.saturating_duration_since(from));
-        let read = if reception.inbound.waits_in_read(wait) {
-            reception.inbound.read_waiting()
+        let read = if receiving.read_half.waits_in_read(wait) {
+            receiving.read_half.read_waiting()
         } else if wait.is_some_and(|wait| wait.is_zero()) {
-            reception.inbound.read_now()
+            receiving.read_half.read_now()
         } else {
-            reception.inbound.rest();
-            if let Some(back) = self.link.rest(reception) {
+            receiving.read_half.rest();
+            if let Some(back) = self.shared.rest(receiving) {
                 // There is something else to do first.
-                reception = back;
-                reception.inbound.read_now()
+                receiving = back;
+                receiving.read_half.read_now()
             } else {
-                let is_readable = tcp::wait_readable(&self.stream, wait);
-                reception = self.link.attend()?;
+                let is_readable = socket::wait_readable(&self.stream, wait);
+                receiving = self.shared.attend()?;
                 match is_readable {
-                    Ok(true) => reception.inbound.read_now(),
+                    Ok(true) => receiving.read_half.read_now(),
                     Ok(false) => Ok(Filled::Nothing),
                     Err(error) => Err(error),
                 }
             }
         };
         *now = Instant::now();
-        reception.inbound.waited(now.saturating_duration_since(from), !matches!(read, Ok(Filled::Nothing)));
-        Some((reception, read))
+        receiving.read_half.waited(now.saturating_duration_since(from), !matches!(read, Ok(Filled::Nothing)));
+        Some((receiving, read))
     }
 }
 
@@ -290,7 +302,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         if !self.is_over {
             // Does nothing if it has ended. Otherwise somebody panicked before it was concluded, which is a bug of ours.
-            self.link.abort(CloseReason::HandlerPanicked("heartwire itself has panicked".to_owned()));
+            self.shared.abort(CloseReason::HandlerPanicked("heartwire itself has panicked".to_owned()));
         }
     }
 }

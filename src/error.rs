@@ -3,8 +3,11 @@
 use std::error::Error as StdError;
 use std::{fmt, io};
 
-use crate::client::ConnectError;
-use crate::close::{CloseCode, CloseReason};
+use crate::protocol::close::{CloseCode, CloseReason};
+
+mod connect;
+
+pub use connect::ConnectError;
 
 /// What can go wrong for a program that uses heartwire.
 #[derive(Debug)]

@@ -20,6 +20,7 @@ mod clock;
 mod evidence;
 mod phase;
 mod policy;
+pub(crate) mod round_trip;
 mod text;
 
 use clock::{Clock, Place, Silence, Stall};
@@ -31,7 +32,7 @@ pub(crate) use text::{announcement, text_ping};
 /// A frame that belongs to the heartbeat, as the reader of the socket reports it to [`Heartbeat::life`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Sign {
+pub enum Activity {
     /// A Pong, whether asked for or not (RFC 6455 section 5.5.3 allows both).
     Pong,
     /// A Ping: a frame, or a heartbeat in text. It may announce when the next one is due.
@@ -175,14 +176,14 @@ impl Heartbeat {
     /// A Ping or a Pong arrived, the `position`th byte from the peer its last. With [`Liveness::PongOnly`] nothing else
     /// is life, and only what arrived after the Ping is news. Where the peer leads, its Ping also says how long it may be
     /// silent from now on.
-    pub fn life(&mut self, sign: Sign, position: u64, now: Instant) {
-        if self.window.is_none() && (self.policy.liveness == Liveness::AnyByte || sign != Sign::Pong) {
+    pub fn life(&mut self, sign: Activity, position: u64, now: Instant) {
+        if self.window.is_none() && (self.policy.liveness == Liveness::AnyByte || sign != Activity::Pong) {
             return;
         }
         let Some(silence) = self.silence else { return };
         // It may have been read long after it arrived.
         let at = if position <= self.seen.0 { self.seen.1 } else { now };
-        if let (Some(_), Sign::Ping { next }) = (self.window, sign) {
+        if let (Some(_), Activity::Ping { next }) = (self.window, sign) {
             // What was announced before is no longer true, whether it was longer or shorter.
             self.window = self.policy.window(next);
             self.clock = self.window.map(|window| Clock::new(at + window));

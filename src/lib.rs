@@ -46,7 +46,7 @@
 //! # A peer that is gone
 //!
 //! This client connects and then neither reads nor answers. Its TCP is fine, and its kernel acknowledges all it gets:
-//! only the missing Pongs tell. [`HeartbeatPolicy`] says how long that may take, [`Handle::events`] tells how it
+//! only the missing Pongs tell. [`HeartbeatPolicy`] says how long that may take, [`ServerHandle::events`] tells how it
 //! ended.
 //!
 //! ```
@@ -227,9 +227,9 @@
 //!
 //! # To all of them
 //!
-//! [`Server::handle`] gives a [`Handle`], the remote control for any thread. [`Handle::broadcast`] encodes a message
+//! [`Server::handle`] gives a [`ServerHandle`], the remote control for any thread. [`ServerHandle::broadcast`] encodes a message
 //! once and sends it to all; one thread fans out, so all receivers see one order, and a peer that is behind misses it
-//! rather than hold the others up. [`Handle::connections`] and [`Handle::stats`] are snapshots; [`Handle::events`]
+//! rather than hold the others up. [`ServerHandle::connections`] and [`ServerHandle::stats`] are snapshots; [`ServerHandle::events`]
 //! tells what happens as it happens.
 //!
 //! ```
@@ -324,7 +324,7 @@
 //! | --- | --- | --- |
 //! | `Peer` | the peer sent a Close frame | its own code, as the answer |
 //! | `Local` | the handler returned `Ok` (1000), or somebody called `close` | the code given |
-//! | `Shutdown` | [`Handle::shutdown`] | 1001 |
+//! | `Shutdown` | [`ServerHandle::shutdown`] | 1001 |
 //! | `Protocol` | the peer broke the protocol | 1002 |
 //! | `InvalidUtf8` | text that is not UTF-8 | 1007 |
 //! | `TooBig` | a message over [`max_message_size`](Server::max_message_size) | 1009 |
@@ -352,11 +352,11 @@
 //!
 //! # Shutdown
 //!
-//! [`Handle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, all connections
+//! [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, all connections
 //! get a Close frame with 1001, and after seven eighths of the close timeout those still open are cut. `serve` returns
 //! when all threads have ended, or at the close timeout, as far as processors are free: a handler that does not return by
-//! then is logged and left behind, its connection closed and reported. Then the channels of [`Handle::events`] end;
-//! [`Handle::stats`] stays. Only a logger that does not take its last lines makes `serve` return up to half a second later.
+//! then is logged and left behind, its connection closed and reported. Then the channels of [`ServerHandle::events`] end;
+//! [`ServerHandle::stats`] stays. Only a logger that does not take its last lines makes `serve` return up to half a second later.
 //!
 //! # The other end
 //!
@@ -482,58 +482,36 @@
 //! system's own buffer. Windows cannot ask a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
 //! second thread while there is something to write.
 
-mod accept;
-mod addresses;
-mod buffered;
 mod client;
-mod close;
 mod connection;
-mod decoder;
 mod error;
 mod escape;
-mod event;
 mod foreign;
-mod forwarded;
-mod frame;
 #[cfg(test)]
 mod fuzz;
-mod handle;
-mod handshake;
 pub mod heartbeat;
-mod inbound;
-mod link;
-mod lobby;
+mod http;
 mod logging;
 mod message;
-mod outbound;
-mod reception;
-mod request;
-mod response;
-mod round_trip;
-mod sender;
+mod protocol;
 mod server;
 mod settings;
-mod staff;
-mod stand_in;
-mod subscribers;
 mod supervisor;
-mod suspension;
-mod sync;
-mod tcp;
+mod transport;
 
-pub use client::{Attempt, Backoff, Client, ClientHandle, ConnectError};
-pub use close::{CloseCode, CloseReason, CloseReport, ConnectionId, Traffic};
-pub use connection::Connection;
-pub use error::{ConfirmError, Error, TrySendError};
-pub use event::{ConnectionInfo, Event, RoundTrips, Snapshot, Stats};
-pub use handle::Handle;
+pub use client::{Attempt, Backoff, Client, ClientHandle};
+pub use connection::report::{CloseReport, ConnectionId, ConnectionInfo, Traffic};
+pub use connection::{Connection, sender::Sender};
+pub use error::{ConfirmError, ConnectError, Error, TrySendError};
+pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
+pub use http::request::{Request, RequestTarget};
+pub use http::response::Response;
 pub use message::Message;
-pub use request::{Request, RequestTarget};
-pub use response::{Accept, Response};
-pub use round_trip::RoundTrip;
-pub use sender::Sender;
-pub use server::Server;
+pub use protocol::close::{CloseCode, CloseReason};
+pub use server::{Server, accept::Accept, handle::ServerHandle};
+pub use supervisor::event::Event;
+pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 
 pub use ipnet::IpNet;
 pub use tungstenite::{Bytes, Utf8Bytes};

@@ -1,36 +1,35 @@
 //! The server: its settings, and the life of a connection's thread.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::thread;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use ipnet::IpNet;
 use socket2::SockRef;
 
-use crate::accept;
-use crate::addresses::{Addresses, Counted};
-use crate::close::{CloseCode, CloseReason, ConnectionId};
 use crate::connection::Connection;
-use crate::decoder::Decoder;
 use crate::error::Error;
 use crate::foreign;
-use crate::forwarded::Remote;
-use crate::frame::Role;
-use crate::handle::{Handle, Hub, Listener, Receivers};
-use crate::handshake::{self, Arrival, Failure, Full, Outcome, Rules, TEXT_HEARTBEAT};
-use crate::heartbeat::HeartbeatPolicy;
-use crate::inbound::Inbound;
-use crate::link::{Link, Opening};
-use crate::lobby::{Lobby, Seat};
-use crate::request::Request;
-use crate::response::{Accept, Response};
+use crate::http::request::Request;
+use crate::http::response::Response;
 use crate::settings::{Settings, setters_of_both_ends};
-use crate::staff::Staff;
-use crate::supervisor::Notice;
-use crate::tcp;
+use crate::supervisor::handle::{Listener, Receivers, SupervisorHandle};
+use crate::supervisor::pending_handshake::PendingHandshake;
+use crate::supervisor::threads::ServiceThreads;
+
+pub(crate) mod accept;
+mod accept_loop;
+mod addresses;
+mod connection_thread;
+pub(crate) mod handle;
+mod handshake;
+mod lobby;
+
+use accept::Accept;
+use addresses::Addresses;
+use connection_thread::ServerInner;
+use handle::ServerHandle;
+use handshake::HandshakeConfig;
 
 /// A WebSocket server: settings first, then [`serve`](Self::serve).
 ///
@@ -51,13 +50,13 @@ use crate::tcp;
 pub struct Server {
     listener: Arc<TcpListener>,
     address: SocketAddr,
-    hub: Arc<Hub>,
+    supervisor: Arc<SupervisorHandle>,
     receivers: Receivers,
     settings: Settings,
     max_connections: usize,
     max_per_address: Option<usize>,
     text_heartbeat: bool,
-    rules: Rules,
+    config: HandshakeConfig,
 }
 
 impl Server {
@@ -74,7 +73,7 @@ impl Server {
         let listened = SockRef::from(&listener).listen(BACKLOG);
         let server = Self::new(listener, true)?;
         if let Err(error) = listened {
-            server.hub.log.debug(format_args!("the backlog stays as it is: {error}"));
+            server.supervisor.log.debug(format_args!("the backlog stays as it is: {error}"));
         }
         Ok(server)
     }
@@ -91,18 +90,19 @@ impl Server {
         listener.set_nonblocking(false)?;
         let address = listener.local_addr()?;
         let listener = Arc::new(listener);
-        let (hub, receivers) = Hub::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }))?;
-        let rules = Rules { log: Arc::clone(&hub.log), ..Rules::default() };
+        let (supervisor, receivers) =
+            SupervisorHandle::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }))?;
+        let config = HandshakeConfig { log: Arc::clone(&supervisor.log), ..HandshakeConfig::default() };
         Ok(Self {
             listener,
             address,
-            hub,
+            supervisor,
             receivers,
             settings: Settings::default(),
             max_connections: 10_000,
             max_per_address: None,
             text_heartbeat: false,
-            rules,
+            config,
         })
     }
 
@@ -112,13 +112,13 @@ impl Server {
     }
 
     /// The remote control. May be taken, and listened to, before [`serve`](Self::serve).
-    pub fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.hub), self.address)
+    pub fn handle(&self) -> ServerHandle {
+        ServerHandle::new(Arc::clone(&self.supervisor), self.address)
     }
 
     #[cfg(test)]
-    pub(crate) fn hub(&self) -> Arc<Hub> {
-        Arc::clone(&self.hub)
+    pub(crate) fn supervisor(&self) -> Arc<SupervisorHandle> {
+        Arc::clone(&self.supervisor)
     }
 
     setters_of_both_ends!();
@@ -181,7 +181,7 @@ impl Server {
     /// # Ok(()) }
     /// ```
     pub fn trust_proxies(mut self, proxies: impl IntoIterator<Item = impl Into<IpNet>>) -> Self {
-        self.rules.trusted.add(proxies);
+        self.config.trusted.add(proxies);
         self
     }
 
@@ -202,19 +202,19 @@ impl Server {
         mut self,
         decide: impl Fn(&Request) -> Result<Accept, Response> + Send + Sync + 'static,
     ) -> Self {
-        self.rules.on_handshake = Some(Arc::new(decide));
+        self.config.on_handshake = Some(Arc::new(decide));
         self
     }
 
     /// Answers plain HTTP requests, those that ask for no upgrade; `None` leaves it to the server: 426 for GET and HEAD,
     /// 405 for the rest. It is called in the connection's thread.
     pub fn on_request(mut self, answer: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
-        self.rules.on_request = Some(Arc::new(answer));
+        self.config.on_request = Some(Arc::new(answer));
         self
     }
 
     /// Serves: each connection gets a thread of its own, in which `handler` is called. Returns when the server was
-    /// [shut down](Handle::shutdown).
+    /// [shut down](ServerHandle::shutdown).
     ///
     /// When the handler returns, the connection is closed: with 1000 after `Ok`, with 1011 after an error that is not
     /// this connection's own end, and with 1011 after a panic, which concerns nobody else (with `panic = "unwind"`, Rust's
@@ -228,36 +228,44 @@ impl Server {
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
         let Self {
-            listener, hub, receivers, settings, max_connections, max_per_address, text_heartbeat, rules, ..
+            listener,
+            supervisor,
+            receivers,
+            settings,
+            max_connections,
+            max_per_address,
+            text_heartbeat,
+            config,
+            ..
         } = self;
-        let (staff, stop) = Staff::start(&hub, receivers, &settings)?;
+        let (threads, stop) = ServiceThreads::start(&supervisor, receivers, &settings)?;
 
-        let site = Arc::new(Site {
-            hub: Arc::clone(&hub),
+        let server = Arc::new(ServerInner {
+            supervisor: Arc::clone(&supervisor),
             settings,
             max_connections,
             text_heartbeat,
-            rules,
+            config,
             handler,
             places: AtomicUsize::new(0),
             lobby: Arc::default(),
             addresses: max_per_address.map(|limit| Arc::new(Addresses::new(limit))),
             last_id: AtomicU64::new(0),
         });
-        let mut arrivals = 0;
+        let mut pending_handshakes = 0;
         let accepted = foreign::call(|| {
-            accept::run(&listener, &hub, &stop, |stream, peer| {
-                arrivals += 1;
-                site.start(Arrival::new(arrivals, peer, stream))
+            accept_loop::run(&listener, &supervisor, &stop, |stream, peer| {
+                pending_handshakes += 1;
+                server.start(PendingHandshake::new(pending_handshakes, peer, stream))
             });
         });
         if let Err(message) = accepted {
-            hub.fail("the accept loop", &message);
+            supervisor.fail("the accept loop", &message);
         }
         // From here on clients are refused by the system.
         drop(listener);
-        hub.accept_ends();
-        staff.join(&hub)
+        supervisor.accept_ends();
+        threads.join(&supervisor)
     }
 }
 
@@ -269,292 +277,4 @@ impl std::fmt::Debug for Server {
         fields.field("text_heartbeat", &self.text_heartbeat);
         fields.finish_non_exhaustive()
     }
-}
-
-/// What all connection threads share.
-struct Site<H> {
-    hub: Arc<Hub>,
-    settings: Settings,
-    max_connections: usize,
-    text_heartbeat: bool,
-    rules: Rules,
-    handler: H,
-    /// Connections, and handshakes that may come to one.
-    places: AtomicUsize,
-    /// Those that have no place.
-    lobby: Arc<Lobby>,
-    /// Where connections of an address are limited.
-    addresses: Option<Arc<Addresses>>,
-    /// The number of the newest connection.
-    last_id: AtomicU64,
-}
-
-/// A connection's thread, from its start to its end, whatever ends it.
-struct Slot<H> {
-    site: Arc<Site<H>>,
-    arrival: Arc<Arrival>,
-    /// The connection's number, once it has opened.
-    id: Option<ConnectionId>,
-    standing: Standing,
-    /// Its place in the count of its client's address.
-    counted: Option<Counted>,
-    /// Whether it was refused because there was no room.
-    was_refused: bool,
-}
-
-/// What a client is counted among.
-enum Standing {
-    /// Connections, and those that may become one.
-    Place,
-    /// Those that came when there was none left, for this reason.
-    Late { full: Full, _seat: Seat },
-    /// Those that will not become one any more.
-    Done { _seat: Option<Seat> },
-}
-
-impl<H> Slot<H> {
-    /// Gives its place to somebody else: this one will not become a connection any more. Whether it may stay to be hung up
-    /// on in good order.
-    fn leave_place(&mut self) -> bool {
-        if !matches!(self.standing, Standing::Place) {
-            return true;
-        }
-        self.arrival.heard();
-        let seat = self.site.lobby.enter(&self.arrival);
-        let stays = seat.is_some();
-        self.standing = Standing::Done { _seat: seat };
-        self.site.places.fetch_sub(1, Relaxed);
-        self.counted = None;
-        stays
-    }
-
-    /// Whether one more connection of this client can be let in.
-    fn find_room(&mut self, client: IpAddr) -> Result<(), Full> {
-        let found = self.look_for_room(client);
-        self.was_refused = found.is_err();
-        found
-    }
-
-    fn look_for_room(&mut self, client: IpAddr) -> Result<(), Full> {
-        if let Standing::Late { full, .. } = self.standing {
-            return Err(full);
-        }
-        if self.counted.is_none()
-            && let Some(addresses) = &self.site.addresses
-        {
-            self.counted = Some(addresses.count(client).ok_or(Full::Address)?);
-        }
-        Ok(())
-    }
-
-    fn failed(&self, remote: Remote, failure: Box<Failure>) {
-        self.site.hub.notify(Notice::HandshakeFailed { remote, failure });
-    }
-}
-
-impl<H> Drop for Slot<H> {
-    fn drop(&mut self) {
-        if let Standing::Place = self.standing {
-            self.site.places.fetch_sub(1, Relaxed);
-        }
-        self.site.hub.notify(match self.id {
-            Some(id) => Notice::ThreadEnds { id },
-            None => Notice::ArrivalEnds { number: self.arrival.number },
-        });
-    }
-}
-
-impl<H> Site<H>
-where
-    H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
-{
-    /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
-    fn start(self: &Arc<Self>, arrival: Arrival) -> io::Result<()> {
-        let arrival = Arc::new(arrival);
-        self.hub.notify(Notice::Accepted(Arc::clone(&arrival)));
-        let mut slot = Slot {
-            site: Arc::clone(self),
-            arrival,
-            id: None,
-            standing: Standing::Done { _seat: None },
-            counted: None,
-            was_refused: false,
-        };
-        let peer = slot.arrival.peer;
-        match self.take_place(peer) {
-            Ok(counted) => (slot.standing, slot.counted) = (Standing::Place, counted),
-            Err(full) => match self.lobby.enter(&slot.arrival) {
-                Some(seat) => slot.standing = Standing::Late { full, _seat: seat },
-                None => {
-                    self.hub.count(|stats| stats.refused += 1);
-                    slot.failed(peer.into(), Failure::early(None, full.reason()));
-                    return Ok(());
-                }
-            },
-        }
-        let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
-        builder.spawn(move || slot.run())?;
-        Ok(())
-    }
-
-    /// A place for one more, and in the count of its address if that can be told already.
-    fn take_place(&self, peer: SocketAddr) -> Result<Option<Counted>, Full> {
-        if self.places.load(Relaxed) >= self.max_connections {
-            return Err(Full::Server);
-        }
-        let addresses = self.addresses.as_ref().filter(|_| !self.rules.trusted.speaks_for_others(peer));
-        let counted = match addresses {
-            Some(addresses) => Some(addresses.count(peer.ip()).ok_or(Full::Address)?),
-            None => None,
-        };
-        self.places.fetch_add(1, Relaxed);
-        Ok(counted)
-    }
-}
-
-impl<H> Slot<H>
-where
-    H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
-{
-    /// The thread. What its stack was once used for stays resident for as long as it lives, so its three parts are not
-    /// inlined, and their frames lie over one another.
-    fn run(mut self) {
-        let arrival = Arc::clone(&self.arrival);
-        let (remote, outcome) = match tcp::prepare(&arrival.stream) {
-            Ok(()) => {
-                let deadline = Instant::now() + self.site.settings.handshake_timeout;
-                let site = Arc::clone(&self.site);
-                let find_room = |client| self.find_room(client);
-                handshake::perform(&arrival, &site.rules, deadline, find_room, &site.last_id)
-            }
-            Err(error) => (arrival.peer.into(), Outcome::Failed(Failure::early(None, error.to_string()))),
-        };
-        if let Some(mut connection) = self.enter(&arrival.stream, remote, outcome) {
-            self.handle(&mut connection);
-        }
-        // This may be the last who has the application's functions, if the server has left its thread behind.
-        let site = Arc::clone(&self.site);
-        drop(self);
-        foreign::dispose(site);
-    }
-
-    /// From the handshake to a connection, or to the end of what there is to say.
-    #[inline(never)]
-    fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
-        match outcome {
-            Outcome::Nothing { .. } | Outcome::Failed(_) if self.arrival.was_dropped() => {
-                self.site.hub.count(|stats| stats.refused += 1);
-                self.failed(remote, Failure::early(None, "dropped: it was silent for longest among too many"));
-            }
-            Outcome::Plain(plain) => {
-                self.site.hub.log.debug(format_args!("{remote} {plain}"));
-                self.site.hub.count(|stats| match plain.is_unclaimed {
-                    true => stats.http_unclaimed += 1,
-                    false => stats.http_requests += 1,
-                });
-                self.let_go(plain.answer.is_ok());
-            }
-            Outcome::Nothing { is_there } => {
-                self.site.hub.log.debug(format_args!("{remote} connected, and sent no request"));
-                self.site.hub.count(|stats| stats.without_request += 1);
-                self.let_go(is_there);
-            }
-            Outcome::Failed(failure) => {
-                if self.was_refused {
-                    self.site.hub.count(|stats| stats.refused += 1);
-                }
-                let is_there = failure.status.is_some();
-                self.failed(remote, failure);
-                self.let_go(is_there);
-            }
-            Outcome::Upgraded { id, request, accept, tail } => {
-                let heartbeat = accept.heartbeat.unwrap_or(self.site.settings.heartbeat);
-                let link = self.link(id, stream, &request, accept.takes_broadcasts);
-                match self.open(&link, stream, request, &accept, heartbeat, &tail) {
-                    Ok(connection) => {
-                        link.is_open();
-                        self.id = Some(id);
-                        // After the notice that it is open, so that the supervisor always knows it as one or the other.
-                        self.site.hub.notify(Notice::ArrivalEnds { number: self.arrival.number });
-                        if is_agreed(&accept) {
-                            // The greeting. If it cannot be written, the first read will tell why.
-                            let _ = link.flush();
-                        }
-                        return Some(connection);
-                    }
-                    Err(error) => self.failed(remote, Failure::early(None, error.to_string())),
-                }
-            }
-        }
-        None
-    }
-
-    /// It becomes no connection. Whoever was answered is given the time to take the answer.
-    fn let_go(&mut self, was_answered: bool) {
-        if was_answered && self.leave_place() {
-            let arrival = &self.arrival;
-            tcp::discard_to_end(&arrival.stream, Instant::now() + handshake::LINGER, || arrival.heard());
-        }
-    }
-
-    #[inline(never)]
-    fn open(
-        &self,
-        link: &Arc<Link>,
-        stream: &Arc<TcpStream>,
-        request: Request,
-        accept: &Accept,
-        heartbeat: HeartbeatPolicy,
-        tail: &[u8],
-    ) -> io::Result<Box<Connection>> {
-        let settings = &self.site.settings;
-        link.count_bytes_in(tail.len(), link.opened);
-        let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
-        let inbound = Inbound::new(Arc::clone(stream), decoder)?;
-        let text_heartbeat = self.site.text_heartbeat || is_agreed(accept);
-        if is_agreed(accept) {
-            // Before anybody knows of the connection, so that nothing gets ahead of it.
-            link.greet(format!("heartwire {}", heartbeat.to_json(link.id)));
-        }
-        let connection =
-            Connection::new(Arc::clone(link), inbound, heartbeat, request, accept.subprotocol.clone(), text_heartbeat);
-        Ok(Box::new(connection))
-    }
-
-    #[inline(never)]
-    fn link(&self, id: ConnectionId, stream: &Arc<TcpStream>, request: &Request, takes_broadcasts: bool) -> Arc<Link> {
-        let settings = &self.site.settings;
-        Arc::new(Link::new(Opening {
-            role: Role::Server,
-            id,
-            remote: request.remote(),
-            target: request.target().into(),
-            stream: Arc::clone(stream),
-            settings,
-            takes_broadcasts,
-            hub: Arc::clone(&self.site.hub),
-        }))
-    }
-
-    /// Calls the handler, and closes when it is done.
-    #[inline(never)]
-    fn handle(&self, connection: &mut Connection) {
-        let reason = match foreign::call(|| (self.site.handler)(connection)) {
-            Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
-            // This connection's own end; it is over already, or the reason is known.
-            Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
-            Ok(Err(error)) => {
-                let text = foreign::in_words(&error);
-                foreign::dispose(error);
-                CloseReason::HandlerFailed(text)
-            }
-            Err(message) => CloseReason::HandlerPanicked(message),
-        };
-        connection.conclude(reason);
-    }
-}
-
-/// Whether the client has agreed to beat in text.
-fn is_agreed(accept: &Accept) -> bool {
-    accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
 }

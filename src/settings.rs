@@ -104,7 +104,7 @@ macro_rules! setters_of_both_ends {
         }
 
         /// How long a closing handshake (RFC 6455 section 7.1.2) may take in all, what is queued before it included; and
-        /// with it the [shutdown](crate::Handle::shutdown) of a server or the [stop](crate::ClientHandle::stop) of a
+        /// with it the [shutdown](crate::ServerHandle::shutdown) of a server or the [stop](crate::ClientHandle::stop) of a
         /// client. Then the socket is closed anyway. Default 5 s; kept between 1 ms and 10 years.
         pub fn close_timeout(mut self, timeout: std::time::Duration) -> Self {
             self.settings.close_timeout = $crate::settings::within_reason(timeout);
@@ -144,7 +144,7 @@ macro_rules! setters_of_both_ends {
         /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
         /// 64 KiB, and back. An idle connection has none. Default 4 KiB; kept between 256 bytes and 16 MiB.
         pub fn read_buffer_size(mut self, bytes: usize) -> Self {
-            use $crate::{decoder::Decoder, settings::LARGEST_READ_BUFFER};
+            use $crate::{protocol::decoder::Decoder, settings::LARGEST_READ_BUFFER};
             self.settings.read_buffer_size = bytes.clamp(Decoder::MIN_BUFFER, LARGEST_READ_BUFFER);
             self
         }

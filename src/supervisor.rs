@@ -13,86 +13,52 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::close::{CloseReason, CloseReport, ConnectionId};
-use crate::event::{Event, Snapshot};
+use crate::connection::report::{CloseReport, ConnectionId};
+use crate::connection::shared::Shared;
 use crate::foreign;
-use crate::forwarded::Remote;
-use crate::frame::Frame;
-use crate::handle::Hub;
-use crate::handshake::{Arrival, Failure};
-use crate::link::Link;
-use crate::tcp;
+use crate::http::forwarded::Remote;
+use crate::protocol::close::CloseReason;
+use crate::supervisor::event::Event;
+use crate::supervisor::handle::SupervisorHandle;
+use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
+use crate::supervisor::stats::Snapshot;
+use crate::transport::socket;
 
-/// What connections and the accept loop report: a few for each connection, and while too many wait none is accepted. Misses
-/// and absences are not told then. Kept small: it passes
-/// over the stack of every connection's thread.
-#[derive(Debug)]
-pub(crate) enum Notice {
-    /// A TCP connection was accepted, and its thread is about to start.
-    Accepted(Arc<Arrival>),
-    /// It has become a connection, or its thread is about to end.
-    ArrivalEnds { number: u64 },
-    /// The opening handshake is complete.
-    Opened(Arc<Link>),
-    /// The opening handshake came to nothing.
-    HandshakeFailed { remote: Remote, failure: Box<Failure> },
-    /// A Pong, or whatever the peer was to give, was missed.
-    Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
-    /// A Ping was sent, or a Pong came. Only while lines of that level are logged.
-    Beat { id: ConnectionId, remote: Remote, beat: String },
-    /// A handler has been away from `recv` for longer than the heartbeat's interval.
-    HandlerStalled { id: ConnectionId, remote: Remote, away: Duration },
-    /// A write has failed. What the connection ended of is told by its report.
-    WriteFailed { id: ConnectionId, remote: Remote, error: String },
-    /// A closing handshake has begun that must not last beyond the deadline.
-    Closing { link: Arc<Link>, deadline: Instant },
-    /// The connection has ended.
-    Closed(Box<CloseReport>),
-    /// The connection's thread is about to end.
-    ThreadEnds { id: ConnectionId },
-    /// Somebody wants to know what is open.
-    Snapshot { reply: channel::Sender<Snapshot> },
-    /// The server is to end.
-    Shutdown,
-    /// One of our own threads has panicked: the server is to end at once.
-    Failed,
-    /// Has the supervisor panic.
-    #[cfg(test)]
-    Panic,
-    /// Nothing will be accepted any more.
-    AcceptEnds,
-}
+pub(crate) mod event;
+pub(crate) mod handle;
+pub(crate) mod notice;
+pub(crate) mod pending_handshake;
+pub(crate) mod stand_in;
+pub(crate) mod stats;
+mod subscribers;
+pub(crate) mod threads;
 
-/// What users ask for. Bounded: whoever broadcasts faster than the fan-out waits.
-#[derive(Debug)]
-pub(crate) enum Command {
-    Broadcast { frame: Frame, except: Option<ConnectionId> },
-}
+use notice::{Command, Notice};
 
 pub(crate) struct Supervisor {
     notices: channel::Receiver<Notice>,
     commands: channel::Receiver<Command>,
-    hub: Arc<Hub>,
+    supervisor: Arc<SupervisorHandle>,
     close_timeout: Duration,
     /// Those that have a thread and are no connection, or not yet.
-    arrivals: BTreeMap<u64, Arc<Arrival>>,
+    pending_handshakes: BTreeMap<u64, Arc<PendingHandshake>>,
     /// Connections that have a thread.
     registry: BTreeMap<ConnectionId, Open>,
     /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
-    closing: BTreeMap<(Instant, ConnectionId), Arc<Link>>,
+    closing: BTreeMap<(Instant, ConnectionId), Arc<Shared>>,
     /// The accept loop runs, and may tell of more connections.
     accepts: bool,
-    ending: Option<Ending>,
+    shutdown: Option<Shutdown>,
 }
 
 struct Open {
-    link: Arc<Link>,
+    shared: Arc<Shared>,
     /// It was reported closed, and only its thread has not ended yet.
     is_reported: bool,
 }
 
 /// The server's shutdown under way.
-struct Ending {
+struct Shutdown {
     /// Until when peers may answer our Close frames.
     peers: Instant,
     /// Until when handlers may return.
@@ -100,26 +66,26 @@ struct Ending {
     peers_are_cut: bool,
     /// Those that another thread was at work on. Where processors are short it may hold the connection's lock for as long
     /// as it waits for one, and so could each of thousands: they are asked again a little later.
-    busy: Vec<Arc<Link>>,
+    busy: Vec<Arc<Shared>>,
 }
 
-impl Ending {
+impl Shutdown {
     const RETRY: Duration = Duration::from_millis(2);
 
     /// Closes a connection, or cuts it, without waiting for anybody.
-    fn stop(&mut self, link: &Arc<Link>) {
+    fn stop(&mut self, shared: &Arc<Shared>) {
         let is_done = match self.peers_are_cut {
-            false => link.try_begin_close(CloseReason::Shutdown),
-            true => link.try_abort(CloseReason::Shutdown),
+            false => shared.try_begin_close(CloseReason::Shutdown),
+            true => shared.try_abort(CloseReason::Shutdown),
         };
         if !is_done {
-            self.busy.push(Arc::clone(link));
+            self.busy.push(Arc::clone(shared));
         }
     }
 
     fn stop_busy(&mut self) {
-        for link in std::mem::take(&mut self.busy) {
-            self.stop(&link);
+        for shared in std::mem::take(&mut self.busy) {
+            self.stop(&shared);
         }
     }
 }
@@ -128,19 +94,19 @@ impl Supervisor {
     pub(crate) fn new(
         notices: channel::Receiver<Notice>,
         commands: channel::Receiver<Command>,
-        hub: Arc<Hub>,
+        supervisor: Arc<SupervisorHandle>,
         close_timeout: Duration,
     ) -> Self {
         Self {
             notices,
             commands,
-            hub,
+            supervisor,
             close_timeout,
-            arrivals: BTreeMap::new(),
+            pending_handshakes: BTreeMap::new(),
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
             accepts: true,
-            ending: None,
+            shutdown: None,
         }
     }
 
@@ -151,20 +117,20 @@ impl Supervisor {
         for _ in 0..MOST_PANICS {
             match foreign::call(|| self.work()) {
                 Ok(()) => break,
-                Err(message) => self.hub.fail("the supervisor", &message),
+                Err(message) => self.supervisor.fail("the supervisor", &message),
             }
         }
-        let unreported: Vec<Arc<Link>> = self.open_connections().map(|open| Arc::clone(&open.link)).collect();
-        for link in unreported {
+        let unreported: Vec<Arc<Shared>> = self.open_connections().map(|open| Arc::clone(&open.shared)).collect();
+        for shared in unreported {
             // Its report was lost to a panic.
-            link.abort(CloseReason::Shutdown);
-            self.closed(link.last_report());
+            shared.abort(CloseReason::Shutdown);
+            self.closed(shared.last_report());
         }
     }
 
     fn work(&mut self) {
         loop {
-            let lost = self.hub.tell_lost();
+            let lost = self.supervisor.tell_lost();
             let wake = self.next_wake().into_iter().chain(lost).min().map_or_else(channel::never, channel::at);
             channel::select_biased! {
                 // The other ends are kept by the hub, so neither channel can be disconnected.
@@ -182,56 +148,59 @@ impl Supervisor {
 
     fn next_wake(&self) -> Option<Instant> {
         let closing = self.closing.keys().next().map(|(deadline, _)| *deadline);
-        let ending = self.ending.as_ref().map(|end| if end.peers_are_cut { end.handlers } else { end.peers });
-        let busy =
-            self.ending.as_ref().filter(|ending| !ending.busy.is_empty()).map(|_| Instant::now() + Ending::RETRY);
-        [closing, ending, busy].into_iter().flatten().min()
+        let shutdown = self.shutdown.as_ref().map(|end| if end.peers_are_cut { end.handlers } else { end.peers });
+        let busy = self
+            .shutdown
+            .as_ref()
+            .filter(|shutdown| !shutdown.busy.is_empty())
+            .map(|_| Instant::now() + Shutdown::RETRY);
+        [closing, shutdown, busy].into_iter().flatten().min()
     }
 
     fn hear(&mut self, notice: Notice) {
         match notice {
-            Notice::Accepted(arrival) => {
-                self.hub.count(|stats| stats.accepted += 1);
-                if self.ending.is_some() {
-                    arrival.turn_away();
+            Notice::Accepted(pending) => {
+                self.supervisor.count(|stats| stats.accepted += 1);
+                if self.shutdown.is_some() {
+                    pending.turn_away();
                 }
-                self.arrivals.insert(arrival.number, arrival);
+                self.pending_handshakes.insert(pending.number, pending);
             }
-            Notice::ArrivalEnds { number } => {
-                self.arrivals.remove(&number);
+            Notice::HandshakeEnds { number } => {
+                self.pending_handshakes.remove(&number);
             }
-            Notice::Opened(link) => self.opened(link),
+            Notice::Opened(shared) => self.opened(shared),
             Notice::HandshakeFailed { remote, failure } => {
-                self.hub.log.info(format_args!("{remote} {failure}"));
+                self.supervisor.log.info(format_args!("{remote} {failure}"));
                 let Remote { peer, client } = remote;
-                let Failure { status, reason, path, origin } = *failure;
-                self.hub.count(|stats| stats.handshakes_failed += 1);
+                let HandshakeFailure { status, reason, path, origin } = *failure;
+                self.supervisor.count(|stats| stats.handshakes_failed += 1);
                 let reason = reason.into_owned();
-                self.hub.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
+                self.supervisor.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
-                self.hub.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
-                self.hub.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
+                self.supervisor.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
+                self.supervisor.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
-            Notice::Closing { link, deadline } => {
-                self.closing.insert((deadline, link.id), link);
+            Notice::Closing { shared, deadline } => {
+                self.closing.insert((deadline, shared.id), shared);
             }
             Notice::Closed(report) => self.closed(*report),
             Notice::ThreadEnds { id } => {
                 self.registry.remove(&id);
             }
             Notice::HandlerStalled { id, remote, away } => {
-                self.hub.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
-                self.hub.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
+                self.supervisor.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
+                self.supervisor.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
-            Notice::Beat { id, remote, beat } => self.hub.log.trace(format_args!("#{id} {remote} {beat}")),
+            Notice::Beat { id, remote, beat } => self.supervisor.log.trace(format_args!("#{id} {remote} {beat}")),
             Notice::WriteFailed { id, remote, error } => {
-                self.hub.log.debug(format_args!("#{id} {remote}: write failed: {error}"));
+                self.supervisor.log.debug(format_args!("#{id} {remote}: write failed: {error}"));
             }
             Notice::Snapshot { reply } => {
-                let connections = self.open_connections().map(|open| open.link.info()).collect();
+                let connections = self.open_connections().map(|open| open.shared.info()).collect();
                 // Whoever asked may have stopped waiting.
-                let _ = reply.try_send(Snapshot { connections, stats: self.hub.stats() });
+                let _ = reply.try_send(Snapshot { connections, stats: self.supervisor.stats() });
             }
             Notice::Shutdown => self.begin_shutdown(),
             Notice::Failed => self.cut_all(),
@@ -241,28 +210,28 @@ impl Supervisor {
         }
     }
 
-    fn opened(&mut self, link: Arc<Link>) {
-        self.registry.insert(link.id, Open { link: Arc::clone(&link), is_reported: false });
+    fn opened(&mut self, shared: Arc<Shared>) {
+        self.registry.insert(shared.id, Open { shared: Arc::clone(&shared), is_reported: false });
         // Whoever reads a line, or takes out an event, finds the counters up to date.
-        self.hub.count(|stats| {
+        self.supervisor.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
-        self.hub.log.info(format_args!("#{} {} opened {}", link.id, link.remote, link.target.path()));
-        let Remote { peer, client } = link.remote;
-        self.hub.publish(|| {
-            let (path, target) = (link.target.path().to_owned(), link.target.clone());
-            Event::Opened { id: link.id, peer, client, path, target }
+        self.supervisor.log.info(format_args!("#{} {} opened {}", shared.id, shared.remote, shared.target.path()));
+        let Remote { peer, client } = shared.remote;
+        self.supervisor.publish(|| {
+            let (path, target) = (shared.target.path().to_owned(), shared.target.clone());
+            Event::Opened { id: shared.id, peer, client, path, target }
         });
-        if let Some(ending) = &mut self.ending {
-            ending.stop(&link);
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.stop(&shared);
         }
     }
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer, client, .. } = report;
         let remote = Remote { peer, client };
-        self.hub.count(|stats| {
+        self.supervisor.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;
             stats.traffic += report.traffic;
@@ -272,11 +241,11 @@ impl Supervisor {
         }
         let line = format_args!("#{id} {remote} ended: {report}");
         match &report.reason {
-            reason if reason.is_clean() => self.hub.log.info(line),
-            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.hub.log.error(line),
-            _ => self.hub.log.warn(line),
+            reason if reason.is_clean() => self.supervisor.log.info(line),
+            CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.supervisor.log.error(line),
+            _ => self.supervisor.log.warn(line),
         }
-        self.hub.publish(|| Event::Closed(report));
+        self.supervisor.publish(|| Event::Closed(report));
     }
 
     /// Carries out a broadcast, together with those that wait behind it: each connection gets all of them with one system
@@ -286,18 +255,18 @@ impl Supervisor {
         const MOST_AT_ONCE: usize = 64;
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
-        for Open { link, .. } in self.open_connections().filter(|open| open.link.takes_broadcasts) {
-            let is_for_it = |except: &Option<ConnectionId>| *except != Some(link.id);
+        for Open { shared, .. } in self.open_connections().filter(|open| open.shared.takes_broadcasts) {
+            let is_for_it = |except: &Option<ConnectionId>| *except != Some(shared.id);
             match &broadcasts[..] {
-                [Command::Broadcast { frame, except }] if is_for_it(except) => link.send_copy(frame),
+                [Command::Broadcast { frame, except }] if is_for_it(except) => shared.send_copy(frame),
                 [_] => {}
                 several => {
                     for Command::Broadcast { frame, except } in several {
                         if is_for_it(except) {
-                            link.feed_copy(frame);
+                            shared.feed_copy(frame);
                         }
                     }
-                    let _ = link.flush();
+                    let _ = shared.flush();
                 }
             }
         }
@@ -311,24 +280,24 @@ impl Supervisor {
 
     fn cut_overdue_closings(&mut self, now: Instant) {
         while let Some(entry) = self.closing.first_entry().filter(|entry| entry.key().0 <= now) {
-            let link = entry.remove();
+            let shared = entry.remove();
             // The cause stays what it was: the one that closed.
-            link.abort(CloseReason::Disconnected);
+            shared.abort(CloseReason::Disconnected);
         }
     }
 
     // Shutdown.
 
     fn begin_shutdown(&mut self) {
-        if self.ending.is_some() {
+        if self.shutdown.is_some() {
             return;
         }
         self.begin_ending();
-        for arrival in self.arrivals.values() {
-            arrival.turn_away();
+        for pending in self.pending_handshakes.values() {
+            pending.turn_away();
         }
-        if let Some(ending) = &mut self.ending {
-            self.registry.values().for_each(|open| ending.stop(&open.link));
+        if let Some(shutdown) = &mut self.shutdown {
+            self.registry.values().for_each(|open| shutdown.stop(&open.shared));
         }
     }
 
@@ -338,10 +307,10 @@ impl Supervisor {
     }
 
     /// The server's end begins, unless it has begun before.
-    fn begin_ending(&mut self) -> &mut Ending {
+    fn begin_ending(&mut self) -> &mut Shutdown {
         let now = Instant::now();
         // An eighth of the time is for the threads to end in, so that all of it is over within the close timeout.
-        self.ending.get_or_insert(Ending {
+        self.shutdown.get_or_insert(Shutdown {
             peers: now + self.close_timeout * 7 / 8,
             handlers: now + self.close_timeout,
             peers_are_cut: false,
@@ -351,36 +320,36 @@ impl Supervisor {
 
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
-        let Some(ending) = &mut self.ending else { return false };
-        if self.registry.is_empty() && self.arrivals.is_empty() && !self.accepts {
+        let Some(shutdown) = &mut self.shutdown else { return false };
+        if self.registry.is_empty() && self.pending_handshakes.is_empty() && !self.accepts {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }
-        let is_over = now >= ending.handlers;
-        if !ending.peers_are_cut && now >= ending.peers {
-            ending.peers_are_cut = true;
-            ending.busy.clear();
+        let is_over = now >= shutdown.handlers;
+        if !shutdown.peers_are_cut && now >= shutdown.peers {
+            shutdown.peers_are_cut = true;
+            shutdown.busy.clear();
             // Reports whoever was not reported yet. Whoever opens from here on is cut when that is heard of.
-            self.registry.values().for_each(|open| ending.stop(&open.link));
-            for arrival in self.arrivals.values() {
-                tcp::shut_down(&arrival.stream);
+            self.registry.values().for_each(|open| shutdown.stop(&open.shared));
+            for pending in self.pending_handshakes.values() {
+                socket::shut_down(&pending.stream);
             }
         } else {
-            ending.stop_busy();
+            shutdown.stop_busy();
         }
         if is_over {
             // All are reported before the end, even if that has to wait.
-            ending.busy.drain(..).for_each(|link| link.abort(CloseReason::Shutdown));
+            shutdown.busy.drain(..).for_each(|shared| shared.abort(CloseReason::Shutdown));
         }
         let time_is_up = is_over && self.notices.is_empty();
         if time_is_up {
             for id in self.registry.keys() {
-                self.hub.log.error(format_args!("#{id} handler did not return; its thread is abandoned"));
+                self.supervisor.log.error(format_args!("#{id} handler did not return; its thread is abandoned"));
             }
-            for arrival in self.arrivals.values() {
-                self.hub
+            for pending in self.pending_handshakes.values() {
+                self.supervisor
                     .log
-                    .error(format_args!("{} opening handshake did not end; its thread is abandoned", arrival.peer));
+                    .error(format_args!("{} opening handshake did not end; its thread is abandoned", pending.peer));
             }
         }
         time_is_up

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heartwire::{Backoff, ClientHandle, Event, Handle, HeartbeatPolicy, Server};
+use heartwire::{Backoff, ClientHandle, Event, HeartbeatPolicy, Server, ServerHandle};
 use other_end::{BareServer, RunningClient, acceptance, client, listen, quick, run};
 use support::{CEILING, Running, alone_with_files, codes, echo, eventually, ms, server, start};
 
@@ -392,7 +392,7 @@ fn a_real_server_survives_the_return_of_two_hundred_clients() {
     let address = first.address();
     let backoff = || Backoff::default().first(ms(200)).longest(ms(1000));
     let clients: Vec<_> = (0..CLIENTS).map(|_| run(client(address).reconnect(backoff()), listen)).collect();
-    let all_in = |handle: &Handle| eventually("all are in", || handle.stats().open == CLIENTS);
+    let all_in = |handle: &ServerHandle| eventually("all are in", || handle.stats().open == CLIENTS);
     all_in(&first.handle);
     drop(first);
     let second = start_again(address);

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::Receiver;
-use heartwire::{Accept, Event, Handle, IpNet, Response, Server};
+use heartwire::{Accept, Event, IpNet, Response, Server, ServerHandle};
 
 /// Longer than anything takes on a busy machine: only a failing test ever waits so long.
 const CEILING: Duration = Duration::from_secs(30);
@@ -17,7 +17,7 @@ fn ip(text: &str) -> IpAddr {
 }
 
 /// Serves, with a handler that says whom it has before it, and rejects the path `/no` with a note of whom.
-fn start(server: Server) -> (Handle, Receiver<Event>) {
+fn start(server: Server) -> (ServerHandle, Receiver<Event>) {
     let server = server.on_handshake(|request| match request.path() {
         "/no" => Err(Response::new(403).text(format!("{} via {}\n", request.client(), request.peer()))),
         _ => Ok(Accept::new()),
@@ -34,7 +34,7 @@ fn start(server: Server) -> (Handle, Receiver<Event>) {
 }
 
 /// Asks for a WebSocket with these header lines.
-fn ask(handle: &Handle, path: &str, headers: &str) -> TcpStream {
+fn ask(handle: &ServerHandle, path: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(handle.local_addr()).unwrap();
     stream.set_read_timeout(Some(CEILING)).unwrap();
     let request = format!(

@@ -6,8 +6,8 @@ mod world;
 
 use heartwire::HeartbeatPolicy;
 use heartwire::heartbeat::Action::{Dead, Missed, Ping, Wait};
+use heartwire::heartbeat::Activity;
 use heartwire::heartbeat::Liveness::PongOnly;
-use heartwire::heartbeat::Sign;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use std::time::Duration;
@@ -184,7 +184,7 @@ fn extreme_windows_neither_panic_nor_spin() {
             let policy = HeartbeatPolicy::peer_led(expect).announcements(NS, longest).max_missed(max_missed);
             assert!(policy.worst_case().is_some());
             let mut world = World::new(policy);
-            world.arrives(Duration::ZERO, What::Frame(Sign::Ping { next: Some(Duration::MAX) }));
+            world.arrives(Duration::ZERO, What::Frame(Activity::Ping { next: Some(Duration::MAX) }));
             (0..10).for_each(|_| _ = world.step(Duration::MAX));
             assert!(!world.trace.is_empty());
         }
@@ -202,7 +202,7 @@ proptest! {
         for (pause, sign) in lives {
             at += pause;
             world.arrives(at, sign);
-            if let What::Frame(Sign::Ping { next }) = sign { windows.push((at, led.window(next))) }
+            if let What::Frame(Activity::Ping { next }) = sign { windows.push((at, led.window(next))) }
         }
         world.run_until(100 * FOREVER);
         let silence = world.dead.expect("a silent peer dies") - world.last_life;
@@ -249,7 +249,7 @@ proptest! {
             // Due when it was announced, and late by as much as it may be.
             at += window.mul_f64(share).min(window);
             world.arrives(at, sign);
-            if let What::Frame(Sign::Ping { next }) = sign { window = led.window(next) }
+            if let What::Frame(Activity::Ping { next }) = sign { window = led.window(next) }
         }
         world.run_until(at);
         prop_assert_eq!(world.trace, []);

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
-use heartwire::{CloseReason, Connection, Error, Event, Handle, HeartbeatPolicy, Sender};
+use heartwire::{CloseReason, Connection, Error, Event, HeartbeatPolicy, Sender, ServerHandle};
 use log::{LevelFilter, Log, Metadata, Record};
 use support::{CEILING, Client, TEXT, alone, echo, eventually, ms, request_with, server, start};
 
@@ -74,7 +74,7 @@ fn a_logger_may_send_over_the_connections_that_it_is_told_of() {
 }
 
 /// The server that the logger asks.
-static HANDLE: OnceLock<Handle> = OnceLock::new();
+static HANDLE: OnceLock<ServerHandle> = OnceLock::new();
 
 #[test]
 fn a_logger_may_ask_and_tell_the_server_anything() {

@@ -180,7 +180,7 @@ fn a_server_can_be_shut_down_by_a_handler() {
 
 #[test]
 fn a_handle_blocks_neither_before_the_start_nor_after_the_end() {
-    let use_all = |handle: &heartwire::Handle| {
+    let use_all = |handle: &heartwire::ServerHandle| {
         for _ in 0..200 {
             handle.broadcast("to nobody");
         }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tungstenite::handshake::derive_accept_key;
 
 use super::ConnectError;
-use crate::tcp;
+use crate::transport::socket;
 
 /// What a server agreed to.
 #[derive(Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Question<'_> {
         let mut received = Vec::new();
         let mut chunk = [0; 1024];
         loop {
-            match tcp::read_before(stream, &mut chunk, deadline).map_err(ConnectError::Lost)? {
+            match socket::read_before(stream, &mut chunk, deadline).map_err(ConnectError::Lost)? {
                 None => return Err(ConnectError::TimedOut),
                 Some(0) => return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into())),
                 Some(count) => received.extend_from_slice(&chunk[..count]),

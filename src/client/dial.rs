@@ -10,8 +10,8 @@ use tungstenite::handshake::client::generate_key;
 use super::answer::{Agreed, Question};
 use super::target::Target;
 use super::{ConnectError, race};
-use crate::request::Request;
-use crate::tcp;
+use crate::http::request::Request;
+use crate::transport::socket;
 
 /// What a successful dial gives.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ impl Target {
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
-        tcp::prepare(&stream).map_err(ConnectError::Lost)?;
+        socket::prepare(&stream).map_err(ConnectError::Lost)?;
         let key = generate_key();
         let head = self.request_head(&key);
-        tcp::write_before(&stream, head.as_bytes(), deadline).map_err(|error| match error.kind() {
+        socket::write_before(&stream, head.as_bytes(), deadline).map_err(|error| match error.kind() {
             io::ErrorKind::TimedOut => ConnectError::TimedOut,
             _ => ConnectError::Lost(error),
         })?;

@@ -7,21 +7,22 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::close::{CloseCode, CloseReason};
+use crate::connection::shared::Shared;
 use crate::error::{Error, TrySendError};
-use crate::event::{Event, Stats};
-use crate::handle::Hub;
 use crate::heartbeat::HeartbeatPolicy;
-use crate::link::Link;
 use crate::message::Message;
-use crate::outbound::Wait;
+use crate::protocol::close::{CloseCode, CloseReason};
 use crate::settings::LONGEST;
+use crate::supervisor::event::Event;
+use crate::supervisor::handle::SupervisorHandle;
+use crate::supervisor::stats::Stats;
+use crate::transport::write_half::Wait;
 
 /// The remote control of a [`Client`](crate::Client), for any number of threads. It stays the same over all
 /// connections. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct ClientHandle {
-    pub(super) shared: Arc<Shared>,
+    pub(super) state: Arc<ClientState>,
 }
 
 impl ClientHandle {
@@ -42,13 +43,13 @@ impl ClientHandle {
     pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
         let message = message.into();
         loop {
-            let link = {
-                let mut current = self.shared.current();
-                if self.shared.is_stopping() || current.has_ended {
+            let connection = {
+                let mut current = self.state.current();
+                if self.state.is_stopping() || current.has_ended {
                     return Err(TrySendError::Closed(message));
                 }
-                match current.open_link() {
-                    Some(link) => link,
+                match current.open_connection() {
+                    Some(connection) => connection,
                     None => {
                         let dropped = current.keep(message);
                         drop(current);
@@ -56,53 +57,53 @@ impl ClientHandle {
                     }
                 }
             };
-            if link.send(message.clone()).is_ok() {
+            if connection.send(message.clone()).is_ok() {
                 return Ok(());
             }
             // It was lost meanwhile, and the message is for the next: from here on the loop cannot find it again.
-            debug_assert!(link.outbound.is_closing());
+            debug_assert!(connection.write_half.is_closing());
         }
     }
 
     /// Waits until there is a connection. `false` if there was none within `timeout`, or there will be none any more.
     pub fn wait_connected(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout.min(LONGEST);
-        let mut current = self.shared.current();
-        while current.open_link().is_none() && !current.has_ended {
+        let mut current = self.state.current();
+        while current.open_connection().is_none() && !current.has_ended {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return false;
             }
-            current = self.shared.changed.wait_timeout(current, remaining).unwrap_or_else(PoisonError::into_inner).0;
+            current = self.state.changed.wait_timeout(current, remaining).unwrap_or_else(PoisonError::into_inner).0;
         }
-        current.open_link().is_some()
+        current.open_connection().is_some()
     }
 
     /// Whether [`Client::run`](crate::Client::run) has returned, so that there will be no connection any more.
     pub fn has_ended(&self) -> bool {
-        self.shared.current().has_ended
+        self.state.current().has_ended
     }
 
     /// Whether there is a connection now.
     pub fn is_connected(&self) -> bool {
-        self.shared.current().open_link().is_some()
+        self.state.current().open_connection().is_some()
     }
 
     /// How many messages wait in the [outbox](crate::Client::outbox_size). After the end: how many were never sent.
     pub fn outbox_len(&self) -> usize {
-        self.shared.current().outbox.len()
+        self.state.current().outbox.len()
     }
 
     /// Takes out what waits in the [outbox](crate::Client::outbox_size), the oldest first. It will not be sent. After the
     /// end this is what was kept and never sent, so that it can be stored.
     pub fn take_outbox(&self) -> Vec<Message> {
-        self.shared.current().take_outbox().into()
+        self.state.current().take_outbox().into()
     }
 
     /// How many messages were dropped from a full outbox so far, if it [drops the
     /// oldest](crate::Client::outbox_drops_oldest).
     pub fn outbox_dropped(&self) -> u64 {
-        self.shared.current().dropped
+        self.state.current().dropped
     }
 
     /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
@@ -113,46 +114,46 @@ impl ClientHandle {
     /// # Errors
     /// [`Error::Closed`] without a connection.
     pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
-        let link = self.shared.current().open_link();
-        match link {
-            Some(link) => link.ask_heartbeat(policy),
+        let connection = self.state.current().open_connection();
+        match connection {
+            Some(connection) => connection.ask_heartbeat(policy),
             None => Err(Error::Closed(CloseReason::Disconnected)),
         }
     }
 
     /// Cuts a pause between attempts short, for instance because the network is back.
     pub fn connect_now(&self) {
-        let _ = self.shared.control.try_send(Control::ConnectNow);
+        let _ = self.state.control.try_send(Control::ConnectNow);
     }
 
     /// Stops the client, and returns at once: an open connection is closed with 1000, after what is queued; an attempt
     /// or a pause ends at once. [`Client::run`](crate::Client::run) then returns `Ok`.
     pub fn stop(&self) {
-        self.shared.is_stopping.store(true, SeqCst);
-        let link = self.shared.current().link.clone();
-        if let Some(link) = link {
+        self.state.is_stopping.store(true, SeqCst);
+        let connection = self.state.current().connection.clone();
+        if let Some(connection) = connection {
             // Fails only when it is closing already.
-            let _ = link.close_from_outside(normal_closure());
+            let _ = connection.close_from_outside(normal_closure());
         }
-        let _ = self.shared.control.try_send(Control::Stop);
+        let _ = self.state.control.try_send(Control::Stop);
     }
 
     /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
-    /// when the client has ended; what waits in it is bounded as for [`Handle::events`](crate::Handle::events).
+    /// when the client has ended; what waits in it is bounded as for [`ServerHandle::events`](crate::ServerHandle::events).
     pub fn events(&self) -> channel::Receiver<Event> {
-        self.shared.hub.subscribe()
+        self.state.supervisor.subscribe()
     }
 
     /// The counters since the client started.
     pub fn stats(&self) -> Stats {
-        self.shared.hub.stats()
+        self.state.supervisor.stats()
     }
 }
 
 /// What the client and its handles share.
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) hub: Arc<Hub>,
+pub(super) struct ClientState {
+    pub(super) supervisor: Arc<SupervisorHandle>,
     /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block or
     /// that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application.
     current: Mutex<Current>,
@@ -164,7 +165,7 @@ pub(super) struct Shared {
 
 #[derive(Debug, Default)]
 pub(super) struct Current {
-    pub(super) link: Option<Arc<Link>>,
+    pub(super) connection: Option<Arc<Shared>>,
     outbox: VecDeque<Message>,
     /// What the messages in the outbox count for.
     outbox_size: usize,
@@ -185,9 +186,15 @@ pub(super) enum Control {
     ConnectNow,
 }
 
-impl Shared {
-    pub(super) fn new(hub: Arc<Hub>, control: channel::Sender<Control>) -> Self {
-        Self { hub, current: Mutex::default(), changed: Condvar::new(), control, is_stopping: AtomicBool::new(false) }
+impl ClientState {
+    pub(super) fn new(supervisor: Arc<SupervisorHandle>, control: channel::Sender<Control>) -> Self {
+        Self {
+            supervisor,
+            current: Mutex::default(),
+            changed: Condvar::new(),
+            control,
+            is_stopping: AtomicBool::new(false),
+        }
     }
 
     pub(super) fn current(&self) -> MutexGuard<'_, Current> {
@@ -202,28 +209,28 @@ impl Shared {
     ///
     /// The lock is not held while a message is handed over, for a write that fails is logged, and the logger may send
     /// over a handle. Until the last has left there is no link: what is sent meanwhile waits in its turn.
-    pub(super) fn opened(&self, link: Arc<Link>) {
-        while let Some(message) = self.next_to_leave(&link) {
-            if let Err(error) = link.try_send(message, Wait::No) {
-                self.stays(&link, error);
+    pub(super) fn opened(&self, connection: Arc<Shared>) {
+        while let Some(message) = self.next_to_leave(&connection) {
+            if let Err(error) = connection.try_send(message, Wait::No) {
+                self.stays(&connection, error);
                 break;
             }
         }
         self.changed.notify_all();
         self.log_dropped();
         if self.is_stopping() {
-            let _ = link.close_from_outside(normal_closure());
+            let _ = connection.close_from_outside(normal_closure());
         }
     }
 
     /// The oldest message of the outbox; when there is none left, the link is there for all.
-    fn next_to_leave(&self, link: &Arc<Link>) -> Option<Message> {
+    fn next_to_leave(&self, connection: &Arc<Shared>) -> Option<Message> {
         let mut current = self.current();
         let overrun = current.is_overrun().then(|| current.drop_all());
         let message = current.pop();
         match &message {
             Some(message) => current.leaving += ClientHandle::size(message),
-            None => current.connect(link),
+            None => current.connect(connection),
         }
         drop(current);
         drop(overrun);
@@ -231,13 +238,13 @@ impl Shared {
     }
 
     /// A message was not taken. What a connection that is lost already does not take waits for the next.
-    fn stays(&self, link: &Arc<Link>, error: TrySendError<Message>) {
+    fn stays(&self, connection: &Arc<Shared>, error: TrySendError<Message>) {
         let mut current = self.current();
         // The queue has room for a whole outbox, so it is full only of what came since, which made the oldest go.
         let is_full = matches!(error, TrySendError::Full(_)) && current.drops_oldest;
         current.put_back(error.into_inner());
         let overrun = is_full.then(|| current.drop_all());
-        current.connect(link);
+        current.connect(connection);
         drop(current);
         drop(overrun);
     }
@@ -251,7 +258,9 @@ impl Shared {
             dropped
         };
         if dropped > 0 {
-            self.hub.log.warn(format_args!("{dropped} messages were dropped from the full outbox, the oldest first"));
+            self.supervisor
+                .log
+                .warn(format_args!("{dropped} messages were dropped from the full outbox, the oldest first"));
         }
     }
 
@@ -264,20 +273,20 @@ impl Shared {
         self.changed.notify_all();
         self.log_dropped();
         if unsent > 0 {
-            self.hub.log.warn(format_args!("{unsent} messages were kept for a connection that never came"));
+            self.supervisor.log.warn(format_args!("{unsent} messages were kept for a connection that never came"));
         }
     }
 }
 
 impl Current {
     /// The connection that can be sent to.
-    fn open_link(&self) -> Option<Arc<Link>> {
-        self.link.clone().filter(|link| !link.outbound.is_closing())
+    fn open_connection(&self) -> Option<Arc<Shared>> {
+        self.connection.clone().filter(|connection| !connection.write_half.is_closing())
     }
 
     /// Has this link be the one that is sent to.
-    fn connect(&mut self, link: &Arc<Link>) {
-        self.link = Some(Arc::clone(link));
+    fn connect(&mut self, connection: &Arc<Shared>) {
+        self.connection = Some(Arc::clone(connection));
         self.leaving = 0;
     }
 

@@ -7,25 +7,26 @@ use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
 use super::Connection;
-use crate::close::{CloseReason, LastWord};
+use crate::connection::receiving_end::ReceivingEnd;
 use crate::error::Error;
-use crate::reception::Reception;
+use crate::protocol::close::CloseReason;
+use crate::protocol::close_state::LastWord;
 
 impl Connection {
     /// The peer has said its last word, and now the handler learns of it: it is answered, and that is the end.
-    pub(super) fn ended_by_peer(&mut self, reception: Box<Reception>, last: LastWord) -> Error {
+    pub(super) fn ended_by_peer(&mut self, receiving: Box<ReceivingEnd>, last: LastWord) -> Error {
         let now = Instant::now();
-        self.link.peer_done(last, now);
-        self.link.answer_close(now);
-        self.finish(reception)
+        self.shared.peer_done(last, now);
+        self.shared.answer_close(now);
+        self.finish(receiving)
     }
 
     /// Our Close frame is on its way, or the socket broke: reads up to the peer's last word, and finishes.
-    pub(super) fn await_close(&mut self, mut reception: Box<Reception>) {
+    pub(super) fn await_close(&mut self, mut receiving: Box<ReceivingEnd>) {
         let deadline = self.close_deadline();
         let mut now = Instant::now();
         let last = loop {
-            match reception.next(&self.link, now) {
+            match receiving.next(&self.shared, now) {
                 Ok(Some(_)) => continue,
                 Ok(None) => {}
                 Err(last) => break Some(last),
@@ -33,59 +34,59 @@ impl Connection {
             if now >= deadline {
                 break None;
             }
-            let read = reception.inbound.fill_before(deadline, &mut now);
-            if let Err(last) = reception.note(&self.link, read, now) {
+            let read = receiving.read_half.fill_before(deadline, &mut now);
+            if let Err(last) = receiving.note(&self.shared, read, now) {
                 break Some(last);
             }
         };
         match last {
             // Nothing that came behind our Close frame is a reason to end.
-            Some(last) if !matches!(*last, LastWord::Violation(_)) => _ = self.ended_by_peer(reception, *last),
-            Some(_) | None => _ = self.finish(reception),
+            Some(last) if !matches!(*last, LastWord::Violation(_)) => _ = self.ended_by_peer(receiving, *last),
+            Some(_) | None => _ = self.finish(receiving),
         }
     }
 
     /// The last steps, whatever came before: what is queued goes out within the close timeout, then our end of the TCP
     /// connection, and that is reported. The peer's last bytes are still taken in for a while, so that closing the
     /// socket is no reset.
-    pub(super) fn finish(&mut self, mut reception: Box<Reception>) -> Error {
+    pub(super) fn finish(&mut self, mut receiving: Box<ReceivingEnd>) -> Error {
         const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
-        reception.forget_ahead();
-        if self.link.outbound.wait_until_drained(deadline) {
-            self.link.end_in_order();
-            reception.inbound.discard_to_end(deadline.min(Instant::now() + LINGER));
+        receiving.forget_ahead();
+        if self.shared.write_half.wait_until_drained(deadline) {
+            self.shared.end_in_order();
+            receiving.read_half.discard_to_end(deadline.min(Instant::now() + LINGER));
         }
         // Also wakes a drainer that is still blocked.
-        reception.inbound.shut_down(Shutdown::Both);
-        self.link.abort(CloseReason::Disconnected);
+        receiving.read_half.shut_down(Shutdown::Both);
+        self.shared.abort(CloseReason::Disconnected);
         self.is_over = true;
-        self.link.closed()
+        self.shared.closed()
     }
 
     /// The handler is done, for this reason: whatever is left of the connection comes to its end.
     pub(crate) fn conclude(&mut self, reason: CloseReason) {
-        let Some(reception) = self.link.attend().filter(|_| !self.is_over) else {
+        let Some(receiving) = self.shared.attend().filter(|_| !self.is_over) else {
             // It is over; or a panic in the midst of `recv` took the receiving end with it.
-            self.link.abort(reason);
+            self.shared.abort(reason);
             return;
         };
         // If it is closing already, or its socket broke, the end is near and only needs to be seen.
-        self.link.begin_close(reason);
-        self.await_close(reception);
+        self.shared.begin_close(reason);
+        self.await_close(receiving);
     }
 
     /// Why the connection ended.
     pub(crate) fn reason(&self) -> CloseReason {
-        self.link.reason()
+        self.shared.reason()
     }
 
     /// Whether the connection has ended, is closing, or cannot be written to any more.
     pub(crate) fn is_closing(&self) -> bool {
-        self.is_over || self.link.outbound.is_closing()
+        self.is_over || self.shared.write_half.is_closing()
     }
 
     fn close_deadline(&self) -> Instant {
-        self.link.close_deadline().unwrap_or_else(|| Instant::now() + self.link.close_timeout)
+        self.shared.close_deadline().unwrap_or_else(|| Instant::now() + self.shared.close_timeout)
     }
 }

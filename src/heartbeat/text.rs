@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::Sign;
+use super::Activity;
 use crate::settings::LONGEST;
 
 /// The sign of life in a text message that is a heartbeat: `ping`, or `ping next=<milliseconds>`.
-pub(crate) fn text_ping(text: &str) -> Option<Sign> {
+pub(crate) fn text_ping(text: &str) -> Option<Activity> {
     let rest = text.strip_prefix("ping")?;
     match rest.strip_prefix(' ') {
-        None if rest.is_empty() => Some(Sign::Ping { next: None }),
-        Some(rest) if rest.starts_with("next=") => Some(Sign::Ping { next: announcement(rest.as_bytes()) }),
+        None if rest.is_empty() => Some(Activity::Ping { next: None }),
+        Some(rest) if rest.starts_with("next=") => Some(Activity::Ping { next: announcement(rest.as_bytes()) }),
         _ => None,
     }
 }
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn heartbeats_in_text_are_told_from_messages() {
-        assert_eq!(text_ping("ping"), Some(Sign::Ping { next: None }));
+        assert_eq!(text_ping("ping"), Some(Activity::Ping { next: None }));
         let next = Some(Duration::from_millis(1500));
-        assert_eq!(text_ping("ping next=1500"), Some(Sign::Ping { next }));
+        assert_eq!(text_ping("ping next=1500"), Some(Activity::Ping { next }));
         for nonsense in ["ping next=", "ping next=soon"] {
-            assert_eq!(text_ping(nonsense), Some(Sign::Ping { next: None }), "a heartbeat that announces nothing");
+            assert_eq!(text_ping(nonsense), Some(Activity::Ping { next: None }), "a heartbeat that announces nothing");
         }
         for message in ["", "Ping", "ping ", "pings", "ping pong", "ping  next=5", "pingnext=5"] {
             assert_eq!(text_ping(message), None, "{message}");

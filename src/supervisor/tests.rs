@@ -5,21 +5,21 @@ use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::*;
-use crate::frame::Role;
-use crate::handle::Receivers;
-use crate::link::Opening;
+use crate::connection::shared::NewConnection;
+use crate::protocol::frame::Role;
 use crate::settings::Settings;
+use crate::supervisor::handle::Receivers;
 
 /// Longer than anything here takes on a busy machine.
 const CEILING: Duration = Duration::from_secs(30);
 
 /// A connection, and its peer.
-fn connection(hub: &Arc<Hub>, id: ConnectionId) -> (Arc<Link>, TcpStream) {
+fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shared>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     peer.set_read_timeout(Some(CEILING)).unwrap();
     let (stream, address) = listener.accept().unwrap();
-    let link = Link::new(Opening {
+    let shared = Shared::new(NewConnection {
         role: Role::Server,
         id,
         remote: address.into(),
@@ -27,9 +27,9 @@ fn connection(hub: &Arc<Hub>, id: ConnectionId) -> (Arc<Link>, TcpStream) {
         stream: Arc::new(stream),
         settings: &Settings::default(),
         takes_broadcasts: true,
-        hub: Arc::clone(hub),
+        supervisor: Arc::clone(supervisor),
     });
-    (Arc::new(link), peer)
+    (Arc::new(shared), peer)
 }
 
 fn expect_close(peer: &mut TcpStream) {
@@ -41,30 +41,30 @@ fn expect_close(peer: &mut TcpStream) {
 /// Where processors are short, a thread may wait for one while it holds a connection's lock.
 #[test]
 fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
-    let (hub, Receivers { notices, commands, .. }) = Hub::new(None).unwrap();
-    let ((first, mut first_peer), (second, mut second_peer)) = (connection(&hub, 1), connection(&hub, 2));
-    let supervisor = Supervisor::new(notices, commands, Arc::clone(&hub), Duration::from_secs(2));
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(None).unwrap();
+    let ((first, mut first_peer), (second, mut second_peer)) = (connection(&supervisor, 1), connection(&supervisor, 2));
+    let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), Duration::from_secs(2));
     let (release, wait) = channel::bounded::<()>(0);
     let (locked, is_locked) = channel::bounded(0);
     thread::scope(|scope| {
         scope.spawn(|| {
-            first.outbound.ending(|_| {
+            first.write_half.close_state(|_| {
                 locked.send(()).unwrap();
                 let _ = wait.recv();
             });
         });
         is_locked.recv_timeout(CEILING).unwrap();
-        for link in [&first, &second] {
-            hub.notify(Notice::Opened(Arc::clone(link)));
+        for shared in [&first, &second] {
+            supervisor.notify(Notice::Opened(Arc::clone(shared)));
         }
-        hub.notify(Notice::AcceptEnds);
-        hub.notify(Notice::Shutdown);
-        let supervising = scope.spawn(|| supervisor.run());
+        supervisor.notify(Notice::AcceptEnds);
+        supervisor.notify(Notice::Shutdown);
+        let supervising = scope.spawn(|| thread.run());
         expect_close(&mut second_peer);
         drop(release);
         expect_close(&mut first_peer);
         for id in [1, 2] {
-            hub.notify(Notice::ThreadEnds { id });
+            supervisor.notify(Notice::ThreadEnds { id });
         }
         supervising.join().unwrap();
     });
@@ -72,24 +72,24 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
 
 #[test]
 fn a_connection_whose_lock_is_held_up_to_the_end_is_reported_all_the_same() {
-    let (hub, Receivers { notices, commands, .. }) = Hub::new(None).unwrap();
-    let events = hub.subscribe();
-    let (link, _peer) = connection(&hub, 1);
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(None).unwrap();
+    let events = supervisor.subscribe();
+    let (shared, _peer) = connection(&supervisor, 1);
     let close_timeout = Duration::from_millis(100);
-    let supervisor = Supervisor::new(notices, commands, Arc::clone(&hub), close_timeout);
+    let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), close_timeout);
     let (locked, is_locked) = channel::bounded(0);
     thread::scope(|scope| {
         scope.spawn(|| {
-            link.outbound.ending(|_| {
+            shared.write_half.close_state(|_| {
                 locked.send(()).unwrap();
                 thread::sleep(3 * close_timeout);
             });
         });
         is_locked.recv_timeout(CEILING).unwrap();
-        hub.notify(Notice::Opened(Arc::clone(&link)));
-        hub.notify(Notice::AcceptEnds);
-        hub.notify(Notice::Shutdown);
-        supervisor.run();
+        supervisor.notify(Notice::Opened(Arc::clone(&shared)));
+        supervisor.notify(Notice::AcceptEnds);
+        supervisor.notify(Notice::Shutdown);
+        thread.run();
     });
     let is_end = |event: &Event| matches!(event, Event::Closed(report) if report.reason == CloseReason::Shutdown);
     assert_eq!(events.try_iter().filter(is_end).count(), 1);

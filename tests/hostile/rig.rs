@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use heartwire::Handle;
+use heartwire::ServerHandle;
 use socket2::{Domain, Socket, Type};
 
 use crate::ledger::Ledger;
@@ -19,7 +19,7 @@ use crate::{Checked, Scenario, ensure, site};
 const IMPATIENCE: Duration = Duration::from_millis(1200);
 
 pub(crate) struct Rig {
-    pub(crate) handle: Handle,
+    pub(crate) handle: ServerHandle,
     pub(crate) ledger: Ledger,
     /// How long to wait for what should come.
     pub(crate) patience: Duration,

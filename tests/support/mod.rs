@@ -15,7 +15,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, bounded, unbounded};
-use heartwire::{CloseReport, Connection, ConnectionId, Error, Event, Handle, HeartbeatPolicy, Sender, Server};
+use heartwire::{CloseReport, Connection, ConnectionId, Error, Event, HeartbeatPolicy, Sender, Server, ServerHandle};
 
 pub(crate) use alone::{alone, alone_with_files, open_sockets, threads_named};
 pub(crate) use client::{Answer, Client, End, Incoming, KEY, exchange, request, request_with};
@@ -70,7 +70,7 @@ pub(crate) fn start_listening(server: Server) -> (Running, Receiver<Sender>) {
 
 /// A server that runs. Dropping it shuts it down and waits for its end.
 pub(crate) struct Running {
-    pub(crate) handle: Handle,
+    pub(crate) handle: ServerHandle,
     pub(crate) events: Events,
     ended: Receiver<Result<(), Error>>,
 }

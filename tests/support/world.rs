@@ -11,7 +11,7 @@
 use heartwire::HeartbeatPolicy;
 use heartwire::heartbeat::Action::{self, Dead, Missed, Ping, Stalled, Wait};
 use heartwire::heartbeat::Liveness::{AnyByte, PongOnly};
-use heartwire::heartbeat::{Evidence, Heartbeat, Reading, Sign};
+use heartwire::heartbeat::{Activity, Evidence, Heartbeat, Reading};
 use proptest::prelude::*;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -117,19 +117,19 @@ pub(crate) enum Event {
 pub(crate) enum What {
     /// So much of a message.
     Data(u64),
-    Frame(Sign),
+    Frame(Activity),
 }
 
 use What::{Data, Frame};
 
 /// Some byte, and frames.
 pub(crate) const BYTES: What = Data(1);
-pub(crate) const PONG: What = Frame(Sign::Pong);
+pub(crate) const PONG: What = Frame(Activity::Pong);
 /// A Ping that announces nothing.
-pub(crate) const ORDINARY: What = Frame(Sign::Ping { next: None });
+pub(crate) const ORDINARY: What = Frame(Activity::Ping { next: None });
 
 pub(crate) fn announced(seconds: u64) -> What {
-    Frame(Sign::Ping { next: Some(Duration::from_secs(seconds)) })
+    Frame(Activity::Ping { next: Some(Duration::from_secs(seconds)) })
 }
 
 impl What {
@@ -432,7 +432,7 @@ impl World {
         let is_strict = self.policy == self.policy.liveness(PongOnly);
         let is_life = match what {
             Data(_) => !is_strict,
-            Frame(Sign::Ping { .. }) => !is_strict || is_led(self.policy),
+            Frame(Activity::Ping { .. }) => !is_strict || is_led(self.policy),
             Frame(_) => true,
         };
         if is_life {
@@ -552,7 +552,7 @@ pub(crate) fn phases() -> impl Strategy<Value = f64> {
 
 pub(crate) fn pings() -> impl Strategy<Value = What> {
     let next = prop_oneof![durations(), Just(Duration::ZERO), Just(Duration::MAX)];
-    proptest::option::of(next).prop_map(|next| Frame(Sign::Ping { next }))
+    proptest::option::of(next).prop_map(|next| Frame(Activity::Ping { next }))
 }
 
 pub(crate) fn frames() -> impl Strategy<Value = What> {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use heartwire::{Event, Handle, HeartbeatPolicy, Server};
+use heartwire::{Event, HeartbeatPolicy, Server, ServerHandle};
 
 use super::ServeOptions;
 use crate::process::announce;
@@ -50,7 +50,7 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
     served.map_err(io::Error::other)
 }
 
-fn print_closures(handle: &Handle) {
+fn print_closures(handle: &ServerHandle) {
     let mut out = io::BufWriter::new(io::stdout());
     let events = handle.events();
     while let Ok(event) = events.recv() {

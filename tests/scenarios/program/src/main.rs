@@ -45,7 +45,7 @@ fn serve(settings: &Settings) -> Result<(), Error> {
         .on_request(|request| match request.path() {
             "/" => Some(Response::new(200).header("Content-Type", "text/html; charset=utf-8").body("<!doctype html>")),
             "/heartwire.js" => {
-                let script = include_str!("../../../../src/page/heartwire.js");
+                let script = include_str!("../../../../src/bin/heartwire/page/heartwire.js");
                 Some(Response::new(200).header("Content-Type", "text/javascript; charset=utf-8").body(script))
             }
             _ => None,

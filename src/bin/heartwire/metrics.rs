@@ -1,0 +1,139 @@
+//! `GET /metrics`: the server's counters in the text format of Prometheus (OpenMetrics 1.0).
+
+use std::fmt;
+use std::time::Duration;
+
+use heartwire::{Response, RoundTrips, ServerHandle, Snapshot};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+pub(crate) struct Metrics {
+    registry: Registry,
+}
+
+impl Metrics {
+    pub(crate) fn new(handle: ServerHandle) -> Self {
+        let mut registry = Registry::with_prefix("heartwire");
+        registry.register_collector(Box::new(Figures(handle)));
+        Self { registry }
+    }
+
+    pub(crate) fn answer(&self) -> Response {
+        let mut body = String::new();
+        if let Err(error) = text::encode(&mut body, &self.registry) {
+            // Writing to a string does not fail.
+            log::error!("metrics cannot be encoded: {error}");
+            return Response::new(500).text("internal error\n");
+        }
+        Response::new(200)
+            .header("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
+            .header("Cache-Control", "no-store")
+            .body(body)
+    }
+}
+
+/// The figures are asked for at each scrape, and of one moment.
+#[derive(Debug)]
+struct Figures(ServerHandle);
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Snapshot { connections, stats, .. } = self.0.snapshot();
+        let mut traffic = stats.traffic;
+        let mut queued = 0;
+        let mut missing = 0;
+        for connection in &connections {
+            traffic += connection.traffic;
+            queued += connection.queued as u64;
+            missing += u64::from(connection.missed > 0);
+        }
+        let mut out = Encoder(&mut encoder);
+
+        out.gauge("connections", "Connections open now", None, connections.len() as u64)?;
+        out.gauge("connections_missing", "Connections open now that have missed at least one Pong", None, missing)?;
+        out.gauge("queue", "Bytes that wait for peers to take them", Some(&Unit::Bytes), queued)?;
+
+        let help = "Memory that queues and what was read ahead take";
+        out.gauge("buffered", help, Some(&Unit::Bytes), stats.buffered)?;
+
+        out.counter("accepted", "TCP connections accepted", stats.accepted)?;
+        out.counter("openings", "Connections that completed the opening handshake", stats.opened)?;
+        out.counters("closures", "Connections that ended", "cause", stats.closed.into_iter())?;
+        out.counter("handshake_failures", "Opening handshakes that came to nothing", stats.handshakes_failed)?;
+        out.counter(
+            "refusals",
+            "Opening handshakes refused because the server, or their address, was full",
+            stats.refused,
+        )?;
+        out.counter("http_requests", "Plain HTTP requests answered", stats.http_requests)?;
+        out.counter(
+            "http_unclaimed",
+            "Plain HTTP requests that nobody answered, with 426 or 405",
+            stats.http_unclaimed,
+        )?;
+        out.counter("without_request", "Clients that connected and sent no request", stats.without_request)?;
+        out.counter("accept_errors", "Failures to accept a TCP connection", stats.accept_errors)?;
+        out.counter("thread_errors", "Failures to start a connection's thread", stats.thread_errors)?;
+
+        out.counter("pings", "Pings sent", stats.pings)?;
+        out.counter("pongs", "Pongs that answered Pings", stats.pongs)?;
+        out.counter("misses", "Pongs missed", stats.missed)?;
+        out.counter("stalled_handlers", "Handlers that were away from recv for too long", stats.handlers_stalled)?;
+        out.round_trips(&stats.round_trips)?;
+
+        let both_ways = |received, sent| [("in", received), ("out", sent)].into_iter();
+        let messages = both_ways(traffic.messages_in, traffic.messages_out);
+        out.counters("messages", "Data messages received and accepted for sending", "direction", messages)?;
+        let bytes = both_ways(traffic.bytes_in, traffic.bytes_out);
+        out.counters(
+            "traffic_bytes",
+            "Bytes received and sent, headers and control frames included",
+            "direction",
+            bytes,
+        )?;
+        out.counter("broadcasts_dropped", "Broadcasts dropped for peers whose queue was full", traffic.dropped)?;
+        out.counter("log_lines_lost", "Lines of the log that were lost", stats.log_lines_lost)
+    }
+}
+
+struct Encoder<'a, 'b>(&'a mut DescriptorEncoder<'b>);
+
+impl Encoder<'_, '_> {
+    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: u64) -> fmt::Result {
+        let gauge = ConstGauge::new(value as f64);
+        gauge.encode(self.0.encode_descriptor(name, help, unit, gauge.metric_type())?)
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        let counter = ConstCounter::new(value);
+        counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
+    }
+
+    /// A counter for each value of a label.
+    fn counters<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        label: &'a str,
+        values: impl Iterator<Item = (&'a str, u64)>,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        for (of, value) in values {
+            ConstCounter::new(value).encode(family.encode_family(&[(label, of)])?)?;
+        }
+        Ok(())
+    }
+
+    fn round_trips(&mut self, round_trips: &RoundTrips) -> fmt::Result {
+        let bound = |bound: Option<Duration>| bound.map_or(f64::INFINITY, |bound| bound.as_secs_f64());
+        let buckets: Vec<(f64, u64)> = round_trips.counts().map(|(upper, count)| (bound(upper), count)).collect();
+        let (sum, samples) = (round_trips.sum().as_secs_f64(), round_trips.samples());
+        let help = "Time from a Ping to its Pong";
+        let mut encoder = self.0.encode_descriptor("round_trip", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+        encoder.encode_histogram::<NoLabelSet>(sum, samples, &buckets, None)
+    }
+}

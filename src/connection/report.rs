@@ -1,0 +1,149 @@
+//! What there is to know about one connection: while it is open, and once when it has ended.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::AddAssign;
+use std::time::Duration;
+
+use crate::heartbeat::round_trip::RoundTrip;
+use crate::http::request::RequestTarget;
+use crate::protocol::close::{CloseCode, CloseReason, counted};
+
+/// A connection's number, unique within a server and counted from 1 over those that are let in.
+pub type ConnectionId = u64;
+
+/// A connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct ConnectionInfo {
+    /// The connection's number.
+    pub id: ConnectionId,
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
+    pub client: IpAddr,
+    /// The path that it asked for, without the query.
+    pub path: String,
+    /// The path with the query, which may hold secrets.
+    pub target: RequestTarget,
+    /// How long it has been open.
+    pub age: Duration,
+    /// For how long no byte has come from the peer.
+    pub silent: Duration,
+    /// Misses in a row.
+    pub missed: u32,
+    /// How many misses in a row make the peer dead.
+    pub max_missed: u32,
+    /// Round-trip figures, if any Ping was answered.
+    pub round_trip: Option<RoundTrip>,
+    /// Pings that we sent.
+    pub pings: u64,
+    /// Pongs that answered them.
+    pub pongs: u64,
+    /// Messages, bytes and drops both ways.
+    pub traffic: Traffic,
+    /// Bytes that wait for the peer to take them.
+    pub queued: usize,
+    /// How long its thread has been in the handler; `None` while it waits in `recv`.
+    pub away: Option<Duration>,
+}
+
+/// All there is to know about a connection that ended. There is exactly one for each connection that opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// The connection's number.
+    pub id: ConnectionId,
+    /// The peer's address.
+    pub peer: SocketAddr,
+    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
+    pub client: IpAddr,
+    /// The path that it asked for, without the query.
+    pub path: String,
+    /// The path with the query, which may hold secrets.
+    pub target: RequestTarget,
+    /// The first cause.
+    pub reason: CloseReason,
+    /// The code in the Close frame that we sent, if we sent one with a code.
+    pub sent: Option<CloseCode>,
+    /// The code in the Close frame that the peer sent, if it sent one with a code.
+    pub received: Option<CloseCode>,
+    /// Misses in a row at the end.
+    pub missed: u32,
+    /// Round-trip figures, if any Ping was ever answered.
+    pub round_trip: Option<RoundTrip>,
+    /// Pings that we sent.
+    pub pings: u64,
+    /// Pongs that answered them.
+    pub pongs: u64,
+    /// How long the connection was open.
+    pub age: Duration,
+    /// Messages, bytes and drops both ways.
+    pub traffic: Traffic,
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; open {:.1?}; {}; Pongs missed {}", self.reason, self.age, self.traffic, self.missed)?;
+        match self.round_trip {
+            Some(round_trip) => write!(f, ", last round trip {:.1?}", round_trip.last),
+            None => f.write_str(", no round trip"),
+        }
+    }
+}
+
+/// What passed over a connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Traffic {
+    /// Data messages from the peer.
+    pub messages_in: u64,
+    /// Data messages to the peer, as far as they were accepted for sending.
+    pub messages_out: u64,
+    /// Bytes from the peer, frame headers and control frames included.
+    pub bytes_in: u64,
+    /// Bytes that the socket took, frame headers and control frames included.
+    pub bytes_out: u64,
+    /// Broadcasts that this peer did not get, because its queue was full.
+    pub dropped: u64,
+    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken them.
+    pub unsent: u64,
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.messages_in += other.messages_in;
+        self.messages_out += other.messages_out;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.dropped += other.dropped;
+        self.unsent += other.unsent;
+    }
+}
+
+impl fmt::Display for Traffic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { messages_in, messages_out, bytes_in, bytes_out, dropped, unsent } = self;
+        write!(f, "{} in, {bytes_in} B on the wire; ", counted(*messages_in, "message"))?;
+        write!(f, "{} out, {bytes_out} B on the wire", counted(*messages_out, "message"))?;
+        if *dropped > 0 {
+            write!(f, "; {} dropped", counted(*dropped, "broadcast"))?;
+        }
+        if *unsent > 0 { write!(f, "; {unsent} B unsent") } else { Ok(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traffic_says_what_each_number_counts() {
+        let beats = Traffic { bytes_in: 8, bytes_out: 3, ..Traffic::default() };
+        assert_eq!(beats.to_string(), "0 messages in, 8 B on the wire; 0 messages out, 3 B on the wire");
+        let behind = Traffic { messages_in: 1, messages_out: 2, dropped: 1, unsent: 70, ..beats };
+        let expected =
+            "1 message in, 8 B on the wire; 2 messages out, 3 B on the wire; 1 broadcast dropped; 70 B unsent";
+        assert_eq!(behind.to_string(), expected);
+    }
+}

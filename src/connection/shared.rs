@@ -1,0 +1,541 @@
+//! What all threads that touch a connection share: who it is, its two halves, and the first cause of its end.
+//!
+//! The connection's own thread, every [`Sender`](crate::Sender), the drainer, the stand-in and the supervisor hold a
+//! [`Shared`]. Whoever finds that the connection is over says so here; the first one wins, and the report goes out exactly
+//! once.
+
+use std::fmt;
+use std::io;
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+
+use crate::connection::report::ConnectionInfo;
+use crate::connection::report::{CloseReport, ConnectionId, Traffic};
+use crate::error::{Error, TrySendError};
+use crate::foreign;
+use crate::heartbeat;
+use crate::heartbeat::HeartbeatPolicy;
+use crate::heartbeat::round_trip::PingLedger;
+use crate::http::forwarded::Remote;
+use crate::http::request::RequestTarget;
+use crate::message::Message;
+use crate::protocol::close::CloseReason;
+use crate::protocol::close_state::{LastWord, Phase};
+use crate::protocol::frame::{Frame, Role};
+use crate::settings::Settings;
+use crate::supervisor::handle::SupervisorHandle;
+use crate::supervisor::notice::Notice;
+use crate::transport::budget::Share;
+use crate::transport::socket;
+use crate::transport::write_half::{Figures, SendFailure, Sent, Wait, WriteHalf};
+
+use crate::connection::slot::Slot;
+
+pub(crate) struct Shared {
+    pub(crate) id: ConnectionId,
+    pub(crate) remote: Remote,
+    pub(crate) target: RequestTarget,
+    pub(crate) opened: Instant,
+    pub(crate) write_half: WriteHalf<TcpStream>,
+    pub(crate) close_timeout: Duration,
+    stack_size: usize,
+    pub(super) supervisor: Arc<SupervisorHandle>,
+    /// Whether broadcasts are for this connection too.
+    pub(crate) takes_broadcasts: bool,
+    pub(crate) full_queue_timeout: Option<Duration>,
+    /// What may be read ahead.
+    pub(crate) read_ahead: usize,
+    /// Protects the receiving end while nobody drives it, and says where the connection's thread is. Held by the stand-in
+    /// for one look, and by others for moments only.
+    pub(super) slot: Mutex<Slot>,
+    /// Whether the slot has a heartbeat that another thread asked for: looked at without the lock.
+    pub(super) has_asked: AtomicBool,
+    /// Protects the Pings that are under way; taken for moments only.
+    ledger: Mutex<PingLedger>,
+    messages_in: AtomicU64,
+    bytes_in: AtomicU64,
+    dropped: AtomicU64,
+    missed: AtomicU32,
+    max_missed: AtomicU32,
+    /// Milliseconds from `opened` to the newest byte from the peer.
+    heard_at: AtomicU64,
+}
+
+/// What a [`Shared`] is made from.
+pub(crate) struct NewConnection<'a> {
+    pub(crate) role: Role,
+    pub(crate) id: ConnectionId,
+    pub(crate) remote: Remote,
+    pub(crate) target: RequestTarget,
+    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) settings: &'a Settings,
+    pub(crate) takes_broadcasts: bool,
+    pub(crate) supervisor: Arc<SupervisorHandle>,
+}
+
+impl Shared {
+    pub(crate) fn new(opening: NewConnection<'_>) -> Self {
+        let NewConnection { role, id, remote, target, stream, settings, takes_broadcasts, supervisor } = opening;
+        let opened = Instant::now();
+        Self {
+            id,
+            remote,
+            target,
+            opened,
+            write_half: WriteHalf::new(role, stream, settings.queue_size, &supervisor.buffered, settings.close_timeout),
+            close_timeout: settings.close_timeout,
+            stack_size: settings.stack_size,
+            supervisor,
+            takes_broadcasts,
+            full_queue_timeout: settings.full_queue_timeout,
+            read_ahead: settings.read_ahead,
+            slot: Mutex::new(Slot::new(opened)),
+            has_asked: AtomicBool::new(false),
+            ledger: Mutex::default(),
+            messages_in: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            missed: AtomicU32::new(0),
+            max_missed: AtomicU32::new(0),
+            heard_at: AtomicU64::new(0),
+        }
+    }
+
+    // Sending.
+
+    /// Sends a message, waiting for room in the queue.
+    pub(crate) fn send(self: &Arc<Self>, message: Message) -> Result<(), Error> {
+        let sent = self.write_half.send(Frame::message(message), Wait::Forever);
+        self.settle(sent).map(drop)
+    }
+
+    /// Sends a message when the thread next blocks in `recv`, or earlier.
+    pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
+        let sent = self.write_half.feed(Frame::message(message), Wait::Forever);
+        self.settle(sent).map(drop)
+    }
+
+    /// The first frame of all, which waits in memory until [`flush`](Self::flush) or the next frame. It counts as no
+    /// message.
+    pub(crate) fn greet(&self, text: String) {
+        self.write_half.greet(Frame::message(text.into()));
+    }
+
+    pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Error> {
+        let sent = self.write_half.flush();
+        self.settle(sent).map(drop)
+    }
+
+    /// Sends a message, waiting for room only as long as `wait` says.
+    pub(crate) fn try_send(self: &Arc<Self>, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
+        match self.write_half.send(Frame::message(message.clone()), wait) {
+            Err(SendFailure::Full) => Err(TrySendError::Full(message)),
+            sent => self.settle(sent).map(drop).map_err(|_| TrySendError::Closed(message)),
+        }
+    }
+
+    /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
+    pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
+        let sent = self.write_half.send(frame.clone(), Wait::No);
+        self.settle_copy(sent);
+    }
+
+    /// The same, but it may wait for [`flush`](Self::flush).
+    pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
+        let sent = self.write_half.feed(frame.clone(), Wait::No);
+        self.settle_copy(sent);
+    }
+
+    fn settle_copy(self: &Arc<Self>, sent: Result<Sent, SendFailure>) {
+        if let Err(SendFailure::Full) = sent {
+            if self.dropped.fetch_add(1, Relaxed) == 0 {
+                self.supervisor.log.warn(format_args!("#{} {}: queue full, dropping broadcasts", self.id, self.remote));
+            }
+        } else {
+            // If it cannot be written, the connection's thread will find out why.
+            let _ = self.settle(sent);
+        }
+    }
+
+    /// Sends a Ping with the next number, which may announce when the next is due. `waiter` is told the round-trip time.
+    pub(crate) fn ping(
+        self: &Arc<Self>,
+        next: Option<Duration>,
+        waiter: Option<channel::Sender<Duration>>,
+    ) -> Result<Sent, Error> {
+        // Entered before it is written: the Pong may be here before this thread is back.
+        let payload = self.enter_ping(next, waiter);
+        let sent = self.write_half.send_control(Frame::ping(payload.clone()));
+        let sent = self.settle(sent)?;
+        if sent == Sent::Written {
+            self.ledger().written(&payload);
+        }
+        self.trace_ping(&payload, sent);
+        self.supervisor.count(|stats| stats.pings += 1);
+        Ok(sent)
+    }
+
+    /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has read
+    /// all of it. `false` if there was no room for it as long as `wait` says.
+    pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
+        let payload = self.ledger().ping_in_line(Instant::now(), waiter);
+        let sent = self.write_half.send_in_line(Frame::ping_in_line(payload.clone()), wait);
+        if let Err(SendFailure::Full) = sent {
+            return Ok(false);
+        }
+        let sent = self.settle(sent)?;
+        self.trace_ping(payload.as_bytes(), sent);
+        self.supervisor.count(|stats| stats.pings += 1);
+        Ok(true)
+    }
+
+    /// Not inlined, to keep the stack low for the send that follows.
+    #[inline(never)]
+    fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> tungstenite::Bytes {
+        self.ledger().ping(Instant::now(), next, waiter).into()
+    }
+
+    /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
+    pub(crate) fn pong(self: &Arc<Self>, payload: tungstenite::Bytes) -> Result<(), Error> {
+        let sent = self.write_half.send_control(Frame::pong(payload));
+        self.settle(sent).map(drop)
+    }
+
+    /// Answers a heartbeat in text. A peer that is behind on what it was sent gets it when it has caught up.
+    pub(crate) fn text_pong(self: &Arc<Self>) -> Result<(), Error> {
+        let sent = self.write_half.send_control(Frame::text_pong());
+        self.settle(sent).map(drop)
+    }
+
+    /// Starts the drainer if one is needed, and turns a failure into the error for the caller.
+    fn settle(self: &Arc<Self>, sent: Result<Sent, SendFailure>) -> Result<Sent, Error> {
+        match sent {
+            Ok(Sent::StartDrainer) => match self.start_drainer() {
+                Ok(()) => Ok(Sent::Queued),
+                Err(error) => {
+                    self.abort(CloseReason::io(&error));
+                    Err(self.closed())
+                }
+            },
+            Ok(sent) => Ok(sent),
+            Err(SendFailure::Io(error)) => {
+                self.broken(&error);
+                Err(self.closed())
+            }
+            Err(SendFailure::Closed | SendFailure::Full) => Err(self.closed()),
+        }
+    }
+
+    fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
+        let shared = Arc::clone(self);
+        let builder = thread::Builder::new().name(format!("heartwire-drain-{}", self.id)).stack_size(self.stack_size);
+        builder.spawn(move || match foreign::call(|| shared.write_half.drain()) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => shared.broken(&error),
+            // A message may borrow memory of the application, which is let go here.
+            Err(message) => shared.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
+        })?;
+        Ok(())
+    }
+
+    // Closing.
+
+    /// The error for whoever uses a connection that is closed.
+    pub(crate) fn closed(&self) -> Error {
+        Error::Closed(self.reason())
+    }
+
+    /// Why the connection ended, or is ending.
+    pub(crate) fn reason(&self) -> CloseReason {
+        self.write_half.close_state(|close_state| close_state.reason(CloseReason::Disconnected))
+    }
+
+    /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
+    /// that began it; the caller sees to its end, or has the supervisor do it.
+    pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
+        self.has_begun(self.write_half.close(reason, Instant::now()))
+    }
+
+    /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
+    pub(crate) fn try_begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
+        let closed = self.write_half.try_close(reason, Instant::now());
+        closed.map(|closed| self.has_begun(closed)).is_some()
+    }
+
+    fn has_begun(self: &Arc<Self>, closed: Result<(bool, Sent), SendFailure>) -> bool {
+        match closed {
+            Ok((is_first, sent)) => self.settle(Ok(sent)).is_ok() && is_first,
+            Err(SendFailure::Closed) => false,
+            Err(failure) => {
+                let _ = self.settle(Err(failure));
+                false
+            }
+        }
+    }
+
+    /// The peer has said its last word.
+    pub(crate) fn peer_done(&self, last: LastWord, now: Instant) {
+        self.write_half.close_state(|close_state| close_state.peer_done(last, now));
+    }
+
+    /// Answers the peer's last word (RFC 6455 section 5.5.1).
+    pub(crate) fn answer_close(self: &Arc<Self>, now: Instant) {
+        match self.write_half.answer_close(now) {
+            Err(SendFailure::Closed) => {}
+            sent => {
+                let _ = self.settle(sent);
+            }
+        }
+    }
+
+    /// Closes from a thread that is not the connection's: the supervisor watches that the handshake comes to an end.
+    pub(crate) fn close_from_outside(self: &Arc<Self>, reason: CloseReason) -> Result<(), Error> {
+        if !self.begin_close(reason) {
+            return Err(self.closed());
+        }
+        self.watch_closing();
+        Ok(())
+    }
+
+    /// Has the supervisor see to it that the closing handshake comes to an end.
+    pub(crate) fn watch_closing(self: &Arc<Self>) {
+        if let Some(deadline) = self.close_deadline() {
+            self.supervisor.notify(Notice::Closing { shared: Arc::clone(self), deadline });
+        }
+    }
+
+    /// Until when the closing handshake may take, if it has begun.
+    pub(crate) fn close_deadline(&self) -> Option<Instant> {
+        self.write_half.close_state(|close_state| close_state.deadline())
+    }
+
+    /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
+    pub(crate) fn abort(&self, reason: CloseReason) {
+        let is_dead = matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. });
+        self.end(reason, if is_dead { socket::give_up } else { socket::shut_down });
+    }
+
+    /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
+    pub(crate) fn try_abort(&self, reason: CloseReason) -> bool {
+        let has_ended =
+            self.write_half.try_end(reason, Instant::now(), socket::shut_down, |figures| self.notify_end(figures));
+        if has_ended {
+            self.ledger().close();
+        }
+        has_ended
+    }
+
+    /// Ends our side in good order: what was to be sent is on its way, and the peer learns that nothing follows.
+    pub(crate) fn end_in_order(&self) {
+        self.end(CloseReason::Disconnected, |stream| {
+            // It fails only when the connection has ended already.
+            let _ = stream.shutdown(Shutdown::Write);
+        });
+    }
+
+    /// The connection is over: lets go of the socket and reports, once.
+    fn end(&self, otherwise: CloseReason, shut_down: fn(&TcpStream)) {
+        self.write_half.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
+        self.ledger().close();
+    }
+
+    /// The channel is unbounded, so this cannot block; and the report is in it before anything else is said of the end.
+    fn notify_end(&self, figures: Figures) {
+        self.supervisor.notify(Notice::Closed(Box::new(self.report(figures))));
+    }
+
+    /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing
+    /// is sent any more, but the last word on the cause has whoever reads, and is woken by the end of the socket.
+    fn broken(&self, error: &io::Error) {
+        self.write_half.write_failed(CloseReason::io(error), socket::shut_down);
+        self.supervisor.notify(Notice::WriteFailed { id: self.id, remote: self.remote, error: error.to_string() });
+    }
+
+    // Bookkeeping.
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, PingLedger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count_bytes_in(&self, count: usize, now: Instant) {
+        self.bytes_in.fetch_add(count as u64, Relaxed);
+        self.heard_at.store(self.milliseconds(now), Relaxed);
+    }
+
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
+    }
+
+    /// Time from the opening to `now`, as it is kept in one atomic number.
+    fn milliseconds(&self, now: Instant) -> u64 {
+        now.saturating_duration_since(self.opened).as_millis() as u64
+    }
+
+    /// A Pong arrived: its round trip counts for this connection and for all of them.
+    pub(crate) fn pong_received(&self, payload: &[u8], now: Instant) {
+        let mut ledger = self.ledger();
+        let samples = |ledger: &PingLedger| ledger.round_trip().map_or(0, |round_trip| round_trip.samples);
+        let before = samples(&ledger);
+        let answered = ledger.pong(payload, now);
+        let is_sample = samples(&ledger) > before;
+        drop(ledger);
+        self.trace(|| match answered {
+            Some(elapsed) => format!("Pong {} received, round trip {elapsed:.1?}", String::from_utf8_lossy(payload)),
+            None => "Pong received that answers no Ping of ours".to_owned(),
+        });
+        if let Some(elapsed) = answered {
+            self.supervisor.count(|stats| {
+                stats.pongs += 1;
+                if is_sample {
+                    stats.round_trips.add(elapsed);
+                }
+            });
+        }
+    }
+
+    fn trace_ping(&self, payload: &[u8], sent: Sent) {
+        self.trace(|| {
+            let what = if sent == Sent::Written { "sent" } else { "queued: the socket takes nothing now" };
+            format!("Ping {} {what}", String::from_utf8_lossy(payload))
+        });
+    }
+
+    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held up.
+    fn trace(&self, beat: impl FnOnce() -> String) {
+        if log::max_level() == log::LevelFilter::Trace {
+            self.tell_beat(beat);
+        }
+    }
+
+    /// Not inlined, to keep the stack of all others low.
+    #[cold]
+    #[inline(never)]
+    fn tell_beat(&self, beat: impl FnOnce() -> String) {
+        self.supervisor.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
+    }
+
+    pub(crate) fn count_message_in(&self) {
+        self.messages_in.fetch_add(1, Relaxed);
+    }
+
+    /// Misses in a row.
+    pub(crate) fn missed(&self) -> u32 {
+        self.missed.load(Relaxed)
+    }
+
+    pub(crate) fn set_missed(&self, missed: u32) {
+        self.missed.store(missed, Relaxed);
+    }
+
+    /// One more miss: noted, and told to the supervisor, unless the end was told before.
+    pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
+        self.set_missed(missed);
+        let max_missed = policy.misses_allowed();
+        let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
+        self.notify_unless_over(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+    }
+
+    /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is counted
+    /// here.
+    pub(super) fn notify_unless_over(&self, notice: Notice) {
+        self.write_half.close_state(|close_state| {
+            if close_state.phase() != Phase::Over {
+                self.supervisor.count(|stats| match notice {
+                    Notice::Missed { .. } => stats.missed += 1,
+                    Notice::HandlerStalled { .. } => stats.handlers_stalled += 1,
+                    _ => {}
+                });
+                self.supervisor.notify_if_room(notice);
+            }
+        });
+    }
+
+    /// The heartbeat has this policy from now on.
+    pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
+        self.max_missed.store(policy.misses_allowed(), Relaxed);
+        self.set_missed(0);
+    }
+
+    /// When in its interval a heartbeat that begins now first beats.
+    pub(crate) fn phase(&self, policy: &HeartbeatPolicy, now: Instant) -> f64 {
+        heartbeat::phase(self.id, policy, now.saturating_duration_since(self.supervisor.epoch))
+    }
+
+    /// A share of what may be buffered for all connections together.
+    pub(crate) fn share(&self) -> Share {
+        Share::new(&self.supervisor.buffered)
+    }
+
+    fn traffic(&self, figures: &Figures) -> Traffic {
+        Traffic {
+            messages_in: self.messages_in.load(Relaxed),
+            messages_out: figures.messages,
+            bytes_in: self.bytes_in(),
+            bytes_out: figures.bytes,
+            dropped: self.dropped.load(Relaxed),
+            unsent: figures.unsent as u64,
+        }
+    }
+
+    /// The report of a connection that has ended, for whoever has lost it.
+    pub(crate) fn last_report(&self) -> CloseReport {
+        self.report(self.write_half.figures())
+    }
+
+    fn report(&self, figures: Figures) -> CloseReport {
+        let (pings, pongs, round_trip) = self.ledger().figures();
+        CloseReport {
+            id: self.id,
+            peer: self.remote.peer,
+            client: self.remote.client,
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
+            traffic: self.traffic(&figures),
+            reason: figures.reason,
+            sent: figures.sent,
+            received: figures.received,
+            missed: self.missed(),
+            round_trip,
+            pings,
+            pongs,
+            age: self.opened.elapsed(),
+        }
+    }
+
+    /// The connection as it is now.
+    pub(crate) fn info(&self) -> ConnectionInfo {
+        let now = Instant::now();
+        let age = now.saturating_duration_since(self.opened);
+        let heard_at = Duration::from_millis(self.heard_at.load(Relaxed));
+        let figures = self.write_half.figures();
+        let (pings, pongs, round_trip) = self.ledger().figures();
+        ConnectionInfo {
+            id: self.id,
+            peer: self.remote.peer,
+            client: self.remote.client,
+            path: self.target.path().to_owned(),
+            target: self.target.clone(),
+            age,
+            silent: age.saturating_sub(heard_at),
+            missed: self.missed(),
+            max_missed: self.max_missed.load(Relaxed),
+            round_trip,
+            pings,
+            pongs,
+            traffic: self.traffic(&figures),
+            queued: figures.queued,
+            away: self.away_for(now),
+        }
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
+    }
+}

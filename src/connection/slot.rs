@@ -1,0 +1,189 @@
+//! Where the receiving end of a connection lies while nobody drives it, and where the connection's thread is.
+//!
+//! The thread takes the [`ReceivingEnd`] when its handler calls `recv` and puts it back when it leaves, or while it only
+//! waits for its peer. So whoever finds it here may use it, under the lock, for a moment: the stand-in while the thread is
+//! away, and a thread that changes the heartbeat.
+
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::connection::receiving_end::{Over, ReceivingEnd};
+use crate::connection::shared::Shared;
+use crate::error::Error;
+use crate::heartbeat::HeartbeatPolicy;
+use crate::supervisor::notice::Notice;
+use crate::supervisor::stand_in::{GRACE, Look, Socket};
+
+pub(super) struct Slot {
+    /// `None` while the thread drives it, and after the end.
+    receiving: Option<Box<ReceivingEnd>>,
+    /// Since when the thread has been in its handler; `None` while it is in `recv`.
+    away_since: Option<Instant>,
+    /// Whether this absence was reported.
+    is_reported: bool,
+    /// Whether the stand-in looks here soon, so that a thread which leaves need not tell it. Once it has taken over it comes
+    /// by its own deadlines, and they may be far away.
+    is_listed: bool,
+    /// Whether the thread waits in `recv` by a deadline that is no longer true, so that the stand-in keeps the new one.
+    is_stale: bool,
+    /// A heartbeat that another thread has asked for while the reception was not here.
+    asked: Option<HeartbeatPolicy>,
+}
+
+impl Slot {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            receiving: None,
+            away_since: Some(now),
+            is_reported: false,
+            is_listed: false,
+            is_stale: false,
+            asked: None,
+        }
+    }
+}
+
+impl Shared {
+    fn slot(&self) -> MutexGuard<'_, Slot> {
+        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection's thread is in `recv`, or wakes up there: it takes the reception. `None` after the end.
+    pub(crate) fn attend(&self) -> Option<Box<ReceivingEnd>> {
+        let mut slot = self.slot();
+        slot.away_since = None;
+        slot.is_reported = false;
+        slot.is_stale = false;
+        slot.receiving.take()
+    }
+
+    /// The connection is complete, and its thread about to begin in the handler: the supervisor and the stand-in learn of
+    /// it.
+    pub(crate) fn is_open(self: &Arc<Self>) {
+        self.supervisor.notify(Notice::Opened(Arc::clone(self)));
+        self.list();
+    }
+
+    /// Has the stand-in look at the connection, whether or not it is on its list.
+    pub(crate) fn list(self: &Arc<Self>) {
+        self.slot().is_listed = true;
+        self.supervisor.stand_in.list(Arc::clone(self));
+    }
+
+    /// The connection's thread goes back to its handler.
+    pub(crate) fn leave(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
+        let mut slot = self.slot();
+        if let Some(policy) = slot.asked.take() {
+            // If it cannot be written, the next read will tell why.
+            let _ = receiving.change_heartbeat(self, policy);
+        }
+        slot.receiving = Some(receiving);
+        slot.away_since = Some(now);
+        let is_listed = std::mem::replace(&mut slot.is_listed, true);
+        drop(slot);
+        if !is_listed {
+            self.supervisor.stand_in.list(Arc::clone(self));
+        }
+    }
+
+    /// Puts the reception where others find it: the connection's thread has not begun yet, or waits for its peer and takes
+    /// it again when something has come. Given back if another thread has asked for a heartbeat that it does not know of
+    /// yet.
+    pub(crate) fn rest(&self, receiving: Box<ReceivingEnd>) -> Option<Box<ReceivingEnd>> {
+        let mut slot = self.slot();
+        if slot.asked.is_some() {
+            return Some(receiving);
+        }
+        slot.receiving = Some(receiving);
+        None
+    }
+
+    /// How long the connection's thread has been in its handler.
+    pub(crate) fn away_for(&self, now: Instant) -> Option<Duration> {
+        self.slot().away_since.map(|since| now.saturating_duration_since(since))
+    }
+
+    // Changing the heartbeat.
+
+    /// Looks at the reception, if it is here.
+    pub(crate) fn with_receiving_end<T>(&self, look: impl FnOnce(&mut ReceivingEnd) -> T) -> Option<T> {
+        self.slot().receiving.as_deref_mut().map(look)
+    }
+
+    /// Changes the heartbeat from whatever thread. A Ping leaves at once: it tells the peer, if the heartbeat announces,
+    /// and its clock runs, so that a peer which is dead already is found.
+    pub(crate) fn ask_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
+        let mut slot = self.slot();
+        let slot_ref = &mut *slot;
+        let pinged = match &mut slot_ref.receiving {
+            Some(receiving) => {
+                let pinged = receiving.change_heartbeat(self, policy);
+                slot_ref.is_stale = slot_ref.away_since.is_none();
+                slot_ref.is_listed = true;
+                pinged
+            }
+            // Its thread is at work on it, and looks here soon.
+            None => {
+                slot_ref.asked = Some(policy);
+                self.has_asked.store(true, Relaxed);
+                drop(slot);
+                return if self.write_half.is_closing() { Err(self.closed()) } else { Ok(()) };
+            }
+        };
+        drop(slot);
+        self.supervisor.stand_in.list(Arc::clone(self));
+        pinged
+    }
+
+    /// The heartbeat that another thread has asked for since the last time.
+    pub(crate) fn take_asked_heartbeat(&self) -> Option<HeartbeatPolicy> {
+        if !self.has_asked.load(Relaxed) {
+            return None;
+        }
+        self.has_asked.store(false, Relaxed);
+        self.slot().asked.take()
+    }
+
+    // Standing in.
+
+    /// The stand-in looks at a connection that is on its list.
+    pub(crate) fn stand_in(self: &Arc<Self>, now: Instant) -> Look {
+        self.slot().look(self, now).unwrap_or(Look::Back)
+    }
+}
+
+impl Slot {
+    fn look(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Look, Over> {
+        self.is_listed = false;
+        let Some(receiving) = self.receiving.as_deref_mut() else { return Ok(Look::Back) };
+        let Some(since) = self.away_since else {
+            if !self.is_stale {
+                return Ok(Look::Back);
+            }
+            // The thread reads what comes, and is woken by it; only its deadline has to be kept.
+            let at = receiving.beat(shared, now)?;
+            self.is_stale = at.is_some();
+            return Ok(if self.is_stale { Look::Again { at, socket: None } } else { Look::Back });
+        };
+        let from = since + GRACE;
+        if now < from {
+            // It may be back in a moment, and reads by itself; but no deadline waits for it.
+            let at = receiving.beat(shared, now)?;
+            self.is_listed = true;
+            return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
+        }
+        let (mut at, reads) = receiving.stand_in(shared, now)?;
+        if let Some(pace) = receiving.policy().pace().filter(|_| !self.is_reported) {
+            let away = now.saturating_duration_since(since);
+            if away >= pace {
+                self.is_reported = true;
+                shared.notify_unless_over(Notice::HandlerStalled { id: shared.id, remote: shared.remote, away });
+            } else {
+                at = Some(at.map_or(since + pace, |at| at.min(since + pace)));
+            }
+        }
+        let stream = Arc::clone(receiving.read_half.stream());
+        Ok(Look::Again { at, socket: Some(Socket { stream, reads }) })
+    }
+}

@@ -1,0 +1,144 @@
+//! What is told of a connection, and in which order.
+
+use std::net::TcpListener;
+use std::thread;
+
+use super::*;
+use crate::connection::shared::NewConnection;
+use crate::protocol::decoder::Decoder;
+use crate::protocol::frame::Role;
+use crate::settings::Settings;
+use crate::supervisor::Supervisor;
+use crate::supervisor::event::Event;
+use crate::supervisor::handle::{Receivers, SupervisorHandle};
+use crate::supervisor::notice::Notice;
+
+/// A connection that is open, and what the supervisor would hear of it.
+fn connection() -> (Arc<Shared>, Box<Connection>, Receivers) {
+    connection_with(&[])
+}
+
+/// The same, and this has come from the peer.
+fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
+    let (shared, stream, receivers) = shared_and_stream();
+    shared.count_bytes_in(head.len(), shared.opened);
+    let decoder = Decoder::new(Role::Server, head, 256, 256);
+    let read_half = ReadHalf::new(stream, decoder).unwrap();
+    let (request, _) = Request::parse(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.remote.peer).unwrap().unwrap();
+    let connection = Connection::new(Arc::clone(&shared), read_half, HeartbeatPolicy::off(), request, None, false);
+    (shared, Box::new(connection), receivers)
+}
+
+/// Why it ended, by each report.
+fn reasons(receivers: &Receivers) -> Vec<CloseReason> {
+    let notices = receivers.notices.try_iter();
+    let reports = notices.filter_map(|notice| if let Notice::Closed(report) = notice { Some(report) } else { None });
+    reports.map(|report| report.reason).collect()
+}
+
+#[test]
+fn a_connection_that_is_dropped_is_reported_even_if_nobody_concluded_it() {
+    let (_link, connection, receivers) = connection();
+    drop(connection);
+    assert!(matches!(&reasons(&receivers)[..], [CloseReason::HandlerPanicked(_)]));
+}
+
+#[test]
+fn a_connection_whose_receiving_end_was_lost_is_reported_with_the_cause() {
+    let (shared, mut connection, receivers) = connection();
+    // As a panic in the midst of `recv` leaves it.
+    drop(shared.attend());
+    connection.conclude(CloseReason::HandlerPanicked("in recv".to_owned()));
+    drop(connection);
+    assert_eq!(reasons(&receivers), [CloseReason::HandlerPanicked("in recv".to_owned())]);
+}
+
+#[test]
+fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
+    let (shared, _stream, receivers) = shared_and_stream();
+    let events = shared.supervisor.subscribe();
+    shared.is_open();
+    shared.abort(CloseReason::Protocol("as a test wants it"));
+    // As a panic in the middle of the report leaves it.
+    let opened = receivers.notices.try_iter().find(|notice| matches!(notice, Notice::Opened(_))).unwrap();
+    assert_eq!(receivers.notices.len(), 1, "the report");
+    receivers.notices.recv().unwrap();
+    for notice in [opened, Notice::Shutdown, Notice::AcceptEnds] {
+        shared.supervisor.notify(notice);
+    }
+    let Receivers { notices, commands, .. } = receivers;
+    Supervisor::new(notices, commands, Arc::clone(&shared.supervisor), Duration::from_millis(50)).run();
+    let told: Vec<Event> = events.try_iter().collect();
+    let [Event::Opened { .. }, Event::Closed(report)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(report.reason, CloseReason::Protocol("as a test wants it"));
+    assert_eq!((shared.supervisor.stats().open, shared.supervisor.stats().closed_total()), (0, 1));
+}
+
+/// A link without a connection around it, and what the supervisor would hear of it.
+fn shared() -> (Arc<Shared>, Receivers) {
+    let (shared, _, receivers) = shared_and_stream();
+    (shared, receivers)
+}
+
+fn shared_and_stream() -> (Arc<Shared>, Arc<TcpStream>, Receivers) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let (supervisor, receivers) = SupervisorHandle::new(None).unwrap();
+    let settings = Settings::default();
+    let shared = Shared::new(NewConnection {
+        role: Role::Server,
+        id: 1,
+        remote: stream.peer_addr().unwrap().into(),
+        target: "/".into(),
+        stream: Arc::clone(&stream),
+        settings: &settings,
+        takes_broadcasts: true,
+        supervisor,
+    });
+    (Arc::new(shared), stream, receivers)
+}
+
+#[test]
+fn a_miss_never_follows_the_end_whoever_is_first() {
+    let policy = HeartbeatPolicy::default();
+    let mut misses = 0;
+    for _ in 0..300 {
+        let (shared, receivers) = shared();
+        let judge = Arc::clone(&shared);
+        let judging = thread::spawn(move || (1..100).for_each(|missed| judge.miss(missed, &policy)));
+        if misses % 2 == 0 {
+            thread::yield_now();
+        }
+        shared.abort(CloseReason::Shutdown);
+        judging.join().unwrap();
+        let told: Vec<bool> = receivers.notices.try_iter().map(|notice| matches!(notice, Notice::Closed(_))).collect();
+        misses += told.len() - 1;
+        assert_eq!(told.iter().position(|is_closed| *is_closed), Some(told.len() - 1), "{told:?}");
+    }
+    assert!(misses > 0, "no miss was ever first");
+}
+
+#[test]
+fn a_heartbeat_that_is_asked_for_in_the_last_moment_before_a_thread_leaves_or_waits_is_not_left_lying() {
+    let policy = HeartbeatPolicy::default();
+    let (shared, _connection, _receivers) = connection();
+    let receiving = shared.attend().unwrap();
+    assert_eq!(shared.take_asked_heartbeat(), None);
+    shared.ask_heartbeat(policy).unwrap();
+    let receiving = shared.rest(receiving).expect("there is something to do before it waits");
+    shared.leave(receiving, Instant::now());
+    assert_eq!(shared.with_receiving_end(|receiving| receiving.policy()), Some(policy));
+}
+
+#[test]
+fn one_look_of_the_stand_in_is_a_bounded_amount_of_work_whatever_the_peer_sends() {
+    let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(10_000);
+    let (shared, _connection, _receivers) = connection_with(&pings);
+    shared.supervisor.starts(1 << 20);
+    let left = shared.with_receiving_end(|receiving| {
+        let (again, reads) = receiving.stand_in(&shared, Instant::now()).unwrap();
+        assert!(again.is_some() && reads, "there is more to be done");
+        receiving.read_half.decoder.undecoded()
+    });
+    assert!((pings.len() / 2..pings.len()).contains(&left.unwrap()), "{left:?} of {}", pings.len());
+}

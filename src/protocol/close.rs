@@ -1,0 +1,255 @@
+//! How a connection ends: close codes, the reason, and the report that the supervisor hands on.
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use tungstenite::Bytes;
+
+/// A close code (RFC 6455 section 7.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CloseCode(u16);
+
+impl CloseCode {
+    /// 1000: done.
+    pub const NORMAL: Self = Self(1000);
+    /// 1001: the server shuts down, or the page was left.
+    pub const GOING_AWAY: Self = Self(1001);
+    /// 1002: the peer broke the protocol.
+    pub const PROTOCOL_ERROR: Self = Self(1002);
+    /// 1003: a kind of message that cannot be accepted.
+    pub const UNSUPPORTED: Self = Self(1003);
+    /// 1007: text that is not UTF-8.
+    pub const INVALID_DATA: Self = Self(1007);
+    /// 1008: against our policy.
+    pub const POLICY: Self = Self(1008);
+    /// 1009: the message is too big.
+    pub const TOO_BIG: Self = Self(1009);
+    /// 1011: we failed (a handler panicked, or the heartbeat was lost).
+    pub const INTERNAL_ERROR: Self = Self(1011);
+    /// 1012: the server restarts.
+    pub const RESTART: Self = Self(1012);
+    /// 1013: overloaded, try again later.
+    pub const TRY_AGAIN_LATER: Self = Self(1013);
+
+    /// Whether the code may stand in a Close frame: 1000 to 1003, 1007 to 1014, 3000 to 4999. Others are reserved, or
+    /// stand for something that was never sent (1005, 1006, 1015).
+    pub fn is_sendable(self) -> bool {
+        matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
+    }
+}
+
+impl From<u16> for CloseCode {
+    fn from(code: u16) -> Self {
+        Self(code)
+    }
+}
+
+impl From<CloseCode> for u16 {
+    fn from(code: CloseCode) -> Self {
+        code.0
+    }
+}
+
+impl fmt::Display for CloseCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Longest reason that fits a Close frame beside its code, in bytes (RFC 6455 section 5.5).
+pub(crate) const MAX_REASON: usize = 123;
+
+/// The payload of a Close frame. A reason that is too long is cut at a character boundary.
+pub(crate) fn close_payload(code: Option<CloseCode>, reason: &str) -> Bytes {
+    let Some(code) = code else { return Bytes::new() };
+    let mut end = reason.len().min(MAX_REASON);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    let mut payload = Vec::with_capacity(2 + end);
+    payload.extend_from_slice(&code.0.to_be_bytes());
+    payload.extend_from_slice(&reason.as_bytes()[..end]);
+    payload.into()
+}
+
+/// Why a connection ended: the first cause, and the error that `recv` and `send` give from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// The peer sent a Close frame.
+    Peer {
+        /// Its code; `None` if it gave none.
+        code: Option<CloseCode>,
+        /// Its reason, often empty.
+        reason: String,
+    },
+    /// We closed: the handler returned, or somebody called `close`.
+    Local {
+        /// The code that we sent.
+        code: CloseCode,
+        /// The reason that we sent.
+        reason: String,
+    },
+    /// The server is shutting down (1001).
+    Shutdown,
+    /// The peer showed no life for this many timeouts in a row (1011, as far as it can still be sent).
+    HeartbeatLost {
+        /// Misses in a row.
+        missed: u32,
+    },
+    /// Data waited for the peer, and it took not one byte of it for this long.
+    WriteStalled {
+        /// For how long: `max_missed x timeout`, or the limit of a full queue.
+        limit: Duration,
+    },
+    /// The peer broke the protocol (1002).
+    Protocol(&'static str),
+    /// A text message was not UTF-8 (1007).
+    InvalidUtf8,
+    /// A message was larger than the limit (1009).
+    TooBig {
+        /// Its size as far as announced, in bytes.
+        size: u64,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The TCP connection ended without a Close frame: an abnormal closure (1006, which is never sent).
+    Disconnected,
+    /// The socket failed, for example because the peer reset the connection.
+    Io {
+        /// The kind of error.
+        kind: io::ErrorKind,
+        /// The error in words.
+        message: String,
+    },
+    /// The handler panicked, with this message (1011).
+    HandlerPanicked(String),
+    /// The handler returned an error of its own, with this message (1011).
+    HandlerFailed(String),
+}
+
+impl CloseReason {
+    pub(crate) fn io(error: &io::Error) -> Self {
+        Self::Io { kind: error.kind(), message: error.to_string() }
+    }
+
+    /// A short name of the cause, for logs and counters.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Peer { .. } => "peer",
+            Self::Local { .. } => "local",
+            Self::Shutdown => "shutdown",
+            Self::HeartbeatLost { .. } => "heartbeat_lost",
+            Self::WriteStalled { .. } => "write_stalled",
+            Self::Protocol(_) => "protocol",
+            Self::InvalidUtf8 => "invalid_utf8",
+            Self::TooBig { .. } => "too_big",
+            Self::Disconnected => "disconnected",
+            Self::Io { .. } => "io",
+            Self::HandlerPanicked(_) => "handler_panicked",
+            Self::HandlerFailed(_) => "handler_failed",
+        }
+    }
+
+    /// The text in it that is not ours.
+    pub(crate) fn text(&self) -> &str {
+        match self {
+            Self::Peer { reason: text, .. }
+            | Self::Local { reason: text, .. }
+            | Self::Io { message: text, .. }
+            | Self::HandlerPanicked(text)
+            | Self::HandlerFailed(text) => text,
+            _ => "",
+        }
+    }
+
+    /// Whether this is an orderly end: one side said Close, or the server shut down.
+    pub fn is_clean(&self) -> bool {
+        matches!(self, Self::Peer { .. } | Self::Local { .. } | Self::Shutdown)
+    }
+
+    /// What our Close frame says, if we are the first to send one.
+    pub(crate) fn close_frame(&self) -> Option<(CloseCode, &str)> {
+        Some(match self {
+            Self::Local { code, reason } => (*code, reason),
+            Self::Shutdown => (CloseCode::GOING_AWAY, "server shutting down"),
+            Self::HeartbeatLost { .. } => (CloseCode::INTERNAL_ERROR, "heartbeat lost"),
+            Self::Protocol(what) => (CloseCode::PROTOCOL_ERROR, what),
+            Self::InvalidUtf8 => (CloseCode::INVALID_DATA, "text is not UTF-8"),
+            Self::TooBig { .. } => (CloseCode::TOO_BIG, "message too big"),
+            Self::HandlerPanicked(_) | Self::HandlerFailed(_) => (CloseCode::INTERNAL_ERROR, "internal error"),
+            Self::Peer { .. } | Self::WriteStalled { .. } | Self::Disconnected | Self::Io { .. } => return None,
+        })
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let with_reason = |f: &mut fmt::Formatter<'_>, who: &str, code: &dyn fmt::Display, reason: &str| {
+            write!(f, "closed by {who} with {code}")?;
+            if reason.is_empty() { Ok(()) } else { write!(f, " {reason:?}") }
+        };
+        match self {
+            Self::Peer { code: Some(code), reason } => with_reason(f, "peer", code, reason),
+            Self::Peer { code: None, .. } => f.write_str("closed by peer without a code"),
+            Self::Local { code, reason } => with_reason(f, "us", code, reason),
+            Self::Shutdown => f.write_str("server shutdown"),
+            Self::HeartbeatLost { missed } => {
+                write!(f, "heartbeat lost ({} missed)", counted(u64::from(*missed), "Pong"))
+            }
+            Self::WriteStalled { limit } => write!(f, "write stalled (peer took nothing for {limit:?})"),
+            Self::Protocol(what) => write!(f, "protocol error: {what}"),
+            Self::InvalidUtf8 => f.write_str("text is not UTF-8"),
+            Self::TooBig { size, limit } => write!(f, "message of {size} bytes or more is over the limit of {limit}"),
+            Self::Disconnected => f.write_str("disconnected without a Close frame"),
+            Self::Io { message, .. } => write!(f, "socket error: {message}"),
+            Self::HandlerPanicked(message) => write!(f, "handler panicked: {message}"),
+            Self::HandlerFailed(message) => write!(f, "handler failed: {message}"),
+        }
+    }
+}
+
+/// A number of things, in words.
+pub(crate) fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_codes_that_may_be_sent_are_sendable() {
+        for code in [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999] {
+            assert!(CloseCode(code).is_sendable(), "{code}");
+        }
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, 65535] {
+            assert!(!CloseCode(code).is_sendable(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_long_reason_is_cut_at_a_character() {
+        let payload = close_payload(Some(CloseCode::NORMAL), &"é".repeat(100));
+        assert_eq!(payload.len(), 2 + 122, "a character of two bytes does not fit into the 123rd");
+        assert_eq!(std::str::from_utf8(&payload[2..]).unwrap(), "é".repeat(61));
+        assert_eq!(close_payload(None, "unused").len(), 0);
+    }
+
+    #[test]
+    fn every_close_frame_of_ours_has_a_sendable_code() {
+        let reasons = [
+            CloseReason::Shutdown,
+            CloseReason::HeartbeatLost { missed: 3 },
+            CloseReason::Protocol("reserved bits"),
+            CloseReason::InvalidUtf8,
+            CloseReason::TooBig { size: 2, limit: 1 },
+            CloseReason::HandlerPanicked(String::new()),
+        ];
+        for reason in reasons {
+            let (code, text) = reason.close_frame().unwrap();
+            assert!(code.is_sendable() && text.len() <= MAX_REASON, "{reason:?}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! One frame on its way out: a header in place and a payload that is shared, so that a broadcast is encoded once.
+
+use std::io::IoSlice;
+use std::mem;
+
+use tungstenite::Bytes;
+use tungstenite::protocol::frame::FrameHeader;
+use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
+
+use crate::foreign;
+use crate::message::Message;
+
+/// The longest header: two bytes, a length of eight, and a mask.
+const MAX_HEADER: usize = 14;
+
+/// Which end of the connection we are. Clients mask what they send, servers do not (RFC 6455 section 5.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Server,
+    Client,
+}
+
+/// An encoded frame. Cloning shares the payload.
+#[derive(Debug, Clone)]
+pub(crate) struct Frame {
+    header: [u8; MAX_HEADER],
+    header_len: u8,
+    kind: Kind,
+    payload: Payload,
+}
+
+/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame of
+/// them is gone, in whatever thread that was.
+#[derive(Debug, Clone)]
+struct Payload(Bytes);
+
+impl Drop for Payload {
+    fn drop(&mut self) {
+        foreign::dispose(mem::take(&mut self.0));
+    }
+}
+
+// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice that.
+const _: () = assert!(2 * size_of::<Frame>() + 32 <= Message::OVERHEAD);
+
+/// What the queue needs to know of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Data,
+    Ping,
+    Pong,
+    /// The answer to a heartbeat in text: a data frame that is as urgent as a Pong.
+    TextPong,
+    Close,
+}
+
+impl Frame {
+    pub(crate) fn message(message: Message) -> Self {
+        match message {
+            Message::Text(text) => Self::new(Kind::Data, OpCode::Data(Data::Text), text.into()),
+            Message::Binary(bytes) => Self::new(Kind::Data, OpCode::Data(Data::Binary), bytes),
+        }
+    }
+
+    pub(crate) fn ping(payload: impl Into<Bytes>) -> Self {
+        Self::new(Kind::Ping, OpCode::Control(Control::Ping), payload.into())
+    }
+
+    /// A Ping that overtakes no data.
+    pub(crate) fn ping_in_line(payload: impl Into<Bytes>) -> Self {
+        Self { kind: Kind::Data, ..Self::ping(payload) }
+    }
+
+    pub(crate) fn pong(payload: impl Into<Bytes>) -> Self {
+        Self::new(Kind::Pong, OpCode::Control(Control::Pong), payload.into())
+    }
+
+    /// The answer to a heartbeat in text. It is as urgent as a Pong, and of several only the newest counts as well.
+    pub(crate) fn text_pong() -> Self {
+        Self::new(Kind::TextPong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
+    }
+
+    /// Frames that were written one after the other with [`write_to`](Self::write_to).
+    pub(crate) fn joined(frames: Vec<u8>) -> Self {
+        Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
+    }
+
+    /// `payload` as [`close_payload`](crate::protocol::close::close_payload) makes it.
+    pub(crate) fn close(payload: Bytes) -> Self {
+        Self::new(Kind::Close, OpCode::Control(Control::Close), payload)
+    }
+
+    fn new(kind: Kind, opcode: OpCode, payload: Bytes) -> Self {
+        debug_assert!(kind == Kind::Data || payload.len() <= 125, "control payloads are short (RFC 6455 section 5.5)");
+        let (header, header_len) = encode_header(opcode, None, payload.len());
+        Self { header, header_len, kind, payload: Payload(payload) }
+    }
+
+    /// The same frame as a client sends it. The key must not be foreseeable (RFC 6455 section 10.3).
+    pub(crate) fn masked(mut self, key: [u8; 4]) -> Self {
+        let mut payload = Vec::from(mem::take(&mut self.payload.0));
+        apply_mask(&mut payload, key);
+        let opcode = OpCode::from(self.header[0] & 0x0f);
+        let (header, header_len) = encode_header(opcode, Some(key), payload.len());
+        Self { header, header_len, kind: self.kind, payload: Payload(payload.into()) }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn header(&self) -> &[u8] {
+        &self.header[..usize::from(self.header_len)]
+    }
+
+    pub(crate) fn write_to(&self, bytes: &mut Vec<u8>) {
+        bytes.extend_from_slice(self.header());
+        bytes.extend_from_slice(&self.payload.0);
+    }
+
+    /// Bytes on the wire.
+    pub(crate) fn len(&self) -> usize {
+        self.header().len() + self.payload.0.len()
+    }
+
+    /// What it costs in memory to keep it. A payload that many frames share counts for each of them.
+    pub(crate) fn cost(&self) -> usize {
+        self.payload.0.len() + Message::OVERHEAD
+    }
+
+    /// What is left to write after `offset` bytes, header and payload.
+    pub(crate) fn rest(&self, offset: usize) -> [IoSlice<'_>; 2] {
+        let header = self.header();
+        let (in_header, in_payload) = (offset.min(header.len()), offset.saturating_sub(header.len()));
+        [IoSlice::new(&header[in_header..]), IoSlice::new(&self.payload.0[in_payload..])]
+    }
+}
+
+fn encode_header(opcode: OpCode, mask: Option<[u8; 4]>, len: usize) -> ([u8; MAX_HEADER], u8) {
+    let mut header = [0; MAX_HEADER];
+    let mut rest = &mut header[..];
+    let fields = FrameHeader { opcode, mask, ..FrameHeader::default() };
+    // Writing to a slice fails only when it is too short, and MAX_HEADER is the longest header.
+    let written = fields.format(len as u64, &mut rest);
+    debug_assert!(written.is_ok());
+    let header_len = (MAX_HEADER - rest.len()) as u8;
+    (header, header_len)
+}
+
+/// Masks a payload, or removes the mask (RFC 6455 section 5.3), eight bytes at a time.
+pub(crate) fn apply_mask(payload: &mut [u8], key: [u8; 4]) {
+    let [a, b, c, d] = key;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let mut chunks = payload.chunks_exact_mut(8);
+    for chunk in &mut chunks {
+        // chunks_exact gives eight bytes, so the array is never the default.
+        let word = u64::from_ne_bytes((&*chunk).try_into().unwrap_or_default()) ^ wide;
+        chunk.copy_from_slice(&word.to_ne_bytes());
+    }
+    for (byte, key) in chunks.into_remainder().iter_mut().zip(key.iter().cycle()) {
+        *byte ^= key;
+    }
+}
+
+#[cfg(test)]
+impl Frame {
+    /// What is left to write, in one piece.
+    pub(crate) fn to_bytes(&self, offset: usize) -> Vec<u8> {
+        self.rest(offset).iter().flat_map(|slice| slice.to_vec()).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(frame: &Frame) -> Vec<u8> {
+        frame.to_bytes(0)
+    }
+
+    #[test]
+    fn every_length_has_the_shortest_header() {
+        for (len, header) in [
+            (0, &[0x82, 0][..]),
+            (125, &[0x82, 125]),
+            (126, &[0x82, 126, 0, 126]),
+            (65_535, &[0x82, 126, 0xff, 0xff]),
+            (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
+            let frame = Frame::message(Message::binary(vec![7; len]));
+            assert_eq!(frame.header(), header);
+            assert_eq!(frame.len(), header.len() + len);
+            assert_eq!(encoded(&frame).len(), frame.len());
+        }
+    }
+
+    #[test]
+    fn kinds_have_their_opcodes() {
+        assert_eq!(encoded(&Frame::message(Message::text("hi"))), b"\x81\x02hi");
+        assert_eq!(encoded(&Frame::ping("1")), b"\x89\x011");
+        assert_eq!(encoded(&Frame::pong("1")), b"\x8a\x011");
+        assert_eq!(encoded(&Frame::close(Bytes::new())), b"\x88\x00");
+    }
+
+    #[test]
+    fn a_masked_frame_is_the_same_behind_its_key() {
+        let frame = Frame::message(Message::text("hello")).masked([1, 2, 3, 4]);
+        assert_eq!(encoded(&frame), [0x81, 0x85, 1, 2, 3, 4, b'h' ^ 1, b'e' ^ 2, b'l' ^ 3, b'l' ^ 4, b'o' ^ 1]);
+        let frame = Frame::message(Message::binary(vec![0; 70_000])).masked([9, 9, 9, 9]);
+        assert_eq!(frame.header(), [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 9, 9, 9, 9]);
+        assert!(frame.kind() == Kind::Data && encoded(&frame)[14..].iter().all(|byte| *byte == 9));
+        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::TextPong);
+    }
+
+    #[test]
+    fn the_rest_of_a_frame_is_what_was_not_written() {
+        let frame = Frame::message(Message::text("hello"));
+        let all = encoded(&frame);
+        for offset in 0..=frame.len() {
+            assert_eq!(frame.to_bytes(offset), all[offset..]);
+        }
+    }
+}

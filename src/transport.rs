@@ -1,0 +1,7 @@
+//! Bytes over a TCP connection: the socket, the half that reads, the half that writes, and what both may keep in memory.
+
+pub(crate) mod budget;
+pub(crate) mod read_half;
+pub(crate) mod socket;
+mod sync;
+pub(crate) mod write_half;

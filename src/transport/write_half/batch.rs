@@ -1,0 +1,82 @@
+//! Frames on their way into the socket.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use crate::protocol::frame::{Frame, Kind};
+
+/// Frames that go out together in one system call. The first may be partly written.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    frames: VecDeque<Frame>,
+    /// Bytes of the first frame that are written.
+    offset: usize,
+    /// Bytes of all frames, without the offset taken off.
+    len: usize,
+}
+
+/// Control frames of which it matters when they were written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Control {
+    Ping { len: usize },
+    Close,
+}
+
+impl Batch {
+    /// Few enough for a control frame to find a boundary soon, many enough to save system calls.
+    pub(super) const MOST_FRAMES: usize = 32;
+    const MOST_BYTES: usize = 64 * 1024;
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.frames.len() < Self::MOST_FRAMES && self.len < Self::MOST_BYTES
+    }
+
+    pub(super) fn push(&mut self, frame: Frame) {
+        self.len += frame.len();
+        self.frames.push_back(frame);
+    }
+
+    /// The first frame, of which so many bytes are written.
+    pub(super) fn push_written(&mut self, frame: Frame, written: usize) {
+        self.push(frame);
+        self.offset = written;
+    }
+
+    pub(super) fn room<'a>() -> [IoSlice<'a>; 2 * Self::MOST_FRAMES] {
+        [IoSlice::new(&[]); 2 * Self::MOST_FRAMES]
+    }
+
+    pub(super) fn slices<'r, 'a>(&'a self, room: &'r mut [IoSlice<'a>; 2 * Self::MOST_FRAMES]) -> &'r [IoSlice<'a>] {
+        let mut offset = self.offset;
+        for (pair, frame) in room.chunks_exact_mut(2).zip(&self.frames) {
+            pair.copy_from_slice(&frame.rest(offset));
+            offset = 0;
+        }
+        &room[..2 * self.frames.len()]
+    }
+
+    /// So many bytes were taken. What the frames cost in memory that were completed by them, and the last control frame
+    /// among those of which the time counts.
+    pub(super) fn advance(&mut self, count: usize) -> (usize, Option<Control>) {
+        let (mut freed, mut control) = (0, None);
+        self.offset += count;
+        while let Some(first) = self.frames.front().filter(|first| first.len() <= self.offset) {
+            let (kind, len) = (first.kind(), first.len());
+            freed += first.cost();
+            self.offset -= len;
+            self.len -= len;
+            self.frames.pop_front();
+            match kind {
+                // Nothing follows it.
+                Kind::Close => return (freed, Some(Control::Close)),
+                Kind::Ping => control = Some(Control::Ping { len }),
+                Kind::Pong | Kind::TextPong | Kind::Data => {}
+            }
+        }
+        (freed, control)
+    }
+}

@@ -1,0 +1,423 @@
+//! The write half model-checked: `shuttle` runs small races under thousands of schedules, and none may break a promise.
+//!
+//!     RUSTFLAGS="--cfg shuttle" cargo test --lib write_half::model
+//!
+//! Under the checker, waits with a timeout never time out: whoever would have to rely on one is found as a deadlock. A
+//! failure prints the schedule; `shuttle::replay` runs it again.
+
+use std::sync::Arc;
+
+use shuttle::rand::{Rng, thread_rng};
+use shuttle::thread::{self, JoinHandle};
+
+use super::*;
+use crate::message::Message;
+
+/// How many schedules of each race are tried.
+const SCHEDULES: usize = 2_000;
+
+/// A limit on the queue that two frames reach.
+const QUEUE: usize = 2 * (5 + Message::OVERHEAD);
+
+/// Far enough away never to come.
+const FAR: Duration = Duration::from_secs(3600);
+
+/// Explores the race under random schedules, and under those that preempt rarely, which find other things.
+fn explore(race: fn()) {
+    let schedules = std::env::var("HEARTWIRE_SCHEDULES").ok().map(|count| count.parse().expect("a number"));
+    let schedules = schedules.unwrap_or(SCHEDULES);
+    shuttle::check_random(race, schedules);
+    shuttle::check_pct(race, schedules, 3);
+}
+
+/// A socket with little room, which a peer makes.
+#[derive(Debug, Default)]
+struct Pipe {
+    state: Mutex<PipeState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct PipeState {
+    room: usize,
+    wire: Vec<u8>,
+    is_shut: bool,
+    /// Somebody is in `send_patiently`.
+    has_drainer: bool,
+}
+
+impl Pipe {
+    fn make_room(&self, bytes: usize) {
+        let mut state = self.state.lock().unwrap();
+        state.room = state.room.saturating_add(bytes);
+        self.changed.notify_all();
+    }
+
+    fn shut_down(&self) {
+        self.state.lock().unwrap().is_shut = true;
+        self.changed.notify_all();
+    }
+}
+
+impl PipeState {
+    fn take(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        assert!(!self.has_drainer, "two write at a time");
+        if self.is_shut {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let before = self.wire.len();
+        for slice in slices {
+            let part = slice.len().min(self.room);
+            self.wire.extend_from_slice(&slice[..part]);
+            self.room -= part;
+        }
+        let count = self.wire.len() - before;
+        if count == 0 { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(count) }
+    }
+}
+
+impl Socket for Pipe {
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.state.lock().unwrap().take(slices)
+    }
+
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut state = self.state.lock().unwrap();
+        assert!(!std::mem::replace(&mut state.has_drainer, true), "a second drainer");
+        // Patience may end at any time.
+        while state.room == 0 && !state.is_shut && thread_rng().gen_range(0..4) > 0 {
+            state = self.changed.wait(state).unwrap();
+        }
+        state.has_drainer = false;
+        state.take(slices)
+    }
+}
+
+/// A write half, and what its owner would do for it.
+#[derive(Clone)]
+struct Rig {
+    write_half: Arc<WriteHalf<Pipe>>,
+    pipe: Arc<Pipe>,
+    /// Why it ended, as often as that was reported.
+    reports: Arc<Mutex<Vec<CloseReason>>>,
+}
+
+impl Rig {
+    fn new(room: usize) -> Self {
+        let pipe = Arc::new(Pipe::default());
+        pipe.make_room(room);
+        let total = Arc::new(Total::new(usize::MAX));
+        let write_half = Arc::new(WriteHalf::new(Role::Server, Arc::clone(&pipe), QUEUE, &total, FAR));
+        Self { write_half, pipe, reports: Arc::default() }
+    }
+
+    fn spawn<T: 'static>(&self, run: impl FnOnce(&Self) -> T + Send + 'static) -> JoinHandle<T>
+    where
+        T: Send,
+    {
+        let rig = self.clone();
+        thread::spawn(move || run(&rig))
+    }
+
+    /// What `Shared` does with the result of a send. Whether the frame was taken.
+    fn settle(&self, sent: Result<Sent, SendFailure>) -> bool {
+        match sent {
+            Ok(Sent::StartDrainer) => {
+                self.spawn(|rig| {
+                    if let Err(error) = rig.write_half.drain() {
+                        rig.broken(&error);
+                    }
+                });
+                true
+            }
+            Ok(Sent::Written | Sent::Queued) => true,
+            Err(SendFailure::Io(error)) => {
+                self.broken(&error);
+                false
+            }
+            Err(SendFailure::Closed | SendFailure::Full) => false,
+        }
+    }
+
+    /// Sends frames that say who and which, in all ways there are, until one is not taken. How many were.
+    fn send_some(&self, sender: usize, count: usize) -> usize {
+        (0..count).take_while(|n| self.settle(self.send(sender, *n))).count()
+    }
+
+    fn send(&self, sender: usize, n: usize) -> Result<Sent, SendFailure> {
+        let frame = data(sender, n);
+        match (sender + n) % 3 {
+            0 => self.write_half.feed(frame, Wait::Forever),
+            _ => self.write_half.send(frame, Wait::Forever),
+        }
+    }
+
+    fn ping(&self) {
+        self.settle(self.write_half.send_control(Frame::ping("p")));
+        self.settle(self.write_half.send_control(Frame::pong("q")));
+    }
+
+    /// Whether it was this call that began to close.
+    fn close(&self) -> bool {
+        match self.write_half.close(CloseReason::Shutdown, Instant::now()) {
+            Ok((is_first, sent)) => self.settle(Ok(sent)) && is_first,
+            Err(failure) => self.settle(Err(failure)),
+        }
+    }
+
+    /// What `Shared` does when a write has failed: whoever reads is woken, and ends the connection.
+    fn broken(&self, error: &io::Error) {
+        self.write_half.write_failed(CloseReason::io(error), Pipe::shut_down);
+    }
+
+    /// The connection is over, for this reason unless there is a better one: the socket is shut down and let go of.
+    fn end(&self, reason: CloseReason) {
+        let report = |figures: Figures| self.reports.lock().unwrap().push(figures.reason);
+        self.write_half.end(reason, Instant::now(), Pipe::shut_down, report);
+        assert_eq!(self.reports.lock().unwrap().len(), 1, "reported once, before anybody goes on");
+    }
+
+    fn abort(&self) {
+        self.end(CloseReason::Disconnected);
+    }
+
+    fn is_behind(&self) -> bool {
+        self.write_half.uptake().blocked_since.is_some()
+    }
+
+    /// Takes a few bytes at a time, and then whatever comes.
+    fn read_slowly(&self) {
+        for _ in 0..4 {
+            self.pipe.make_room(thread_rng().gen_range(1..8));
+        }
+        self.pipe.make_room(1 << 20);
+    }
+
+    fn wait_until_drained(&self) -> bool {
+        self.write_half.wait_until_drained(Instant::now() + FAR)
+    }
+
+    /// What arrived. `is_cut`: the end of the wire may be in the middle of a frame.
+    fn received(&self, is_cut: bool) -> Received {
+        Received::parse(&self.pipe.state.lock().unwrap().wire, is_cut)
+    }
+}
+
+fn data(sender: usize, n: usize) -> Frame {
+    Frame::message(Message::text(format!("{sender}:{n}:x")))
+}
+
+#[derive(Debug, Default)]
+struct Received {
+    /// How many frames of each sender, which came in order.
+    of: [usize; 2],
+    is_closed: bool,
+    /// How many frames of the first sender came before its Ping in line.
+    at_ping_in_line: Option<usize>,
+}
+
+impl Received {
+    fn parse(mut wire: &[u8], is_cut: bool) -> Self {
+        let mut received = Self::default();
+        while !wire.is_empty() {
+            let frame = wire.split_at_checked(2).and_then(|(header, rest)| {
+                let (payload, rest) = rest.split_at_checked(usize::from(header[1]))?;
+                Some((header[0], payload, rest))
+            });
+            let Some((first, payload, rest)) = frame else {
+                assert!(is_cut, "the last frame is torn");
+                return received;
+            };
+            wire = rest;
+            assert!(!received.is_closed, "something follows the Close frame");
+            match first {
+                0x81 => {
+                    let text = std::str::from_utf8(payload).unwrap();
+                    let parts: Vec<&str> = text.split(':').collect();
+                    let [sender, n, "x"] = parts[..] else { panic!("a torn frame: {text:?}") };
+                    let count = &mut received.of[sender.parse::<usize>().unwrap()];
+                    assert_eq!(n.parse::<usize>().unwrap(), *count, "lost or out of order");
+                    *count += 1;
+                }
+                0x89 if payload == b"l" => received.at_ping_in_line = Some(received.of[0]),
+                0x89 => assert_eq!(payload, b"p"),
+                0x8a => assert_eq!(payload, b"q"),
+                0x88 => received.is_closed = true,
+                other => panic!("a torn frame begins with {other:#x}"),
+            }
+        }
+        received
+    }
+}
+
+/// Two senders and a Ping, while the peer takes what comes bit by bit.
+fn senders_race() {
+    let rig = Rig::new(3);
+    let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
+    let others = [rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
+    assert_eq!(senders.map(|sender| sender.join().unwrap()), [3, 3], "a send failed for no reason");
+    for other in others {
+        other.join().unwrap();
+    }
+    rig.settle(rig.write_half.flush());
+    assert!(rig.wait_until_drained());
+    assert_eq!(rig.received(false).of, [3, 3]);
+    assert_eq!((rig.write_half.queued(), rig.is_behind()), (0, false));
+}
+
+/// Two threads close while others send: one of them does, and what was taken before is sent before.
+fn a_close_races_with_senders() {
+    let rig = Rig::new(3);
+    let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
+    let closers = [rig.spawn(Rig::close), rig.spawn(Rig::close)];
+    let others = [rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
+    let taken = senders.map(|sender| sender.join().unwrap());
+    let closes = closers.map(|closer| closer.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
+    assert_eq!(closes.iter().filter(|close| **close).count(), 1, "one closes");
+    assert!(rig.wait_until_drained());
+    let received = rig.received(false);
+    assert!(received.is_closed && rig.write_half.figures().sent.is_some());
+    assert_eq!(received.of, taken, "what was taken before the Close frame, and nothing else, arrives");
+}
+
+/// The peer takes nothing: whoever waits for room learns of the Close frame at once, and not by the end.
+fn a_close_reaches_those_who_wait_for_room() {
+    let rig = Rig::new(3);
+    let senders = [rig.spawn(|rig| rig.send_some(0, 5)), rig.spawn(|rig| rig.send_some(1, 5))];
+    rig.close();
+    for sender in senders {
+        assert!(sender.join().unwrap() < 5, "more was taken than there is room for");
+    }
+    let waiter = rig.spawn(Rig::wait_until_drained);
+    rig.abort();
+    waiter.join().unwrap();
+    rig.received(true);
+    assert_eq!(*rig.reports.lock().unwrap(), [CloseReason::Shutdown], "the first cause");
+}
+
+/// The socket is shut down at any time: nobody waits any longer, and what arrived is in order up to the cut.
+fn the_end_races_with_everything() {
+    let rig = Rig::new(3);
+    let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
+    let waiter = rig.spawn(|rig| {
+        rig.close();
+        rig.wait_until_drained()
+    });
+    let others = [rig.spawn(Rig::abort), rig.spawn(Rig::abort), rig.spawn(Rig::read_slowly)];
+    let taken = senders.map(|sender| sender.join().unwrap());
+    waiter.join().unwrap();
+    for other in others {
+        other.join().unwrap();
+    }
+    let received = rig.received(true);
+    assert!(received.of.iter().zip(&taken).all(|(arrived, taken)| arrived <= taken), "{received:?} of {taken:?}");
+    assert!(matches!(rig.write_half.send(data(0, 9), Wait::Forever), Err(SendFailure::Closed)));
+    assert_eq!(rig.write_half.queued(), 0);
+}
+
+/// Whoever judges the peer loses patience, at any point at which something waits: that ends the connection, and nobody
+/// waits any longer.
+fn a_stall_ends_everything() {
+    let rig = Rig::new(3);
+    let judge = rig.spawn(|rig| {
+        let stalled = (0..20).any(|_| {
+            thread::yield_now();
+            rig.is_behind()
+        });
+        if stalled {
+            rig.end(CloseReason::WriteStalled { limit: FAR });
+        }
+        stalled
+    });
+    let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
+    let waiter = rig.spawn(|rig| {
+        rig.close();
+        rig.wait_until_drained()
+    });
+    rig.read_slowly();
+    for sender in senders {
+        sender.join().unwrap();
+    }
+    let is_drained = waiter.join().unwrap();
+    if judge.join().unwrap() {
+        let reports = rig.reports.lock().unwrap();
+        assert!(matches!(reports[..], [CloseReason::WriteStalled { .. } | CloseReason::Shutdown]), "{reports:?}");
+        assert_eq!(rig.write_half.queued(), 0);
+    } else {
+        assert!(is_drained && rig.received(false).is_closed);
+    }
+    rig.received(true);
+}
+
+/// A sender that waits for room by a deadline, and a peer that takes what comes: as under [`senders_race`], for no
+/// deadline comes here.
+fn a_wait_with_a_deadline_is_woken() {
+    let rig = Rig::new(3);
+    let senders = [0, 1].map(|sender| {
+        rig.spawn(move |rig| {
+            let wait = Wait::Until(Instant::now() + FAR);
+            (0..3).take_while(|n| rig.settle(rig.write_half.send(data(sender, *n), wait))).count()
+        })
+    });
+    let reader = rig.spawn(Rig::read_slowly);
+    assert_eq!(senders.map(|sender| sender.join().unwrap()), [3, 3]);
+    reader.join().unwrap();
+    assert!(rig.wait_until_drained());
+    assert_eq!(rig.received(false).of, [3, 3]);
+}
+
+/// A Ping in line, with an ordinary one and data of others around it: what its sender sent before it arrives before it.
+fn a_ping_in_line_stays_in_line() {
+    let rig = Rig::new(3);
+    let confirming = rig.spawn(|rig| {
+        rig.send_some(0, 2);
+        rig.settle(rig.write_half.send_in_line(Frame::ping_in_line("l"), Wait::Forever))
+    });
+    let others = [rig.spawn(|rig| _ = rig.send_some(1, 2)), rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
+    assert!(confirming.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
+    rig.settle(rig.write_half.flush());
+    assert!(rig.wait_until_drained());
+    let received = rig.received(false);
+    assert_eq!((received.of, received.at_ping_in_line), ([2, 2], Some(2)));
+}
+
+#[test]
+fn frames_are_neither_lost_nor_torn_nor_reordered() {
+    explore(senders_race);
+}
+
+#[test]
+fn nothing_follows_a_close_frame_and_all_that_was_taken_precedes_it() {
+    explore(a_close_races_with_senders);
+}
+
+#[test]
+fn whoever_waits_for_room_learns_of_the_close_frame() {
+    explore(a_close_reaches_those_who_wait_for_room);
+}
+
+#[test]
+fn whoever_waits_learns_of_the_end() {
+    explore(the_end_races_with_everything);
+}
+
+#[test]
+fn whoever_waits_learns_of_a_stall() {
+    explore(a_stall_ends_everything);
+}
+
+#[test]
+fn whoever_waits_by_a_deadline_is_woken_before_it() {
+    explore(a_wait_with_a_deadline_is_woken);
+}
+
+#[test]
+fn a_ping_in_line_never_overtakes() {
+    explore(a_ping_in_line_stays_in_line);
+}
