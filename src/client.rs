@@ -43,7 +43,7 @@ pub use backoff::Backoff;
 use backoff::{Failures, Hint};
 use dial::Dialed;
 pub use handle::ClientHandle;
-use handle::{ClientState, Control};
+use handle::ClientState;
 use target::Target;
 
 /// A WebSocket client: settings first, then [`run`](Self::run).
@@ -68,7 +68,8 @@ pub struct Client {
     backoff: Option<Backoff>,
     state: Arc<ClientState>,
     receivers: crate::supervisor::handle::Receivers,
-    control: channel::Receiver<Control>,
+    /// Told when the client is to look whether it is to stop, or to end its pause.
+    woken: channel::Receiver<()>,
 }
 
 /// How a connection, or the attempt at one, ended, for the loop that decides what comes next.
@@ -89,16 +90,17 @@ impl Client {
     /// [`Error::Connect`] with [`ConnectError::Invalid`].
     pub fn new(url: &str) -> Result<Self, Error> {
         let target = Target::parse(url).map_err(Error::Connect)?;
-        let (supervisor, receivers) = SupervisorHandle::new(None)?;
-        let (control_sender, control) = channel::bounded(8);
-        let state = ClientState::new(supervisor, control_sender);
+        let (wake, woken) = channel::bounded(1);
+        let wake_at_the_end = wake.clone();
+        let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), move || _ = wake_at_the_end.try_send(()))?;
+        let state = ClientState::new(supervisor, wake);
         Ok(Self {
             target,
             settings: Settings::default(),
             backoff: Some(Backoff::default()),
             state: Arc::new(state),
             receivers,
-            control,
+            woken,
         })
     }
 
@@ -228,17 +230,18 @@ impl Client {
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
-        let Self { target, mut settings, backoff, state, receivers, control } = self;
+        let Self { target, mut settings, backoff, state, receivers, woken } = self;
         target.check().map_err(Error::Connect)?;
         let supervisor = Arc::clone(&state.supervisor);
         settings.make_room_for(state.current().outbox_limit);
-        let (threads, stop) = ServiceThreads::start(&supervisor, receivers, &settings)?;
-        supervisor.accept_ends();
+        let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
         let target = Arc::new(target);
-        let mut run = Run { target, settings, backoff, state, control, stop, last_id: 0, handler: &mut handler };
+        let settings = Arc::new(settings);
+        let mut run = Run { target, settings, backoff, state, woken, last_id: 0, handler: &mut handler };
         let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
         run.state.ended();
-        supervisor.notify(Notice::Shutdown);
+        supervisor.notify(Notice::NoMoreConnections);
+        supervisor.shut_down();
         let joined = threads.join(&supervisor);
         joined.and(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }
@@ -247,12 +250,10 @@ impl Client {
 /// A client at work.
 struct Run<'a, H> {
     target: Arc<Target>,
-    settings: Settings,
+    settings: Arc<Settings>,
     backoff: Option<Backoff>,
     state: Arc<ClientState>,
-    control: channel::Receiver<Control>,
-    /// Told when a thread of ours has failed.
-    stop: channel::Receiver<()>,
+    woken: channel::Receiver<()>,
     last_id: ConnectionId,
     handler: &'a mut H,
 }
@@ -266,7 +267,7 @@ where
         let mut refused_with = None;
         while !self.is_stopping() {
             let attempt = failures.next_attempt();
-            self.state.supervisor.publish(|| Event::Connecting { attempt });
+            self.state.supervisor.subscribers.publish(|| Event::Connecting { attempt });
             let outcome = match self.dial(attempt, refused_with.take()) {
                 None => break,
                 Some(Ok(dialed)) => {
@@ -325,8 +326,7 @@ where
                         Some(Err(ConnectError::Unreachable(error)))
                     }
                 },
-                recv(self.control) -> _ => if self.is_stopping() { return None },
-                recv(self.stop) -> _ => return None,
+                recv(self.woken) -> _ => if self.is_stopping() { return None },
             }
         }
     }
@@ -340,7 +340,7 @@ where
         };
         let error = Error::Connect(error);
         let is_fatal = (self.target.gives_up)(&error);
-        self.state.supervisor.publish(|| Event::ConnectFailed { error: told, is_fatal });
+        self.state.supervisor.subscribers.publish(|| Event::ConnectFailed { error: told, is_fatal });
         if is_fatal || self.backoff.is_none() {
             return Outcome::Done(Err(error));
         }
@@ -352,7 +352,7 @@ where
     /// Waits before the next attempt, unless told otherwise.
     fn pause(&self, hint: Hint, delay: Duration) {
         // What was asked for while there was a connection is no reason to hurry now.
-        self.control.try_iter().for_each(drop);
+        self.woken.try_iter().for_each(drop);
         if self.is_stopping() {
             return;
         }
@@ -365,12 +365,11 @@ where
             }
             _ => log.info(format_args!("connecting again in {delay:.1?}")),
         }
-        self.state.supervisor.publish(|| Event::Retrying { delay });
+        self.state.supervisor.subscribers.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
         let wait = deadline.map_or_else(channel::never, channel::at);
         channel::select! {
-            recv(self.control) -> _ => {}
-            recv(self.stop) -> _ => {}
+            recv(self.woken) -> _ => {}
             recv(wait) -> _ => {}
         }
     }
@@ -402,11 +401,7 @@ where
     /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
     /// comes after.
     fn closed(&self) {
-        self.state.supervisor.notify(Notice::ThreadEnds { id: self.last_id });
-        let (reply, heard) = channel::bounded(1);
-        self.state.supervisor.notify(Notice::Snapshot { reply });
-        // Fails only when the supervisor has panicked, and then nothing is told any more.
-        let _ = heard.recv();
+        self.state.supervisor.thread_ends(self.last_id);
     }
 
     /// What follows from the end of a connection that we did not want to end.

@@ -4,16 +4,18 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
+use crossbeam_channel as channel;
 use ipnet::IpNet;
-use socket2::SockRef;
 
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::foreign;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::logging::Log;
 use crate::settings::{Settings, setters_of_both_ends};
-use crate::supervisor::handle::{Listener, Receivers, SupervisorHandle};
+use crate::supervisor::handle::{Receivers, SupervisorHandle};
+use crate::supervisor::notice::Notice;
 use crate::supervisor::pending_handshake::PendingHandshake;
 use crate::supervisor::threads::ServiceThreads;
 
@@ -23,6 +25,7 @@ mod addresses;
 mod connection_thread;
 pub(crate) mod handle;
 mod handshake;
+mod listener;
 mod lobby;
 
 use accept::Accept;
@@ -30,6 +33,7 @@ use addresses::Addresses;
 use connection_thread::ServerInner;
 use handle::ServerHandle;
 use handshake::HandshakeConfig;
+use listener::Listener;
 
 /// A WebSocket server: settings first, then [`serve`](Self::serve).
 ///
@@ -48,8 +52,10 @@ use handshake::HandshakeConfig;
 /// }
 /// ```
 pub struct Server {
-    listener: Arc<TcpListener>,
+    listener: Arc<Listener>,
     address: SocketAddr,
+    /// Told when the accept loop is to look whether all is to end.
+    stop: channel::Receiver<()>,
     supervisor: Arc<SupervisorHandle>,
     receivers: Receivers,
     settings: Settings,
@@ -66,16 +72,8 @@ impl Server {
     /// # Errors
     /// [`Error::Io`] if the address is not understood, in use, or not ours to use.
     pub fn bind(address: impl ToSocketAddrs) -> Result<Self, Error> {
-        /// Clients that may wait to be accepted. The 128 of std would make a mass reconnect wait for seconds.
-        const BACKLOG: i32 = 4096;
-        let listener = TcpListener::bind(address)?;
-        // To listen once more is to change the backlog. Where that is refused, the smaller one does as well.
-        let listened = SockRef::from(&listener).listen(BACKLOG);
-        let server = Self::new(listener, true)?;
-        if let Err(error) = listened {
-            server.supervisor.log.debug(format_args!("the backlog stays as it is: {error}"));
-        }
-        Ok(server)
+        let log = Arc::default();
+        Self::new(Listener::bind(address, &log)?, log)
     }
 
     /// Serves a listener that exists already.
@@ -83,19 +81,25 @@ impl Server {
     /// # Errors
     /// [`Error::Io`] if the listener cannot tell its address.
     pub fn from_listener(listener: TcpListener) -> Result<Self, Error> {
-        Self::new(listener, false)
+        Self::new(Listener::from_socket(listener)?, Arc::default())
     }
 
-    fn new(listener: TcpListener, is_ours: bool) -> Result<Self, Error> {
-        listener.set_nonblocking(false)?;
-        let address = listener.local_addr()?;
-        let listener = Arc::new(listener);
-        let (supervisor, receivers) =
-            SupervisorHandle::new(Some(Listener { address, socket: Arc::clone(&listener), is_ours }))?;
-        let config = HandshakeConfig { log: Arc::clone(&supervisor.log), ..HandshakeConfig::default() };
+    fn new(listener: Listener, log: Arc<Log>) -> Result<Self, Error> {
+        let (address, listener) = (listener.address, Arc::new(listener));
+        let config = HandshakeConfig { log: Arc::clone(&log), ..HandshakeConfig::default() };
+        // Wakes the accept loop, in `accept` as long as there is a listener, and in a pause.
+        let (stop_sender, stop) = channel::bounded(1);
+        let (waiting, its_log) = (Arc::downgrade(&listener), Arc::clone(&log));
+        let (supervisor, receivers) = SupervisorHandle::new(log, move || {
+            let _ = stop_sender.try_send(());
+            if let Some(listener) = waiting.upgrade() {
+                listener.wake(&its_log);
+            }
+        })?;
         Ok(Self {
             listener,
             address,
+            stop,
             supervisor,
             receivers,
             settings: Settings::default(),
@@ -229,6 +233,7 @@ impl Server {
     {
         let Self {
             listener,
+            stop,
             supervisor,
             receivers,
             settings,
@@ -238,11 +243,11 @@ impl Server {
             config,
             ..
         } = self;
-        let (threads, stop) = ServiceThreads::start(&supervisor, receivers, &settings)?;
+        let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
 
         let server = Arc::new(ServerInner {
             supervisor: Arc::clone(&supervisor),
-            settings,
+            settings: Arc::new(settings),
             max_connections,
             text_heartbeat,
             config,
@@ -252,19 +257,19 @@ impl Server {
             addresses: max_per_address.map(|limit| Arc::new(Addresses::new(limit))),
             last_id: AtomicU64::new(0),
         });
-        let mut pending_handshakes = 0;
-        let accepted = foreign::call(|| {
-            accept_loop::run(&listener, &supervisor, &stop, |stream, peer| {
-                pending_handshakes += 1;
-                server.start(PendingHandshake::new(pending_handshakes, peer, stream))
+        let mut accepted = 0;
+        let looped = foreign::call(|| {
+            accept_loop::run(&listener.socket, &supervisor, &stop, |stream, peer| {
+                accepted += 1;
+                server.start(PendingHandshake::new(accepted, peer, stream))
             });
         });
-        if let Err(message) = accepted {
+        if let Err(message) = looped {
             supervisor.fail("the accept loop", &message);
         }
         // From here on clients are refused by the system.
         drop(listener);
-        supervisor.accept_ends();
+        supervisor.notify(Notice::NoMoreConnections);
         threads.join(&supervisor)
     }
 }

@@ -46,8 +46,8 @@ pub(crate) struct Supervisor {
     registry: BTreeMap<ConnectionId, Open>,
     /// Closing handshakes by their deadlines. Most are over long before; cutting such a one does nothing.
     closing: BTreeMap<(Instant, ConnectionId), Arc<Shared>>,
-    /// The accept loop runs, and may tell of more connections.
-    accepts: bool,
+    /// Whether there may be more connections.
+    expects_more: bool,
     shutdown: Option<Shutdown>,
 }
 
@@ -105,7 +105,7 @@ impl Supervisor {
             pending_handshakes: BTreeMap::new(),
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
-            accepts: true,
+            expects_more: true,
             shutdown: None,
         }
     }
@@ -130,12 +130,12 @@ impl Supervisor {
 
     fn work(&mut self) {
         loop {
-            let lost = self.supervisor.tell_lost();
+            let lost = self.supervisor.subscribers.tell_lost();
             let wake = self.next_wake().into_iter().chain(lost).min().map_or_else(channel::never, channel::at);
             channel::select_biased! {
                 // The other ends are kept by the hub, so neither channel can be disconnected.
-                recv(self.notices) -> notice => if let Ok(notice) = notice { self.hear(notice) },
-                recv(self.commands) -> command => if let Ok(command) = command { self.obey(command) },
+                recv(self.notices) -> notice => if let Ok(notice) = notice { self.on_notice(notice) },
+                recv(self.commands) -> command => if let Ok(command) = command { self.broadcast(command) },
                 recv(wake) -> _ => {}
             }
             let now = Instant::now();
@@ -157,7 +157,7 @@ impl Supervisor {
         [closing, shutdown, busy].into_iter().flatten().min()
     }
 
-    fn hear(&mut self, notice: Notice) {
+    fn on_notice(&mut self, notice: Notice) {
         match notice {
             Notice::Accepted(pending) => {
                 self.supervisor.count(|stats| stats.accepted += 1);
@@ -176,22 +176,30 @@ impl Supervisor {
                 let HandshakeFailure { status, reason, path, origin } = *failure;
                 self.supervisor.count(|stats| stats.handshakes_failed += 1);
                 let reason = reason.into_owned();
-                self.supervisor.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
+                self.supervisor.subscribers.publish(|| Event::HandshakeFailed {
+                    peer,
+                    client,
+                    status,
+                    reason,
+                    path,
+                    origin,
+                });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
                 self.supervisor.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
-                self.supervisor.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
+                self.supervisor.subscribers.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
             Notice::Closing { shared, deadline } => {
                 self.closing.insert((deadline, shared.id), shared);
             }
             Notice::Closed(report) => self.closed(*report),
-            Notice::ThreadEnds { id } => {
+            Notice::ThreadEnds { id, heard } => {
                 self.registry.remove(&id);
+                drop(heard);
             }
             Notice::HandlerStalled { id, remote, away } => {
                 self.supervisor.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
-                self.supervisor.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
+                self.supervisor.subscribers.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
             Notice::Beat { id, remote, beat } => self.supervisor.log.trace(format_args!("#{id} {remote} {beat}")),
             Notice::WriteFailed { id, remote, error } => {
@@ -206,7 +214,7 @@ impl Supervisor {
             Notice::Failed => self.cut_all(),
             #[cfg(test)]
             Notice::Panic => panic!("as the test wants it"),
-            Notice::AcceptEnds => self.accepts = false,
+            Notice::NoMoreConnections => self.expects_more = false,
         }
     }
 
@@ -219,7 +227,7 @@ impl Supervisor {
         });
         self.supervisor.log.info(format_args!("#{} {} opened {}", shared.id, shared.remote, shared.target.path()));
         let Remote { peer, client } = shared.remote;
-        self.supervisor.publish(|| {
+        self.supervisor.subscribers.publish(|| {
             let (path, target) = (shared.target.path().to_owned(), shared.target.clone());
             Event::Opened { id: shared.id, peer, client, path, target }
         });
@@ -245,12 +253,12 @@ impl Supervisor {
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.supervisor.log.error(line),
             _ => self.supervisor.log.warn(line),
         }
-        self.supervisor.publish(|| Event::Closed(report));
+        self.supervisor.subscribers.publish(|| Event::Closed(report));
     }
 
     /// Carries out a broadcast, together with those that wait behind it: each connection gets all of them with one system
     /// call.
-    fn obey(&mut self, first: Command) {
+    fn broadcast(&mut self, first: Command) {
         /// Enough to save system calls, few enough for notices not to wait for long.
         const MOST_AT_ONCE: usize = 64;
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
@@ -321,7 +329,7 @@ impl Supervisor {
     /// Whether the shutdown is complete. Cuts peers and abandons handlers whose time is up.
     fn has_ended(&mut self, now: Instant) -> bool {
         let Some(shutdown) = &mut self.shutdown else { return false };
-        if self.registry.is_empty() && self.pending_handshakes.is_empty() && !self.accepts {
+        if self.registry.is_empty() && self.pending_handshakes.is_empty() && !self.expects_more {
             // What the last threads said is in the channel, for they said it before they ended.
             return self.notices.is_empty();
         }

@@ -123,7 +123,7 @@ impl ClientHandle {
 
     /// Cuts a pause between attempts short, for instance because the network is back.
     pub fn connect_now(&self) {
-        let _ = self.state.control.try_send(Control::ConnectNow);
+        let _ = self.state.wake.try_send(());
     }
 
     /// Stops the client, and returns at once: an open connection is closed with 1000, after what is queued; an attempt
@@ -135,13 +135,13 @@ impl ClientHandle {
             // Fails only when it is closing already.
             let _ = connection.close_from_outside(normal_closure());
         }
-        let _ = self.state.control.try_send(Control::Stop);
+        let _ = self.state.wake.try_send(());
     }
 
     /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
     /// when the client has ended; what waits in it is bounded as for [`ServerHandle::events`](crate::ServerHandle::events).
     pub fn events(&self) -> channel::Receiver<Event> {
-        self.state.supervisor.subscribe()
+        self.state.supervisor.subscribers.add()
     }
 
     /// The counters since the client started.
@@ -159,7 +159,8 @@ pub(super) struct ClientState {
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,
-    control: channel::Sender<Control>,
+    /// Has the client look whether it is to stop, or to end its pause.
+    wake: channel::Sender<()>,
     is_stopping: AtomicBool,
 }
 
@@ -180,19 +181,13 @@ pub(super) struct Current {
     has_ended: bool,
 }
 
-#[derive(Debug)]
-pub(super) enum Control {
-    Stop,
-    ConnectNow,
-}
-
 impl ClientState {
-    pub(super) fn new(supervisor: Arc<SupervisorHandle>, control: channel::Sender<Control>) -> Self {
+    pub(super) fn new(supervisor: Arc<SupervisorHandle>, wake: channel::Sender<()>) -> Self {
         Self {
             supervisor,
             current: Mutex::default(),
             changed: Condvar::new(),
-            control,
+            wake,
             is_stopping: AtomicBool::new(false),
         }
     }

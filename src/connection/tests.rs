@@ -56,14 +56,14 @@ fn a_connection_whose_receiving_end_was_lost_is_reported_with_the_cause() {
 #[test]
 fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
     let (shared, _stream, receivers) = shared_and_stream();
-    let events = shared.supervisor.subscribe();
+    let events = shared.supervisor.subscribers.add();
     shared.is_open();
     shared.abort(CloseReason::Protocol("as a test wants it"));
     // As a panic in the middle of the report leaves it.
     let opened = receivers.notices.try_iter().find(|notice| matches!(notice, Notice::Opened(_))).unwrap();
     assert_eq!(receivers.notices.len(), 1, "the report");
     receivers.notices.recv().unwrap();
-    for notice in [opened, Notice::Shutdown, Notice::AcceptEnds] {
+    for notice in [opened, Notice::Shutdown, Notice::NoMoreConnections] {
         shared.supervisor.notify(notice);
     }
     let Receivers { notices, commands, .. } = receivers;
@@ -83,7 +83,7 @@ fn shared() -> (Arc<Shared>, Receivers) {
 fn shared_and_stream() -> (Arc<Shared>, Arc<TcpStream>, Receivers) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
-    let (supervisor, receivers) = SupervisorHandle::new(None).unwrap();
+    let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
     let settings = Settings::default();
     let shared = Shared::new(NewConnection {
         role: Role::Server,

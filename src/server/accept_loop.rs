@@ -152,8 +152,8 @@ mod tests {
 
     #[test]
     fn while_the_supervisor_is_behind_nobody_is_accepted_and_misses_are_counted_as_lost() {
-        let (supervisor, receivers) = SupervisorHandle::new(None).unwrap();
-        let events = supervisor.subscribe();
+        let (supervisor, receivers) = SupervisorHandle::new(std::sync::Arc::default(), || {}).unwrap();
+        let events = supervisor.subscribers.add();
         let miss = || {
             let remote = SocketAddr::from(([192, 0, 2, 1], 1)).into();
             Notice::Missed { id: 1, remote, what: "Pong", missed: 1, max_missed: 3 }
@@ -164,15 +164,16 @@ mod tests {
             told += 1;
         }
         (0..10).for_each(|_| supervisor.notify_if_room(miss()));
-        assert_eq!((supervisor.notices.len(), supervisor.tell_lost()), (told, None));
+        assert_eq!((receivers.notices.len(), supervisor.subscribers.tell_lost()), (told, None));
         assert!(matches!(events.try_recv(), Ok(Event::Lost { count: 10 })));
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (_stop, stop) = crossbeam_channel::bounded(1);
         let (started, accepted) = crossbeam_channel::unbounded();
         thread::scope(|scope| {
             scope.spawn(|| {
-                run(&listener, &supervisor, &receivers.stop, |_, _| {
+                run(&listener, &supervisor, &stop, |_, _| {
                     let _ = started.send(());
                     supervisor.ended();
                     Ok(())

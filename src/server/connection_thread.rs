@@ -33,7 +33,7 @@ use crate::transport::socket;
 /// What all connection threads share.
 pub(super) struct ServerInner<H> {
     pub(super) supervisor: Arc<SupervisorHandle>,
-    pub(super) settings: Settings,
+    pub(super) settings: Arc<Settings>,
     pub(super) max_connections: usize,
     pub(super) text_heartbeat: bool,
     pub(super) config: HandshakeConfig,
@@ -117,7 +117,7 @@ impl<H> Drop for ConnectionThread<H> {
             self.server.places.fetch_sub(1, Relaxed);
         }
         self.server.supervisor.notify(match self.id {
-            Some(id) => Notice::ThreadEnds { id },
+            Some(id) => Notice::ThreadEnds { id, heard: None },
             None => Notice::HandshakeEnds { number: self.pending.number },
         });
     }

@@ -71,7 +71,7 @@ impl ServerHandle {
     /// 40,000; then it loses what comes, and is told how much by [`Event::Lost`] when there is room again. Drop the
     /// receiver when it is no longer of use.
     pub fn events(&self) -> channel::Receiver<Event> {
-        self.supervisor.subscribe()
+        self.supervisor.subscribers.add()
     }
 
     /// Shuts the server down, and returns at once: nobody is accepted any more, all connections are closed with 1001,

@@ -1,46 +1,38 @@
-//! A server's remote control, for any thread.
+//! What all threads of a server or a client hold of its supervisor: the ways to tell it something, and what it shares.
+//!
+//! Whoever makes one says how it is woken itself when all is to end: a server out of `accept`, a client out of a pause.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use std::{fmt, io};
 
 use crossbeam_channel as channel;
-use socket2::SockRef;
 
 use crate::connection::report::ConnectionId;
 use crate::logging::Log;
 use crate::protocol::frame::Frame;
-use crate::supervisor::event::Event;
 use crate::supervisor::notice::{Command, Notice};
-use crate::supervisor::stand_in;
-use crate::supervisor::stand_in::StandIn;
+use crate::supervisor::stand_in::{self, StandIn};
 use crate::supervisor::stats::{Snapshot, Stats};
 use crate::supervisor::subscribers::Subscribers;
 use crate::transport::budget::Total;
 
-/// What the server's threads and its handles share.
-#[derive(Debug)]
+/// The supervisor, as its server or client, their connections and their handles know it.
 pub(crate) struct SupervisorHandle {
-    /// A server's, for waking its accept loop, as long as that runs.
-    listener: Mutex<Option<Listener>>,
-    pub(crate) notices: channel::Sender<Notice>,
+    notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
     pub(crate) log: Arc<Log>,
-    /// Protects the list of those who listen to events; `None` after the end. Nobody waits for them, so it is held for
-    /// moments only.
-    subscribers: Mutex<Option<Subscribers>>,
-    /// Whether some of them have lost something, and are to be told.
-    has_lost: AtomicBool,
+    /// Those who listen to events.
+    pub(crate) subscribers: Subscribers,
     /// Protects the counters.
     stats: Mutex<Stats>,
     is_running: AtomicBool,
     is_ending: AtomicBool,
     /// Protects the first failure of our own threads, of which there should be none.
     failure: Mutex<Option<String>>,
-    /// Wakes the accept loop when it is not in `accept`.
-    stop: channel::Sender<()>,
+    /// Wakes whoever called `serve` or `run`.
+    wake: Box<dyn Fn() + Send + Sync>,
     /// Those that may need a stand-in.
     pub(crate) stand_in: stand_in::Register,
     /// What all queues and everything read ahead cost in memory.
@@ -49,21 +41,11 @@ pub(crate) struct SupervisorHandle {
     pub(crate) epoch: Instant,
 }
 
-/// The listening socket.
-#[derive(Debug, Clone)]
-pub(crate) struct Listener {
-    pub(crate) address: SocketAddr,
-    pub(crate) socket: Arc<TcpListener>,
-    /// Whether it was made by us. Another process may hold the same socket otherwise, and go on with it after us.
-    pub(crate) is_ours: bool,
-}
-
-/// The receiving ends of a hub.
+/// What the supervisor and the stand-in take out.
 #[derive(Debug)]
 pub(crate) struct Receivers {
     pub(crate) notices: channel::Receiver<Notice>,
     pub(crate) commands: channel::Receiver<Command>,
-    pub(crate) stop: channel::Receiver<()>,
     pub(crate) stand_in: StandIn,
 }
 
@@ -73,31 +55,30 @@ impl SupervisorHandle {
     /// Notices that may wait for the supervisor: several for each of 10,000 connections.
     const NOTICES: usize = 64 * 1024;
 
-    pub(crate) fn new(listener: Option<Listener>) -> io::Result<(Arc<Self>, Receivers)> {
+    /// `wake`: has whoever called `serve` or `run` look whether all is to end. It may be called at any time, from any
+    /// thread.
+    pub(crate) fn new(log: Arc<Log>, wake: impl Fn() + Send + Sync + 'static) -> io::Result<(Arc<Self>, Receivers)> {
         let (notices, notices_receiver) = channel::unbounded();
         let (commands, commands_receiver) = channel::bounded(Self::COMMANDS);
-        let (stop, stop_receiver) = channel::bounded(1);
         let (register, stand_in) = stand_in::Register::new()?;
         let supervisor = Self {
-            listener: Mutex::new(listener),
             notices,
             commands,
-            log: Arc::default(),
-            subscribers: Mutex::new(Some(Subscribers::default())),
-            has_lost: AtomicBool::new(false),
+            log,
+            subscribers: Subscribers::default(),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             failure: Mutex::default(),
-            stop,
+            wake: Box::new(wake),
             stand_in: register,
             buffered: Arc::new(Total::new(0)),
             epoch: Instant::now(),
         };
-        let receivers =
-            Receivers { notices: notices_receiver, commands: commands_receiver, stop: stop_receiver, stand_in };
-        Ok((Arc::new(supervisor), receivers))
+        Ok((Arc::new(supervisor), Receivers { notices: notices_receiver, commands: commands_receiver, stand_in }))
     }
+
+    // How far it is.
 
     /// From here on there are connections, which may buffer so much together.
     pub(crate) fn starts(&self, max_buffered: usize) {
@@ -105,43 +86,12 @@ impl SupervisorHandle {
         self.is_running.store(true, SeqCst);
     }
 
-    /// Nothing is accepted any more: lets go of the listening socket.
-    pub(crate) fn accept_ends(&self) {
-        *lock(&self.listener) = None;
-        self.notify(Notice::AcceptEnds);
-    }
-
-    /// Has a blocked `accept` return.
-    fn wake_accept(&self) {
-        let Some(listener) = lock(&self.listener).clone() else { return };
-        let shut_down = || SockRef::from(&*listener.socket).shutdown(Shutdown::Both);
-        // On Linux this is enough. Elsewhere, and for a socket that others may share, somebody has to connect.
-        if listener.is_ours && shut_down().is_ok() {
-            return;
+    /// Has everything come to its end in good order, and returns at once.
+    pub(crate) fn shut_down(&self) {
+        if !self.is_ending.swap(true, SeqCst) {
+            self.notify(Notice::Shutdown);
+            (self.wake)();
         }
-        let mut address = listener.address;
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        if let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
-            self.log.debug(format_args!("accept could not be woken by connecting: {error}"));
-            let _ = shut_down();
-        }
-    }
-
-    /// The server has ended: whoever listens to events learns it by the end of the channel.
-    pub(crate) fn ended(&self) {
-        self.is_running.store(false, SeqCst);
-        self.is_ending.store(true, SeqCst);
-        if let Some(subscribers) = lock(&self.subscribers).take() {
-            subscribers.end();
-        }
-    }
-
-    pub(crate) fn is_ending(&self) -> bool {
-        self.is_ending.load(SeqCst)
     }
 
     /// One of our own threads has panicked, with this message: a bug of ours. Nothing can be promised without it, so all
@@ -152,18 +102,25 @@ impl SupervisorHandle {
         lock(&self.failure).get_or_insert(text);
         self.notify(Notice::Failed);
         self.is_ending.store(true, SeqCst);
-        self.wake_up();
+        (self.wake)();
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
         lock(&self.failure).clone()
     }
 
-    /// Wakes whoever waits for clients or for its next attempt.
-    fn wake_up(&self) {
-        let _ = self.stop.try_send(());
-        self.wake_accept();
+    pub(crate) fn is_ending(&self) -> bool {
+        self.is_ending.load(SeqCst)
     }
+
+    /// The end: whoever listens to events learns it by the end of the channel.
+    pub(crate) fn ended(&self) {
+        self.is_running.store(false, SeqCst);
+        self.is_ending.store(true, SeqCst);
+        self.subscribers.end();
+    }
+
+    // Telling it something.
 
     pub(crate) fn notify(&self, notice: Notice) {
         // Fails only when the supervisor has ended, and then nobody wants to know.
@@ -174,10 +131,7 @@ impl SupervisorHandle {
     /// is not told, and subscribers learn that something was lost.
     pub(crate) fn notify_if_room(&self, notice: Notice) {
         if self.is_behind() {
-            if let Some(subscribers) = &mut *lock(&self.subscribers) {
-                subscribers.lose();
-                self.has_lost.store(true, SeqCst);
-            }
+            self.subscribers.lose();
         } else {
             self.notify(notice);
         }
@@ -188,21 +142,13 @@ impl SupervisorHandle {
         self.notices.len() >= Self::NOTICES
     }
 
-    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
-        change(&mut lock(&self.stats));
-    }
-
-    pub(crate) fn stats(&self) -> Stats {
-        let (buffered, log_lines_lost) = (self.buffered.held() as u64, self.log.lost());
-        Stats { buffered, log_lines_lost, ..lock(&self.stats).clone() }
-    }
-
-    pub(crate) fn subscribe(&self) -> channel::Receiver<Event> {
-        match &mut *lock(&self.subscribers) {
-            Some(subscribers) => subscribers.add(),
-            // Nothing happens any more.
-            None => channel::bounded(0).1,
-        }
+    /// Tells of the end of a connection's thread, and returns when the supervisor has heard of it: whatever is told from
+    /// then on comes after all that was told of the connection.
+    pub(crate) fn thread_ends(&self, id: ConnectionId) {
+        let (heard, until_heard) = channel::bounded(0);
+        self.notify(Notice::ThreadEnds { id, heard: Some(heard) });
+        // The other end is dropped, by the supervisor or with it.
+        let _ = until_heard.recv();
     }
 
     /// Sends a frame to all connections, or to all but one. Waits while too many broadcasts wait already.
@@ -211,6 +157,17 @@ impl SupervisorHandle {
             // Fails only when the supervisor has ended, and then there is nobody to receive it.
             let _ = self.commands.send(Command::Broadcast { frame, except });
         }
+    }
+
+    // What it knows.
+
+    pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
+        change(&mut lock(&self.stats));
+    }
+
+    pub(crate) fn stats(&self) -> Stats {
+        let (buffered, log_lines_lost) = (self.buffered.held() as u64, self.log.lost());
+        Stats { buffered, log_lines_lost, ..lock(&self.stats).clone() }
     }
 
     /// What is open, and the counters, at one moment.
@@ -225,33 +182,11 @@ impl SupervisorHandle {
         }
         snapshot.recv().unwrap_or_else(|_| Snapshot { connections: Vec::new(), stats: self.stats() })
     }
+}
 
-    /// Has everything come to its end in good order, and returns at once.
-    pub(crate) fn shut_down(&self) {
-        if !self.is_ending.swap(true, SeqCst) {
-            self.notify(Notice::Shutdown);
-            self.wake_up();
-        }
-    }
-
-    /// Hands an event to all subscribers. It is only made if there are any.
-    pub(crate) fn publish(&self, event: impl FnOnce() -> Event) {
-        if let Some(subscribers) = &mut *lock(&self.subscribers) {
-            subscribers.tell(event);
-            self.has_lost.store(subscribers.tell_lost(), SeqCst);
-        }
-    }
-
-    /// Tells subscribers that have lost something, and have room again. When to try once more, if some had none.
-    pub(crate) fn tell_lost(&self) -> Option<Instant> {
-        const PAUSE: Duration = Duration::from_millis(100);
-        if !self.has_lost.load(SeqCst) {
-            return None;
-        }
-        if let Some(subscribers) = &mut *lock(&self.subscribers) {
-            self.has_lost.store(subscribers.tell_lost(), SeqCst);
-        }
-        self.has_lost.load(SeqCst).then(|| Instant::now() + PAUSE)
+impl fmt::Debug for SupervisorHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SupervisorHandle").field("is_running", &self.is_running).finish_non_exhaustive()
     }
 }
 

@@ -13,8 +13,7 @@ use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
 /// What connections and the accept loop report: a few for each connection, and while too many wait none is accepted. Misses
-/// and absences are not told then. Kept small: it passes
-/// over the stack of every connection's thread.
+/// and absences are not told then. Kept small: it passes over the stack of every connection's thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
@@ -37,8 +36,8 @@ pub(crate) enum Notice {
     Closing { shared: Arc<Shared>, deadline: Instant },
     /// The connection has ended.
     Closed(Box<CloseReport>),
-    /// The connection's thread is about to end.
-    ThreadEnds { id: ConnectionId },
+    /// The connection's thread is about to end. `heard` is dropped when the supervisor has heard of it.
+    ThreadEnds { id: ConnectionId, heard: Option<channel::Sender<()>> },
     /// Somebody wants to know what is open.
     Snapshot { reply: channel::Sender<Snapshot> },
     /// The server is to end.
@@ -48,8 +47,8 @@ pub(crate) enum Notice {
     /// Has the supervisor panic.
     #[cfg(test)]
     Panic,
-    /// Nothing will be accepted any more.
-    AcceptEnds,
+    /// There will be no more connections.
+    NoMoreConnections,
 }
 
 /// What users ask for. Bounded: whoever broadcasts faster than the fan-out waits.

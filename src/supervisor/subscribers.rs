@@ -4,13 +4,22 @@
 //! those for which there is no room; how many, it is told by [`Event::Lost`] in their place, when there is room again.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
 use crate::supervisor::event::Event;
 
-#[derive(Debug, Default)]
-pub(crate) struct Subscribers(Vec<Subscriber>);
+/// All subscribers of a server or client.
+#[derive(Debug)]
+pub(crate) struct Subscribers {
+    /// Protects the list; `None` after the end. Nobody waits for a subscriber, so it is held for moments only.
+    list: Mutex<Option<Vec<Subscriber>>>,
+    /// Whether some of them have lost something, and are to be told. Looked at without the lock.
+    has_lost: AtomicBool,
+}
 
 #[derive(Debug)]
 struct Subscriber {
@@ -24,40 +33,69 @@ struct Subscriber {
     lost: u64,
 }
 
+impl Default for Subscribers {
+    fn default() -> Self {
+        Self { list: Mutex::new(Some(Vec::new())), has_lost: AtomicBool::new(false) }
+    }
+}
+
 impl Subscribers {
-    pub(crate) fn add(&mut self) -> channel::Receiver<Event> {
+    /// One more. After the end its channel has ended as well.
+    pub(crate) fn add(&self) -> channel::Receiver<Event> {
         let (sender, events) = channel::unbounded();
-        self.0.push(Subscriber { sender, costs: VecDeque::new(), cost: 0, lost: 0 });
+        if let Some(list) = &mut *self.list() {
+            list.push(Subscriber { sender, costs: VecDeque::new(), cost: 0, lost: 0 });
+        }
         events
     }
 
     /// Hands an event to all of them. It is only made if there are any.
-    pub(crate) fn tell(&mut self, event: impl FnOnce() -> Event) {
-        if self.0.is_empty() {
-            return;
-        }
+    pub(crate) fn publish(&self, event: impl FnOnce() -> Event) {
+        let mut list = self.list();
+        let Some(list) = list.as_mut().filter(|list| !list.is_empty()) else { return };
         let event = event();
         let cost = event.cost();
-        self.0.retain_mut(|subscriber| subscriber.tell(&event, cost));
+        list.retain_mut(|subscriber| subscriber.tell(&event, cost));
+        self.tell_lost_of(list);
     }
 
     /// Something happened of which there will be no event.
-    pub(crate) fn lose(&mut self) {
-        self.0.iter_mut().for_each(|subscriber| subscriber.lost += 1);
+    pub(crate) fn lose(&self) {
+        if let Some(list) = &mut *self.list() {
+            list.iter_mut().for_each(|subscriber| subscriber.lost += 1);
+            self.has_lost.store(true, SeqCst);
+        }
     }
 
-    /// Tells those that have lost something and have room again. Whether there are any left to be told.
-    pub(crate) fn tell_lost(&mut self) -> bool {
-        self.0.retain_mut(Subscriber::tell_lost);
-        self.0.iter().any(|subscriber| subscriber.lost > 0)
+    /// Tells those that have lost something, and have room again. When to try once more, if some had none.
+    pub(crate) fn tell_lost(&self) -> Option<Instant> {
+        const PAUSE: Duration = Duration::from_millis(100);
+        if !self.has_lost.load(SeqCst) {
+            return None;
+        }
+        if let Some(list) = &mut *self.list() {
+            self.tell_lost_of(list);
+        }
+        self.has_lost.load(SeqCst).then(|| Instant::now() + PAUSE)
     }
 
-    /// There will be no more events: tells what was lost, whatever room there is.
-    pub(crate) fn end(self) {
-        for subscriber in self.0.iter().filter(|subscriber| subscriber.lost > 0) {
+    fn tell_lost_of(&self, list: &mut Vec<Subscriber>) {
+        list.retain_mut(Subscriber::tell_lost);
+        self.has_lost.store(list.iter().any(|subscriber| subscriber.lost > 0), SeqCst);
+    }
+
+    /// There will be no more events: tells what was lost, whatever room there is, and ends the channels.
+    pub(crate) fn end(&self) {
+        let list = self.list().take();
+        for subscriber in list.iter().flatten().filter(|subscriber| subscriber.lost > 0) {
             // Fails only if nobody listens.
             let _ = subscriber.sender.send(Event::Lost { count: subscriber.lost });
         }
+        self.has_lost.store(false, SeqCst);
+    }
+
+    fn list(&self) -> MutexGuard<'_, Option<Vec<Subscriber>>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,28 +151,28 @@ mod tests {
 
     #[test]
     fn what_waits_is_bounded_and_what_is_lost_is_counted_and_told_when_there_is_room() {
-        let mut subscribers = Subscribers::default();
+        let subscribers = Subscribers::default();
         let (slow, quick) = (subscribers.add(), subscribers.add());
         let mut told = 0;
-        while !subscribers.tell_lost() {
-            subscribers.tell(|| failed(told));
+        while subscribers.tell_lost().is_none() {
+            subscribers.publish(|| failed(told));
             told += 1;
             assert!(quick.try_recv().is_ok(), "nobody else is concerned");
             assert!(told < 100_000, "there is no bound");
         }
         // Texts count, so these are fewer than of those without.
         assert!((8_000..16_000).contains(&told), "{told}");
-        (0..10).for_each(|number| subscribers.tell(|| connecting(number)));
+        (0..10).for_each(|number| subscribers.publish(|| connecting(number)));
         let waiting = told - 1;
         assert_eq!(slow.len(), waiting);
 
         // With a little room it is told nothing, with half of it what it lost, and then all that comes.
         (0..waiting / 4).for_each(|_| _ = slow.recv());
-        subscribers.tell(|| connecting(10));
-        assert!(subscribers.tell_lost());
+        subscribers.publish(|| connecting(10));
+        assert!(subscribers.tell_lost().is_some());
         (0..waiting / 4 + 10).for_each(|_| _ = slow.recv());
-        assert!(!subscribers.tell_lost());
-        subscribers.tell(|| connecting(11));
+        assert!(subscribers.tell_lost().is_none());
+        subscribers.publish(|| connecting(11));
         let rest: Vec<Event> = slow.try_iter().collect();
         let [.., Event::Lost { count }, Event::Connecting { attempt: 11 }] = &rest[..] else {
             panic!("{:?}", rest.last())
@@ -144,11 +182,11 @@ mod tests {
 
     #[test]
     fn the_end_tells_what_was_lost_and_whoever_goes_is_forgotten() {
-        let mut subscribers = Subscribers::default();
+        let subscribers = Subscribers::default();
         let (stays, goes) = (subscribers.add(), subscribers.add());
         drop(goes);
-        subscribers.tell(|| connecting(1));
-        assert_eq!(subscribers.0.len(), 1);
+        subscribers.publish(|| connecting(1));
+        assert_eq!(subscribers.list().as_ref().unwrap().len(), 1);
         subscribers.lose();
         subscribers.lose();
         subscribers.end();

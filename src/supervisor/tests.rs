@@ -41,7 +41,7 @@ fn expect_close(peer: &mut TcpStream) {
 /// Where processors are short, a thread may wait for one while it holds a connection's lock.
 #[test]
 fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(None).unwrap();
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
     let ((first, mut first_peer), (second, mut second_peer)) = (connection(&supervisor, 1), connection(&supervisor, 2));
     let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), Duration::from_secs(2));
     let (release, wait) = channel::bounded::<()>(0);
@@ -57,14 +57,14 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
         for shared in [&first, &second] {
             supervisor.notify(Notice::Opened(Arc::clone(shared)));
         }
-        supervisor.notify(Notice::AcceptEnds);
+        supervisor.notify(Notice::NoMoreConnections);
         supervisor.notify(Notice::Shutdown);
         let supervising = scope.spawn(|| thread.run());
         expect_close(&mut second_peer);
         drop(release);
         expect_close(&mut first_peer);
         for id in [1, 2] {
-            supervisor.notify(Notice::ThreadEnds { id });
+            supervisor.notify(Notice::ThreadEnds { id, heard: None });
         }
         supervising.join().unwrap();
     });
@@ -72,8 +72,8 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
 
 #[test]
 fn a_connection_whose_lock_is_held_up_to_the_end_is_reported_all_the_same() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(None).unwrap();
-    let events = supervisor.subscribe();
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let events = supervisor.subscribers.add();
     let (shared, _peer) = connection(&supervisor, 1);
     let close_timeout = Duration::from_millis(100);
     let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), close_timeout);
@@ -87,7 +87,7 @@ fn a_connection_whose_lock_is_held_up_to_the_end_is_reported_all_the_same() {
         });
         is_locked.recv_timeout(CEILING).unwrap();
         supervisor.notify(Notice::Opened(Arc::clone(&shared)));
-        supervisor.notify(Notice::AcceptEnds);
+        supervisor.notify(Notice::NoMoreConnections);
         supervisor.notify(Notice::Shutdown);
         thread.run();
     });

@@ -7,8 +7,6 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel as channel;
-
 use crate::error::Error;
 use crate::foreign;
 use crate::settings::Settings;
@@ -24,19 +22,15 @@ pub(crate) struct ServiceThreads {
 }
 
 impl ServiceThreads {
-    /// Starts them. What is left of the receivers tells the accept loop, or the client, that the end has come.
-    pub(crate) fn start(
-        handle: &Arc<SupervisorHandle>,
-        receivers: Receivers,
-        settings: &Settings,
-    ) -> io::Result<(Self, channel::Receiver<()>)> {
-        let Receivers { notices, commands, stop, stand_in } = receivers;
+    /// Starts them.
+    pub(crate) fn start(handle: &Arc<SupervisorHandle>, receivers: Receivers, settings: &Settings) -> io::Result<Self> {
+        let Receivers { notices, commands, stand_in } = receivers;
         let supervisor = Supervisor::new(notices, commands, Arc::clone(handle), settings.close_timeout);
         let mut threads = Self::default();
         match threads.start_all(handle, move || stand_in.run(), move || supervisor.run()) {
             Ok(()) => {
                 handle.starts(settings.max_buffered);
-                Ok((threads, stop))
+                Ok(threads)
             }
             Err(error) => {
                 threads.end(handle);

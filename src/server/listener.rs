@@ -1,0 +1,61 @@
+//! The listening socket, and how a blocked `accept` is ended.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::logging::Log;
+
+#[derive(Debug)]
+pub(super) struct Listener {
+    pub(super) socket: TcpListener,
+    pub(super) address: SocketAddr,
+    /// Whether it was made by us. Another process may hold the same socket otherwise, and go on with it after us.
+    is_ours: bool,
+}
+
+impl Listener {
+    /// Listens on an address.
+    pub(super) fn bind(address: impl ToSocketAddrs, log: &Log) -> io::Result<Self> {
+        /// Clients that may wait to be accepted. The 128 of std would make a mass reconnect wait for seconds.
+        const BACKLOG: i32 = 4096;
+        let socket = TcpListener::bind(address)?;
+        // To listen once more is to change the backlog. Where that is refused, the smaller one does as well.
+        if let Err(error) = SockRef::from(&socket).listen(BACKLOG) {
+            log.debug(format_args!("the backlog stays as it is: {error}"));
+        }
+        Self::new(socket, true)
+    }
+
+    /// Takes over a socket that somebody else has made.
+    pub(super) fn from_socket(socket: TcpListener) -> io::Result<Self> {
+        Self::new(socket, false)
+    }
+
+    fn new(socket: TcpListener, is_ours: bool) -> io::Result<Self> {
+        socket.set_nonblocking(false)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket, address, is_ours })
+    }
+
+    /// Has a blocked `accept` return.
+    pub(super) fn wake(&self, log: &Log) {
+        let shut_down = || SockRef::from(&self.socket).shutdown(Shutdown::Both);
+        // On Linux this is enough. Elsewhere, and for a socket that others may share, somebody has to connect.
+        if self.is_ours && shut_down().is_ok() {
+            return;
+        }
+        let mut address = self.address;
+        match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            _ => {}
+        }
+        if let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+            log.debug(format_args!("accept could not be woken by connecting: {error}"));
+            let _ = shut_down();
+        }
+    }
+}
