@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::connection::Connection;
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::shared::{NewConnection, Shared};
 use crate::error::Error;
 use crate::foreign;
@@ -429,15 +429,14 @@ where
         let read_half = ReadHalf::new(Arc::clone(&stream), decoder)?;
         let shared = Arc::new(Shared::new(NewConnection {
             role: Role::Client,
-            id: self.last_id,
-            remote: peer.into(),
+            identity: Identity { id: self.last_id, remote: peer.into() },
             target: request.target().into(),
             stream,
-            settings,
+            settings: Arc::clone(settings),
             takes_broadcasts: true,
             supervisor: Arc::clone(&self.state.supervisor),
         }));
-        shared.count_bytes_in(tail.len(), shared.opened);
+        shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
         let connection =
             Connection::new(Arc::clone(&shared), read_half, settings.heartbeat, request, subprotocol, false);
         shared.is_open();

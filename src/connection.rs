@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::connection::identity::ConnectionId;
 use crate::connection::receiving_end::{Over, ReceivingEnd};
-use crate::connection::report::ConnectionId;
 use crate::connection::sender::Sender;
 use crate::connection::shared::Shared;
 use crate::error::Error;
@@ -23,11 +23,14 @@ use crate::transport::read_half::{Filled, ReadHalf};
 use crate::transport::socket;
 
 mod closing;
+pub(crate) mod identity;
+mod pings;
 pub(crate) mod receiving_end;
 pub(crate) mod report;
 pub(crate) mod sender;
 pub(crate) mod shared;
 mod slot;
+mod stats;
 mod suspension;
 #[cfg(test)]
 mod tests;
@@ -55,9 +58,9 @@ impl Connection {
         subprotocol: Option<String>,
         text_heartbeat: bool,
     ) -> Self {
-        let opened = shared.opened;
+        let opened = shared.stats.opened;
         let stream = Arc::clone(read_half.stream());
-        shared.set_heartbeat(&heartbeat);
+        shared.stats.begin_heartbeat(heartbeat.misses_allowed());
         let heartbeat = Heartbeat::new(heartbeat, opened, shared.phase(&heartbeat, opened));
         shared.rest(Box::new(ReceivingEnd::new(read_half, heartbeat, text_heartbeat, shared.share(), opened)));
         Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
@@ -132,18 +135,18 @@ impl Connection {
 
     /// This connection's number.
     pub fn id(&self) -> ConnectionId {
-        self.shared.id
+        self.shared.id()
     }
 
     /// The peer's address: behind a proxy, the proxy's.
     pub fn peer(&self) -> SocketAddr {
-        self.shared.remote.peer
+        self.shared.identity.remote.peer
     }
 
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
     /// Where we are the client ourselves, that is the server's.
     pub fn client(&self) -> IpAddr {
-        self.shared.remote.client
+        self.shared.identity.remote.client
     }
 
     /// The path that the peer asked for, without the query.
@@ -163,12 +166,12 @@ impl Connection {
 
     /// Round-trip figures; `None` before the first Pong.
     pub fn round_trip(&self) -> Option<RoundTrip> {
-        self.shared.ledger().round_trip()
+        self.shared.pings.round_trip()
     }
 
     /// Pongs missed in a row.
     pub fn missed(&self) -> u32 {
-        self.shared.missed()
+        self.shared.stats.missed()
     }
 
     /// The heartbeat in force.

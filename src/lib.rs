@@ -500,7 +500,8 @@ mod supervisor;
 mod transport;
 
 pub use client::{Attempt, Backoff, Client, ClientHandle};
-pub use connection::report::{CloseReport, ConnectionId, ConnectionInfo, Traffic};
+pub use connection::identity::ConnectionId;
+pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
 pub use error::{ConfirmError, ConnectError, Error, TrySendError};
 pub use heartbeat::round_trip::RoundTrip;

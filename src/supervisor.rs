@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::connection::report::{CloseReport, ConnectionId};
+use crate::connection::identity::{ConnectionId, Identity};
+use crate::connection::report::CloseReport;
 use crate::connection::shared::Shared;
 use crate::foreign;
 use crate::http::forwarded::Remote;
@@ -185,25 +186,27 @@ impl Supervisor {
                     origin,
                 });
             }
-            Notice::Missed { id, remote, what, missed, max_missed } => {
-                self.supervisor.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
+            Notice::Missed { connection, what, missed, max_missed } => {
+                self.supervisor.log.warn(format_args!("{connection} missed {what} {missed} of {max_missed}"));
+                let Identity { id, remote } = connection;
                 self.supervisor.subscribers.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
             }
             Notice::Closing { shared, deadline } => {
-                self.closing.insert((deadline, shared.id), shared);
+                self.closing.insert((deadline, shared.id()), shared);
             }
             Notice::Closed(report) => self.closed(*report),
             Notice::ThreadEnds { id, heard } => {
                 self.registry.remove(&id);
                 drop(heard);
             }
-            Notice::HandlerStalled { id, remote, away } => {
-                self.supervisor.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
+            Notice::HandlerStalled { connection, away } => {
+                self.supervisor.log.warn(format_args!("{connection} handler has not called recv for {away:.1?}"));
+                let Identity { id, remote } = connection;
                 self.supervisor.subscribers.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
             }
-            Notice::Beat { id, remote, beat } => self.supervisor.log.trace(format_args!("#{id} {remote} {beat}")),
-            Notice::WriteFailed { id, remote, error } => {
-                self.supervisor.log.debug(format_args!("#{id} {remote}: write failed: {error}"));
+            Notice::Beat { connection, beat } => self.supervisor.log.trace(format_args!("{connection} {beat}")),
+            Notice::WriteFailed { connection, error } => {
+                self.supervisor.log.debug(format_args!("{connection}: write failed: {error}"));
             }
             Notice::Snapshot { reply } => {
                 let connections = self.open_connections().map(|open| open.shared.info()).collect();
@@ -219,17 +222,17 @@ impl Supervisor {
     }
 
     fn opened(&mut self, shared: Arc<Shared>) {
-        self.registry.insert(shared.id, Open { shared: Arc::clone(&shared), is_reported: false });
+        self.registry.insert(shared.id(), Open { shared: Arc::clone(&shared), is_reported: false });
         // Whoever reads a line, or takes out an event, finds the counters up to date.
         self.supervisor.count(|stats| {
             stats.opened += 1;
             stats.open += 1;
         });
-        self.supervisor.log.info(format_args!("#{} {} opened {}", shared.id, shared.remote, shared.target.path()));
-        let Remote { peer, client } = shared.remote;
+        self.supervisor.log.info(format_args!("{} opened {}", shared.identity, shared.target.path()));
+        let Identity { id, remote: Remote { peer, client } } = shared.identity;
         self.supervisor.subscribers.publish(|| {
             let (path, target) = (shared.target.path().to_owned(), shared.target.clone());
-            Event::Opened { id: shared.id, peer, client, path, target }
+            Event::Opened { id, peer, client, path, target }
         });
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.stop(&shared);
@@ -264,7 +267,7 @@ impl Supervisor {
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
         for Open { shared, .. } in self.open_connections().filter(|open| open.shared.takes_broadcasts) {
-            let is_for_it = |except: &Option<ConnectionId>| *except != Some(shared.id);
+            let is_for_it = |except: &Option<ConnectionId>| *except != Some(shared.id());
             match &broadcasts[..] {
                 [Command::Broadcast { frame, except }] if is_for_it(except) => shared.send_copy(frame),
                 [_] => {}

@@ -87,6 +87,6 @@ impl Connection {
     }
 
     fn close_deadline(&self) -> Instant {
-        self.shared.close_deadline().unwrap_or_else(|| Instant::now() + self.shared.close_timeout)
+        self.shared.close_deadline().unwrap_or_else(|| Instant::now() + self.shared.settings.close_timeout)
     }
 }

@@ -121,7 +121,7 @@ impl ReceivingEnd {
             match self.read_half.decoder.next() {
                 Ok(Some(Incoming::Message(message))) => {
                     let Some(sign) = self.sign_in(&message) else {
-                        shared.count_message_in();
+                        shared.stats.count_message_in();
                         return Ok(Some(message));
                     };
                     self.life(shared, sign, now);
@@ -150,7 +150,7 @@ impl ReceivingEnd {
     }
 
     fn life(&mut self, shared: &Shared, sign: Activity, now: Instant) {
-        let position = shared.bytes_in() - self.read_half.decoder.undecoded() as u64;
+        let position = shared.stats.bytes_in() - self.read_half.decoder.undecoded() as u64;
         let before = self.heartbeat.missed();
         self.heartbeat.life(sign, position, now);
         self.is_calm = false;
@@ -166,8 +166,8 @@ impl ReceivingEnd {
     ) -> Result<bool, Box<LastWord>> {
         let (has_come, is_all) = match read {
             Ok(Filled::Bytes { count, is_all }) => {
-                shared.count_bytes_in(count, now);
-                self.has_arrived(shared.bytes_in(), now);
+                shared.stats.count_bytes_in(count, now);
+                self.has_arrived(shared.stats.bytes_in(), now);
                 (true, is_all)
             }
             Ok(Filled::Nothing) => (false, true),
@@ -228,10 +228,13 @@ impl ReceivingEnd {
                 }
                 Action::Wait(deadline) => {
                     self.note_missed(shared, before);
-                    let full =
-                        shared.full_queue_timeout.zip(evidence.blocked_since).map(|(limit, since)| since + limit);
+                    let full = shared
+                        .settings
+                        .full_queue_timeout
+                        .zip(evidence.blocked_since)
+                        .map(|(limit, since)| since + limit);
                     self.deadline = [deadline, full].into_iter().flatten().min();
-                    self.is_calm = !self.heartbeat.awaits_life() && shared.full_queue_timeout.is_none();
+                    self.is_calm = !self.heartbeat.awaits_life() && shared.settings.full_queue_timeout.is_none();
                     return Ok(self.deadline);
                 }
             }
@@ -248,7 +251,7 @@ impl ReceivingEnd {
     pub(crate) fn ping(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
         // Counted before it is written: what comes back at once is its answer, and news.
         let before = Instant::now();
-        self.has_arrived(shared.bytes_in() + socket::waiting(self.read_half.stream()), before);
+        self.has_arrived(shared.stats.bytes_in() + socket::waiting(self.read_half.stream()), before);
         if !self.heartbeat.has_clock() {
             self.ping = JudgedPing { asked: before, left: None };
         }
@@ -279,12 +282,12 @@ impl ReceivingEnd {
         let now = Instant::now();
         self.heartbeat.set_policy(policy, now, shared.phase(&policy, now));
         self.is_calm = false;
-        shared.set_heartbeat(&policy);
+        shared.stats.begin_heartbeat(policy.misses_allowed());
     }
 
     /// All that is known of the peer; and the limit, if what waits for it has waited for longer than it may.
     fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
-        let read = shared.bytes_in();
+        let read = shared.stats.bytes_in();
         self.has_arrived(read + socket::waiting(self.read_half.stream()), now);
         let uptake = shared.write_half.uptake();
         self.note_ping_left(&uptake);
@@ -305,6 +308,7 @@ impl ReceivingEnd {
             suspended: suspension::so_far(),
         };
         let limit = shared
+            .settings
             .full_queue_timeout
             .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
         (evidence, limit)
@@ -321,7 +325,7 @@ impl ReceivingEnd {
 
     fn note_missed(&self, shared: &Shared, before: u32) {
         if self.heartbeat.missed() != before {
-            shared.set_missed(self.heartbeat.missed());
+            shared.stats.set_missed(self.heartbeat.missed());
         }
     }
 
@@ -376,7 +380,7 @@ impl ReceivingEnd {
         let soon = if is_at_once {
             // Others first.
             Some(now + Duration::from_millis(1))
-        } else if !reads && self.ahead_share.held() < shared.read_ahead {
+        } else if !reads && self.ahead_share.held() < shared.settings.read_ahead {
             // All together have used up what may be buffered. Nobody tells when they have less.
             Some(now + Self::RETRY)
         } else {
@@ -436,7 +440,7 @@ impl ReceivingEnd {
     /// Whether more may be read ahead. A message that has begun is read to its end.
     fn has_room(&self, shared: &Shared) -> bool {
         let share = &self.ahead_share;
-        share.held() < shared.read_ahead && share.has_room(1) || self.read_half.decoder.is_in_message()
+        share.held() < shared.settings.read_ahead && share.has_room(1) || self.read_half.decoder.is_in_message()
     }
 
     /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may be

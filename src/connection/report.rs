@@ -5,12 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::AddAssign;
 use std::time::Duration;
 
+use crate::connection::identity::ConnectionId;
 use crate::heartbeat::round_trip::RoundTrip;
 use crate::http::request::RequestTarget;
 use crate::protocol::close::{CloseCode, CloseReason, counted};
-
-/// A connection's number, unique within a server and counted from 1 over those that are let in.
-pub type ConnectionId = u64;
 
 /// A connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
 #[derive(Debug, Clone)]

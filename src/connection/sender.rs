@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::error::{ConfirmError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
@@ -137,12 +137,12 @@ impl Sender {
 
     /// The connection's number.
     pub fn id(&self) -> ConnectionId {
-        self.shared.id
+        self.shared.id()
     }
 
     /// The peer's address.
     pub fn peer(&self) -> SocketAddr {
-        self.shared.remote.peer
+        self.shared.identity.remote.peer
     }
 
     /// Bytes that wait for the peer to take them.

@@ -7,21 +7,19 @@
 use std::fmt;
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
+use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
-use crate::connection::report::{CloseReport, ConnectionId, Traffic};
+use crate::connection::report::{CloseReport, Traffic};
 use crate::error::{Error, TrySendError};
 use crate::foreign;
 use crate::heartbeat;
 use crate::heartbeat::HeartbeatPolicy;
-use crate::heartbeat::round_trip::PingLedger;
-use crate::http::forwarded::Remote;
 use crate::http::request::RequestTarget;
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
@@ -34,76 +32,55 @@ use crate::transport::budget::Share;
 use crate::transport::socket;
 use crate::transport::write_half::{Figures, SendFailure, Sent, Wait, WriteHalf};
 
+use crate::connection::identity::Identity;
+use crate::connection::pings::{Answered, Pings};
 use crate::connection::slot::Slot;
+use crate::connection::stats::ConnectionStats;
 
 pub(crate) struct Shared {
-    pub(crate) id: ConnectionId,
-    pub(crate) remote: Remote,
+    pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
-    pub(crate) opened: Instant,
-    pub(crate) write_half: WriteHalf<TcpStream>,
-    pub(crate) close_timeout: Duration,
-    stack_size: usize,
-    pub(super) supervisor: Arc<SupervisorHandle>,
+    pub(crate) settings: Arc<Settings>,
     /// Whether broadcasts are for this connection too.
     pub(crate) takes_broadcasts: bool,
-    pub(crate) full_queue_timeout: Option<Duration>,
-    /// What may be read ahead.
-    pub(crate) read_ahead: usize,
-    /// Protects the receiving end while nobody drives it, and says where the connection's thread is. Held by the stand-in
-    /// for one look, and by others for moments only.
-    pub(super) slot: Mutex<Slot>,
-    /// Whether the slot has a heartbeat that another thread asked for: looked at without the lock.
-    pub(super) has_asked: AtomicBool,
-    /// Protects the Pings that are under way; taken for moments only.
-    ledger: Mutex<PingLedger>,
-    messages_in: AtomicU64,
-    bytes_in: AtomicU64,
-    dropped: AtomicU64,
-    missed: AtomicU32,
-    max_missed: AtomicU32,
-    /// Milliseconds from `opened` to the newest byte from the peer.
-    heard_at: AtomicU64,
+    pub(crate) write_half: WriteHalf<TcpStream>,
+    pub(super) slot: Slot,
+    pub(super) pings: Pings,
+    pub(crate) stats: ConnectionStats,
+    pub(super) supervisor: Arc<SupervisorHandle>,
 }
 
 /// What a [`Shared`] is made from.
-pub(crate) struct NewConnection<'a> {
+pub(crate) struct NewConnection {
     pub(crate) role: Role,
-    pub(crate) id: ConnectionId,
-    pub(crate) remote: Remote,
+    pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
     pub(crate) stream: Arc<TcpStream>,
-    pub(crate) settings: &'a Settings,
+    pub(crate) settings: Arc<Settings>,
     pub(crate) takes_broadcasts: bool,
     pub(crate) supervisor: Arc<SupervisorHandle>,
 }
 
 impl Shared {
-    pub(crate) fn new(opening: NewConnection<'_>) -> Self {
-        let NewConnection { role, id, remote, target, stream, settings, takes_broadcasts, supervisor } = opening;
+    pub(crate) fn new(new: NewConnection) -> Self {
+        let NewConnection { role, identity, target, stream, settings, takes_broadcasts, supervisor } = new;
         let opened = Instant::now();
+        let budget = &supervisor.buffered;
         Self {
-            id,
-            remote,
+            identity,
             target,
-            opened,
-            write_half: WriteHalf::new(role, stream, settings.queue_size, &supervisor.buffered, settings.close_timeout),
-            close_timeout: settings.close_timeout,
-            stack_size: settings.stack_size,
-            supervisor,
             takes_broadcasts,
-            full_queue_timeout: settings.full_queue_timeout,
-            read_ahead: settings.read_ahead,
-            slot: Mutex::new(Slot::new(opened)),
-            has_asked: AtomicBool::new(false),
-            ledger: Mutex::default(),
-            messages_in: AtomicU64::new(0),
-            bytes_in: AtomicU64::new(0),
-            dropped: AtomicU64::new(0),
-            missed: AtomicU32::new(0),
-            max_missed: AtomicU32::new(0),
-            heard_at: AtomicU64::new(0),
+            write_half: WriteHalf::new(role, stream, settings.queue_size, budget, settings.close_timeout),
+            slot: Slot::new(opened),
+            pings: Pings::default(),
+            stats: ConnectionStats::new(opened),
+            settings,
+            supervisor,
         }
+    }
+
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.identity.id
     }
 
     // Sending.
@@ -153,8 +130,8 @@ impl Shared {
 
     fn settle_copy(self: &Arc<Self>, sent: Result<Sent, SendFailure>) {
         if let Err(SendFailure::Full) = sent {
-            if self.dropped.fetch_add(1, Relaxed) == 0 {
-                self.supervisor.log.warn(format_args!("#{} {}: queue full, dropping broadcasts", self.id, self.remote));
+            if self.stats.count_dropped_broadcast() {
+                self.supervisor.log.warn(format_args!("{}: queue full, dropping broadcasts", self.identity));
             }
         } else {
             // If it cannot be written, the connection's thread will find out why.
@@ -173,7 +150,7 @@ impl Shared {
         let sent = self.write_half.send_control(Frame::ping(payload.clone()));
         let sent = self.settle(sent)?;
         if sent == Sent::Written {
-            self.ledger().written(&payload);
+            self.pings.written(&payload);
         }
         self.trace_ping(&payload, sent);
         self.supervisor.count(|stats| stats.pings += 1);
@@ -183,7 +160,7 @@ impl Shared {
     /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has read
     /// all of it. `false` if there was no room for it as long as `wait` says.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
-        let payload = self.ledger().ping_in_line(Instant::now(), waiter);
+        let payload = self.pings.enter_in_line(waiter);
         let sent = self.write_half.send_in_line(Frame::ping_in_line(payload.clone()), wait);
         if let Err(SendFailure::Full) = sent {
             return Ok(false);
@@ -197,7 +174,7 @@ impl Shared {
     /// Not inlined, to keep the stack low for the send that follows.
     #[inline(never)]
     fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> tungstenite::Bytes {
-        self.ledger().ping(Instant::now(), next, waiter).into()
+        self.pings.enter(next, waiter).into()
     }
 
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
@@ -233,7 +210,8 @@ impl Shared {
 
     fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
         let shared = Arc::clone(self);
-        let builder = thread::Builder::new().name(format!("heartwire-drain-{}", self.id)).stack_size(self.stack_size);
+        let builder =
+            thread::Builder::new().name(format!("heartwire-drain-{}", self.id())).stack_size(self.settings.stack_size);
         builder.spawn(move || match foreign::call(|| shared.write_half.drain()) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => shared.broken(&error),
@@ -325,7 +303,7 @@ impl Shared {
         let has_ended =
             self.write_half.try_end(reason, Instant::now(), socket::shut_down, |figures| self.notify_end(figures));
         if has_ended {
-            self.ledger().close();
+            self.pings.close();
         }
         has_ended
     }
@@ -341,7 +319,7 @@ impl Shared {
     /// The connection is over: lets go of the socket and reports, once.
     fn end(&self, otherwise: CloseReason, shut_down: fn(&TcpStream)) {
         self.write_half.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
-        self.ledger().close();
+        self.pings.close();
     }
 
     /// The channel is unbounded, so this cannot block; and the report is in it before anything else is said of the end.
@@ -353,42 +331,21 @@ impl Shared {
     /// is sent any more, but the last word on the cause has whoever reads, and is woken by the end of the socket.
     fn broken(&self, error: &io::Error) {
         self.write_half.write_failed(CloseReason::io(error), socket::shut_down);
-        self.supervisor.notify(Notice::WriteFailed { id: self.id, remote: self.remote, error: error.to_string() });
+        self.supervisor.notify(Notice::WriteFailed { connection: self.identity, error: error.to_string() });
     }
 
     // Bookkeeping.
 
-    pub(crate) fn ledger(&self) -> MutexGuard<'_, PingLedger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn count_bytes_in(&self, count: usize, now: Instant) {
-        self.bytes_in.fetch_add(count as u64, Relaxed);
-        self.heard_at.store(self.milliseconds(now), Relaxed);
-    }
-
-    pub(crate) fn bytes_in(&self) -> u64 {
-        self.bytes_in.load(Relaxed)
-    }
-
-    /// Time from the opening to `now`, as it is kept in one atomic number.
-    fn milliseconds(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.opened).as_millis() as u64
-    }
-
     /// A Pong arrived: its round trip counts for this connection and for all of them.
     pub(crate) fn pong_received(&self, payload: &[u8], now: Instant) {
-        let mut ledger = self.ledger();
-        let samples = |ledger: &PingLedger| ledger.round_trip().map_or(0, |round_trip| round_trip.samples);
-        let before = samples(&ledger);
-        let answered = ledger.pong(payload, now);
-        let is_sample = samples(&ledger) > before;
-        drop(ledger);
+        let answered = self.pings.answer(payload, now);
         self.trace(|| match answered {
-            Some(elapsed) => format!("Pong {} received, round trip {elapsed:.1?}", String::from_utf8_lossy(payload)),
+            Some(Answered { elapsed, .. }) => {
+                format!("Pong {} received, round trip {elapsed:.1?}", String::from_utf8_lossy(payload))
+            }
             None => "Pong received that answers no Ping of ours".to_owned(),
         });
-        if let Some(elapsed) = answered {
+        if let Some(Answered { elapsed, is_sample }) = answered {
             self.supervisor.count(|stats| {
                 stats.pongs += 1;
                 if is_sample {
@@ -416,28 +373,15 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn tell_beat(&self, beat: impl FnOnce() -> String) {
-        self.supervisor.notify(Notice::Beat { id: self.id, remote: self.remote, beat: beat() });
-    }
-
-    pub(crate) fn count_message_in(&self) {
-        self.messages_in.fetch_add(1, Relaxed);
-    }
-
-    /// Misses in a row.
-    pub(crate) fn missed(&self) -> u32 {
-        self.missed.load(Relaxed)
-    }
-
-    pub(crate) fn set_missed(&self, missed: u32) {
-        self.missed.store(missed, Relaxed);
+        self.supervisor.notify(Notice::Beat { connection: self.identity, beat: beat() });
     }
 
     /// One more miss: noted, and told to the supervisor, unless the end was told before.
     pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
-        self.set_missed(missed);
+        self.stats.set_missed(missed);
         let max_missed = policy.misses_allowed();
         let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
-        self.notify_unless_over(Notice::Missed { id: self.id, remote: self.remote, what, missed, max_missed });
+        self.notify_unless_over(Notice::Missed { connection: self.identity, what, missed, max_missed });
     }
 
     /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is counted
@@ -455,15 +399,9 @@ impl Shared {
         });
     }
 
-    /// The heartbeat has this policy from now on.
-    pub(crate) fn set_heartbeat(&self, policy: &HeartbeatPolicy) {
-        self.max_missed.store(policy.misses_allowed(), Relaxed);
-        self.set_missed(0);
-    }
-
     /// When in its interval a heartbeat that begins now first beats.
     pub(crate) fn phase(&self, policy: &HeartbeatPolicy, now: Instant) -> f64 {
-        heartbeat::phase(self.id, policy, now.saturating_duration_since(self.supervisor.epoch))
+        heartbeat::phase(self.id(), policy, now.saturating_duration_since(self.supervisor.epoch))
     }
 
     /// A share of what may be buffered for all connections together.
@@ -473,11 +411,11 @@ impl Shared {
 
     fn traffic(&self, figures: &Figures) -> Traffic {
         Traffic {
-            messages_in: self.messages_in.load(Relaxed),
+            messages_in: self.stats.messages_in(),
             messages_out: figures.messages,
-            bytes_in: self.bytes_in(),
+            bytes_in: self.stats.bytes_in(),
             bytes_out: figures.bytes,
-            dropped: self.dropped.load(Relaxed),
+            dropped: self.stats.broadcasts_dropped(),
             unsent: figures.unsent as u64,
         }
     }
@@ -488,42 +426,41 @@ impl Shared {
     }
 
     fn report(&self, figures: Figures) -> CloseReport {
-        let (pings, pongs, round_trip) = self.ledger().figures();
+        let (pings, pongs, round_trip) = self.pings.figures();
         CloseReport {
-            id: self.id,
-            peer: self.remote.peer,
-            client: self.remote.client,
+            id: self.id(),
+            peer: self.identity.remote.peer,
+            client: self.identity.remote.client,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             traffic: self.traffic(&figures),
             reason: figures.reason,
             sent: figures.sent,
             received: figures.received,
-            missed: self.missed(),
+            missed: self.stats.missed(),
             round_trip,
             pings,
             pongs,
-            age: self.opened.elapsed(),
+            age: self.stats.opened.elapsed(),
         }
     }
 
     /// The connection as it is now.
     pub(crate) fn info(&self) -> ConnectionInfo {
         let now = Instant::now();
-        let age = now.saturating_duration_since(self.opened);
-        let heard_at = Duration::from_millis(self.heard_at.load(Relaxed));
+        let age = now.saturating_duration_since(self.stats.opened);
         let figures = self.write_half.figures();
-        let (pings, pongs, round_trip) = self.ledger().figures();
+        let (pings, pongs, round_trip) = self.pings.figures();
         ConnectionInfo {
-            id: self.id,
-            peer: self.remote.peer,
-            client: self.remote.client,
+            id: self.id(),
+            peer: self.identity.remote.peer,
+            client: self.identity.remote.client,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             age,
-            silent: age.saturating_sub(heard_at),
-            missed: self.missed(),
-            max_missed: self.max_missed.load(Relaxed),
+            silent: age.saturating_sub(self.stats.heard_after()),
+            missed: self.stats.missed(),
+            max_missed: self.stats.max_missed(),
             round_trip,
             pings,
             pongs,
@@ -536,6 +473,6 @@ impl Shared {
 
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("id", &self.id).field("remote", &self.remote).finish_non_exhaustive()
+        f.debug_struct("Shared").field("identity", &self.identity).finish_non_exhaustive()
     }
 }

@@ -4,8 +4,8 @@
 //! waits for its peer. So whoever finds it here may use it, under the lock, for a moment: the stand-in while the thread is
 //! away, and a thread that changes the heartbeat.
 
-use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::connection::receiving_end::{Over, ReceivingEnd};
@@ -15,7 +15,17 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::supervisor::notice::Notice;
 use crate::supervisor::stand_in::{GRACE, Look, Socket};
 
+/// The receiving end while nobody drives it.
 pub(super) struct Slot {
+    /// Protects the receiving end, and says where the connection's thread is. Held by the stand-in for one look, and by
+    /// others for moments only.
+    state: Mutex<State>,
+    /// Whether another thread has asked for a heartbeat: looked at without the lock.
+    has_request: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
     /// `None` while the thread drives it, and after the end.
     receiving: Option<Box<ReceivingEnd>>,
     /// Since when the thread has been in its handler; `None` while it is in `recv`.
@@ -28,30 +38,25 @@ pub(super) struct Slot {
     /// Whether the thread waits in `recv` by a deadline that is no longer true, so that the stand-in keeps the new one.
     is_stale: bool,
     /// A heartbeat that another thread has asked for while the reception was not here.
-    asked: Option<HeartbeatPolicy>,
+    requested: Option<HeartbeatPolicy>,
 }
 
 impl Slot {
+    /// Of a connection whose thread has not begun to receive.
     pub(super) fn new(now: Instant) -> Self {
-        Self {
-            receiving: None,
-            away_since: Some(now),
-            is_reported: false,
-            is_listed: false,
-            is_stale: false,
-            asked: None,
-        }
+        let state = State { away_since: Some(now), ..State::default() };
+        Self { state: Mutex::new(state), has_request: AtomicBool::new(false) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Shared {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// The connection's thread is in `recv`, or wakes up there: it takes the reception. `None` after the end.
     pub(crate) fn attend(&self) -> Option<Box<ReceivingEnd>> {
-        let mut slot = self.slot();
+        let mut slot = self.slot.lock();
         slot.away_since = None;
         slot.is_reported = false;
         slot.is_stale = false;
@@ -67,14 +72,14 @@ impl Shared {
 
     /// Has the stand-in look at the connection, whether or not it is on its list.
     pub(crate) fn list(self: &Arc<Self>) {
-        self.slot().is_listed = true;
+        self.slot.lock().is_listed = true;
         self.supervisor.stand_in.list(Arc::clone(self));
     }
 
     /// The connection's thread goes back to its handler.
     pub(crate) fn leave(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
-        let mut slot = self.slot();
-        if let Some(policy) = slot.asked.take() {
+        let mut slot = self.slot.lock();
+        if let Some(policy) = slot.requested.take() {
             // If it cannot be written, the next read will tell why.
             let _ = receiving.change_heartbeat(self, policy);
         }
@@ -91,8 +96,8 @@ impl Shared {
     /// it again when something has come. Given back if another thread has asked for a heartbeat that it does not know of
     /// yet.
     pub(crate) fn rest(&self, receiving: Box<ReceivingEnd>) -> Option<Box<ReceivingEnd>> {
-        let mut slot = self.slot();
-        if slot.asked.is_some() {
+        let mut slot = self.slot.lock();
+        if slot.requested.is_some() {
             return Some(receiving);
         }
         slot.receiving = Some(receiving);
@@ -101,20 +106,20 @@ impl Shared {
 
     /// How long the connection's thread has been in its handler.
     pub(crate) fn away_for(&self, now: Instant) -> Option<Duration> {
-        self.slot().away_since.map(|since| now.saturating_duration_since(since))
+        self.slot.lock().away_since.map(|since| now.saturating_duration_since(since))
     }
 
     // Changing the heartbeat.
 
     /// Looks at the reception, if it is here.
     pub(crate) fn with_receiving_end<T>(&self, look: impl FnOnce(&mut ReceivingEnd) -> T) -> Option<T> {
-        self.slot().receiving.as_deref_mut().map(look)
+        self.slot.lock().receiving.as_deref_mut().map(look)
     }
 
     /// Changes the heartbeat from whatever thread. A Ping leaves at once: it tells the peer, if the heartbeat announces,
     /// and its clock runs, so that a peer which is dead already is found.
     pub(crate) fn ask_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
-        let mut slot = self.slot();
+        let mut slot = self.slot.lock();
         let slot_ref = &mut *slot;
         let pinged = match &mut slot_ref.receiving {
             Some(receiving) => {
@@ -125,8 +130,8 @@ impl Shared {
             }
             // Its thread is at work on it, and looks here soon.
             None => {
-                slot_ref.asked = Some(policy);
-                self.has_asked.store(true, Relaxed);
+                slot_ref.requested = Some(policy);
+                self.slot.has_request.store(true, Relaxed);
                 drop(slot);
                 return if self.write_half.is_closing() { Err(self.closed()) } else { Ok(()) };
             }
@@ -138,22 +143,22 @@ impl Shared {
 
     /// The heartbeat that another thread has asked for since the last time.
     pub(crate) fn take_asked_heartbeat(&self) -> Option<HeartbeatPolicy> {
-        if !self.has_asked.load(Relaxed) {
+        if !self.slot.has_request.load(Relaxed) {
             return None;
         }
-        self.has_asked.store(false, Relaxed);
-        self.slot().asked.take()
+        self.slot.has_request.store(false, Relaxed);
+        self.slot.lock().requested.take()
     }
 
     // Standing in.
 
     /// The stand-in looks at a connection that is on its list.
     pub(crate) fn stand_in(self: &Arc<Self>, now: Instant) -> Look {
-        self.slot().look(self, now).unwrap_or(Look::Back)
+        self.slot.lock().look(self, now).unwrap_or(Look::Back)
     }
 }
 
-impl Slot {
+impl State {
     fn look(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Look, Over> {
         self.is_listed = false;
         let Some(receiving) = self.receiving.as_deref_mut() else { return Ok(Look::Back) };
@@ -178,7 +183,7 @@ impl Slot {
             let away = now.saturating_duration_since(since);
             if away >= pace {
                 self.is_reported = true;
-                shared.notify_unless_over(Notice::HandlerStalled { id: shared.id, remote: shared.remote, away });
+                shared.notify_unless_over(Notice::HandlerStalled { connection: shared.identity, away });
             } else {
                 at = Some(at.map_or(since + pace, |at| at.min(since + pace)));
             }

@@ -4,10 +4,10 @@ use std::net::TcpListener;
 use std::thread;
 
 use super::*;
+use crate::connection::identity::Identity;
 use crate::connection::shared::NewConnection;
 use crate::protocol::decoder::Decoder;
 use crate::protocol::frame::Role;
-use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
@@ -21,10 +21,11 @@ fn connection() -> (Arc<Shared>, Box<Connection>, Receivers) {
 /// The same, and this has come from the peer.
 fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     let (shared, stream, receivers) = shared_and_stream();
-    shared.count_bytes_in(head.len(), shared.opened);
+    shared.stats.count_bytes_in(head.len(), shared.stats.opened);
     let decoder = Decoder::new(Role::Server, head, 256, 256);
     let read_half = ReadHalf::new(stream, decoder).unwrap();
-    let (request, _) = Request::parse(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.remote.peer).unwrap().unwrap();
+    let (request, _) =
+        Request::parse(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.identity.remote.peer).unwrap().unwrap();
     let connection = Connection::new(Arc::clone(&shared), read_half, HeartbeatPolicy::off(), request, None, false);
     (shared, Box::new(connection), receivers)
 }
@@ -84,14 +85,12 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<TcpStream>, Receivers) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
     let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
-    let settings = Settings::default();
     let shared = Shared::new(NewConnection {
         role: Role::Server,
-        id: 1,
-        remote: stream.peer_addr().unwrap().into(),
+        identity: Identity { id: 1, remote: stream.peer_addr().unwrap().into() },
         target: "/".into(),
         stream: Arc::clone(&stream),
-        settings: &settings,
+        settings: Arc::default(),
         takes_broadcasts: true,
         supervisor,
     });

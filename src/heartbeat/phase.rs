@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::HeartbeatPolicy;
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::ConnectionId;
 
 /// When in its interval a connection first beats: in the second half, evenly spread over connections that were opened
 /// one after the other, for multiples of the golden ratio are.

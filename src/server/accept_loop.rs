@@ -147,6 +147,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::connection::identity::Identity;
     use crate::supervisor::event::Event;
     use crate::supervisor::notice::Notice;
 
@@ -156,7 +157,7 @@ mod tests {
         let events = supervisor.subscribers.add();
         let miss = || {
             let remote = SocketAddr::from(([192, 0, 2, 1], 1)).into();
-            Notice::Missed { id: 1, remote, what: "Pong", missed: 1, max_missed: 3 }
+            Notice::Missed { connection: Identity { id: 1, remote }, what: "Pong", missed: 1, max_missed: 3 }
         };
         let mut told = 0;
         while !supervisor.is_behind() {

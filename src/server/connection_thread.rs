@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::connection::Connection;
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::shared::{NewConnection, Shared};
 use crate::error::Error;
 use crate::foreign;
@@ -267,13 +267,13 @@ where
         tail: &[u8],
     ) -> io::Result<Box<Connection>> {
         let settings = &self.server.settings;
-        shared.count_bytes_in(tail.len(), shared.opened);
+        shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let read_half = ReadHalf::new(Arc::clone(stream), decoder)?;
         let text_heartbeat = self.server.text_heartbeat || is_agreed(accept);
         if is_agreed(accept) {
             // Before anybody knows of the connection, so that nothing gets ahead of it.
-            shared.greet(format!("heartwire {}", heartbeat.to_json(shared.id)));
+            shared.greet(format!("heartwire {}", heartbeat.to_json(shared.id())));
         }
         let connection = Connection::new(
             Arc::clone(shared),
@@ -297,11 +297,10 @@ where
         let settings = &self.server.settings;
         Arc::new(Shared::new(NewConnection {
             role: Role::Server,
-            id,
-            remote: request.remote(),
+            identity: Identity { id, remote: request.remote() },
             target: request.target().into(),
             stream: Arc::clone(stream),
-            settings,
+            settings: Arc::clone(settings),
             takes_broadcasts,
             supervisor: Arc::clone(&self.server.supervisor),
         }))

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crossbeam_channel as channel;
 
-use crate::connection::report::{ConnectionId, ConnectionInfo};
+use crate::connection::identity::ConnectionId;
+use crate::connection::report::ConnectionInfo;
 use crate::message::Message;
 use crate::protocol::frame::Frame;
 use crate::supervisor::event::Event;

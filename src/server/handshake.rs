@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tungstenite::handshake::derive_accept_key;
 
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::ConnectionId;
 use crate::foreign;
 use crate::http::forwarded::{Remote, Trusted};
 use crate::http::request::Request;

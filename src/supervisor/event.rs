@@ -3,7 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::connection::report::{CloseReport, ConnectionId};
+use crate::connection::identity::ConnectionId;
+use crate::connection::report::CloseReport;
 use crate::http::request::RequestTarget;
 
 /// Something that happened to a connection. See [`ServerHandle::events`](crate::ServerHandle::events).

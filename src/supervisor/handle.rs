@@ -9,7 +9,7 @@ use std::{fmt, io};
 
 use crossbeam_channel as channel;
 
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::ConnectionId;
 use crate::logging::Log;
 use crate::protocol::frame::Frame;
 use crate::supervisor::notice::{Command, Notice};

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::connection::report::{CloseReport, ConnectionId};
+use crate::connection::identity::{ConnectionId, Identity};
+use crate::connection::report::CloseReport;
 use crate::connection::shared::Shared;
 use crate::http::forwarded::Remote;
 use crate::protocol::frame::Frame;
@@ -25,13 +26,13 @@ pub(crate) enum Notice {
     /// The opening handshake came to nothing.
     HandshakeFailed { remote: Remote, failure: Box<HandshakeFailure> },
     /// A Pong, or whatever the peer was to give, was missed.
-    Missed { id: ConnectionId, remote: Remote, what: &'static str, missed: u32, max_missed: u32 },
+    Missed { connection: Identity, what: &'static str, missed: u32, max_missed: u32 },
     /// A Ping was sent, or a Pong came. Only while lines of that level are logged.
-    Beat { id: ConnectionId, remote: Remote, beat: String },
+    Beat { connection: Identity, beat: String },
     /// A handler has been away from `recv` for longer than the heartbeat's interval.
-    HandlerStalled { id: ConnectionId, remote: Remote, away: Duration },
+    HandlerStalled { connection: Identity, away: Duration },
     /// A write has failed. What the connection ended of is told by its report.
-    WriteFailed { id: ConnectionId, remote: Remote, error: String },
+    WriteFailed { connection: Identity, error: String },
     /// A closing handshake has begun that must not last beyond the deadline.
     Closing { shared: Arc<Shared>, deadline: Instant },
     /// The connection has ended.

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
 
-use crate::connection::report::ConnectionId;
+use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 
 mod wait;
@@ -183,7 +183,7 @@ impl StandIn {
     fn look(&mut self, shared: Arc<Shared>, now: Instant) {
         /// Before this nobody is looked at again: others are due as well.
         const ROUND: Duration = Duration::from_millis(1);
-        let id = shared.id;
+        let id = shared.id();
         if let Some(look) = self.watched.remove(&id).and_then(|before| before.look) {
             self.looks.remove(&(look, id));
         }

@@ -7,7 +7,6 @@ use std::thread;
 use super::*;
 use crate::connection::shared::NewConnection;
 use crate::protocol::frame::Role;
-use crate::settings::Settings;
 use crate::supervisor::handle::Receivers;
 
 /// Longer than anything here takes on a busy machine.
@@ -21,11 +20,10 @@ fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shar
     let (stream, address) = listener.accept().unwrap();
     let shared = Shared::new(NewConnection {
         role: Role::Server,
-        id,
-        remote: address.into(),
+        identity: Identity { id, remote: address.into() },
         target: "/".into(),
         stream: Arc::new(stream),
-        settings: &Settings::default(),
+        settings: Arc::default(),
         takes_broadcasts: true,
         supervisor: Arc::clone(supervisor),
     });

@@ -18,7 +18,7 @@ mod unix {
     use socket2::SockRef;
 
     use super::super::{GRACE, Socket};
-    use crate::connection::report::ConnectionId;
+    use crate::connection::identity::ConnectionId;
     use crate::transport::socket;
 
     #[derive(Debug)]
@@ -121,7 +121,7 @@ mod elsewhere {
     use crossbeam_channel as channel;
 
     use super::super::{GRACE, Socket};
-    use crate::connection::report::ConnectionId;
+    use crate::connection::identity::ConnectionId;
 
     #[derive(Debug)]
     pub(crate) struct Waker(channel::Sender<()>);

@@ -1,0 +1,89 @@
+//! What is counted of a connection: by its own thread or its stand-in, and read by anybody at any time.
+//!
+//! Each number stands for itself, so they are atomics without an order. What the write half counts is its own.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+#[derive(Debug)]
+pub(crate) struct ConnectionStats {
+    pub(crate) opened: Instant,
+    messages_in: AtomicU64,
+    bytes_in: AtomicU64,
+    broadcasts_dropped: AtomicU64,
+    missed: AtomicU32,
+    max_missed: AtomicU32,
+    /// Milliseconds from `opened` to the newest byte from the peer.
+    heard_after: AtomicU64,
+}
+
+impl ConnectionStats {
+    pub(super) fn new(opened: Instant) -> Self {
+        Self {
+            opened,
+            messages_in: AtomicU64::new(0),
+            bytes_in: AtomicU64::new(0),
+            broadcasts_dropped: AtomicU64::new(0),
+            missed: AtomicU32::new(0),
+            max_missed: AtomicU32::new(0),
+            heard_after: AtomicU64::new(0),
+        }
+    }
+
+    // What came in.
+
+    pub(crate) fn count_bytes_in(&self, count: usize, now: Instant) {
+        self.bytes_in.fetch_add(count as u64, Relaxed);
+        self.heard_after.store(now.saturating_duration_since(self.opened).as_millis() as u64, Relaxed);
+    }
+
+    pub(crate) fn bytes_in(&self) -> u64 {
+        self.bytes_in.load(Relaxed)
+    }
+
+    /// How long after the opening the newest byte came.
+    pub(super) fn heard_after(&self) -> Duration {
+        Duration::from_millis(self.heard_after.load(Relaxed))
+    }
+
+    pub(super) fn count_message_in(&self) {
+        self.messages_in.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn messages_in(&self) -> u64 {
+        self.messages_in.load(Relaxed)
+    }
+
+    // What did not go out.
+
+    /// Whether it is the first.
+    pub(super) fn count_dropped_broadcast(&self) -> bool {
+        self.broadcasts_dropped.fetch_add(1, Relaxed) == 0
+    }
+
+    pub(super) fn broadcasts_dropped(&self) -> u64 {
+        self.broadcasts_dropped.load(Relaxed)
+    }
+
+    // The heartbeat.
+
+    /// Misses in a row.
+    pub(super) fn missed(&self) -> u32 {
+        self.missed.load(Relaxed)
+    }
+
+    pub(super) fn set_missed(&self, missed: u32) {
+        self.missed.store(missed, Relaxed);
+    }
+
+    /// How many misses in a row make the peer dead.
+    pub(super) fn max_missed(&self) -> u32 {
+        self.max_missed.load(Relaxed)
+    }
+
+    /// A heartbeat begins, which allows so many misses.
+    pub(super) fn begin_heartbeat(&self, max_missed: u32) {
+        self.max_missed.store(max_missed, Relaxed);
+        self.set_missed(0);
+    }
+}
