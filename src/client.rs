@@ -439,7 +439,7 @@ where
         shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
         let connection =
             Connection::new(Arc::clone(&shared), read_half, settings.heartbeat, request, subprotocol, false);
-        shared.is_open();
+        shared.announce_open();
         if let Some(next) = settings.heartbeat.announcement() {
             // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.
             let _ = shared.ping(Some(next), None);

@@ -62,7 +62,7 @@ impl Connection {
         let stream = Arc::clone(read_half.stream());
         shared.stats.begin_heartbeat(heartbeat.misses_allowed());
         let heartbeat = Heartbeat::new(heartbeat, opened, shared.phase(&heartbeat, opened));
-        shared.rest(Box::new(ReceivingEnd::new(read_half, heartbeat, text_heartbeat, shared.share(), opened)));
+        shared.offer(Box::new(ReceivingEnd::new(read_half, heartbeat, text_heartbeat, shared.share(), opened)));
         Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
     }
 
@@ -124,9 +124,11 @@ impl Connection {
             return Err(Error::InvalidCloseCode(code));
         }
         let reason = CloseReason::Local { code, reason: reason.to_owned() };
-        let Some(receiving) = self.shared.attend().filter(|_| !self.is_over) else { return Err(self.shared.closed()) };
+        let Some(receiving) = self.shared.take_receiving_end().filter(|_| !self.is_over) else {
+            return Err(self.shared.closed());
+        };
         if !self.shared.begin_close(reason) {
-            self.shared.leave(receiving, Instant::now());
+            self.shared.leave_recv(receiving, Instant::now());
             return Err(self.shared.closed());
         }
         self.await_close(receiving);
@@ -191,27 +193,27 @@ impl Connection {
             }
         });
         // Whoever stands in for us goes by it from now on.
-        self.shared.list();
+        self.shared.list_for_stand_in();
     }
 
     // Receiving.
 
     fn receive(&mut self, until: Option<Instant>) -> Result<Option<Message>, Error> {
-        let Some(mut receiving) = self.shared.attend().filter(|_| !self.is_over) else {
+        let Some(mut receiving) = self.shared.take_receiving_end().filter(|_| !self.is_over) else {
             return Err(self.shared.closed());
         };
         let mut now = Instant::now();
         let mut has_looked = false;
         loop {
-            if let Some(policy) = self.shared.take_asked_heartbeat() {
+            if let Some(policy) = self.shared.take_requested_heartbeat() {
                 // If it cannot be written, the next read will tell why.
                 let _ = receiving.change_heartbeat(&self.shared, policy);
             }
             match receiving.next(&self.shared, now) {
                 Ok(Some(message)) => {
                     // What came before the end is still the handler's.
-                    let _ = receiving.beat(&self.shared, now);
-                    self.shared.leave(receiving, now);
+                    let _ = receiving.beat_if_due(&self.shared, now);
+                    self.shared.leave_recv(receiving, now);
                     return Ok(Some(message));
                 }
                 Ok(None) => {}
@@ -222,7 +224,7 @@ impl Connection {
                 Err(Over) => return Err(self.finish(receiving)),
             };
             if has_looked && until.is_some_and(|until| until <= now) {
-                self.shared.leave(receiving, now);
+                self.shared.leave_recv(receiving, now);
                 return Ok(None);
             }
             if std::mem::take(&mut self.has_fed) {
@@ -235,7 +237,7 @@ impl Connection {
                 Some(waited) => waited,
                 None => return Err(self.shared.closed()),
             };
-            if let Err(last) = receiving.note(&self.shared, read, now) {
+            if let Err(last) = receiving.on_read(&self.shared, read, now) {
                 return Err(self.ended_by_peer(receiving, *last));
             }
             has_looked = true;
@@ -250,10 +252,10 @@ impl Connection {
         has_looked: bool,
     ) -> Result<Option<Instant>, Over> {
         if self.shared.write_half.is_open() {
-            return receiving.beat(&self.shared, now);
+            return receiving.beat_if_due(&self.shared, now);
         }
         match self.shared.write_half.close_state(|close_state| close_state.phase()) {
-            Phase::Open => receiving.beat(&self.shared, now),
+            Phase::Open => receiving.beat_if_due(&self.shared, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
             Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
                 Err(Over)
@@ -280,13 +282,13 @@ impl Connection {
             receiving.read_half.read_now()
         } else {
             receiving.read_half.rest();
-            if let Some(back) = self.shared.rest(receiving) {
+            if let Some(back) = self.shared.offer(receiving) {
                 // There is something else to do first.
                 receiving = back;
                 receiving.read_half.read_now()
             } else {
                 let is_readable = socket::wait_readable(&self.stream, wait);
-                receiving = self.shared.attend()?;
+                receiving = self.shared.take_receiving_end()?;
                 match is_readable {
                     Ok(true) => receiving.read_half.read_now(),
                     Ok(false) => Ok(Filled::Nothing),

@@ -158,7 +158,7 @@ impl Heartbeat {
 
     /// Whether some life is awaited: then a driver that sees bytes arrive should have them judged at once, so that
     /// misses are forgotten when they are answered and not a deadline later.
-    pub fn awaits_life(&self) -> bool {
+    pub fn awaits_activity(&self) -> bool {
         self.missed() > 0 || self.window.is_none() && self.silence.is_some() || self.is_examining()
     }
 
@@ -176,26 +176,26 @@ impl Heartbeat {
     /// A Ping or a Pong arrived, the `position`th byte from the peer its last. With [`Liveness::PongOnly`] nothing else
     /// is life, and only what arrived after the Ping is news. Where the peer leads, its Ping also says how long it may be
     /// silent from now on.
-    pub fn life(&mut self, sign: Activity, position: u64, now: Instant) {
-        if self.window.is_none() && (self.policy.liveness == Liveness::AnyByte || sign != Activity::Pong) {
+    pub fn on_activity(&mut self, activity: Activity, position: u64, now: Instant) {
+        if self.window.is_none() && (self.policy.liveness == Liveness::AnyByte || activity != Activity::Pong) {
             return;
         }
         let Some(silence) = self.silence else { return };
         // It may have been read long after it arrived.
         let at = if position <= self.seen.0 { self.seen.1 } else { now };
-        if let (Some(_), Activity::Ping { next }) = (self.window, sign) {
+        if let (Some(_), Activity::Ping { next }) = (self.window, activity) {
             // What was announced before is no longer true, whether it was longer or shorter.
             self.window = self.policy.window(next);
             self.clock = self.window.map(|window| Clock::new(at + window));
         }
         if position > silence.mark {
-            self.lives(position, at);
+            self.forget_misses(position, at);
         }
         self.plan(now);
     }
 
     /// What is to be done `now`, by all that is known of the peer. To be called when [`deadline`](Self::deadline) has
-    /// come, and when bytes arrive while [some life is awaited](Self::awaits_life); at any other time it is harmless.
+    /// come, and when bytes arrive while [some life is awaited](Self::awaits_activity); at any other time it is harmless.
     ///
     /// After [`Action::Dead`] and [`Action::Stalled`] the heartbeat has done its work and should be dropped.
     pub fn judge(&mut self, now: Instant, evidence: &Evidence) -> Action {
@@ -203,7 +203,7 @@ impl Heartbeat {
             return Action::Dead(self.missed());
         }
         self.seen = (evidence.arrived, evidence.heard);
-        self.see_bytes(evidence.arrived, evidence.heard);
+        self.on_bytes(evidence.arrived, evidence.heard);
         if let Some(clock) = &mut self.clock {
             clock.see_ping_leave(now, evidence);
         }
@@ -241,7 +241,7 @@ impl Heartbeat {
     fn begin_clock(&mut self, now: Instant, arrived: u64, is_queued: bool) {
         self.ping_owed = false;
         let Some(timeout) = self.policy.timeout.filter(|_| self.next_ping.is_some()) else { return };
-        self.see_bytes(arrived, now);
+        self.on_bytes(arrived, now);
         self.silence.get_or_insert(Silence::new(now, arrived));
         if self.clock.is_none() {
             let clock = Clock::new(now + timeout);
@@ -251,15 +251,15 @@ impl Heartbeat {
     }
 
     /// So many bytes had arrived at `at`: more than when the silence began is life, where any byte is.
-    fn see_bytes(&mut self, arrived: u64, at: Instant) {
+    fn on_bytes(&mut self, arrived: u64, at: Instant) {
         let is_news = self.silence.is_some_and(|silence| arrived > silence.mark);
         if is_news && self.policy.liveness == Liveness::AnyByte {
-            self.lives(arrived, at);
+            self.forget_misses(arrived, at);
         }
     }
 
     /// Some life, at `at`: the silence is over, and where the peer leads the next begins.
-    fn lives(&mut self, arrived: u64, at: Instant) {
+    fn forget_misses(&mut self, arrived: u64, at: Instant) {
         let before = self.clock.take();
         self.silence = None;
         if let Some(window) = self.window {

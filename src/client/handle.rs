@@ -116,7 +116,7 @@ impl ClientHandle {
     pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
         let connection = self.state.current().open_connection();
         match connection {
-            Some(connection) => connection.ask_heartbeat(policy),
+            Some(connection) => connection.request_heartbeat(policy),
             None => Err(Error::Closed(CloseReason::Disconnected)),
         }
     }

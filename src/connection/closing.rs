@@ -35,7 +35,7 @@ impl Connection {
                 break None;
             }
             let read = receiving.read_half.fill_before(deadline, &mut now);
-            if let Err(last) = receiving.note(&self.shared, read, now) {
+            if let Err(last) = receiving.on_read(&self.shared, read, now) {
                 break Some(last);
             }
         };
@@ -52,7 +52,7 @@ impl Connection {
     pub(super) fn finish(&mut self, mut receiving: Box<ReceivingEnd>) -> Error {
         const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
-        receiving.forget_ahead();
+        receiving.discard_read_ahead();
         if self.shared.write_half.wait_until_drained(deadline) {
             self.shared.end_in_order();
             receiving.read_half.discard_to_end(deadline.min(Instant::now() + LINGER));
@@ -66,7 +66,7 @@ impl Connection {
 
     /// The handler is done, for this reason: whatever is left of the connection comes to its end.
     pub(crate) fn conclude(&mut self, reason: CloseReason) {
-        let Some(receiving) = self.shared.attend().filter(|_| !self.is_over) else {
+        let Some(receiving) = self.shared.take_receiving_end().filter(|_| !self.is_over) else {
             // It is over; or a panic in the midst of `recv` took the receiving end with it.
             self.shared.abort(reason);
             return;

@@ -120,21 +120,21 @@ impl ReceivingEnd {
             *frames = left;
             match self.read_half.decoder.next() {
                 Ok(Some(Incoming::Message(message))) => {
-                    let Some(sign) = self.sign_in(&message) else {
+                    let Some(activity) = self.text_activity(&message) else {
                         shared.stats.count_message_in();
                         return Ok(Some(message));
                     };
-                    self.life(shared, sign, now);
+                    self.on_activity(shared, activity, now);
                     // If an answer cannot be written, here or below, the next read will tell why.
                     let _ = shared.text_pong();
                 }
                 Ok(Some(Incoming::Ping(payload))) => {
-                    self.life(shared, Activity::Ping { next: announcement(&payload) }, now);
+                    self.on_activity(shared, Activity::Ping { next: announcement(&payload) }, now);
                     let _ = shared.pong(payload);
                 }
                 Ok(Some(Incoming::Pong(payload))) => {
                     shared.pong_received(&payload, now);
-                    self.life(shared, Activity::Pong, now);
+                    self.on_activity(shared, Activity::Pong, now);
                 }
                 Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(LastWord::Close(code, reason))),
                 Ok(None) => return Ok(None),
@@ -145,20 +145,20 @@ impl ReceivingEnd {
     }
 
     /// The heartbeat that a message is, where texts can be.
-    fn sign_in(&self, message: &Message) -> Option<Activity> {
+    fn text_activity(&self, message: &Message) -> Option<Activity> {
         if self.text_heartbeat { message.as_text().and_then(text_ping) } else { None }
     }
 
-    fn life(&mut self, shared: &Shared, sign: Activity, now: Instant) {
+    fn on_activity(&mut self, shared: &Shared, activity: Activity, now: Instant) {
         let position = shared.stats.bytes_in() - self.read_half.decoder.undecoded() as u64;
         let before = self.heartbeat.missed();
-        self.heartbeat.life(sign, position, now);
+        self.heartbeat.on_activity(activity, position, now);
         self.is_calm = false;
-        self.note_missed(shared, before);
+        self.publish_missed(shared, before);
     }
 
     /// Takes note of what a read gave. The peer's last word, if that was it.
-    pub(crate) fn note(
+    pub(crate) fn on_read(
         &mut self,
         shared: &Shared,
         read: std::io::Result<Filled>,
@@ -194,7 +194,7 @@ impl ReceivingEnd {
 
     /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is. Once somebody has begun to
     /// close, no heart beats any more.
-    pub(crate) fn beat(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
+    pub(crate) fn beat_if_due(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
         if !shared.write_half.is_open() {
             return Ok(None);
         }
@@ -212,7 +212,7 @@ impl ReceivingEnd {
         loop {
             let (evidence, blocked_too_long) = self.evidence(shared, now);
             if let Some(limit) = blocked_too_long {
-                return Err(self.is_dead(shared, CloseReason::WriteStalled { limit }));
+                return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
             }
             let policy = self.heartbeat.policy();
             match self.heartbeat.judge(now, &evidence) {
@@ -221,27 +221,27 @@ impl ReceivingEnd {
                 Action::Missed(missed) => shared.miss(missed, &policy),
                 Action::Dead(missed) => {
                     shared.miss(missed, &policy);
-                    return Err(self.is_dead(shared, CloseReason::HeartbeatLost { missed }));
+                    return Err(self.found_dead(shared, CloseReason::HeartbeatLost { missed }));
                 }
                 Action::Stalled(limit) => {
-                    return Err(self.is_dead(shared, CloseReason::WriteStalled { limit }));
+                    return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
                 }
                 Action::Wait(deadline) => {
-                    self.note_missed(shared, before);
+                    self.publish_missed(shared, before);
                     let full = shared
                         .settings
                         .full_queue_timeout
                         .zip(evidence.blocked_since)
                         .map(|(limit, since)| since + limit);
                     self.deadline = [deadline, full].into_iter().flatten().min();
-                    self.is_calm = !self.heartbeat.awaits_life() && shared.settings.full_queue_timeout.is_none();
+                    self.is_calm = !self.heartbeat.awaits_activity() && shared.settings.full_queue_timeout.is_none();
                     return Ok(self.deadline);
                 }
             }
         }
     }
 
-    fn is_dead(&mut self, shared: &Shared, reason: CloseReason) -> Over {
+    fn found_dead(&mut self, shared: &Shared, reason: CloseReason) -> Over {
         (self.is_dead, self.is_calm) = (true, false);
         shared.abort(reason);
         Over
@@ -323,7 +323,7 @@ impl ReceivingEnd {
         self.heartbeat.policy()
     }
 
-    fn note_missed(&self, shared: &Shared, before: u32) {
+    fn publish_missed(&self, shared: &Shared, before: u32) {
         if self.heartbeat.missed() != before {
             shared.stats.set_missed(self.heartbeat.missed());
         }
@@ -373,7 +373,7 @@ impl ReceivingEnd {
             return Err(Over);
         }
         let deadline = match phase {
-            Phase::Open => self.beat(shared, now)?,
+            Phase::Open => self.beat_if_due(shared, now)?,
             // The supervisor watches that the closing handshake comes to an end.
             _ => None,
         };
@@ -425,7 +425,7 @@ impl ReceivingEnd {
                 }
             }
             let read = self.read_half.read_now();
-            match self.note(shared, read, now) {
+            match self.on_read(shared, read, now) {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(last) => {
@@ -457,7 +457,7 @@ impl ReceivingEnd {
     }
 
     /// The connection is over for its handler: what was read ahead is nobody's any more.
-    pub(crate) fn forget_ahead(&mut self) {
+    pub(crate) fn discard_read_ahead(&mut self) {
         self.ahead = VecDeque::new();
         self.ahead_share.clear();
     }

@@ -117,7 +117,7 @@ impl Sender {
     /// # Errors
     /// [`Error::Closed`] when the connection is closed or closing.
     pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
-        self.shared.ask_heartbeat(policy)
+        self.shared.request_heartbeat(policy)
     }
 
     /// Closes the connection from here: a Close frame goes out behind what is queued, and the peer has the close

@@ -55,7 +55,7 @@ impl Slot {
 
 impl Shared {
     /// The connection's thread is in `recv`, or wakes up there: it takes the reception. `None` after the end.
-    pub(crate) fn attend(&self) -> Option<Box<ReceivingEnd>> {
+    pub(crate) fn take_receiving_end(&self) -> Option<Box<ReceivingEnd>> {
         let mut slot = self.slot.lock();
         slot.away_since = None;
         slot.is_reported = false;
@@ -65,19 +65,19 @@ impl Shared {
 
     /// The connection is complete, and its thread about to begin in the handler: the supervisor and the stand-in learn of
     /// it.
-    pub(crate) fn is_open(self: &Arc<Self>) {
+    pub(crate) fn announce_open(self: &Arc<Self>) {
         self.supervisor.notify(Notice::Opened(Arc::clone(self)));
-        self.list();
+        self.list_for_stand_in();
     }
 
     /// Has the stand-in look at the connection, whether or not it is on its list.
-    pub(crate) fn list(self: &Arc<Self>) {
+    pub(crate) fn list_for_stand_in(self: &Arc<Self>) {
         self.slot.lock().is_listed = true;
         self.supervisor.stand_in.list(Arc::clone(self));
     }
 
     /// The connection's thread goes back to its handler.
-    pub(crate) fn leave(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
+    pub(crate) fn leave_recv(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
         let mut slot = self.slot.lock();
         if let Some(policy) = slot.requested.take() {
             // If it cannot be written, the next read will tell why.
@@ -95,7 +95,7 @@ impl Shared {
     /// Puts the reception where others find it: the connection's thread has not begun yet, or waits for its peer and takes
     /// it again when something has come. Given back if another thread has asked for a heartbeat that it does not know of
     /// yet.
-    pub(crate) fn rest(&self, receiving: Box<ReceivingEnd>) -> Option<Box<ReceivingEnd>> {
+    pub(crate) fn offer(&self, receiving: Box<ReceivingEnd>) -> Option<Box<ReceivingEnd>> {
         let mut slot = self.slot.lock();
         if slot.requested.is_some() {
             return Some(receiving);
@@ -118,7 +118,7 @@ impl Shared {
 
     /// Changes the heartbeat from whatever thread. A Ping leaves at once: it tells the peer, if the heartbeat announces,
     /// and its clock runs, so that a peer which is dead already is found.
-    pub(crate) fn ask_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
+    pub(crate) fn request_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
         let mut slot = self.slot.lock();
         let slot_ref = &mut *slot;
         let pinged = match &mut slot_ref.receiving {
@@ -142,7 +142,7 @@ impl Shared {
     }
 
     /// The heartbeat that another thread has asked for since the last time.
-    pub(crate) fn take_asked_heartbeat(&self) -> Option<HeartbeatPolicy> {
+    pub(crate) fn take_requested_heartbeat(&self) -> Option<HeartbeatPolicy> {
         if !self.slot.has_request.load(Relaxed) {
             return None;
         }
@@ -167,14 +167,14 @@ impl State {
                 return Ok(Look::Back);
             }
             // The thread reads what comes, and is woken by it; only its deadline has to be kept.
-            let at = receiving.beat(shared, now)?;
+            let at = receiving.beat_if_due(shared, now)?;
             self.is_stale = at.is_some();
             return Ok(if self.is_stale { Look::Again { at, socket: None } } else { Look::Back });
         };
         let from = since + GRACE;
         if now < from {
             // It may be back in a moment, and reads by itself; but no deadline waits for it.
-            let at = receiving.beat(shared, now)?;
+            let at = receiving.beat_if_due(shared, now)?;
             self.is_listed = true;
             return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
         }

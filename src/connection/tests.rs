@@ -48,7 +48,7 @@ fn a_connection_that_is_dropped_is_reported_even_if_nobody_concluded_it() {
 fn a_connection_whose_receiving_end_was_lost_is_reported_with_the_cause() {
     let (shared, mut connection, receivers) = connection();
     // As a panic in the midst of `recv` leaves it.
-    drop(shared.attend());
+    drop(shared.take_receiving_end());
     connection.conclude(CloseReason::HandlerPanicked("in recv".to_owned()));
     drop(connection);
     assert_eq!(reasons(&receivers), [CloseReason::HandlerPanicked("in recv".to_owned())]);
@@ -58,7 +58,7 @@ fn a_connection_whose_receiving_end_was_lost_is_reported_with_the_cause() {
 fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
     let (shared, _stream, receivers) = shared_and_stream();
     let events = shared.supervisor.subscribers.add();
-    shared.is_open();
+    shared.announce_open();
     shared.abort(CloseReason::Protocol("as a test wants it"));
     // As a panic in the middle of the report leaves it.
     let opened = receivers.notices.try_iter().find(|notice| matches!(notice, Notice::Opened(_))).unwrap();
@@ -121,11 +121,11 @@ fn a_miss_never_follows_the_end_whoever_is_first() {
 fn a_heartbeat_that_is_asked_for_in_the_last_moment_before_a_thread_leaves_or_waits_is_not_left_lying() {
     let policy = HeartbeatPolicy::default();
     let (shared, _connection, _receivers) = connection();
-    let receiving = shared.attend().unwrap();
-    assert_eq!(shared.take_asked_heartbeat(), None);
-    shared.ask_heartbeat(policy).unwrap();
-    let receiving = shared.rest(receiving).expect("there is something to do before it waits");
-    shared.leave(receiving, Instant::now());
+    let receiving = shared.take_receiving_end().unwrap();
+    assert_eq!(shared.take_requested_heartbeat(), None);
+    shared.request_heartbeat(policy).unwrap();
+    let receiving = shared.offer(receiving).expect("there is something to do before it waits");
+    shared.leave_recv(receiving, Instant::now());
     assert_eq!(shared.with_receiving_end(|receiving| receiving.policy()), Some(policy));
 }
 

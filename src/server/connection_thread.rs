@@ -231,7 +231,7 @@ where
                 let shared = self.shared(id, stream, &request, accept.takes_broadcasts);
                 match self.open(&shared, stream, request, &accept, heartbeat, &tail) {
                     Ok(connection) => {
-                        shared.is_open();
+                        shared.announce_open();
                         self.id = Some(id);
                         // After the notice that it is open, so that the supervisor always knows it as one or the other.
                         self.server.supervisor.notify(Notice::HandshakeEnds { number: self.pending.number });

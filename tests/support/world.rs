@@ -466,7 +466,7 @@ impl World {
     }
 
     fn judge_if_awaited(&mut self) {
-        if self.heart.awaits_life() && self.dead.is_none() {
+        if self.heart.awaits_activity() && self.dead.is_none() {
             self.settle();
         }
     }
@@ -490,7 +490,7 @@ impl World {
         while let Some((end, what)) = self.unread.front().copied().filter(|(end, _)| *end <= position) {
             self.unread.pop_front();
             if let Frame(sign) = what {
-                self.heart.life(sign, end, self.origin + self.now);
+                self.heart.on_activity(sign, end, self.origin + self.now);
             }
         }
     }
