@@ -484,6 +484,7 @@
 
 mod client;
 mod connection;
+mod durations;
 mod error;
 mod escape;
 mod foreign;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::connection::shared::Shared;
+use crate::durations::LONGEST;
 use crate::error::{Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
-use crate::settings::LONGEST;
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::Stats;

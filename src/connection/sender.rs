@@ -8,11 +8,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
+use crate::durations::LONGEST;
 use crate::error::{ConfirmError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
-use crate::settings::LONGEST;
 use crate::transport::write_half::Wait;
 
 /// The sending end of a connection, for any number of threads. Cloning is cheap.

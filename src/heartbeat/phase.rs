@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use super::HeartbeatPolicy;
-use crate::connection::identity::ConnectionId;
 
 /// When in its interval a connection first beats: in the second half, evenly spread over connections that were opened
 /// one after the other, for multiples of the golden ratio are.
-fn spread(id: ConnectionId) -> f64 {
+fn spread(number: u64) -> f64 {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
-    1.0 - (id as f64 * GOLDEN).fract() * (0.5 - 1.0 / f64::from(SLOTS))
+    1.0 - (number as f64 * GOLDEN).fract() * (0.5 - 1.0 / f64::from(SLOTS))
 }
 
 /// Instants in each interval at which Pings leave, on all connections the same. Where many beat, one
@@ -18,8 +17,8 @@ const SLOTS: u32 = 100;
 
 /// The phase of a heartbeat that begins so long after an instant that all connections have in common: where [`spread`] has
 /// it, or a little earlier, at the beginning of a slot.
-pub(crate) fn phase(id: ConnectionId, policy: &HeartbeatPolicy, since_epoch: Duration) -> f64 {
-    let phase = spread(id);
+pub(crate) fn phase(number: u64, policy: &HeartbeatPolicy, since_epoch: Duration) -> f64 {
+    let phase = spread(number);
     let Some(interval) = policy.ping_interval() else { return phase };
     let first = since_epoch.as_secs_f64() + interval.as_secs_f64() * phase;
     let into_slot = first % (interval.as_secs_f64() / f64::from(SLOTS));
@@ -44,9 +43,9 @@ mod tests {
         let interval = Duration::from_secs(20);
         let policy = HeartbeatPolicy::keepalive(interval);
         let mut instants: Vec<u128> = Vec::new();
-        for id in 1..=1000 {
-            let opened = Duration::from_micros(137 * id);
-            let phase = phase(id, &policy, opened);
+        for number in 1..=1000 {
+            let opened = Duration::from_micros(137 * number);
+            let phase = phase(number, &policy, opened);
             assert!((0.5..=1.0).contains(&phase), "{phase}");
             let first = opened + interval.mul_f64(phase);
             // To a millisecond, for phases are rounded.

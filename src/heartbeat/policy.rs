@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::settings::{LONGEST, within_reason};
+use crate::durations::LONGEST;
+use crate::durations::within_reason;
 
 /// What shows that a peer is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Activity;
-use crate::settings::LONGEST;
+use crate::durations::LONGEST;
 
 /// The sign of life in a text message that is a heartbeat: `ping`, or `ping next=<milliseconds>`.
 pub(crate) fn text_ping(text: &str) -> Option<Activity> {
