@@ -6,29 +6,19 @@
 //! own, so that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
 
 use std::error::Error as StdError;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crossbeam_channel as channel;
 
 use crate::connection::Connection;
-use crate::connection::identity::{ConnectionId, Identity};
-use crate::connection::shared::{NewConnection, Shared};
 use crate::durations::within_reason;
-use crate::error::Error;
-use crate::foreign;
-use crate::protocol::close::{CloseCode, CloseReason};
-use crate::protocol::decoder::Decoder;
-use crate::protocol::frame::Role;
+use crate::error::{ConnectError, Error};
 use crate::settings::{Settings, setters_of_both_ends};
-use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
-use crate::transport::read_half::ReadHalf;
 
 mod answer;
 mod attempt;
@@ -36,15 +26,14 @@ mod backoff;
 mod dial;
 mod handle;
 mod race;
+mod run;
 mod target;
 
-use crate::error::ConnectError;
 pub use attempt::Attempt;
 pub use backoff::Backoff;
-use backoff::{Failures, Hint};
-use dial::Dialed;
 pub use handle::ClientHandle;
 use handle::ClientState;
+use run::Run;
 use target::Target;
 
 /// A WebSocket client: settings first, then [`run`](Self::run).
@@ -71,14 +60,6 @@ pub struct Client {
     receivers: crate::supervisor::handle::Receivers,
     /// Told when the client is to look whether it is to stop, or to end its pause.
     woken: channel::Receiver<()>,
-}
-
-/// How a connection, or the attempt at one, ended, for the loop that decides what comes next.
-enum Outcome {
-    /// For good, with this result.
-    Done(Result<(), Error>),
-    /// It may go better next time.
-    Lost(Hint),
 }
 
 impl Client {
@@ -248,210 +229,10 @@ impl Client {
     }
 }
 
-/// A client at work.
-struct Run<'a, H> {
-    target: Arc<Target>,
-    settings: Arc<Settings>,
-    backoff: Option<Backoff>,
-    state: Arc<ClientState>,
-    woken: channel::Receiver<()>,
-    last_id: ConnectionId,
-    handler: &'a mut H,
-}
-
-impl<H> Run<'_, H>
-where
-    H: FnMut(&mut Connection) -> Result<(), Error>,
-{
-    fn until_done(&mut self) -> Result<(), Error> {
-        let mut failures = Failures::new(self.backoff.unwrap_or_default());
-        let mut refused_with = None;
-        while !self.is_stopping() {
-            let attempt = failures.next_attempt();
-            self.state.supervisor.subscribers.publish(|| Event::Connecting { attempt });
-            let outcome = match self.dial(attempt, refused_with.take()) {
-                None => break,
-                Some(Ok(dialed)) => {
-                    let opened = Instant::now();
-                    let outcome = self.handle(dialed)?;
-                    failures.was_open_for(opened.elapsed());
-                    outcome
-                }
-                Some(Err(error)) => {
-                    if let ConnectError::Refused { status, .. } = error {
-                        refused_with = Some(status);
-                    }
-                    self.not_connected(error)
-                }
-            };
-            match outcome {
-                Outcome::Done(result) => return result,
-                Outcome::Lost(hint) => self.pause(hint, failures.next_delay(hint, rand::random())),
-            }
-        }
-        Ok(())
-    }
-
-    /// Whether no more attempts are to be made.
-    fn is_stopping(&self) -> bool {
-        self.state.is_stopping() || self.state.supervisor.is_ending()
-    }
-
-    /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
-    fn dial(&self, attempt: u32, refused_with: Option<u16>) -> Option<Result<Dialed, ConnectError>> {
-        let (done, dialed) = channel::bounded(1);
-        let (target, state) = (Arc::clone(&self.target), Arc::clone(&self.state));
-        let handshake_timeout = self.settings.handshake_timeout;
-        let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
-            let prepared = target.prepared(attempt, refused_with);
-            // That may have taken long, and a client that was stopped meanwhile should not turn up at its server.
-            if state.is_stopping() {
-                foreign::dispose(prepared);
-            } else {
-                // It comes back if nobody waits for it any more.
-                foreign::dispose(done.send(prepared.and_then(|target| target.dial(handshake_timeout))));
-            }
-            // And this may be the last who has the application's functions.
-            foreign::dispose(target);
-        });
-        if let Err(error) = dialer {
-            return Some(Err(ConnectError::Unreachable(error)));
-        }
-        loop {
-            channel::select! {
-                recv(dialed) -> result => return match result {
-                    Ok(dialed) => Some(dialed),
-                    Err(_) if self.is_stopping() => None,
-                    Err(_) => {
-                        let error = io::Error::other("the thread that connects has panicked");
-                        Some(Err(ConnectError::Unreachable(error)))
-                    }
-                },
-                recv(self.woken) -> _ => if self.is_stopping() { return None },
-            }
-        }
-    }
-
-    fn not_connected(&self, error: ConnectError) -> Outcome {
-        let told = foreign::in_words(&error);
-        self.state.supervisor.log.warn(format_args!("not connected: {told}"));
-        let hint = match error {
-            ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
-            _ => Hint::Nothing,
-        };
-        let error = Error::Connect(error);
-        let is_fatal = (self.target.gives_up)(&error);
-        self.state.supervisor.subscribers.publish(|| Event::ConnectFailed { error: told, is_fatal });
-        if is_fatal || self.backoff.is_none() {
-            return Outcome::Done(Err(error));
-        }
-        // It may be what `prepare` gave, and the application's own.
-        foreign::dispose(error);
-        Outcome::Lost(hint)
-    }
-
-    /// Waits before the next attempt, unless told otherwise.
-    fn pause(&self, hint: Hint, delay: Duration) {
-        // What was asked for while there was a connection is no reason to hurry now.
-        self.woken.try_iter().for_each(drop);
-        if self.is_stopping() {
-            return;
-        }
-        let log = &self.state.supervisor.log;
-        match hint {
-            Hint::NotBefore(asked) if self.backoff.is_some_and(|backoff| backoff.is_too_long(asked)) => {
-                log.info(format_args!(
-                    "connecting again in {delay:.1?}, although the server asked for {asked:?} (Retry-After)"
-                ));
-            }
-            _ => log.info(format_args!("connecting again in {delay:.1?}")),
-        }
-        self.state.supervisor.subscribers.publish(|| Event::Retrying { delay });
-        let deadline = Instant::now().checked_add(delay);
-        let wait = deadline.map_or_else(channel::never, channel::at);
-        channel::select! {
-            recv(self.woken) -> _ => {}
-            recv(wait) -> _ => {}
-        }
-    }
-
-    /// Hands a connection to the handler, and sees how it ended.
-    fn handle(&mut self, dialed: Dialed) -> Result<Outcome, Error> {
-        let mut connection = self.open(dialed)?;
-        let outcome = catch_unwind(AssertUnwindSafe(|| (self.handler)(&mut connection)));
-        self.state.current().connection = None;
-        let (reason, done) = match outcome {
-            Ok(Ok(())) => (CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }, Some(Ok(()))),
-            Ok(Err(Error::Closed(reason))) if connection.is_closing() => (reason, None),
-            Ok(Err(error)) => (CloseReason::HandlerFailed(foreign::in_words(&error)), Some(Err(error))),
-            Err(panic) => {
-                connection.conclude(CloseReason::HandlerPanicked(foreign::panic_message(&*panic)));
-                self.closed();
-                resume_unwind(panic)
-            }
-        };
-        connection.conclude(reason);
-        self.closed();
-        Ok(match done {
-            Some(result) => Outcome::Done(result),
-            // A write that failed does not know what the peer had said before; by now that was read.
-            None => self.after(connection.reason()),
-        })
-    }
-
-    /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
-    /// comes after.
-    fn closed(&self) {
-        self.state.supervisor.thread_ends(self.last_id);
-    }
-
-    /// What follows from the end of a connection that we did not want to end.
-    fn after(&self, reason: CloseReason) -> Outcome {
-        let hint = match &reason {
-            CloseReason::Peer { code: Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER), .. } => Hint::Restart,
-            _ => Hint::Nothing,
-        };
-        if matches!(reason, CloseReason::Local { .. }) || self.is_stopping() {
-            return Outcome::Done(Ok(()));
-        }
-        let error = Error::Closed(reason);
-        if (self.target.gives_up)(&error) || self.backoff.is_none() {
-            return Outcome::Done(Err(error));
-        }
-        Outcome::Lost(hint)
-    }
-
-    fn open(&mut self, dialed: Dialed) -> Result<Connection, Error> {
-        let Dialed { stream, peer, request, subprotocol, tail } = dialed;
-        let settings = &self.settings;
-        self.last_id += 1;
-        let stream = Arc::new(stream);
-        let decoder = Decoder::new(Role::Client, &tail, settings.read_buffer_size, settings.max_message_size);
-        let read_half = ReadHalf::new(Arc::clone(&stream), decoder)?;
-        let shared = Arc::new(Shared::new(NewConnection {
-            role: Role::Client,
-            identity: Identity { id: self.last_id, remote: peer.into() },
-            target: request.target().into(),
-            stream,
-            settings: Arc::clone(settings),
-            takes_broadcasts: true,
-            supervisor: Arc::clone(&self.state.supervisor),
-        }));
-        shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
-        let connection =
-            Connection::new(Arc::clone(&shared), read_half, settings.heartbeat, request, subprotocol, false);
-        shared.announce_open();
-        if let Some(next) = settings.heartbeat.announcement() {
-            // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.
-            let _ = shared.ping(Some(next), None);
-        }
-        self.state.opened(shared);
-        Ok(connection)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::thread;
+
     use super::*;
     use crate::server::Server;
 
