@@ -503,6 +503,7 @@ pub use client::{Attempt, Backoff, Client, ClientHandle};
 pub use connection::report::{CloseReport, ConnectionId, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
 pub use error::{ConfirmError, ConnectError, Error, TrySendError};
+pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use http::request::{Request, RequestTarget};
