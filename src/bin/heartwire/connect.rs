@@ -12,7 +12,7 @@ use std::time::Duration;
 use heartwire::{Backoff, Client, ClientHandle, ConnectError, Connection, Error, Message};
 
 use crate::Failure;
-use crate::cli::{ConnectOptions, Mistake};
+use crate::cli::{ConnectOptions, UsageError};
 use crate::output;
 
 mod finish;
@@ -27,10 +27,8 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let mut client = Client::new(&options.url)
         .map_err(failure_of)?
         .heartbeat(options.heartbeat())
-        .connect_timeout(options.limits.connect_timeout)
-        .handshake_timeout(options.limits.handshake_timeout)
-        .close_timeout(options.limits.close_timeout)
-        .max_message_size(options.limits.max_message_size);
+        .connect_timeout(options.timeouts.connect_timeout);
+    client = options.settings.apply_to_client(client);
     client = if options.no_reconnect { client.no_reconnect() } else { client.reconnect(Backoff::default()) };
     for (name, value) in &options.header {
         client = client.header(name, value);
@@ -45,7 +43,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
 
     let progress = Arc::new(Progress::default());
     let (reading, reader) = (Arc::clone(&progress), handle.clone());
-    let exit_timeout = options.limits.exit_timeout;
+    let exit_timeout = options.timeouts.exit_timeout;
     start("heartwire-stdin", move || {
         if let Err(error) = reading.input.read(io::stdin().lock()) {
             reading.failed(error);
@@ -71,8 +69,8 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
 /// A URL or a header that makes no sense is a mistake on the command line, and nothing else is.
 fn failure_of(error: Error) -> Failure {
     match error {
-        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(Mistake::new(what)),
-        other => Failure::Failed(other.to_string()),
+        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(UsageError::new(what)),
+        other => Failure::Run(other.to_string()),
     }
 }
 
@@ -83,7 +81,7 @@ fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&S
     }
     let causes = [result.err().map(|error| error.to_string()), failure.cloned(), unsent];
     let causes: Vec<_> = causes.into_iter().flatten().collect();
-    if causes.is_empty() { Ok(()) } else { Err(Failure::Failed(causes.join("; "))) }
+    if causes.is_empty() { Ok(()) } else { Err(Failure::Run(causes.join("; "))) }
 }
 
 /// Prints what comes, and now and then how the line is.

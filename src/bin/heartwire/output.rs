@@ -14,7 +14,7 @@ use crate::log_thread;
 
 /// Starts the log.
 pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
-    let level = options.level();
+    let level = options.level;
     let config = ConfigBuilder::new()
         .set_time_format_custom(format_description!(
             "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"

@@ -22,7 +22,7 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// HOST:PORT, or a port of the loopback address.
+/// HOST:PORT, or a port on the loopback address.
 pub(super) fn parse_address(text: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected HOST:PORT or PORT, such as 0.0.0.0:9001 or 9001";
     if text.contains("://") {
@@ -88,7 +88,7 @@ pub(super) fn parse_header(text: &str) -> Result<(String, String), String> {
         return Err(EXPECTED.to_owned());
     }
     match name.to_ascii_lowercase().as_str() {
-        "sec-websocket-protocol" => Err("use --subprotocol for it".to_owned()),
+        "sec-websocket-protocol" => Err("use --subprotocol instead".to_owned()),
         "host" => Err("the URL says which host it is for; leave it out".to_owned()),
         own if ["connection", "upgrade"].contains(&own) || own.starts_with("sec-websocket-") => {
             Err(format!("{name} belongs to the opening handshake itself; leave it out"))
@@ -101,7 +101,7 @@ pub(super) fn parse_header(text: &str) -> Result<(String, String), String> {
 pub(super) fn parse_subprotocol(text: &str) -> Result<String, String> {
     match HeaderName::from_bytes(text.as_bytes()) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("expected a name without spaces and commas, such as chat.v1".to_owned()),
+        Err(_) => Err("expected a name without spaces or commas, such as chat.v1".to_owned()),
     }
 }
 
