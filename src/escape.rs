@@ -5,8 +5,9 @@ use std::fmt::{self, Display, Write};
 /// Displays text that a peer may have chosen so that it can be printed in a line of a log or a terminal.
 ///
 /// Each character that would end the line, control a terminal or change the direction of text (controls C0, DEL and C1;
-/// separators of lines and paragraphs; Unicode's Bidi_Control) is escaped, as in `\u{202e}`. So nobody can forge a line.
-/// All others, among them quotes and backslashes, stay as they are. heartwire's own log does so with all of its lines.
+/// separators of lines and paragraphs; Unicode's Bidi_Control) is escaped, as in `\u{202e}`. So nobody can forge a
+/// line. All others, among them quotes and backslashes, stay as they are. heartwire's own log does so with all of its
+/// lines.
 ///
 /// ```
 /// use heartwire::Escaped;

@@ -1,9 +1,10 @@
 //! The program's logger: a bounded queue, and a thread that writes what it holds to standard error and the log file.
 //!
-//! The library's lines come from a thread that may wait for a logger. The program's own lines do not: they come from the
-//! thread that waits for signals, from the handler of `heartwire connect`, from the end of its input, and from `main`
-//! after the server has ended. A terminal that is stopped, or a pipe that nobody reads, must hold up none of these, above
-//! all not the second Ctrl-C. So nobody who logs waits: lines for which there is no room are lost, and counted.
+//! The library's lines come from a thread that may wait for a logger. The program's own lines do not: they come from
+//! the thread that waits for signals, from the handler of `heartwire connect`, from the end of its input, and from
+//! `main` after the server has ended. A terminal that is stopped, or a pipe that nobody reads, must hold up none of
+//! these, above all not the second Ctrl-C. So nobody who logs waits: lines for which there is no room are lost, and
+//! counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -5,7 +5,8 @@
 //! `connect` is the client. Both share `output`: the log, signals, and lines on standard output. `log_thread` writes the
 //! log.
 
-// The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is called.
+// The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
+// called.
 #![allow(clippy::disallowed_macros, reason = "see clippy.toml")]
 
 mod cli;

@@ -1,5 +1,5 @@
-//! Messages on standard output. In a pipe they are what the server sent; on a terminal nothing in them can move the cursor,
-//! change colours, turn the direction of writing, or look like two lines.
+//! Messages on standard output. In a pipe they are what the server sent; on a terminal nothing in them can move the
+//! cursor, change colours, turn the direction of writing, or look like two lines.
 
 use std::io::{self, IsTerminal, Write};
 
