@@ -1,6 +1,6 @@
 //! The options that set up either end: flags that `heartwire serve` and `heartwire connect` share.
 //!
-//! A setting that the library's two ends have in common needs a field here and a line in `with_settings`, and both
+//! A setting that the library's two ends have in common needs a field here and its call in `with_settings!`, and both
 //! commands have it. The heartbeat is such a setting too, but its flags differ between the ends: see `heartbeat`.
 
 use std::time::Duration;
@@ -10,8 +10,7 @@ use heartwire::{Client, Server};
 
 use super::values::{Optional, parse_duration, parse_optional, parse_read_buffer, parse_size, parse_size_or_zero};
 
-/// How long everything may take, and how large it may be. A field that nothing applies is an unused one, which the
-/// compiler reports.
+/// How long everything may take, and how large it may be.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Settings {
@@ -50,16 +49,27 @@ pub(crate) struct Settings {
 
 /// A server or a client with these settings. The setters of both have the same names, but are no trait's.
 macro_rules! with_settings {
-    ($end:expr, $settings:expr) => {
-        $end.handshake_timeout($settings.handshake_timeout)
-            .close_timeout($settings.close_timeout)
-            .max_message_size($settings.max_message_size)
-            .queue_size($settings.queue_size)
-            .full_queue_timeout($settings.full_queue_timeout.0)
-            .read_buffer_size($settings.read_buffer_size)
-            .read_ahead($settings.read_ahead)
-            .max_buffered($settings.max_buffered)
-    };
+    ($end:expr, $settings:expr) => {{
+        // Names every field, so that the compiler reports one that is not applied.
+        let Settings {
+            handshake_timeout,
+            close_timeout,
+            max_message_size,
+            queue_size,
+            full_queue_timeout,
+            read_buffer_size,
+            read_ahead,
+            max_buffered,
+        } = *$settings;
+        $end.handshake_timeout(handshake_timeout)
+            .close_timeout(close_timeout)
+            .max_message_size(max_message_size)
+            .queue_size(queue_size)
+            .full_queue_timeout(full_queue_timeout.0)
+            .read_buffer_size(read_buffer_size)
+            .read_ahead(read_ahead)
+            .max_buffered(max_buffered)
+    }};
 }
 
 impl Settings {
