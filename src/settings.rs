@@ -4,8 +4,8 @@
 //! type shows them with its own, and nobody has to import a trait or to build a second value first. Settings that only
 //! one end has are kept by that end.
 //!
-//! A new setting needs a field, a default and a setter here. In the program it needs a flag and its
-//! call in `with_settings!`, both in `src/bin/heartwire/cli/settings.rs`.
+//! A new setting needs a field, a default and a setter here. In the program it needs a flag and its call in
+//! `with_settings!`, both in `src/bin/heartwire/cli/settings.rs`.
 
 use std::time::Duration;
 

@@ -182,7 +182,7 @@ fn is_negative(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// An origin as browsers send it: scheme, host and port, nothing behind, and the scheme's own port left out (RFC 6454
+/// An origin as browsers send it: scheme, host and port, nothing after them, and the scheme's own port left out (RFC 6454
 /// section 6.2).
 pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let expected = || "expected an origin such as https://example.org or http://localhost:8080".to_owned();
