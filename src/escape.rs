@@ -1,11 +1,21 @@
-//! Text from peers and handlers in a line of the log: it stays in its line, and is shown in the order that it has.
+//! Text from peers and handlers in a line of a log or of a terminal: it stays in its line, and is shown in its order.
 
 use std::fmt::{self, Display, Write};
 
-/// Displays what it holds, and escapes, as in `\u{202e}`, each character that would end the line, control a terminal or
-/// change the direction of text, so that nobody can forge lines of the log.
-#[derive(Debug)]
-pub(crate) struct Escaped<T>(pub(crate) T);
+/// Displays text that a peer may have chosen so that it can be printed in a line of a log or a terminal.
+///
+/// Each character that would end the line, control a terminal or change the direction of text (controls C0, DEL and C1;
+/// separators of lines and paragraphs; Unicode's Bidi_Control) is escaped, as in `\u{202e}`. So nobody can forge a
+/// line. All others, among them quotes and backslashes, stay as they are. heartwire's own log does so with all of its
+/// lines.
+///
+/// ```
+/// use heartwire::Escaped;
+///
+/// assert_eq!(Escaped("hello\r\nERROR all is lost\x1b[2J").to_string(), r"hello\r\nERROR all is lost\u{1b}[2J");
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<T>(pub T);
 
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -505,6 +505,7 @@ pub use connection::identity::ConnectionId;
 pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
 pub use error::{ConfirmError, ConnectError, Error, TrySendError};
+pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use http::request::{Request, RequestTarget};

@@ -1,13 +1,17 @@
 //! The settings that both ends have: one type, one set of defaults, one function that keeps durations within reason.
 //!
-//! Their setters are written once, in a macro that stands in `impl Server` and in `impl Client`, so that each type shows
-//! them with its own. Settings that only one end has are kept by that end.
+//! `setters_of_both_ends!` writes their setters once, into `impl Server` and `impl Client`. So the documentation of each
+//! type shows them with its own, and nobody has to import a trait or to build a second value first. Settings that only
+//! one end has are kept by that end.
+//!
+//! A new setting needs a field, a default and a setter here. In the program it needs a flag and its call in
+//! `with_settings!`, both in `src/bin/heartwire/cli/settings.rs`.
 
 use std::time::Duration;
 
 use crate::heartbeat::HeartbeatPolicy;
 
-/// What every connection of one end needs to know. All of it is within the bounds that the setters document.
+/// The settings of every connection of one end, within the bounds that the setters document.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
     pub(crate) heartbeat: HeartbeatPolicy,
@@ -82,8 +86,8 @@ macro_rules! setters_of_both_ends {
             self
         }
 
-        /// How long an opening handshake (RFC 6455 section 4) may take in all, from the TCP connection to the complete
-        /// answer. Default 10 s; kept between 1 ms and 10 years.
+        /// Time limit for an opening handshake (RFC 6455 section 4), from the TCP connection to the complete answer.
+        /// Default 10 s; kept between 1 ms and 10 years.
         ///
         /// A server answers 408 to a client whose request is not complete by then; a client gives up with
         /// [`ConnectError::TimedOut`](crate::ConnectError::TimedOut). The head of a request, or of an answer, may have
@@ -93,46 +97,49 @@ macro_rules! setters_of_both_ends {
             self
         }
 
-        /// How long a closing handshake (RFC 6455 section 7.1.2) may take in all, what is queued before it included; and
-        /// with it the [shutdown](crate::ServerHandle::shutdown) of a server or the [stop](crate::ClientHandle::stop) of a
-        /// client. Then the socket is closed anyway. Default 5 s; kept between 1 ms and 10 years.
+        /// Time limit for a closing handshake (RFC 6455 section 7.1.2), with what is queued before it; after that the
+        /// socket is closed anyway. The [shutdown](crate::ServerHandle::shutdown) of a server and the
+        /// [stop](crate::ClientHandle::stop) of a client end within it too. Default 5 s; kept between 1 ms and 10
+        /// years.
         pub fn close_timeout(mut self, timeout: std::time::Duration) -> Self {
             self.settings.close_timeout = $crate::durations::within_reason(timeout);
             self
         }
 
-        /// Largest message taken, in bytes, all fragments together; a larger one closes with 1009 (RFC 6455 sections
-        /// 7.4.1 and 10.4). Default 1 MiB.
+        /// Largest message to accept, in bytes, all fragments together. A larger one closes the connection with 1009
+        /// (RFC 6455 sections 7.4.1 and 10.4). Default 1 MiB.
         pub fn max_message_size(mut self, bytes: usize) -> Self {
             self.settings.max_message_size = bytes;
             self
         }
 
-        /// How much may wait for a peer that is slow to take it, beyond what the system buffers: `send` then waits,
-        /// `try_send` and broadcasts do not get in. Who waits for room gets it in the order of the calls, and `try_send`
-        /// and broadcasts do not get ahead of them. A single larger message is let in when nothing else waits. Default
-        /// 1 MiB.
+        /// How many bytes of memory may be taken by what waits for a slow peer, beyond what the system buffers. When
+        /// they are, `send` waits, and `try_send` and broadcasts do not get in. Default 1 MiB.
         ///
-        /// It bounds memory: each message counts with its payload and 128 bytes more, until the peer has taken all of it.
-        /// A payload that many connections share, as in a broadcast, counts for each of them.
+        /// Callers that wait for room get it in the order of their calls, and neither `try_send` nor a broadcast
+        /// overtakes them. A single larger message is let in when nothing else waits.
+        ///
+        /// Each message counts with its payload and 128 bytes more, until the peer has taken all of it. A payload that
+        /// many connections share, as in a broadcast, counts for each of them.
         pub fn queue_size(mut self, bytes: usize) -> Self {
             self.settings.queue_size = bytes;
             self
         }
 
-        /// How long a peer that still shows signs of life may take nothing of what waits for it. Then the connection
-        /// ends with [`CloseReason::WriteStalled`](crate::CloseReason::WriteStalled). Default `None`: as long as it
-        /// lives. A timeout is kept between 1 ms and 10 years.
+        /// How long a peer that still shows signs of life may take nothing of what waits for it. After that, the
+        /// connection ends with [`CloseReason::WriteStalled`](crate::CloseReason::WriteStalled). Default `None`: no
+        /// limit. A timeout is kept between 1 ms and 10 years.
         ///
-        /// Any byte that the peer takes starts the time anew. A peer that shows no sign of life either is found by the
-        /// [heartbeat](Self::heartbeat), whatever is set here.
+        /// Each byte that the peer takes starts the time anew. The [heartbeat](Self::heartbeat) finds a peer that shows
+        /// no sign of life, whatever is set here.
         pub fn full_queue_timeout(mut self, timeout: Option<std::time::Duration>) -> Self {
             self.settings.full_queue_timeout = timeout.map($crate::durations::within_reason);
             self
         }
 
-        /// Size of the buffer that a connection reads into, in bytes, while little comes in; it follows the work, up to
-        /// 64 KiB, and back. An idle connection has none. Default 4 KiB; kept between 256 bytes and 16 MiB.
+        /// Size of the buffer that a connection reads into, in bytes, while it receives little. The buffer grows with
+        /// the traffic, up to 64 KiB, and shrinks again; an idle connection has none. Default 4 KiB; kept between 256
+        /// bytes and 16 MiB.
         pub fn read_buffer_size(mut self, bytes: usize) -> Self {
             use $crate::{protocol::decoder::Decoder, settings::LARGEST_READ_BUFFER};
             self.settings.read_buffer_size = bytes.clamp(Decoder::MIN_BUFFER, LARGEST_READ_BUFFER);
@@ -151,37 +158,37 @@ macro_rules! setters_of_both_ends {
         /// a peer that sends much needs a larger bound.
         ///
         /// A message that has begun is read to its end. So a connection holds at most this much and one message of
-        /// [`max_message_size`](Self::max_message_size); with 0, no more than that message. Each message counts with its
-        /// payload and 128 bytes more. For all connections together there is [`max_buffered`](Self::max_buffered).
+        /// [`max_message_size`](Self::max_message_size); with 0, no more than that message. Each message counts with
+        /// its payload and 128 bytes more. For all connections together there is [`max_buffered`](Self::max_buffered).
         pub fn read_ahead(mut self, bytes: usize) -> Self {
             self.settings.read_ahead = bytes;
             self
         }
 
-        /// How much may wait in memory for all connections of this server, or of this client, together: in the
-        /// [queues](Self::queue_size) to peers that are slow to take it, and [read ahead](Self::read_ahead) for handlers
-        /// that are away. Default 256 MiB: room for some 250 slow peers with a full queue each, and twice what 10,000 idle
-        /// connections cost.
+        /// How many bytes of memory may be taken for all connections of this server, or of this client, together: by
+        /// what [waits](Self::queue_size) for slow peers, and by what is [read ahead](Self::read_ahead) for handlers
+        /// that are away. Default 256 MiB: room for some 250 slow peers with a full queue each, and twice what 10,000
+        /// idle connections cost.
         ///
-        /// Who holds most is refused first: a queue, or what was read ahead, grows only while it is smaller than what is
-        /// left of the total. One alone gets half of it; a thousand that all take what they can get have a thousandth
-        /// each, and as much is left for the next. Whoever is refused is treated as if its own bound were reached: `send`
-        /// waits, broadcasts are dropped, reading ahead stops.
+        /// The connection that holds most is refused first: a queue, or what was read ahead, grows only while it is
+        /// smaller than what is left of the total. One alone gets half of it; a thousand that all take what they can
+        /// get have a thousandth each, and as much is left for the next. A connection that is refused is treated as if
+        /// its own bound were reached: `send` waits, broadcasts are dropped, reading ahead stops.
         ///
-        /// What is under way is let in all the same, so that nobody is kept from the last of it: one message in each
-        /// direction of each connection. Where [messages](Self::max_message_size) are large and peers many, bound those as
-        /// well. A client's outbox has its own bound, and this one is raised to let all of it out.
+        /// One message in each direction of each connection is let in all the same, so that nothing that has begun is
+        /// kept from its end. Where [messages](Self::max_message_size) are large and peers many, bound those as well. A
+        /// client's outbox has its own bound, and this one is raised to let all of it out.
         pub fn max_buffered(mut self, bytes: usize) -> Self {
             self.settings.max_buffered = bytes;
             self
         }
 
-        /// Stack of each thread that heartwire starts for a connection, in bytes. It is reserved, not used, until it is
-        /// needed. Default 256 KiB; at least 64 KiB.
+        /// Stack of each thread that heartwire starts for a connection, in bytes. It is reserved, and takes memory only
+        /// as far as it is used. Default 256 KiB; at least 64 KiB.
         ///
-        /// On a server that is the thread that calls the handler, and so what the handler has to live in. At both ends
-        /// it is the second thread that a connection has while it is behind. A client calls its handler in the thread
-        /// that called [`run`](crate::Client::run).
+        /// On a server it is the stack of the thread that calls the handler. At both ends it is that of the second
+        /// thread that a connection has while it is behind. A client calls its handler in the thread that called
+        /// [`run`](crate::Client::run).
         pub fn stack_size(mut self, bytes: usize) -> Self {
             self.settings.stack_size = bytes.max($crate::settings::SMALLEST_STACK);
             self

@@ -267,6 +267,10 @@ fn broken_pipe() -> PipeWriter {
 
 #[cfg(unix)]
 mod signals {
+    use std::io::{Read, Write};
+    use std::os::fd::OwnedFd;
+    use std::os::unix::net::UnixStream;
+
     use super::process::close_code;
     use super::*;
 
@@ -317,11 +321,22 @@ mod signals {
         assert!(status.code().is_some_and(|code| code != 0), "{status}");
     }
 
+    /// A standard error that is full, and its other end, which nobody reads.
+    fn full_stderr() -> (UnixStream, OwnedFd) {
+        let (unread, mut full) = UnixStream::pair().unwrap();
+        full.set_nonblocking(true).unwrap();
+        for chunk in [&[b'.'; 4096][..], b"."] {
+            while full.write(chunk).is_ok() {}
+        }
+        full.set_nonblocking(false).unwrap();
+        (unread, full.into())
+    }
+
     #[test]
-    fn a_log_that_nobody_reads_on_holds_neither_the_clients_nor_the_end_up() {
-        let (_unread, full) = io::pipe().unwrap();
-        // A few hundred bytes a connection: far more than any pipe holds.
+    fn a_log_that_nobody_reads_holds_up_neither_the_clients_nor_the_summary_nor_the_end() {
+        let (_unread, full) = full_stderr();
         let mut server = Process::start(heartwire(&["127.0.0.1:0", "--log-level", "trace"]).stderr(full));
+        // More lines than may wait.
         for _ in 0..1500 {
             drop(bare_connect(server.address()));
         }
@@ -331,5 +346,18 @@ mod signals {
         server.signal("TERM");
         assert_eq!(close_code(client), 1001);
         assert_eq!(server.wait().code(), Some(0));
+        server.stdout.line_with(&["summary: opened 1501, closed 1501"]);
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_does_not_hold_up_the_second_signal() {
+        let (_unread, full) = full_stderr();
+        let mut server = Process::start(heartwire(&["127.0.0.1:0", "--close-timeout", "1h"]).stderr(full));
+        let mut stubborn = bare_connect(server.address());
+        server.signal("INT");
+        // A Close frame: the first signal was taken. Nobody answers.
+        stubborn.read_exact(&mut [0; 2]).unwrap();
+        server.signal("INT");
+        assert_eq!(server.wait().code(), Some(130));
     }
 }

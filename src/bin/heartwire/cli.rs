@@ -1,22 +1,25 @@
-//! The command line.
+//! The command line: what each command may be told, and what is wrong with a line that makes no sense.
+//!
+//! `serve` and `connect` hold the options of the two commands; `heartbeat`, `settings` and `log` hold those that both have;
+//! `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
 
 use std::ffi::OsString;
-use std::io::{self, Write};
-use std::path::PathBuf;
-use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod connect;
 mod heartbeat;
-mod mistake;
+mod log;
 mod serve;
+mod settings;
+mod usage_error;
 mod values;
 
 pub(crate) use connect::ConnectOptions;
-pub(crate) use mistake::Mistake;
+pub(crate) use log::LogOptions;
 pub(crate) use serve::{Mode, ServeOptions};
+pub(crate) use usage_error::UsageError;
 use values::parse_address;
 
 /// WebSockets with a heartbeat, on plain threads.
@@ -29,92 +32,44 @@ struct Cli {
     serve: ServeOptions,
 }
 
-#[derive(Debug, Subcommand)]
-enum Command {
-    /// Run the server (what happens without a command as well).
-    Serve(ServeOptions),
-    /// Connect to a server: lines typed are sent, messages are printed, and a lost connection comes back.
-    Connect(ConnectOptions),
-}
-
 /// What the command line asks for.
-#[derive(Debug)]
-pub(crate) enum Task {
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server; this is the default command
     Serve(ServeOptions),
+    /// Connect to a server: send lines typed, print messages received, reconnect when the connection is lost
     Connect(ConnectOptions),
-}
-
-/// Where the log goes, and how much of it.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Log")]
-pub(crate) struct LogOptions {
-    /// Least important lines to log
-    #[arg(long = "log-level", value_name = "LEVEL", default_value = "info", value_parser = ["off", "error", "warn", "info", "debug", "trace"])]
-    level: String,
-
-    /// Log to this file as well
-    #[arg(long = "log-file", value_name = "FILE")]
-    pub(crate) file: Option<PathBuf>,
-}
-
-impl LogOptions {
-    pub(crate) fn level(&self) -> log::LevelFilter {
-        // Checked by the parser.
-        self.level.parse().unwrap_or(log::LevelFilter::Info)
-    }
-}
-
-/// Parses the command line. On a mistake, one line on stderr and exit status 2.
-pub(crate) fn parse() -> Result<Task, ExitCode> {
-    match task(std::env::args_os().collect()) {
-        Ok(task) => Ok(task),
-        Err(Refusal::Mistake(mistake)) => {
-            let _ = writeln!(io::stderr(), "error: {mistake}");
-            Err(ExitCode::from(2))
-        }
-        Err(Refusal::Help(text)) => {
-            let _ = text.print();
-            Err(ExitCode::SUCCESS)
-        }
-    }
-}
-
-/// Why there is nothing to do.
-#[derive(Debug)]
-enum Refusal {
-    Mistake(Mistake),
-    /// For --help and --version, which are errors to clap.
+    /// The text that `--help` or `--version` asks for, which is an error to clap.
+    #[command(skip)]
     Help(clap::Error),
 }
 
-impl From<Mistake> for Refusal {
-    fn from(mistake: Mistake) -> Self {
-        Self::Mistake(mistake)
-    }
+/// Parses the command line of this process.
+pub(crate) fn parse() -> Result<Command, UsageError> {
+    parse_from(std::env::args_os().collect())
 }
 
-/// What these arguments ask for; the first is the program's name.
-fn task(arguments: Vec<OsString>) -> Result<Task, Refusal> {
+/// Parses these arguments; the first is the program's name.
+fn parse_from(arguments: Vec<OsString>) -> Result<Command, UsageError> {
     let first = arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default();
     check_command(first)?;
     let name = if is_command(first) { format!("heartwire {first}") } else { "heartwire".to_owned() };
-    let refusal = |error: clap::Error| match error.use_stderr() {
-        true => Refusal::Mistake(mistake::of_clap(&error, &name)),
-        false => Refusal::Help(error),
+    let parsed = command().try_get_matches_from(arguments).and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((matches, cli.command.unwrap_or(Command::Serve(cli.serve))))
+    });
+    let (matches, command) = match parsed {
+        Ok(parsed) => parsed,
+        Err(error) if error.use_stderr() => return Err(UsageError::from_clap(error, &name)),
+        Err(help) => return Ok(Command::Help(help)),
     };
-    let matches = command().try_get_matches_from(arguments).map_err(refusal)?;
     let given = matches.subcommand().map_or(&matches, |(_, given)| given);
-    let cli = Cli::from_arg_matches(&matches).map_err(refusal)?;
-    let task = match cli.command {
-        Some(Command::Connect(options)) => Task::Connect(options),
-        Some(Command::Serve(options)) => Task::Serve(options),
-        None => Task::Serve(cli.serve),
-    };
-    match &task {
-        Task::Serve(options) => options.check(given)?,
-        Task::Connect(options) => options.check(given)?,
+    match &command {
+        Command::Serve(options) => options.check(given)?,
+        Command::Connect(options) => options.check(given)?,
+        Command::Help(_) => {}
     }
-    Ok(task)
+    Ok(command)
 }
 
 fn command() -> clap::Command {
@@ -135,7 +90,7 @@ fn is_command(word: &str) -> bool {
 }
 
 /// Refuses a word that was meant to be a command. To clap it would be an address, and what follows one too many.
-fn check_command(word: &str) -> Result<(), Mistake> {
+fn check_command(word: &str) -> Result<(), UsageError> {
     let is_word = !word.is_empty() && word.bytes().all(|byte| byte.is_ascii_alphabetic());
     if !is_word || is_command(word) {
         return Ok(());
@@ -144,10 +99,11 @@ fn check_command(word: &str) -> Result<(), Mistake> {
     let commands = commands.disable_help_subcommand(true).try_get_matches_from(["heartwire", word]);
     let similar = commands.as_ref().err().and_then(|error| error.get(ContextKind::SuggestedSubcommand));
     match similar {
-        Some(ContextValue::Strings(similar)) => {
-            Err(Mistake::new(format!("unknown command '{word}'; a similar command exists: '{}'", similar.join("', '"))))
-        }
-        _ => parse_address(word).map(|_| ()).map_err(|error| Mistake::new(format!("'{word}' is {error}"))),
+        Some(ContextValue::Strings(similar)) => Err(UsageError::new(format!(
+            "unknown command '{word}'; a similar command exists: '{}'",
+            similar.join("', '")
+        ))),
+        _ => parse_address(word).map(|_| ()).map_err(|error| UsageError::new(format!("'{word}' is {error}"))),
     }
 }
 
@@ -162,11 +118,10 @@ mod tests {
     use super::*;
 
     fn options(arguments: &[&str]) -> Result<ServeOptions, String> {
-        match task(["heartwire"].iter().chain(arguments).map(OsString::from).collect()) {
-            Ok(Task::Serve(options)) => Ok(options),
-            Ok(Task::Connect(_)) => unreachable!("not asked for"),
-            Err(Refusal::Mistake(mistake)) => Err(mistake.to_string()),
-            Err(Refusal::Help(help)) => Err(help.to_string()),
+        match parse_from(["heartwire"].iter().chain(arguments).map(OsString::from).collect()) {
+            Ok(Command::Serve(options)) => Ok(options),
+            Ok(other) => unreachable!("not asked for: {other:?}"),
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -199,6 +154,17 @@ mod tests {
     }
 
     #[test]
+    fn urls_that_are_out_of_place_are_not_quoted() {
+        let url = "ws://user:it's s3cret@example.org/?token=s3cret";
+        for arguments in [&[url][..], &["9001", url], &["--mode", "echo", url], &["connect", url, url], &["help", url]]
+        {
+            let error = parse_from(["heartwire"].iter().chain(arguments).map(OsString::from).collect()).unwrap_err();
+            let error = error.to_string();
+            assert!(error.contains("'ws://***'") && !error.contains("s3cret"), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
     fn heartbeats_can_be_off_or_keepalive_only() {
         assert_eq!(options(&["--ping-interval", "off"]).unwrap().heartbeat(), HeartbeatPolicy::off());
         let keepalive = options(&["--ping-interval", "500ms", "--pong-timeout", "off"]).unwrap();
@@ -209,7 +175,7 @@ mod tests {
     fn the_peer_may_lead() {
         let led = options(&["--heartbeat", "peer", "--expect", "10s", "--max-missed", "2"]).unwrap();
         assert_eq!(led.heartbeat(), HeartbeatPolicy::peer_led(Duration::from_secs(10)).max_missed(2));
-        assert_eq!(led.heartbeat_in_words(), "peers beat, dead after 2 misses of 10s: a dead peer is found within 20s");
+        assert_eq!(led.heartbeat_in_words(), "peers lead, dead after 2 misses of 10s: a dead peer is found within 20s");
         let announced = options(&["--heartbeat", "peer", "--announcements", "1s..1m"]).unwrap();
         assert_eq!(announced.heartbeat().worst_case(), Some(Duration::from_secs(3 * 70)));
         assert_eq!(options(&["--heartbeat", "off"]).unwrap().heartbeat(), HeartbeatPolicy::off());

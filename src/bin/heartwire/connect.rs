@@ -1,18 +1,21 @@
 //! `heartwire connect`: a client for the command line.
 //!
-//! Lines from standard input are sent, messages are printed on standard output, and what happens to the connection is
-//! logged. At the end of standard input what is left is sent, then the connection is closed with 1000. The exit status tells
-//! whether everything was sent.
+//! It sends lines from standard input, prints messages on standard output, and logs what happens to the connection. At
+//! the end of standard input it sends what is left and closes with 1000. The exit status says whether everything was
+//! sent.
+//!
+//! One thread reads lines ahead and then decides about the end (`input`, `finish`), one sends them, and `main` runs the
+//! client, whose handler prints (`screen`).
 
 use std::io;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use heartwire::{Backoff, Client, ClientHandle, ConnectError, Connection, Error, Message};
+use heartwire::{Client, ClientHandle, ConnectError, Connection, Error, Message};
 
 use crate::Failure;
-use crate::cli::{ConnectOptions, Mistake};
+use crate::cli::{ConnectOptions, UsageError};
 use crate::output;
 
 mod finish;
@@ -20,24 +23,11 @@ mod input;
 mod screen;
 
 use finish::Progress;
-use input::Attempt;
+use input::Delivery;
 use screen::Screen;
 
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
-    let mut client = Client::new(&options.url)
-        .map_err(failure_of)?
-        .heartbeat(options.heartbeat())
-        .connect_timeout(options.limits.connect_timeout)
-        .handshake_timeout(options.limits.handshake_timeout)
-        .close_timeout(options.limits.close_timeout)
-        .max_message_size(options.limits.max_message_size);
-    client = if options.no_reconnect { client.no_reconnect() } else { client.reconnect(Backoff::default()) };
-    for (name, value) in &options.header {
-        client = client.header(name, value);
-    }
-    for name in &options.subprotocol {
-        client = client.subprotocol(name);
-    }
+    let client = client(options).map_err(failure_of)?;
     output::start_log(&options.log)?;
     let handle = client.handle();
     let stop = handle.clone();
@@ -45,7 +35,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
 
     let progress = Arc::new(Progress::default());
     let (reading, reader) = (Arc::clone(&progress), handle.clone());
-    let exit_timeout = options.limits.exit_timeout;
+    let exit_timeout = options.timeouts.exit_timeout;
     start("heartwire-stdin", move || {
         if let Err(error) = reading.input.read(io::stdin().lock()) {
             reading.failed(error);
@@ -63,6 +53,23 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     verdict(result, progress.unsent(&handle), progress.failure())
 }
 
+/// A client as the options want it.
+fn client(options: &ConnectOptions) -> Result<Client, Error> {
+    let client =
+        Client::new(&options.url)?.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
+    let mut client = options.settings.apply_to_client(client);
+    if options.no_reconnect {
+        client = client.no_reconnect();
+    }
+    for (name, value) in &options.header {
+        client = client.header(name, value);
+    }
+    for name in &options.subprotocol {
+        client = client.subprotocol(name);
+    }
+    Ok(client)
+}
+
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
     let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
     thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
@@ -71,24 +78,24 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
 /// A URL or a header that makes no sense is a mistake on the command line, and nothing else is.
 fn failure_of(error: Error) -> Failure {
     match error {
-        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(Mistake::new(what)),
-        other => Failure::Failed(other.to_string()),
+        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(UsageError::new(what)),
+        other => Failure::Run(other.to_string()),
     }
 }
 
-/// What the exit status is to be, and why.
+/// How the program ends: the client's own end, another failure and what was not sent, in one line.
 fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&String>) -> Result<(), Failure> {
     if let Err(error @ Error::Connect(ConnectError::Invalid(_))) = result {
         return Err(failure_of(error));
     }
     let causes = [result.err().map(|error| error.to_string()), failure.cloned(), unsent];
     let causes: Vec<_> = causes.into_iter().flatten().collect();
-    if causes.is_empty() { Ok(()) } else { Err(Failure::Failed(causes.join("; "))) }
+    if causes.is_empty() { Ok(()) } else { Err(Failure::Run(causes.join("; "))) }
 }
 
-/// Prints what comes, and now and then how the line is.
+/// Prints each message that arrives, and logs each new round trip.
 fn print_messages(conn: &mut Connection, interval: Option<Duration>, screen: Screen) -> Result<(), Error> {
-    // When nobody reads our output any more there is nothing left to do.
+    // When nobody reads our output any more, there is nothing left to do: the error ends the client.
     let print = |text: &str| screen.print(text).map_err(Error::handler);
     let mut samples = 0;
     loop {
@@ -108,12 +115,12 @@ fn print_messages(conn: &mut Connection, interval: Option<Duration>, screen: Scr
     }
 }
 
-/// Sends a line over the connection that is open, or waits for one.
-fn send_line(handle: &ClientHandle, line: Message) -> Attempt {
+/// Sends a line over the connection that is open. If there is none, waits for one: then the line may be sent again.
+fn send_line(handle: &ClientHandle, line: Message) -> Delivery {
     match handle.send(line) {
-        Ok(()) => Attempt::Taken,
-        Err(_) if wait_connected(handle) => Attempt::Again,
-        Err(_) => Attempt::GivenUp,
+        Ok(()) => Delivery::Taken,
+        Err(_) if wait_connected(handle) => Delivery::Retry,
+        Err(_) => Delivery::GivenUp,
     }
 }
 

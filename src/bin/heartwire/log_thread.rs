@@ -1,7 +1,10 @@
-//! Logging that cannot hold the server up.
+//! The program's logger: a bounded queue, and a thread that writes what it holds to standard error and the log file.
 //!
-//! Whoever logs only puts the line into a bounded queue; a thread of its own hands it to the terminal and the file. A
-//! terminal that is stopped, or a pipe that nobody reads, costs lines, which are counted, and nothing else.
+//! The library's lines come from a thread that may wait for a logger. The program's own lines do not: they come from
+//! the thread that waits for signals, from the handler of `heartwire connect`, from the end of its input, and from
+//! `main` after the server has ended. A terminal that is stopped, or a pipe that nobody reads, must hold up none of
+//! these, above all not the second Ctrl-C. So nobody who logs waits: lines for which there is no room are lost, and
+//! counted.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -60,7 +63,7 @@ fn write_all(queue: &Receiver<Line>, outputs: &dyn Log, lost: &AtomicU64) {
         }
         let lost = lost.swap(0, Relaxed);
         if lost > 0 {
-            write(Level::Warn, module_path!(), &format!("{lost} lines of the log were lost, since nobody took them"));
+            write(Level::Warn, module_path!(), &format!("{lost} lines of the log were lost: the output was blocked"));
         }
     }
 }
@@ -87,7 +90,7 @@ impl Log for LogQueue {
         }
     }
 
-    /// Waits until what was logged is written, but not for ever.
+    /// Waits until what was logged is written, for [`LAST_WAIT`] each for room in the queue and for the output.
     fn flush(&self) {
         let (done, written) = bounded(1);
         if self.lines.send_timeout(Line::Flush(done), LAST_WAIT).is_ok() {

@@ -1,6 +1,12 @@
-//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, and a client to go with it.
+//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, and a client to go with it. It uses the
+//! library by its public API alone.
+//!
+//! `cli` parses the command line. `serve` is the server, with `page`, `pulse` and `metrics` for what it shows of itself.
+//! `connect` is the client. Both share `output`: the log, signals, and lines on standard output. `log_thread` writes the
+//! log.
 
-// The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is called.
+// The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
+// called.
 #![allow(clippy::disallowed_macros, reason = "see clippy.toml")]
 
 mod cli;
@@ -12,37 +18,64 @@ mod page;
 mod pulse;
 mod serve;
 
+use std::fmt;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Why the program ends with another status than 0.
-enum Failure {
-    /// The command line asks for what cannot be.
-    Usage(cli::Mistake),
-    /// It could not start, or was ended by an error.
-    Failed(String),
-}
+use cli::{Command, UsageError};
 
-impl From<String> for Failure {
-    fn from(message: String) -> Self {
-        Self::Failed(message)
+fn main() -> ExitCode {
+    let result = run();
+    log::logger().flush();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let _ = writeln!(io::stderr(), "error: {failure}");
+            failure.exit_code()
+        }
     }
 }
 
-/// The exit status: 0 after an orderly end, 1 if it could not start or was ended by an error, 2 for a command line that is
-/// not understood.
-fn main() -> ExitCode {
-    let result = match cli::parse() {
-        Ok(cli::Task::Serve(options)) => serve::run(&options).map_err(Failure::from),
-        Ok(cli::Task::Connect(options)) => connect::run(&options),
-        Err(exit) => return exit,
-    };
-    log::logger().flush();
-    let (message, status) = match result {
-        Ok(()) => return ExitCode::SUCCESS,
-        Err(Failure::Failed(message)) => (message, ExitCode::FAILURE),
-        Err(Failure::Usage(mistake)) => (mistake.to_string(), ExitCode::from(2)),
-    };
-    let _ = writeln!(io::stderr(), "error: {message}");
-    status
+fn run() -> Result<(), Failure> {
+    match cli::parse().map_err(Failure::Usage)? {
+        Command::Serve(options) => serve::run(&options).map_err(Failure::Run),
+        Command::Connect(options) => connect::run(&options),
+        Command::Help(text) => {
+            // Nobody may want to read it to its end.
+            let _ = text.print();
+            Ok(())
+        }
+    }
+}
+
+/// Why the program ends with another exit status than 0.
+enum Failure {
+    /// The command line makes no sense.
+    Usage(UsageError),
+    /// It could not start, or an error ended it.
+    Run(String),
+}
+
+impl Failure {
+    fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Usage(_) => ExitCode::from(2),
+            Self::Run(_) => ExitCode::FAILURE,
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Usage(error) => error.fmt(f),
+            Self::Run(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<String> for Failure {
+    fn from(error: String) -> Self {
+        Self::Run(error)
+    }
 }

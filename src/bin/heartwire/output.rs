@@ -1,4 +1,4 @@
-//! What the program's commands share: the log, signals, and lines on standard output.
+//! What both commands share: where the log goes, what signals do, and lines on standard output.
 
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal, Write};
@@ -12,9 +12,9 @@ use time::macros::format_description;
 use crate::cli::LogOptions;
 use crate::log_thread;
 
-/// Starts the log.
+/// Sends the log to standard error, and to the log file if there is one.
 pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
-    let level = options.level();
+    let level = options.level;
     let config = ConfigBuilder::new()
         .set_time_format_custom(format_description!(
             "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
@@ -24,7 +24,7 @@ pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
         .set_target_level(log::LevelFilter::Debug)
         .set_location_level(log::LevelFilter::Off)
         .build();
-    // Standard output is for the program's own few lines.
+    // Standard output is for the lines of `say`, and for messages.
     let color = if io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };
     let terminal = TermLogger::new(level, config.clone(), TerminalMode::Stderr, color);
     let mut loggers: Vec<Box<dyn SharedLogger>> = vec![terminal];
@@ -36,9 +36,9 @@ pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
     log_thread::start(level, CombinedLogger::new(loggers))
 }
 
-/// The first signal asks for an end, the second one is the end.
+/// Calls `end` at the first signal, and ends the program at the second.
 pub(crate) fn on_signals(end: impl Fn() + Send + 'static) -> Result<(), String> {
-    /// What shells give to a process that was ended by SIGINT.
+    /// What shells report for a process that SIGINT ended.
     const INTERRUPTED: i32 = 130;
     let is_second = AtomicBool::new(false);
     let on_signal = move || {
@@ -51,8 +51,8 @@ pub(crate) fn on_signals(end: impl Fn() + Send + 'static) -> Result<(), String> 
     ctrlc::set_handler(on_signal).map_err(|error| format!("cannot handle signals: {error}"))
 }
 
-/// A line on standard output, and in the log file. That standard output may have been closed is no reason to stop
-/// serving.
+/// Prints a line on standard output, and logs it if there is a log file. A standard output that was closed is no reason
+/// to stop serving.
 pub(crate) fn say(options: &LogOptions, line: &str) {
     if options.file.is_some() {
         log::info!("{line}");

@@ -16,18 +16,11 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     let server = Server::bind(&options.address)
         .map_err(|error| format!("cannot listen on {}: {error}", options.address))?
         .heartbeat(options.heartbeat())
-        .max_connections(options.limits.max_connections)
-        .max_connections_per_address(options.limits.max_connections_per_address)
-        .max_message_size(options.limits.max_message_size)
-        .queue_size(options.limits.queue_size)
-        .full_queue_timeout(options.limits.full_queue_timeout())
-        .read_buffer_size(options.limits.read_buffer_size)
-        .read_ahead(options.limits.read_ahead)
-        .max_buffered(options.limits.max_buffered)
         .text_heartbeat(options.text_heartbeat())
-        .handshake_timeout(options.limits.handshake_timeout)
-        .close_timeout(options.limits.close_timeout)
+        .max_connections(options.capacity.max_connections)
+        .max_connections_per_address(options.capacity.max_connections_per_address)
         .trust_proxies(options.access.trust_proxy.iter().copied());
+    let server = options.settings.apply_to_server(server);
     let handle = server.handle();
     let audience = audience(&handle, options);
     let page = Page::new(handle.clone(), audience);
@@ -38,7 +31,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     let stop = handle.clone();
     output::on_signals(move || stop.shutdown())?;
     announce(&handle, audience, options);
-    raise_file_limit(options.limits.max_connections);
+    raise_file_limit(options.capacity.max_connections);
 
     let pulse = Arc::new(Pulse::start(&handle, options).map_err(|error| error.to_string())?);
     let (mode, room) = (options.mode, handle.clone());
@@ -110,8 +103,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Every connection takes a file descriptor. So does each client without a place, of which there may be 64 and as many on
-/// their way out; and a few more are in use anyway.
+/// Every connection takes a file descriptor. So does each client without a place, of which there may be 64 and as many
+/// on their way out; and a few more are in use anyway.
 fn raise_file_limit(max_connections: usize) {
     const OTHERS: u64 = 160;
     let needed = max_connections as u64 + OTHERS;

@@ -7,29 +7,30 @@ use heartwire::HeartbeatPolicy;
 
 use super::LogOptions;
 use super::heartbeat::ClientHeartbeat;
-use super::mistake::Mistake;
-use super::values::{parse_duration, parse_header, parse_size, parse_subprotocol};
+use super::settings::Settings;
+use super::usage_error::UsageError;
+use super::values::{parse_duration, parse_header, parse_subprotocol};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
 const AFTER_HELP: &str = "\
 Values:
-  DURATION has a unit: 500ms, 20s, 1m30s. BYTES may have one: 65536, 64KiB, 1.5MiB, 1GiB.
+  DURATION takes a unit: 500ms, 20s, 1m30s. BYTES may take one: 65536, 64KiB, 1.5MiB, 1GiB.
 
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close the connection with
-  1000 and end the client within --close-timeout. A second one ends it at once.
+  1000 and end the client within --close-timeout. A second signal ends it at once.
 
 Examples:
   heartwire connect ws://127.0.0.1:9001/
-      Type lines to send, and see what comes
+      Type lines to send, and read what comes back
   echo hello | heartwire connect ws://127.0.0.1:9001/
-      Send one message, print the replies that come before the end, and end
+      Send one message, print the replies that arrive before the connection closes, and end
   heartwire connect ws://127.0.0.1:9001/ --header \"Authorization: Bearer TOKEN\"
-      Say who asks
+      Log in with a header
 
 Exit codes:
-  0    an orderly end, and everything was sent
-  1    it could not start, was ended by an error, or could not send everything
+  0    an orderly end, with everything sent
+  1    the client could not start, an error ended it, or something was not sent
   2    a mistake on the command line
   130  a second signal";
 
@@ -37,18 +38,18 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ConnectOptions {
-    /// The server, as ws://HOST[:PORT][/PATH]
+    /// URL of the server, as ws://HOST[:PORT][/PATH]
     pub(crate) url: String,
 
     /// Add a header to the opening handshake; repeatable
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
     pub(crate) header: Vec<(String, String)>,
 
-    /// Offer a subprotocol; repeatable, the first is preferred
+    /// Offer a subprotocol; repeatable, in order of preference
     #[arg(long, value_name = "NAME", value_parser = parse_subprotocol)]
     pub(crate) subprotocol: Vec<String>,
 
-    /// End when the connection is lost, or cannot be made
+    /// End when the connection is lost or cannot be made
     #[arg(long)]
     pub(crate) no_reconnect: bool,
 
@@ -56,40 +57,31 @@ pub(crate) struct ConnectOptions {
     heartbeat: ClientHeartbeat,
 
     #[command(flatten)]
-    pub(crate) limits: ClientLimits,
+    pub(crate) timeouts: Timeouts,
+
+    #[command(flatten)]
+    pub(crate) settings: Settings,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }
 
-/// How long everything may take, and how large it may be.
+/// How long the client keeps trying.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct ClientLimits {
-    /// How long connecting may take
+pub(crate) struct Timeouts {
+    /// Time limit for connecting over TCP
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
     pub(crate) connect_timeout: Duration,
 
-    /// How long the opening handshake may take in all
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) handshake_timeout: Duration,
-
-    /// How long the closing handshake may take in all
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub(crate) close_timeout: Duration,
-
-    /// How long to go on after the end of the input while lines are unsent and none gets out
+    /// How long to keep trying after the end of the input while lines are unsent and none can be sent
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     pub(crate) exit_timeout: Duration,
-
-    /// Largest message taken, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
-    pub(crate) max_message_size: usize,
 }
 
 impl ConnectOptions {
     /// Refuses options that would have no effect beside the others.
-    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         self.heartbeat.check(given)
     }
 

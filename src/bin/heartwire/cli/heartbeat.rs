@@ -1,4 +1,5 @@
-//! The options of the heartbeat, of a server and of a client.
+//! The options of the heartbeat: those of either end, what the server and the client have beside them, and the policy
+//! that they come to.
 
 use std::time::Duration;
 
@@ -6,29 +7,29 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, Liveness};
 
-use super::mistake::Mistake;
+use super::usage_error::UsageError;
 use super::values::{Optional, parse_duration, parse_misses, parse_optional, parse_range};
 
 /// A server's heartbeat.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Heartbeat")]
 pub(super) struct ServerHeartbeat {
-    /// Who beats: the server by Pings, the peer by itself, or nobody
+    /// Who leads the heartbeat: the server by Pings, each peer by itself, or nobody
     #[arg(long, value_enum, default_value = "server")]
     heartbeat: Leader,
 
     #[command(flatten)]
     beat: HeartbeatOptions,
 
-    /// With --heartbeat peer: how long a peer may be silent before that is a miss
+    /// With --heartbeat peer: how long a peer may be silent before that counts as a miss
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
     expect: Duration,
 
-    /// With --heartbeat peer: shortest and longest time that a peer may announce for its next sign by "next="
+    /// With --heartbeat peer: shortest and longest time to its next sign that a peer may announce by "next="
     #[arg(long, value_name = "SHORTEST..LONGEST", value_parser = parse_range)]
     announcements: Option<(Duration, Duration)>,
 
-    /// Take the texts "ping" and "ping next=MILLISECONDS" of all clients as heartbeats, and answer "pong"
+    /// Take the texts "ping" and "ping next=MILLISECONDS" from any client as heartbeats, and answer "pong"
     #[arg(long)]
     pub(super) text_heartbeat: bool,
 }
@@ -40,28 +41,28 @@ pub(super) struct ClientHeartbeat {
     #[command(flatten)]
     beat: HeartbeatOptions,
 
-    /// Have each Ping announce when the next one is due, for a server that is led by its peers
+    /// Announce in each Ping when the next one is due, for a server with --heartbeat peer
     #[arg(long)]
     announce: bool,
 }
 
-/// The beat of whoever sends Pings.
+/// The Pings that an end sends, and what follows if they are not answered: at either end.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Heartbeat")]
 struct HeartbeatOptions {
-    /// Time between our Pings, or "off" for no heartbeat
+    /// Time between Pings, or "off" for no heartbeat
     #[arg(long, value_name = "DURATION|off", default_value = "20s", value_parser = parse_optional)]
     ping_interval: Optional,
 
-    /// How long after a Ping some life must show, or "off" to keep lines open without ever finding anyone dead
+    /// How long to wait for a sign of life after a Ping, or "off" to send Pings and never find a peer dead
     #[arg(long, value_name = "DURATION|off", default_value = "10s", value_parser = parse_optional)]
     pong_timeout: Optional,
 
-    /// How many misses in a row make a peer dead
+    /// Number of misses in a row that make a peer dead
     #[arg(long, value_name = "N", default_value = "3", value_parser = parse_misses)]
     max_missed: u32,
 
-    /// What counts as life
+    /// What counts as a sign of life
     #[arg(long, value_enum, default_value = "any-byte")]
     liveness: LivenessOption,
 }
@@ -80,16 +81,16 @@ enum LivenessOption {
 }
 
 /// Refuses each of these options if it was given, for it has no effect `because`.
-fn refuse(given: &ArgMatches, options: &[&str], because: &str) -> Result<(), Mistake> {
+fn refuse(given: &ArgMatches, options: &[&str], because: &str) -> Result<(), UsageError> {
     match options.iter().find(|option| given.value_source(option) == Some(ValueSource::CommandLine)) {
-        Some(option) => Err(Mistake::new(format!("--{} has no effect {because}", option.replace('_', "-")))),
+        Some(option) => Err(UsageError::new(format!("--{} has no effect {because}", option.replace('_', "-")))),
         None => Ok(()),
     }
 }
 
 impl ServerHeartbeat {
     /// Refuses options that would have no effect.
-    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         const OF_PEERS: [&str; 2] = ["expect", "announcements"];
         const OF_OURS: [&str; 4] = ["ping_interval", "pong_timeout", "max_missed", "liveness"];
         match self.heartbeat {
@@ -99,7 +100,7 @@ impl ServerHeartbeat {
             }
             Leader::Peer => {
                 let because =
-                    "with --heartbeat peer, for then the server sends no Pings; use --expect, or leave it out";
+                    "with --heartbeat peer, because the server then sends no Pings; use --expect, or leave it out";
                 refuse(given, &["ping_interval"], because)
             }
             Leader::Off => {
@@ -124,7 +125,7 @@ impl ServerHeartbeat {
         }
     }
 
-    /// How often a heart beats, whoever beats.
+    /// How often a sign of life is due, whoever leads.
     pub(super) fn interval(&self) -> Option<Duration> {
         match self.heartbeat {
             Leader::Server => self.beat.ping_interval.0,
@@ -148,7 +149,7 @@ impl ServerHeartbeat {
             (Leader::Server, Some(interval), Some(timeout)) => {
                 format!("Ping every {}, dead after {} of {}", spell(interval), self.beat.misses(), spell(timeout))
             }
-            _ => format!("peers beat, dead after {} of {}", self.beat.misses(), spell(self.expect)),
+            _ => format!("peers lead, dead after {} of {}", self.beat.misses(), spell(self.expect)),
         };
         format!("{beat}: a dead peer is found within {}", spell(worst))
     }
@@ -156,7 +157,7 @@ impl ServerHeartbeat {
 
 impl ClientHeartbeat {
     /// Refuses options that would have no effect.
-    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         if self.beat.ping_interval.0.is_none() {
             refuse(given, &["announce"], WITHOUT_PINGS)?;
         }
@@ -172,15 +173,15 @@ impl ClientHeartbeat {
     }
 }
 
-const WITHOUT_PINGS: &str = "with --ping-interval off, which is no heartbeat; leave one of them out";
+const WITHOUT_PINGS: &str = "with --ping-interval off, which turns the heartbeat off; leave one of them out";
 
 impl HeartbeatOptions {
     /// Refuses options that would have no effect.
-    fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+    fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         match (self.ping_interval.0, self.pong_timeout.0) {
             (None, _) => refuse(given, &["pong_timeout", "max_missed", "liveness"], WITHOUT_PINGS),
             (_, None) => {
-                let because = "with --pong-timeout off, which finds nobody dead; leave one of them out";
+                let because = "with --pong-timeout off, which never finds a peer dead; leave one of them out";
                 refuse(given, &["max_missed", "liveness"], because)
             }
             _ => Ok(()),

@@ -7,37 +7,35 @@ use heartwire::{HeartbeatPolicy, IpNet};
 
 use super::LogOptions;
 use super::heartbeat::ServerHeartbeat;
-use super::mistake::Mistake;
-use super::values::{
-    Optional, parse_address, parse_connections, parse_duration, parse_network, parse_optional, parse_origin,
-    parse_read_buffer, parse_size, parse_size_or_zero,
-};
+use super::settings::Settings;
+use super::usage_error::UsageError;
+use super::values::{parse_address, parse_connections, parse_network, parse_origin};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
-pub(super) const AFTER_HELP: &str = "\
+const AFTER_HELP: &str = "\
 Values:
-  DURATION has a unit: 500ms, 20s, 1m30s. BYTES may have one: 65536, 64KiB, 1.5MiB, 1GiB.
+  DURATION takes a unit: 500ms, 20s, 1m30s. BYTES may take one: 65536, 64KiB, 1.5MiB, 1GiB.
 
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close all connections
-  with 1001 and end the server within --close-timeout. A second one ends it at once.
+  with 1001 and end the server within --close-timeout. A second signal ends it at once.
   nohup does not keep SIGHUP away; setsid does.
 
 Examples:
   heartwire
       Send every message back, on 127.0.0.1:9001; the status page is at http://127.0.0.1:9001/
   heartwire 0.0.0.0:9001 --mode broadcast --status
-      Send every message to all others, for the whole network, which may see the status page
+      Send every message to all other clients, and show the whole network the status page
   heartwire 9001 --ping-interval 5s --pong-timeout 2s --max-missed 2
       Find a dead peer within 9 s
   heartwire 9001 --heartbeat peer --expect 30s
-      Send no Pings: peers have to show life every 30 s
+      Send no Pings: every peer has to show life within 30 s
   heartwire connect ws://127.0.0.1:9001/
-      Be a client, and type messages
+      Run a client to type messages into
 
 Exit codes:
   0    an orderly end
-  1    it could not start, or was ended by an error
+  1    the server could not start, or an error ended it
   2    a mistake on the command line
   130  a second signal";
 
@@ -45,11 +43,11 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeOptions {
-    /// Address to listen on, as HOST:PORT or the PORT of the loopback address; port 0 takes any free one
+    /// Address to listen on: HOST:PORT, or PORT on the loopback address; port 0 takes any free one
     #[arg(default_value = "127.0.0.1:9001", value_parser = parse_address)]
     pub(crate) address: String,
 
-    /// What to do with messages: send each back, or to every other client
+    /// What to do with each message: send it back, or send it to every other client
     #[arg(long, value_enum, default_value = "echo")]
     pub(crate) mode: Mode,
 
@@ -57,7 +55,10 @@ pub(crate) struct ServeOptions {
     heartbeat: ServerHeartbeat,
 
     #[command(flatten)]
-    pub(crate) limits: Limits,
+    pub(crate) capacity: Capacity,
+
+    #[command(flatten)]
+    pub(crate) settings: Settings,
 
     #[command(flatten)]
     pub(crate) access: Access,
@@ -72,49 +73,17 @@ pub(crate) enum Mode {
     Broadcast,
 }
 
-/// How much of everything.
+/// How many may come in.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
-pub(crate) struct Limits {
-    /// Most connections at a time; more are answered 503
+pub(crate) struct Capacity {
+    /// Most connections at a time; further clients get 503
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_connections)]
     pub(crate) max_connections: usize,
 
-    /// Most connections at a time from one client's address, or IPv6 network of 64 bits; more are answered 429
+    /// Most connections at a time from one address, or one IPv6 /64 network; further clients get 429
     #[arg(long, value_name = "N", value_parser = parse_connections)]
     pub(crate) max_connections_per_address: Option<usize>,
-
-    /// Largest message taken, in bytes
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
-    pub(crate) max_message_size: usize,
-
-    /// Bytes of memory that what waits for a slow peer may take
-    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = parse_size)]
-    pub(crate) queue_size: usize,
-
-    /// How long a peer that lives may take nothing of what waits for it, or "off" for as long as it lives
-    #[arg(long, value_name = "DURATION|off", default_value = "off", value_parser = parse_optional)]
-    full_queue_timeout: Optional,
-
-    /// Read buffer of each connection while little comes in, in bytes; it grows by itself, and an idle one has none
-    #[arg(long, value_name = "BYTES", default_value = "4KiB", value_parser = parse_read_buffer)]
-    pub(crate) read_buffer_size: usize,
-
-    /// Bytes that are read ahead while the handler is busy; then the peer has to wait
-    #[arg(long, value_name = "BYTES", default_value = "64KiB", value_parser = parse_size_or_zero)]
-    pub(crate) read_ahead: usize,
-
-    /// Bytes of memory that both may take for all connections together: what waits for slow peers, and what is read ahead
-    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_size_or_zero)]
-    pub(crate) max_buffered: usize,
-
-    /// How long an opening handshake may take in all
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) handshake_timeout: Duration,
-
-    /// How long a closing handshake, or the shutdown, may take in all
-    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
-    pub(crate) close_timeout: Duration,
 }
 
 /// Who may come in, and see what.
@@ -125,22 +94,22 @@ pub(crate) struct Access {
     #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
     pub(crate) allow_origin: Vec<String>,
 
-    /// Take the word of reverse proxies at this address, or in this network, on who their clients are; repeatable
+    /// Trust reverse proxies at this address, or in this network, to name their clients; repeatable
     #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
     pub(crate) trust_proxy: Vec<IpNet>,
 
-    /// Show the status page at / and the metrics at /metrics even if the address is not loopback: they name peers
+    /// Show the status page at / and the metrics at /metrics, which name peers, even if the address is not loopback
     #[arg(long, conflicts_with = "no_status")]
     status: bool,
 
-    /// No status page and no metrics
+    /// Show neither the status page nor the metrics
     #[arg(long)]
     no_status: bool,
 }
 
 impl ServeOptions {
     /// Refuses options that would have no effect beside the others.
-    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), Mistake> {
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         self.heartbeat.check(given)
     }
 
@@ -148,7 +117,7 @@ impl ServeOptions {
         self.heartbeat.policy()
     }
 
-    /// How often a heart beats, whoever beats.
+    /// How often a sign of life is due, whoever leads the heartbeat.
     pub(crate) fn beat_interval(&self) -> Option<Duration> {
         self.heartbeat.interval()
     }
@@ -160,12 +129,6 @@ impl ServeOptions {
 
     pub(crate) fn text_heartbeat(&self) -> bool {
         self.heartbeat.text_heartbeat
-    }
-}
-
-impl Limits {
-    pub(crate) fn full_queue_timeout(&self) -> Option<Duration> {
-        self.full_queue_timeout.0
     }
 }
 

@@ -22,7 +22,7 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// HOST:PORT, or a port of the loopback address.
+/// HOST:PORT, or a port on the loopback address.
 pub(super) fn parse_address(text: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected HOST:PORT or PORT, such as 0.0.0.0:9001 or 9001";
     if text.contains("://") {
@@ -88,7 +88,7 @@ pub(super) fn parse_header(text: &str) -> Result<(String, String), String> {
         return Err(EXPECTED.to_owned());
     }
     match name.to_ascii_lowercase().as_str() {
-        "sec-websocket-protocol" => Err("use --subprotocol for it".to_owned()),
+        "sec-websocket-protocol" => Err("use --subprotocol instead".to_owned()),
         "host" => Err("the URL says which host it is for; leave it out".to_owned()),
         own if ["connection", "upgrade"].contains(&own) || own.starts_with("sec-websocket-") => {
             Err(format!("{name} belongs to the opening handshake itself; leave it out"))
@@ -101,7 +101,7 @@ pub(super) fn parse_header(text: &str) -> Result<(String, String), String> {
 pub(super) fn parse_subprotocol(text: &str) -> Result<String, String> {
     match HeaderName::from_bytes(text.as_bytes()) {
         Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("expected a name without spaces and commas, such as chat.v1".to_owned()),
+        Err(_) => Err("expected a name without spaces or commas, such as chat.v1".to_owned()),
     }
 }
 
@@ -182,7 +182,7 @@ fn is_negative(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// An origin as browsers send it: scheme, host and port, nothing behind, and the scheme's own port left out (RFC 6454
+/// An origin as browsers send it: scheme, host and port, nothing after them, and the scheme's own port left out (RFC 6454
 /// section 6.2).
 pub(super) fn parse_origin(text: &str) -> Result<String, String> {
     let expected = || "expected an origin such as https://example.org or http://localhost:8080".to_owned();

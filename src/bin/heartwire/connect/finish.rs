@@ -1,4 +1,4 @@
-//! The end of `heartwire connect` once its input is over: when everything is sent, or when it is no use to go on.
+//! The end of `heartwire connect` once its input is over: when everything is sent, or when going on is no use.
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
@@ -8,11 +8,11 @@ use heartwire::{ClientHandle, Event, Sender};
 
 use super::input::Input;
 
-/// How often to look whether the connection has taken what waits in its queue.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often to check whether the peer has taken what waits in the connection's queue.
+const CHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// An attempt to connect that takes longer is worth a word.
-const SOON: Duration = Duration::from_secs(1);
+/// How long lines may wait for a connection before the log says so.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What the threads of the client share.
 #[derive(Debug, Default)]
@@ -20,19 +20,19 @@ pub(super) struct Progress {
     pub(super) input: Input,
     /// The newest connection. Held for moments only.
     sender: Mutex<Option<Sender>>,
-    /// What went wrong beside the connection.
+    /// The first failure that is not the connection's own.
     failure: OnceLock<String>,
 }
 
 /// What is still to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Rest {
+struct Remaining {
     lines: usize,
     /// Bytes in the queue of the connection; `None` while it is just opening.
     queued: Option<usize>,
 }
 
-impl Rest {
+impl Remaining {
     /// Whether something was sent since.
     fn is_less_than(self, before: Self) -> bool {
         self.lines < before.lines || self.queued.zip(before.queued).is_some_and(|(now, before)| now < before)
@@ -46,7 +46,7 @@ impl Progress {
     }
 
     pub(super) fn failed(&self, failure: String) {
-        // The first failure is the one to be told.
+        // Fails if there is one already: the first is the cause.
         let _ = self.failure.set(failure);
     }
 
@@ -57,59 +57,56 @@ impl Progress {
     /// The input is over. Stops the client when everything is sent, when nothing is left to send and there is no
     /// connection, or when nothing could be sent for `timeout`.
     pub(super) fn finish(&self, handle: &ClientHandle, timeout: Duration) {
-        let for_long = humantime::format_duration(timeout);
         let events = handle.events();
         let over = Instant::now();
-        let mut rest = self.rest(handle);
         let mut deadline = over + timeout;
-        let mut is_told = false;
+        let mut remaining = self.remaining(handle);
+        let mut is_logged = false;
         while !handle.has_ended() {
-            let before = std::mem::replace(&mut rest, self.rest(handle));
-            if rest.is_less_than(before) {
+            let before = std::mem::replace(&mut remaining, self.remaining(handle));
+            if remaining.is_less_than(before) {
                 deadline = Instant::now() + timeout;
             }
             let failed_attempt = events.try_iter().find_map(|event| match event {
                 Event::ConnectFailed { error, .. } => Some(error),
                 _ => None,
             });
-            match (rest, self.was_connected(), failed_attempt) {
-                (Rest { lines: 0, queued: Some(0) }, true, _) => return handle.stop(),
-                // Nothing to send: whether there is a server is all there was to find out.
-                (Rest { lines: 0, .. }, false, Some(error)) => {
-                    self.failed(error);
+            let may_wait_in_silence = handle.is_connected() || failed_attempt.is_none() && over.elapsed() < QUIET;
+
+            match (remaining.lines, self.was_connected()) {
+                (0, true) if remaining.queued == Some(0) => return handle.stop(),
+                // There is nothing to send: all that remained to find out was whether there is a server.
+                (0, false) if failed_attempt.is_some() || Instant::now() >= deadline => {
+                    let nobody = || format!("no connection within {}", humantime::format_duration(timeout));
+                    self.failed(failed_attempt.unwrap_or_else(nobody));
                     return handle.stop();
                 }
-                (Rest { lines, .. }, was_connected, _) if Instant::now() >= deadline => {
-                    if lines == 0 && !was_connected {
-                        self.failed(format!("no connection within {for_long}"));
-                    }
-                    return handle.stop();
-                }
-                (Rest { lines: lines @ 1.., .. }, _, failed_attempt)
-                    if !is_told && !handle.is_connected() && (failed_attempt.is_some() || over.elapsed() >= SOON) =>
-                {
-                    is_told = true;
-                    log::warn!("{} for a connection, for {for_long} at most", waiting(lines));
+                _ if Instant::now() >= deadline => return handle.stop(),
+                (lines @ 1.., _) if !is_logged && !may_wait_in_silence => {
+                    is_logged = true;
+                    let timeout = humantime::format_duration(timeout);
+                    log::warn!("{} for a connection, for {timeout} at most", waiting(lines));
                 }
                 _ => {}
             }
-            match rest.lines {
-                0 => thread::sleep(LOOK),
-                _ => self.input.wait_taken(LOOK),
+
+            match remaining.lines {
+                0 => thread::sleep(CHECK_INTERVAL),
+                _ => self.input.wait_taken(CHECK_INTERVAL),
             }
         }
     }
 
-    fn rest(&self, handle: &ClientHandle) -> Rest {
-        // In this order: a line that leaves in between is in both, and not in neither.
+    fn remaining(&self, handle: &ClientHandle) -> Remaining {
+        // In this order: a line that moves to the queue in between counts twice rather than not at all.
         let lines = self.input.waiting();
         let queued = match &*self.sender() {
             Some(sender) if !sender.is_closed() => Some(sender.queued()),
-            // One has just opened, and its handler is about to tell us.
+            // One has just opened, and its handler is about to call `opened`.
             _ if handle.is_connected() => None,
             _ => Some(0),
         };
-        Rest { lines, queued }
+        Remaining { lines, queued }
     }
 
     fn was_connected(&self) -> bool {

@@ -1,5 +1,5 @@
-//! Lines of standard input that wait to be sent. They are read ahead, up to a bound, so that the end of the input is seen
-//! although there is no connection.
+//! Lines of standard input that wait to be sent. They are read ahead, up to a bound, so that the end of the input is
+//! noticed even without a connection.
 
 use std::collections::VecDeque;
 use std::io::BufRead;
@@ -26,7 +26,7 @@ struct State {
 }
 
 impl Input {
-    /// Bytes that may wait. Beyond it whoever writes our input has to wait.
+    /// Bytes that may wait. Beyond that, whoever writes our input has to wait.
     const READ_AHEAD: usize = 16 * 1024 * 1024;
 
     /// Reads to the end.
@@ -52,23 +52,22 @@ impl Input {
         self.changed.notify_all();
     }
 
-    /// Gives each line to `send`, which says whether it was taken or may be offered again, until the input is over or
-    /// `send` gives up.
-    pub(super) fn send_all(&self, mut send: impl FnMut(Message) -> Attempt) {
+    /// Gives each line to `send`, again if that asks to retry, until the input is over or `send` gives up.
+    pub(super) fn send_all(&self, mut send: impl FnMut(Message) -> Delivery) {
         loop {
             let is_idle = |state: &mut State| state.waiting.is_empty() && !state.is_over;
             let mut state = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
             let Some(message) = state.waiting.front().cloned() else { return };
             state.is_sending = true;
             drop(state);
-            let attempt = send(message);
+            let delivery = send(message);
             let mut state = self.lock();
             state.is_sending = false;
-            if attempt == Attempt::Taken {
+            if delivery == Delivery::Taken {
                 state.bytes -= state.waiting.pop_front().map_or(0, |message| message.len());
             }
             self.changed.notify_all();
-            if attempt == Attempt::GivenUp {
+            if delivery == Delivery::GivenUp {
                 return;
             }
         }
@@ -99,9 +98,9 @@ impl Input {
 
 /// What became of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
+pub(super) enum Delivery {
     Taken,
-    Again,
+    Retry,
     GivenUp,
 }
 
@@ -119,7 +118,7 @@ mod tests {
         let mut offered = Vec::new();
         input.send_all(|message| {
             offered.push(message);
-            if offered.len() % 2 == 0 { Attempt::Taken } else { Attempt::Again }
+            if offered.len() % 2 == 0 { Delivery::Taken } else { Delivery::Retry }
         });
         let expected: Vec<_> = ["one", "one", "", "", "three", "three"].map(Message::from).into();
         assert_eq!(offered, expected);
@@ -130,7 +129,7 @@ mod tests {
     fn what_was_not_taken_is_left() {
         let input = Input::default();
         input.read(&b"one\ntwo\nthree\n"[..]).unwrap();
-        let mut answers = [Attempt::Taken, Attempt::GivenUp].into_iter();
+        let mut answers = [Delivery::Taken, Delivery::GivenUp].into_iter();
         input.send_all(|_| answers.next().unwrap());
         assert_eq!(input.left(), 2);
     }
@@ -151,14 +150,14 @@ mod tests {
         let mut count = 0;
         input.send_all(|_| {
             count += 1;
-            Attempt::Taken
+            Delivery::Taken
         });
         assert_eq!(count, 3);
         reader.join().unwrap().unwrap();
     }
 
     #[test]
-    fn input_that_is_no_text_is_an_error_behind_what_was_read() {
+    fn input_that_is_no_text_is_an_error_after_what_was_read() {
         let input = Input::default();
         let error = input.read(&b"one\n\xff\n"[..]).unwrap_err();
         assert!(error.starts_with("cannot read standard input: "), "{error}");

@@ -1,0 +1,73 @@
+//! What is wrong with a command line, in one line that names the option and says what to do.
+
+use std::fmt;
+
+use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+
+/// A command line that makes no sense: one line, to stand after "error: ".
+#[derive(Debug)]
+pub(crate) struct UsageError(String);
+
+impl UsageError {
+    pub(crate) fn new(line: impl Into<String>) -> Self {
+        Self(line.into())
+    }
+
+    /// clap's paragraphs, joined. `command` is what was being parsed, such as "heartwire connect".
+    pub(super) fn from_clap(mut error: Error, command: &str) -> Self {
+        hide_urls(&mut error);
+        let second = match error.get(ContextKind::InvalidSubcommand) {
+            Some(ContextValue::String(second)) => second.as_str(),
+            _ => "",
+        };
+        Self(match error.kind() {
+            // The URL is all that is ever required.
+            ErrorKind::MissingRequiredArgument => {
+                format!("{command} needs the URL of a server, such as {command} ws://127.0.0.1:9001/")
+            }
+            // What clap takes for a command is whatever comes after an address or an option.
+            ErrorKind::ArgumentConflict if super::is_command(second) => {
+                format!("the command '{second}' must come first, before its options and arguments")
+            }
+            ErrorKind::ArgumentConflict if !second.is_empty() => {
+                format!("unexpected argument '{second}' found (try {command} --help)")
+            }
+            kind => join_lines(&error.to_string(), kind == ErrorKind::ValueValidation, command),
+        })
+    }
+}
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Leaves no more of URLs than their scheme in what clap quotes: a URL that is out of place may hold a password, or a
+/// token in its query. What the library says about the URL of a server hides those by itself.
+fn hide_urls(error: &mut Error) {
+    for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(quoted)) = error.get(kind)
+            && let Some((scheme, _)) = quoted.split_once("://")
+        {
+            let hidden = format!("{scheme}://***");
+            error.insert(kind, ContextValue::String(hidden));
+        }
+    }
+}
+
+/// What clap says before it comes to the usage. `is_complete`: it needs no hint at what to do.
+fn join_lines(text: &str, is_complete: bool, command: &str) -> String {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut lines = lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"));
+    let first = lines.next().unwrap_or("invalid command line");
+    let mut line = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    let mut is_complete = is_complete;
+    // "To pass it as a value" is never what was meant: no argument of ours begins with a hyphen.
+    for hint in lines.filter(|hint| !hint.contains("to pass '")) {
+        let separator = if hint.starts_with('[') { " " } else { "; " };
+        line = line + separator + hint.strip_prefix("tip: ").unwrap_or(hint);
+        is_complete = true;
+    }
+    if is_complete { line } else { format!("{line} (try {command} --help)") }
+}
