@@ -507,14 +507,15 @@ pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use http::request::{Request, RequestTarget};
 pub use http::response::Response;
-pub use message::Message;
+pub use message::{Message, Text};
 pub use protocol::close::{CloseCode, CloseReason};
 pub use server::{Server, accept::Accept, handle::ServerHandle};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 
+pub use bytes::Bytes;
+pub use crossbeam_channel;
 pub use ipnet::IpNet;
-pub use tungstenite::{Bytes, Utf8Bytes};
 
 /// The examples of the README are kept true by compiling them.
 #[cfg(doctest)]

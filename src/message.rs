@@ -1,6 +1,12 @@
 //! What handlers receive and send.
+//!
+//! [`Text`] is ours; [`Bytes`] is the type of the crate `bytes` that many libraries share.
 
-use tungstenite::{Bytes, Utf8Bytes};
+use bytes::Bytes;
+
+mod text;
+
+pub use text::Text;
 
 /// A whole data message (RFC 6455 section 5.6), reassembled from its fragments.
 ///
@@ -10,7 +16,7 @@ use tungstenite::{Bytes, Utf8Bytes};
 #[allow(clippy::exhaustive_enums)]
 pub enum Message {
     /// Text, checked to be UTF-8.
-    Text(Utf8Bytes),
+    Text(Text),
     /// Bytes.
     Binary(Bytes),
 }
@@ -26,7 +32,7 @@ impl Message {
     }
 
     /// A text message.
-    pub fn text(text: impl Into<Utf8Bytes>) -> Self {
+    pub fn text(text: impl Into<Text>) -> Self {
         Self::Text(text.into())
     }
 
@@ -92,8 +98,8 @@ impl From<Bytes> for Message {
     }
 }
 
-impl From<Utf8Bytes> for Message {
-    fn from(text: Utf8Bytes) -> Self {
+impl From<Text> for Message {
+    fn from(text: Text) -> Self {
         Self::Text(text)
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel as channel;
 
 use crate::connection::report::ConnectionInfo;
@@ -196,12 +197,12 @@ impl Shared {
 
     /// Not inlined, to keep the stack low for the send that follows.
     #[inline(never)]
-    fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> tungstenite::Bytes {
+    fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> Bytes {
         self.ledger().ping(Instant::now(), next, waiter).into()
     }
 
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
-    pub(crate) fn pong(self: &Arc<Self>, payload: tungstenite::Bytes) -> Result<(), Error> {
+    pub(crate) fn pong(self: &Arc<Self>, payload: Bytes) -> Result<(), Error> {
         let sent = self.write_half.send_control(Frame::pong(payload));
         self.settle(sent).map(drop)
     }
