@@ -310,7 +310,7 @@
 //! answered with 500.
 //!
 //! Behind a reverse proxy every peer is the proxy. [`Server::trust_proxies`] says whose word on the client's address is
-//! taken; then [`Request::client`], [`Connection::client`], the log and all reports have it. From anybody else the headers
+//! taken; then [`Request::remote_ip`], [`Connection::remote_ip`], the log and all reports have it. From anybody else the headers
 //! `X-Forwarded-For` and `X-Real-IP` change nothing, for they can be forged.
 //!
 //! # Closing

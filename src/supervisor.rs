@@ -172,15 +172,22 @@ impl Supervisor {
             Notice::Opened(shared) => self.opened(shared),
             Notice::HandshakeFailed { remote, failure } => {
                 self.supervisor.log.info(format_args!("{remote} {failure}"));
-                let Remote { peer, client } = remote;
+                let Remote { peer_addr, remote_ip } = remote;
                 let HandshakeFailure { status, reason, path, origin } = *failure;
                 self.supervisor.count(|stats| stats.handshakes_failed += 1);
                 let reason = reason.into_owned();
-                self.supervisor.publish(|| Event::HandshakeFailed { peer, client, status, reason, path, origin });
+                self.supervisor.publish(|| Event::HandshakeFailed {
+                    peer_addr,
+                    remote_ip,
+                    status,
+                    reason,
+                    path,
+                    origin,
+                });
             }
             Notice::Missed { id, remote, what, missed, max_missed } => {
                 self.supervisor.log.warn(format_args!("#{id} {remote} missed {what} {missed} of {max_missed}"));
-                self.supervisor.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
+                self.supervisor.publish(|| Event::Missed { id, peer_addr: remote.peer_addr, missed, max_missed });
             }
             Notice::Closing { shared, deadline } => {
                 self.closing.insert((deadline, shared.id), shared);
@@ -191,7 +198,7 @@ impl Supervisor {
             }
             Notice::HandlerStalled { id, remote, away } => {
                 self.supervisor.log.warn(format_args!("#{id} {remote} handler has not called recv for {away:.1?}"));
-                self.supervisor.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
+                self.supervisor.publish(|| Event::HandlerStalled { id, peer_addr: remote.peer_addr, away });
             }
             Notice::Beat { id, remote, beat } => self.supervisor.log.trace(format_args!("#{id} {remote} {beat}")),
             Notice::WriteFailed { id, remote, error } => {
@@ -218,10 +225,10 @@ impl Supervisor {
             stats.open += 1;
         });
         self.supervisor.log.info(format_args!("#{} {} opened {}", shared.id, shared.remote, shared.target.path()));
-        let Remote { peer, client } = shared.remote;
+        let Remote { peer_addr, remote_ip } = shared.remote;
         self.supervisor.publish(|| {
             let (path, target) = (shared.target.path().to_owned(), shared.target.clone());
-            Event::Opened { id: shared.id, peer, client, path, target }
+            Event::Opened { id: shared.id, peer_addr, remote_ip, path, target }
         });
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.stop(&shared);
@@ -229,8 +236,8 @@ impl Supervisor {
     }
 
     fn closed(&mut self, report: CloseReport) {
-        let CloseReport { id, peer, client, .. } = report;
-        let remote = Remote { peer, client };
+        let CloseReport { id, peer_addr, remote_ip, .. } = report;
+        let remote = Remote { peer_addr, remote_ip };
         self.supervisor.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;

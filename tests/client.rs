@@ -114,7 +114,7 @@ fn a_connection_tells_what_it_asked_for_and_what_was_agreed_upon() {
     run(asked.subprotocol("first").subprotocol("second"), move |conn| {
         let figures =
             (conn.path().to_owned(), conn.request().target().to_owned(), conn.subprotocol().map(str::to_owned));
-        let _ = sender.send((figures, conn.peer(), conn.id()));
+        let _ = sender.send((figures, conn.peer_addr(), conn.id()));
         Ok(())
     })
     .result()

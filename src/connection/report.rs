@@ -18,10 +18,11 @@ pub type ConnectionId = u64;
 pub struct ConnectionInfo {
     /// The connection's number.
     pub id: ConnectionId,
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
-    pub client: IpAddr,
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub peer_addr: SocketAddr,
+    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
+    /// named, or else the peer's own.
+    pub remote_ip: IpAddr,
     /// The path that it asked for, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.
@@ -54,10 +55,11 @@ pub struct ConnectionInfo {
 pub struct CloseReport {
     /// The connection's number.
     pub id: ConnectionId,
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
-    pub client: IpAddr,
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub peer_addr: SocketAddr,
+    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
+    /// named, or else the peer's own.
+    pub remote_ip: IpAddr,
     /// The path that it asked for, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.

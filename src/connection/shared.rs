@@ -492,8 +492,8 @@ impl Shared {
         let (pings, pongs, round_trip) = self.ledger().figures();
         CloseReport {
             id: self.id,
-            peer: self.remote.peer,
-            client: self.remote.client,
+            peer_addr: self.remote.peer_addr,
+            remote_ip: self.remote.remote_ip,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             traffic: self.traffic(&figures),
@@ -517,8 +517,8 @@ impl Shared {
         let (pings, pongs, round_trip) = self.ledger().figures();
         ConnectionInfo {
             id: self.id,
-            peer: self.remote.peer,
-            client: self.remote.client,
+            peer_addr: self.remote.peer_addr,
+            remote_ip: self.remote.remote_ip,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             age,

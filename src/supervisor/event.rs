@@ -14,10 +14,11 @@ pub enum Event {
     Opened {
         /// The connection's number.
         id: ConnectionId,
-        /// The peer's address.
-        peer: SocketAddr,
-        /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
-        client: IpAddr,
+        /// The address of the peer's socket: behind a proxy, the proxy's.
+        peer_addr: SocketAddr,
+        /// The address of whoever is really at the other end: the one that a [trusted
+        /// proxy](crate::Server::trust_proxies) named, or else the peer's own.
+        remote_ip: IpAddr,
         /// The path that it asked for, without the query.
         path: String,
         /// The path with the query, which may hold secrets.
@@ -27,8 +28,8 @@ pub enum Event {
     Missed {
         /// The connection's number.
         id: ConnectionId,
-        /// The peer's address.
-        peer: SocketAddr,
+        /// The address of the peer's socket: behind a proxy, the proxy's.
+        peer_addr: SocketAddr,
         /// Misses in a row so far.
         missed: u32,
         /// How many make the peer dead.
@@ -39,8 +40,8 @@ pub enum Event {
     HandlerStalled {
         /// The connection's number.
         id: ConnectionId,
-        /// The peer's address.
-        peer: SocketAddr,
+        /// The address of the peer's socket: behind a proxy, the proxy's.
+        peer_addr: SocketAddr,
         /// For how long.
         away: Duration,
     },
@@ -66,10 +67,11 @@ pub enum Event {
     /// An opening handshake did not come to a connection. Plain HTTP requests, and clients that never asked for anything,
     /// are no failures: see [`Stats::http_unclaimed`](crate::Stats::http_unclaimed) and [`Stats::without_request`](crate::Stats::without_request).
     HandshakeFailed {
-        /// The peer's address.
-        peer: SocketAddr,
-        /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's, if it got so far as to name it.
-        client: IpAddr,
+        /// The address of the peer's socket: behind a proxy, the proxy's.
+        peer_addr: SocketAddr,
+        /// The address of whoever is really at the other end: the one that a [trusted
+        /// proxy](crate::Server::trust_proxies) named, if its request was read that far, or else the peer's own.
+        remote_ip: IpAddr,
         /// The HTTP status that it was given, if it got an answer.
         status: Option<u16>,
         /// What was wrong, and what refused it: `on_handshake`, with what [`Response::because`](crate::Response::because)

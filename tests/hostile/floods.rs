@@ -67,7 +67,7 @@ fn small(server: Server) -> Server {
 
 fn info_of(rig: &Rig, client: &Client) -> Option<ConnectionInfo> {
     let peer = client.local_addr();
-    rig.handle.connections().into_iter().find(|info| info.peer == peer)
+    rig.handle.connections().into_iter().find(|info| info.peer_addr == peer)
 }
 
 fn ping_flood(rig: &Rig, opcode: u8) -> Checked {
