@@ -502,7 +502,7 @@ mod transport;
 pub use client::{Attempt, Backoff, Client, ClientHandle};
 pub use connection::report::{CloseReport, ConnectionId, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
-pub use error::{ConfirmError, ConnectError, Error, TrySendError};
+pub use error::{ClientSendError, ConfirmError, ConnectError, Error, TrySendError};
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use http::request::{Request, RequestTarget};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::connection::shared::Shared;
-use crate::error::{Error, TrySendError};
+use crate::error::{ClientSendError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
@@ -36,17 +36,28 @@ impl ClientHandle {
     /// otherwise.
     ///
     /// # Errors
-    /// The message comes back: [`TrySendError::NotConnected`] without a connection and an outbox,
-    /// [`TrySendError::Full`] when the outbox is full (see also
-    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)), [`TrySendError::Closed`] when the client was stopped
-    /// or has ended.
-    pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
-        let message = message.into();
+    /// The message comes back: [`ClientSendError::NotConnected`] without a connection and an outbox,
+    /// [`ClientSendError::Full`] when the outbox is full (see also
+    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)), [`ClientSendError::Closed`] when the client was
+    /// stopped or has ended.
+    pub fn send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
+        self.send_or_keep(message.into(), Wait::Forever)
+    }
+
+    /// Like [`send`](Self::send), without ever waiting.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), and [`ClientSendError::Full`] also when the queue of the connection that is open is full.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
+        self.send_or_keep(message.into(), Wait::No)
+    }
+
+    fn send_or_keep(&self, mut message: Message, wait: Wait) -> Result<(), ClientSendError<Message>> {
         loop {
             let connection = {
                 let mut current = self.state.current();
                 if self.state.is_stopping() || current.has_ended {
-                    return Err(TrySendError::Closed(message));
+                    return Err(ClientSendError::Closed(message));
                 }
                 match current.open_connection() {
                     Some(connection) => connection,
@@ -57,9 +68,11 @@ impl ClientHandle {
                     }
                 }
             };
-            if connection.send(message.clone()).is_ok() {
-                return Ok(());
-            }
+            message = match connection.try_send(message, wait) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(message)) => return Err(ClientSendError::Full(message)),
+                Err(TrySendError::Closed(message)) => message,
+            };
             // It was lost meanwhile, and the message is for the next: from here on the loop cannot find it again.
             debug_assert!(connection.write_half.is_closing());
         }
@@ -291,14 +304,14 @@ impl Current {
     }
 
     /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
-    fn keep(&mut self, message: Message) -> Result<Vec<Message>, TrySendError<Message>> {
+    fn keep(&mut self, message: Message) -> Result<Vec<Message>, ClientSendError<Message>> {
         if self.outbox_limit == 0 {
-            return Err(TrySendError::NotConnected(message));
+            return Err(ClientSendError::NotConnected(message));
         }
         let size = ClientHandle::size(&message);
         let taken = if self.drops_oldest { 0 } else { self.leaving + self.outbox_size };
         if size > self.outbox_limit.saturating_sub(taken) {
-            return Err(TrySendError::Full(message));
+            return Err(ClientSendError::Full(message));
         }
         let mut dropped = Vec::new();
         while self.outbox_size + size > self.outbox_limit {
