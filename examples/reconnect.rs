@@ -50,7 +50,7 @@ fn take_readings(handle: &ClientHandle) {
 
 fn tell(event: &Event) {
     match event {
-        Event::Connecting { attempt } => println!("attempt {attempt}"),
+        Event::Connecting { attempt, .. } => println!("attempt {attempt}"),
         Event::ConnectFailed { error, .. } => println!("not connected: {error}"),
         Event::Retrying { delay, .. } => println!("trying again in {delay:.1?}"),
         Event::Opened { id, peer_addr, .. } => println!("#{id} connected to {peer_addr}"),

@@ -11,6 +11,7 @@ use crate::http::request::RequestTarget;
 #[non_exhaustive]
 pub enum Event {
     /// The opening handshake is complete; the handler starts.
+    #[non_exhaustive]
     Opened {
         /// The connection's number.
         id: ConnectionId,
@@ -25,6 +26,7 @@ pub enum Event {
         target: RequestTarget,
     },
     /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer had.
+    #[non_exhaustive]
     Missed {
         /// The connection's number.
         id: ConnectionId,
@@ -37,6 +39,7 @@ pub enum Event {
     },
     /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence, and never without
     /// an interval. The heartbeat goes on meanwhile: see [While the handler is away](crate#while-the-handler-is-away).
+    #[non_exhaustive]
     HandlerStalled {
         /// The connection's number.
         id: ConnectionId,
@@ -48,11 +51,13 @@ pub enum Event {
     /// The connection ended. There is exactly one for each `Opened`.
     Closed(CloseReport),
     /// A client begins an attempt to connect.
+    #[non_exhaustive]
     Connecting {
         /// The number of the attempt, counted from 1 and from the last connection that lasted.
         attempt: u32,
     },
     /// A client's attempt to connect has failed.
+    #[non_exhaustive]
     ConnectFailed {
         /// What was wrong.
         error: String,
@@ -60,12 +65,14 @@ pub enum Event {
         is_fatal: bool,
     },
     /// A client pauses before it tries again.
+    #[non_exhaustive]
     Retrying {
         /// For how long.
         delay: Duration,
     },
     /// An opening handshake did not come to a connection. Plain HTTP requests, and clients that never asked for anything,
     /// are no failures: see [`Stats::http_unclaimed`](crate::Stats::http_unclaimed) and [`Stats::without_request`](crate::Stats::without_request).
+    #[non_exhaustive]
     HandshakeFailed {
         /// The address of the peer's socket: behind a proxy, the proxy's.
         peer_addr: SocketAddr,
@@ -85,6 +92,7 @@ pub enum Event {
     /// So many events before this one are missing: the subscriber did not take out those before, and there was no room for
     /// more (16 MiB, some 40,000 events), or more happened at once than could be told. Said when there is room again, and
     /// at the end. The [counters](crate::Stats) have missed nothing.
+    #[non_exhaustive]
     Lost {
         /// How many.
         count: u64,
