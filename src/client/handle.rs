@@ -152,7 +152,8 @@ impl ClientHandle {
     }
 
     /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
-    /// when the client has ended; what waits in it is bounded as for [`ServerHandle::events`](crate::ServerHandle::events).
+    /// when the client has ended; what waits in it is bounded as for [`ServerHandle::events`](crate::ServerHandle::events),
+    /// and the type of the receiver is the same.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.state.supervisor.subscribe()
     }
@@ -358,7 +359,11 @@ fn normal_closure() -> CloseReason {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+    use crate::client::Client;
 
     /// An outbox with room for so many messages of one byte.
     fn outbox(messages: usize, drops_oldest: bool) -> Current {
@@ -414,5 +419,32 @@ mod tests {
         assert_eq!(left, 4 * 2 + 1);
         kept(&mut current, "the last").unwrap();
         assert_eq!((current.drop_all().len(), current.dropped, current.outbox_size), (1, 1, 0));
+    }
+
+    #[test]
+    fn try_send_never_waits_and_says_why_it_gives_the_message_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&format!("ws://{}/", listener.local_addr().unwrap())).unwrap();
+        let client = client.heartbeat(HeartbeatPolicy::off()).queue_size(1).close_timeout(Duration::from_secs(1));
+        let handle = client.handle();
+        assert_eq!(handle.try_send("x"), Err(ClientSendError::NotConnected("x".into())));
+
+        let running = thread::spawn(move || {
+            client.run(|conn| {
+                loop {
+                    conn.recv()?;
+                }
+            })
+        });
+        let never_reads = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+        assert!(handle.wait_connected(Duration::from_secs(30)));
+        let message = Message::from(vec![0; 1 << 20]);
+        let refused = (0..1000).find_map(|_| handle.try_send(message.clone()).err());
+        assert_eq!(refused, Some(ClientSendError::Full(message)), "the system does not buffer a gigabyte");
+
+        handle.stop();
+        assert_eq!(handle.try_send("x"), Err(ClientSendError::Closed("x".into())));
+        drop(never_reads);
+        running.join().unwrap().unwrap();
     }
 }
