@@ -80,9 +80,21 @@ impl From<String> for Message {
     }
 }
 
+impl From<&String> for Message {
+    fn from(text: &String) -> Self {
+        Self::text(text)
+    }
+}
+
 impl From<&[u8]> for Message {
     fn from(bytes: &[u8]) -> Self {
         Self::Binary(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl<const LEN: usize> From<&[u8; LEN]> for Message {
+    fn from(bytes: &[u8; LEN]) -> Self {
+        Self::from(&bytes[..])
     }
 }
 

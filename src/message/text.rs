@@ -192,10 +192,10 @@ mod tests {
 
     #[test]
     fn a_text_compares_hashes_and_prints_like_the_string_that_it_holds() {
-        let text = Text::from("é\n");
-        assert!(text == "é\n" && text == *"é\n" && text == "é\n".to_owned());
-        assert!("é\n" == text && *"é\n" == text && "é\n".to_owned() == text);
-        assert!(text != "é" && text > Text::from("e"));
+        let (text, string, before) = (Text::from("é\n"), String::from("é\n"), Text::from("e"));
+        assert!(text == "é\n" && text == *"é\n" && text == string);
+        assert!("é\n" == text && *"é\n" == text && string == text);
+        assert!(text != "é" && text > before);
         assert!(HashSet::from([text.clone()]).contains("é\n"));
         assert!(BTreeSet::from([text.clone()]).contains("é\n"));
         assert_eq!((format!("{text:?}"), text.to_string()), (r#""é\n""#.to_owned(), "é\n".to_owned()));
