@@ -47,6 +47,7 @@ use handshake::HandshakeConfig;
 ///         })
 /// }
 /// ```
+#[must_use = "a server accepts nobody until `serve` is called"]
 pub struct Server {
     listener: Arc<TcpListener>,
     address: SocketAddr,

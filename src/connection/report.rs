@@ -13,7 +13,7 @@ use crate::protocol::close::{CloseCode, CloseReason, counted};
 pub type ConnectionId = u64;
 
 /// A connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// The connection's number.
@@ -50,7 +50,7 @@ pub struct ConnectionInfo {
 }
 
 /// All there is to know about a connection that ended. There is exactly one for each connection that opened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
     /// The connection's number.

@@ -7,7 +7,7 @@ use crate::connection::report::{CloseReport, ConnectionId};
 use crate::http::request::RequestTarget;
 
 /// Something that happened to a connection. See [`ServerHandle::events`](crate::ServerHandle::events).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
     /// The opening handshake is complete; the handler starts.
