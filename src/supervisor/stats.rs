@@ -62,7 +62,7 @@ impl Stats {
 }
 
 /// A server at one moment: see [`ServerHandle::snapshot`](crate::ServerHandle::snapshot).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The open connections, in the order of their numbers.
@@ -79,11 +79,11 @@ pub struct RoundTrips {
 }
 
 impl RoundTrips {
-    /// The upper bounds, each included.
-    pub const BOUNDS: [Duration; 13] = {
+    /// The upper bounds, each included, from the shortest to the longest.
+    pub const BOUNDS: &[Duration] = {
         let us = Duration::from_micros;
         let ms = Duration::from_millis;
-        [
+        &[
             us(500),
             ms(1),
             us(2500),
@@ -108,7 +108,7 @@ impl RoundTrips {
 
     /// How many samples lie within each bound and above the one before; `None` stands for those above the last.
     pub fn counts(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
-        let bounds = Self::BOUNDS.into_iter().map(Some).chain([None]);
+        let bounds = Self::BOUNDS.iter().copied().map(Some).chain([None]);
         bounds.zip(self.counts)
     }
 
