@@ -494,6 +494,8 @@ mod http;
 mod logging;
 mod message;
 mod protocol;
+#[cfg(test)]
+mod public_api;
 mod server;
 mod settings;
 mod supervisor;
@@ -513,8 +515,12 @@ pub use server::{Server, accept::Accept, handle::ServerHandle};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 
+// What other crates' types stand in our signatures. Each is one that many libraries share, and stable.
+#[doc(no_inline)]
 pub use bytes::Bytes;
+#[doc(no_inline)]
 pub use crossbeam_channel;
+#[doc(no_inline)]
 pub use ipnet::IpNet;
 
 /// The examples of the README are kept true by compiling them.
