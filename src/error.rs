@@ -19,15 +19,16 @@ pub enum Error {
     Closed(CloseReason),
     /// A close code that must not stand in a Close frame (RFC 6455 section 7.4).
     InvalidCloseCode(CloseCode),
-    /// The server could not start: its address could not be bound, or no thread could be started. In a handler, `?` on an
-    /// [`io::Error`] gives this too: like any other error there it closes with 1011.
+    /// The server could not start: its address could not be bound, or no thread could be started. In a handler, `?` on
+    /// an [`io::Error`] gives this too: like any other error there it closes with 1011.
     Io(io::Error),
     /// A client did not come to a connection.
     Connect(ConnectError),
     /// The handler's own error. It closes the connection with 1011 and is reported as
     /// [`CloseReason::HandlerFailed`].
     Handler(Box<dyn StdError + Send + Sync>),
-    /// One of heartwire's own threads has panicked: a bug of heartwire, not yours. All connections were cut and reported.
+    /// One of heartwire's own threads has panicked: a bug of heartwire, not yours. All connections were cut and
+    /// reported.
     Internal(String),
 }
 

@@ -22,8 +22,8 @@ pub enum Message {
 }
 
 impl Message {
-    /// What it costs in memory to keep a message, or its frame, beyond the payload: its place in a queue that may be half
-    /// empty, and what the allocator adds to a payload.
+    /// What it costs in memory to keep a message, or its frame, beyond the payload: its place in a queue that may be
+    /// half empty, and what the allocator adds to a payload.
     pub(crate) const OVERHEAD: usize = 128;
 
     /// What it costs in memory to keep it.

@@ -30,7 +30,8 @@ fn imported(code: &str) -> Vec<&str> {
     from_means.flat_map(words).filter(|word| word.starts_with(char::is_uppercase)).collect()
 }
 
-/// What users see of the items in it: heads of functions and implementations, public fields, and enums with all they hold.
+/// What users see of the items in it: heads of functions and implementations, public fields, and enums with all they
+/// hold.
 fn signatures(code: &str) -> Vec<&str> {
     let mut start = 0;
     let mut signatures = Vec::new();
@@ -104,7 +105,7 @@ fn a_leak_is_seen_wherever_it_may_stand() {
         "impl From<Utf8Bytes> for Message {\n}",
         "impl Deref for Text {\n    type Target = Utf8Bytes;\n}",
         "impl Text {\n    pub fn take(self) -> Utf8Bytes {\n    }\n}",
-        "impl Text {\n    pub fn of(\n        count: u8,\n        text: impl Into<Utf8Bytes>,\n    ) -> Self {\n    }\n}",
+        "impl Text {\n    pub fn of(\n        n: u8,\n        text: impl Into<Utf8Bytes>,\n    ) -> Self {\n    }\n}",
         "pub fn frame() -> tungstenite::protocol::frame::Frame {\n}",
         "pub type Header = FrameHeader;",
     ] {

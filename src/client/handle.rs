@@ -47,7 +47,7 @@ impl ClientHandle {
     /// Like [`send`](Self::send), without ever waiting.
     ///
     /// # Errors
-    /// As [`send`](Self::send), and [`ClientSendError::Full`] also when the queue of the connection that is open is full.
+    /// As [`send`](Self::send). [`ClientSendError::Full`] also when the queue of the connection that is open is full.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
         self.send_or_keep(message.into(), Wait::No)
     }
@@ -152,8 +152,8 @@ impl ClientHandle {
     }
 
     /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
-    /// when the client has ended; what waits in it is bounded as for [`ServerHandle::events`](crate::ServerHandle::events),
-    /// and the type of the receiver is the same.
+    /// when the client has ended; what waits in it is bounded as for
+    /// [`ServerHandle::events`](crate::ServerHandle::events), and the type of the receiver is the same.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.state.supervisor.subscribe()
     }

@@ -108,7 +108,8 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Broadcasts that this peer did not get, because its queue was full.
     pub dropped: u64,
-    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken them.
+    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken
+    /// them.
     pub unsent: u64,
 }
 

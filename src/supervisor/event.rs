@@ -25,7 +25,8 @@ pub enum Event {
         /// The path with the query, which may hold secrets.
         target: RequestTarget,
     },
-    /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer had.
+    /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer
+    /// had.
     #[non_exhaustive]
     Missed {
         /// The connection's number.
@@ -37,8 +38,9 @@ pub enum Event {
         /// How many make the peer dead.
         max_missed: u32,
     },
-    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence, and never without
-    /// an interval. The heartbeat goes on meanwhile: see [While the handler is away](crate#while-the-handler-is-away).
+    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence, and never
+    /// without an interval. The heartbeat goes on meanwhile: see [While the handler is
+    /// away](crate#while-the-handler-is-away).
     #[non_exhaustive]
     HandlerStalled {
         /// The connection's number.
@@ -70,8 +72,9 @@ pub enum Event {
         /// For how long.
         delay: Duration,
     },
-    /// An opening handshake did not come to a connection. Plain HTTP requests, and clients that never asked for anything,
-    /// are no failures: see [`Stats::http_unclaimed`](crate::Stats::http_unclaimed) and [`Stats::without_request`](crate::Stats::without_request).
+    /// An opening handshake did not come to a connection. Plain HTTP requests, and clients that never asked for
+    /// anything, are no failures: see [`Stats::http_unclaimed`](crate::Stats::http_unclaimed) and
+    /// [`Stats::without_request`](crate::Stats::without_request).
     #[non_exhaustive]
     HandshakeFailed {
         /// The address of the peer's socket: behind a proxy, the proxy's.
@@ -81,17 +84,17 @@ pub enum Event {
         remote_ip: IpAddr,
         /// The HTTP status that it was given, if it got an answer.
         status: Option<u16>,
-        /// What was wrong, and what refused it: `on_handshake`, with what [`Response::because`](crate::Response::because)
-        /// said, a limit, or a rule of the protocol.
+        /// What was wrong, and what refused it: `on_handshake`, with what
+        /// [`Response::because`](crate::Response::because) said, a limit, or a rule of the protocol.
         reason: String,
         /// The path that it asked for, without the query, if its request was understood.
         path: Option<String>,
         /// The `Origin` of its request: browsers name the origin of the page there.
         origin: Option<String>,
     },
-    /// So many events before this one are missing: the subscriber did not take out those before, and there was no room for
-    /// more (16 MiB, some 40,000 events), or more happened at once than could be told. Said when there is room again, and
-    /// at the end. The [counters](crate::Stats) have missed nothing.
+    /// So many events before this one are missing: the subscriber did not take out those before, and there was no room
+    /// for more (16 MiB, some 40,000 events), or more happened at once than could be told. Said when there is room
+    /// again, and at the end. The [counters](crate::Stats) have missed nothing.
     #[non_exhaustive]
     Lost {
         /// How many.
