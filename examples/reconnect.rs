@@ -50,10 +50,10 @@ fn take_readings(handle: &ClientHandle) {
 
 fn tell(event: &Event) {
     match event {
-        Event::Connecting { attempt } => println!("attempt {attempt}"),
+        Event::Connecting { attempt, .. } => println!("attempt {attempt}"),
         Event::ConnectFailed { error, .. } => println!("not connected: {error}"),
-        Event::Retrying { delay } => println!("trying again in {delay:.1?}"),
-        Event::Opened { id, peer, .. } => println!("#{id} connected to {peer}"),
+        Event::Retrying { delay, .. } => println!("trying again in {delay:.1?}"),
+        Event::Opened { id, peer_addr, .. } => println!("#{id} connected to {peer_addr}"),
         Event::Missed { id, missed, max_missed, .. } => println!("#{id} missed Pong {missed} of {max_missed}"),
         Event::Closed(report) => println!("#{} ended: {report}", report.id),
         other => println!("{other:?}"),

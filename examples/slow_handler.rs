@@ -35,12 +35,14 @@ fn answer_slowly(conn: &mut Connection) -> Result<(), Error> {
 
 fn tell(event: &Event) {
     match event {
-        Event::Opened { id, peer, path, .. } => println!("#{id} {peer} opened {path}"),
-        Event::Missed { id, peer, missed, max_missed } => {
-            println!("#{id} {peer} missed Pong {missed} of {max_missed}");
+        Event::Opened { id, peer_addr, path, .. } => println!("#{id} {peer_addr} opened {path}"),
+        Event::Missed { id, peer_addr, missed, max_missed, .. } => {
+            println!("#{id} {peer_addr} missed Pong {missed} of {max_missed}");
         }
-        Event::HandlerStalled { id, peer, away } => println!("#{id} {peer} handler has been away for {away:.1?}"),
-        Event::Closed(report) => println!("#{} {} closed: {report}", report.id, report.peer),
+        Event::HandlerStalled { id, peer_addr, away, .. } => {
+            println!("#{id} {peer_addr} handler has been away for {away:.1?}");
+        }
+        Event::Closed(report) => println!("#{} {} closed: {report}", report.id, report.peer_addr),
         other => println!("{other:?}"),
     }
 }

@@ -39,11 +39,11 @@ fn echo(conn: &mut Connection) -> Result<(), Error> {
 
 fn tell(event: &Event) {
     match event {
-        Event::Opened { id, peer, path, .. } => println!("#{id} {peer} opened {path}"),
+        Event::Opened { id, peer_addr, path, .. } => println!("#{id} {peer_addr} opened {path}"),
         Event::Missed { id, missed, max_missed, .. } => println!("#{id} missed Pong {missed} of {max_missed}"),
         Event::HandlerStalled { id, away, .. } => println!("#{id} handler has been away for {away:.1?}"),
         Event::Closed(report) => println!("#{} ended: {report}", report.id),
-        Event::HandshakeFailed { peer, reason, .. } => println!("{peer} never opened: {reason}"),
+        Event::HandshakeFailed { peer_addr, reason, .. } => println!("{peer_addr} never opened: {reason}"),
         other => println!("{other:?}"),
     }
 }

@@ -51,6 +51,7 @@ use target::Target;
 /// }
 /// ```
 #[derive(Debug)]
+#[must_use = "a client does not connect until `run` is called"]
 pub struct Client {
     target: Target,
     settings: Settings,

@@ -140,15 +140,16 @@ impl Connection {
         self.shared.id()
     }
 
-    /// The peer's address: behind a proxy, the proxy's.
-    pub fn peer(&self) -> SocketAddr {
-        self.shared.identity.remote.peer
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.shared.identity.remote.peer_addr
     }
 
-    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
-    /// Where we are the client ourselves, that is the server's.
-    pub fn client(&self) -> IpAddr {
-        self.shared.identity.remote.client
+    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
+    /// named, or else the peer's own. An IPv4 address mapped to IPv6 is given as IPv4. On a client this is the server's
+    /// address.
+    pub fn remote_ip(&self) -> IpAddr {
+        self.shared.identity.remote.remote_ip
     }
 
     /// The path that the peer asked for, without the query.
@@ -316,7 +317,7 @@ impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection")
             .field("id", &self.id())
-            .field("peer", &self.peer())
+            .field("peer_addr", &self.peer_addr())
             .field("path", &self.path())
             .finish_non_exhaustive()
     }

@@ -6,8 +6,10 @@ use std::{fmt, io};
 use crate::protocol::close::{CloseCode, CloseReason};
 
 mod connect;
+mod sending;
 
 pub use connect::ConnectError;
+pub use sending::{ClientSendError, ConfirmError, TrySendError};
 
 /// What can go wrong for a program that uses heartwire.
 #[derive(Debug)]
@@ -17,15 +19,16 @@ pub enum Error {
     Closed(CloseReason),
     /// A close code that must not stand in a Close frame (RFC 6455 section 7.4).
     InvalidCloseCode(CloseCode),
-    /// The server could not start: its address could not be bound, or no thread could be started. In a handler, `?` on an
-    /// [`io::Error`] gives this too: like any other error there it closes with 1011.
+    /// The server could not start: its address could not be bound, or no thread could be started. In a handler, `?` on
+    /// an [`io::Error`] gives this too: like any other error there it closes with 1011.
     Io(io::Error),
     /// A client did not come to a connection.
     Connect(ConnectError),
     /// The handler's own error. It closes the connection with 1011 and is reported as
     /// [`CloseReason::HandlerFailed`].
     Handler(Box<dyn StdError + Send + Sync>),
-    /// One of heartwire's own threads has panicked: a bug of heartwire, not yours. All connections were cut and reported.
+    /// One of heartwire's own threads has panicked: a bug of heartwire, not yours. All connections were cut and
+    /// reported.
     Internal(String),
 }
 
@@ -83,58 +86,3 @@ impl From<io::Error> for Error {
         Self::Io(error)
     }
 }
-
-/// Why [`Sender::try_send`](crate::Sender::try_send) or [`ClientHandle::send`](crate::ClientHandle::send) did not take a
-/// message. The message comes back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum TrySendError<T> {
-    /// The connection's queue is full: its peer is slow to take what it was sent. Or a client's outbox is full.
-    Full(T),
-    /// The connection is closed; or a client was stopped, or has ended.
-    Closed(T),
-    /// A client has no connection now, and no [outbox](crate::Client::outbox_size) to keep messages in.
-    NotConnected(T),
-}
-
-impl<T> TrySendError<T> {
-    /// The message that was not sent.
-    pub fn into_inner(self) -> T {
-        match self {
-            Self::Full(message) | Self::Closed(message) | Self::NotConnected(message) => message,
-        }
-    }
-}
-
-impl<T> fmt::Display for TrySendError<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Full(_) => "the queue is full",
-            Self::Closed(_) => "the connection is closed",
-            Self::NotConnected(_) => "not connected",
-        })
-    }
-}
-
-impl<T: fmt::Debug> StdError for TrySendError<T> {}
-
-/// Why [`Sender::confirm`](crate::Sender::confirm) cannot say that the peer has read everything.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum ConfirmError {
-    /// The Pong did not come in time.
-    Timeout,
-    /// The connection is closed or closing, or has ended meanwhile.
-    Closed(CloseReason),
-}
-
-impl fmt::Display for ConfirmError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Timeout => f.write_str("the peer has not confirmed in time"),
-            Self::Closed(reason) => write!(f, "connection closed: {reason}"),
-        }
-    }
-}
-
-impl StdError for ConfirmError {}

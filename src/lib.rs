@@ -73,7 +73,7 @@
 //!         other => println!("{other:?}"), // Opened, and each Missed
 //!     }
 //! };
-//! assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 3 });
+//! assert!(matches!(report.reason, CloseReason::HeartbeatLost { missed: 3, .. }));
 //!
 //! handle.shutdown();
 //! serving.join().unwrap()?;
@@ -310,7 +310,7 @@
 //! answered with 500.
 //!
 //! Behind a reverse proxy every peer is the proxy. [`Server::trust_proxies`] says whose word on the client's address is
-//! taken; then [`Request::client`], [`Connection::client`], the log and all reports have it. From anybody else the headers
+//! taken; then [`Request::remote_ip`], [`Connection::remote_ip`], the log and all reports have it. From anybody else the headers
 //! `X-Forwarded-For` and `X-Real-IP` change nothing, for they can be forged.
 //!
 //! # Closing
@@ -495,6 +495,8 @@ mod http;
 mod logging;
 mod message;
 mod protocol;
+#[cfg(test)]
+mod public_api;
 mod server;
 mod settings;
 mod supervisor;
@@ -504,20 +506,25 @@ pub use client::{Attempt, Backoff, Client, ClientHandle};
 pub use connection::identity::ConnectionId;
 pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
-pub use error::{ConfirmError, ConnectError, Error, TrySendError};
+pub use error::{ClientSendError, ConfirmError, ConnectError, Error, TrySendError};
 pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
 pub use http::request::{Request, RequestTarget};
 pub use http::response::Response;
-pub use message::Message;
+pub use message::{Message, Text};
 pub use protocol::close::{CloseCode, CloseReason};
 pub use server::{Server, accept::Accept, handle::ServerHandle};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 
+// What other crates' types stand in our signatures. Each is one that many libraries share, and stable.
+#[doc(no_inline)]
+pub use bytes::Bytes;
+#[doc(no_inline)]
+pub use crossbeam_channel;
+#[doc(no_inline)]
 pub use ipnet::IpNet;
-pub use tungstenite::{Bytes, Utf8Bytes};
 
 /// The examples of the README are kept true by compiling them.
 #[cfg(doctest)]

@@ -1,6 +1,12 @@
 //! What handlers receive and send.
+//!
+//! [`Text`] is ours; [`Bytes`] is the type of the crate `bytes` that many libraries share.
 
-use tungstenite::{Bytes, Utf8Bytes};
+use bytes::Bytes;
+
+mod text;
+
+pub use text::Text;
 
 /// A whole data message (RFC 6455 section 5.6), reassembled from its fragments.
 ///
@@ -10,14 +16,14 @@ use tungstenite::{Bytes, Utf8Bytes};
 #[allow(clippy::exhaustive_enums)]
 pub enum Message {
     /// Text, checked to be UTF-8.
-    Text(Utf8Bytes),
+    Text(Text),
     /// Bytes.
     Binary(Bytes),
 }
 
 impl Message {
-    /// What it costs in memory to keep a message, or its frame, beyond the payload: its place in a queue that may be half
-    /// empty, and what the allocator adds to a payload.
+    /// What it costs in memory to keep a message, or its frame, beyond the payload: its place in a queue that may be
+    /// half empty, and what the allocator adds to a payload.
     pub(crate) const OVERHEAD: usize = 128;
 
     /// What it costs in memory to keep it.
@@ -26,7 +32,7 @@ impl Message {
     }
 
     /// A text message.
-    pub fn text(text: impl Into<Utf8Bytes>) -> Self {
+    pub fn text(text: impl Into<Text>) -> Self {
         Self::Text(text.into())
     }
 
@@ -74,9 +80,21 @@ impl From<String> for Message {
     }
 }
 
+impl From<&String> for Message {
+    fn from(text: &String) -> Self {
+        Self::text(text)
+    }
+}
+
 impl From<&[u8]> for Message {
     fn from(bytes: &[u8]) -> Self {
         Self::Binary(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl<const LEN: usize> From<&[u8; LEN]> for Message {
+    fn from(bytes: &[u8; LEN]) -> Self {
+        Self::from(&bytes[..])
     }
 }
 
@@ -92,8 +110,8 @@ impl From<Bytes> for Message {
     }
 }
 
-impl From<Utf8Bytes> for Message {
-    fn from(text: Utf8Bytes) -> Self {
+impl From<Text> for Message {
+    fn from(text: Text) -> Self {
         Self::Text(text)
     }
 }

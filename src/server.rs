@@ -51,6 +51,7 @@ use listener::Listener;
 ///         })
 /// }
 /// ```
+#[must_use = "a server accepts nobody until `serve` is called"]
 pub struct Server {
     listener: Arc<Listener>,
     address: SocketAddr,
@@ -141,8 +142,8 @@ impl Server {
     /// Most connections at a time that one client's address may have; more are answered 429 with `Retry-After`. Default
     /// `None`: as many as there are, for behind one address there may be many people (NAT).
     ///
-    /// The address is [`client()`](crate::Connection::client), so a [trusted proxy](Self::trust_proxies) may bring any
-    /// number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any in it. A client
+    /// The address is [`remote_ip()`](crate::Connection::remote_ip), so a [trusted proxy](Self::trust_proxies) may bring
+    /// any number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any in it. A client
     /// without a proxy is counted from its TCP connection on, one behind a proxy from its request on.
     pub fn max_connections_per_address(mut self, connections: Option<usize>) -> Self {
         self.max_per_address = connections;
@@ -163,7 +164,7 @@ impl Server {
         self
     }
 
-    /// Takes the word of these reverse proxies on whom they speak for: `client()` of requests and connections, the log
+    /// Takes the word of these reverse proxies on whom they speak for: `remote_ip()` of requests and connections, the log
     /// and all reports then give the client's address, from `X-Forwarded-For`, or from `X-Real-IP` if the request has no
     /// such list. Called again, it adds. Default: nobody's.
     ///

@@ -173,13 +173,13 @@ impl Supervisor {
             Notice::Opened(shared) => self.opened(shared),
             Notice::HandshakeFailed { remote, failure } => {
                 self.supervisor.log.info(format_args!("{remote} {failure}"));
-                let Remote { peer, client } = remote;
+                let Remote { peer_addr, remote_ip } = remote;
                 let HandshakeFailure { status, reason, path, origin } = *failure;
                 self.supervisor.count(|stats| stats.handshakes_failed += 1);
                 let reason = reason.into_owned();
                 self.supervisor.subscribers.publish(|| Event::HandshakeFailed {
-                    peer,
-                    client,
+                    peer_addr,
+                    remote_ip,
                     status,
                     reason,
                     path,
@@ -189,7 +189,12 @@ impl Supervisor {
             Notice::Missed { connection, what, missed, max_missed } => {
                 self.supervisor.log.warn(format_args!("{connection} missed {what} {missed} of {max_missed}"));
                 let Identity { id, remote } = connection;
-                self.supervisor.subscribers.publish(|| Event::Missed { id, peer: remote.peer, missed, max_missed });
+                self.supervisor.subscribers.publish(|| Event::Missed {
+                    id,
+                    peer_addr: remote.peer_addr,
+                    missed,
+                    max_missed,
+                });
             }
             Notice::Closing { shared, deadline } => {
                 self.closing.insert((deadline, shared.id()), shared);
@@ -202,7 +207,7 @@ impl Supervisor {
             Notice::HandlerStalled { connection, away } => {
                 self.supervisor.log.warn(format_args!("{connection} handler has not called recv for {away:.1?}"));
                 let Identity { id, remote } = connection;
-                self.supervisor.subscribers.publish(|| Event::HandlerStalled { id, peer: remote.peer, away });
+                self.supervisor.subscribers.publish(|| Event::HandlerStalled { id, peer_addr: remote.peer_addr, away });
             }
             Notice::Beat { connection, beat } => self.supervisor.log.trace(format_args!("{connection} {beat}")),
             Notice::WriteFailed { connection, error } => {
@@ -229,10 +234,10 @@ impl Supervisor {
             stats.open += 1;
         });
         self.supervisor.log.info(format_args!("{} opened {}", shared.identity, shared.target.path()));
-        let Identity { id, remote: Remote { peer, client } } = shared.identity;
+        let Identity { id, remote: Remote { peer_addr, remote_ip } } = shared.identity;
         self.supervisor.subscribers.publish(|| {
             let (path, target) = (shared.target.path().to_owned(), shared.target.clone());
-            Event::Opened { id, peer, client, path, target }
+            Event::Opened { id, peer_addr, remote_ip, path, target }
         });
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.stop(&shared);
@@ -240,8 +245,8 @@ impl Supervisor {
     }
 
     fn closed(&mut self, report: CloseReport) {
-        let CloseReport { id, peer, client, .. } = report;
-        let remote = Remote { peer, client };
+        let CloseReport { id, peer_addr, remote_ip, .. } = report;
+        let remote = Remote { peer_addr, remote_ip };
         self.supervisor.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;

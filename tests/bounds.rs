@@ -138,7 +138,7 @@ fn events_that_nobody_takes_out_are_bounded_and_what_was_lost_is_counted_and_tol
     let (mut events, mut lost) = (0, 0);
     while lost == 0 {
         match receive("what was lost", &silent) {
-            heartwire::Event::Lost { count } => lost = count,
+            heartwire::Event::Lost { count, .. } => lost = count,
             _ => events += 1,
         }
     }

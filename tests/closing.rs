@@ -475,7 +475,7 @@ fn the_report_counts_everything_both_ways() {
     assert_eq!(client.expect_end(), End::Clean);
     let report = running.closed();
     let lifetime = began.elapsed();
-    assert_eq!((report.peer, &report.path[..], report.id), (peer, "/room", running.events.opened()));
+    assert_eq!((report.peer_addr, &report.path[..], report.id), (peer, "/room", running.events.opened()));
     let traffic = report.traffic;
     assert_eq!((traffic.messages_in, traffic.messages_out, traffic.dropped), (2, 2, 0), "{report:?}");
     assert_eq!((traffic.bytes_in, traffic.bytes_out), (sent, received), "{report:?}");
@@ -519,7 +519,7 @@ fn a_server_can_be_built_from_a_listener_and_on_ipv6() {
             let mut client = running.connect();
             client.expect_echo("over IPv6");
             client.close();
-            assert!(running.closed().peer.is_ipv6());
+            assert!(running.closed().peer_addr.is_ipv6());
         }
         Err(error) => println!("no IPv6 here: {error}"),
     }

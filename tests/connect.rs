@@ -314,7 +314,7 @@ mod signals {
         let report = connected.closed();
         let found = stopped.elapsed();
         println!("a stopped server was found dead after {found:?}, worst case {:?}", policy.worst_case().unwrap());
-        assert_eq!(report.reason, heartwire::CloseReason::HeartbeatLost { missed: 2 });
+        assert!(matches!(report.reason, heartwire::CloseReason::HeartbeatLost { missed: 2, .. }));
         // Its last Ping or Pong was here one interval earlier at most.
         assert!(found >= 2 * Duration::from_millis(200) - Duration::from_millis(100), "{found:?}");
         assert!(found < policy.worst_case().unwrap() + Duration::from_secs(10), "{found:?}");

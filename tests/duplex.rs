@@ -609,12 +609,12 @@ fn a_sender_that_is_kept_does_not_keep_the_file_descriptor() {
 #[test]
 fn a_connection_tells_what_it_is() {
     let running = start(server(), |conn: &mut Connection| {
-        assert!(conn.peer().ip().is_loopback());
+        assert!(conn.peer_addr().ip().is_loopback());
         assert_eq!((conn.path(), conn.request().query()), ("/room", Some("id=7")));
         assert_eq!(conn.request().header("x-token"), Some("abc"));
         assert_eq!((conn.subprotocol(), conn.missed(), conn.round_trip()), (None, 0, None));
-        assert_eq!((conn.sender().id(), conn.sender().peer()), (conn.id(), conn.peer()));
-        conn.send(format!("{:?}", (conn.id(), conn.peer())))
+        assert_eq!((conn.sender().id(), conn.sender().peer_addr()), (conn.id(), conn.peer_addr()));
+        conn.send(format!("{:?}", (conn.id(), conn.peer_addr())))
     });
     let request = support::request_with("/room?id=7", "X-Token: abc\r\n");
     let mut client = Client::tcp(running.address()).upgraded(&request);

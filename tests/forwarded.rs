@@ -19,14 +19,14 @@ fn ip(text: &str) -> IpAddr {
 /// Serves, with a handler that says whom it has before it, and rejects the path `/no` with a note of whom.
 fn start(server: Server) -> (ServerHandle, Receiver<Event>) {
     let server = server.on_handshake(|request| match request.path() {
-        "/no" => Err(Response::new(403).text(format!("{} via {}\n", request.client(), request.peer()))),
+        "/no" => Err(Response::new(403).text(format!("{} via {}\n", request.remote_ip(), request.peer_addr()))),
         _ => Ok(Accept::new()),
     });
     let handle = server.handle();
     let events = handle.events();
     thread::spawn(move || {
         server.serve(|conn| {
-            conn.send(format!("{} via {}", conn.client(), conn.peer()))?;
+            conn.send(format!("{} via {}", conn.remote_ip(), conn.peer_addr()))?;
             conn.recv().map(drop)
         })
     });
@@ -71,15 +71,15 @@ fn check(server: Server, headers: &str, client: IpAddr) {
     let peer: SocketAddr = stream.local_addr().unwrap();
     expect(&mut stream, &format!("{client} via {peer}"));
     let opened = wait_for(&events, |event| match event {
-        Event::Opened { peer, client, .. } => Some((peer, client)),
+        Event::Opened { peer_addr, remote_ip, .. } => Some((peer_addr, remote_ip)),
         _ => None,
     });
     assert_eq!(opened, (peer, client));
     let connections = handle.connections();
-    assert_eq!(connections.iter().map(|info| (info.peer, info.client)).collect::<Vec<_>>(), [(peer, client)]);
+    assert_eq!(connections.iter().map(|info| (info.peer_addr, info.remote_ip)).collect::<Vec<_>>(), [(peer, client)]);
     drop(stream);
     let closed = wait_for(&events, |event| match event {
-        Event::Closed(report) => Some((report.peer, report.client)),
+        Event::Closed(report) => Some((report.peer_addr, report.remote_ip)),
         _ => None,
     });
     assert_eq!(closed, (peer, client));
@@ -92,7 +92,7 @@ fn check(server: Server, headers: &str, client: IpAddr) {
     assert!(answer.ends_with(&format!("\r\n\r\n{client} via {peer}\n")), "{answer}");
     drop(stream);
     let failed = wait_for(&events, |event| match event {
-        Event::HandshakeFailed { peer, client, status, .. } => Some((peer, client, status)),
+        Event::HandshakeFailed { peer_addr, remote_ip, status, .. } => Some((peer_addr, remote_ip, status)),
         _ => None,
     });
     assert_eq!(failed, (peer, client, Some(403)));

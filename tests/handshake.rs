@@ -50,7 +50,7 @@ fn a_handshake_is_answered_as_the_rfc_says() {
     assert_eq!(answer.header("Sec-WebSocket-Extensions"), None);
     client.expect_echo("hello");
     let opened = running.events.wait_for("Opened", |event| match event {
-        Event::Opened { id, peer, path, .. } => Some((*id, *peer, path.clone())),
+        Event::Opened { id, peer_addr, path, .. } => Some((*id, *peer_addr, path.clone())),
         _ => None,
     });
     assert_eq!(opened, (1, client.local_addr(), "/".into()));

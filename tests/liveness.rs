@@ -33,7 +33,7 @@ fn start_echo(policy: HeartbeatPolicy) -> Running {
 
 fn lost(report: &CloseReport) -> u32 {
     match report.reason {
-        CloseReason::HeartbeatLost { missed } => missed,
+        CloseReason::HeartbeatLost { missed, .. } => missed,
         _ => panic!("{report:?}"),
     }
 }
@@ -398,7 +398,7 @@ fn a_peer_that_never_reads_is_found_and_its_senders_are_freed_while_others_are_s
     }
     let found = start.elapsed();
     let report = running.closed();
-    assert_eq!(report.reason, CloseReason::WriteStalled { limit: ms(400) }, "{report:?}");
+    assert!(matches!(report.reason, CloseReason::WriteStalled { limit, .. } if limit == ms(400)), "{report:?}");
     assert_eq!((&report.path[..], report.sent), ("/flood", None), "{report:?}");
     assert!(report.age >= ms(400) && found < policy.worst_case().unwrap() + SLACK, "found after {found:?}");
     for _ in 0..2 {

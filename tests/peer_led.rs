@@ -28,7 +28,7 @@ fn start_led(policy: HeartbeatPolicy) -> Running {
 
 fn lost(report: &CloseReport) -> u32 {
     match report.reason {
-        CloseReason::HeartbeatLost { missed } => missed,
+        CloseReason::HeartbeatLost { missed, .. } => missed,
         _ => panic!("{report:?}"),
     }
 }

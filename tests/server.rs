@@ -249,7 +249,7 @@ fn snapshots_show_the_connections_and_counters_of_the_moment() {
     });
     let info = running.handle.connections();
     for (info, client) in info.iter().zip(&clients) {
-        assert_eq!((info.peer, info.missed, info.queued), (client.local_addr(), 0, 0), "{info:?}");
+        assert_eq!((info.peer_addr, info.missed, info.queued), (client.local_addr(), 0, 0), "{info:?}");
         assert!(info.age < CEILING);
     }
     assert_eq!(info.iter().map(|info| (info.id, &info.path[..])).collect::<Vec<_>>(), [(1, "/a"), (2, "/b")]);

@@ -36,7 +36,7 @@ fn a_server_without_clients_ends_at_once_and_frees_its_address() {
     running.closed();
     shut_down_within(&running, Duration::ZERO);
     assert!(TcpStream::connect(running.address()).is_err(), "clients are refused by the system");
-    Server::bind(running.address()).expect("the address is free");
+    drop(Server::bind(running.address()).expect("the address is free"));
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn a_peer_that_dies_while_its_handler_sleeps_is_found_and_reported_before_the_ha
     client.send_text("my last words");
     let report = running.closed();
     assert!(before.elapsed() >= 2 * ms(400), "found after {:?}", before.elapsed());
-    assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 2 });
+    assert!(matches!(report.reason, CloseReason::HeartbeatLost { missed: 2, .. }));
     println!("found after {:?}, bound {:?}", before.elapsed(), policy.worst_case());
     drop(open);
     assert_eq!(client.frame().opcode, PING, "the stand-in beats");
@@ -115,7 +115,7 @@ fn a_polling_handler_keeps_nobody_dead_alive_and_kills_nobody_who_lives() {
         alive.send(PONG, &frame.payload);
     }
     let report = running.events.closed_of(dead_id);
-    assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 2 });
+    assert!(matches!(report.reason, CloseReason::HeartbeatLost { missed: 2, .. }));
     assert!(!running.events.so_far().iter().any(is_closed), "only one of them was dead");
     drop(dead);
 }
@@ -186,7 +186,7 @@ fn a_heartbeat_that_another_thread_switches_on_finds_a_peer_that_was_dead_alread
         thread::sleep(if messages > 0 { Duration::ZERO } else { ms(300) });
         sender.set_heartbeat(HeartbeatPolicy::new(Duration::from_secs(3600), ms(200)).max_missed(2)).unwrap();
         let report = running.closed();
-        assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 2 }, "{name}");
+        assert!(matches!(report.reason, CloseReason::HeartbeatLost { missed: 2, .. }), "{name}");
     }
 }
 
@@ -305,7 +305,7 @@ fn messages_of_a_peer_that_has_died_are_still_the_handlers() {
     let mut client = running.connect();
     client.send_text("one");
     client.send_text("two");
-    assert_eq!(running.closed().reason, CloseReason::HeartbeatLost { missed: 2 });
+    assert!(matches!(running.closed().reason, CloseReason::HeartbeatLost { missed: 2, .. }));
     drop(open);
     for text in ["one", "two"] {
         assert_eq!(receive("a message", &received), Ok(Message::from(text)));
@@ -493,7 +493,9 @@ fn a_peer_that_talks_and_takes_nothing_lives_unless_it_was_given_a_limit() {
             Event::Closed(report) => Some(report.reason),
             _ => None,
         });
-        assert_eq!(closed, limit.map(|limit| CloseReason::WriteStalled { limit }));
+        let stalled =
+            |reason: &CloseReason| matches!(reason, CloseReason::WriteStalled { limit: it, .. } if Some(*it) == limit);
+        assert!(closed.as_ref().map_or(limit.is_none(), stalled), "{closed:?}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 /// How a client comes back after it lost its server, or did not reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use = "a backoff does nothing until a client has it by `reconnect`"]
 pub struct Backoff {
     first: Duration,
     longest: Duration,

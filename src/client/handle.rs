@@ -9,7 +9,7 @@ use crossbeam_channel as channel;
 
 use crate::connection::shared::Shared;
 use crate::durations::LONGEST;
-use crate::error::{Error, TrySendError};
+use crate::error::{ClientSendError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
@@ -36,17 +36,28 @@ impl ClientHandle {
     /// otherwise.
     ///
     /// # Errors
-    /// The message comes back: [`TrySendError::NotConnected`] without a connection and an outbox,
-    /// [`TrySendError::Full`] when the outbox is full (see also
-    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)), [`TrySendError::Closed`] when the client was stopped
-    /// or has ended.
-    pub fn send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
-        let message = message.into();
+    /// The message comes back: [`ClientSendError::NotConnected`] without a connection and an outbox,
+    /// [`ClientSendError::Full`] when the outbox is full (see also
+    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)), [`ClientSendError::Closed`] when the client was
+    /// stopped or has ended.
+    pub fn send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
+        self.send_or_keep(message.into(), Wait::Forever)
+    }
+
+    /// Like [`send`](Self::send), without ever waiting.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send). [`ClientSendError::Full`] also when the queue of the connection that is open is full.
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
+        self.send_or_keep(message.into(), Wait::No)
+    }
+
+    fn send_or_keep(&self, mut message: Message, wait: Wait) -> Result<(), ClientSendError<Message>> {
         loop {
             let connection = {
                 let mut current = self.state.current();
                 if self.state.is_stopping() || current.has_ended {
-                    return Err(TrySendError::Closed(message));
+                    return Err(ClientSendError::Closed(message));
                 }
                 match current.open_connection() {
                     Some(connection) => connection,
@@ -57,9 +68,11 @@ impl ClientHandle {
                     }
                 }
             };
-            if connection.send(message.clone()).is_ok() {
-                return Ok(());
-            }
+            message = match connection.try_send(message, wait) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Full(message)) => return Err(ClientSendError::Full(message)),
+                Err(TrySendError::Closed(message)) => message,
+            };
             // It was lost meanwhile, and the message is for the next: from here on the loop cannot find it again.
             debug_assert!(connection.write_half.is_closing());
         }
@@ -139,7 +152,8 @@ impl ClientHandle {
     }
 
     /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
-    /// when the client has ended; what waits in it is bounded as for [`ServerHandle::events`](crate::ServerHandle::events).
+    /// when the client has ended; what waits in it is bounded as for
+    /// [`ServerHandle::events`](crate::ServerHandle::events), and the type of the receiver is the same.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.state.supervisor.subscribers.add()
     }
@@ -286,14 +300,14 @@ impl Current {
     }
 
     /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
-    fn keep(&mut self, message: Message) -> Result<Vec<Message>, TrySendError<Message>> {
+    fn keep(&mut self, message: Message) -> Result<Vec<Message>, ClientSendError<Message>> {
         if self.outbox_limit == 0 {
-            return Err(TrySendError::NotConnected(message));
+            return Err(ClientSendError::NotConnected(message));
         }
         let size = ClientHandle::size(&message);
         let taken = if self.drops_oldest { 0 } else { self.leaving + self.outbox_size };
         if size > self.outbox_limit.saturating_sub(taken) {
-            return Err(TrySendError::Full(message));
+            return Err(ClientSendError::Full(message));
         }
         let mut dropped = Vec::new();
         while self.outbox_size + size > self.outbox_limit {
@@ -340,7 +354,11 @@ fn normal_closure() -> CloseReason {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+    use crate::client::Client;
 
     /// An outbox with room for so many messages of one byte.
     fn outbox(messages: usize, drops_oldest: bool) -> Current {
@@ -396,5 +414,32 @@ mod tests {
         assert_eq!(left, 4 * 2 + 1);
         kept(&mut current, "the last").unwrap();
         assert_eq!((current.drop_all().len(), current.dropped, current.outbox_size), (1, 1, 0));
+    }
+
+    #[test]
+    fn try_send_never_waits_and_says_why_it_gives_the_message_back() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&format!("ws://{}/", listener.local_addr().unwrap())).unwrap();
+        let client = client.heartbeat(HeartbeatPolicy::off()).queue_size(1).close_timeout(Duration::from_secs(1));
+        let handle = client.handle();
+        assert_eq!(handle.try_send("x"), Err(ClientSendError::NotConnected("x".into())));
+
+        let running = thread::spawn(move || {
+            client.run(|conn| {
+                loop {
+                    conn.recv()?;
+                }
+            })
+        });
+        let never_reads = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+        assert!(handle.wait_connected(Duration::from_secs(30)));
+        let message = Message::from(vec![0; 1 << 20]);
+        let refused = (0..1000).find_map(|_| handle.try_send(message.clone()).err());
+        assert_eq!(refused, Some(ClientSendError::Full(message)), "the system does not buffer a gigabyte");
+
+        handle.stop();
+        assert_eq!(handle.try_send("x"), Err(ClientSendError::Closed("x".into())));
+        drop(never_reads);
+        running.join().unwrap().unwrap();
     }
 }

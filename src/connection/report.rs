@@ -11,15 +11,16 @@ use crate::http::request::RequestTarget;
 use crate::protocol::close::{CloseCode, CloseReason, counted};
 
 /// A connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
     /// The connection's number.
     pub id: ConnectionId,
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
-    pub client: IpAddr,
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub peer_addr: SocketAddr,
+    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
+    /// named, or else the peer's own.
+    pub remote_ip: IpAddr,
     /// The path that it asked for, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.
@@ -47,15 +48,16 @@ pub struct ConnectionInfo {
 }
 
 /// All there is to know about a connection that ended. There is exactly one for each connection that opened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
     /// The connection's number.
     pub id: ConnectionId,
-    /// The peer's address.
-    pub peer: SocketAddr,
-    /// The client's address: behind a [trusted proxy](crate::Server::trust_proxies) not the peer's.
-    pub client: IpAddr,
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub peer_addr: SocketAddr,
+    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
+    /// named, or else the peer's own.
+    pub remote_ip: IpAddr,
     /// The path that it asked for, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.
@@ -104,7 +106,8 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Broadcasts that this peer did not get, because its queue was full.
     pub dropped: u64,
-    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken them.
+    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken
+    /// them.
     pub unsent: u64,
 }
 

@@ -1,6 +1,6 @@
 //! Sending from any thread.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -140,9 +140,14 @@ impl Sender {
         self.shared.id()
     }
 
-    /// The peer's address.
-    pub fn peer(&self) -> SocketAddr {
-        self.shared.identity.remote.peer
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.shared.identity.remote.peer_addr
+    }
+
+    /// The address of whoever is really at the other end: see [`Connection::remote_ip`](crate::Connection::remote_ip).
+    pub fn remote_ip(&self) -> IpAddr {
+        self.shared.identity.remote.remote_ip
     }
 
     /// Bytes that wait for the peer to take them.

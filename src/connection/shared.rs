@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use crossbeam_channel as channel;
 
 use crate::connection::identity::ConnectionId;
@@ -173,12 +174,12 @@ impl Shared {
 
     /// Not inlined, to keep the stack low for the send that follows.
     #[inline(never)]
-    fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> tungstenite::Bytes {
+    fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> Bytes {
         self.pings.enter(next, waiter).into()
     }
 
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
-    pub(crate) fn pong(self: &Arc<Self>, payload: tungstenite::Bytes) -> Result<(), Error> {
+    pub(crate) fn pong(self: &Arc<Self>, payload: Bytes) -> Result<(), Error> {
         let sent = self.write_half.send_control(Frame::pong(payload));
         self.settle(sent).map(drop)
     }
@@ -429,8 +430,8 @@ impl Shared {
         let (pings, pongs, round_trip) = self.pings.figures();
         CloseReport {
             id: self.id(),
-            peer: self.identity.remote.peer,
-            client: self.identity.remote.client,
+            peer_addr: self.identity.remote.peer_addr,
+            remote_ip: self.identity.remote.remote_ip,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             traffic: self.traffic(&figures),
@@ -453,8 +454,8 @@ impl Shared {
         let (pings, pongs, round_trip) = self.pings.figures();
         ConnectionInfo {
             id: self.id(),
-            peer: self.identity.remote.peer,
-            client: self.identity.remote.client,
+            peer_addr: self.identity.remote.peer_addr,
+            remote_ip: self.identity.remote.remote_ip,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             age,

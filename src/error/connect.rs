@@ -19,6 +19,7 @@ pub enum ConnectError {
     /// No address of the host could be connected to; the error of the last one.
     Unreachable(io::Error),
     /// The server answered with another status than 101.
+    #[non_exhaustive]
     Refused {
         /// The HTTP status.
         status: u16,

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// | we have stopped reading, and nothing more arrives | nothing by silence |
 /// | data waits, none of it is taken, nothing arrives, for `max_missed x timeout` | dead |
 /// | data waits, none of it is taken, but bytes arrive | alive |
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Evidence {
     /// Bytes that have arrived from the peer: those that were read, and those that wait in the socket.
@@ -57,6 +57,7 @@ impl Evidence {
 
 /// Whether what arrives is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Reading {
     /// Ever since the connection opened.
     Always,

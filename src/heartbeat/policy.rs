@@ -37,6 +37,7 @@ pub enum Liveness {
 /// assert_eq!(device.worst_case(), Some(Duration::from_secs(120)));
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use = "a policy does nothing until a server, a client or a connection has it"]
 pub struct HeartbeatPolicy {
     pub(super) leader: Leader,
     pub(super) timeout: Option<Duration>,

@@ -15,23 +15,23 @@ use ipnet::{IpNet, Ipv4Net};
 /// Who is at the other end: the TCP peer, and the client that it speaks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Remote {
-    pub(crate) peer: SocketAddr,
-    pub(crate) client: IpAddr,
+    pub(crate) peer_addr: SocketAddr,
+    pub(crate) remote_ip: IpAddr,
 }
 
 impl From<SocketAddr> for Remote {
     /// A peer that speaks for itself.
     fn from(peer: SocketAddr) -> Self {
-        Self { peer, client: peer.ip().to_canonical() }
+        Self { peer_addr: peer, remote_ip: peer.ip().to_canonical() }
     }
 }
 
 impl fmt::Display for Remote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self != Self::from(self.peer) {
-            write!(f, "{} via ", self.client)?;
+        if *self != Self::from(self.peer_addr) {
+            write!(f, "{} via ", self.remote_ip)?;
         }
-        self.peer.fmt(f)
+        self.peer_addr.fmt(f)
     }
 }
 
@@ -47,7 +47,7 @@ impl Trusted {
     /// Whom the peer speaks for, according to the headers of its request.
     pub(crate) fn remote<'a>(&self, peer: SocketAddr, headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Remote {
         let itself = Remote::from(peer);
-        if !self.includes(itself.client) {
+        if !self.includes(itself.remote_ip) {
             return itself;
         }
         let (mut hops, mut real) = (Vec::new(), None);
@@ -60,10 +60,10 @@ impl Trusted {
         }
         let client = match (hops.as_slice(), real) {
             // One address and no way: for proxies that send nothing else.
-            ([], Some(real)) => address(real).unwrap_or(itself.client),
-            _ => self.first_stranger(itself.client, &hops),
+            ([], Some(real)) => address(real).unwrap_or(itself.remote_ip),
+            _ => self.first_stranger(itself.remote_ip, &hops),
         };
-        Remote { client, ..itself }
+        Remote { remote_ip: client, ..itself }
     }
 
     /// Goes back from hop to hop as long as they are trusted. Lines of the same header are one list (RFC 9110 section
@@ -132,7 +132,7 @@ mod tests {
     fn client(peer: &str, lines: &[&str]) -> String {
         let headers = lines.iter().map(|line| line.split_once(": ").unwrap());
         let remote = trusted().remote(peer.parse().unwrap(), headers.map(|(name, value)| (name, value.as_bytes())));
-        remote.client.to_string()
+        remote.remote_ip.to_string()
     }
 
     #[test]
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn a_peer_that_speaks_for_itself_is_shown_as_ever() {
         let shown = |peer: &str, client: &str| {
-            Remote { peer: peer.parse().unwrap(), client: client.parse().unwrap() }.to_string()
+            Remote { peer_addr: peer.parse().unwrap(), remote_ip: client.parse().unwrap() }.to_string()
         };
         assert_eq!(shown("127.0.0.1:51234", "127.0.0.1"), "127.0.0.1:51234");
         assert_eq!(shown("[::ffff:127.0.0.1]:51234", "127.0.0.1"), "[::ffff:127.0.0.1]:51234");
@@ -246,7 +246,7 @@ mod tests {
             let seen = |values: &[Vec<u8>], peer: IpAddr| {
                 let lines = values.iter().map(|value| ("X-Forwarded-For", value.as_slice()));
                 let real = values.iter().map(|value| ("X-Real-IP", value.as_slice()));
-                trusted().remote(SocketAddr::new(peer, port), lines.chain(real)).client
+                trusted().remote(SocketAddr::new(peer, port), lines.chain(real)).remote_ip
             };
             // On its own, without a proxy.
             prop_assert_eq!(seen(&forged, client), client);

@@ -142,15 +142,15 @@ impl Request {
         self.header_list("Sec-WebSocket-Protocol")
     }
 
-    /// The peer's address: behind a proxy, the proxy's.
-    pub fn peer(&self) -> SocketAddr {
-        self.remote.peer
+    /// The address of the peer's socket: behind a proxy, the proxy's.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.remote.peer_addr
     }
 
-    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
-    /// An IPv4 address mapped to IPv6 is given as IPv4.
-    pub fn client(&self) -> IpAddr {
-        self.remote.client
+    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
+    /// named, or else the peer's own. An IPv4 address mapped to IPv6 is given as IPv4.
+    pub fn remote_ip(&self) -> IpAddr {
+        self.remote.remote_ip
     }
 
     pub(crate) fn remote(&self) -> Remote {
@@ -159,7 +159,7 @@ impl Request {
 
     /// Looks for the client behind the peer, if that is a trusted proxy.
     pub(crate) fn find_client(&mut self, trusted: &Trusted) {
-        self.remote = trusted.remote(self.remote.peer, self.headers());
+        self.remote = trusted.remote(self.remote.peer_addr, self.headers());
     }
 
     pub(crate) fn is_http_1_1(&self) -> bool {
@@ -193,7 +193,7 @@ impl fmt::Debug for Request {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Headers and the query may hold credentials.
         f.debug_struct("Request")
-            .field("peer", &self.peer())
+            .field("peer_addr", &self.peer_addr())
             .field("method", &self.method())
             .field("path", &self.path())
             .finish_non_exhaustive()

@@ -3,7 +3,8 @@
 use tungstenite::http::{HeaderName, HeaderValue, StatusCode};
 
 /// A plain HTTP response: the rejection of an opening handshake, or the answer to a request that is none.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a response is sent only if a callback returns it"]
 pub struct Response {
     status: u16,
     headers: Vec<(String, String)>,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use tungstenite::Bytes;
+use bytes::Bytes;
 
 /// A close code (RFC 6455 section 7.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -74,6 +74,18 @@ pub(crate) fn close_payload(code: Option<CloseCode>, reason: &str) -> Bytes {
 }
 
 /// Why a connection ended: the first cause, and the error that `recv` and `send` give from then on.
+///
+/// [`Peer`](Self::Peer) and [`Local`](Self::Local) hold what a Close frame can hold, a code and a reason (RFC 6455
+/// section 5.5.1): no field will be added to them, so a program may make them, for instance to compare. The other
+/// variants with fields may get more of them, and are matched with `..`:
+///
+/// ```
+/// # use heartwire::CloseReason;
+/// fn is_dead(reason: &CloseReason) -> bool {
+///     matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. })
+/// }
+/// assert!(!is_dead(&CloseReason::Peer { code: Some(1001.into()), reason: String::new() }));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
@@ -94,11 +106,13 @@ pub enum CloseReason {
     /// The server is shutting down (1001).
     Shutdown,
     /// The peer showed no life for this many timeouts in a row (1011, as far as it can still be sent).
+    #[non_exhaustive]
     HeartbeatLost {
         /// Misses in a row.
         missed: u32,
     },
     /// Data waited for the peer, and it took not one byte of it for this long.
+    #[non_exhaustive]
     WriteStalled {
         /// For how long: `max_missed x timeout`, or the limit of a full queue.
         limit: Duration,
@@ -108,6 +122,7 @@ pub enum CloseReason {
     /// A text message was not UTF-8 (1007).
     InvalidUtf8,
     /// A message was larger than the limit (1009).
+    #[non_exhaustive]
     TooBig {
         /// Its size as far as announced, in bytes.
         size: u64,
@@ -117,6 +132,7 @@ pub enum CloseReason {
     /// The TCP connection ended without a Close frame: an abnormal closure (1006, which is never sent).
     Disconnected,
     /// The socket failed, for example because the peer reset the connection.
+    #[non_exhaustive]
     Io {
         /// The kind of error.
         kind: io::ErrorKind,

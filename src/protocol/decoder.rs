@@ -13,10 +13,10 @@
 
 use std::io;
 
+use bytes::Bytes;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
-use tungstenite::{Bytes, Utf8Bytes};
 
-use crate::message::Message;
+use crate::message::{Message, Text};
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::frame::{Role, apply_mask};
 
@@ -303,7 +303,7 @@ impl PartialMessage {
     /// The message of this kind, when all of it is here at once.
     fn all_of(&self, payload: Bytes) -> Result<Message, CloseReason> {
         Ok(match self {
-            Self::Text(_) => Message::Text(Utf8Bytes::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
+            Self::Text(_) => Message::Text(Text::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
             Self::Binary(_) => Message::Binary(payload),
         })
     }
@@ -358,11 +358,7 @@ impl PartialText {
     }
 
     fn finish(self) -> Result<Message, CloseReason> {
-        if self.carried_len > 0 {
-            Err(CloseReason::InvalidUtf8)
-        } else {
-            Ok(Message::Text(Utf8Bytes::from(self.complete)))
-        }
+        if self.carried_len > 0 { Err(CloseReason::InvalidUtf8) } else { Ok(Message::Text(Text::from(self.complete))) }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::mem;
 
-use tungstenite::Bytes;
+use bytes::Bytes;
 use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 

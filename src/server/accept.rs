@@ -3,7 +3,8 @@
 use crate::heartbeat::HeartbeatPolicy;
 
 /// The acceptance of an opening handshake, from [`Server::on_handshake`](crate::Server::on_handshake).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[must_use = "a handshake is accepted by what `on_handshake` returns"]
 pub struct Accept {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,

@@ -71,6 +71,9 @@ impl ServerHandle {
     /// The server never waits for a subscriber. One that does not take its events out has 16 MiB of them waiting, some
     /// 40,000; then it loses what comes, and is told how much by [`Event::Lost`] when there is room again. Drop the
     /// receiver when it is no longer of use.
+    ///
+    /// The receiver is that of `crossbeam-channel`, whose version 0.5 has been stable for years, so that its `select!`
+    /// can wait for these events and for other channels at once; `heartwire::crossbeam_channel` is that crate.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.supervisor.subscribers.add()
     }

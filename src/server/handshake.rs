@@ -141,7 +141,7 @@ pub(crate) fn perform(
         let status = answer_and_end(stream, &refusal.0, with_body, deadline, &config.log).ok();
         (remote, Outcome::Failed(HandshakeFailure::of(&request, status, refusal.1)))
     };
-    match look_at(&request, config).and_then(|()| find_room(remote.client).map_err(|full| full.refusal().into())) {
+    match look_at(&request, config).and_then(|()| find_room(remote.remote_ip).map_err(|full| full.refusal().into())) {
         Ok(()) => {}
         Err(Declined::Plain { response, is_unclaimed }) => {
             let answer = answer_and_end(stream, &response, with_body, deadline, &config.log);

@@ -17,8 +17,8 @@ pub struct Stats {
     pub opened: u64,
     /// Connections that ended, by the [name](crate::CloseReason::name) of the cause.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Opening handshakes that did not come to a connection, refusals included. Each client that was accepted is counted,
-    /// sooner or later, either here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or
+    /// Opening handshakes that did not come to a connection, refusals included. Each client that was accepted is
+    /// counted, sooner or later, either here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or
     /// `thread_errors`.
     pub handshakes_failed: u64,
     /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered.
@@ -26,8 +26,8 @@ pub struct Stats {
     /// Plain HTTP requests that nobody answered but the server itself, with 426 or 405: a browser that asks for
     /// `/favicon.ico`, a probe.
     pub http_unclaimed: u64,
-    /// Clients that sent no request at all: a browser that connects in case it will need it, a check of whether the port
-    /// is open.
+    /// Clients that sent no request at all: a browser that connects in case it will need it, a check of whether the
+    /// port is open.
     pub without_request: u64,
     /// Of the failures, those refused because the server, or their address, had as many connections as it may have.
     pub refused: u64,
@@ -62,7 +62,7 @@ impl Stats {
 }
 
 /// A server at one moment: see [`ServerHandle::snapshot`](crate::ServerHandle::snapshot).
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The open connections, in the order of their numbers.
@@ -79,11 +79,11 @@ pub struct RoundTrips {
 }
 
 impl RoundTrips {
-    /// The upper bounds, each included.
-    pub const BOUNDS: [Duration; 13] = {
+    /// The upper bounds, each included, from the shortest to the longest.
+    pub const BOUNDS: &[Duration] = {
         let us = Duration::from_micros;
         let ms = Duration::from_millis;
-        [
+        &[
             us(500),
             ms(1),
             us(2500),
@@ -108,7 +108,7 @@ impl RoundTrips {
 
     /// How many samples lie within each bound and above the one before; `None` stands for those above the last.
     pub fn counts(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
-        let bounds = Self::BOUNDS.into_iter().map(Some).chain([None]);
+        let bounds = Self::BOUNDS.iter().copied().map(Some).chain([None]);
         bounds.zip(self.counts)
     }
 

@@ -95,7 +95,7 @@ impl Ledger {
 impl Entries {
     fn enter(&mut self, event: Event) {
         match event {
-            Event::Opened { id, peer, path, .. } => {
+            Event::Opened { id, peer_addr: peer, path, .. } => {
                 let earlier = self.opened.insert(id, Opened { peer, path, report: None });
                 self.surplus.extend(earlier.map(|_| format!("#{id} opened twice")));
             }
@@ -103,7 +103,7 @@ impl Entries {
                 Some(opened) if opened.report.is_none() => opened.report = Some(report),
                 _ => self.surplus.push(format!("#{} {}", report.id, report.reason)),
             },
-            Event::HandshakeFailed { peer, status, reason, .. } => {
+            Event::HandshakeFailed { peer_addr: peer, status, reason, .. } => {
                 self.failed.insert(peer, (status, reason));
             }
             _ => {}

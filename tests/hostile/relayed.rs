@@ -99,7 +99,7 @@ fn is_reset(reason: &CloseReason) -> bool {
 }
 
 fn is_silence(reason: &CloseReason) -> bool {
-    matches!(reason, CloseReason::HeartbeatLost { missed: 3 })
+    matches!(reason, CloseReason::HeartbeatLost { missed: 3, .. })
 }
 
 fn is_anything(reason: &CloseReason) -> bool {

@@ -66,7 +66,7 @@ fn written(mut client: Client, bytes: &[u8]) -> Client {
 fn unread(rig: &Rig) -> Client {
     let client = rig.connect("/firehose");
     let address = client.local_addr();
-    let is_behind = || rig.handle.connections().iter().any(|info| info.peer == address && info.queued > 0);
+    let is_behind = || rig.handle.connections().iter().any(|info| info.peer_addr == address && info.queued > 0);
     rig.wait_until("the server is behind", is_behind).expect("it sends without end");
     client
 }

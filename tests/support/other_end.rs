@@ -87,21 +87,21 @@ impl RunningClient {
 
     pub(crate) fn connecting(&self) -> u32 {
         self.events.wait_for("Connecting", |event| match event {
-            Event::Connecting { attempt } => Some(*attempt),
+            Event::Connecting { attempt, .. } => Some(*attempt),
             _ => None,
         })
     }
 
     pub(crate) fn retrying(&self) -> Duration {
         self.events.wait_for("Retrying", |event| match event {
-            Event::Retrying { delay } => Some(*delay),
+            Event::Retrying { delay, .. } => Some(*delay),
             _ => None,
         })
     }
 
     pub(crate) fn connect_failed(&self) -> (String, bool) {
         self.events.wait_for("ConnectFailed", |event| match event {
-            Event::ConnectFailed { error, is_fatal } => Some((error.clone(), *is_fatal)),
+            Event::ConnectFailed { error, is_fatal, .. } => Some((error.clone(), *is_fatal)),
             _ => None,
         })
     }
@@ -123,7 +123,7 @@ impl Drop for RunningClient {
 
 fn in_short(event: &Event) -> String {
     match event {
-        Event::Connecting { attempt } => format!("connecting {attempt}"),
+        Event::Connecting { attempt, .. } => format!("connecting {attempt}"),
         Event::ConnectFailed { is_fatal, .. } => (if *is_fatal { "fatal" } else { "failed" }).to_owned(),
         Event::Retrying { .. } => "retrying".to_owned(),
         Event::Opened { id, .. } => format!("opened {id}"),

@@ -204,7 +204,7 @@ fn name(peer: SocketAddr, client: IpAddr) -> String {
 fn connection(info: &ConnectionInfo) -> Value {
     json!({
         "id": info.id,
-        "peer": name(info.peer, info.client),
+        "peer": name(info.peer_addr, info.remote_ip),
         "path": shown(&info.path),
         "is_watcher": is_watcher(info),
         "age": ms(info.age),
@@ -225,7 +225,7 @@ fn connection(info: &ConnectionInfo) -> Value {
 fn ended(report: &CloseReport) -> Value {
     json!({
         "id": report.id,
-        "peer": name(report.peer, report.client),
+        "peer": name(report.peer_addr, report.remote_ip),
         "path": shown(&report.path),
         "cause": report.reason.name(),
         "reason": shown(&report.reason.to_string()),

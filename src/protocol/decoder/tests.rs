@@ -321,7 +321,7 @@ pub(super) fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, Theirs) {
     loop {
         use tungstenite::Message as Read;
         match socket.read() {
-            Ok(Read::Text(text)) => out.push(Incoming::Message(Message::Text(text))),
+            Ok(Read::Text(text)) => out.push(Incoming::Message(Message::text(text.as_str()))),
             Ok(Read::Binary(bytes)) => out.push(Incoming::Message(Message::Binary(bytes))),
             Ok(Read::Ping(payload)) => out.push(Incoming::Ping(payload)),
             Ok(Read::Pong(payload)) => out.push(Incoming::Pong(payload)),
