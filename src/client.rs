@@ -29,7 +29,6 @@ use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
 use crate::transport::read_half::ReadHalf;
 
-mod answer;
 mod attempt;
 mod backoff;
 mod dial;
