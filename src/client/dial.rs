@@ -1,5 +1,6 @@
 //! From a URL to an open connection: addresses, TCP, and the client's side of the opening handshake (RFC 6455 section
-//! 4.1). Its rules are in [`crate::http::upgrade`]; here are the I/O and the deadlines.
+//! 4.1). Its rules are in [`crate::http::upgrade`]; here are the I/O and the deadlines. All bytes pass through
+//! [`socket::read_before`] and [`socket::write_before`].
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};

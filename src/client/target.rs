@@ -131,8 +131,8 @@ impl fmt::Debug for Target {
     }
 }
 
-/// A URL as it may be shown: without user name, password and query. It need not be valid, so where a password ends is not
-/// known; in doubt, more is left out.
+/// A URL as it may be shown: without user name, password and query. It need not be valid, so where a password ends is
+/// not known; in doubt, more is left out.
 fn without_secrets(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {

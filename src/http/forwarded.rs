@@ -1,4 +1,4 @@
-//! Whom a connection speaks for: the client's address behind reverse proxies, as far as they can be trusted.
+//! The client that a peer speaks for: its address behind reverse proxies, as far as these are trusted.
 //!
 //! Anybody can write any address into a header. So a header is heeded only if the TCP peer, whose address cannot be
 //! forged, is a trusted proxy. Each proxy appends to `X-Forwarded-For` the address that it was called from, so the list
@@ -35,7 +35,7 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The networks whose word is taken. By default there is none.
+/// The networks of the proxies that are believed about their clients. By default there are none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Trusted(Vec<IpNet>);
 
@@ -59,15 +59,15 @@ impl Trusted {
         let client = if lines.peek().is_some() {
             self.first_untrusted(itself.client, lines)
         } else {
-            // One address and no way: for proxies that send nothing else.
+            // One address without a list: for proxies that send nothing else.
             real_ip.last().and_then(address).unwrap_or(itself.client)
         };
         Remote { client, ..itself }
     }
 
     /// Goes back from hop to hop as long as they are trusted, from the last line to the first: lines of the same header
-    /// are one list (RFC 9110 section 5.3). What is no address ends the way: it does not come from a proxy that does as
-    /// we expect.
+    /// are one list (RFC 9110 section 5.3). An entry that is not an address ends the search: no proxy that we
+    /// understand has written it.
     fn first_untrusted<'a>(&self, peer: IpAddr, lines_from_last: impl Iterator<Item = &'a [u8]>) -> IpAddr {
         let mut client = peer;
         for entry in lines_from_last.flat_map(|line| line.rsplit(|byte| *byte == b',')) {
@@ -151,7 +151,7 @@ mod tests {
             ("203.0.113.9,10.1.2.3,192.168.0.7 ", "203.0.113.9"),
             // All are trusted: the client is within, the one furthest from us.
             ("10.9.9.9, 10.1.2.3", "10.9.9.9"),
-            // What is no address ends the way.
+            // An entry that is not an address ends the search.
             ("203.0.113.9, unknown", "127.0.0.1"),
             ("203.0.113.9, , 10.1.2.3", "10.1.2.3"),
             ("203.0.113.9, _hidden, 10.1.2.3", "10.1.2.3"),
@@ -234,15 +234,15 @@ mod tests {
         prop::collection::vec(value, 0..4)
     }
 
-    fn stranger() -> impl Strategy<Value = IpAddr> {
+    fn untrusted() -> impl Strategy<Value = IpAddr> {
         let address = any::<IpAddr>().prop_map(|address| address.to_canonical());
-        address.prop_filter("a stranger", |address| !trusted().includes(*address))
+        address.prop_filter("untrusted", |address| !trusted().includes(*address))
     }
 
     #[test]
     fn fuzz_nothing_that_a_client_writes_moves_it() {
         let hops = prop::collection::vec(prop_oneof![Just("10.0.0.7"), Just("2001:db8:aa::7")], 0..4);
-        let input = (forged(), stranger(), hops, any::<bool>(), any::<u16>());
+        let input = (forged(), untrusted(), hops, any::<bool>(), any::<u16>());
         fuzz::check(&input, |(forged, client, hops, in_one_line, port)| {
             let mut forged: Vec<Vec<u8>> = forged.into_iter().map(|Raw(bytes)| bytes).collect();
             let seen = |values: &[Vec<u8>], peer: IpAddr| {

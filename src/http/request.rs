@@ -20,8 +20,8 @@ pub struct Request {
 
 /// The target of a request as it was sent: the path, with the query if there is one.
 ///
-/// Queries often hold secrets, such as a token. So nothing prints one by itself: `Debug` leaves the query out, there is no
-/// `Display`, and whoever wants all of it asks for [`as_str`](Self::as_str). Cloning is cheap.
+/// Queries often hold secrets, such as a token. So nothing prints one by itself: `Debug` leaves the query out, there is
+/// no `Display`, and whoever wants all of it asks for [`as_str`](Self::as_str). Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestTarget(Arc<str>);
 
@@ -54,8 +54,8 @@ impl fmt::Debug for RequestTarget {
     }
 }
 
-/// The path in a target. One in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it, in which a
-/// password may stand.
+/// The path in a target. One in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it, in
+/// which a password may stand.
 fn path_of(target: &str) -> &str {
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     match path.split_once("://") {
@@ -134,8 +134,8 @@ impl Request {
         self.remote.peer
     }
 
-    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's own.
-    /// An IPv4 address mapped to IPv6 is given as IPv4.
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
+    /// own. An IPv4 address mapped to IPv6 is given as IPv4.
     pub fn client(&self) -> IpAddr {
         self.remote.client
     }
@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn lists_span_lines_and_ignore_case_and_space() {
         let request = parse(
-            "GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: x , UPGRADE\r\nSec-WebSocket-Protocol: b,,a\r\n\r\n",
+            "GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: x , UPGRADE\r\n\
+             Sec-WebSocket-Protocol: b,,a\r\n\r\n",
         );
         assert!(request.head().has_token("connection", "upgrade"));
         assert!(!request.head().has_token("connection", "up"));

@@ -146,8 +146,8 @@ impl ResponseHead {
         Ok(Parsed::Complete(Self { status, head: Head::new(&bytes[..len], parsed.headers) }, len))
     }
 
-    /// What `Retry-After` says in whole seconds (RFC 9110 section 10.2.3), [`Duration::MAX`] if that is more than can be
-    /// counted. `None` if it says nothing or gives a date.
+    /// What `Retry-After` says in whole seconds (RFC 9110 section 10.2.3), [`Duration::MAX`] if that is more than can
+    /// be counted. `None` if it says nothing or gives a date.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let seconds = self.head.values("Retry-After").next()?;
         let is_number = !seconds.is_empty() && seconds.iter().all(u8::is_ascii_digit);

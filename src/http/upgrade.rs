@@ -37,8 +37,8 @@ pub(crate) struct Accepted {
     pub(crate) subprotocol: Option<String>,
 }
 
-/// Checks what an application adds to a request. Nothing may end a header and begin another, or stand in for a header of
-/// the handshake.
+/// Checks what an application adds to a request. Nothing may end a header and begin another, or stand in for a header
+/// of the handshake.
 pub(crate) fn check_additions(headers: &[(String, String)], subprotocols: &[String]) -> Result<(), ConnectError> {
     const RESERVED: [&str; 7] = [
         "host",

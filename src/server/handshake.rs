@@ -2,7 +2,7 @@
 //! trickle in. Its rules are in [`crate::http`]; here are the I/O, the application's functions and the log.
 //!
 //! Whatever is not an acceptable upgrade gets a proper HTTP answer. What follows the request in the same packet is kept
-//! for the connection.
+//! for the connection. All bytes pass through [`socket::read_before`] and [`socket::write_before`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -32,7 +32,7 @@ pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sy
 /// How handshakes are to be handled.
 #[derive(Clone, Default)]
 pub(crate) struct HandshakeConfig {
-    /// Proxies whose word on their clients is taken.
+    /// Proxies that are believed about their clients.
     pub(crate) trusted: Trusted,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
@@ -79,7 +79,7 @@ pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 /// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// The limit that keeps a client out which asks properly.
+/// The limit that keeps out a client that asks properly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
     /// There are as many connections as there may be.
@@ -106,8 +106,8 @@ impl LimitReached {
     }
 }
 
-/// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `find_room`: whether
-/// one more connection of this client can be let in. `last_id`: the number of the newest connection.
+/// Does the handshake before the deadline, and says who is at the other end, as far as that became known. `find_room`
+/// says whether one more connection of this client can be let in. `last_id` is the number of the newest connection.
 ///
 /// The steps follow one another and none is inlined, so that their frames lie over one another: see
 /// `ConnectionThread::run`.
@@ -149,7 +149,7 @@ enum NoRequest {
     Refused(Box<Refusal>),
     /// The connection was lost in the middle of it.
     Lost(String),
-    /// The connection was lost before it, such as that of a browser which connects in case it will need it.
+    /// The client left before it, such as a browser that connects in case it will need the connection.
     Left,
     /// Not a byte has come in all the time there was.
     Silent,
@@ -268,8 +268,8 @@ impl Handshake<'_> {
         }
     }
 
-    /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to be
-    /// taken in afterwards. Returns the status that was really sent.
+    /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to
+    /// be taken in afterwards. Returns the status that was really sent.
     fn respond_and_close(&self, response: &Response, with_body: bool) -> io::Result<u16> {
         let (status, bytes) = match response.encode(with_body) {
             Ok(bytes) => (response.status(), bytes),

@@ -61,7 +61,8 @@ fn response_head() -> impl Strategy<Value = Raw> {
             "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 101 Switching Protocols",
             "HTTP/1.1 100\r\n\r\n\r\nHTTP/1.1 102 \r\nX: y\r\n\r\nHTTP/1.1 101 ",
         ]),
-        2 => one_of(&["HTTP/1.1 503 No", "HTTP/1.0 101 A", "HTTP/2.0 101 A", "HTTP/1.1 1000 A", "HTTP/1.1 -", "SSH-2.0", ""]),
+        2 => one_of(&["HTTP/1.1 503 No", "HTTP/1.0 101 A", "HTTP/2.0 101 A", "HTTP/1.1 1000 A", "HTTP/1.1 -"]),
+        1 => one_of(&["SSH-2.0", ""]),
     ];
     let right = vec!["Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="];
     let more = one_of(&[
