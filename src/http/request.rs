@@ -70,10 +70,11 @@ impl Request {
         let mut slots = header_slots();
         let mut parsed = httparse::Request::new(&mut slots);
         let httparse::Status::Complete(len) = parsed.parse(bytes)? else { return Ok(Parsed::Incomplete) };
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(HeadError::NotHttp) };
         let bytes = &bytes[..len];
         let request = Self {
-            method: Span::of(parsed.method.unwrap_or_default().as_bytes(), bytes),
-            target: Span::of(parsed.path.unwrap_or_default().as_bytes(), bytes),
+            method: Span::of(method.as_bytes(), bytes),
+            target: Span::of(target.as_bytes(), bytes),
             head: Head::new(bytes, parsed.headers),
             is_http_1_1: parsed.version == Some(1),
             remote: peer.into(),
