@@ -20,7 +20,6 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
 
-mod answer;
 mod attempt;
 mod backoff;
 mod dial;

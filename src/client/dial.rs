@@ -1,5 +1,6 @@
 //! From a URL to an open connection: addresses, TCP, and the client's side of the opening handshake (RFC 6455 section
-//! 4.1).
+//! 4.1). Its rules are in [`crate::http::upgrade`]; here are the I/O and the deadlines. All bytes pass through
+//! [`socket::read_before`] and [`socket::write_before`].
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
@@ -7,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use tungstenite::handshake::client::generate_key;
 
-use super::answer::{Agreed, Question};
 use super::target::Target;
 use super::{ConnectError, race};
+use crate::http::head::{HeadBuffer, HeadError};
 use crate::http::request::Request;
+use crate::http::response::ResponseHead;
+use crate::http::upgrade::{Accepted, UpgradeRequest};
 use crate::transport::socket;
 
 /// What a successful dial gives.
@@ -20,7 +23,7 @@ pub(crate) struct Dialed {
     pub(crate) peer: SocketAddr,
     pub(crate) request: Request,
     pub(crate) subprotocol: Option<String>,
-    /// What was received after the answer.
+    /// What was received after the response.
     pub(crate) tail: Vec<u8>,
 }
 
@@ -31,15 +34,13 @@ impl Target {
         let deadline = Instant::now() + handshake_timeout;
         socket::prepare(&stream).map_err(ConnectError::Lost)?;
         let key = generate_key();
-        let head = self.request_head(&key);
-        socket::write_before(&stream, head.as_bytes(), deadline).map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => ConnectError::TimedOut,
-            _ => ConnectError::Lost(error),
-        })?;
-        let question = Question { key: &key, subprotocols: &self.subprotocols };
-        let Agreed { subprotocol, tail } = question.read_answer(&stream, deadline)?;
-        let request = Request::parse(head.as_bytes(), peer).ok().flatten();
-        let (request, _) = request.ok_or(ConnectError::BadAnswer("our own request is not valid"))?;
+        let asked = self.upgrade_request(&key);
+        let head = asked.encode();
+        let request = Request::from_bytes(head.as_bytes(), peer)
+            .ok_or_else(|| ConnectError::Invalid("the request is not valid HTTP, or has too many headers".into()))?;
+        send(&stream, head.as_bytes(), deadline)?;
+        let (response, tail) = receive(&stream, deadline)?;
+        let Accepted { subprotocol } = asked.check_response(&response)?;
         Ok(Dialed { stream, peer, request, subprotocol, tail })
     }
 
@@ -48,4 +49,39 @@ impl Target {
         let addresses = (self.resolve)(&self.location.host, self.location.port).map_err(ConnectError::Resolve)?;
         race::connect(addresses, self.connect_timeout).map_err(ConnectError::Unreachable)
     }
+
+    fn upgrade_request<'a>(&'a self, key: &'a str) -> UpgradeRequest<'a> {
+        let (authority, target) = (&*self.location.authority, &*self.location.path);
+        UpgradeRequest { authority, target, key, subprotocols: &self.subprotocols, headers: &self.headers }
+    }
+}
+
+fn send(stream: &TcpStream, head: &[u8], deadline: Instant) -> Result<(), ConnectError> {
+    socket::write_before(stream, head, deadline).map_err(|error| match error.kind() {
+        io::ErrorKind::TimedOut => ConnectError::TimedOut,
+        _ => ConnectError::Lost(error),
+    })
+}
+
+/// Reads up to the end of the response's head. What came after it is the second part of the result.
+fn receive(stream: &TcpStream, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
+    let mut buffer = HeadBuffer::new();
+    loop {
+        let count = match socket::read_before(stream, buffer.space(), deadline).map_err(ConnectError::Lost)? {
+            None => return Err(ConnectError::TimedOut),
+            Some(0) => return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Some(count) => count,
+        };
+        if let Some(complete) = buffer.filled(count, ResponseHead::parse).map_err(bad_answer)? {
+            return Ok(complete);
+        }
+    }
+}
+
+fn bad_answer(error: HeadError) -> ConnectError {
+    ConnectError::BadAnswer(match error {
+        HeadError::TooLarge => "the head of its answer is too large",
+        HeadError::TooManyHeaders => "its answer has too many headers",
+        HeadError::UnsupportedVersion | HeadError::NotHttp => "its answer is not HTTP",
+    })
 }

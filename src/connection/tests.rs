@@ -24,8 +24,8 @@ fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     shared.stats.count_bytes_in(head.len(), shared.stats.opened);
     let decoder = Decoder::new(Role::Server, head, 256, 256);
     let read_half = ReadHalf::new(stream, decoder).unwrap();
-    let (request, _) =
-        Request::parse(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.identity.remote.peer_addr).unwrap().unwrap();
+    let request =
+        Request::from_bytes(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.identity.remote.peer_addr).unwrap();
     let connection = Connection::new(Arc::clone(&shared), read_half, HeartbeatPolicy::off(), request, None, false);
     (shared, Box::new(connection), receivers)
 }

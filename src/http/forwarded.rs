@@ -1,4 +1,4 @@
-//! Whom a connection speaks for: the client's address behind reverse proxies, as far as they can be trusted.
+//! The client that a peer speaks for: its address behind reverse proxies, as far as these are trusted.
 //!
 //! Anybody can write any address into a header. So a header is heeded only if the TCP peer, whose address cannot be
 //! forged, is a trusted proxy. Each proxy appends to `X-Forwarded-For` the address that it was called from, so the list
@@ -35,7 +35,7 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The networks whose word is taken. By default there is none.
+/// The networks of the proxies that are believed about their clients. By default there are none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Trusted(Vec<IpNet>);
 
@@ -44,33 +44,33 @@ impl Trusted {
         self.0.extend(networks.into_iter().map(|network| canonical(network.into())));
     }
 
-    /// Whom the peer speaks for, according to the headers of its request.
-    pub(crate) fn remote<'a>(&self, peer: SocketAddr, headers: impl Iterator<Item = (&'a str, &'a [u8])>) -> Remote {
+    /// Whom the peer speaks for, according to the lines of `X-Forwarded-For` and `X-Real-IP` in its request.
+    pub(crate) fn remote<'a>(
+        &self,
+        peer: SocketAddr,
+        forwarded_for: impl DoubleEndedIterator<Item = &'a [u8]>,
+        real_ip: impl Iterator<Item = &'a [u8]>,
+    ) -> Remote {
         let itself = Remote::from(peer);
         if !self.includes(itself.remote_ip) {
             return itself;
         }
-        let (mut hops, mut real) = (Vec::new(), None);
-        for (name, value) in headers {
-            if name.eq_ignore_ascii_case("X-Forwarded-For") {
-                hops.push(value);
-            } else if name.eq_ignore_ascii_case("X-Real-IP") {
-                real = Some(value);
-            }
-        }
-        let client = match (hops.as_slice(), real) {
-            // One address and no way: for proxies that send nothing else.
-            ([], Some(real)) => address(real).unwrap_or(itself.remote_ip),
-            _ => self.first_stranger(itself.remote_ip, &hops),
+        let mut lines = forwarded_for.rev().peekable();
+        let client = if lines.peek().is_some() {
+            self.first_untrusted(itself.remote_ip, lines)
+        } else {
+            // One address without a list: for proxies that send nothing else.
+            real_ip.last().and_then(address).unwrap_or(itself.remote_ip)
         };
         Remote { remote_ip: client, ..itself }
     }
 
-    /// Goes back from hop to hop as long as they are trusted. Lines of the same header are one list (RFC 9110 section
-    /// 5.3). What is no address ends the way: it does not come from a proxy that does as we expect.
-    fn first_stranger(&self, peer: IpAddr, lines: &[&[u8]]) -> IpAddr {
+    /// Goes back from hop to hop as long as they are trusted, from the last line to the first: lines of the same header
+    /// are one list (RFC 9110 section 5.3). An entry that is not an address ends the search: no proxy that we
+    /// understand has written it.
+    fn first_untrusted<'a>(&self, peer: IpAddr, lines_from_last: impl Iterator<Item = &'a [u8]>) -> IpAddr {
         let mut client = peer;
-        for entry in lines.iter().rev().flat_map(|line| line.rsplit(|byte| *byte == b',')) {
+        for entry in lines_from_last.flat_map(|line| line.rsplit(|byte| *byte == b',')) {
             let Some(hop) = address(entry) else { break };
             client = hop;
             if !self.includes(hop) {
@@ -80,7 +80,7 @@ impl Trusted {
         client
     }
 
-    /// Whether this peer may speak for others, so that its own address says nothing of its client.
+    /// Whether this peer may speak for others, so that its own address says nothing about its client.
     pub(crate) fn speaks_for_others(&self, peer: SocketAddr) -> bool {
         self.includes(peer.ip().to_canonical())
     }
@@ -91,7 +91,7 @@ impl Trusted {
 }
 
 /// An address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
-/// An IPv4 address in the clothes of IPv6 is one of IPv4, so that no rule depends on how a socket was bound.
+/// An IPv4 address that is mapped to IPv6 counts as IPv4, so that no rule depends on how a socket was bound.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry.trim_ascii()).ok()?;
     let bare = || text.parse().ok();
@@ -119,6 +119,7 @@ mod tests {
     use super::*;
     use crate::fuzz;
     use crate::fuzz::Raw;
+    use crate::http::request::Request;
 
     const TRUSTED: &str = "127.0.0.1/32 10.0.0.0/8 2001:db8:aa::/48 ::ffff:192.168.0.0/112";
 
@@ -130,13 +131,14 @@ mod tests {
 
     /// The client's address, for a peer and `Name: value` lines.
     fn client(peer: &str, lines: &[&str]) -> String {
-        let headers = lines.iter().map(|line| line.split_once(": ").unwrap());
-        let remote = trusted().remote(peer.parse().unwrap(), headers.map(|(name, value)| (name, value.as_bytes())));
-        remote.remote_ip.to_string()
+        let head = format!("GET / HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"));
+        let mut request = Request::from_bytes(head.as_bytes(), peer.parse().unwrap()).unwrap();
+        request.find_client(&trusted());
+        request.remote_ip().to_string()
     }
 
     #[test]
-    fn the_client_is_the_first_stranger_from_the_right() {
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
         let xff = |list: &str| client("127.0.0.1:1", &[&format!("X-Forwarded-For: {list}")]);
         for (list, expected) in [
             ("203.0.113.9", "203.0.113.9"),
@@ -149,7 +151,7 @@ mod tests {
             ("203.0.113.9,10.1.2.3,192.168.0.7 ", "203.0.113.9"),
             // All are trusted: the client is within, the one furthest from us.
             ("10.9.9.9, 10.1.2.3", "10.9.9.9"),
-            // What is no address ends the way.
+            // An entry that is not an address ends the search.
             ("203.0.113.9, unknown", "127.0.0.1"),
             ("203.0.113.9, , 10.1.2.3", "10.1.2.3"),
             ("203.0.113.9, _hidden, 10.1.2.3", "10.1.2.3"),
@@ -232,21 +234,20 @@ mod tests {
         prop::collection::vec(value, 0..4)
     }
 
-    fn stranger() -> impl Strategy<Value = IpAddr> {
+    fn untrusted() -> impl Strategy<Value = IpAddr> {
         let address = any::<IpAddr>().prop_map(|address| address.to_canonical());
-        address.prop_filter("a stranger", |address| !trusted().includes(*address))
+        address.prop_filter("untrusted", |address| !trusted().includes(*address))
     }
 
     #[test]
     fn fuzz_nothing_that_a_client_writes_moves_it() {
         let hops = prop::collection::vec(prop_oneof![Just("10.0.0.7"), Just("2001:db8:aa::7")], 0..4);
-        let input = (forged(), stranger(), hops, any::<bool>(), any::<u16>());
+        let input = (forged(), untrusted(), hops, any::<bool>(), any::<u16>());
         fuzz::check(&input, |(forged, client, hops, in_one_line, port)| {
             let mut forged: Vec<Vec<u8>> = forged.into_iter().map(|Raw(bytes)| bytes).collect();
             let seen = |values: &[Vec<u8>], peer: IpAddr| {
-                let lines = values.iter().map(|value| ("X-Forwarded-For", value.as_slice()));
-                let real = values.iter().map(|value| ("X-Real-IP", value.as_slice()));
-                trusted().remote(SocketAddr::new(peer, port), lines.chain(real)).remote_ip
+                let lines = || values.iter().map(Vec::as_slice);
+                trusted().remote(SocketAddr::new(peer, port), lines(), lines()).remote_ip
             };
             // On its own, without a proxy.
             prop_assert_eq!(seen(&forged, client), client);

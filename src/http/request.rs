@@ -1,28 +1,27 @@
-//! The request of an opening handshake, or of a plain HTTP exchange: kept as the bytes that came, looked into on demand.
+//! An HTTP request, of an opening handshake or of a plain exchange: kept as the bytes that came, looked into on demand.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::http::forwarded::{Remote, Trusted};
+use crate::http::head::{Head, HeadError, Parsed, Span, header_slots, str_of};
+use crate::http::response::Refusal;
 
 /// An HTTP request (RFC 9112): method, target and headers. There is no body.
 #[derive(Clone)]
 pub struct Request {
-    /// The head as it was received; the rest are places in it.
-    head: Box<[u8]>,
+    head: Head,
     method: Span,
     target: Span,
-    headers: Box<[(Span, Span)]>,
     is_http_1_1: bool,
     remote: Remote,
 }
 
 /// The target of a request as it was sent: the path, with the query if there is one.
 ///
-/// Queries often hold secrets, such as a token. So nothing prints one by itself: `Debug` leaves the query out, there is no
-/// `Display`, and whoever wants all of it asks for [`as_str`](Self::as_str). Cloning is cheap.
+/// Queries often hold secrets, such as a token. So nothing prints one by itself: `Debug` leaves the query out, there is
+/// no `Display`, and whoever wants all of it asks for [`as_str`](Self::as_str). Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestTarget(Arc<str>);
 
@@ -55,8 +54,8 @@ impl fmt::Debug for RequestTarget {
     }
 }
 
-/// The path in a target. One in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it, in which a
-/// password may stand.
+/// The path in a target. One in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it, in
+/// which a password may stand.
 fn path_of(target: &str) -> &str {
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     match path.split_once("://") {
@@ -65,46 +64,40 @@ fn path_of(target: &str) -> &str {
     }
 }
 
-/// A place in the head. 32 bits do: the head's size is limited.
-#[derive(Clone, Copy)]
-struct Span {
-    start: u32,
-    end: u32,
-}
-
 impl Request {
-    /// Most header lines that are taken.
-    const MOST_HEADERS: usize = 100;
-
-    /// Parses the head at the beginning of `bytes`, and says how long it is. `Ok(None)` if it is not complete.
-    pub(crate) fn parse(bytes: &[u8], peer: SocketAddr) -> Result<Option<(Self, usize)>, httparse::Error> {
-        // On the heap, for what a thread's stack once held stays resident as long as the thread lives.
-        let mut headers = vec![httparse::EMPTY_HEADER; Self::MOST_HEADERS];
-        let mut parsed = httparse::Request::new(&mut headers);
-        let httparse::Status::Complete(len) = parsed.parse(bytes)? else { return Ok(None) };
-        let span = |part: &[u8]| {
-            let start = part.as_ptr() as usize - bytes.as_ptr() as usize;
-            Span { start: start as u32, end: (start + part.len()) as u32 }
-        };
+    /// Parses the head at the beginning of `bytes`.
+    pub(crate) fn parse(bytes: &[u8], peer: SocketAddr) -> Result<Parsed<Self>, HeadError> {
+        let mut slots = header_slots();
+        let mut parsed = httparse::Request::new(&mut slots);
+        let httparse::Status::Complete(len) = parsed.parse(bytes)? else { return Ok(Parsed::Incomplete) };
+        let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(HeadError::NotHttp) };
+        let bytes = &bytes[..len];
         let request = Self {
-            head: bytes[..len].into(),
-            method: span(parsed.method.unwrap_or_default().as_bytes()),
-            target: span(parsed.path.unwrap_or_default().as_bytes()),
-            headers: parsed.headers.iter().map(|header| (span(header.name.as_bytes()), span(header.value))).collect(),
+            method: Span::of(method.as_bytes(), bytes),
+            target: Span::of(target.as_bytes(), bytes),
+            head: Head::new(bytes, parsed.headers),
             is_http_1_1: parsed.version == Some(1),
             remote: peer.into(),
         };
-        Ok(Some((request, len)))
+        Ok(Parsed::Complete(request, len))
+    }
+
+    /// The request whose head is at the beginning of `bytes`, or `None` if it is not valid or not complete.
+    pub(crate) fn from_bytes(bytes: &[u8], peer: SocketAddr) -> Option<Self> {
+        match Self::parse(bytes, peer) {
+            Ok(Parsed::Complete(request, _)) => Some(request),
+            Ok(Parsed::Incomplete | Parsed::Interim(_)) | Err(_) => None,
+        }
     }
 
     /// The method, such as `GET`.
     pub fn method(&self) -> &str {
-        self.text(self.method)
+        self.head.text(self.method)
     }
 
     /// The target as it was sent: the path, with the query if there is one. Queries often hold secrets.
     pub fn target(&self) -> &str {
-        self.text(self.target)
+        self.head.text(self.target)
     }
 
     /// The path, without the query.
@@ -119,22 +112,17 @@ impl Request {
 
     /// The value of the first header of this name, whatever its case; `None` if there is none, or it is not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers().find(|(other, _)| other.eq_ignore_ascii_case(name)).and_then(|(_, value)| str_of(value))
+        self.head.values(name).next().and_then(str_of)
     }
 
     /// All headers in their order, with values as they were sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.headers.iter().map(|(name, value)| (self.text(*name), self.bytes(*value)))
+        self.head.headers()
     }
 
-    /// The items of a header that holds a list, over all lines of that name.
+    /// The items of a header that holds a list, over all lines of that name; those that are not UTF-8 are left out.
     pub fn header_list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.headers()
-            .filter(move |(other, _)| other.eq_ignore_ascii_case(name))
-            .filter_map(|(_, value)| str_of(value))
-            .flat_map(|value| value.split(','))
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
+        self.head.list(name).filter_map(str_of)
     }
 
     /// The subprotocols that the client offers, in its order of preference.
@@ -157,36 +145,36 @@ impl Request {
         self.remote
     }
 
-    /// Looks for the client behind the peer, if that is a trusted proxy.
+    /// Finds the client that the peer speaks for, if the peer is a trusted proxy.
     pub(crate) fn find_client(&mut self, trusted: &Trusted) {
-        self.remote = trusted.remote(self.remote.peer_addr, self.headers());
+        let forwarded_for = self.head.values("X-Forwarded-For");
+        let real_ip = self.head.values("X-Real-IP");
+        self.remote = trusted.remote(self.remote.peer_addr, forwarded_for, real_ip);
     }
 
     pub(crate) fn is_http_1_1(&self) -> bool {
         self.is_http_1_1
     }
 
-    /// How many lines there are of a header.
-    pub(crate) fn count(&self, header: &str) -> usize {
-        self.headers().filter(|(name, _)| name.eq_ignore_ascii_case(header)).count()
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
     }
 
-    pub(crate) fn has_token(&self, header: &str, token: &str) -> bool {
-        self.header_list(header).any(|item| item.eq_ignore_ascii_case(token))
+    /// Whether the client asks to switch to the WebSocket protocol, rightly or not.
+    pub(crate) fn asks_for_upgrade(&self) -> bool {
+        self.head.has_token("Upgrade", "websocket")
     }
 
-    fn bytes(&self, span: Span) -> &[u8] {
-        &self.head[Range { start: span.start as usize, end: span.end as usize }]
+    /// Checks that there is one `Host`, which HTTP/1.0 may leave out (RFC 9112 section 3.2). If there were two, a proxy
+    /// may have gone by the other.
+    pub(crate) fn check_host(&self) -> Result<(), Box<Refusal>> {
+        match self.head.values("Host").count() {
+            1 => Ok(()),
+            0 if !self.is_http_1_1 => Ok(()),
+            0 => Err(Refusal::bad_request("missing Host")),
+            _ => Err(Refusal::bad_request("more than one Host")),
+        }
     }
-
-    /// The parser lets only ASCII, or checked UTF-8, through in methods, targets and names.
-    fn text(&self, span: Span) -> &str {
-        str_of(self.bytes(span)).unwrap_or_default()
-    }
-}
-
-fn str_of(bytes: &[u8]) -> Option<&str> {
-    std::str::from_utf8(bytes).ok()
 }
 
 impl fmt::Debug for Request {
@@ -205,7 +193,7 @@ mod tests {
     use super::*;
 
     fn parse(head: &str) -> Request {
-        Request::parse(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap().unwrap().0
+        Request::from_bytes(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap()
     }
 
     #[test]
@@ -221,22 +209,37 @@ mod tests {
     }
 
     #[test]
+    fn there_is_one_host_except_that_http_1_0_may_have_none() {
+        for (head, reason) in [
+            ("GET / HTTP/1.1\r\nHost: a\r\n\r\n", None),
+            ("GET / HTTP/1.0\r\n\r\n", None),
+            ("GET / HTTP/1.1\r\n\r\n", Some("missing Host")),
+            ("GET / HTTP/1.1\r\nHost: a\r\nhost: a\r\n\r\n", Some("more than one Host")),
+            ("GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", Some("more than one Host")),
+        ] {
+            let refusal = parse(head).check_host().err();
+            assert_eq!(refusal.as_ref().map(|refusal| &*refusal.reason), reason, "{head}");
+        }
+    }
+
+    #[test]
     fn lists_span_lines_and_ignore_case_and_space() {
         let request = parse(
-            "GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: x , UPGRADE\r\nSec-WebSocket-Protocol: b,,a\r\n\r\n",
+            "GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: x , UPGRADE\r\n\
+             Sec-WebSocket-Protocol: b,,a\r\n\r\n",
         );
-        assert!(request.has_token("connection", "upgrade"));
-        assert!(!request.has_token("connection", "up"));
+        assert!(request.head().has_token("connection", "upgrade"));
+        assert!(!request.head().has_token("connection", "up"));
         assert_eq!(request.subprotocols().collect::<Vec<_>>(), ["b", "a"]);
     }
 
     #[test]
     fn a_value_that_is_not_utf_8_is_only_to_be_had_as_bytes() {
-        let bytes = b"GET / HTTP/1.1\r\nX: \xff\r\n\r\n";
-        let (request, len) = Request::parse(bytes, "[::1]:1".parse().unwrap()).unwrap().unwrap();
+        let bytes = b"GET / HTTP/1.1\r\nX: \xff\r\nConnection: \xff, Upgrade\r\n\r\n";
+        let request = Request::from_bytes(bytes, "[::1]:1".parse().unwrap()).unwrap();
         assert_eq!(request.header("X"), None);
         assert_eq!(request.headers().next(), Some(("X", &b"\xff"[..])));
-        assert_eq!(len, bytes.len());
+        assert!(request.header_list("Connection").eq(["Upgrade"]), "the other items of a list are not lost");
     }
 
     #[test]

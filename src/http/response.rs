@@ -1,6 +1,11 @@
-//! HTTP responses: what a request that is no upgrade is answered with, and the answer 101 to one that is.
+//! HTTP responses: those that a server sends instead of an upgrade, and the head of one that a client receives.
 
-use tungstenite::http::{HeaderName, HeaderValue, StatusCode};
+use std::borrow::Cow;
+use std::time::Duration;
+
+use tungstenite::http::StatusCode;
+
+use crate::http::head::{Head, HeadError, Parsed, header_slots, push_header, str_of};
 
 /// A plain HTTP response: the rejection of an opening handshake, or the answer to a request that is none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,50 +90,83 @@ impl Response {
     }
 }
 
-/// The answer 101 (RFC 6455 section 4.2.2), with the accept key, the subprotocol and what the application adds.
-pub(crate) fn encode_upgrade(
-    accept_key: &str,
-    subprotocol: Option<&str>,
-    headers: &[(String, String)],
-) -> Result<Vec<u8>, &'static str> {
-    const OWN: [&str; 5] =
-        ["connection", "upgrade", "sec-websocket-accept", "sec-websocket-protocol", "sec-websocket-extensions"];
-    let mut bytes = status_line(StatusCode::SWITCHING_PROTOCOLS);
-    push_header(&mut bytes, "Connection", "Upgrade")?;
-    push_header(&mut bytes, "Upgrade", "websocket")?;
-    push_header(&mut bytes, "Sec-WebSocket-Accept", accept_key)?;
-    if let Some(subprotocol) = subprotocol {
-        push_header(&mut bytes, "Sec-WebSocket-Protocol", subprotocol)?;
-    }
-    for (name, value) in headers {
-        if OWN.contains(&name.to_ascii_lowercase().as_str()) {
-            return Err("a header of the handshake itself");
-        }
-        push_header(&mut bytes, name, value)?;
-    }
-    bytes.extend_from_slice(b"\r\n");
-    Ok(bytes)
+/// A response that rejects a request, and the reason for the log.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) response: Response,
+    pub(crate) reason: Cow<'static, str>,
 }
 
-/// The beginning of an answer, with room for the rest of its head.
-fn status_line(status: StatusCode) -> Vec<u8> {
+impl Refusal {
+    pub(crate) fn new(response: Response, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
+        Box::new(Self { response, reason: reason.into() })
+    }
+
+    /// 400, with the reason for the client as well.
+    pub(crate) fn bad_request(reason: &'static str) -> Box<Self> {
+        Self::new(Response::new(400).text(format!("{reason}\n")), reason)
+    }
+
+    /// 405: only GET and HEAD are answered here.
+    pub(crate) fn method_not_allowed() -> Box<Self> {
+        let response = Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n");
+        Self::new(response, "method not allowed")
+    }
+}
+
+/// What a server answers to a request whose head it does not accept.
+impl From<HeadError> for Box<Refusal> {
+    fn from(error: HeadError) -> Self {
+        let (status, text, reason) = match error {
+            HeadError::TooLarge => (431, "the request head is too large\n", "request head too large"),
+            HeadError::TooManyHeaders => (431, "too many headers\n", "too many headers"),
+            HeadError::UnsupportedVersion => (505, "HTTP version is not 1.1\n", "HTTP version is not 1.1"),
+            HeadError::NotHttp => (400, "not an HTTP request\n", "not an HTTP request"),
+        };
+        Refusal::new(Response::new(status).text(text), reason)
+    }
+}
+
+/// The head of a response that a client received.
+pub(crate) struct ResponseHead {
+    pub(crate) status: u16,
+    pub(crate) head: Head,
+}
+
+impl ResponseHead {
+    /// Parses the head at the beginning of `bytes`.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed<Self>, HeadError> {
+        let mut slots = header_slots();
+        let mut parsed = httparse::Response::new(&mut slots);
+        let httparse::Status::Complete(len) = parsed.parse(bytes)? else { return Ok(Parsed::Incomplete) };
+        let status = parsed.code.unwrap_or(0);
+        // Such as 103 (Early Hints): others follow them (RFC 9110 section 15.2). After 101 comes no more HTTP.
+        if matches!(status, 100 | 102..=199) {
+            return Ok(Parsed::Interim(len));
+        }
+        Ok(Parsed::Complete(Self { status, head: Head::new(&bytes[..len], parsed.headers) }, len))
+    }
+
+    /// What `Retry-After` says in whole seconds (RFC 9110 section 10.2.3), [`Duration::MAX`] if that is more than can
+    /// be counted. `None` if it says nothing or gives a date.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.head.values("Retry-After").next()?;
+        let is_number = !seconds.is_empty() && seconds.iter().all(u8::is_ascii_digit);
+        is_number.then(|| {
+            let seconds = str_of(seconds).and_then(|digits| digits.parse().ok());
+            seconds.map_or(Duration::MAX, Duration::from_secs)
+        })
+    }
+}
+
+/// The status line, with room for the rest of the head.
+pub(super) fn status_line(status: StatusCode) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(192);
     let reason = status.canonical_reason().unwrap_or("");
     for part in ["HTTP/1.1 ", status.as_str(), " ", reason, "\r\n"] {
         bytes.extend_from_slice(part.as_bytes());
     }
     bytes
-}
-
-/// Nothing that could end the header, and so forge another, gets through.
-fn push_header(bytes: &mut Vec<u8>, name: &str, value: &str) -> Result<(), &'static str> {
-    HeaderName::from_bytes(name.as_bytes()).map_err(|_| "invalid header name")?;
-    HeaderValue::from_str(value).map_err(|_| "invalid header value")?;
-    bytes.extend_from_slice(name.as_bytes());
-    bytes.extend_from_slice(b": ");
-    bytes.extend_from_slice(value.as_bytes());
-    bytes.extend_from_slice(b"\r\n");
-    Ok(())
 }
 
 #[cfg(test)]
@@ -162,22 +200,27 @@ mod tests {
         for (name, value) in [("X", "a\r\nY: b"), ("X\r\nY", "b"), ("", "b"), ("Content-Length", "7")] {
             assert!(Response::new(200).header(name, value).encode(true).is_err(), "{name:?}: {value:?}");
         }
-        for (name, value) in [("X", "a\nb"), ("Upgrade", "h2c"), ("sec-websocket-accept", "forged")] {
-            let headers = [(name.to_owned(), value.to_owned())];
-            assert!(encode_upgrade("key", None, &headers).is_err(), "{name:?}: {value:?}");
-        }
         assert!(Response::new(42).encode(true).is_err());
         assert!(Response::new(101).encode(true).is_err());
     }
 
     #[test]
-    fn an_acceptance_carries_what_was_added() {
-        let headers = [("Set-Cookie".to_owned(), "a=b".to_owned())];
-        let answer = text(encode_upgrade("the key", Some("chat"), &headers).unwrap());
-        assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
-        for line in ["Sec-WebSocket-Accept: the key\r\n", "Sec-WebSocket-Protocol: chat\r\n", "Set-Cookie: a=b\r\n"] {
-            assert!(answer.contains(line), "{answer}");
+    fn retry_after_is_a_number_of_seconds_or_nothing() {
+        for (value, retry_after) in [
+            ("120", Some(Duration::from_secs(120))),
+            ("18446744073709551615", Some(Duration::from_secs(u64::MAX))),
+            ("18446744073709551616", Some(Duration::MAX)),
+            ("-1", None),
+            ("+1", None),
+            ("1.5", None),
+            ("", None),
+            ("Wed, 21 Oct 2065 07:28:00 GMT", None),
+        ] {
+            let head = format!("HTTP/1.1 503 No\r\nRetry-After: {value}\r\n\r\n");
+            match ResponseHead::parse(head.as_bytes()) {
+                Ok(Parsed::Complete(response, _)) => assert_eq!(response.retry_after(), retry_after, "{value}"),
+                _ => panic!("{value}: not complete"),
+            }
         }
-        assert!(answer.ends_with("\r\n\r\n"));
     }
 }

@@ -21,7 +21,7 @@ use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::addresses::{Addresses, Counted};
 use crate::server::handshake;
-use crate::server::handshake::{Full, HandshakeConfig, Outcome, TEXT_HEARTBEAT};
+use crate::server::handshake::{HandshakeConfig, LimitReached, Outcome, TEXT_HEARTBEAT};
 use crate::server::lobby::{Lobby, Seat};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
@@ -66,7 +66,7 @@ enum Standing {
     /// Connections, and those that may become one.
     Place,
     /// Those that came when there was none left, for this reason.
-    Late { full: Full, _seat: Seat },
+    Late { limit: LimitReached, _seat: Seat },
     /// Those that will not become one any more.
     Done { _seat: Option<Seat> },
 }
@@ -78,7 +78,7 @@ impl<H> ConnectionThread<H> {
         if !matches!(self.standing, Standing::Place) {
             return true;
         }
-        self.pending.heard();
+        self.pending.mark_heard();
         let seat = self.server.lobby.enter(&self.pending);
         let stays = seat.is_some();
         self.standing = Standing::Done { _seat: seat };
@@ -88,20 +88,20 @@ impl<H> ConnectionThread<H> {
     }
 
     /// Whether one more connection of this client can be let in.
-    fn find_room(&mut self, client: IpAddr) -> Result<(), Full> {
+    fn find_room(&mut self, client: IpAddr) -> Result<(), LimitReached> {
         let found = self.look_for_room(client);
         self.was_refused = found.is_err();
         found
     }
 
-    fn look_for_room(&mut self, client: IpAddr) -> Result<(), Full> {
-        if let Standing::Late { full, .. } = self.standing {
-            return Err(full);
+    fn look_for_room(&mut self, client: IpAddr) -> Result<(), LimitReached> {
+        if let Standing::Late { limit, .. } = self.standing {
+            return Err(limit);
         }
         if self.counted.is_none()
             && let Some(addresses) = &self.server.addresses
         {
-            self.counted = Some(addresses.count(client).ok_or(Full::Address)?);
+            self.counted = Some(addresses.count(client).ok_or(LimitReached::PerAddress)?);
         }
         Ok(())
     }
@@ -142,11 +142,11 @@ where
         let peer = thread.pending.peer;
         match self.take_place(peer) {
             Ok(counted) => (thread.standing, thread.counted) = (Standing::Place, counted),
-            Err(full) => match self.lobby.enter(&thread.pending) {
-                Some(seat) => thread.standing = Standing::Late { full, _seat: seat },
+            Err(limit) => match self.lobby.enter(&thread.pending) {
+                Some(seat) => thread.standing = Standing::Late { limit, _seat: seat },
                 None => {
                     self.supervisor.count(|stats| stats.refused += 1);
-                    thread.failed(peer.into(), HandshakeFailure::early(None, full.reason()));
+                    thread.failed(peer.into(), HandshakeFailure::without_request(None, limit.reason()));
                     return Ok(());
                 }
             },
@@ -157,13 +157,13 @@ where
     }
 
     /// A place for one more, and in the count of its address if that can be told already.
-    fn take_place(&self, peer: SocketAddr) -> Result<Option<Counted>, Full> {
+    fn take_place(&self, peer: SocketAddr) -> Result<Option<Counted>, LimitReached> {
         if self.places.load(Relaxed) >= self.max_connections {
-            return Err(Full::Server);
+            return Err(LimitReached::Connections);
         }
         let addresses = self.addresses.as_ref().filter(|_| !self.config.trusted.speaks_for_others(peer));
         let counted = match addresses {
-            Some(addresses) => Some(addresses.count(peer.ip()).ok_or(Full::Address)?),
+            Some(addresses) => Some(addresses.count(peer.ip()).ok_or(LimitReached::PerAddress)?),
             None => None,
         };
         self.places.fetch_add(1, Relaxed);
@@ -186,7 +186,9 @@ where
                 let find_room = |client| self.find_room(client);
                 handshake::perform(&pending, &server.config, deadline, find_room, &server.last_id)
             }
-            Err(error) => (pending.peer.into(), Outcome::Failed(HandshakeFailure::early(None, error.to_string()))),
+            Err(error) => {
+                (pending.peer.into(), Outcome::Failed(HandshakeFailure::without_request(None, error.to_string())))
+            }
         };
         if let Some(mut connection) = self.enter(&pending.stream, remote, outcome) {
             self.handle(&mut connection);
@@ -201,11 +203,14 @@ where
     #[inline(never)]
     fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
         match outcome {
-            Outcome::Nothing { .. } | Outcome::Failed(_) if self.pending.was_dropped() => {
+            Outcome::NoRequest { .. } | Outcome::Failed(_) if self.pending.was_evicted() => {
                 self.server.supervisor.count(|stats| stats.refused += 1);
-                self.failed(remote, HandshakeFailure::early(None, "dropped: it was silent for longest among too many"));
+                self.failed(
+                    remote,
+                    HandshakeFailure::without_request(None, "dropped: it was silent for longest among too many"),
+                );
             }
-            Outcome::Plain(plain) => {
+            Outcome::PlainHttp(plain) => {
                 self.server.supervisor.log.debug(format_args!("{remote} {plain}"));
                 self.server.supervisor.count(|stats| match plain.is_unclaimed {
                     true => stats.http_unclaimed += 1,
@@ -213,7 +218,7 @@ where
                 });
                 self.let_go(plain.answer.is_ok());
             }
-            Outcome::Nothing { is_there } => {
+            Outcome::NoRequest { is_there } => {
                 self.server.supervisor.log.debug(format_args!("{remote} connected, and sent no request"));
                 self.server.supervisor.count(|stats| stats.without_request += 1);
                 self.let_go(is_there);
@@ -241,7 +246,7 @@ where
                         }
                         return Some(connection);
                     }
-                    Err(error) => self.failed(remote, HandshakeFailure::early(None, error.to_string())),
+                    Err(error) => self.failed(remote, HandshakeFailure::without_request(None, error.to_string())),
                 }
             }
         }
@@ -252,7 +257,7 @@ where
     fn let_go(&mut self, was_answered: bool) {
         if was_answered && self.leave_place() {
             let pending = &self.pending;
-            socket::discard_to_end(&pending.stream, Instant::now() + handshake::LINGER, || pending.heard());
+            socket::discard_to_end(&pending.stream, Instant::now() + handshake::LINGER, || pending.mark_heard());
         }
     }
 

@@ -47,7 +47,7 @@ impl Lobby {
         state.seated.push(Arc::clone(pending));
         drop(state);
         if let Some(dropped) = dropped {
-            dropped.make_room();
+            dropped.evict();
         }
         Some(Seat { lobby: Arc::clone(self), pending: Arc::clone(pending) })
     }
@@ -97,12 +97,12 @@ mod tests {
         let lobby = Arc::new(Lobby::default());
         let mut seats: Vec<Option<Seat>> =
             pending_handshakes[..Lobby::SEATS].iter().map(|pending| lobby.enter(pending)).collect();
-        assert!(seats.iter().all(Option::is_some) && !pending_handshakes.iter().any(|pending| pending.was_dropped()));
+        assert!(seats.iter().all(Option::is_some) && !pending_handshakes.iter().any(|pending| pending.was_evicted()));
         // The first has said something since, so the second goes.
-        pending_handshakes[0].heard();
+        pending_handshakes[0].mark_heard();
         seats.push(lobby.enter(&pending_handshakes[Lobby::SEATS]));
         let dropped = |pending_handshakes: &[Arc<PendingHandshake>]| -> Vec<usize> {
-            (0..pending_handshakes.len()).filter(|number| pending_handshakes[*number].was_dropped()).collect()
+            (0..pending_handshakes.len()).filter(|number| pending_handshakes[*number].was_evicted()).collect()
         };
         assert_eq!(dropped(&pending_handshakes), [1]);
         // Whoever has left by itself makes room as well.

@@ -1,4 +1,4 @@
-//! A client that has come and is not let in yet, and what an opening handshake failed of.
+//! A client whose opening handshake is not over yet, and why a handshake failed.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 use crate::http::request::Request;
 use crate::transport::socket;
 
-/// A client that has come and is not let in yet.
+/// A client that has connected and is not admitted yet.
 #[derive(Debug)]
 pub(crate) struct PendingHandshake {
-    /// Counted from 1 over all that come. A connection's number counts only those that are let in.
+    /// Counted from 1 over all that connect. A connection's number counts only those that are admitted.
     pub(crate) number: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: Arc<TcpStream>,
-    /// Whether it was decided that it will be let in, or that it will not.
+    /// Whether it was decided that it is admitted, or that it is not.
     is_decided: AtomicBool,
-    came: Instant,
-    /// Microseconds from then to the newest that it said.
-    heard_at: AtomicU64,
+    connected_at: Instant,
+    /// Microseconds from then to when it was last heard.
+    heard_after: AtomicU64,
     /// Whether it had to make room for another.
-    was_dropped: AtomicBool,
+    was_evicted: AtomicBool,
 }
 
 impl PendingHandshake {
@@ -33,39 +33,39 @@ impl PendingHandshake {
             peer,
             stream: Arc::new(stream),
             is_decided: AtomicBool::new(false),
-            came: Instant::now(),
-            heard_at: AtomicU64::new(0),
-            was_dropped: AtomicBool::new(false),
+            connected_at: Instant::now(),
+            heard_after: AtomicU64::new(0),
+            was_evicted: AtomicBool::new(false),
         }
     }
 
-    /// It has said something, or was told something and may now say more.
-    pub(crate) fn heard(&self) {
-        self.heard_at.store(self.came.elapsed().as_micros() as u64, Relaxed);
+    /// It has sent something, or was told something and may now send more.
+    pub(crate) fn mark_heard(&self) {
+        self.heard_after.store(self.connected_at.elapsed().as_micros() as u64, Relaxed);
     }
 
-    /// When it was last heard, or came.
+    /// When it was last heard, or connected.
     pub(crate) fn heard_at(&self) -> Instant {
-        self.came + Duration::from_micros(self.heard_at.load(Relaxed))
+        self.connected_at + Duration::from_micros(self.heard_after.load(Relaxed))
     }
 
-    /// It has no place and has to go, for another that has none: hangs up on it.
-    pub(crate) fn make_room(&self) {
-        self.was_dropped.store(true, Relaxed);
+    /// Hangs up on it: it has no place, and has to make room for another.
+    pub(crate) fn evict(&self) {
+        self.was_evicted.store(true, Relaxed);
         socket::shut_down(&self.stream);
     }
 
-    /// Whether it had to go for another.
-    pub(crate) fn was_dropped(&self) -> bool {
-        self.was_dropped.load(Relaxed)
+    /// Whether it had to make room for another.
+    pub(crate) fn was_evicted(&self) -> bool {
+        self.was_evicted.load(Relaxed)
     }
 
-    /// Whether it may be let in: from here on it counts as a connection, which has a right to a Close frame.
-    pub(crate) fn let_in(&self) -> bool {
+    /// Whether it may be admitted. If so, it counts as a connection from here on, which has a right to a Close frame.
+    pub(crate) fn admit(&self) -> bool {
         !self.is_decided.swap(true, SeqCst)
     }
 
-    /// The server is shutting down: hangs up on it, unless it is being let in.
+    /// Hangs up on it, unless it is admitted already: the server is shutting down.
     pub(crate) fn turn_away(&self) {
         if !self.is_decided.swap(true, SeqCst) {
             socket::shut_down(&self.stream);
@@ -76,21 +76,27 @@ impl PendingHandshake {
 /// An opening handshake that came to nothing.
 #[derive(Debug)]
 pub(crate) struct HandshakeFailure {
-    /// The HTTP status that the client was given, if it got an answer.
+    /// The HTTP status of the answer that the client was sent, if any.
     pub(crate) status: Option<u16>,
     pub(crate) reason: Cow<'static, str>,
-    /// What it asked for and from where, as far as its request was understood.
+    /// The path of its request, if that was understood.
     pub(crate) path: Option<String>,
+    /// The `Origin` of its request, if that was understood and has one.
     pub(crate) origin: Option<String>,
 }
 
 impl HandshakeFailure {
-    /// Of whom nothing is known but the address.
-    pub(crate) fn early(status: Option<u16>, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
+    /// Of a client that is known only by its address.
+    pub(crate) fn without_request(status: Option<u16>, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
         Box::new(Self { status, reason: reason.into(), path: None, origin: None })
     }
 
-    pub(crate) fn of(request: &Request, status: Option<u16>, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
+    /// Of a client whose request was read.
+    pub(crate) fn of_request(
+        request: &Request,
+        status: Option<u16>,
+        reason: impl Into<Cow<'static, str>>,
+    ) -> Box<Self> {
         let (path, origin) = (request.path().to_owned(), request.header("Origin").map(str::to_owned));
         Box::new(Self { status, reason: reason.into(), path: Some(path), origin })
     }
@@ -104,10 +110,10 @@ impl fmt::Display for HandshakeFailure {
         }
         write!(f, "{}", self.reason)?;
         if let Some(path) = &self.path {
-            write!(f, "; path {}", path)?;
+            write!(f, "; path {path}")?;
         }
         match &self.origin {
-            Some(origin) => write!(f, ", origin {}", origin),
+            Some(origin) => write!(f, ", origin {origin}"),
             None => Ok(()),
         }
     }
