@@ -482,6 +482,7 @@
 //! system's own buffer. Windows cannot ask a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
 //! second thread while there is something to write.
 
+mod browser;
 mod client;
 mod connection;
 mod error;
@@ -499,16 +500,20 @@ mod settings;
 mod supervisor;
 mod transport;
 
+pub use browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};
 pub use client::{Attempt, Backoff, Client, ClientHandle};
 pub use connection::report::{CloseReport, ConnectionId, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
 pub use error::{ConfirmError, ConnectError, Error, TrySendError};
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
+pub use http::origin::{InvalidOrigin, Origin};
 pub use http::request::{Request, RequestTarget};
 pub use http::response::Response;
 pub use message::Message;
 pub use protocol::close::{CloseCode, CloseReason};
+#[cfg(any(feature = "metrics", feature = "status"))]
+pub use server::access::StatusAccess;
 pub use server::{Server, accept::Accept, handle::ServerHandle};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};

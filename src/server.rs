@@ -10,6 +10,7 @@ use socket2::SockRef;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::foreign;
+use crate::http::origin::Origin;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::settings::{Settings, setters_of_both_ends};
@@ -19,11 +20,18 @@ use crate::supervisor::threads::ServiceThreads;
 
 pub(crate) mod accept;
 mod accept_loop;
+#[cfg(any(feature = "metrics", feature = "status"))]
+pub(crate) mod access;
 mod addresses;
 mod connection_thread;
 pub(crate) mod handle;
 mod handshake;
 mod lobby;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod routes;
+#[cfg(feature = "status")]
+mod status;
 
 use accept::Accept;
 use addresses::Addresses;
@@ -57,6 +65,9 @@ pub struct Server {
     max_per_address: Option<usize>,
     text_heartbeat: bool,
     config: HandshakeConfig,
+    /// What `serve` starts for a status page.
+    #[cfg(feature = "status")]
+    status: Option<status::publisher::Start>,
 }
 
 impl Server {
@@ -103,6 +114,8 @@ impl Server {
             max_per_address: None,
             text_heartbeat: false,
             config,
+            #[cfg(feature = "status")]
+            status: None,
         })
     }
 
@@ -152,8 +165,8 @@ impl Server {
     ///
     /// Such a client is also told the heartbeat of its connection, by a first text of `heartwire ` and a JSON object:
     /// its number as `connection`, who beats as `leader` (`server`, `peer` or `off`), `interval` or, where the peer
-    /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module `heartwire.js`, which the
-    /// program serves, reads it.
+    /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module
+    /// [`heartwire.js`](crate::HEARTWIRE_JS) reads it.
     pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
         self.text_heartbeat = text_heartbeat;
         self
@@ -185,7 +198,32 @@ impl Server {
         self
     }
 
-    /// Decides on opening handshakes: authentication, `Origin`, path, subprotocol, extra headers, a heartbeat of its
+    /// Lets browsers in only from pages of these origins; any other page is answered 403, and the log says why. Called
+    /// again, it adds. Default: none is named, and pages of all origins are let in.
+    ///
+    /// Browsers let every page open a WebSocket to everywhere, and send the cookies along that its user has for that
+    /// place. So a server that trusts cookies, or the network that its clients are in, must know whose page it is (RFC 6455
+    /// section 10.2): otherwise any page acts with the rights of whoever looks at it (cross-site WebSocket hijacking).
+    /// Name the origins of your own pages, also that of pages which this server sends itself. Behind a proxy that speaks
+    /// TLS that is an origin with `https`.
+    ///
+    /// Only browsers send an `Origin`: a client without one is let in. One that is no browser can send any, so this
+    /// replaces no authentication. An origin must be the same as a whole, whatever its case; the check comes before
+    /// [`on_handshake`](Self::on_handshake), and plain HTTP requests are not concerned.
+    ///
+    /// ```no_run
+    /// # use heartwire::Server;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::bind("0.0.0.0:9001")?
+    ///     .allow_origins(["https://example.org".parse()?, "http://localhost:8080".parse()?]);
+    /// # Ok(()) }
+    /// ```
+    pub fn allow_origins(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
+        self.config.origins.extend(origins);
+        self
+    }
+
+    /// Decides on opening handshakes: authentication, path, subprotocol, extra headers, a heartbeat of its
     /// own, or a rejection with a status from 300 to 599 (another is an error of ours, as is a panic: 500 and a line in the
     /// log). It is called in the connection's thread, within the handshake's time. By default all are accepted.
     ///
@@ -206,7 +244,8 @@ impl Server {
         self
     }
 
-    /// Answers plain HTTP requests, those that ask for no upgrade; `None` leaves it to the server: 426 for GET and HEAD,
+    /// Answers plain HTTP requests, those that ask for no upgrade and that the server does not answer by itself
+    /// ([`health`](Self::health), [`browser_module`](Self::browser_module)); `None` leaves it to the server: 426 for GET and HEAD,
     /// 405 for the rest. It is called in the connection's thread.
     pub fn on_request(mut self, answer: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
         self.config.on_request = Some(Arc::new(answer));
@@ -236,8 +275,16 @@ impl Server {
             max_per_address,
             text_heartbeat,
             config,
+            #[cfg(feature = "status")]
+            status,
             ..
         } = self;
+        // Ends, and is waited for, when all else has ended.
+        #[cfg(feature = "status")]
+        let _publisher = match status {
+            Some(status) => Some(status.start(settings.heartbeat).inspect_err(|_| supervisor.ended())?),
+            None => None,
+        };
         let (threads, stop) = ServiceThreads::start(&supervisor, receivers, &settings)?;
 
         let server = Arc::new(ServerInner {

@@ -16,10 +16,12 @@ use tungstenite::handshake::derive_accept_key;
 use crate::connection::report::ConnectionId;
 use crate::foreign;
 use crate::http::forwarded::{Remote, Trusted};
+use crate::http::origin::{self, Origin};
 use crate::http::request::Request;
 use crate::http::response::{Response, encode_upgrade};
 use crate::logging::Log;
 use crate::server::accept::Accept;
+use crate::server::routes::Routes;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::transport::socket;
 
@@ -33,6 +35,10 @@ pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sy
 pub(crate) struct HandshakeConfig {
     /// Proxies whose word on their clients is taken.
     pub(crate) trusted: Trusted,
+    /// What the server answers by itself.
+    pub(super) routes: Routes,
+    /// Origins of the pages that are let in; none stands for all.
+    pub(crate) origins: Vec<Origin>,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
     /// What the application does wrong is logged here.
@@ -206,8 +212,11 @@ fn look_at(request: &Request, config: &HandshakeConfig) -> Result<(), Declined> 
     Ok(check_upgrade(request)?)
 }
 
-/// The application's answer to a request that is no opening handshake.
+/// The answer to a request that is no opening handshake: the server's own, or else the application's.
 fn ask_for_answer(request: &Request, config: &HandshakeConfig) -> Option<Box<Response>> {
+    if let Some(response) = config.routes.answer(request) {
+        return Some(Box::new(response));
+    }
     let answer = config.on_request.as_ref()?;
     let answered = foreign::call(|| answer(request));
     let answered = answered.unwrap_or_else(|message| {
@@ -373,19 +382,15 @@ fn is_key(key: &str) -> bool {
     })
 }
 
-/// Asks the application whether to let the client in, and on what terms.
+/// Whether to let the client in, and on what terms.
 #[inline(never)]
 fn decide(request: &Request, config: &HandshakeConfig) -> Result<Box<Accept>, Refusal> {
-    let mut accept = match &config.on_handshake {
-        None => Accept::new(),
-        Some(decide) => match foreign::call(|| decide(request)) {
-            Ok(Ok(accept)) => accept,
-            Ok(Err(response)) if (300..600).contains(&response.status()) => return Err(rejected(response)),
-            Ok(Err(response)) => {
-                return Err(mistake(config, request, &format!("rejected with status {}", response.status())));
-            }
-            Err(message) => return Err(mistake(config, request, &format!("panicked: {message}"))),
-        },
+    let mut accept = match config.routes.stream(request.path()) {
+        Some(stream) => stream.decide(request).map_err(|(response, reason)| refusal(response, reason))?,
+        None => {
+            check_origin(request, config)?;
+            ask_application(request, config)?
+        }
     };
     if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
         accept.subprotocol = Some(TEXT_HEARTBEAT.to_owned());
@@ -396,6 +401,24 @@ fn decide(request: &Request, config: &HandshakeConfig) -> Result<Box<Accept>, Re
         return Err(mistake(config, request, "chose a subprotocol that was not offered"));
     }
     Ok(Box::new(accept))
+}
+
+/// Refuses pages of other origins than those allowed (RFC 6455 sections 4.2.2 and 10.2).
+fn check_origin(request: &Request, config: &HandshakeConfig) -> Result<(), Refusal> {
+    if config.origins.is_empty() || origin::is_from_one_of(&config.origins, request) {
+        return Ok(());
+    }
+    Err(refusal(Response::new(403).text("this origin is not allowed\n"), "its origin is not allowed (allow_origins)"))
+}
+
+fn ask_application(request: &Request, config: &HandshakeConfig) -> Result<Accept, Refusal> {
+    let Some(decide) = &config.on_handshake else { return Ok(Accept::new()) };
+    match foreign::call(|| decide(request)) {
+        Ok(Ok(accept)) => Ok(accept),
+        Ok(Err(response)) if (300..600).contains(&response.status()) => Err(rejected(response)),
+        Ok(Err(response)) => Err(mistake(config, request, &format!("rejected with status {}", response.status()))),
+        Err(message) => Err(mistake(config, request, &format!("panicked: {message}"))),
+    }
 }
 
 fn rejected(response: Response) -> Refusal {

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Args, ValueEnum};
-use heartwire::{HeartbeatPolicy, IpNet};
+use heartwire::{HeartbeatPolicy, IpNet, Origin};
 
 use super::LogOptions;
 use super::heartbeat::ServerHeartbeat;
 use super::mistake::Mistake;
 use super::values::{
-    Optional, parse_address, parse_connections, parse_duration, parse_network, parse_optional, parse_origin,
-    parse_read_buffer, parse_size, parse_size_or_zero,
+    Optional, parse_address, parse_connections, parse_duration, parse_network, parse_optional, parse_read_buffer,
+    parse_size, parse_size_or_zero,
 };
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
@@ -122,8 +122,8 @@ pub(crate) struct Limits {
 #[command(next_help_heading = "Access")]
 pub(crate) struct Access {
     /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
-    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
-    pub(crate) allow_origin: Vec<String>,
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<Origin>,
 
     /// Take the word of reverse proxies at this address, or in this network, on who their clients are; repeatable
     #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
@@ -146,11 +146,6 @@ impl ServeOptions {
 
     pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
         self.heartbeat.policy()
-    }
-
-    /// How often a heart beats, whoever beats.
-    pub(crate) fn beat_interval(&self) -> Option<Duration> {
-        self.heartbeat.interval()
     }
 
     /// What the heartbeat chosen means, in words.
