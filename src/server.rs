@@ -256,8 +256,8 @@ impl Server {
     /// [shut down](ServerHandle::shutdown).
     ///
     /// When the handler returns, the connection is closed: with 1000 after `Ok`, with 1011 after an error that is not
-    /// this connection's own end, and with 1011 after a panic, which concerns nobody else (with `panic = "unwind"`, Rust's
-    /// default).
+    /// this connection's own end, and with 1011 after a panic, which concerns nobody else. That needs `panic = "unwind"`,
+    /// Rust's default: with `panic = "abort"` a panic ends the whole process, and a warning in the log says so at the start.
     ///
     /// # Errors
     /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them has panicked, which
