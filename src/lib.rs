@@ -313,8 +313,8 @@
 //! taken; then [`Request::client`], [`Connection::client`], the log and all reports have it. From anybody else the headers
 //! `X-Forwarded-For` and `X-Real-IP` change nothing, for they can be forged.
 //!
-//! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to everywhere, with
-//! the cookies of its user, so a server that trusts cookies, or its network, needs it.
+//! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to everywhere,
+//! with the cookies of its user, so a server that trusts cookies, or its network, needs it.
 //!
 //! # Health, pages, metrics, status
 //!
@@ -327,9 +327,9 @@
 //! | `Server::metrics` (feature `metrics`) | yours | as `StatusAccess` says: the counters, for Prometheus |
 //! | `Server::status_page` (feature `status`) | yours, and below `/heartwire/` | as `StatusAccess` says: what is connected, live |
 //!
-//! `StatusAccess::Loopback` is this machine alone, also against pages from the web whose host name was made to point here.
-//! Whoever watches the status page is a connection of its own kind: it meets neither `on_handshake` nor the handler, and
-//! gets no broadcasts.
+//! `StatusAccess::Loopback` is this machine alone, also against pages from the web whose host name was made to point
+//! here. Whoever watches the status page is a connection of its own kind: it meets neither `on_handshake` nor the
+//! handler, and gets no broadcasts.
 //!
 //! # Closing
 //!
@@ -499,8 +499,8 @@
 //! | `status` | `Server::status_page` | `serde_json` |
 //! | `cli` (on by default) | the program `heartwire` | both features, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
 //!
-//! No feature changes what the rest does. With `default-features = false` there is the library alone. Rust 1.88 or newer;
-//! no `unsafe` code of our own.
+//! No feature changes what the rest does. With `default-features = false` there is the library alone. Rust 1.88 or
+//! newer; no `unsafe` code of our own.
 //!
 //! Handlers that panic are caught, which needs `panic = "unwind"`, the default. In a program that is built with
 //! `panic = "abort"` every panic ends the process: no connection is closed in order, and none is reported. Each `serve`

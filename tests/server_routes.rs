@@ -4,18 +4,10 @@
 mod support;
 
 use heartwire::{Accept, HEARTWIRE_D_TS, HEARTWIRE_JS, Origin, Response};
-use support::{Answer, Client, KEY, echo, exchange, request, request_with, server, start};
+use support::{Answer, Client, echo, exchange, request_with, server, start};
 
 fn get(running: &support::Running, path: &str, headers: &str) -> Answer {
     exchange(running.address(), format!("GET {path} HTTP/1.1\r\n{headers}\r\n"))
-}
-
-/// An opening handshake with no headers but these, beyond what it needs.
-fn upgrade(path: &str, headers: &str) -> String {
-    format!(
-        "GET {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: {KEY}\r\n{headers}\r\n"
-    )
 }
 
 const HERE: &str = "Host: localhost\r\n";
@@ -124,9 +116,17 @@ mod status {
     use serde_json::Value;
 
     use super::*;
-    use crate::support::{Running, alone, eventually, ms, threads_named};
+    use crate::support::{KEY, Running, alone, eventually, ms, request, threads_named};
 
     const STREAM: &str = "/heartwire/status";
+
+    /// An opening handshake with no headers but these, beyond what it needs.
+    fn upgrade(path: &str, headers: &str) -> String {
+        format!(
+            "GET {path} HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {KEY}\r\n{headers}\r\n"
+        )
+    }
 
     fn watch(running: &Running) -> Client {
         Client::tcp(running.address()).upgraded(&upgrade(STREAM, HERE))

@@ -12,7 +12,8 @@ use crate::http::request::Request;
 ///
 /// It is parsed from text and kept as browsers send it (RFC 6454 section 6.2): in lower case, and without the port that
 /// belongs to `http` or `https` anyway. What no browser ever sends, and so could never match, is refused: a path, a
-/// wildcard, a host that is not ASCII (write its Punycode form, `xn--...`), and `null`, which many kinds of pages share.
+/// wildcard, a host that is not ASCII (write its Punycode form, `xn--...`), and `null`, which many kinds of pages
+/// share.
 ///
 /// ```
 /// use heartwire::Origin;

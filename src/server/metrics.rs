@@ -23,10 +23,10 @@ impl Server {
     /// Answers at this path, such as `"/metrics"`, with the server's [counters](crate::Stats) in the text format of
     /// Prometheus (OpenMetrics 1.0). Default: no such path. Called again, it adds another.
     ///
-    /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by their cause, Pings, Pongs
-    /// and misses, a histogram of round trips, messages and bytes both ways, memory in queues, handshakes that failed. All
-    /// names begin with `heartwire_`. They name no peer, and yet show how much goes on: `access` says who may see
-    /// them, and everybody else gets 403.
+    /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by their cause, Pings,
+    /// Pongs and misses, a histogram of round trips, messages and bytes both ways, memory in queues, handshakes that
+    /// failed. All names begin with `heartwire_`. They name no peer, and yet show how much goes on: `access` says who
+    /// may see them, and everybody else gets 403.
     ///
     /// A scrape looks at each open connection once, in the supervisor's thread; between scrapes it costs nothing.
     ///

@@ -102,8 +102,8 @@ impl File {
     }
 }
 
-/// Paths that the server answers by itself, to GET and HEAD, before [`on_request`](Server::on_request) is asked. A later
-/// call for the same path takes the place of an earlier one.
+/// Paths that the server answers by itself, to GET and HEAD, before [`on_request`](Server::on_request) is asked. A
+/// later call for the same path takes the place of an earlier one.
 impl Server {
     /// Answers health checks at this path, such as `"/healthz"`: 200 with the text `ok`, or 503 once the server shuts
     /// down, as far as clients still get through then. Default: no such path. Called again, it adds another.

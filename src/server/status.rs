@@ -40,20 +40,20 @@ impl Server {
     /// Shows a status page at this path, such as `"/"` or `"/status"`. Default: not.
     ///
     /// It shows who is connected, each Pong as a spike in a moving line and each miss as a cross, the last connections
-    /// that ended and why, and the counters; and it has a field to try a connection. It names the addresses and the paths
-    /// of peers, without queries: `access` says who may see it, and everybody else gets 403.
+    /// that ended and why, and the counters; and it has a field to try a connection. It names the addresses and the
+    /// paths of peers, without queries: `access` says who may see it, and everybody else gets 403.
     ///
-    /// The page uses nothing from other places, and its Content Security Policy lets nothing else run in it. What belongs to
-    /// it is below `/heartwire/`: its files, and the WebSocket `/heartwire/status` that the state comes over, as JSON
-    /// (of which the form may change). Pages of another origin are refused there, whatever
+    /// The page uses nothing from other places, and its Content Security Policy lets nothing else run in it. What
+    /// belongs to it is below `/heartwire/`: its files, and the WebSocket `/heartwire/status` that the state comes
+    /// over, as JSON (of which the form may change). Pages of another origin are refused there, whatever
     /// [`allow_origins`](Self::allow_origins) says, for browsers let every page open a WebSocket to everywhere.
     ///
     /// Who watches is a connection like any other, counted, limited, and found when dead, but it meets neither
     /// [`on_handshake`](Self::on_handshake) nor the handler, and gets no broadcasts. One thread, `heartwire-status`,
-    /// takes a snapshot of the server twice a second, or four times when much happens, while somebody watches; with more
-    /// than 1,000 connections it looks a quarter as often. It sends the same text to all, with 100 connections at most and
-    /// their texts cut, and none to a watcher that has not taken the last. While nobody watches, it only keeps what it
-    /// would show of the last 30 connections that ended.
+    /// takes a snapshot of the server twice a second, or four times when much happens, while somebody watches; with
+    /// more than 1,000 connections it looks a quarter as often. It sends the same text to all, with 100 connections at
+    /// most and their texts cut, and none to a watcher that has not taken the last. While nobody watches, it only keeps
+    /// what it would show of the last 30 connections that ended.
     ///
     /// ```no_run
     /// use heartwire::{Server, StatusAccess};

@@ -1,8 +1,8 @@
 //! The thread behind the live stream: it takes a snapshot now and then, as long as somebody watches, and sends the same
 //! text to all.
 //!
-//! Each text is the whole state, so a watcher that is slow misses some and has lost nothing: while one still waits for it,
-//! it gets no other. How often the thread looks is bounded, whatever peers do.
+//! Each text is the whole state, so a watcher that is slow misses some and has lost nothing: while one still waits for
+//! it, it gets no other. How often the thread looks is bounded, whatever peers do.
 
 use std::collections::VecDeque;
 use std::io;
