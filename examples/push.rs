@@ -30,14 +30,8 @@ fn main() -> Result<(), Error> {
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9001".into());
     let server = Server::bind(address)?
         .heartbeat(HeartbeatPolicy::new(Duration::from_secs(5), Duration::from_secs(2)))
-        .on_request(|request| match request.path() {
-            "/" => Some(Response::new(200).header("Content-Type", "text/html; charset=utf-8").body(PAGE)),
-            "/heartwire.js" => {
-                let script = include_str!("../src/bin/heartwire/page/heartwire.js");
-                Some(Response::new(200).header("Content-Type", "text/javascript; charset=utf-8").body(script))
-            }
-            _ => None,
-        });
+        .browser_module()
+        .on_request(|request| (request.path() == "/").then(page));
     println!("listening on ws://{}", server.local_addr());
     println!("the page is at http://{}/", server.local_addr());
     let handle = server.handle();
@@ -48,6 +42,10 @@ fn main() -> Result<(), Error> {
             conn.recv()?;
         }
     })
+}
+
+fn page() -> Response {
+    Response::new(200).header("Content-Type", "text/html; charset=utf-8").body(PAGE)
 }
 
 fn push(handle: &ServerHandle) {

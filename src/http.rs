@@ -5,6 +5,7 @@
 
 pub(crate) mod forwarded;
 pub(crate) mod head;
+pub(crate) mod origin;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod upgrade;

@@ -282,7 +282,7 @@
 //!         Some("Bearer swordfish") => Ok(Accept::new().header("X-Welcome", "yes")),
 //!         _ => Err(Response::new(401).header("WWW-Authenticate", "Bearer").text("who are you?\n")),
 //!     })
-//!     .on_request(|request| (request.path() == "/healthz").then(|| Response::new(200).text("ok\n")));
+//!     .on_request(|request| (request.path() == "/about").then(|| Response::new(200).text("a server\n")));
 //! # let handle = server.handle();
 //! # let address = handle.local_addr();
 //! # let serving = thread::spawn(move || server.serve(|conn| loop { conn.recv()?; }));
@@ -294,7 +294,7 @@
 //! #     stream.read_to_string(&mut answer)?;
 //! #     Ok(answer)
 //! # };
-//! # assert!(ask("/healthz")?.starts_with("HTTP/1.1 200 "));
+//! # assert!(ask("/about")?.starts_with("HTTP/1.1 200 "));
 //! # assert!(ask("/")?.starts_with("HTTP/1.1 426 "));
 //! # match tungstenite::client(format!("ws://{address}/"), TcpStream::connect(address)?) {
 //! #     Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(no))) => assert_eq!(no.status(), 401),
@@ -312,6 +312,24 @@
 //! Behind a reverse proxy every peer is the proxy. [`Server::trust_proxies`] says whose word on the client's address is
 //! taken; then [`Request::remote_ip`], [`Connection::remote_ip`], the log and all reports have it. From anybody else the headers
 //! `X-Forwarded-For` and `X-Real-IP` change nothing, for they can be forged.
+//!
+//! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to everywhere,
+//! with the cookies of its user, so a server that trusts cookies, or its network, needs it.
+//!
+//! # Health, pages, metrics, status
+//!
+//! Some paths the server answers by itself, if asked to, before [`Server::on_request`]:
+//!
+//! | setting | path | who may see it |
+//! | --- | --- | --- |
+//! | [`Server::health`] | yours | everybody: 200, or 503 while it shuts down |
+//! | [`Server::browser_module`] | `/heartwire.js`, `/heartwire.d.ts` | everybody: the module for pages, [`HEARTWIRE_JS`] |
+//! | `Server::metrics` (feature `metrics`) | yours | as `StatusAccess` says: the counters, for Prometheus |
+//! | `Server::status_page` (feature `status`) | yours, and below `/heartwire/` | as `StatusAccess` says: what is connected, live |
+//!
+//! `StatusAccess::Loopback` is this machine alone, also against pages from the web whose host name was made to point
+//! here. Whoever watches the status page is a connection of its own kind: it meets neither `on_handshake` nor the
+//! handler, and gets no broadcasts.
 //!
 //! # Closing
 //!
@@ -414,6 +432,7 @@
 //! | `heartwire-log` | as long as the server or client | calls the logger |
 //! | `heartwire-conn` | as long as its connection | opening handshake, handler, heartbeat, closing handshake |
 //! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
+//! | `heartwire-status` | as long as a server with a status page | tells those who watch that page |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
 //!
 //! The supervisor and the stand-in never wait for a peer or a subscriber, and run no code of yours. If a thread of heartwire
@@ -458,7 +477,7 @@
 //! - **error**: something for you to repair. A handler panicked or failed, `on_handshake` panicked or gave what cannot
 //!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown, the logger panicked
 //!   (once).
-//! - **warn**: something was lost. A missed Pong, a connection that ended without a closing handshake, a stalled
+//! - **warn**: something was lost, or may be. `panic = "abort"`, as the server or client starts; a missed Pong, a connection that ended without a closing handshake, a stalled
 //!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
 //!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox; lines of the log.
 //! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, with its path, its
@@ -474,14 +493,24 @@
 //!
 //! # Features and versions
 //!
-//! `cli` (on by default) builds the program `heartwire` and brings `clap`, `ctrlc`, `humantime`, `prometheus-client`,
-//! `rlimit`, `serde_json`, `simplelog` and `time`. With `default-features = false` there is the library alone, with the same behaviour. Handlers that
-//! panic are caught, which needs `panic = "unwind"`, the default. Rust 1.88 or newer; no `unsafe` code of our own.
+//! | feature | gives | brings |
+//! | --- | --- | --- |
+//! | `metrics` | `Server::metrics` | `prometheus-client` |
+//! | `status` | `Server::status_page` | `serde_json` |
+//! | `cli` (on by default) | the program `heartwire` | both features, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
+//!
+//! No feature changes what the rest does. With `default-features = false` there is the library alone. Rust 1.88 or
+//! newer; no `unsafe` code of our own.
+//!
+//! Handlers that panic are caught, which needs `panic = "unwind"`, the default. In a program that is built with
+//! `panic = "abort"` every panic ends the process: no connection is closed in order, and none is reported. Each `serve`
+//! and `run` begins with a warning in the log there.
 //!
 //! Linux is where it is tested; macOS is meant to work in the same way, but does not tell whether a Ping still waits in the
 //! system's own buffer. Windows cannot ask a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
 //! second thread while there is something to write.
 
+mod browser;
 mod client;
 mod connection;
 mod durations;
@@ -502,6 +531,7 @@ mod settings;
 mod supervisor;
 mod transport;
 
+pub use browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};
 pub use client::{Attempt, Backoff, Client, ClientHandle};
 pub use connection::identity::ConnectionId;
 pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
@@ -510,10 +540,13 @@ pub use error::{ClientSendError, ConfirmError, ConnectError, Error, TrySendError
 pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
+pub use http::origin::{InvalidOrigin, Origin};
 pub use http::request::{Request, RequestTarget};
 pub use http::response::Response;
 pub use message::{Message, Text};
 pub use protocol::close::{CloseCode, CloseReason};
+#[cfg(any(feature = "metrics", feature = "status"))]
+pub use server::access::StatusAccess;
 pub use server::{Server, accept::Accept, handle::ServerHandle};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::foreign;
+use crate::http::origin::Origin;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::logging::Log;
@@ -21,12 +22,19 @@ use crate::supervisor::threads::ServiceThreads;
 
 pub(crate) mod accept;
 mod accept_loop;
+#[cfg(any(feature = "metrics", feature = "status"))]
+pub(crate) mod access;
 mod addresses;
 mod connection_thread;
 pub(crate) mod handle;
 mod handshake;
 mod listener;
 mod lobby;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod routes;
+#[cfg(feature = "status")]
+mod status;
 
 use accept::Accept;
 use addresses::Addresses;
@@ -64,6 +72,9 @@ pub struct Server {
     max_per_address: Option<usize>,
     text_heartbeat: bool,
     config: HandshakeConfig,
+    /// What `serve` starts for a status page.
+    #[cfg(feature = "status")]
+    status: Option<status::publisher::Start>,
 }
 
 impl Server {
@@ -108,6 +119,8 @@ impl Server {
             max_per_address: None,
             text_heartbeat: false,
             config,
+            #[cfg(feature = "status")]
+            status: None,
         })
     }
 
@@ -131,9 +144,9 @@ impl Server {
     /// Most connections at a time, those in the opening handshake included. Default 10,000: each costs a thread, and
     /// systems have limits of threads, memory maps and file descriptors.
     ///
-    /// More are answered 503 with `Retry-After`, and plain HTTP requests are answered as ever. Those that are answered, or
-    /// refused, take no place among the connections while they have not hung up; there may be 64 of them. For one more,
-    /// whoever has been silent for longest is dropped, so that whoever asks at once is answered at once.
+    /// More are answered 503 with `Retry-After`, and plain HTTP requests are answered as ever. Those that are answered,
+    /// or refused, take no place among the connections while they have not hung up; there may be 64 of them. For one
+    /// more, whoever has been silent for longest is dropped, so that whoever asks at once is answered at once.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
@@ -142,9 +155,9 @@ impl Server {
     /// Most connections at a time that one client's address may have; more are answered 429 with `Retry-After`. Default
     /// `None`: as many as there are, for behind one address there may be many people (NAT).
     ///
-    /// The address is [`remote_ip()`](crate::Connection::remote_ip), so a [trusted proxy](Self::trust_proxies) may bring
-    /// any number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any in it. A client
-    /// without a proxy is counted from its TCP connection on, one behind a proxy from its request on.
+    /// The address is [`remote_ip()`](crate::Connection::remote_ip), so a [trusted proxy](Self::trust_proxies) may bring any
+    /// number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any in it. A
+    /// client without a proxy is counted from its TCP connection on, one behind a proxy from its request on.
     pub fn max_connections_per_address(mut self, connections: Option<usize>) -> Self {
         self.max_per_address = connections;
         self
@@ -152,28 +165,28 @@ impl Server {
 
     /// Takes the texts `ping` and `ping next=<milliseconds>` of every client as heartbeats: they are answered with the
     /// text `pong` and never reach the handler. It is meant for pages, which can neither send nor see a Ping frame.
-    /// Default off; a client that offers the subprotocol `heartwire.v1`, when `on_handshake` does not choose another, has
-    /// it for itself.
+    /// Default off; a client that offers the subprotocol `heartwire.v1`, when `on_handshake` does not choose another,
+    /// has it for itself.
     ///
     /// Such a client is also told the heartbeat of its connection, by a first text of `heartwire ` and a JSON object:
     /// its number as `connection`, who beats as `leader` (`server`, `peer` or `off`), `interval` or, where the peer
-    /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module `heartwire.js`, which the
-    /// program serves, reads it.
+    /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module
+    /// [`heartwire.js`](crate::HEARTWIRE_JS) reads it.
     pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
         self.text_heartbeat = text_heartbeat;
         self
     }
 
     /// Takes the word of these reverse proxies on whom they speak for: `remote_ip()` of requests and connections, the log
-    /// and all reports then give the client's address, from `X-Forwarded-For`, or from `X-Real-IP` if the request has no
-    /// such list. Called again, it adds. Default: nobody's.
+    /// and all reports then give the client's address, from `X-Forwarded-For`, or from `X-Real-IP` if the request has
+    /// no such list. Called again, it adds. Default: nobody's.
     ///
     /// Headers of any other peer change nothing. Whoever can connect can write anything into them, and would choose
-    /// under which address to be logged, limited or let in; the address of a TCP connection cannot be chosen like that. So
-    /// name the addresses of your proxies and no others, and have each proxy set `X-Forwarded-For` itself, by appending
-    /// the address that it was called from or by replacing the header: one that hands it on untouched vouches for what
-    /// its clients wrote. The list is read from the right, over the hops that are trusted; the first that is not is the
-    /// client. An entry that is no address ends the way, and the last hop before it stands.
+    /// under which address to be logged, limited or let in; the address of a TCP connection cannot be chosen like that.
+    /// So name the addresses of your proxies and no others, and have each proxy set `X-Forwarded-For` itself, by
+    /// appending the address that it was called from or by replacing the header: one that hands it on untouched vouches
+    /// for what its clients wrote. The list is read from the right, over the hops that are trusted; the first that is
+    /// not is the client. An entry that is no address ends the way, and the last hop before it stands.
     ///
     /// ```no_run
     /// # use heartwire::{IpNet, Server};
@@ -190,9 +203,34 @@ impl Server {
         self
     }
 
-    /// Decides on opening handshakes: authentication, `Origin`, path, subprotocol, extra headers, a heartbeat of its
-    /// own, or a rejection with a status from 300 to 599 (another is an error of ours, as is a panic: 500 and a line in the
-    /// log). It is called in the connection's thread, within the handshake's time. By default all are accepted.
+    /// Lets browsers in only from pages of these origins; any other page is answered 403, and the log says why. Called
+    /// again, it adds. Default: none is named, and pages of all origins are let in.
+    ///
+    /// Browsers let every page open a WebSocket to everywhere, and send the cookies along that its user has for that
+    /// place. So a server that trusts cookies, or the network that its clients are in, must know whose page it is (RFC
+    /// 6455 section 10.2): otherwise any page acts with the rights of whoever looks at it (cross-site WebSocket
+    /// hijacking). Name the origins of your own pages, also that of pages which this server sends itself. Behind a
+    /// proxy that speaks TLS that is an origin with `https`.
+    ///
+    /// Only browsers send an `Origin`: a client without one is let in. One that is no browser can send any, so this
+    /// replaces no authentication. An origin must be the same as a whole, whatever its case; the check comes before
+    /// [`on_handshake`](Self::on_handshake), and plain HTTP requests are not concerned.
+    ///
+    /// ```no_run
+    /// # use heartwire::Server;
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let server = Server::bind("0.0.0.0:9001")?
+    ///     .allow_origins(["https://example.org".parse()?, "http://localhost:8080".parse()?]);
+    /// # Ok(()) }
+    /// ```
+    pub fn allow_origins(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
+        self.config.origins.extend(origins);
+        self
+    }
+
+    /// Decides on opening handshakes: authentication, path, subprotocol, extra headers, a heartbeat of its own, or a
+    /// rejection with a status from 300 to 599 (another is an error of ours, as is a panic: 500 and a line in the log).
+    /// It is called in the connection's thread, within the handshake's time. By default all are accepted.
     ///
     /// ```no_run
     /// # use heartwire::{Accept, Response, Server};
@@ -211,8 +249,9 @@ impl Server {
         self
     }
 
-    /// Answers plain HTTP requests, those that ask for no upgrade; `None` leaves it to the server: 426 for GET and HEAD,
-    /// 405 for the rest. It is called in the connection's thread.
+    /// Answers plain HTTP requests, those that ask for no upgrade and that the server does not answer by itself
+    /// ([`health`](Self::health), [`browser_module`](Self::browser_module)); `None` leaves it to the server: 426 for
+    /// GET and HEAD, 405 for the rest. It is called in the connection's thread.
     pub fn on_request(mut self, answer: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
         self.config.on_request = Some(Arc::new(answer));
         self
@@ -222,12 +261,13 @@ impl Server {
     /// [shut down](ServerHandle::shutdown).
     ///
     /// When the handler returns, the connection is closed: with 1000 after `Ok`, with 1011 after an error that is not
-    /// this connection's own end, and with 1011 after a panic, which concerns nobody else (with `panic = "unwind"`, Rust's
-    /// default).
+    /// this connection's own end, and with 1011 after a panic, which concerns nobody else. That needs `panic =
+    /// "unwind"`, Rust's default: with `panic = "abort"` a panic ends the whole process, and a warning in the log says
+    /// so at the start.
     ///
     /// # Errors
-    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them has panicked, which
-    /// is a bug of heartwire: all connections were cut then, and reported.
+    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them has panicked,
+    /// which is a bug of heartwire: all connections were cut then, and reported.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
@@ -242,8 +282,16 @@ impl Server {
             max_per_address,
             text_heartbeat,
             config,
+            #[cfg(feature = "status")]
+            status,
             ..
         } = self;
+        // Ends, and is waited for, when all else has ended.
+        #[cfg(feature = "status")]
+        let _publisher = match status {
+            Some(status) => Some(status.start(settings.heartbeat).inspect_err(|_| supervisor.ended())?),
+            None => None,
+        };
         let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
 
         let server = Arc::new(ServerInner {

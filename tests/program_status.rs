@@ -14,7 +14,7 @@ use tungstenite::client::IntoClientRequest;
 use tungstenite::http::HeaderValue;
 use tungstenite::protocol::frame::coding::CloseCode;
 
-const PULSE: &str = "/heartwire/pulse";
+const STREAM: &str = "/heartwire/status";
 
 fn get(address: SocketAddr, path: &str, headers: &str) -> String {
     http(address, &format!("GET {path} HTTP/1.1\r\n{headers}\r\n"))
@@ -73,8 +73,8 @@ fn the_page_and_its_parts_come_with_a_strict_policy_and_are_not_sent_twice() {
     let server = serve(&["127.0.0.1:0"]);
     for (path, media_type) in [
         ("/", "text/html"),
-        ("/heartwire/pulse.css", "text/css"),
-        ("/heartwire/pulse.js", "text/javascript"),
+        ("/heartwire/status.css", "text/css"),
+        ("/heartwire/status.js", "text/javascript"),
         ("/heartwire/trace.js", "text/javascript"),
         ("/heartwire/icon.svg", "image/svg+xml"),
     ] {
@@ -98,7 +98,8 @@ fn the_page_and_its_parts_come_with_a_strict_policy_and_are_not_sent_twice() {
 #[test]
 fn the_page_uses_nothing_from_elsewhere() {
     let server = serve(&["127.0.0.1:0"]);
-    for path in ["/", "/heartwire/pulse.css", "/heartwire/pulse.js", "/heartwire/trace.js", "/heartwire.js"] {
+    for path in ["/", "/heartwire/status.css", "/heartwire/status.js", "/heartwire/trace.js", "/heartwire/heartwire.js"]
+    {
         let answer = get_locally(&server, path);
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         for foreign in ["http://", "https://", "src=\"//", ": url(", "@import", "style=\"", "onclick="] {
@@ -125,11 +126,11 @@ fn without_the_status_there_is_no_page_no_metrics_and_no_stream() {
     let reachable = serve(&["0.0.0.0:0"]);
     for server in [&silent, &reachable] {
         let address = SocketAddr::from(([127, 0, 0, 1], server.address().port()));
-        for path in ["/", "/metrics", "/heartwire/pulse.js"] {
+        for path in ["/", "/metrics", "/heartwire/status.js"] {
             assert_eq!(status_of(&get(address, path, "Host: localhost\r\n")), "426", "{path}");
         }
         // A path like any other: what is sent comes back.
-        let mut client = connect(address, PULSE);
+        let mut client = connect(address, STREAM);
         client.send("hello".into()).unwrap();
         assert_eq!(next_text(&mut client), "hello");
     }
@@ -145,14 +146,14 @@ fn on_loopback_a_foreign_host_sees_nothing() {
     let server = serve(&["127.0.0.1:0"]);
     let address = server.address();
     for headers in ["Host: rebound.example\r\n", "Host: localhost.rebound.example:9001\r\n", "Host: 192.0.2.1\r\n"] {
-        for path in ["/", "/metrics", "/heartwire/pulse.js"] {
+        for path in ["/", "/metrics", "/heartwire/status.js"] {
             assert_eq!(status_of(&get(address, path, headers)), "403", "{path} {headers}");
         }
     }
     assert_eq!(status_of(&http(address, "GET / HTTP/1.0\r\n\r\n")), "403", "old clients need not say a Host");
     assert_eq!(status_of(&get(address, "/", "")), "400");
     let rebound = "Host: rebound.example:9001\r\nOrigin: http://rebound.example:9001\r\n";
-    assert_eq!(upgrade(address, PULSE, rebound), "403");
+    assert_eq!(upgrade(address, STREAM, rebound), "403");
     assert_eq!(upgrade(address, "/", rebound), "101", "the mode's own connections are no concern of this");
     assert_eq!(status_of(&get(address, "/healthz", "Host: balancer.example\r\n")), "200");
 }
@@ -162,18 +163,18 @@ fn the_stream_is_for_pages_of_its_own_origin_whatever_is_allowed_besides() {
     let server = serve(&["127.0.0.1:0", "--allow-origin", "https://friend.example"]);
     let address = server.address();
     let host = format!("Host: localhost:{}\r\n", address.port());
-    let asked = |origin: &str| upgrade(address, PULSE, &format!("{host}Origin: {origin}\r\n"));
+    let asked = |origin: &str| upgrade(address, STREAM, &format!("{host}Origin: {origin}\r\n"));
     for foreign in ["https://friend.example", "http://localhost", "http://127.0.0.1:1", "null", ""] {
         assert_eq!(asked(foreign), "403", "{foreign}");
     }
     assert_eq!(asked(&format!("http://localhost:{}", address.port())), "101");
-    assert_eq!(upgrade(address, PULSE, &host), "101", "what is no browser sends no Origin");
+    assert_eq!(upgrade(address, STREAM, &host), "101", "what is no browser sends no Origin");
 }
 
 #[test]
 fn the_stream_tells_what_is_open_and_what_has_ended() {
     let server = serve(&["127.0.0.1:0", "--ping-interval", "100ms"]);
-    let mut watcher = connect(server.address(), PULSE);
+    let mut watcher = connect(server.address(), STREAM);
     let mut client = connect(server.address(), "/room?a=1");
     client.send("hello".into()).unwrap();
     assert_eq!(next_text(&mut client), "hello");
@@ -211,7 +212,7 @@ fn the_stream_tells_what_is_open_and_what_has_ended() {
 #[test]
 fn broadcasts_are_not_for_those_who_watch() {
     let server = serve(&["127.0.0.1:0", "--mode", "broadcast"]);
-    let mut watcher = connect(server.address(), PULSE);
+    let mut watcher = connect(server.address(), STREAM);
     let [mut ann, mut bob] = ["/ann", "/bob"].map(|path| connect(server.address(), path));
     // Both are in the room when the watcher has seen them.
     while serde_json::from_str::<Value>(&next_text(&mut watcher)).unwrap()["open"] != 3 {}
@@ -306,7 +307,7 @@ fn a_look_costs_little_however_long_the_paths_are_and_however_much_happens() {
     let stay: Vec<Client> = (0..30).map(|_| connect(address, &path)).collect();
     (0..30).for_each(|_| hang_up(connect(address, &path), CloseCode::Normal, &"x".repeat(120)));
 
-    let mut watcher = connect(address, PULSE);
+    let mut watcher = connect(address, STREAM);
     let (look, state) = loop {
         let look = next_text(&mut watcher);
         let state: Value = serde_json::from_str(&look).unwrap();

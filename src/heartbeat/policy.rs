@@ -220,6 +220,12 @@ impl HeartbeatPolicy {
         }
     }
 
+    /// How long some life may take after a Ping, or after what was announced.
+    #[cfg(feature = "status")]
+    pub(crate) fn pong_timeout(&self) -> Option<Duration> {
+        self.timeout
+    }
+
     /// What our Pings announce.
     pub(crate) fn announcement(&self) -> Option<Duration> {
         self.ping_interval().filter(|_| self.announces)

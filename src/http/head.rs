@@ -29,8 +29,8 @@ pub(crate) enum HeadError {
     NotHttp,
 }
 
-impl From<httparse::Error> for HeadError {
-    fn from(error: httparse::Error) -> Self {
+impl HeadError {
+    pub(super) fn of(error: httparse::Error) -> Self {
         match error {
             httparse::Error::Version => Self::UnsupportedVersion,
             httparse::Error::TooManyHeaders => Self::TooManyHeaders,

@@ -69,7 +69,9 @@ impl Request {
     pub(crate) fn parse(bytes: &[u8], peer: SocketAddr) -> Result<Parsed<Self>, HeadError> {
         let mut slots = header_slots();
         let mut parsed = httparse::Request::new(&mut slots);
-        let httparse::Status::Complete(len) = parsed.parse(bytes)? else { return Ok(Parsed::Incomplete) };
+        let httparse::Status::Complete(len) = parsed.parse(bytes).map_err(HeadError::of)? else {
+            return Ok(Parsed::Incomplete);
+        };
         let (Some(method), Some(target)) = (parsed.method, parsed.path) else { return Err(HeadError::NotHttp) };
         let bytes = &bytes[..len];
         let request = Self {

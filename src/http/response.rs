@@ -138,7 +138,9 @@ impl ResponseHead {
     pub(crate) fn parse(bytes: &[u8]) -> Result<Parsed<Self>, HeadError> {
         let mut slots = header_slots();
         let mut parsed = httparse::Response::new(&mut slots);
-        let httparse::Status::Complete(len) = parsed.parse(bytes)? else { return Ok(Parsed::Incomplete) };
+        let httparse::Status::Complete(len) = parsed.parse(bytes).map_err(HeadError::of)? else {
+            return Ok(Parsed::Incomplete);
+        };
         let status = parsed.code.unwrap_or(0);
         // Such as 103 (Early Hints): others follow them (RFC 9110 section 15.2). After 101 comes no more HTTP.
         if matches!(status, 100 | 102..=199) {

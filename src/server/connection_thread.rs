@@ -311,10 +311,14 @@ where
         }))
     }
 
-    /// Calls the handler, and closes when it is done.
+    /// Calls the handler, or the server's own for this path, and closes when it is done.
     #[inline(never)]
     fn handle(&self, connection: &mut Connection) {
-        let reason = match foreign::call(|| (self.server.handler)(connection)) {
+        let handled = foreign::call(|| match self.server.config.routes.stream(connection.path()) {
+            Some(stream) => stream.run(connection),
+            None => (self.server.handler)(connection),
+        });
+        let reason = match handled {
             Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
             // This connection's own end; it is over already, or the reason is known.
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,

@@ -16,11 +16,13 @@ use crate::connection::identity::ConnectionId;
 use crate::foreign;
 use crate::http::forwarded::{Remote, Trusted};
 use crate::http::head::HeadBuffer;
+use crate::http::origin::{self, Origin};
 use crate::http::request::Request;
 use crate::http::response::{Refusal, Response};
 use crate::http::upgrade;
 use crate::logging::Log;
 use crate::server::accept::Accept;
+use crate::server::routes::Routes;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::transport::socket;
 
@@ -34,6 +36,10 @@ pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sy
 pub(crate) struct HandshakeConfig {
     /// Proxies that are believed about their clients.
     pub(crate) trusted: Trusted,
+    /// What the server answers by itself.
+    pub(super) routes: Routes,
+    /// Origins of the pages that are let in; none stands for all.
+    pub(crate) origins: Vec<Origin>,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
     /// What the application does wrong is logged here.
@@ -207,7 +213,7 @@ impl Handshake<'_> {
     fn check(&self, request: &Request) -> Result<(), Declined> {
         request.check_host().map_err(Declined::Refused)?;
         if !request.asks_for_upgrade() {
-            return Err(match self.ask_on_request(request) {
+            return Err(match self.answer(request) {
                 Some(response) => Declined::PlainHttp { response, is_unclaimed: false },
                 None => Declined::PlainHttp { response: Box::new(unclaimed(request)), is_unclaimed: true },
             });
@@ -215,10 +221,18 @@ impl Handshake<'_> {
         upgrade::check_request(request).map_err(Declined::Refused)
     }
 
-    /// Has the application decide, and encodes the answer 101.
+    /// Has the application decide, unless the path is the server's own, and encodes the answer 101.
     #[inline(never)]
     fn accept(&self, request: &Request) -> Result<(Box<Accept>, Vec<u8>), Box<Refusal>> {
-        let mut accept = self.ask_on_handshake(request)?;
+        let mut accept = match self.config.routes.stream(request.path()) {
+            Some(stream) => {
+                stream.decide(request).map(Box::new).map_err(|(response, why)| Refusal::new(response, why))?
+            }
+            None => {
+                self.check_origin(request)?;
+                self.ask_on_handshake(request)?
+            }
+        };
         if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
             accept.subprotocol = Some(TEXT_HEARTBEAT.to_owned());
         }
@@ -226,6 +240,16 @@ impl Handshake<'_> {
             Ok(answer) => Ok((accept, answer)),
             Err(what) => Err(self.on_handshake_failed(request, &format!("gave {what}"))),
         }
+    }
+
+    /// Refuses pages of other origins than those allowed (RFC 6455 sections 4.2.2 and 10.2).
+    fn check_origin(&self, request: &Request) -> Result<(), Box<Refusal>> {
+        let origins = &self.config.origins;
+        if origins.is_empty() || origin::is_from_one_of(origins, request) {
+            return Ok(());
+        }
+        let response = Response::new(403).text("this origin is not allowed\n");
+        Err(Refusal::new(response, "its origin is not allowed (allow_origins)"))
     }
 
     /// Sends the answer 101, unless the server is shutting down.
@@ -289,7 +313,11 @@ impl Handshake<'_> {
 
 /// The application's functions.
 impl Handshake<'_> {
-    /// The application's answer to a request that is no opening handshake.
+    /// The answer to a request that is no opening handshake: the server's own, or else the application's.
+    fn answer(&self, request: &Request) -> Option<Box<Response>> {
+        self.config.routes.answer(request).map(Box::new).or_else(|| self.ask_on_request(request))
+    }
+
     fn ask_on_request(&self, request: &Request) -> Option<Box<Response>> {
         let on_request = self.config.on_request.as_ref()?;
         let answered = foreign::call(|| on_request(request)).unwrap_or_else(|message| {

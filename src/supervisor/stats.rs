@@ -21,7 +21,8 @@ pub struct Stats {
     /// counted, sooner or later, either here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or
     /// `thread_errors`.
     pub handshakes_failed: u64,
-    /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered.
+    /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered, or the server for it, such as a
+    /// [health check](crate::Server::health).
     pub http_requests: u64,
     /// Plain HTTP requests that nobody answered but the server itself, with 426 or 405: a browser that asks for
     /// `/favicon.ico`, a probe.

@@ -29,6 +29,7 @@ impl ServiceThreads {
         let mut threads = Self::default();
         match threads.start_all(handle, move || stand_in.run(), move || supervisor.run()) {
             Ok(()) => {
+                foreign::warn_if_panics_abort(&handle.log);
                 handle.starts(settings.max_buffered);
                 Ok(threads)
             }

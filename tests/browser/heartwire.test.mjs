@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 
-import { Backoff, Heart, HeartSocket } from '../../src/bin/heartwire/page/heartwire.js';
+import { Backoff, Heart, HeartSocket } from '../../src/browser/heartwire.js';
 import { fakeBrowser } from './fakes.mjs';
 
 const POLICY = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000 };

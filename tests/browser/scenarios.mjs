@@ -399,7 +399,7 @@ const SCENARIOS = {
     return ['news again after its start', took, 3_000];
   },
 
-  async 'pulse refused to a foreign page'(browser) {
+  async 'status refused to a foreign page'(browser) {
     const [server, other] = [await Server.start(), await Server.start()];
     const { page } = await visit(browser, other.url);
     const open = (url) =>
@@ -411,7 +411,7 @@ const SCENARIOS = {
         });
       }, url);
     const since = Date.now();
-    check((await open(`ws://${server.address}/heartwire/pulse`)) === 'refused', 'a foreign page sees the pulse');
+    check((await open(`ws://${server.address}/heartwire/status`)) === 'refused', 'a foreign page sees the status');
     const took = Date.now() - since;
     check((await open(`ws://${server.address}/`)) === 'open', 'it cannot even connect: the check proves nothing');
     await server.stop();

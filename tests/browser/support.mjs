@@ -109,7 +109,7 @@ class Lines {
 export class StrangeServer {
   static async start() {
     const server = new StrangeServer();
-    const heartwire = readFileSync(path.join(root, 'src/bin/heartwire/page/heartwire.js'));
+    const heartwire = readFileSync(path.join(root, 'src/browser/heartwire.js'));
     server.#http = http.createServer((request, response) => {
       response.setHeader('Content-Type', request.url === '/heartwire.js' ? 'text/javascript' : 'text/plain');
       response.end(request.url === '/heartwire.js' ? heartwire : 'ok');

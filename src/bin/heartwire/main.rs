@@ -12,10 +12,7 @@
 mod cli;
 mod connect;
 mod log_thread;
-mod metrics;
 mod output;
-mod page;
-mod pulse;
 mod serve;
 
 use std::fmt;

@@ -1,14 +1,11 @@
 //! `heartwire serve`: the server and its two modes.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::Arc;
 
-use heartwire::{Accept, Connection, Error, Request, Response, Server, ServerHandle};
+use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::cli::{Mode, ServeOptions};
 use crate::output;
-use crate::page::{Audience, Page};
-use crate::pulse::{self, Pulse};
 
 /// Serves until a signal.
 pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
@@ -19,24 +16,24 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         .text_heartbeat(options.text_heartbeat())
         .max_connections(options.capacity.max_connections)
         .max_connections_per_address(options.capacity.max_connections_per_address)
-        .trust_proxies(options.access.trust_proxy.iter().copied());
+        .trust_proxies(options.access.trust_proxy.iter().copied())
+        .allow_origins(options.access.allow_origin.iter().cloned())
+        .health("/healthz")
+        .browser_module();
     let server = options.settings.apply_to_server(server);
+    let access = status_access(&server, options);
+    let server = match access {
+        Some(access) => server.status_page("/", access).metrics("/metrics", access),
+        None => server,
+    };
     let handle = server.handle();
-    let audience = audience(&handle, options);
-    let page = Page::new(handle.clone(), audience);
-    let allowed = options.access.allow_origin.clone();
-    let server = server
-        .on_request(move |request| page.answer(request))
-        .on_handshake(move |request| let_in(request, audience, &allowed));
     let stop = handle.clone();
     output::on_signals(move || stop.shutdown())?;
-    announce(&handle, audience, options);
+    announce(&handle, access.is_some(), options);
     raise_file_limit(options.capacity.max_connections);
 
-    let pulse = Arc::new(Pulse::start(&handle, options).map_err(|error| error.to_string())?);
     let (mode, room) = (options.mode, handle.clone());
     let served = server.serve(move |conn| match mode {
-        _ if audience != Audience::Nobody && conn.path() == pulse::PATH => pulse.show(conn),
         Mode::Echo => echo(conn),
         Mode::Broadcast => broadcast(&room, conn),
     });
@@ -59,36 +56,18 @@ fn broadcast(handle: &ServerHandle, conn: &mut Connection) -> Result<(), Error> 
     }
 }
 
-/// Who may see the status.
-fn audience(handle: &ServerHandle, options: &ServeOptions) -> Audience {
-    let is_loopback = handle.local_addr().ip().is_loopback();
-    match options.access.shows_status(is_loopback) {
-        false => Audience::Nobody,
-        true if is_loopback => Audience::ThisMachine,
-        true => Audience::Everybody,
-    }
+/// Who may see the status, if it is shown.
+fn status_access(server: &Server, options: &ServeOptions) -> Option<StatusAccess> {
+    let is_loopback = server.local_addr().ip().is_loopback();
+    let access = if is_loopback { StatusAccess::Loopback } else { StatusAccess::Everyone };
+    options.access.shows_status(is_loopback).then_some(access)
 }
 
-/// Only browsers send an Origin, and only they carry their users' rights to where a page sends them: other clients
-/// are not concerned. What the status page shows has rules of its own, and is no part of the mode.
-fn let_in(request: &Request, audience: Audience, allowed: &[String]) -> Result<Accept, Response> {
-    if audience != Audience::Nobody && request.path() == pulse::PATH {
-        return audience.check_origin(request).map(|()| Accept::new().without_broadcasts());
-    }
-    match request.header("Origin") {
-        Some(origin) if !allowed.is_empty() && !allowed.contains(&origin.to_ascii_lowercase()) => {
-            let because = "--allow-origin does not name its origin";
-            Err(Response::new(403).text("this origin is not allowed\n").because(because))
-        }
-        _ => Ok(Accept::new()),
-    }
-}
-
-fn announce(handle: &ServerHandle, audience: Audience, options: &ServeOptions) {
+fn announce(handle: &ServerHandle, shows_status: bool, options: &ServeOptions) {
     let address = handle.local_addr();
-    let status = match audience {
-        Audience::Nobody => String::new(),
-        _ => format!("; status page at http://{}/", reachable(address)),
+    let status = match shows_status {
+        true => format!("; status page at http://{}/", reachable(address)),
+        false => String::new(),
     };
     output::say(&options.log, &format!("listening on ws://{address} ({}){status}", options.heartbeat_in_words()));
 }

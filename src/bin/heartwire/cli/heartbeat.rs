@@ -125,15 +125,6 @@ impl ServerHeartbeat {
         }
     }
 
-    /// How often a sign of life is due, whoever leads.
-    pub(super) fn interval(&self) -> Option<Duration> {
-        match self.heartbeat {
-            Leader::Server => self.beat.ping_interval.0,
-            Leader::Peer => Some(self.expect),
-            Leader::Off => None,
-        }
-    }
-
     /// What the heartbeat chosen means, in words.
     pub(super) fn in_words(&self) -> String {
         let spell = humantime::format_duration;

@@ -1,15 +1,13 @@
 //! The options of `heartwire serve`.
 
-use std::time::Duration;
-
 use clap::{ArgMatches, Args, ValueEnum};
-use heartwire::{HeartbeatPolicy, IpNet};
+use heartwire::{HeartbeatPolicy, IpNet, Origin};
 
 use super::LogOptions;
 use super::heartbeat::ServerHeartbeat;
 use super::settings::Settings;
 use super::usage_error::UsageError;
-use super::values::{parse_address, parse_connections, parse_network, parse_origin};
+use super::values::{parse_address, parse_connections, parse_network};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
 const AFTER_HELP: &str = "\
@@ -91,8 +89,8 @@ pub(crate) struct Capacity {
 #[command(next_help_heading = "Access")]
 pub(crate) struct Access {
     /// Let browsers in only from pages of this origin, such as https://example.org; repeatable
-    #[arg(long, value_name = "ORIGIN", value_parser = parse_origin)]
-    pub(crate) allow_origin: Vec<String>,
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<Origin>,
 
     /// Trust reverse proxies at this address, or in this network, to name their clients; repeatable
     #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
@@ -115,11 +113,6 @@ impl ServeOptions {
 
     pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
         self.heartbeat.policy()
-    }
-
-    /// How often a sign of life is due, whoever leads the heartbeat.
-    pub(crate) fn beat_interval(&self) -> Option<Duration> {
-        self.heartbeat.interval()
     }
 
     /// What the heartbeat chosen means, in words.

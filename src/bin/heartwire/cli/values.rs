@@ -182,23 +182,6 @@ fn is_negative(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
 }
 
-/// An origin as browsers send it: scheme, host and port, nothing after them, and the scheme's own port left out (RFC 6454
-/// section 6.2).
-pub(super) fn parse_origin(text: &str) -> Result<String, String> {
-    let expected = || "expected an origin such as https://example.org or http://localhost:8080".to_owned();
-    let (scheme, host) = text.split_once("://").ok_or_else(expected)?;
-    if scheme.is_empty() || host.is_empty() || host.contains(['/', '?', '#', '*', ' ']) {
-        return Err(expected());
-    }
-    let origin = text.to_ascii_lowercase();
-    let own_port = match scheme.to_ascii_lowercase().as_str() {
-        "https" => ":443",
-        "http" => ":80",
-        _ => return Ok(origin),
-    };
-    Ok(origin.strip_suffix(own_port).unwrap_or(&origin).to_owned())
-}
-
 /// One address, or a network in the notation of RFC 4632.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -338,19 +321,6 @@ mod tests {
         assert_eq!(parse_subprotocol("heartwire.v1").as_deref(), Ok("heartwire.v1"));
         for bad in ["", "a b", "a,b", "a\n"] {
             assert!(parse_subprotocol(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn origins_are_spelt_as_browsers_do() {
-        for (text, origin) in [
-            ("https://Example.org", "https://example.org"),
-            ("https://example.org:443", "https://example.org"),
-            ("http://example.org:80", "http://example.org"),
-            ("https://example.org:80", "https://example.org:80"),
-            ("http://[::1]:8080", "http://[::1]:8080"),
-        ] {
-            assert_eq!(parse_origin(text).as_deref(), Ok(origin));
         }
     }
 

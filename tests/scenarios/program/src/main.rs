@@ -42,13 +42,10 @@ fn serve(settings: &Settings) -> Result<(), Error> {
     let mut server = Server::bind("127.0.0.1:0")?
         .heartbeat(settings.heartbeat)
         .max_connections(settings.max_connections)
-        .on_request(|request| match request.path() {
-            "/" => Some(Response::new(200).header("Content-Type", "text/html; charset=utf-8").body("<!doctype html>")),
-            "/heartwire.js" => {
-                let script = include_str!("../../../../src/bin/heartwire/page/heartwire.js");
-                Some(Response::new(200).header("Content-Type", "text/javascript; charset=utf-8").body(script))
-            }
-            _ => None,
+        .browser_module()
+        .on_request(|request| {
+            let page = || Response::new(200).header("Content-Type", "text/html; charset=utf-8").body("<!doctype html>");
+            (request.path() == "/").then(page)
         });
     if let Some(bytes) = settings.read_ahead {
         server = server.read_ahead(bytes);

@@ -1,9 +1,10 @@
-//! `GET /metrics`: the server's counters in the text format of Prometheus (OpenMetrics 1.0).
+//! The server's counters in the text format of Prometheus (OpenMetrics 1.0).
+//!
+//! Nothing is kept for them: each scrape takes one snapshot, so that its figures are of one moment.
 
 use std::fmt;
 use std::time::Duration;
 
-use heartwire::{Response, RoundTrips, ServerHandle, Snapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
@@ -11,32 +12,55 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
-pub(crate) struct Metrics {
-    registry: Registry,
+use crate::http::response::Response;
+use crate::server::Server;
+use crate::server::access::StatusAccess;
+use crate::server::handle::ServerHandle;
+use crate::supervisor::stats::{RoundTrips, Snapshot};
+
+/// With the feature `metrics`.
+impl Server {
+    /// Answers at this path, such as `"/metrics"`, with the server's [counters](crate::Stats) in the text format of
+    /// Prometheus (OpenMetrics 1.0). Default: no such path. Called again, it adds another.
+    ///
+    /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by their cause, Pings,
+    /// Pongs and misses, a histogram of round trips, messages and bytes both ways, memory in queues, handshakes that
+    /// failed. All names begin with `heartwire_`. They name no peer, and yet show how much goes on: `access` says who
+    /// may see them, and everybody else gets 403.
+    ///
+    /// A scrape looks at each open connection once, in the supervisor's thread; between scrapes it costs nothing.
+    ///
+    /// ```no_run
+    /// use heartwire::{Server, StatusAccess};
+    ///
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let server = Server::bind("0.0.0.0:9001")?.metrics("/metrics", StatusAccess::Everyone);
+    /// # Ok(()) }
+    /// ```
+    pub fn metrics(mut self, path: impl Into<String>, access: StatusAccess) -> Self {
+        let mut registry = Registry::with_prefix("heartwire");
+        registry.register_collector(Box::new(Figures(self.handle())));
+        self.config.routes.add_page(path, move |request| match access.check_host(request) {
+            Ok(()) => answer(&registry),
+            Err((refusal, _)) => refusal,
+        });
+        self
+    }
 }
 
-impl Metrics {
-    pub(crate) fn new(handle: ServerHandle) -> Self {
-        let mut registry = Registry::with_prefix("heartwire");
-        registry.register_collector(Box::new(Figures(handle)));
-        Self { registry }
-    }
-
-    pub(crate) fn answer(&self) -> Response {
-        let mut body = String::new();
-        if let Err(error) = text::encode(&mut body, &self.registry) {
-            // Writing to a string does not fail.
-            log::error!("metrics cannot be encoded: {error}");
-            return Response::new(500).text("internal error\n");
-        }
-        Response::new(200)
+fn answer(registry: &Registry) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, registry) {
+        Ok(()) => Response::new(200)
             .header("Content-Type", "application/openmetrics-text; version=1.0.0; charset=utf-8")
             .header("Cache-Control", "no-store")
-            .body(body)
+            .body(body),
+        // Writing to a string does not fail.
+        Err(_) => Response::new(500).text("internal error\n"),
     }
 }
 
-/// The figures are asked for at each scrape, and of one moment.
+/// Asks for the figures at each scrape.
 #[derive(Debug)]
 struct Figures(ServerHandle);
 

@@ -1,6 +1,6 @@
-// The status page: shows what the server tells over /heartwire/pulse, and lets a visitor try a connection.
+// The status page: shows what the server tells over /heartwire/status, and lets a visitor try a connection.
 
-import { HeartSocket } from '/heartwire.js';
+import { HeartSocket } from '/heartwire/heartwire.js';
 import { Trace } from '/heartwire/trace.js';
 
 const $ = (id) => document.getElementById(id);
@@ -167,10 +167,25 @@ function clear() {
   rows.clear();
 }
 
+/** A setting, to the millisecond. */
+function setting(ms) {
+  return ms < 1_000 || ms >= 60_000 ? duration(ms) : `${ms / 1_000} s`;
+}
+
+/** What the server's heartbeat means, in words. */
+function heartbeat({ leader, interval, timeout, max_missed: most, worst_case: worst }) {
+  if (leader === 'off') return 'no heartbeat, dead peers are not found';
+  if (worst === null) return `Ping every ${setting(interval)}, dead peers are not found`;
+  const misses = most === 1 ? '1 miss' : `${most} misses`;
+  const found = `a dead peer is found within ${setting(worst)}`;
+  if (leader === 'peer') return `peers beat, dead after ${misses} of ${setting(interval)}: ${found}`;
+  return `Ping every ${setting(interval)}, dead after ${misses} of ${setting(timeout)}: ${found}`;
+}
+
 function showServer() {
   $('version').textContent = server.version;
-  $('heartbeat').textContent = server.heartbeat;
-  $('worst-case').textContent = server.worst_case ? ` within ${duration(server.worst_case)}` : ' – or not';
+  $('heartbeat').textContent = heartbeat(server);
+  $('worst-case').textContent = server.worst_case ? ` within ${setting(server.worst_case)}` : ' – or not';
   $('command').textContent = `heartwire connect ${socketUrl($('try-path').value)}`;
 }
 
@@ -279,15 +294,15 @@ function chip(state, text) {
   if ($('status').textContent !== text) $('status').textContent = text;
 }
 
-const pulse = new HeartSocket(socketUrl('/heartwire/pulse'), [], { reconnect: { longest: 5_000 } });
-pulse.onopen = () => chip('alive', 'live');
-pulse.onbeat = () => chip('alive', 'live');
-pulse.onmissed = ({ missed }) => chip('missed', `the server is silent (${missed})`);
-pulse.onmessage = ({ data }) => {
-  if (pulse.missed === 0) chip('alive', 'live');
-  show(JSON.parse(data), pulse.settings?.connection);
+const stream = new HeartSocket(socketUrl('/heartwire/status'), [], { reconnect: { longest: 5_000 } });
+stream.onopen = () => chip('alive', 'live');
+stream.onbeat = () => chip('alive', 'live');
+stream.onmissed = ({ missed }) => chip('missed', `the server is silent (${missed})`);
+stream.onmessage = ({ data }) => {
+  if (stream.missed === 0) chip('alive', 'live');
+  show(JSON.parse(data), stream.settings?.connection);
 };
-pulse.onclose = ({ willReconnect, retryIn }) => {
+stream.onclose = ({ willReconnect, retryIn }) => {
   const now = performance.now();
   for (const row of rows.values()) row.lose(now);
   if (!willReconnect) return chip('dead', 'the server does not want us');

@@ -1,0 +1,110 @@
+//! Who may see what the server tells of itself.
+
+use std::net::Ipv4Addr;
+
+use crate::http::request::Request;
+use crate::http::response::Response;
+
+/// Who may see the [status page](crate::Server::status_page) or the [metrics](crate::Server::metrics) of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StatusAccess {
+    /// Whoever connects from this machine and asks by a name of this machine: `localhost`, a name that ends with
+    /// `.localhost`, `127.x.y.z` or `[::1]` in the `Host` header. Anybody else gets 403.
+    ///
+    /// The name keeps pages from the web out, whose own host name was made to point to this machine (DNS rebinding). A
+    /// reverse proxy on this machine that passes the outer `Host` on is refused as well; one that does not shows the
+    /// status to everyone whom it lets through.
+    Loopback,
+    /// Whoever reaches the server. Nobody is asked for a password: a firewall, or a proxy in front, has to keep away
+    /// those who should not see it.
+    Everyone,
+}
+
+/// What a refused client is told, and why it was refused, for the log.
+pub(super) type Refused = (Response, &'static str);
+
+impl StatusAccess {
+    /// Refuses a request that may come from elsewhere.
+    pub(super) fn check_host(self, request: &Request) -> Result<(), Refused> {
+        if self == Self::Everyone {
+            return Ok(());
+        }
+        if !request.peer_addr().ip().to_canonical().is_loopback() {
+            let response = Response::new(403).text("The status is shown on the machine of the server only.\n");
+            return Err((response, "the status is not shown to other machines"));
+        }
+        if !is_loopback_host(request.header("Host").unwrap_or_default()) {
+            let text = "The status is shown under the name localhost or a loopback address only.\n";
+            return Err((Response::new(403).text(text), "the status is not shown under this Host"));
+        }
+        Ok(())
+    }
+
+    /// Refuses, beyond that, pages of another origin: browsers let them open WebSockets to anywhere.
+    #[cfg(feature = "status")]
+    pub(super) fn check_origin(self, request: &Request) -> Result<(), Refused> {
+        self.check_host(request)?;
+        let host = request.header("Host").unwrap_or_default();
+        // With https there is a proxy in front.
+        let own = ["http://", "https://"].map(|scheme| format!("{scheme}{host}"));
+        let is_own = |origin: &[u8]| own.iter().any(|own| origin.eq_ignore_ascii_case(own.as_bytes()));
+        let mut origins = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Origin"));
+        if origins.all(|(_, origin)| is_own(origin)) {
+            return Ok(());
+        }
+        let response = Response::new(403).text("The status is not for pages from elsewhere.\n");
+        Err((response, "the status is not for pages of another origin"))
+    }
+}
+
+/// Whether a Host header names this machine itself, with any port.
+fn is_loopback_host(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit()));
+    let name = name.map_or(host, |(name, _)| name).to_ascii_lowercase();
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name == "[::1]"
+        || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_has_many_names_and_no_others() {
+        for host in
+            ["localhost", "LOCALHOST:9001", "127.0.0.1:9001", "127.9.9.9", "[::1]", "[::1]:9001", "a.localhost:80"]
+        {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in [
+            "",
+            "example.org",
+            "localhost.example.org",
+            "127.0.0.1.example.org",
+            "10.0.0.1",
+            "[::2]:9001",
+            "alocalhost",
+        ] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn whoever_connects_from_elsewhere_cannot_pass_for_this_machine_by_a_header() {
+        let check = |access: StatusAccess, peer: &str| {
+            let head = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+            let request = Request::from_bytes(head, peer.parse().unwrap()).unwrap();
+            access.check_host(&request).is_ok()
+        };
+        for peer in ["127.0.0.1:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
+            assert!(check(StatusAccess::Loopback, peer), "{peer}");
+        }
+        for peer in ["192.0.2.1:1", "[2001:db8::1]:1", "[::ffff:192.0.2.1]:1"] {
+            assert!(!check(StatusAccess::Loopback, peer), "{peer}");
+            assert!(check(StatusAccess::Everyone, peer), "{peer}");
+        }
+    }
+}

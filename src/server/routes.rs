@@ -1,0 +1,186 @@
+//! The paths that the server answers by itself, before it asks the application: a health check, the module for pages,
+//! and, with their features, metrics and the status page.
+//!
+//! Invariant: a path that is not here is the application's alone, and so is any request that is neither GET nor HEAD.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use crate::browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::server::Server;
+use crate::server::accept::Accept;
+
+/// The server's own paths.
+#[derive(Clone, Default)]
+pub(super) struct Routes {
+    pages: Vec<(String, Arc<Page>)>,
+    streams: Vec<(String, Arc<dyn Stream>)>,
+}
+
+/// Answers a plain HTTP request.
+type Page = dyn Fn(&Request) -> Response + Send + Sync;
+
+/// What the server does with the WebSockets of one path, in place of the application's functions.
+pub(super) trait Stream: Send + Sync {
+    /// In place of `on_handshake`: lets a client in, or gives the answer that refuses it, and the reason for the log.
+    fn decide(&self, request: &Request) -> Result<Accept, (Response, &'static str)>;
+
+    /// In place of the handler.
+    fn run(&self, conn: &mut Connection) -> Result<(), Error>;
+}
+
+impl Routes {
+    /// Answers this path from now on, in place of what may have answered it so far.
+    pub(super) fn add_page(
+        &mut self,
+        path: impl Into<String>,
+        page: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) {
+        add(&mut self.pages, path.into(), Arc::new(page));
+    }
+
+    /// Takes the WebSockets of this path.
+    #[cfg(feature = "status")]
+    pub(super) fn add_stream(&mut self, path: impl Into<String>, stream: Arc<dyn Stream>) {
+        add(&mut self.streams, path.into(), stream);
+    }
+
+    /// The answer to a plain HTTP request, if it is for the server itself.
+    pub(super) fn answer(&self, request: &Request) -> Option<Response> {
+        if !matches!(request.method(), "GET" | "HEAD") {
+            return None;
+        }
+        find(&self.pages, request.path()).map(|page| page(request))
+    }
+
+    /// Who takes the WebSockets of a path, if it is not the application.
+    pub(super) fn stream(&self, path: &str) -> Option<&dyn Stream> {
+        find(&self.streams, path).map(|stream| &**stream)
+    }
+}
+
+fn add<T>(routes: &mut Vec<(String, T)>, mut path: String, route: T) {
+    if !path.starts_with('/') {
+        path.insert(0, '/');
+    }
+    routes.retain(|(other, _)| *other != path);
+    routes.push((path, route));
+}
+
+fn find<'a, T>(routes: &'a [(String, T)], path: &str) -> Option<&'a T> {
+    routes.iter().find(|(other, _)| other == path).map(|(_, route)| route)
+}
+
+/// A file that is part of the library.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct File {
+    pub(super) media_type: &'static str,
+    pub(super) content: &'static str,
+}
+
+impl File {
+    pub(super) const fn javascript(content: &'static str) -> Self {
+        Self { media_type: "text/javascript; charset=utf-8", content }
+    }
+
+    /// The file, or 304 to whoever has it already (RFC 9110 section 13.1.2).
+    pub(super) fn respond(self, request: &Request) -> Response {
+        let mut hasher = DefaultHasher::new();
+        self.content.hash(&mut hasher);
+        let tag = format!("\"{:016x}\"", hasher.finish());
+        let is_known = request.header_list("If-None-Match").any(|known| known.trim_start_matches("W/") == tag);
+        let response = if is_known { Response::new(304) } else { Response::new(200).body(self.content) };
+        response
+            .header("Content-Type", self.media_type)
+            .header("Cache-Control", "no-cache")
+            .header("ETag", tag)
+            .header("X-Content-Type-Options", "nosniff")
+    }
+}
+
+/// Paths that the server answers by itself, to GET and HEAD, before [`on_request`](Server::on_request) is asked. A
+/// later call for the same path takes the place of an earlier one.
+impl Server {
+    /// Answers health checks at this path, such as `"/healthz"`: 200 with the text `ok`, or 503 once the server shuts
+    /// down, as far as clients still get through then. Default: no such path. Called again, it adds another.
+    ///
+    /// Everybody may ask. It is answered while the server is [full](Self::max_connections) too.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let server = heartwire::Server::bind("127.0.0.1:9001")?.health("/healthz");
+    /// # Ok(()) }
+    /// ```
+    pub fn health(mut self, path: impl Into<String>) -> Self {
+        let handle = self.handle();
+        self.config.routes.add_page(path, move |_| {
+            let response = match handle.is_shutting_down() {
+                true => Response::new(503).text("shutting down\n"),
+                false => Response::new(200).text("ok\n"),
+            };
+            response.header("Cache-Control", "no-store")
+        });
+        self
+    }
+
+    /// Serves the module for pages, [`HEARTWIRE_JS`], at `/heartwire.js`, and its types, [`HEARTWIRE_D_TS`], at
+    /// `/heartwire.d.ts`. Default: not.
+    ///
+    /// Everybody may ask, and pages of any origin may import it (`Access-Control-Allow-Origin: *`): it is a static file
+    /// without secrets. Browsers ask each time whether it has changed, and get 304 if it has not.
+    ///
+    /// ```no_run
+    /// use heartwire::{Response, Server};
+    ///
+    /// const PAGE: &str = r#"<!doctype html>
+    /// <script type="module">
+    ///   import { HeartSocket } from '/heartwire.js';
+    ///   const socket = new HeartSocket(location.href.replace(/^http/, 'ws'));
+    ///   socket.onmessage = ({ data }) => (document.title = data);
+    /// </script>"#;
+    ///
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let page = || Response::new(200).header("Content-Type", "text/html; charset=utf-8").body(PAGE);
+    /// let server = Server::bind("127.0.0.1:9001")?
+    ///     .browser_module()
+    ///     .on_request(move |request| (request.path() == "/").then(page));
+    /// # Ok(()) }
+    /// ```
+    pub fn browser_module(mut self) -> Self {
+        let types = File { media_type: "text/plain; charset=utf-8", content: HEARTWIRE_D_TS };
+        for (path, file) in [("/heartwire.js", File::javascript(HEARTWIRE_JS)), ("/heartwire.d.ts", types)] {
+            self.config.routes.add_page(path, move |request| {
+                let response = file.respond(request).header("Access-Control-Allow-Origin", "*");
+                response.header("Cross-Origin-Resource-Policy", "cross-origin")
+            });
+        }
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ask(routes: &Routes, request_line: &str) -> Option<u16> {
+        let head = format!("{request_line} HTTP/1.1\r\nHost: h\r\n\r\n");
+        let request = Request::from_bytes(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap();
+        routes.answer(&request).map(|response| response.status())
+    }
+
+    #[test]
+    fn a_path_has_one_answer_the_newest_and_others_have_none() {
+        let mut routes = Routes::default();
+        routes.add_page("/a", |_| Response::new(200));
+        routes.add_page("b", |_| Response::new(201));
+        routes.add_page("/a", |_| Response::new(202));
+        assert_eq!((ask(&routes, "GET /a?b"), ask(&routes, "HEAD /b")), (Some(202), Some(201)));
+        for other in ["GET /", "GET /a/", "GET /A", "POST /a", "GET /c"] {
+            assert_eq!(ask(&routes, other), None, "{other}");
+        }
+    }
+}

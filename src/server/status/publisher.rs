@@ -1,0 +1,142 @@
+//! The thread behind the live stream: it takes a snapshot now and then, as long as somebody watches, and sends the same
+//! text to all.
+//!
+//! Each text is the whole state, so a watcher that is slow misses some and has lost nothing: while one still waits for
+//! it, it gets no other. How often the thread looks is bounded, whatever peers do.
+
+use std::collections::VecDeque;
+use std::io;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+use serde_json::Value;
+
+use crate::connection::sender::Sender;
+use crate::error::TrySendError;
+use crate::foreign;
+use crate::heartbeat::HeartbeatPolicy;
+use crate::logging::Log;
+use crate::message::Message;
+use crate::protocol::close::CloseCode;
+use crate::server::handle::ServerHandle;
+use crate::server::status::json;
+use crate::supervisor::event::Event;
+
+/// Time between two looks, while little happens or many are connected.
+const PERIOD: Duration = Duration::from_millis(500);
+const SLOW_PERIOD: Duration = Duration::from_secs(2);
+const MANY: usize = 1_000;
+
+/// After something happened, so much else may happen before the next look; and this part of a period lies between two
+/// looks at least.
+const SOON: Duration = Duration::from_millis(50);
+const MOST_LOOKS_IN_A_PERIOD: u32 = 2;
+
+/// Most connections that have ended and are remembered.
+const REMEMBERED: usize = 30;
+
+/// What the thread needs, until the server serves.
+pub(in crate::server) struct Start {
+    pub(super) handle: ServerHandle,
+    pub(super) log: std::sync::Arc<Log>,
+    pub(super) arrivals: channel::Receiver<Sender>,
+}
+
+/// The thread, which ends with the server's events. It is waited for when this is dropped.
+pub(in crate::server) struct Publisher(Option<JoinHandle<()>>);
+
+impl Start {
+    /// Starts the thread. `policy`: the heartbeat that connections have by default.
+    pub(in crate::server) fn start(self, policy: HeartbeatPolicy) -> io::Result<Publisher> {
+        let Self { handle, log, arrivals } = self;
+        let events = handle.events();
+        let mut state = State {
+            about: json::about(handle.local_addr(), policy),
+            handle,
+            watchers: Vec::new(),
+            ended: VecDeque::new(),
+            period: PERIOD,
+        };
+        let run = move || {
+            // Nothing that is promised needs this thread, so the server goes on without it.
+            if let Err(message) = foreign::call(|| state.run(&arrivals, &events)) {
+                log.error(format_args!("the status stream panicked: {message}; nobody is told the status any more"));
+                for watcher in &state.watchers {
+                    let _ = watcher.close(CloseCode::INTERNAL_ERROR, "the status stream has failed");
+                }
+            }
+        };
+        Ok(Publisher(Some(thread::Builder::new().name("heartwire-status".into()).spawn(run)?)))
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        // It catches its panics itself.
+        let _ = self.0.take().map(JoinHandle::join);
+    }
+}
+
+struct State {
+    handle: ServerHandle,
+    /// What never changes.
+    about: Value,
+    watchers: Vec<Sender>,
+    /// The last that ended, as they are shown, the newest first.
+    ended: VecDeque<(Instant, Value)>,
+    period: Duration,
+}
+
+impl State {
+    /// Runs until the server has ended.
+    fn run(&mut self, arrivals: &channel::Receiver<Sender>, events: &channel::Receiver<Event>) {
+        let mut next_look = None;
+        // No look before this.
+        let mut earliest = Instant::now();
+        loop {
+            let look = next_look.map_or_else(channel::never, channel::at);
+            channel::select! {
+                recv(events) -> event => match event {
+                    Ok(event) => {
+                        self.note(event);
+                        let soon = earliest.max(Instant::now() + SOON);
+                        next_look = next_look.map(|next: Instant| next.min(soon));
+                    }
+                    Err(_) => return,
+                },
+                recv(arrivals) -> watcher => match watcher {
+                    Ok(watcher) => {
+                        self.watchers.push(watcher);
+                        next_look = Some(earliest);
+                    }
+                    // The path has another stream by now.
+                    Err(_) => return,
+                },
+                recv(look) -> _ => {
+                    self.publish();
+                    let now = Instant::now();
+                    earliest = now + self.period / MOST_LOOKS_IN_A_PERIOD;
+                    next_look = (!self.watchers.is_empty()).then(|| now + self.period);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        if let Event::Closed(report) = event {
+            self.ended.truncate(REMEMBERED - 1);
+            self.ended.push_front((Instant::now(), json::ended(&report)));
+        }
+    }
+
+    fn publish(&mut self) {
+        let snapshot = self.handle.snapshot();
+        self.period = if snapshot.connections.len() > MANY { SLOW_PERIOD } else { PERIOD };
+        let message = Message::from(json::state(&self.about, snapshot, self.ended.iter()).to_string());
+        self.watchers.retain(|watcher| match watcher.queued() {
+            0 => !matches!(watcher.try_send(message.clone()), Err(TrySendError::Closed(_))),
+            _ => !watcher.is_closed(),
+        });
+    }
+}
