@@ -19,6 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
+use heartwire::{Message, Sender, TrySendError};
 
 pub(crate) use alone::alone;
 pub(crate) use bare_client::{Answer, Client, End, Incoming, exchange, request, request_with};
@@ -56,6 +57,24 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 /// Waits for what another thread sends.
 pub(crate) fn receive<T>(what: &str, receiver: &Receiver<T>) -> T {
     receiver.recv_timeout(CEILING).unwrap_or_else(|why| panic!("waiting for {what}: {why}"))
+}
+
+/// Fills the queue of a peer that does not read, and gives the message that was not taken.
+pub(crate) fn fill(sender: &Sender) -> Message {
+    let start = Instant::now();
+    let mut waiting = None;
+    loop {
+        match sender.try_send(vec![3; 10_000]) {
+            Ok(()) => assert!(start.elapsed() < CEILING, "never full"),
+            // Full for good is what stays so: the kernel may still be making room.
+            Err(TrySendError::Full(message)) if waiting == Some(sender.queued()) => return message,
+            Err(TrySendError::Full(_)) => {
+                waiting = Some(sender.queued());
+                thread::sleep(ms(20));
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+    }
 }
 
 /// A small generator of numbers that look random, the same for the same seed.

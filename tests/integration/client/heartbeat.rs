@@ -6,8 +6,8 @@ use crossbeam_channel::{bounded, unbounded};
 use heartwire::{CloseReason, Error, HeartbeatPolicy};
 
 use crate::support::{
-    BareConnection, BareServer, CEILING, PING, PONG, SLACK, client, echo, eventually, listen, ms, receive, run, server,
-    start,
+    BareConnection, BareServer, CEILING, PING, PONG, SLACK, client, echo, eventually, fill, listen, ms, receive, run,
+    server, start,
 };
 
 #[test]
@@ -53,10 +53,10 @@ fn a_server_that_stops_answering_is_found_dead_within_the_bound_and_left_for_a_n
 fn a_server_that_takes_nothing_any_more_is_found_although_the_heartbeat_waits_behind_data() {
     let policy = HeartbeatPolicy::new(ms(100), ms(100)).max_missed(2);
     let server = BareServer::bind();
-    let client = run(client(server.address()).heartbeat(policy).queue_size(64 << 20), |conn| {
-        for _ in 0..32 {
-            conn.send(vec![0; 1 << 20])?;
-        }
+    let client = run(client(server.address()), move |conn| {
+        // A Ping that left before anything waited would be missed, and that would be the cause.
+        fill(&conn.sender());
+        conn.set_heartbeat(policy);
         listen(conn)
     });
     let _never_reads = server.open();

@@ -4,9 +4,8 @@ use std::thread;
 
 use heartwire::{HeartbeatPolicy, Sender};
 
-use super::fill;
 use crate::support::{
-    CLOSE, Client, TEXT, alone, eventually, ms, open_sockets, receive, server, start_listening, threads_named,
+    CLOSE, Client, TEXT, alone, eventually, fill, ms, open_sockets, receive, server, start_listening, threads_named,
 };
 
 #[cfg(target_os = "linux")]

@@ -4,11 +4,11 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam_channel::{Sender, unbounded};
-use heartwire::{CloseReason, Error, Event, HeartbeatPolicy, Liveness};
+use heartwire::{CloseReason, Connection, Error, Event, HeartbeatPolicy, Liveness};
 
 use super::{brisk, start_echo};
 use crate::support::{
-    CEILING, Client, End, Incoming, PING, SLACK, TEXT, echo, is_closed, lost, masked, ms, receive, request_with,
+    CEILING, Client, End, Incoming, PING, SLACK, TEXT, echo, fill, is_closed, lost, masked, ms, receive, request_with,
     server, start,
 };
 
@@ -63,8 +63,11 @@ fn with_pong_only_a_chatty_peer_that_never_answers_dies() {
     assert_eq!((running.events.missed(), running.events.missed()), ((1, 2), (2, 2)));
 }
 
-/// Sends until the connection is closed, and tells why it was.
-fn flood(conn: &mut heartwire::Connection, ends: &Sender<CloseReason>) -> Result<(), Error> {
+/// Sends until the connection is closed, and tells why it was. The heartbeat begins when nothing is taken any more: a Ping
+/// that left before that would be missed, and that would be the cause.
+fn flood(conn: &mut Connection, policy: HeartbeatPolicy, ends: &Sender<CloseReason>) -> Result<(), Error> {
+    fill(&conn.sender());
+    conn.set_heartbeat(policy);
     let (sender, outside) = (conn.sender(), ends.clone());
     // Two threads are stuck in `send` when the peer is found out: the connection's own and another.
     let other = thread::spawn(move || {
@@ -90,10 +93,10 @@ fn flood(conn: &mut heartwire::Connection, ends: &Sender<CloseReason>) -> Result
 fn a_peer_that_never_reads_is_found_and_its_senders_are_freed_while_others_are_served() {
     let policy = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(2);
     let (sender, ends) = unbounded();
-    let running = start(server().heartbeat(policy).queue_size(256 * 1024), move |conn| match conn.path() {
+    let running = start(server().queue_size(256 * 1024), move |conn| match conn.path() {
         "/flood" => {
             let ends = sender.clone();
-            flood(conn, &ends)
+            flood(conn, policy, &ends)
         }
         _ => echo(conn),
     });

@@ -18,12 +18,11 @@ mod stand_in;
 mod text_heartbeat;
 mod violations;
 
-use std::thread;
 use std::time::{Duration, Instant};
 
-use heartwire::{HeartbeatPolicy, Message, Sender, TrySendError};
+use heartwire::HeartbeatPolicy;
 
-use crate::support::{CEILING, Running, SLACK, echo, lost, ms, server, start};
+use crate::support::{Running, SLACK, echo, lost, ms, server, start};
 
 /// Worst case 300 ms.
 fn brisk() -> HeartbeatPolicy {
@@ -44,22 +43,4 @@ fn dies_after(running: &Running, last_life: Instant, silence: Duration) {
     let took = last_life.elapsed();
     assert_eq!((lost(&report), report.pings), (2, 0), "{report:?}");
     assert!(took >= silence && took < silence + SLACK, "dead after {took:?} instead of {silence:?}");
-}
-
-/// Fills the queue of a peer that does not read, and gives the message that was not taken.
-fn fill(sender: &Sender) -> Message {
-    let start = Instant::now();
-    let mut waiting = None;
-    loop {
-        match sender.try_send(vec![3; 10_000]) {
-            Ok(()) => assert!(start.elapsed() < CEILING, "never full"),
-            // Full for good is what stays so: the kernel may still be making room.
-            Err(TrySendError::Full(message)) if waiting == Some(sender.queued()) => return message,
-            Err(TrySendError::Full(_)) => {
-                waiting = Some(sender.queued());
-                thread::sleep(ms(20));
-            }
-            Err(other) => panic!("{other:?}"),
-        }
-    }
 }

@@ -2,10 +2,9 @@
 
 use heartwire::Error;
 
-use super::fill;
 use crate::support::{
-    CEILING, CLOSE, CONTINUATION, Client, PING, PONG, TEXT, echo, eventually, fragment, ms, receive, server, start,
-    start_listening,
+    CEILING, CLOSE, CONTINUATION, Client, PING, PONG, TEXT, echo, eventually, fill, fragment, ms, receive, server,
+    start, start_listening,
 };
 
 #[test]

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use heartwire::{CloseReason, ConfirmError, Error, Message, TrySendError};
 
-use super::fill;
 use super::stand_in::start_away;
 use crate::support::{
-    BINARY, CEILING, CLOSE, Client, End, Incoming, PING, PONG, TEXT, echo, eventually, masked, ms, receive,
+    BINARY, CEILING, CLOSE, Client, End, Incoming, PING, PONG, TEXT, echo, eventually, fill, masked, ms, receive,
     request_with, server, start, start_listening,
 };
 
