@@ -56,13 +56,15 @@ fn supervised_tells_of_handlers_that_stall_and_panic() {
     let server = example("supervised", "127.0.0.1:0");
     let mut sleeper = connect(server.address(), "/sleeper");
     sleeper.send("sleep".into()).unwrap();
+    // It answers Pings while it waits.
+    let echoed = thread::spawn(move || next_text(&mut sleeper));
     server.stdout.line_with(&["#1 handler has been away"]);
 
     let mut victim = connect(server.address(), "/victim");
     victim.send("panic".into()).unwrap();
     assert_eq!(close_code(victim), 1011);
     server.stdout.line_with(&["#2 ended: handler panicked: as you wish"]);
-    assert_eq!(next_text(&mut sleeper), "sleep", "the other connection outlives both");
+    assert_eq!(echoed.join().unwrap(), "sleep", "the other connection outlives both");
 }
 
 #[test]
