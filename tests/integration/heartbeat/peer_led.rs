@@ -19,7 +19,7 @@ fn led() -> HeartbeatPolicy {
 }
 
 #[test]
-fn where_the_peer_leads_each_silent_window_is_a_miss_and_no_ping_is_sent() {
+fn each_silent_window_is_a_miss_and_no_ping_is_sent() {
     let three = HeartbeatPolicy::peer_led(20 * S).max_missed(3);
     assert_eq!(World::new(three).play(FOREVER), [(20, Missed(1)), (40, Missed(2)), (60, Dead(3))]);
     assert_eq!(three.worst_case(), Some(60 * S));
@@ -39,7 +39,7 @@ fn where_the_peer_leads_each_silent_window_is_a_miss_and_no_ping_is_sent() {
 }
 
 #[test]
-fn where_the_peer_leads_any_life_starts_the_window_anew_and_forgets_the_misses() {
+fn any_life_starts_the_window_anew_and_forgets_the_misses() {
     for sign in [BYTES, PONG, ORDINARY] {
         let mut world = World::new(led());
         for at in [35, 40, 59] {
@@ -57,7 +57,7 @@ fn where_the_peer_leads_any_life_starts_the_window_anew_and_forgets_the_misses()
 }
 
 #[test]
-fn where_the_peer_leads_pong_only_takes_its_pings_and_pongs_and_no_data() {
+fn pong_only_takes_its_pings_and_pongs_and_no_data() {
     for (sign, lives) in [(BYTES, false), (PONG, true), (ORDINARY, true), (announced(20), true)] {
         let mut world = World::new(led().liveness(PongOnly));
         (0..100).for_each(|n| world.arrives(9 * n * S, sign));
@@ -115,7 +115,7 @@ fn an_announcement_is_kept_or_else_a_lie_and_both_have_their_bound() {
 }
 
 #[test]
-fn where_the_peer_leads_our_lateness_is_a_fresh_window_once_in_each_silence() {
+fn our_lateness_is_a_fresh_window_once_in_each_silence() {
     for (expect, tolerance) in [(MS, 20 * MS), (80 * MS, 20 * MS), (S, 250 * MS), (4 * S, S), (60 * S, S)] {
         for (late, missed) in [(Duration::ZERO, 1), (tolerance, 1), (tolerance + NS, 0), (3600 * S, 0)] {
             let mut world = World::new(HeartbeatPolicy::peer_led(expect)).late([late], Duration::ZERO);
@@ -132,7 +132,7 @@ fn where_the_peer_leads_our_lateness_is_a_fresh_window_once_in_each_silence() {
 }
 
 #[test]
-fn where_the_peer_leads_a_suspended_machine_gives_it_a_fresh_window_and_no_more() {
+fn a_suspended_machine_gives_it_a_fresh_window_and_no_more() {
     // Before the first window is over, two fresh ones follow; after it, its miss stays.
     for (at, dead) in [(1, 41), (19, 59), (20, 60), (25, 45), (39, 59)] {
         let mut world = World::new(led());
@@ -144,7 +144,7 @@ fn where_the_peer_leads_a_suspended_machine_gives_it_a_fresh_window_and_no_more(
 }
 
 #[test]
-fn where_the_peer_leads_what_is_read_late_counts_from_when_it_arrived() {
+fn what_is_read_late_counts_from_when_it_arrived() {
     // Pings that came within a second, and are read one in five seconds; with a look at what waits in the meantime.
     for policy in [led(), led().liveness(PongOnly)] {
         let mut world = World::new(policy).read_by(Reader::Slow(6, 5 * S)).with([(S, Event::Spurious)]);
@@ -192,7 +192,7 @@ fn extreme_windows_neither_panic_nor_spin() {
 
 proptest! {
     #[test]
-    fn where_the_peer_leads_death_comes_max_missed_windows_after_the_last_life_to_the_nanosecond(
+    fn death_comes_max_missed_windows_after_the_last_life_to_the_nanosecond(
         led in led_policies(), phase in phases(), lives in vec((durations(), frames()), 0..20),
     ) {
         let mut world = World::in_phase(led.policy, phase);
@@ -214,7 +214,7 @@ proptest! {
 
     /// Whenever we look, and however often the machine sleeps: n + 1 times its window and how late we look at most.
     #[test]
-    fn where_the_peer_leads_it_dies_within_a_bound_however_late_we_look(
+    fn it_dies_within_a_bound_however_late_we_look(
         led in led_policies(), lives in vec((durations(), frames()), 0..20), lag in durations(),
         lags in vec(prop_oneof![Just(Duration::ZERO), durations()], 0..50), is_at_looks in any::<bool>(),
         noise in vec((0..300_000u32, prop_oneof![Just(Event::Spurious), durations().prop_map(Event::Suspended)]), 0..10),
@@ -237,7 +237,7 @@ proptest! {
     }
 
     #[test]
-    fn where_the_peer_leads_one_that_keeps_its_word_never_misses(
+    fn one_that_keeps_its_word_never_misses(
         led in led_policies(), pings in vec((pings(), prop_oneof![Just(1.0), 0.0..1.0]), 1..50),
         lag in prop_oneof![Just(Duration::ZERO), durations()],
     ) {
