@@ -10,7 +10,7 @@ fn value<'a>(request: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[test]
-fn a_token_that_expires_is_renewed_and_what_waited_is_sent() {
+fn prepare_renews_a_token_that_has_expired_and_what_waited_is_sent() {
     let server = BareServer::bind();
     let client = client(server.address())
         .header("Authorization", "Bearer of the client")
@@ -45,7 +45,7 @@ fn a_token_that_expires_is_renewed_and_what_waited_is_sent() {
 }
 
 #[test]
-fn each_attempt_may_go_elsewhere() {
+fn prepare_may_send_each_attempt_elsewhere() {
     let servers = [BareServer::bind(), BareServer::bind()];
     let addresses = [0, 1].map(|index: usize| servers[index].address());
     let closed = ClosedPort::new();
@@ -77,7 +77,7 @@ impl std::fmt::Display for Unspeakable {
 impl std::error::Error for Unspeakable {}
 
 #[test]
-fn an_attempt_that_cannot_be_prepared_has_failed_and_the_next_is_made() {
+fn prepare_that_fails_is_a_failed_attempt_and_the_next_is_made() {
     let server = BareServer::bind();
     let client = client(server.address()).prepare(|attempt| {
         match attempt.number() {
@@ -107,7 +107,7 @@ fn an_attempt_that_cannot_be_prepared_has_failed_and_the_next_is_made() {
 }
 
 #[test]
-fn what_ends_a_client_can_be_chosen() {
+fn give_up_if_decides_what_ends_a_client() {
     let server = BareServer::bind();
     let gone = |error: &Error| matches!(error, Error::Connect(ConnectError::Refused { status: 410 | 503, .. }));
     let client_of = || run(client(server.address()).give_up_if(gone), listen);

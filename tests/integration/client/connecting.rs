@@ -165,7 +165,7 @@ fn close_codes_that_would_come_again_end_the_client_and_others_do_not() {
 }
 
 #[test]
-fn without_reconnection_one_attempt_is_all_and_the_end_of_the_connection_the_end() {
+fn no_reconnect_makes_one_attempt_and_ends_with_its_connection() {
     let port = ClosedPort::new();
     assert!(matches!(
         client(port.address()).no_reconnect().run(listen),
@@ -240,7 +240,7 @@ fn a_host_without_a_name_is_no_reason_to_give_up() {
 
 #[test]
 #[cfg(target_os = "linux")]
-fn connecting_has_a_deadline() {
+fn connect_timeout_ends_an_attempt_that_nobody_answers() {
     let hole = BlackHole::new();
     let client = run(client(hole.address()).connect_timeout(ms(200)), listen);
     let begun = Instant::now();
@@ -253,7 +253,7 @@ fn connecting_has_a_deadline() {
 }
 
 #[test]
-fn an_opening_handshake_that_is_not_answered_has_a_deadline() {
+fn handshake_timeout_ends_an_opening_handshake_that_is_not_answered() {
     let server = BareServer::bind();
     let client = run(client(server.address()).handshake_timeout(ms(300)), listen);
     let mut silent = server.accept();
@@ -265,7 +265,7 @@ fn an_opening_handshake_that_is_not_answered_has_a_deadline() {
 }
 
 #[test]
-fn an_answer_that_trickles_in_has_the_same_deadline_in_all() {
+fn handshake_timeout_is_for_all_of_an_answer_that_trickles_in() {
     let server = BareServer::bind();
     let client = run(client(server.address()).handshake_timeout(ms(300)), listen);
     let mut connection = server.accept();
@@ -282,7 +282,7 @@ fn an_answer_that_trickles_in_has_the_same_deadline_in_all() {
 }
 
 #[test]
-fn deadlines_without_end_are_taken() {
+fn timeouts_without_end_are_taken() {
     let running = start(server(), echo);
     let client = client(running.address()).connect_timeout(Duration::MAX).handshake_timeout(Duration::MAX);
     client.close_timeout(Duration::MAX).run(|conn| conn.send("hello")).unwrap();
@@ -291,7 +291,7 @@ fn deadlines_without_end_are_taken() {
 // One at a time.
 
 #[test]
-fn there_is_one_attempt_and_one_connection_at_a_time() {
+fn connect_now_makes_no_second_attempt_and_no_second_connection() {
     let server = BareServer::bind();
     let client = run(client(server.address()), listen);
     let mut first = server.accept();

@@ -75,7 +75,7 @@ fn a_panic_of_the_handler_passes_through_and_the_server_gets_1011() {
 }
 
 #[test]
-fn stopping_sends_what_is_queued_then_closes_with_1000_and_what_the_server_still_says_is_heard() {
+fn stop_sends_what_is_queued_then_closes_with_1000_and_hears_what_the_server_still_says() {
     let server = BareServer::bind();
     let (sender, messages) = unbounded();
     let client = run(client(server.address()), forward(sender));
@@ -99,7 +99,7 @@ fn stopping_sends_what_is_queued_then_closes_with_1000_and_what_the_server_still
 }
 
 #[test]
-fn a_server_that_does_not_answer_close_delays_the_end_by_the_close_timeout_at_most() {
+fn stop_waits_for_the_answer_to_close_for_the_close_timeout_at_most() {
     let server = BareServer::bind();
     let client = run(client(server.address()).close_timeout(ms(300)), listen);
     let mut connection = server.open();
@@ -113,7 +113,7 @@ fn a_server_that_does_not_answer_close_delays_the_end_by_the_close_timeout_at_mo
 }
 
 #[test]
-fn stopping_before_the_start_means_that_nothing_is_tried() {
+fn stop_before_run_means_that_nothing_is_tried() {
     let server = BareServer::bind();
     let client = client(server.address());
     let handle = client.handle();

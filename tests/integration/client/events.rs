@@ -31,7 +31,7 @@ fn events_tell_the_story_in_order() {
 }
 
 #[test]
-fn the_run_of_a_client_ends_its_channels_of_events_and_its_threads() {
+fn run_ends_with_its_channels_of_events_and_its_threads() {
     let server = Server::bind("127.0.0.1:0").unwrap();
     let running = start(server, echo);
     let client = client(running.address()).reconnect(quick());

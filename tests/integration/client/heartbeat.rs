@@ -81,7 +81,7 @@ fn a_server_that_only_pings_keeps_a_client_without_a_heartbeat() {
 }
 
 #[test]
-fn a_heartbeat_set_by_the_handle_is_announced_at_once_and_holds_from_then_on() {
+fn set_heartbeat_is_announced_at_once_and_holds_from_then_on() {
     let server = BareServer::bind();
     let announcing = |ms: u64| HeartbeatPolicy::keepalive(Duration::from_millis(ms)).announcing(true);
     let (sender, policies) = unbounded();

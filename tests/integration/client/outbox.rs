@@ -22,7 +22,7 @@ fn kept(error: Result<(), TrySendError<Message>>) -> &'static str {
 }
 
 #[test]
-fn without_a_connection_messages_come_back_unless_an_outbox_was_asked_for() {
+fn send_without_a_connection_gives_the_message_back_unless_there_is_an_outbox() {
     let server = BareServer::bind();
     let client = client(server.address());
     let handle = client.handle();
@@ -67,7 +67,7 @@ fn the_outbox_is_bounded_counts_its_headers_and_leaves_in_order_before_anything_
 }
 
 #[test]
-fn an_outbox_that_drops_its_oldest_leaves_with_the_newest() {
+fn outbox_drops_oldest_keeps_the_newest() {
     let server = BareServer::bind();
     let client = client(server.address()).outbox_size(3 * (4 + KEPT)).outbox_drops_oldest(true);
     let handle = client.handle();
@@ -149,7 +149,7 @@ fn the_memory_of_a_message_that_is_dropped_may_ask_the_client() {
 }
 
 #[test]
-fn what_was_never_sent_can_be_taken_out() {
+fn take_outbox_gives_what_was_never_sent_and_makes_room() {
     let server = BareServer::bind();
     let client = client(server.address()).outbox_size(5 * (9 + KEPT));
     let handle = client.handle();

@@ -54,7 +54,7 @@ fn retry_after_is_honoured() {
 }
 
 #[test]
-fn retry_after_is_honoured_up_to_a_limit() {
+fn longest_retry_after_limits_what_is_honoured() {
     const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
     let server = BareServer::bind();
     let long = format!("Retry-After: {}\r\n", YEAR.as_secs());
@@ -106,7 +106,7 @@ fn delays_grow_with_each_failure_up_to_the_longest_and_are_drawn_from_zero() {
 }
 
 #[test]
-fn only_a_connection_that_lasted_makes_the_failures_forgotten() {
+fn stable_after_decides_when_failures_are_forgotten() {
     let server = BareServer::bind();
     let backoff = Backoff::default().first(ms(1)).longest(ms(5)).stable_after(ms(400));
     let client = run(client(server.address()).reconnect(backoff), listen);

@@ -14,7 +14,7 @@ const AT_ONCE: Duration = Duration::from_secs(5);
 
 #[test]
 #[cfg(target_os = "linux")]
-fn stopping_does_not_wait_for_a_host_that_does_not_answer() {
+fn stop_does_not_wait_for_a_host_that_does_not_answer() {
     let hole = BlackHole::new();
     let client = run(client(hole.address()).connect_timeout(HOUR), listen);
     client.connecting();
@@ -24,7 +24,7 @@ fn stopping_does_not_wait_for_a_host_that_does_not_answer() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_an_attempt_that_is_being_prepared() {
+fn stop_does_not_wait_for_an_attempt_that_is_being_prepared() {
     let server = BareServer::bind();
     let (release, released) = bounded::<()>(0);
     let (begin, begun) = bounded(1);
@@ -42,7 +42,7 @@ fn stopping_does_not_wait_for_an_attempt_that_is_being_prepared() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_an_opening_handshake() {
+fn stop_does_not_wait_for_an_opening_handshake() {
     let server = BareServer::bind();
     let client = run(client(server.address()).handshake_timeout(HOUR), listen);
     let mut connection = server.accept();
@@ -53,7 +53,7 @@ fn stopping_does_not_wait_for_an_opening_handshake() {
 }
 
 #[test]
-fn stopping_does_not_wait_for_a_pause_and_connect_now_cuts_it_short() {
+fn stop_does_not_wait_for_a_pause_and_connect_now_cuts_it_short() {
     let slow = Backoff::default().first(HOUR).longest(HOUR);
     let port = ClosedPort::new();
     let client = run(client(port.address()).reconnect(slow), listen);
@@ -83,7 +83,7 @@ fn connect_now_does_not_count_for_pauses_to_come() {
 }
 
 #[test]
-fn stopping_ends_an_open_connection_at_once_if_the_server_answers() {
+fn stop_ends_an_open_connection_at_once_if_the_server_answers() {
     let running = start(server(), echo);
     let client = run(client(running.address()).close_timeout(HOUR), listen);
     assert!(client.handle.wait_connected(CEILING));
@@ -94,7 +94,7 @@ fn stopping_ends_an_open_connection_at_once_if_the_server_answers() {
 }
 
 #[test]
-fn any_number_of_threads_may_stop_a_client_any_number_of_times() {
+fn stop_may_be_called_by_any_number_of_threads_any_number_of_times() {
     let running = start(server(), echo);
     let client = run(client(running.address()), listen);
     assert!(client.handle.wait_connected(CEILING));

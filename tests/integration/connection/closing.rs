@@ -120,7 +120,7 @@ fn a_handler_that_returns_closes_with_1000() {
 }
 
 #[test]
-fn a_handler_can_close_with_any_code_that_may_be_sent_and_no_other() {
+fn close_takes_any_code_that_may_be_sent_and_no_other() {
     let (sender, errors) = unbounded();
     let running = start(server(), move |conn| {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535] {
@@ -149,7 +149,7 @@ fn a_handler_can_close_with_any_code_that_may_be_sent_and_no_other() {
 }
 
 #[test]
-fn a_reason_that_is_too_long_is_cut_at_a_character() {
+fn close_cuts_a_reason_that_is_too_long_at_a_character() {
     let running = start(server(), |conn| conn.close(4000, &"é".repeat(100)));
     let mut client = running.connect();
     assert_eq!(client.expect_close(), (Some(4000), "é".repeat(61)));
@@ -188,7 +188,7 @@ fn a_handler_that_panics_or_fails_closes_with_1011_and_concerns_nobody_else() {
 }
 
 #[test]
-fn a_shutdown_closes_with_1001() {
+fn shutdown_closes_with_1001() {
     let running = start(server(), echo);
     let mut clients: Vec<Client> = (0..3).map(|_| running.connect()).collect();
     clients.iter().for_each(|_| _ = running.events.opened());
@@ -203,7 +203,7 @@ fn a_shutdown_closes_with_1001() {
 }
 
 #[test]
-fn another_thread_can_close_while_the_handler_waits_in_recv() {
+fn close_from_another_thread_ends_the_recv_of_the_handler() {
     let (sender, senders) = bounded(1);
     let (errors, ends) = bounded(1);
     let running = start(server(), move |conn| {
@@ -236,7 +236,7 @@ fn another_thread_can_close_while_the_handler_waits_in_recv() {
 }
 
 #[test]
-fn a_close_from_outside_while_a_large_message_is_half_received_ends_by_its_deadline_or_the_peers_answer() {
+fn close_while_a_large_message_is_half_received_ends_by_its_deadline_or_the_peers_answer() {
     for answers in [true, false] {
         let (sender, senders) = bounded(1);
         let running = start(server().close_timeout(ms(300)), move |conn| {

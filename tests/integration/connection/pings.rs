@@ -8,7 +8,7 @@ use crate::support::{
 };
 
 #[test]
-fn a_ping_from_any_thread_measures_the_round_trip() {
+fn ping_from_any_thread_measures_the_round_trip() {
     let (running, senders) = start_listening(server());
     let mut client = running.connect();
     let sender = receive("a Sender", &senders);
@@ -31,7 +31,7 @@ fn a_ping_from_any_thread_measures_the_round_trip() {
 }
 
 #[test]
-fn whoever_waits_for_a_pong_is_told_when_the_connection_ends() {
+fn ping_tells_who_waits_for_its_pong_when_the_connection_ends() {
     let (running, senders) = start_listening(server());
     for how in ["close", "drop", "reset"] {
         let mut client = running.connect();
@@ -51,7 +51,7 @@ fn whoever_waits_for_a_pong_is_told_when_the_connection_ends() {
 }
 
 #[test]
-fn a_ping_overtakes_data_that_waits() {
+fn ping_overtakes_data_that_waits() {
     // What the drainer may have had in hand already, and what the kernel may have taken meanwhile.
     const IN_HAND: usize = 500_000;
     let (running, senders) = start_listening(server().queue_size(2_000_000));

@@ -54,7 +54,7 @@ fn a_heartbeat_given_at_the_handshake_is_the_connections_own() {
 }
 
 #[test]
-fn a_heartbeat_can_be_changed_on_a_live_connection() {
+fn set_heartbeat_changes_a_live_connection() {
     let running = start(server(), |conn| {
         assert_eq!(conn.heartbeat(), HeartbeatPolicy::off());
         conn.recv()?;
@@ -81,7 +81,7 @@ fn a_heartbeat_can_be_changed_on_a_live_connection() {
 }
 
 #[test]
-fn the_stand_in_follows_a_heartbeat_that_was_made_faster() {
+fn set_heartbeat_that_is_faster_is_followed_by_the_stand_in() {
     let running = start(server().heartbeat(HeartbeatPolicy::keepalive(CEILING)), |conn| {
         // Long enough for somebody to stand in for us.
         thread::sleep(ms(400));

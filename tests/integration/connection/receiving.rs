@@ -9,7 +9,7 @@ use heartwire::Connection;
 use crate::support::{CEILING, Client, TEXT, masked, ms, receive, request_with, server, start};
 
 #[test]
-fn recv_timeout_gives_none_in_time_and_keeps_what_has_arrived() {
+fn recv_timeout_gives_none_in_time_and_keeps_half_a_message() {
     let (sender, nones) = unbounded();
     let running = start(server(), move |conn| {
         loop {
@@ -44,7 +44,7 @@ fn recv_timeout_gives_none_in_time_and_keeps_what_has_arrived() {
 }
 
 #[test]
-fn a_timeout_of_zero_takes_what_is_there() {
+fn recv_timeout_of_zero_takes_what_is_there() {
     let (go, wait) = bounded::<()>(0);
     let running = start(server(), move |conn| {
         assert_eq!(conn.recv_timeout(Duration::ZERO)?, None);
@@ -65,7 +65,7 @@ fn a_timeout_of_zero_takes_what_is_there() {
 }
 
 #[test]
-fn an_endless_timeout_is_as_good_as_none() {
+fn recv_timeout_without_end_is_as_good_as_recv() {
     let running = start(server(), |conn| {
         let message = conn.recv_timeout(Duration::MAX)?.expect("a message");
         conn.send(message)

@@ -14,7 +14,7 @@ use crate::support::{
 };
 
 #[test]
-fn many_threads_send_while_the_connections_own_waits_in_recv_and_every_frame_is_whole_and_in_order() {
+fn send_from_many_threads_while_the_handler_waits_in_recv_keeps_frames_whole_and_in_order() {
     const THREADS: u8 = 6;
     const MESSAGES: u32 = 250;
     let (running, senders) = start_listening(server().queue_size(100_000));
@@ -52,7 +52,7 @@ fn many_threads_send_while_the_connections_own_waits_in_recv_and_every_frame_is_
 }
 
 #[test]
-fn what_is_sent_from_outside_does_not_wait_for_anything() {
+fn send_from_outside_waits_for_nothing() {
     let (running, senders) = start_listening(server());
     let mut client = running.connect();
     let sender = receive("a Sender", &senders);
@@ -97,7 +97,7 @@ fn large_messages_go_both_ways_whole_even_if_the_peer_reads_slowly() {
 }
 
 #[test]
-fn a_message_larger_than_the_queue_is_sent_whole() {
+fn send_takes_a_message_larger_than_the_queue_whole() {
     let running = start(server().queue_size(1000), |conn| {
         for number in 0..3 {
             conn.send(vec![number; 5_000_000])?;
@@ -137,7 +137,7 @@ fn try_send_gives_the_message_back_when_the_queue_is_full_and_when_the_connectio
 }
 
 #[test]
-fn a_blocked_send_ends_with_the_connection() {
+fn send_that_blocks_ends_with_the_connection() {
     let (running, senders) = start_listening(server().queue_size(100_000));
     for how in ["reset", "close from outside", "violation"] {
         let mut client = running.connect();
@@ -171,7 +171,7 @@ fn a_blocked_send_ends_with_the_connection() {
 // Confirmed delivery.
 
 #[test]
-fn what_was_sent_is_confirmed_when_the_peer_has_read_it_and_not_before() {
+fn confirm_returns_when_the_peer_has_read_what_was_sent_and_not_before() {
     for is_away in [false, true] {
         let (running, open, senders) = start_away(server().queue_size(10_000_000), false, echo);
         let mut open = Some(open).filter(|_| is_away);
@@ -214,7 +214,7 @@ fn what_was_sent_is_confirmed_when_the_peer_has_read_it_and_not_before() {
 }
 
 #[test]
-fn a_send_with_a_timeout_waits_for_room_for_so_long_and_gives_the_message_back() {
+fn send_timeout_waits_for_room_for_so_long_and_gives_the_message_back() {
     let (running, open, senders) = start_away(server().queue_size(10_000), false, echo);
     let mut client = running.connect();
     let sender = receive("a Sender", &senders);
@@ -240,7 +240,7 @@ fn a_send_with_a_timeout_waits_for_room_for_so_long_and_gives_the_message_back()
 // Feeding.
 
 #[test]
-fn fed_messages_arrive_all_and_in_the_order_of_the_calls_among_sent_ones() {
+fn feed_keeps_the_order_of_the_calls_among_sent_messages() {
     const ROUNDS: u32 = 300;
     let running = start(server(), |conn| {
         conn.recv()?;
@@ -266,7 +266,7 @@ fn fed_messages_arrive_all_and_in_the_order_of_the_calls_among_sent_ones() {
 }
 
 #[test]
-fn what_was_fed_leaves_with_the_next_recv_a_return_or_a_close() {
+fn feed_leaves_with_the_next_recv_a_return_or_a_close() {
     let running = start(server(), |conn| {
         conn.feed("one")?;
         assert!(conn.sender().queued() > 0, "a small message waits in memory");
@@ -295,7 +295,7 @@ fn what_was_fed_leaves_with_the_next_recv_a_return_or_a_close() {
 }
 
 #[test]
-fn large_and_many_fed_messages_do_not_pile_up_in_memory() {
+fn feed_lets_neither_large_nor_many_messages_pile_up_in_memory() {
     let running = start(server(), |conn| {
         conn.recv()?;
         for _ in 0..1000 {

@@ -89,7 +89,7 @@ fn text_that_is_not_utf_8_closes_with_1007() {
 }
 
 #[test]
-fn a_message_over_the_limit_closes_with_1009_as_soon_as_that_is_known() {
+fn max_message_size_closes_with_1009_as_soon_as_it_is_known_to_be_passed() {
     let running = start(server().max_message_size(1000), echo);
     let mut client = running.connect();
     client.expect_echo(&"x".repeat(1000));

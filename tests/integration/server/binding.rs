@@ -7,7 +7,7 @@ use heartwire::{Error, Server};
 use crate::support::{echo, server, start};
 
 #[test]
-fn a_server_can_be_built_from_a_listener_and_on_ipv6() {
+fn from_listener_serves_and_so_does_bind_on_ipv6() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let running = start(Server::from_listener(listener).unwrap(), echo);
     running.connect().expect_echo("from a listener");
@@ -24,7 +24,7 @@ fn a_server_can_be_built_from_a_listener_and_on_ipv6() {
 }
 
 #[test]
-fn an_address_in_use_is_an_error_of_bind() {
+fn bind_to_an_address_in_use_is_an_error() {
     let running = start(server(), echo);
     match Server::bind(running.address()) {
         Err(Error::Io(error)) => assert_eq!(error.kind(), ErrorKind::AddrInUse),

@@ -9,7 +9,7 @@ use heartwire::Message;
 use crate::support::{BINARY, Client, echo, server, start};
 
 #[test]
-fn all_receivers_see_one_order_of_broadcasts_and_one_that_never_reads_holds_nobody_up() {
+fn broadcast_reaches_all_in_one_order_and_one_that_never_reads_holds_nobody_up() {
     const BROADCASTERS: u32 = 4;
     const EACH: u32 = 250;
     let running = start(server().queue_size(16 * 1024 * 1024), echo);
@@ -41,7 +41,7 @@ fn all_receivers_see_one_order_of_broadcasts_and_one_that_never_reads_holds_nobo
 }
 
 #[test]
-fn a_peer_that_never_reads_loses_broadcasts_that_are_counted_and_costs_nobody_time() {
+fn broadcast_to_a_peer_that_never_reads_is_counted_as_dropped_and_costs_nobody_time() {
     const MESSAGES: u32 = 400;
     const SIZE: usize = 50_000;
     let running = start(server().queue_size(200_000), echo);
@@ -71,7 +71,7 @@ fn a_peer_that_never_reads_loses_broadcasts_that_are_counted_and_costs_nobody_ti
 }
 
 #[test]
-fn a_broadcast_can_leave_one_out() {
+fn broadcast_except_leaves_one_out() {
     let (sender, _kept) = bounded(10);
     let server = server();
     let handle = server.handle();

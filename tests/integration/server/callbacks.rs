@@ -9,7 +9,7 @@ use super::{assert_proper, deciding};
 use crate::support::{Client, echo, eventually, exchange, ms, request_with, server, start};
 
 #[test]
-fn an_application_accepts_with_headers_a_subprotocol_and_a_heartbeat() {
+fn on_handshake_accepts_with_headers_a_subprotocol_and_a_heartbeat() {
     let policy = HeartbeatPolicy::new(ms(70_000), ms(1000)).max_missed(7);
     let server = deciding(move |request| {
         assert_eq!((request.method(), request.path(), request.query()), ("GET", "/chat", Some("room=1")));
@@ -33,7 +33,7 @@ fn an_application_accepts_with_headers_a_subprotocol_and_a_heartbeat() {
 }
 
 #[test]
-fn an_application_rejects_with_any_status_and_body() {
+fn on_handshake_rejects_with_any_status_and_body() {
     let running = start(
         deciding(|request| {
             let status = request.path()[1..].parse().unwrap();
@@ -58,7 +58,7 @@ fn an_application_rejects_with_any_status_and_body() {
 }
 
 #[test]
-fn a_mistake_of_the_application_is_a_500_and_the_server_lives() {
+fn on_handshake_that_makes_a_mistake_is_a_500_and_the_server_lives() {
     let server = deciding(|request| match request.path() {
         "/subprotocol" => Ok(Accept::new().subprotocol("never offered")),
         "/header" => Ok(Accept::new().header("X", "forged\r\nY: z")),
@@ -79,7 +79,7 @@ fn a_mistake_of_the_application_is_a_500_and_the_server_lives() {
 }
 
 #[test]
-fn a_slow_decision_does_not_keep_others_out() {
+fn on_handshake_that_is_slow_keeps_nobody_else_out() {
     let server = deciding(|request| {
         if request.path() == "/slow" {
             thread::sleep(ms(500));
@@ -98,7 +98,7 @@ fn a_slow_decision_does_not_keep_others_out() {
 }
 
 #[test]
-fn plain_requests_are_the_applications_to_answer() {
+fn on_request_answers_plain_requests() {
     let server = server().on_request(|request| match (request.method(), request.path()) {
         ("GET" | "HEAD" | "POST", "/healthz") => Some(Response::new(200).text("ok\n")),
         ("GET", "/bytes") => Some(Response::new(200).header("Content-Type", "image/png").body(vec![b'x'; 100_000])),

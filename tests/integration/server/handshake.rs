@@ -287,7 +287,7 @@ fn the_answer_arrives_even_if_the_client_sends_a_body() {
 }
 
 #[test]
-fn a_slow_request_is_given_its_time_and_not_more() {
+fn handshake_timeout_gives_a_slow_request_its_time_and_not_more() {
     let running = start(server().handshake_timeout(ms(300)), echo);
     for how in ["half", "one byte at a time"] {
         let mut client = Client::tcp(running.address());

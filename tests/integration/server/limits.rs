@@ -12,7 +12,7 @@ use crate::support::{
 // The limit of connections.
 
 #[test]
-fn over_the_limit_clients_are_told_to_retry_and_a_place_that_gets_free_is_given_again() {
+fn max_connections_has_others_told_to_retry_and_gives_a_free_place_again() {
     let running = start(server().max_connections(2), echo);
     let (first, second) = (running.connect(), running.connect());
     for number in 1..=3 {
@@ -138,7 +138,7 @@ fn plain_requests_that_are_held_open_have_a_bound_of_their_own_and_health_is_tol
 // The limit of each address.
 
 #[test]
-fn an_address_has_as_many_connections_as_it_may_and_gets_back_what_it_gives_up() {
+fn max_connections_per_address_refuses_more_and_gives_a_free_place_again() {
     let running = start(server().max_connections_per_address(Some(2)), echo);
     let (first, _second) = (running.connect(), running.connect());
     let answer = exchange(running.address(), request());
@@ -163,7 +163,7 @@ fn an_address_has_as_many_connections_as_it_may_and_gets_back_what_it_gives_up()
 }
 
 #[test]
-fn behind_a_trusted_proxy_each_client_is_counted_for_itself() {
+fn max_connections_per_address_counts_each_client_behind_a_trusted_proxy() {
     let server = server().max_connections_per_address(Some(1)).trust_proxies([IpAddr::from([127, 0, 0, 1])]);
     let running = start(server, echo);
     let from = |client: &str| request_with("/", &format!("X-Forwarded-For: {client}\r\n"));

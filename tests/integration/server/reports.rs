@@ -134,7 +134,7 @@ fn a_panic_concerns_nobody_else_and_the_server_goes_on() {
 // Snapshots.
 
 #[test]
-fn snapshots_show_the_connections_and_counters_of_the_moment() {
+fn connections_and_stats_show_the_moment() {
     let running = start(server().heartbeat(HeartbeatPolicy::keepalive(ms(20))), |conn| {
         loop {
             let message = conn.recv()?;
@@ -174,7 +174,7 @@ fn snapshots_show_the_connections_and_counters_of_the_moment() {
 }
 
 #[test]
-fn those_who_listen_from_before_the_start_hear_everything_and_those_who_stop_listening_cost_nothing() {
+fn events_tell_all_from_before_the_start_and_cost_nothing_when_nobody_listens() {
     let server = server();
     let early = Events::new(server.handle().events());
     drop(server.handle().events());

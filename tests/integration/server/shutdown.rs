@@ -32,7 +32,7 @@ fn shut_down_within(running: &Running, close_timeout: Duration) {
 const SLACK: Duration = Duration::from_secs(5);
 
 #[test]
-fn a_server_without_clients_ends_at_once_and_frees_its_address() {
+fn shutdown_without_clients_ends_at_once_and_frees_the_address() {
     let running = start(server(), echo);
     running.connect().close();
     running.closed();
@@ -42,7 +42,7 @@ fn a_server_without_clients_ends_at_once_and_frees_its_address() {
 }
 
 #[test]
-fn a_shutdown_says_1001_to_all_and_ends_as_soon_as_all_have_answered() {
+fn shutdown_says_1001_to_all_and_ends_as_soon_as_all_have_answered() {
     let running = start(server().close_timeout(2 * CEILING), echo);
     let clients: Vec<Client> = (0..20).map(|_| running.connect()).collect();
     clients.iter().for_each(|_| _ = running.events.opened());
@@ -79,7 +79,7 @@ fn assert_one_report_each_of(connections: u64, events: &[Event]) -> BTreeMap<u64
 }
 
 #[test]
-fn a_shutdown_ends_in_time_with_stuck_handlers_silent_peers_full_queues_and_handshakes_under_way() {
+fn shutdown_ends_in_time_with_stuck_handlers_silent_peers_full_queues_and_handshakes_under_way() {
     let close_timeout = ms(600);
     let (release, wait) = bounded::<()>(0);
     let server = server().close_timeout(close_timeout).queue_size(100_000).on_handshake(|request| {
@@ -121,7 +121,7 @@ fn a_shutdown_ends_in_time_with_stuck_handlers_silent_peers_full_queues_and_hand
 }
 
 #[test]
-fn a_shutdown_while_clients_stream_in_leaves_nobody_behind() {
+fn shutdown_while_clients_stream_in_leaves_nobody_behind() {
     for _ in 0..15 {
         let running = start(server().close_timeout(ms(2000)), echo);
         let address = running.address();
@@ -165,7 +165,7 @@ fn a_client_that_has_its_101_gets_1001_however_early_the_shutdown_comes() {
 }
 
 #[test]
-fn a_server_can_be_shut_down_by_a_handler() {
+fn shutdown_may_be_called_by_a_handler() {
     let server = server();
     let handle = server.handle();
     let running = start(server, move |conn| {
@@ -208,7 +208,7 @@ fn a_handle_blocks_neither_before_the_start_nor_after_the_end() {
 }
 
 #[test]
-fn whoever_listens_after_the_end_is_told_that_there_is_nothing_to_hear() {
+fn events_asked_for_after_the_end_end_at_once() {
     let running = start(server(), echo);
     running.handle.shutdown();
     running.wait_for_end();
@@ -217,7 +217,7 @@ fn whoever_listens_after_the_end_is_told_that_there_is_nothing_to_hear() {
 }
 
 #[test]
-fn a_shutdown_before_the_start_is_a_start_that_ends() {
+fn shutdown_before_serve_ends_it_as_it_starts() {
     let server = server();
     let handle = server.handle();
     handle.shutdown();
@@ -226,7 +226,7 @@ fn a_shutdown_before_the_start_is_a_start_that_ends() {
 }
 
 #[test]
-fn broadcasting_during_the_end_does_not_block() {
+fn broadcast_during_the_end_does_not_block() {
     for _ in 0..10 {
         let running = start(server(), echo);
         let mut clients: Vec<Client> = (0..3).map(|_| running.connect()).collect();

@@ -59,7 +59,7 @@ fn a_last_word_that_nobody_comes_back_for_is_answered_after_the_close_timeout() 
 }
 
 #[test]
-fn a_close_from_another_thread_ends_when_the_peer_answers_though_the_handler_sleeps() {
+fn close_from_another_thread_ends_when_the_peer_answers_though_the_handler_sleeps() {
     let (running, open, senders) = start_away(server().close_timeout(CEILING), false, echo);
     let mut client = running.connect();
     receive("a Sender", &senders).close(1000, "done").unwrap();

@@ -129,7 +129,7 @@ fn texts_of_a_page_are_answered_while_the_handler_sleeps_and_never_reach_it() {
 }
 
 #[test]
-fn a_heartbeat_that_another_thread_switches_on_finds_a_peer_that_was_dead_already() {
+fn set_heartbeat_from_another_thread_finds_a_peer_that_was_dead_already() {
     // In `recv`, quietly or just after much was said, and in the handler.
     for (name, is_away, messages) in [("waiting", false, 0), ("talking", false, 50), ("away", true, 0)] {
         let (running, open, senders) = start_away(server(), false, echo);
