@@ -8,7 +8,6 @@ use crate::support::{
     CLOSE, Client, TEXT, alone, eventually, fill, ms, open_sockets, receive, server, start_listening, threads_named,
 };
 
-#[cfg(target_os = "linux")]
 #[test]
 fn an_idle_connection_is_one_thread_and_one_that_is_behind_is_two() {
     if !alone!() {
@@ -45,7 +44,6 @@ fn an_idle_connection_is_one_thread_and_one_that_is_behind_is_two() {
     eventually("all threads have ended", || threads_named("heartwire-") == 0);
 }
 
-#[cfg(target_os = "linux")]
 fn fills(sender: &Sender, really: bool) -> bool {
     if really {
         fill(sender);
@@ -56,7 +54,6 @@ fn fills(sender: &Sender, really: bool) -> bool {
     really
 }
 
-#[cfg(target_os = "linux")]
 #[test]
 fn a_sender_that_is_kept_does_not_keep_the_file_descriptor() {
     if !alone!() {

@@ -4,6 +4,7 @@
 //! busy a deadline may be noticed late, and then it is no miss.
 
 mod closing;
+#[cfg(target_os = "linux")]
 mod costs;
 mod dead_peers;
 mod disconnects;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use heartwire::{HeartbeatPolicy, Sender, Server};
 
+#[cfg(target_os = "linux")]
 use crate::support::usage;
 use crate::support::{Client, alone, echo, eventually, ms, receive, request_with, server, start, start_listening};
 

@@ -5,9 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use super::assert_proper;
-use crate::support::{
-    CEILING, Client, alone, echo, eventually, exchange, ms, request, request_with, server, start, threads_named,
-};
+use crate::support::{CEILING, Client, alone, echo, eventually, exchange, ms, request, request_with, server, start};
 
 // The limit of connections.
 
@@ -99,7 +97,7 @@ fn far_over_the_limit_the_longest_silent_are_dropped_and_reported_and_others_ser
 /// How many threads serve connections, and those that have none.
 #[cfg(target_os = "linux")]
 fn threads() -> usize {
-    threads_named("heartwire-conn")
+    crate::support::threads_named("heartwire-conn")
 }
 
 #[cfg(target_os = "linux")]
