@@ -78,66 +78,76 @@ fn a_peer_that_trickles_a_large_message_lives() {
 
 #[test]
 fn a_sleeping_handler_kills_nobody_and_the_stand_in_beats_for_it() {
-    let running = start(server().heartbeat(brisk()), |conn| {
+    // An interval until the Ping, and two misses.
+    live(3 * ms(100), |pulse| {
+        let running = start(server().heartbeat(brisk()), |conn| {
+            loop {
+                let message = conn.recv()?;
+                if message.as_text() == Some("sleep") {
+                    thread::sleep(TEN_TIMES_THE_BOUND);
+                }
+                conn.send(message)?;
+            }
+        });
+        let mut client = running.connect();
+        client.expect_echo("hello");
+        running.events.opened();
+        client.send_text("sleep");
+        let mut pings = 0;
         loop {
-            let message = conn.recv()?;
-            if message.as_text() == Some("sleep") {
-                thread::sleep(TEN_TIMES_THE_BOUND);
+            let frame = client.frame();
+            pulse.beat();
+            match frame.opcode {
+                PING => {
+                    client.send(PONG, &frame.payload);
+                    pings += 1;
+                }
+                _ => break assert_eq!(frame.text(), "sleep"),
             }
-            conn.send(message)?;
         }
-    });
-    let mut client = running.connect();
-    client.expect_echo("hello");
-    running.events.opened();
-    client.send_text("sleep");
-    let mut pings = 0;
-    loop {
-        let frame = client.frame();
-        match frame.opcode {
-            PING => {
-                client.send(PONG, &frame.payload);
-                pings += 1;
-            }
-            _ => break assert_eq!(frame.text(), "sleep"),
-        }
-    }
-    println!("{pings} Pings in {TEN_TIMES_THE_BOUND:?}");
-    assert!(pings >= 10, "{pings} Pings in 30 intervals");
-    client.expect_echo("alive");
+        println!("{pings} Pings in {TEN_TIMES_THE_BOUND:?}");
+        assert!(pings >= 10, "{pings} Pings in 30 intervals");
+        client.expect_echo("alive");
 
-    let mut stalled = running.events.so_far();
-    stalled.retain(|event| matches!(event, Event::HandlerStalled { .. }));
-    match &stalled[..] {
-        [Event::HandlerStalled { away, .. }] => assert!(*away >= ms(100) && *away < TEN_TIMES_THE_BOUND, "{away:?}"),
-        other => panic!("one absence is one report: {other:?}"),
-    }
-    assert_eq!(running.handle.stats().handlers_stalled, 1);
-    client.close();
-    let report = running.closed();
-    assert!(matches!(report.reason, CloseReason::Peer { .. }), "{report:?}");
+        let mut stalled = running.events.so_far();
+        stalled.retain(|event| matches!(event, Event::HandlerStalled { .. }));
+        match &stalled[..] {
+            [Event::HandlerStalled { away, .. }] => {
+                assert!(*away >= ms(100) && *away < TEN_TIMES_THE_BOUND, "{away:?}")
+            }
+            other => panic!("one absence is one report: {other:?}"),
+        }
+        assert_eq!(running.handle.stats().handlers_stalled, 1);
+        client.close();
+        let report = running.closed();
+        assert!(matches!(report.reason, CloseReason::Peer { .. }), "{report:?}");
+    });
 }
 
 #[test]
 fn what_came_while_the_handler_was_busy_is_life_even_if_the_deadline_has_passed() {
-    // The handler is away for less than is clearly late, so that the deadline has come and counts, if nothing was read.
-    let policy = HeartbeatPolicy::new(ms(400), ms(400)).max_missed(1);
-    let running = start(server().heartbeat(policy), |conn| {
-        loop {
-            if conn.recv_timeout(ms(10))?.is_none() {
-                // Away for most of the time, listening for a moment.
-                thread::sleep(ms(45));
+    // An interval until the Ping, and one miss.
+    live(2 * ms(400), |pulse| {
+        // The handler is away for less than is clearly late, so that the deadline has come and counts, if nothing was read.
+        let policy = HeartbeatPolicy::new(ms(400), ms(400)).max_missed(1);
+        let running = start(server().heartbeat(policy), |conn| {
+            loop {
+                if conn.recv_timeout(ms(10))?.is_none() {
+                    // Away for most of the time, listening for a moment.
+                    thread::sleep(ms(45));
+                }
             }
+        });
+        let mut client = running.connect();
+        let end = Instant::now() + ms(2500);
+        while let Incoming::Frame(ping) = client.next_before(end) {
+            pulse.beat();
+            assert_eq!(ping.opcode, PING, "{ping:?}");
+            client.send(PONG, &ping.payload);
         }
+        let events = running.events.so_far();
+        assert!(!events.iter().any(|event| is_closed(event) || matches!(event, Event::Missed { .. })), "{events:?}");
     });
-    let mut client = running.connect();
-    let end = Instant::now() + ms(2500);
-    while let Incoming::Frame(ping) = client.next_before(end) {
-        assert_eq!(ping.opcode, PING, "{ping:?}");
-        client.send(PONG, &ping.payload);
-    }
-    let events = running.events.so_far();
-    assert!(!events.iter().any(|event| is_closed(event) || matches!(event, Event::Missed { .. })), "{events:?}");
 }
 
 #[test]

@@ -54,26 +54,29 @@ fn an_answer_that_comes_at_once_is_news_whoever_looks_for_it() {
 
 #[test]
 fn a_polling_handler_keeps_nobody_dead_alive_and_kills_nobody_who_lives() {
-    let polls: Then = |conn| {
-        loop {
-            conn.recv_timeout(Duration::ZERO)?;
-            thread::sleep(ms(1500));
+    live(3 * ms(400), |pulse| {
+        let polls: Then = |conn| {
+            loop {
+                conn.recv_timeout(Duration::ZERO)?;
+                thread::sleep(ms(1500));
+            }
+        };
+        let (running, open, _) = start_away(server().heartbeat(quick()), false, polls);
+        drop(open);
+        let dead = running.connect();
+        let dead_id = running.events.opened();
+        let mut alive = running.connect();
+        let end = Instant::now() + ms(4000);
+        while let Incoming::Frame(frame) = alive.next_before(end) {
+            pulse.beat();
+            assert_eq!(frame.opcode, PING);
+            alive.send(PONG, &frame.payload);
         }
-    };
-    let (running, open, _) = start_away(server().heartbeat(quick()), false, polls);
-    drop(open);
-    let dead = running.connect();
-    let dead_id = running.events.opened();
-    let mut alive = running.connect();
-    let end = Instant::now() + ms(4000);
-    while let Incoming::Frame(frame) = alive.next_before(end) {
-        assert_eq!(frame.opcode, PING);
-        alive.send(PONG, &frame.payload);
-    }
-    let report = running.events.closed_of(dead_id);
-    assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 2 });
-    assert!(!running.events.so_far().iter().any(is_closed), "only one of them was dead");
-    drop(dead);
+        let report = running.events.closed_of(dead_id);
+        assert_eq!(report.reason, CloseReason::HeartbeatLost { missed: 2 });
+        assert!(!running.events.so_far().iter().any(is_closed), "only one of them was dead");
+        drop(dead);
+    });
 }
 
 #[test]
