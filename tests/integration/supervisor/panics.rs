@@ -230,6 +230,9 @@ fn lent_memory_that_explodes_when_it_is_given_back_costs_nobody_anything() {
         // Too much for the system's buffers, so that the drainer has it too.
         running.handle.broadcast(lend(8 << 20));
         assert_eq!(client.message().payload.len(), 8 << 20);
+        // What its drainer still counts would leave the next no room.
+        let queued = || running.handle.connections().iter().find(|info| info.id == 1).map(|info| info.queued);
+        eventually("its drainer is done", || queued() == Some(0));
     }
     slow.reset();
     eventually("all is given back", || RETURNED.load(SeqCst) == messages);
