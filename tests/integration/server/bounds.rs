@@ -67,17 +67,24 @@ fn all_queues_together_cost_no_more_than_the_total_and_something_is_left_for_the
         sender.queued()
     };
     let before = usage::resident();
-    let mut never_read = Vec::new();
+    let (mut never_read, mut filled) = (Vec::new(), Vec::new());
     let queued: Vec<usize> = (0..PEERS)
         .map(|_| {
             never_read.push(running.connect());
-            fill(&receive("a Sender", &senders))
+            let sender = receive("a Sender", &senders);
+            let queued = fill(&sender);
+            filled.push(sender);
+            queued
         })
         .collect();
+    // The system may have had room for the only one that waited.
+    eventually("one message is let in for each", || {
+        filled.iter().for_each(|sender| _ = sender.try_send(vec![1; MESSAGE]));
+        filled.iter().all(|sender| sender.queued() > 0)
+    });
     let (all, grown) = (running.handle.stats().buffered as usize, usage::resident().saturating_sub(before));
     println!("{queued:?} bytes queued, {all} in all; {grown} bytes more resident");
     assert!(queued[0] > TOTAL / 2 - 4 * MESSAGE && queued[0] <= TOTAL / 2, "the first has half");
-    assert!(queued.iter().all(|queued| *queued > 0), "one message is let in for each");
     assert!(all <= TOTAL + PEERS * (MESSAGE + 128), "{all} bytes");
     assert!(grown < all + 2 * SPARE, "{grown} bytes for {all}");
     never_read.into_iter().for_each(Client::reset);
