@@ -12,11 +12,7 @@
 
 #![cfg(target_os = "linux")]
 
-#[path = "../support/faults.rs"]
-mod faults;
-#[cfg(feature = "cli")]
-#[path = "../support/process.rs"]
-mod process;
+#[allow(dead_code, unused_imports, unused_macros, reason = "this crate uses only some of it")]
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -27,6 +23,7 @@ mod ledger;
 mod openings;
 #[cfg(feature = "cli")]
 mod processes;
+mod relay;
 mod relayed;
 mod resets;
 mod rig;

@@ -6,8 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use crate::process::Process;
-use crate::rig::{Rig, kib_of};
+use crate::rig::Rig;
+use crate::support::process::Process;
+use crate::support::usage::kib_of;
 use crate::support::{Client, Incoming, TEXT, masked, ms};
 use crate::{Checked, Control, Scenario, ensure, plain, scaled};
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use heartwire::{Accept, CloseReason, HeartbeatPolicy, Server};
 use tungstenite::{Message, WebSocket};
 
-use crate::faults::{Ending, Plan, Relay};
+use crate::relay::{Ending, Plan, Relay};
 use crate::rig::Rig;
 use crate::support::{Dice, ms};
 use crate::{Checked, Control, Scenario, ensure, scaled, seed};

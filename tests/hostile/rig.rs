@@ -11,6 +11,7 @@ use heartwire::ServerHandle;
 use socket2::{Domain, Socket, Type};
 
 use crate::ledger::Ledger;
+use crate::support::usage::kib_of;
 use crate::support::{CEILING, CLOSE, Client, Incoming, PING, PONG, Running, TEXT, ms, open_sockets, request_with};
 use crate::support::{eventually, server, start, threads_named};
 use crate::{Checked, Scenario, ensure, site};
@@ -283,13 +284,6 @@ impl Usage {
 /// A figure of this process in KiB.
 fn kib(name: &str) -> u64 {
     kib_of("self", name)
-}
-
-/// A figure of a process in KiB, such as `VmRSS:`.
-pub(crate) fn kib_of(process: &str, name: &str) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{process}/status")).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
 /// Has the kernel measure `VmHWM` from here on.

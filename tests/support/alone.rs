@@ -1,34 +1,51 @@
-//! Tests that look at their whole process: they run in one of their own, so that nobody else's threads are counted.
+//! Tests that need a process of their own: they count its threads, sockets or memory, set its logger, or change what its
+//! signals do. All other tests run beside one another in one process.
 
 use std::io::Read;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
-use std::{env, fs, thread};
+use std::{env, thread};
 
 use super::{CEILING, ms};
 
 const MARK: &str = "HEARTWIRE_TEST_ALONE";
 
-/// Runs the test of this name once more in a process of its own, and says whether this is that process:
-/// `if !alone("name") { return; }`.
-pub(crate) fn alone(test: &str) -> bool {
-    env::var_os(MARK).is_some() || {
-        let program = env::current_exe().expect("a test has a program");
-        run(Command::new(program), test);
-        false
+/// Runs the test that it stands in once more, in a process of its own, and says whether this is that process:
+/// `if !alone!() { return; }`. With a number, that process may have only so many open files.
+macro_rules! alone {
+    () => {
+        alone!(@ None)
+    };
+    ($files:literal) => {
+        alone!(@ Some($files))
+    };
+    (@ $files:expr) => {{
+        // Of all functions in sight, the one that is sure to be inside the test.
+        fn here() {}
+        $crate::support::alone::run_alone(std::any::type_name_of_val(&here), $files)
+    }};
+}
+pub(crate) use alone;
+
+/// What [`alone!`] is made of. `function` is the path of a function inside the test: `crate::module::test::function`.
+pub(crate) fn run_alone(function: &str, files: Option<u32>) -> bool {
+    if env::var_os(MARK).is_some() {
+        return true;
     }
+    let (test, _) = function.rsplit_once("::").expect("it is inside the test");
+    let (_, test) = test.split_once("::").expect("a path begins with the crate");
+    let program = env::current_exe().expect("a test has a program");
+    run(limited(program, files), test);
+    false
 }
 
-/// Like [`alone`], in a process that may have only so many open files.
-#[cfg(unix)]
-pub(crate) fn alone_with_files(test: &str, files: u32) -> bool {
-    env::var_os(MARK).is_some() || {
-        let program = env::current_exe().expect("a test has a program");
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(program);
-        run(shell, test);
-        false
-    }
+/// The command that starts this program with a limit of open files, if there is to be one.
+fn limited(program: PathBuf, files: Option<u32>) -> Command {
+    let Some(files) = files else { return Command::new(program) };
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit -n {files} && exec \"$0\" \"$@\"")).arg(program);
+    shell
 }
 
 fn run(mut command: Command, test: &str) {
@@ -61,22 +78,4 @@ fn run(mut command: Command, test: &str) {
     print!("{output}");
     assert!(status.is_some_and(|status| status.success()), "{test}, alone: {status:?}\n{output}\n{errors}");
     assert!(output.contains("1 passed"), "there is no test {test}:\n{output}");
-}
-
-/// How many threads of this process have a name that begins so. Linux tells 15 bytes of it.
-#[cfg(target_os = "linux")]
-pub(crate) fn threads_named(prefix: &str) -> usize {
-    let prefix = &prefix[..prefix.len().min(15)];
-    let tasks = fs::read_dir("/proc/self/task").expect("Linux");
-    // A thread that has just ended has no name any more.
-    let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
-    names.filter(|name| name.starts_with(prefix)).count()
-}
-
-/// How many sockets this process has open.
-#[cfg(target_os = "linux")]
-pub(crate) fn open_sockets() -> usize {
-    let files = fs::read_dir("/proc/self/fd").expect("Linux");
-    let targets = files.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
-    targets.filter(|target| target.to_string_lossy().starts_with("socket:")).count()
 }

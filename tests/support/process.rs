@@ -2,9 +2,6 @@
 //!
 //! Nothing here waits for longer than [`CEILING`], and no child outlives its [`Process`].
 
-// Each test file has its own copy of this module, and uses its part of it.
-#![allow(dead_code)]
-
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -16,8 +13,7 @@ use tungstenite::protocol::CloseFrame;
 use tungstenite::protocol::frame::coding::CloseCode;
 use tungstenite::{Message, WebSocket};
 
-/// Longer than anything here takes on the slowest machine, so that a test fails instead of hanging.
-pub(crate) const CEILING: Duration = Duration::from_secs(30);
+use super::{CEILING, request};
 
 /// A running program.
 pub(crate) struct Process {
@@ -232,18 +228,10 @@ pub(crate) fn http(address: SocketAddr, request: &str) -> String {
     answer
 }
 
-/// The request of an opening handshake, with additional header lines (each with its line end).
-pub(crate) fn upgrade_request(headers: &str) -> String {
-    format!(
-        "GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{headers}\r\n"
-    )
-}
-
 /// Does the opening handshake by hand: from here on every byte is the test's, and no Ping is answered behind its back.
 pub(crate) fn bare_connect(address: SocketAddr) -> TcpStream {
     let mut stream = tcp(address);
-    stream.write_all(upgrade_request("").as_bytes()).unwrap();
+    stream.write_all(request().as_bytes()).unwrap();
     let head = answer_head(&mut stream);
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
     stream

@@ -1,0 +1,223 @@
+//! Every example, run as its header says, against real clients.
+
+use std::io::{Read, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tungstenite::Message;
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::support::process::{
+    Process, bare_connect, close_code, connect, hang_up, http, next_message, next_text, serve,
+};
+
+/// Starts an example that was built beside the program.
+fn example(name: &str, address: &str) -> Process {
+    Process::start(command(name).arg(address))
+}
+
+fn command(name: &str) -> Command {
+    let program = Path::new(env!("CARGO_BIN_EXE_heartwire"));
+    let example = program.with_file_name("examples").join(name).with_extension(std::env::consts::EXE_EXTENSION);
+    assert!(example.exists(), "{} is not built: cargo build --examples", example.display());
+    let mut command = Command::new(example);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn echo_sends_back_what_it_gets() {
+    let server = example("echo", "127.0.0.1:0");
+    let mut client = connect(server.address(), "/");
+    for message in [Message::text("hello"), Message::binary(vec![0, 255]), Message::text("")] {
+        client.send(message.clone()).unwrap();
+        assert_eq!(next_message(&mut client), message);
+    }
+}
+
+#[test]
+fn supervised_tells_of_a_peer_that_falls_silent() {
+    let server = example("supervised", "127.0.0.1:0");
+    let silent = bare_connect(server.address());
+    let connected = Instant::now();
+    let peer = silent.local_addr().unwrap().to_string();
+    server.stdout.line_with(&["#1 ", &peer, " opened /"]);
+    for missed in ["missed Pong 1 of 3", "missed Pong 2 of 3", "missed Pong 3 of 3"] {
+        server.stdout.line_with(&["#1 ", missed]);
+    }
+    server.stdout.line_with(&["#1 ended: heartbeat lost"]);
+    assert!(connected.elapsed() >= Duration::from_millis(1500), "found dead before three timeouts were over");
+}
+
+#[test]
+fn supervised_tells_of_handlers_that_stall_and_panic() {
+    let server = example("supervised", "127.0.0.1:0");
+    let mut sleeper = connect(server.address(), "/sleeper");
+    sleeper.send("sleep".into()).unwrap();
+    // It answers Pings while it waits.
+    let echoed = thread::spawn(move || next_text(&mut sleeper));
+    server.stdout.line_with(&["#1 handler has been away"]);
+
+    let mut victim = connect(server.address(), "/victim");
+    victim.send("panic".into()).unwrap();
+    assert_eq!(close_code(victim), 1011);
+    server.stdout.line_with(&["#2 ended: handler panicked: as you wish"]);
+    assert_eq!(echoed.join().unwrap(), "sleep", "the other connection outlives both");
+}
+
+#[test]
+fn chat_delivers_to_the_others_and_tells_who_comes_and_goes() {
+    let server = example("chat", "127.0.0.1:0");
+    let mut ann = connect(server.address(), "/ann");
+    assert_eq!(next_text(&mut ann), "* ann joined");
+    let mut guest = connect(server.address(), "/");
+    for client in [&mut ann, &mut guest] {
+        assert_eq!(next_text(client), "* guest 2 joined");
+    }
+    guest.send("hello".into()).unwrap();
+    ann.send("hi".into()).unwrap();
+    let mut heard = [next_text(&mut ann), next_text(&mut ann)];
+    assert_eq!([next_text(&mut guest), next_text(&mut guest)], heard, "all see one order");
+    heard.sort();
+    assert_eq!(heard, ["ann: hi", "guest 2: hello"]);
+
+    hang_up(guest, CloseCode::Normal, "tired");
+    assert_eq!(next_text(&mut ann), "* guest 2 left: closed by peer with 1000 \"tired\"");
+}
+
+#[test]
+fn ticker_ticks_by_itself_until_the_connection_closes() {
+    let server = example("ticker", "127.0.0.1:0");
+    let mut client = connect(server.address(), "/");
+    for count in 1..=3 {
+        assert_eq!(next_text(&mut client), format!("tick {count}"));
+    }
+    client.send("still there?".into()).unwrap();
+    while next_text(&mut client) != "still there?" {}
+    hang_up(client, CloseCode::Away, "");
+    server.stdout.line_with(&["#1 ticker stopped", "closed by peer with 1001"]);
+}
+
+#[test]
+fn push_serves_its_page_and_pushes_to_who_only_listens() {
+    let server = example("push", "127.0.0.1:0");
+    let page = http(server.address(), "GET / HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(page.contains("text/html") && page.contains("new HeartSocket("), "{page}");
+    let script = http(server.address(), "GET /heartwire.js HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert!(script.contains("text/javascript") && script.contains("export class HeartSocket"), "{script}");
+    let mut client = connect(server.address(), "/");
+    for _ in 0..2 {
+        assert!(next_text(&mut client).starts_with("news "));
+    }
+}
+
+#[test]
+fn stubborn_client_is_found() {
+    let beat = ["--ping-interval", "300ms", "--pong-timeout", "300ms", "--max-missed", "2"];
+    let server = serve(&[&["127.0.0.1:0"][..], &beat].concat());
+    let mut client = example("stubborn_client", &server.address().to_string());
+
+    let connected = client.stdout.line_with(&["connected from "]);
+    let peer = connected.split([' ', ';']).nth(2).expect("its address");
+    server.stderr.line_with(&["#1 ", peer, "missed Pong 1 of 2"]);
+    server.stderr.line_with(&["#1 ", peer, "ended: heartbeat lost (2 Pongs missed)"]);
+    client.stdout.line_with(&["Ping 2, not answered"]);
+    client.stdout.line_with(&["Close 1011 \"heartbeat lost\""]);
+    assert!(client.wait().success());
+}
+
+#[test]
+fn plain_tungstenite_answers_and_keeps_a_peer_that_answers() {
+    let server = example("plain_tungstenite", "127.0.0.1:0");
+    let mut client = connect(server.address(), "/");
+    client.send("hello".into()).unwrap();
+    assert_eq!(next_text(&mut client), "hello");
+    client.send(Message::Ping("are you there?".into())).unwrap();
+    assert_eq!(client.read().unwrap(), Message::Pong("are you there?".into()));
+
+    // Silent but for its Pongs, for longer than it takes to be found dead.
+    for count in 1..=4 {
+        assert_eq!(client.read().unwrap(), Message::Ping(count.to_string().into()));
+        client.flush().unwrap();
+    }
+    client.send("still here".into()).unwrap();
+    assert_eq!(next_text(&mut client), "still here");
+    let peer = client.get_ref().local_addr().unwrap().to_string();
+    hang_up(client, CloseCode::Normal, "");
+    server.stdout.line_with(&[&peer, "is gone"]);
+}
+
+#[test]
+fn plain_tungstenite_finds_a_silent_peer_dead() {
+    let server = example("plain_tungstenite", "127.0.0.1:0");
+    let mut silent = bare_connect(server.address());
+    let connected = Instant::now();
+    let peer = silent.local_addr().unwrap().to_string();
+    server.stdout.line_with(&[&peer, "missed Pong 2"]);
+    server.stdout.line_with(&[&peer, "is dead after 3 misses"]);
+    assert!(connected.elapsed() >= Duration::from_millis(1500), "found dead before three timeouts were over");
+
+    let mut received = Vec::new();
+    silent.read_to_end(&mut received).expect("the socket is at its end");
+    let lost = [&[0x88, 16, 0x03, 0xf3][..], b"heartbeat lost"].concat();
+    assert!(received.starts_with(&[0x89, 1, b'1']) && received.ends_with(&lost), "{received:?}");
+}
+
+#[test]
+fn reconnect_comes_back_with_every_reading_to_a_server_that_was_started_again() {
+    let server = serve(&["127.0.0.1:0"]);
+    let address = server.address().to_string();
+    let client = example("reconnect", &format!("ws://{address}/"));
+    client.stdout.line_with(&["attempt 1"]);
+    client.stdout.line_with(&["#1 connected to ", &address]);
+    client.stdout.line_with(&["#1 came back: reading 2"]);
+    drop(server);
+    client.stdout.line_with(&["#1 ended: "]);
+    client.stdout.line_with(&["not connected: cannot connect: "]);
+    let again = serve(&[&address]);
+    client.stdout.line_with(&["#2 connected to "]);
+    again.stderr.line_with(&["#1 ", "opened /"]);
+    let first = client.stdout.line_with(&["#2 came back: "]);
+    // Those that were taken without a connection come first, in order.
+    let number: u32 = first.rsplit(' ').next().and_then(|number| number.parse().ok()).expect("a reading");
+    for number in number..number + 5 {
+        client.stdout.line_with(&[&format!("#2 came back: reading {number}")]);
+    }
+    let lines = client.stdout.lines();
+    let back: Vec<_> = lines.iter().filter(|line| line.starts_with("#2 came back")).take(5).collect();
+    let expected = (number..number + 5).map(|number| format!("#2 came back: reading {number}"));
+    assert!(back.into_iter().eq(&expected.collect::<Vec<_>>()), "{lines:#?}");
+}
+
+#[test]
+fn device_announces_what_it_does_and_lives_in_both_states_and_is_missed_when_it_lies() {
+    let led = ["--heartbeat", "peer", "--expect", "300ms", "--announcements", "10ms..1h", "--max-missed", "2"];
+    let options = ["--pong-timeout", "400ms", "--log-level", "info"];
+    let server = serve(&[&["127.0.0.1:0"][..], &led, &options].concat());
+    let url = format!("ws://{}/", server.address());
+    let (device, mut stdin) = Process::start_typing(command("device").args([&url, "50", "1500"]));
+    device.stdout.line_with(&["#1 connected, in the foreground"]);
+    stdin.write_all(b"\n").unwrap();
+    device.stdout.line_with(&["now in the background"]);
+    // Silent for 1.5 s at a time, and so for many windows of 300 ms.
+    thread::sleep(Duration::from_secs(3));
+    stdin.write_all(b"\n").unwrap();
+    device.stdout.line_with(&["now in the foreground"]);
+    thread::sleep(Duration::from_millis(500));
+    assert!(!server.stderr.lines().iter().any(|line| line.contains("ended")), "{:#?}", server.stderr.lines());
+    if cfg!(unix) {
+        let stopped = Instant::now();
+        device.signal("STOP");
+        server.stderr.line_with(&["#1 ", "ended: heartbeat lost"]);
+        // Two windows of 50 ms and 400 ms, less the 50 ms that the last Ping may be old.
+        assert!(stopped.elapsed() >= Duration::from_millis(850), "{:?}", stopped.elapsed());
+        device.signal("CONT");
+        device.stdout.line_with(&["#2 connected, in the foreground"]);
+    }
+    drop(stdin);
+    let mut device = device;
+    assert!(device.wait().success());
+    server.stderr.line_with(&["ended: closed by peer with 1000"]);
+}
