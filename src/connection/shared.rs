@@ -26,7 +26,7 @@ use crate::http::request::RequestTarget;
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::{LastWord, Phase};
-use crate::protocol::frame::{Frame, Role};
+use crate::protocol::frame::{Frame, Outgoing, Role};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
@@ -110,20 +110,20 @@ impl Shared {
 
     /// Sends a message, waiting for room in the queue.
     pub(crate) fn send(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.write_half.send(Frame::message(message), Wait::Forever);
+        let sent = self.write_half.send(Outgoing::message(message), Wait::Forever);
         self.settle(sent).map(drop)
     }
 
     /// Sends a message when the thread next blocks in `recv`, or earlier.
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.write_half.feed(Frame::message(message), Wait::Forever);
+        let sent = self.write_half.feed(Outgoing::message(message), Wait::Forever);
         self.settle(sent).map(drop)
     }
 
     /// The first frame of all, which waits in memory until [`flush`](Self::flush) or the next frame. It counts as no
     /// message.
-    pub(crate) fn greet(&self, text: String) {
-        self.write_half.greet(Frame::message(text.into()));
+    pub(crate) fn feed_first(&self, text: String) {
+        self.write_half.feed_first(Outgoing::message(text.into()));
     }
 
     pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Error> {
@@ -133,7 +133,7 @@ impl Shared {
 
     /// Sends a message, waiting for room only as long as `wait` says.
     pub(crate) fn try_send(self: &Arc<Self>, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
-        match self.write_half.send(Frame::message(message.clone()), wait) {
+        match self.write_half.send(Outgoing::message(message.clone()), wait) {
             Err(SendFailure::Full) => Err(TrySendError::Full(message)),
             sent => self.settle(sent).map(drop).map_err(|_| TrySendError::Closed(message)),
         }
@@ -141,13 +141,13 @@ impl Shared {
 
     /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
-        let sent = self.write_half.send(frame.clone(), Wait::No);
+        let sent = self.write_half.send_frame(frame.clone(), Wait::No);
         self.settle_copy(sent);
     }
 
     /// The same, but it may wait for [`flush`](Self::flush).
     pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
-        let sent = self.write_half.feed(frame.clone(), Wait::No);
+        let sent = self.write_half.feed_frame(frame.clone(), Wait::No);
         self.settle_copy(sent);
     }
 
@@ -170,7 +170,7 @@ impl Shared {
     ) -> Result<Sent, Error> {
         // Entered before it is written: the Pong may be here before this thread is back.
         let payload = self.enter_ping(next, waiter);
-        let sent = self.write_half.send_control(Frame::ping(payload.clone()));
+        let sent = self.write_half.send_control(Outgoing::ping(payload.clone()));
         let sent = self.settle(sent)?;
         if sent == Sent::Written {
             self.ledger().written(&payload);
@@ -184,7 +184,7 @@ impl Shared {
     /// all of it. `false` if there was no room for it as long as `wait` says.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
         let payload = self.ledger().ping_in_line(Instant::now(), waiter);
-        let sent = self.write_half.send_in_line(Frame::ping_in_line(payload.clone()), wait);
+        let sent = self.write_half.send_in_line(Outgoing::ping_in_line(payload.clone()), wait);
         if let Err(SendFailure::Full) = sent {
             return Ok(false);
         }
@@ -202,13 +202,13 @@ impl Shared {
 
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
     pub(crate) fn pong(self: &Arc<Self>, payload: tungstenite::Bytes) -> Result<(), Error> {
-        let sent = self.write_half.send_control(Frame::pong(payload));
+        let sent = self.write_half.send_control(Outgoing::pong(payload));
         self.settle(sent).map(drop)
     }
 
     /// Answers a heartbeat in text. A peer that is behind on what it was sent gets it when it has caught up.
     pub(crate) fn text_pong(self: &Arc<Self>) -> Result<(), Error> {
-        let sent = self.write_half.send_control(Frame::text_pong());
+        let sent = self.write_half.send_control(Outgoing::text_pong());
         self.settle(sent).map(drop)
     }
 

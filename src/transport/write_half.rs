@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::close::{CloseCode, CloseReason, close_payload};
 use crate::protocol::close_state::{CloseFrame, CloseState, Phase};
-use crate::protocol::frame::{Frame, Kind, Role};
+use crate::protocol::frame::{Frame, Kind, Outgoing, Role};
 use crate::transport::budget::{Share, Total};
 use crate::transport::sync::{Condvar, Mutex, MutexGuard};
 
@@ -146,7 +146,7 @@ impl<S: Socket> WriteHalf<S> {
     const FEED_LIMIT: usize = 16 * 1024;
 
     /// Fed frames up to this length are copied together: cheaper for the kernel than to gather them.
-    const JOINED: usize = 1024;
+    const COPIED: usize = 1024;
 
     /// `queue_limit`: what may wait, as it costs in memory, before `send` does, unless the total is nearly used up.
     /// `close_timeout`: how long a closing handshake may take.
@@ -181,23 +181,31 @@ impl<S: Socket> WriteHalf<S> {
     }
 
     /// Sends a data frame. If the queue is full, waits for room as `wait` says, or fails.
-    pub(crate) fn send(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
-        let frame = self.dress(frame);
+    pub(crate) fn send(&self, data: Outgoing, wait: Wait) -> Result<Sent, SendFailure> {
+        self.send_frame(self.encode(data), wait)
+    }
+
+    /// Sends a data frame that is encoded for our role already.
+    pub(crate) fn send_frame(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
         let mut state = self.admit(frame.cost(), wait)?;
         state.messages += 1;
         state.push_and_flush(frame).map_err(SendFailure::Io)
     }
 
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
-    pub(crate) fn feed(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
-        let frame = self.dress(frame);
+    pub(crate) fn feed(&self, data: Outgoing, wait: Wait) -> Result<Sent, SendFailure> {
+        self.feed_frame(self.encode(data), wait)
+    }
+
+    /// Feeds a data frame that is encoded for our role already.
+    pub(crate) fn feed_frame(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
         let mut state = self.admit(frame.cost(), wait)?;
         state.messages += 1;
         let is_enough = state.queued + frame.len() >= Self::FEED_LIMIT.min(self.queue_limit);
         if !state.is_draining && (is_enough || state.data.len() >= Batch::MOST_FRAMES) {
             return state.push_and_flush(frame).map_err(SendFailure::Io);
         }
-        if frame.len() <= Self::JOINED && !state.is_draining && state.batch.is_empty() && state.data.is_empty() {
+        if frame.len() <= Self::COPIED && !state.is_draining && state.batch.is_empty() && state.data.is_empty() {
             state.queued += frame.len();
             frame.write_to(&mut state.fed);
         } else {
@@ -207,8 +215,8 @@ impl<S: Socket> WriteHalf<S> {
     }
 
     /// Keeps a frame in memory, to be the first that leaves. It is no message of the application's, and not counted.
-    pub(crate) fn greet(&self, frame: Frame) {
-        let frame = self.dress(frame);
+    pub(crate) fn feed_first(&self, data: Outgoing) {
+        let frame = self.encode(data);
         let mut state = self.lock();
         if state.close_state.accepts() {
             state.push(frame);
@@ -216,14 +224,14 @@ impl<S: Socket> WriteHalf<S> {
     }
 
     /// Sends a Ping that takes its turn among the data, as a data frame does, but is no message.
-    pub(crate) fn send_in_line(&self, frame: Frame, wait: Wait) -> Result<Sent, SendFailure> {
-        let frame = self.dress(frame);
+    pub(crate) fn send_in_line(&self, ping: Outgoing, wait: Wait) -> Result<Sent, SendFailure> {
+        let frame = self.encode(ping);
         self.admit(frame.cost(), wait)?.push_and_flush(frame).map_err(SendFailure::Io)
     }
 
     /// Sends a Ping or a Pong, ahead of the data that waits and whatever the queue's limit.
-    pub(crate) fn send_control(&self, frame: Frame) -> Result<Sent, SendFailure> {
-        let frame = self.dress(frame);
+    pub(crate) fn send_control(&self, control: Outgoing) -> Result<Sent, SendFailure> {
+        let frame = self.encode(control);
         let mut state = self.lock();
         if !state.close_state.accepts() {
             return Err(SendFailure::Closed);
@@ -272,7 +280,7 @@ impl<S: Socket> WriteHalf<S> {
     }
 
     fn send_close(&self, mut state: MutexGuard<'_, State<S>>, (code, text): CloseFrame) -> Result<Sent, SendFailure> {
-        let frame = self.dress(Frame::close(close_payload(code, &text)));
+        let frame = self.encode(Outgoing::close(close_payload(code, &text)));
         let sent = state.push_and_flush(frame).map_err(SendFailure::Io);
         self.progress.notify_all();
         sent
@@ -339,7 +347,7 @@ impl<S: Socket> WriteHalf<S> {
             && let Some((code, text)) = state.close_state.close(otherwise.clone(), now)
         {
             // Straight into the socket, or not at all.
-            let _ = state.push_and_flush(self.dress(Frame::close(close_payload(code, &text))));
+            let _ = state.push_and_flush(self.encode(Outgoing::close(close_payload(code, &text))));
         }
         if let Some(socket) = state.socket.take() {
             shut_down(&socket);
@@ -479,11 +487,12 @@ impl<S: Socket> WriteHalf<S> {
     }
 
     /// The frame as our role sends it. Before the lock is taken, for masking copies the payload.
-    fn dress(&self, frame: Frame) -> Frame {
-        match self.role {
-            Role::Server => frame,
-            Role::Client => frame.masked(rand::random()),
-        }
+    fn encode(&self, outgoing: Outgoing) -> Frame {
+        let mask = match self.role {
+            Role::Server => None,
+            Role::Client => Some(rand::random()),
+        };
+        Frame::encode(outgoing, mask)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<S>> {
@@ -614,7 +623,7 @@ impl<S: Socket> State<S> {
     fn refill(&mut self, batch: &mut Batch) {
         if !self.fed.is_empty() {
             let fed = std::mem::take(&mut self.fed);
-            let frame = Frame::joined(fed);
+            let frame = Frame::from_encoded(fed);
             self.share.add(frame.cost());
             self.data.push_front(frame);
         }

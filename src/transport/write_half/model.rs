@@ -153,8 +153,8 @@ impl Rig {
     }
 
     fn ping(&self) {
-        self.settle(self.write_half.send_control(Frame::ping("p")));
-        self.settle(self.write_half.send_control(Frame::pong("q")));
+        self.settle(self.write_half.send_control(Outgoing::ping("p")));
+        self.settle(self.write_half.send_control(Outgoing::pong("q")));
     }
 
     /// Whether it was this call that began to close.
@@ -203,8 +203,8 @@ impl Rig {
     }
 }
 
-fn data(sender: usize, n: usize) -> Frame {
-    Frame::message(Message::text(format!("{sender}:{n}:x")))
+fn data(sender: usize, n: usize) -> Outgoing {
+    Outgoing::message(Message::text(format!("{sender}:{n}:x")))
 }
 
 #[derive(Debug, Default)]
@@ -374,7 +374,7 @@ fn a_ping_in_line_stays_in_line() {
     let rig = Rig::new(3);
     let confirming = rig.spawn(|rig| {
         rig.send_some(0, 2);
-        rig.settle(rig.write_half.send_in_line(Frame::ping_in_line("l"), Wait::Forever))
+        rig.settle(rig.write_half.send_in_line(Outgoing::ping_in_line("l"), Wait::Forever))
     });
     let others = [rig.spawn(|rig| _ = rig.send_some(1, 2)), rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
     assert!(confirming.join().unwrap());

@@ -90,11 +90,11 @@ fn outbound_of(total: &Arc<Total>, queue_limit: usize, room: usize) -> (Arc<Writ
 
 /// What the frames of these texts cost in a queue.
 fn cost(texts: &[&str]) -> usize {
-    texts.iter().map(|content| text(content).cost()).sum()
+    texts.iter().map(|content| encoded(&text(content)).cost()).sum()
 }
 
-fn text(text: &str) -> Frame {
-    Frame::message(Message::text(text))
+fn text(text: &str) -> Outgoing {
+    Outgoing::message(Message::text(text))
 }
 
 fn normal() -> CloseReason {
@@ -102,8 +102,8 @@ fn normal() -> CloseReason {
 }
 
 /// The frame that says so.
-fn close() -> Frame {
-    Frame::close(close_payload(Some(CloseCode::NORMAL), ""))
+fn close() -> Outgoing {
+    Outgoing::close(close_payload(Some(CloseCode::NORMAL), ""))
 }
 
 impl WriteHalf<FakeSocket> {
@@ -128,16 +128,20 @@ impl WriteHalf<FakeSocket> {
     }
 }
 
-fn wire(frames: &[Frame]) -> Vec<u8> {
-    frames.iter().flat_map(|frame| frame.to_bytes(0)).collect()
+fn encoded(outgoing: &Outgoing) -> Frame {
+    Frame::encode(outgoing.clone(), None)
+}
+
+fn wire(frames: &[Outgoing]) -> Vec<u8> {
+    frames.iter().flat_map(|frame| encoded(frame).to_bytes(0)).collect()
 }
 
 #[test]
 fn what_the_socket_takes_at_once_is_never_queued() {
     let (write_half, socket) = write_half(ENOUGH, 1000);
     assert_eq!(write_half.send(text("one"), Wait::Forever).unwrap(), Sent::Written);
-    assert_eq!(write_half.send_control(Frame::ping("1")).unwrap(), Sent::Written);
-    assert_eq!(socket.taken(), wire(&[text("one"), Frame::ping("1")]));
+    assert_eq!(write_half.send_control(Outgoing::ping("1")).unwrap(), Sent::Written);
+    assert_eq!(socket.taken(), wire(&[text("one"), Outgoing::ping("1")]));
     assert_eq!((write_half.queued(), write_half.is_behind()), (0, false));
     let figures = write_half.figures();
     assert_eq!((figures.messages, figures.bytes, figures.queued, figures.unsent), (1, 8, 0, 0));
@@ -150,7 +154,7 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
         let (write_half, socket) = write_half(ENOUGH, cut);
         let first = write_half.send(frames[0].clone(), Wait::Forever).unwrap();
         let second = write_half.send(frames[1].clone(), Wait::Forever).unwrap();
-        let ping = write_half.send_control(Frame::ping("1")).unwrap();
+        let ping = write_half.send_control(Outgoing::ping("1")).unwrap();
         // Exactly one of the three finds the socket full.
         let starters = [first, second, ping].iter().filter(|sent| **sent == Sent::StartDrainer).count();
         assert_eq!(starters, 1, "cut at {cut}");
@@ -159,9 +163,9 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
 
         let expected = match cut {
             // Nothing of either is written: the Ping overtakes both.
-            0 => wire(&[Frame::ping("1"), frames[0].clone(), frames[1].clone()]),
-            1..=7 => wire(&[frames[0].clone(), Frame::ping("1"), frames[1].clone()]),
-            _ => wire(&[frames[0].clone(), frames[1].clone(), Frame::ping("1")]),
+            0 => wire(&[Outgoing::ping("1"), frames[0].clone(), frames[1].clone()]),
+            1..=7 => wire(&[frames[0].clone(), Outgoing::ping("1"), frames[1].clone()]),
+            _ => wire(&[frames[0].clone(), frames[1].clone(), Outgoing::ping("1")]),
         };
         assert_eq!(socket.taken(), expected, "cut at {cut}");
         assert_eq!((write_half.queued(), write_half.is_behind()), (0, false));
@@ -173,13 +177,13 @@ fn of_pings_and_of_pongs_only_the_newest_waits() {
     let (write_half, socket) = write_half(ENOUGH, 3);
     assert_eq!(write_half.send(text("data"), Wait::Forever).unwrap(), Sent::StartDrainer);
     for n in 0..50 {
-        write_half.send_control(Frame::ping(n.to_string())).unwrap();
-        write_half.send_control(Frame::pong(n.to_string())).unwrap();
+        write_half.send_control(Outgoing::ping(n.to_string())).unwrap();
+        write_half.send_control(Outgoing::pong(n.to_string())).unwrap();
     }
     write_half.send(text("more"), Wait::Forever).unwrap();
     socket.allow(1000);
     write_half.drain().unwrap();
-    assert_eq!(socket.taken(), wire(&[text("data"), Frame::pong("49"), Frame::ping("49"), text("more")]));
+    assert_eq!(socket.taken(), wire(&[text("data"), Outgoing::pong("49"), Outgoing::ping("49"), text("more")]));
 }
 
 #[test]
@@ -187,7 +191,7 @@ fn control_frames_get_in_however_full_the_queue_is() {
     let (write_half, _socket) = write_half(cost(&["0123456789"]), 0);
     write_half.send(text("0123456789"), Wait::No).unwrap();
     assert!(matches!(write_half.send(text("x"), Wait::No), Err(SendFailure::Full)));
-    assert_eq!(write_half.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
+    assert_eq!(write_half.send_control(Outgoing::ping("1")).unwrap(), Sent::Queued);
 }
 
 #[test]
@@ -351,7 +355,7 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     assert!(write_half.is_closing());
     assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
     assert!(matches!(write_half.feed(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-    assert!(matches!(write_half.send_control(Frame::pong("late")), Err(SendFailure::Closed)));
+    assert!(matches!(write_half.send_control(Outgoing::pong("late")), Err(SendFailure::Closed)));
     assert!(matches!(write_half.close(CloseReason::Shutdown, now), Err(SendFailure::Closed)));
     assert_eq!(write_half.figures().sent, None, "it waits");
     socket.allow(1000);
@@ -411,19 +415,19 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
     // Straight to the socket.
     write_half.send(text("before"), Wait::Forever).unwrap();
     let before = Instant::now();
-    write_half.send_control(Frame::ping("1")).unwrap();
+    write_half.send_control(Outgoing::ping("1")).unwrap();
     let first = write_half.uptake().ping_left.expect("it has left");
     assert!((before..=Instant::now()).contains(&first.0));
     assert_eq!((first.1, write_half.uptake().bytes), (8, 8 + 3));
     write_half.send(text("12345678"), Wait::Forever).unwrap();
-    write_half.send_control(Frame::pong("1")).unwrap();
+    write_half.send_control(Outgoing::pong("1")).unwrap();
     assert_eq!(write_half.uptake().bytes - first.1, 3 + 10 + 3);
     assert_eq!(write_half.uptake().ping_left, Some(first), "a Pong is no Ping");
 
     // Cut: the drainer writes the rest of it.
     let room = 2 + 1000 - socket.taken().len() - 3;
     write_half.send(text(&"x".repeat(room - 4 - 1)), Wait::Forever).unwrap();
-    assert_eq!(write_half.send_control(Frame::ping("2")).unwrap(), Sent::StartDrainer);
+    assert_eq!(write_half.send_control(Outgoing::ping("2")).unwrap(), Sent::StartDrainer);
     assert_eq!(socket.taken().len(), 1000, "the socket has the beginning of it");
     assert_eq!(write_half.uptake().ping_left, Some(first), "and the rest waits");
     write_half.send(text("behind"), Wait::Forever).unwrap();
@@ -441,29 +445,31 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
 fn a_ping_that_waits_has_not_left_and_of_two_that_wait_the_newest_does() {
     let (write_half, socket) = write_half(ENOUGH, 1);
     write_half.send(text("data"), Wait::Forever).unwrap();
-    assert_eq!(write_half.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
-    assert_eq!(write_half.send_control(Frame::ping("2")).unwrap(), Sent::Queued);
+    assert_eq!(write_half.send_control(Outgoing::ping("1")).unwrap(), Sent::Queued);
+    assert_eq!(write_half.send_control(Outgoing::ping("2")).unwrap(), Sent::Queued);
     assert_eq!((write_half.uptake().ping_left, write_half.uptake().bytes), (None, 1));
     assert_eq!(write_half.queued(), 5 + 3, "the first Ping was replaced");
     socket.allow(1000);
     write_half.drain().unwrap();
     assert!(write_half.uptake().ping_left.is_some());
-    assert_eq!(socket.taken(), wire(&[text("data"), Frame::ping("2")]));
+    assert_eq!(socket.taken(), wire(&[text("data"), Outgoing::ping("2")]));
 }
 
 /// Confirmed delivery: its Pong says that everything before it was read.
 #[test]
 fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
-    let sent = [text("first"), text("second"), Frame::ping_in_line("3"), text("third"), Frame::ping("4")];
+    let sent = [text("first"), text("second"), Outgoing::ping_in_line("3"), text("third"), Outgoing::ping("4")];
     let everything = wire(&sent);
     for cut in 0..=everything.len() {
         for fed in [false, true] {
             let (write_half, socket) = write_half(ENOUGH, cut);
             let mut starters = 0;
             for frame in &sent {
-                let sent = match frame.kind() {
+                let sent = match encoded(frame).kind() {
                     Kind::Ping => write_half.send_control(frame.clone()),
-                    Kind::Data if frame.header()[0] == 0x89 => write_half.send_in_line(frame.clone(), Wait::No),
+                    Kind::Data if encoded(frame).header()[0] == 0x89 => {
+                        write_half.send_in_line(frame.clone(), Wait::No)
+                    }
                     _ if fed => write_half.feed(frame.clone(), Wait::Forever),
                     _ => write_half.send(frame.clone(), Wait::Forever),
                 };
@@ -476,8 +482,9 @@ fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
                 write_half.drain().unwrap();
             }
             let frames = frames(&socket.taken());
-            let place =
-                |frame: &Frame| frames.iter().position(|other| *other == frame.to_bytes(0)).expect("it is there");
+            let place = |frame: &Outgoing| {
+                frames.iter().position(|other| *other == encoded(frame).to_bytes(0)).expect("it is there")
+            };
             assert_eq!(frames.len(), sent.len(), "cut at {cut}, fed: {fed}");
             // The ordinary Ping may be anywhere; what stands in line is in the order of the calls.
             let in_line: Vec<_> = sent[..4].iter().map(place).collect();
@@ -491,11 +498,11 @@ fn many_pings_in_line_wait_each_for_itself() {
     let (write_half, socket) = write_half(ENOUGH, 0);
     write_half.send(text("data"), Wait::Forever).unwrap();
     for n in 0..5 {
-        assert_eq!(write_half.send_in_line(Frame::ping_in_line(n.to_string()), Wait::No).unwrap(), Sent::Queued);
+        assert_eq!(write_half.send_in_line(Outgoing::ping_in_line(n.to_string()), Wait::No).unwrap(), Sent::Queued);
     }
     socket.allow(1000);
     write_half.drain().unwrap();
-    let pings = (0..5).map(|n| Frame::ping_in_line(n.to_string()));
+    let pings = (0..5).map(|n| Outgoing::ping_in_line(n.to_string()));
     assert_eq!(socket.taken(), wire(&[text("data")].into_iter().chain(pings).collect::<Vec<_>>()));
     assert_eq!(write_half.uptake().ping_left, None, "the heartbeat's are others");
 }
@@ -505,7 +512,7 @@ fn many_pings_in_line_wait_each_for_itself() {
 fn pings_in_line_take_room_in_the_queue_like_data() {
     let (write_half, _socket) = write_half(3 * cost(&["1"]), 0);
     write_half.send(text("1"), Wait::No).unwrap();
-    let send = |number: &str| write_half.send_in_line(Frame::ping_in_line(number.to_owned()), Wait::No);
+    let send = |number: &str| write_half.send_in_line(Outgoing::ping_in_line(number.to_owned()), Wait::No);
     assert!(send("2").is_ok() && send("3").is_ok());
     assert!(matches!(send("4"), Err(SendFailure::Full)));
     assert_eq!(write_half.figures().messages, 1, "they are no messages");
@@ -604,7 +611,7 @@ fn the_end_is_reported_once_and_with_all_figures_however_many_say_it() {
 #[test]
 fn the_end_says_why_if_the_socket_takes_it_at_once() {
     let lost = CloseReason::HeartbeatLost { missed: 3 };
-    let frame = Frame::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
+    let frame = Outgoing::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
     for (room, is_sent) in [(1000, true), (4, false)] {
         let (write_half, socket) = write_half(ENOUGH, room);
         // What was fed goes out before.
@@ -632,7 +639,7 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
         write_half.write_failed(CloseReason::Disconnected, |_| shut += 1);
         assert_eq!((shut, Arc::strong_count(&socket)), (1, 1));
         assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-        assert!(matches!(write_half.send_control(Frame::ping("1")), Err(SendFailure::Closed)));
+        assert!(matches!(write_half.send_control(Outgoing::ping("1")), Err(SendFailure::Closed)));
         if let Some(word) = last_word {
             write_half.close_state(|close_state| close_state.peer_done(word, Instant::now()));
         }
@@ -657,21 +664,21 @@ fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before
     assert!(matches!(write_half.answer_close(now), Err(SendFailure::Closed)));
     assert!(matches!(write_half.close(normal(), now), Err(SendFailure::Closed)));
     assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-    let answer = Frame::close(close_payload(Some(CloseCode::GOING_AWAY), ""));
+    let answer = Outgoing::close(close_payload(Some(CloseCode::GOING_AWAY), ""));
     assert_eq!(socket.taken(), wire(&[text("still"), answer]));
     let figures = write_half.figures();
     assert_eq!((figures.sent, figures.received), (Some(CloseCode::GOING_AWAY), Some(CloseCode::GOING_AWAY)));
 }
 
 #[test]
-fn a_greeting_waits_for_the_first_frame_and_counts_as_no_message() {
+fn a_first_frame_waits_for_the_next_and_counts_as_no_message() {
     let (write_half, socket) = write_half(ENOUGH, 1000);
-    write_half.greet(text("hello"));
+    write_half.feed_first(text("hello"));
     assert_eq!((socket.taken(), write_half.figures().messages), (vec![], 0));
     write_half.send(text("a"), Wait::Forever).unwrap();
     assert_eq!(socket.taken(), wire(&[text("hello"), text("a")]));
     write_half.end_now();
-    write_half.greet(text("nobody is there"));
+    write_half.feed_first(text("nobody is there"));
     assert_eq!(write_half.queued(), 0);
 }
 
@@ -704,7 +711,7 @@ fn many_senders_never_tear_or_reorder() {
                             thread::spawn(move || write_half.drain().unwrap());
                         }
                         if n % 7 == 0 {
-                            let sent = write_half.send_control(Frame::ping(n.to_string())).unwrap();
+                            let sent = write_half.send_control(Outgoing::ping(n.to_string())).unwrap();
                             if sent == Sent::StartDrainer {
                                 let write_half = Arc::clone(write_half);
                                 thread::spawn(move || write_half.drain().unwrap());
