@@ -1,5 +1,5 @@
-//! What is sent, and the frame that it is encoded to: once, in the form of the role that sends it. The payload is shared,
-//! so that a broadcast is encoded once for all.
+//! What is sent, and the frame that it is encoded to: once, in the form of the role that sends it. The payload is
+//! shared, so that a broadcast is encoded once for all.
 
 use std::io::IoSlice;
 use std::mem;
@@ -38,8 +38,8 @@ pub(crate) struct Frame {
     payload: Payload,
 }
 
-/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame of
-/// them is gone, in whatever thread that was.
+/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame
+/// of them is gone, in whatever thread that was.
 #[derive(Debug, Clone)]
 struct Payload(Bytes);
 
@@ -49,8 +49,16 @@ impl Drop for Payload {
     }
 }
 
-// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice that.
+// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice
+// that.
 const _: () = assert!(2 * size_of::<Frame>() + 32 <= Message::OVERHEAD);
+
+/// Nothing: what is left of a frame that was moved to a queue.
+impl Default for Frame {
+    fn default() -> Self {
+        Self::from_encoded(Vec::new())
+    }
+}
 
 /// What the queue needs to know of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +129,11 @@ impl Frame {
     /// Data frames that were encoded one after the other, with [`write_to`](Self::write_to).
     pub(crate) fn from_encoded(frames: Vec<u8>) -> Self {
         Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
+    }
+
+    /// Whether the application may have lent the payload, so that its code runs when the frame is dropped.
+    pub(crate) fn may_be_lent(&self) -> bool {
+        self.kind == Kind::Data && self.header_len > 0
     }
 
     pub(crate) fn kind(&self) -> Kind {
