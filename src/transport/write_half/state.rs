@@ -128,6 +128,8 @@ impl<S: Socket> State<S> {
         result
     }
 
+    /// Not inlined, to keep the stack of the fast path low.
+    #[inline(never)]
     fn write_batches(&mut self, socket: &S, batch: &mut Batch, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         while !batch.is_empty() {
             let slices = &mut Batch::room();
