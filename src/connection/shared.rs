@@ -18,20 +18,19 @@ use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
 use crate::connection::report::{CloseReport, Traffic};
 use crate::error::{Error, TrySendError};
-use crate::foreign;
 use crate::heartbeat;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::http::request::RequestTarget;
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::{LastWord, Phase};
-use crate::protocol::frame::{Frame, Role};
+use crate::protocol::frame::{Frame, Outgoing, Role};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::transport::budget::Share;
 use crate::transport::socket;
-use crate::transport::write_half::{Figures, SendFailure, Sent, Wait, WriteHalf};
+use crate::transport::write_half::{Figures, Owner, Refused, Sent, Wait, WriteHalf};
 
 use crate::connection::identity::Identity;
 use crate::connection::pings::{Answered, Pings};
@@ -44,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     /// Whether broadcasts are for this connection too.
     pub(crate) takes_broadcasts: bool,
-    pub(crate) write_half: WriteHalf<TcpStream>,
+    pub(crate) write_half: WriteHalf<Self>,
     pub(super) slot: Slot,
     pub(super) pings: Pings,
     pub(crate) stats: ConnectionStats,
@@ -88,59 +87,54 @@ impl Shared {
 
     /// Sends a message, waiting for room in the queue.
     pub(crate) fn send(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.write_half.send(Frame::message(message), Wait::Forever);
-        self.settle(sent).map(drop)
+        self.accepted(WriteHalf::send(self, Outgoing::message(message), Wait::Forever))
     }
 
     /// Sends a message when the thread next blocks in `recv`, or earlier.
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        let sent = self.write_half.feed(Frame::message(message), Wait::Forever);
-        self.settle(sent).map(drop)
+        self.accepted(WriteHalf::feed(self, Outgoing::message(message), Wait::Forever))
     }
 
     /// The first frame of all, which waits in memory until [`flush`](Self::flush) or the next frame. It counts as no
     /// message.
-    pub(crate) fn greet(&self, text: String) {
-        self.write_half.greet(Frame::message(text.into()));
+    pub(crate) fn feed_first(&self, text: String) {
+        self.write_half.feed_first(Outgoing::message(text.into()));
     }
 
     pub(crate) fn flush(self: &Arc<Self>) -> Result<(), Error> {
-        let sent = self.write_half.flush();
-        self.settle(sent).map(drop)
+        self.accepted(WriteHalf::flush(self))
     }
 
     /// Sends a message, waiting for room only as long as `wait` says.
     pub(crate) fn try_send(self: &Arc<Self>, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
-        match self.write_half.send(Frame::message(message.clone()), wait) {
-            Err(SendFailure::Full) => Err(TrySendError::Full(message)),
-            sent => self.settle(sent).map(drop).map_err(|_| TrySendError::Closed(message)),
+        match WriteHalf::send(self, Outgoing::message(message.clone()), wait) {
+            Ok(_) => Ok(()),
+            Err(Refused::Full) => Err(TrySendError::Full(message)),
+            Err(Refused::Closed) => Err(TrySendError::Closed(message)),
         }
     }
 
     /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
-        let sent = self.write_half.send(frame.clone(), Wait::No);
-        self.settle_copy(sent);
+        self.count_dropped(WriteHalf::send_frame(self, frame.clone(), Wait::No));
     }
 
     /// The same, but it may wait for [`flush`](Self::flush).
     pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
-        let sent = self.write_half.feed(frame.clone(), Wait::No);
-        self.settle_copy(sent);
+        self.count_dropped(WriteHalf::feed_frame(self, frame.clone(), Wait::No));
     }
 
-    fn settle_copy(self: &Arc<Self>, sent: Result<Sent, SendFailure>) {
-        if let Err(SendFailure::Full) = sent {
-            if self.stats.count_dropped_broadcast() {
-                self.supervisor.log.warn(format_args!("{}: queue full, dropping broadcasts", self.identity));
-            }
-        } else {
-            // If it cannot be written, the connection's thread will find out why.
-            let _ = self.settle(sent);
+    fn count_dropped(&self, sent: Result<Sent, Refused>) {
+        // If the connection has ended, its thread will find out why.
+        if let Err(Refused::Full) = sent
+            && self.stats.count_dropped_broadcast()
+        {
+            self.supervisor.log.warn(format_args!("{}: queue full, dropping broadcasts", self.identity));
         }
     }
 
-    /// Sends a Ping with the next number, which may announce when the next is due. `waiter` is told the round-trip time.
+    /// Sends a Ping with the next number, which may announce when the next is due. `waiter` is told the round-trip
+    /// time.
     pub(crate) fn ping(
         self: &Arc<Self>,
         next: Option<Duration>,
@@ -148,8 +142,7 @@ impl Shared {
     ) -> Result<Sent, Error> {
         // Entered before it is written: the Pong may be here before this thread is back.
         let payload = self.enter_ping(next, waiter);
-        let sent = self.write_half.send_control(Frame::ping(payload.clone()));
-        let sent = self.settle(sent)?;
+        let sent = WriteHalf::send_control(self, Outgoing::ping(payload.clone())).map_err(|_| self.closed())?;
         if sent == Sent::Written {
             self.pings.written(&payload);
         }
@@ -158,15 +151,15 @@ impl Shared {
         Ok(sent)
     }
 
-    /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has read
-    /// all of it. `false` if there was no room for it as long as `wait` says.
+    /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has
+    /// read all of it. `false` if there was no room for it as long as `wait` says.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
         let payload = self.pings.enter_in_line(waiter);
-        let sent = self.write_half.send_in_line(Frame::ping_in_line(payload.clone()), wait);
-        if let Err(SendFailure::Full) = sent {
-            return Ok(false);
-        }
-        let sent = self.settle(sent)?;
+        let sent = match WriteHalf::send_in_line(self, Outgoing::ping_in_line(payload.clone()), wait) {
+            Ok(sent) => sent,
+            Err(Refused::Full) => return Ok(false),
+            Err(Refused::Closed) => return Err(self.closed()),
+        };
         self.trace_ping(payload.as_bytes(), sent);
         self.supervisor.count(|stats| stats.pings += 1);
         Ok(true)
@@ -180,46 +173,17 @@ impl Shared {
 
     /// Sends a Pong: the answer to a Ping, or an unsolicited one without payload (RFC 6455 section 5.5.3).
     pub(crate) fn pong(self: &Arc<Self>, payload: Bytes) -> Result<(), Error> {
-        let sent = self.write_half.send_control(Frame::pong(payload));
-        self.settle(sent).map(drop)
+        self.accepted(WriteHalf::send_control(self, Outgoing::pong(payload)))
     }
 
     /// Answers a heartbeat in text. A peer that is behind on what it was sent gets it when it has caught up.
     pub(crate) fn text_pong(self: &Arc<Self>) -> Result<(), Error> {
-        let sent = self.write_half.send_control(Frame::text_pong());
-        self.settle(sent).map(drop)
+        self.accepted(WriteHalf::send_control(self, Outgoing::text_pong()))
     }
 
-    /// Starts the drainer if one is needed, and turns a failure into the error for the caller.
-    fn settle(self: &Arc<Self>, sent: Result<Sent, SendFailure>) -> Result<Sent, Error> {
-        match sent {
-            Ok(Sent::StartDrainer) => match self.start_drainer() {
-                Ok(()) => Ok(Sent::Queued),
-                Err(error) => {
-                    self.abort(CloseReason::io(&error));
-                    Err(self.closed())
-                }
-            },
-            Ok(sent) => Ok(sent),
-            Err(SendFailure::Io(error)) => {
-                self.broken(&error);
-                Err(self.closed())
-            }
-            Err(SendFailure::Closed | SendFailure::Full) => Err(self.closed()),
-        }
-    }
-
-    fn start_drainer(self: &Arc<Self>) -> io::Result<()> {
-        let shared = Arc::clone(self);
-        let builder =
-            thread::Builder::new().name(format!("heartwire-drain-{}", self.id())).stack_size(self.settings.stack_size);
-        builder.spawn(move || match foreign::call(|| shared.write_half.drain()) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => shared.broken(&error),
-            // A message may borrow memory of the application, which is let go here.
-            Err(message) => shared.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
-        })?;
-        Ok(())
+    /// For what waits for room as long as there may be any: it is refused only at the end.
+    fn accepted(&self, sent: Result<Sent, Refused>) -> Result<(), Error> {
+        sent.map(drop).map_err(|_| self.closed())
     }
 
     // Closing.
@@ -237,24 +201,12 @@ impl Shared {
     /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
     /// that began it; the caller sees to its end, or has the supervisor do it.
     pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
-        self.has_begun(self.write_half.close(reason, Instant::now()))
+        WriteHalf::close(self, reason, Instant::now())
     }
 
     /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
     pub(crate) fn try_begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
-        let closed = self.write_half.try_close(reason, Instant::now());
-        closed.map(|closed| self.has_begun(closed)).is_some()
-    }
-
-    fn has_begun(self: &Arc<Self>, closed: Result<(bool, Sent), SendFailure>) -> bool {
-        match closed {
-            Ok((is_first, sent)) => self.settle(Ok(sent)).is_ok() && is_first,
-            Err(SendFailure::Closed) => false,
-            Err(failure) => {
-                let _ = self.settle(Err(failure));
-                false
-            }
-        }
+        WriteHalf::try_close(self, reason, Instant::now()).is_some()
     }
 
     /// The peer has said its last word.
@@ -264,12 +216,7 @@ impl Shared {
 
     /// Answers the peer's last word (RFC 6455 section 5.5.1).
     pub(crate) fn answer_close(self: &Arc<Self>, now: Instant) {
-        match self.write_half.answer_close(now) {
-            Err(SendFailure::Closed) => {}
-            sent => {
-                let _ = self.settle(sent);
-            }
-        }
+        WriteHalf::answer_close(self, now);
     }
 
     /// Closes from a thread that is not the connection's: the supervisor watches that the handshake comes to an end.
@@ -326,13 +273,6 @@ impl Shared {
     /// The channel is unbounded, so this cannot block; and the report is in it before anything else is said of the end.
     fn notify_end(&self, figures: Figures) {
         self.supervisor.notify(Notice::Closed(Box::new(self.report(figures))));
-    }
-
-    /// A write failed. The peer may have said Close before it went, and that would still be in the socket: so nothing
-    /// is sent any more, but the last word on the cause has whoever reads, and is woken by the end of the socket.
-    fn broken(&self, error: &io::Error) {
-        self.write_half.write_failed(CloseReason::io(error), socket::shut_down);
-        self.supervisor.notify(Notice::WriteFailed { connection: self.identity, error: error.to_string() });
     }
 
     // Bookkeeping.
@@ -469,6 +409,30 @@ impl Shared {
             queued: figures.queued,
             away: self.away_for(now),
         }
+    }
+}
+
+impl Owner for Shared {
+    type Socket = TcpStream;
+
+    fn write_half(&self) -> &WriteHalf<Self> {
+        &self.write_half
+    }
+
+    fn start_thread(&self, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        let builder =
+            thread::Builder::new().name(format!("heartwire-drain-{}", self.id())).stack_size(self.settings.stack_size);
+        builder.spawn(run).map(drop)
+    }
+
+    /// The peer may have said Close before it went, and that would still be in the socket: so the last word on the cause
+    /// has whoever reads.
+    fn write_failed(&self, error: &io::Error) {
+        self.supervisor.notify(Notice::WriteFailed { connection: self.identity, error: error.to_string() });
+    }
+
+    fn abort(&self, reason: CloseReason) {
+        self.abort(reason);
     }
 }
 

@@ -1,4 +1,5 @@
-//! One frame on its way out: a header in place and a payload that is shared, so that a broadcast is encoded once.
+//! What is sent, and the frame that it is encoded to: once, in the form of the role that sends it. The payload is
+//! shared, so that a broadcast is encoded once for all.
 
 use std::io::IoSlice;
 use std::mem;
@@ -20,6 +21,14 @@ pub(crate) enum Role {
     Client,
 }
 
+/// What is to be sent: not encoded yet.
+#[derive(Debug, Clone)]
+pub(crate) struct Outgoing {
+    kind: Kind,
+    opcode: OpCode,
+    payload: Bytes,
+}
+
 /// An encoded frame. Cloning shares the payload.
 #[derive(Debug, Clone)]
 pub(crate) struct Frame {
@@ -29,8 +38,8 @@ pub(crate) struct Frame {
     payload: Payload,
 }
 
-/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame of
-/// them is gone, in whatever thread that was.
+/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame
+/// of them is gone, in whatever thread that was.
 #[derive(Debug, Clone)]
 struct Payload(Bytes);
 
@@ -40,8 +49,16 @@ impl Drop for Payload {
     }
 }
 
-// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice that.
+// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice
+// that.
 const _: () = assert!(2 * size_of::<Frame>() + 32 <= Message::OVERHEAD);
+
+/// Nothing: what is left of a frame that was moved to a queue.
+impl Default for Frame {
+    fn default() -> Self {
+        Self::from_encoded(Vec::new())
+    }
+}
 
 /// What the queue needs to know of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,25 +71,25 @@ pub(crate) enum Kind {
     Close,
 }
 
-impl Frame {
+impl Outgoing {
     pub(crate) fn message(message: Message) -> Self {
         match message {
-            Message::Text(text) => Self::new(Kind::Data, OpCode::Data(Data::Text), text.into()),
+            Message::Text(text) => Self::new(Kind::Data, OpCode::Data(Data::Text), text),
             Message::Binary(bytes) => Self::new(Kind::Data, OpCode::Data(Data::Binary), bytes),
         }
     }
 
     pub(crate) fn ping(payload: impl Into<Bytes>) -> Self {
-        Self::new(Kind::Ping, OpCode::Control(Control::Ping), payload.into())
+        Self::new(Kind::Ping, OpCode::Control(Control::Ping), payload)
     }
 
     /// A Ping that overtakes no data.
     pub(crate) fn ping_in_line(payload: impl Into<Bytes>) -> Self {
-        Self { kind: Kind::Data, ..Self::ping(payload) }
+        Self::new(Kind::Data, OpCode::Control(Control::Ping), payload)
     }
 
     pub(crate) fn pong(payload: impl Into<Bytes>) -> Self {
-        Self::new(Kind::Pong, OpCode::Control(Control::Pong), payload.into())
+        Self::new(Kind::Pong, OpCode::Control(Control::Pong), payload)
     }
 
     /// The answer to a heartbeat in text. It is as urgent as a Pong, and of several only the newest counts as well.
@@ -80,29 +97,43 @@ impl Frame {
         Self::new(Kind::TextPong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
     }
 
-    /// Frames that were written one after the other with [`write_to`](Self::write_to).
-    pub(crate) fn joined(frames: Vec<u8>) -> Self {
-        Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
-    }
-
     /// `payload` as [`close_payload`](crate::protocol::close::close_payload) makes it.
     pub(crate) fn close(payload: Bytes) -> Self {
         Self::new(Kind::Close, OpCode::Control(Control::Close), payload)
     }
 
-    fn new(kind: Kind, opcode: OpCode, payload: Bytes) -> Self {
+    fn new(kind: Kind, opcode: OpCode, payload: impl Into<Bytes>) -> Self {
+        let payload = payload.into();
         debug_assert!(kind == Kind::Data || payload.len() <= 125, "control payloads are short (RFC 6455 section 5.5)");
-        let (header, header_len) = encode_header(opcode, None, payload.len());
+        Self { kind, opcode, payload }
+    }
+}
+
+impl Frame {
+    /// Encodes it: unmasked, as a server sends it, or masked with this key, as a client does. The key must not be
+    /// foreseeable (RFC 6455 section 10.3).
+    pub(crate) fn encode(outgoing: Outgoing, mask: Option<[u8; 4]>) -> Self {
+        let Outgoing { kind, opcode, payload } = outgoing;
+        let (header, header_len) = encode_header(opcode, mask, payload.len());
+        let payload = match mask {
+            None => payload,
+            Some(key) => {
+                let mut payload = Vec::from(payload);
+                apply_mask(&mut payload, key);
+                payload.into()
+            }
+        };
         Self { header, header_len, kind, payload: Payload(payload) }
     }
 
-    /// The same frame as a client sends it. The key must not be foreseeable (RFC 6455 section 10.3).
-    pub(crate) fn masked(mut self, key: [u8; 4]) -> Self {
-        let mut payload = Vec::from(mem::take(&mut self.payload.0));
-        apply_mask(&mut payload, key);
-        let opcode = OpCode::from(self.header[0] & 0x0f);
-        let (header, header_len) = encode_header(opcode, Some(key), payload.len());
-        Self { header, header_len, kind: self.kind, payload: Payload(payload.into()) }
+    /// Data frames that were encoded one after the other, with [`write_to`](Self::write_to).
+    pub(crate) fn from_encoded(frames: Vec<u8>) -> Self {
+        Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
+    }
+
+    /// Whether the application may have lent the payload, so that its code runs when the frame is dropped.
+    pub(crate) fn may_be_lent(&self) -> bool {
+        self.kind == Kind::Data && self.header_len > 0
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -174,8 +205,12 @@ impl Frame {
 mod tests {
     use super::*;
 
-    fn encoded(frame: &Frame) -> Vec<u8> {
-        frame.to_bytes(0)
+    fn unmasked(outgoing: Outgoing) -> Frame {
+        Frame::encode(outgoing, None)
+    }
+
+    fn bytes(outgoing: Outgoing) -> Vec<u8> {
+        unmasked(outgoing).to_bytes(0)
     }
 
     #[test]
@@ -187,35 +222,37 @@ mod tests {
             (65_535, &[0x82, 126, 0xff, 0xff]),
             (65_536, &[0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
         ] {
-            let frame = Frame::message(Message::binary(vec![7; len]));
+            let frame = unmasked(Outgoing::message(Message::binary(vec![7; len])));
             assert_eq!(frame.header(), header);
             assert_eq!(frame.len(), header.len() + len);
-            assert_eq!(encoded(&frame).len(), frame.len());
+            assert_eq!(frame.to_bytes(0).len(), frame.len());
         }
     }
 
     #[test]
-    fn kinds_have_their_opcodes() {
-        assert_eq!(encoded(&Frame::message(Message::text("hi"))), b"\x81\x02hi");
-        assert_eq!(encoded(&Frame::ping("1")), b"\x89\x011");
-        assert_eq!(encoded(&Frame::pong("1")), b"\x8a\x011");
-        assert_eq!(encoded(&Frame::close(Bytes::new())), b"\x88\x00");
+    fn what_is_sent_has_its_opcode() {
+        assert_eq!(bytes(Outgoing::message(Message::text("hi"))), b"\x81\x02hi");
+        assert_eq!(bytes(Outgoing::ping("1")), b"\x89\x011");
+        assert_eq!(bytes(Outgoing::pong("1")), b"\x8a\x011");
+        assert_eq!(bytes(Outgoing::ping_in_line("1")), b"\x89\x011");
+        assert_eq!(bytes(Outgoing::text_pong()), b"\x81\x04pong");
+        assert_eq!(bytes(Outgoing::close(Bytes::new())), b"\x88\x00");
     }
 
     #[test]
     fn a_masked_frame_is_the_same_behind_its_key() {
-        let frame = Frame::message(Message::text("hello")).masked([1, 2, 3, 4]);
-        assert_eq!(encoded(&frame), [0x81, 0x85, 1, 2, 3, 4, b'h' ^ 1, b'e' ^ 2, b'l' ^ 3, b'l' ^ 4, b'o' ^ 1]);
-        let frame = Frame::message(Message::binary(vec![0; 70_000])).masked([9, 9, 9, 9]);
+        let frame = Frame::encode(Outgoing::message(Message::text("hello")), Some([1, 2, 3, 4]));
+        assert_eq!(frame.to_bytes(0), [0x81, 0x85, 1, 2, 3, 4, b'h' ^ 1, b'e' ^ 2, b'l' ^ 3, b'l' ^ 4, b'o' ^ 1]);
+        let frame = Frame::encode(Outgoing::message(Message::binary(vec![0; 70_000])), Some([9, 9, 9, 9]));
         assert_eq!(frame.header(), [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0x11, 0x70, 9, 9, 9, 9]);
-        assert!(frame.kind() == Kind::Data && encoded(&frame)[14..].iter().all(|byte| *byte == 9));
-        assert_eq!(Frame::text_pong().masked([0; 4]).kind(), Kind::TextPong);
+        assert!(frame.kind() == Kind::Data && frame.to_bytes(0)[14..].iter().all(|byte| *byte == 9));
+        assert_eq!(Frame::encode(Outgoing::text_pong(), Some([0; 4])).kind(), Kind::TextPong);
     }
 
     #[test]
     fn the_rest_of_a_frame_is_what_was_not_written() {
-        let frame = Frame::message(Message::text("hello"));
-        let all = encoded(&frame);
+        let frame = unmasked(Outgoing::message(Message::text("hello")));
+        let all = frame.to_bytes(0);
         for offset in 0..=frame.len() {
             assert_eq!(frame.to_bytes(offset), all[offset..]);
         }

@@ -278,7 +278,7 @@ where
         let text_heartbeat = self.server.text_heartbeat || is_agreed(accept);
         if is_agreed(accept) {
             // Before anybody knows of the connection, so that nothing gets ahead of it.
-            shared.greet(format!("heartwire {}", heartbeat.to_json(shared.id())));
+            shared.feed_first(format!("heartwire {}", heartbeat.to_json(shared.id())));
         }
         let connection = Connection::new(
             Arc::clone(shared),

@@ -8,7 +8,7 @@ use crossbeam_channel as channel;
 use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
 use crate::message::Message;
-use crate::protocol::frame::Frame;
+use crate::protocol::frame::{Frame, Outgoing};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::{Snapshot, Stats};
@@ -46,7 +46,8 @@ impl ServerHandle {
     }
 
     fn fan_out(&self, message: Message, except: Option<ConnectionId>) {
-        self.supervisor.broadcast(Frame::message(message), except);
+        // A server's frames are not masked, so one serves all connections.
+        self.supervisor.broadcast(Frame::encode(Outgoing::message(message), None), except);
     }
 
     /// The open connections at this moment, in the order of their numbers; none before and after the server serves.

@@ -59,6 +59,10 @@ impl Socket for TcpStream {
         self.set_write_timeout(Some(PATIENCE))?;
         stream.write_vectored(slices)
     }
+
+    fn shut_down(&self) {
+        shut_down(self);
+    }
 }
 
 /// How a single call is asked not to block, and not to raise SIGPIPE: that would end a process which has not told the

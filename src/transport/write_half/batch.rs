@@ -61,7 +61,7 @@ impl Batch {
 
     /// So many bytes were taken. What the frames cost in memory that were completed by them, and the last control frame
     /// among those of which the time counts.
-    pub(super) fn advance(&mut self, count: usize) -> (usize, Option<Control>) {
+    pub(super) fn advance(&mut self, count: usize, spent: &mut Vec<Frame>) -> (usize, Option<Control>) {
         let (mut freed, mut control) = (0, None);
         self.offset += count;
         while let Some(first) = self.frames.front().filter(|first| first.len() <= self.offset) {
@@ -69,7 +69,8 @@ impl Batch {
             freed += first.cost();
             self.offset -= len;
             self.len -= len;
-            self.frames.pop_front();
+            // What is ours is dropped here, for `spent` would take memory for it.
+            spent.extend(self.frames.pop_front().filter(Frame::may_be_lent));
             match kind {
                 // Nothing follows it.
                 Kind::Close => return (freed, Some(Control::Close)),
@@ -78,5 +79,9 @@ impl Batch {
             }
         }
         (freed, control)
+    }
+
+    pub(super) fn discard(self, spent: &mut Vec<Frame>) {
+        spent.extend(self.frames);
     }
 }

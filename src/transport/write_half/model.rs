@@ -2,6 +2,8 @@
 //!
 //!     RUSTFLAGS="--cfg shuttle" cargo test --lib write_half::model
 //!
+//! The whole write half is checked, its drainer included: the rig below stands for the connection that owns it.
+//!
 //! Under the checker, waits with a timeout never time out: whoever would have to rely on one is found as a deadlock. A
 //! failure prints the schedule; `shuttle::replay` runs it again.
 
@@ -44,6 +46,8 @@ struct PipeState {
     is_shut: bool,
     /// Somebody is in `send_patiently`.
     has_drainer: bool,
+    /// How often it was shut down.
+    shut_downs: usize,
 }
 
 impl Pipe {
@@ -53,9 +57,18 @@ impl Pipe {
         self.changed.notify_all();
     }
 
-    fn shut_down(&self) {
+    /// The peer is gone: from now on writes fail.
+    fn reset(&self) {
         self.state.lock().unwrap().is_shut = true;
         self.changed.notify_all();
+    }
+
+    /// What a blocked read does: it returns at the end.
+    fn wait_for_end(&self) {
+        let mut state = self.state.lock().unwrap();
+        while state.shut_downs == 0 {
+            state = self.changed.wait(state).unwrap();
+        }
     }
 }
 
@@ -91,93 +104,138 @@ impl Socket for Pipe {
         state.has_drainer = false;
         state.take(slices)
     }
+
+    fn shut_down(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.is_shut = true;
+        state.shut_downs += 1;
+        assert_eq!(state.shut_downs, 1, "the socket is shut down once");
+        self.changed.notify_all();
+    }
 }
 
-/// A write half, and what its owner would do for it.
-#[derive(Clone)]
+/// A connection: its write half, and what happens to it.
 struct Rig {
-    write_half: Arc<WriteHalf<Pipe>>,
+    write_half: WriteHalf<Self>,
     pipe: Arc<Pipe>,
+    /// A thread that is asked for may not be had.
+    threads_are_scarce: bool,
+    /// How many threads could not be had.
+    without_thread: Mutex<usize>,
+    /// Whether a write was told to have failed.
+    has_failed: Mutex<bool>,
+    failed: Condvar,
     /// Why it ended, as often as that was reported.
-    reports: Arc<Mutex<Vec<CloseReason>>>,
+    reports: Mutex<Vec<CloseReason>>,
+}
+
+impl Owner for Rig {
+    type Socket = Pipe;
+
+    fn write_half(&self) -> &WriteHalf<Self> {
+        &self.write_half
+    }
+
+    fn start_thread(&self, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        if self.threads_are_scarce && thread_rng().gen_range(0..2) == 0 {
+            *self.without_thread.lock().unwrap() += 1;
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        thread::spawn(run);
+        Ok(())
+    }
+
+    fn write_failed(&self, _: &io::Error) {
+        assert!(self.write_half.is_closing(), "told before nothing is accepted any more");
+        let told_before = std::mem::replace(&mut *self.has_failed.lock().unwrap(), true);
+        assert!(!told_before, "a write that fails is told once");
+        self.failed.notify_all();
+    }
+
+    /// A drainer that panics comes here as well: that is no race but a failed assertion of ours.
+    fn abort(&self, reason: CloseReason) {
+        assert!(!reason.to_string().contains("panicked"), "{reason}");
+        self.end(reason);
+    }
 }
 
 impl Rig {
-    fn new(room: usize) -> Self {
+    fn new(room: usize) -> Arc<Self> {
+        Self::with(room, false)
+    }
+
+    fn with(room: usize, threads_are_scarce: bool) -> Arc<Self> {
         let pipe = Arc::new(Pipe::default());
         pipe.make_room(room);
         let total = Arc::new(Total::new(usize::MAX));
-        let write_half = Arc::new(WriteHalf::new(Role::Server, Arc::clone(&pipe), QUEUE, &total, FAR));
-        Self { write_half, pipe, reports: Arc::default() }
+        Arc::new(Self {
+            write_half: WriteHalf::new(Role::Server, Arc::clone(&pipe), QUEUE, &total, FAR),
+            pipe,
+            threads_are_scarce,
+            without_thread: Mutex::default(),
+            has_failed: Mutex::default(),
+            failed: Condvar::default(),
+            reports: Mutex::default(),
+        })
     }
 
-    fn spawn<T: 'static>(&self, run: impl FnOnce(&Self) -> T + Send + 'static) -> JoinHandle<T>
-    where
-        T: Send,
-    {
-        let rig = self.clone();
+    fn spawn<T: Send + 'static>(self: &Arc<Self>, run: impl FnOnce(&Arc<Self>) -> T + Send + 'static) -> JoinHandle<T> {
+        let rig = Arc::clone(self);
         thread::spawn(move || run(&rig))
     }
 
-    /// What `Shared` does with the result of a send. Whether the frame was taken.
-    fn settle(&self, sent: Result<Sent, SendFailure>) -> bool {
-        match sent {
-            Ok(Sent::StartDrainer) => {
-                self.spawn(|rig| {
-                    if let Err(error) = rig.write_half.drain() {
-                        rig.broken(&error);
-                    }
-                });
-                true
-            }
-            Ok(Sent::Written | Sent::Queued) => true,
-            Err(SendFailure::Io(error)) => {
-                self.broken(&error);
-                false
-            }
-            Err(SendFailure::Closed | SendFailure::Full) => false,
-        }
-    }
-
     /// Sends frames that say who and which, in all ways there are, until one is not taken. How many were.
-    fn send_some(&self, sender: usize, count: usize) -> usize {
-        (0..count).take_while(|n| self.settle(self.send(sender, *n))).count()
+    fn send_some(self: &Arc<Self>, sender: usize, count: usize) -> usize {
+        (0..count).take_while(|n| self.send(sender, *n).is_ok()).count()
     }
 
-    fn send(&self, sender: usize, n: usize) -> Result<Sent, SendFailure> {
+    fn send(self: &Arc<Self>, sender: usize, n: usize) -> Result<Sent, Refused> {
         let frame = data(sender, n);
         match (sender + n) % 3 {
-            0 => self.write_half.feed(frame, Wait::Forever),
-            _ => self.write_half.send(frame, Wait::Forever),
+            0 => WriteHalf::feed(self, frame, Wait::Forever),
+            _ => WriteHalf::send(self, frame, Wait::Forever),
         }
     }
 
-    fn ping(&self) {
-        self.settle(self.write_half.send_control(Frame::ping("p")));
-        self.settle(self.write_half.send_control(Frame::pong("q")));
+    /// Sends a Ping and a Pong, unless it is too late.
+    fn ping(self: &Arc<Self>) {
+        for control in [Outgoing::ping("p"), Outgoing::pong("q")] {
+            let _ = WriteHalf::send_control(self, control);
+        }
+    }
+
+    fn flush(self: &Arc<Self>) {
+        let _ = WriteHalf::flush(self);
     }
 
     /// Whether it was this call that began to close.
-    fn close(&self) -> bool {
-        match self.write_half.close(CloseReason::Shutdown, Instant::now()) {
-            Ok((is_first, sent)) => self.settle(Ok(sent)) && is_first,
-            Err(failure) => self.settle(Err(failure)),
-        }
+    fn close(self: &Arc<Self>) -> bool {
+        WriteHalf::close(self, CloseReason::Shutdown, Instant::now())
     }
 
-    /// What `Shared` does when a write has failed: whoever reads is woken, and ends the connection.
-    fn broken(&self, error: &io::Error) {
-        self.write_half.write_failed(CloseReason::io(error), Pipe::shut_down);
+    /// What the connection's thread does: it waits in a read, and ends the connection when that returns.
+    fn read_to_end(self: &Arc<Self>) {
+        self.pipe.wait_for_end();
+        self.abort();
+    }
+
+    /// Waits until a write was told to have failed: the drainer may still be about to.
+    fn wait_until_failed(&self) {
+        let mut has_failed = self.has_failed.lock().unwrap();
+        while !*has_failed {
+            has_failed = self.failed.wait(has_failed).unwrap();
+        }
     }
 
     /// The connection is over, for this reason unless there is a better one: the socket is shut down and let go of.
     fn end(&self, reason: CloseReason) {
         let report = |figures: Figures| self.reports.lock().unwrap().push(figures.reason);
-        self.write_half.end(reason, Instant::now(), Pipe::shut_down, report);
+        self.write_half.end(reason, Instant::now(), <Pipe as Socket>::shut_down, report);
         assert_eq!(self.reports.lock().unwrap().len(), 1, "reported once, before anybody goes on");
     }
 
-    fn abort(&self) {
+    /// Ends it without a reason of its own.
+    fn abort(self: &Arc<Self>) {
         self.end(CloseReason::Disconnected);
     }
 
@@ -186,14 +244,14 @@ impl Rig {
     }
 
     /// Takes a few bytes at a time, and then whatever comes.
-    fn read_slowly(&self) {
+    fn read_slowly(self: &Arc<Self>) {
         for _ in 0..4 {
             self.pipe.make_room(thread_rng().gen_range(1..8));
         }
         self.pipe.make_room(1 << 20);
     }
 
-    fn wait_until_drained(&self) -> bool {
+    fn wait_until_drained(self: &Arc<Self>) -> bool {
         self.write_half.wait_until_drained(Instant::now() + FAR)
     }
 
@@ -203,8 +261,8 @@ impl Rig {
     }
 }
 
-fn data(sender: usize, n: usize) -> Frame {
-    Frame::message(Message::text(format!("{sender}:{n}:x")))
+fn data(sender: usize, n: usize) -> Outgoing {
+    Outgoing::message(Message::text(format!("{sender}:{n}:x")))
 }
 
 #[derive(Debug, Default)]
@@ -259,7 +317,7 @@ fn senders_race() {
     for other in others {
         other.join().unwrap();
     }
-    rig.settle(rig.write_half.flush());
+    rig.flush();
     assert!(rig.wait_until_drained());
     assert_eq!(rig.received(false).of, [3, 3]);
     assert_eq!((rig.write_half.queued(), rig.is_behind()), (0, false));
@@ -314,7 +372,7 @@ fn the_end_races_with_everything() {
     }
     let received = rig.received(true);
     assert!(received.of.iter().zip(&taken).all(|(arrived, taken)| arrived <= taken), "{received:?} of {taken:?}");
-    assert!(matches!(rig.write_half.send(data(0, 9), Wait::Forever), Err(SendFailure::Closed)));
+    assert!(matches!(WriteHalf::send(&rig, data(0, 9), Wait::Forever), Err(Refused::Closed)));
     assert_eq!(rig.write_half.queued(), 0);
 }
 
@@ -359,7 +417,7 @@ fn a_wait_with_a_deadline_is_woken() {
     let senders = [0, 1].map(|sender| {
         rig.spawn(move |rig| {
             let wait = Wait::Until(Instant::now() + FAR);
-            (0..3).take_while(|n| rig.settle(rig.write_half.send(data(sender, *n), wait))).count()
+            (0..3).take_while(|n| WriteHalf::send(rig, data(sender, *n), wait).is_ok()).count()
         })
     });
     let reader = rig.spawn(Rig::read_slowly);
@@ -374,17 +432,62 @@ fn a_ping_in_line_stays_in_line() {
     let rig = Rig::new(3);
     let confirming = rig.spawn(|rig| {
         rig.send_some(0, 2);
-        rig.settle(rig.write_half.send_in_line(Frame::ping_in_line("l"), Wait::Forever))
+        WriteHalf::send_in_line(rig, Outgoing::ping_in_line("l"), Wait::Forever).is_ok()
     });
     let others = [rig.spawn(|rig| _ = rig.send_some(1, 2)), rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
     assert!(confirming.join().unwrap());
     for other in others {
         other.join().unwrap();
     }
-    rig.settle(rig.write_half.flush());
+    rig.flush();
     assert!(rig.wait_until_drained());
     let received = rig.received(false);
     assert_eq!((received.of, received.at_ping_in_line), ([2, 2], Some(2)));
+}
+
+/// The peer resets the connection at any time. Who sends and who waits learns of it, and so does whoever reads, who
+/// ends the connection: with the failed write as the cause, if there was one.
+fn a_reset_races_with_senders() {
+    let rig = Rig::new(3);
+    let reader = rig.spawn(Rig::read_to_end);
+    let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
+    let others = [rig.spawn(|rig| rig.pipe.reset()), rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
+    let taken = senders.map(|sender| sender.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
+    // Whatever was fed, the next write fails.
+    let _ = WriteHalf::send(&rig, data(0, 9), Wait::Forever);
+    reader.join().unwrap();
+    rig.wait_until_failed();
+    let broken = CloseReason::io(&io::ErrorKind::BrokenPipe.into());
+    assert_eq!(*rig.reports.lock().unwrap(), [broken]);
+    let received = rig.received(true);
+    assert!(received.of.iter().zip(&taken).all(|(arrived, taken)| arrived <= taken), "{received:?} of {taken:?}");
+    assert!(rig.wait_until_drained() && rig.write_half.queued() == 0);
+}
+
+/// A drainer that is needed cannot always be started: then the connection ends at once, for that reason, and nobody
+/// waits any longer. Otherwise everything arrives.
+fn threads_are_scarce() {
+    let rig = Rig::with(3, true);
+    let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
+    let others = [rig.spawn(Rig::ping), rig.spawn(Rig::read_slowly)];
+    let taken = senders.map(|sender| sender.join().unwrap());
+    for other in others {
+        other.join().unwrap();
+    }
+    rig.flush();
+    assert!(rig.wait_until_drained());
+    if *rig.without_thread.lock().unwrap() == 0 {
+        assert_eq!((taken, rig.received(false).of), ([3, 3], [3, 3]));
+    } else {
+        let no_thread = CloseReason::io(&io::ErrorKind::OutOfMemory.into());
+        assert_eq!(*rig.reports.lock().unwrap(), [no_thread]);
+        assert!(matches!(WriteHalf::send(&rig, data(0, 9), Wait::Forever), Err(Refused::Closed)));
+        rig.received(true);
+    }
+    assert_eq!(rig.write_half.queued(), 0);
 }
 
 #[test]
@@ -415,6 +518,16 @@ fn whoever_waits_learns_of_a_stall() {
 #[test]
 fn whoever_waits_by_a_deadline_is_woken_before_it() {
     explore(a_wait_with_a_deadline_is_woken);
+}
+
+#[test]
+fn whoever_waits_learns_of_a_write_that_failed() {
+    explore(a_reset_races_with_senders);
+}
+
+#[test]
+fn whoever_waits_learns_that_no_drainer_could_be_started() {
+    explore(threads_are_scarce);
 }
 
 #[test]

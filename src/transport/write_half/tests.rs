@@ -1,11 +1,15 @@
 //! The write half against a socket whose appetite the test decides, byte by byte.
 
+use std::ops::Deref;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
 
 use super::*;
 use crate::message::Message;
+use crate::protocol::close::close_payload;
 use crate::protocol::close_state::LastWord;
+use crate::protocol::frame::Kind;
 
 /// Takes as many bytes as it was allowed to, and remembers them.
 #[derive(Debug, Default)]
@@ -19,6 +23,8 @@ struct FakeState {
     room: usize,
     taken: Vec<u8>,
     fails: bool,
+    panics: bool,
+    shut_downs: usize,
 }
 
 impl FakeSocket {
@@ -30,6 +36,15 @@ impl FakeSocket {
     fn fail(&self) {
         self.state.lock().unwrap().fails = true;
         self.changed.notify_all();
+    }
+
+    /// Its next write panics, as a bug would.
+    fn panic(&self) {
+        self.state.lock().unwrap().panics = true;
+    }
+
+    fn shut_downs(&self) -> usize {
+        self.state.lock().unwrap().shut_downs
     }
 
     fn taken(&self) -> Vec<u8> {
@@ -64,7 +79,18 @@ impl Socket for FakeSocket {
         while state.room == 0 && !state.fails && Instant::now() < deadline {
             state = self.changed.wait_timeout(state, deadline - Instant::now()).unwrap().0;
         }
+        if std::mem::take(&mut state.panics) {
+            drop(state);
+            panic!("a bug");
+        }
         state.take(slices)
+    }
+
+    fn shut_down(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.fails = true;
+        state.shut_downs += 1;
+        self.changed.notify_all();
     }
 }
 
@@ -76,41 +102,124 @@ const ENOUGH: usize = 100_000;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// With a queue of so many bytes, and a socket that takes so many.
-fn write_half(queue_limit: usize, room: usize) -> (Arc<WriteHalf<FakeSocket>>, Arc<FakeSocket>) {
-    outbound_of(&Arc::new(Total::new(usize::MAX)), queue_limit, room)
+/// The owner of a write half. Its drainers wait until the test has them run.
+struct Connection {
+    write_half: WriteHalf<Self>,
+    drainers: Mutex<Vec<Drainer>>,
+    threads: Mutex<Threads>,
+    /// Writes that failed.
+    failures: Mutex<Vec<io::ErrorKind>>,
+    /// The reasons of the ends that were reported.
+    reports: Mutex<Vec<CloseReason>>,
 }
 
-/// With its part of this total.
-fn outbound_of(total: &Arc<Total>, queue_limit: usize, room: usize) -> (Arc<WriteHalf<FakeSocket>>, Arc<FakeSocket>) {
-    let socket = Arc::new(FakeSocket::default());
-    socket.allow(room);
-    (Arc::new(WriteHalf::new(Role::Server, Arc::clone(&socket), queue_limit, total, 10 * SECOND)), socket)
+type Drainer = Box<dyn FnOnce() + Send>;
+
+/// What becomes of a thread that is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Threads {
+    Kept,
+    Started,
+    None,
 }
 
-/// What the frames of these texts cost in a queue.
-fn cost(texts: &[&str]) -> usize {
-    texts.iter().map(|content| text(content).cost()).sum()
+impl Owner for Connection {
+    type Socket = FakeSocket;
+
+    fn write_half(&self) -> &WriteHalf<Self> {
+        &self.write_half
+    }
+
+    fn start_thread(&self, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        assert!(self.write_half.try_lock().is_some() || self.threads() == Threads::Started, "the lock is held");
+        match self.threads() {
+            Threads::Kept => self.drainers.lock().unwrap().push(Box::new(run)),
+            Threads::Started => _ = thread::spawn(run),
+            Threads::None => return Err(io::ErrorKind::OutOfMemory.into()),
+        }
+        Ok(())
+    }
+
+    fn write_failed(&self, error: &io::Error) {
+        self.failures.lock().unwrap().push(error.kind());
+    }
+
+    fn abort(&self, reason: CloseReason) {
+        let report = |figures: Figures| self.reports.lock().unwrap().push(figures.reason);
+        self.write_half.end(reason, Instant::now(), FakeSocket::shut_down, report);
+    }
 }
 
-fn text(text: &str) -> Frame {
-    Frame::message(Message::text(text))
+impl Deref for Connection {
+    type Target = WriteHalf<Self>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.write_half
+    }
 }
 
-fn normal() -> CloseReason {
-    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
-}
+/// What takes the owner is called on it here.
+impl Connection {
+    fn send(self: &Arc<Self>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
+        WriteHalf::send(self, data, wait)
+    }
 
-/// The frame that says so.
-fn close() -> Frame {
-    Frame::close(close_payload(Some(CloseCode::NORMAL), ""))
-}
+    fn feed(self: &Arc<Self>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
+        WriteHalf::feed(self, data, wait)
+    }
 
-impl WriteHalf<FakeSocket> {
+    fn send_in_line(self: &Arc<Self>, ping: Outgoing, wait: Wait) -> Result<Sent, Refused> {
+        WriteHalf::send_in_line(self, ping, wait)
+    }
+
+    fn send_control(self: &Arc<Self>, control: Outgoing) -> Result<Sent, Refused> {
+        WriteHalf::send_control(self, control)
+    }
+
+    fn flush(self: &Arc<Self>) -> Result<Sent, Refused> {
+        WriteHalf::flush(self)
+    }
+
+    fn close(self: &Arc<Self>, reason: CloseReason, now: Instant) -> bool {
+        WriteHalf::close(self, reason, now)
+    }
+
+    fn answer_close(self: &Arc<Self>, now: Instant) {
+        WriteHalf::answer_close(self, now);
+    }
+
+    fn threads(&self) -> Threads {
+        *self.threads.lock().unwrap()
+    }
+
+    fn set_threads(&self, threads: Threads) {
+        *self.threads.lock().unwrap() = threads;
+    }
+
+    /// How many drainers wait. More than one is an error.
+    fn drainers(&self) -> usize {
+        self.drainers.lock().unwrap().len()
+    }
+
+    /// Runs the drainer that was asked for.
+    fn drain(&self) {
+        let drainers = std::mem::take(&mut *self.drainers.lock().unwrap());
+        let [drainer] = drainers.try_into().unwrap_or_else(|drainers: Vec<_>| panic!("{} drainers", drainers.len()));
+        drainer();
+    }
+
+    fn failures(&self) -> Vec<io::ErrorKind> {
+        self.failures.lock().unwrap().clone()
+    }
+
+    fn reports(&self) -> Vec<CloseReason> {
+        self.reports.lock().unwrap().clone()
+    }
+
     /// Ends as an abort does. How often that was reported.
     fn end_now(&self) -> usize {
         let mut reports = 0;
-        self.end(CloseReason::Disconnected, Instant::now(), FakeSocket::fail, |_| reports += 1);
+        self.end(CloseReason::Disconnected, Instant::now(), FakeSocket::shut_down, |_| reports += 1);
         reports
     }
 
@@ -124,20 +233,61 @@ impl WriteHalf<FakeSocket> {
     }
 
     fn held(&self) -> usize {
-        self.lock().share.held()
+        self.lock().queue.held()
     }
 }
 
-fn wire(frames: &[Frame]) -> Vec<u8> {
-    frames.iter().flat_map(|frame| frame.to_bytes(0)).collect()
+/// With a queue of so many bytes, and a socket that takes so many.
+fn write_half(queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
+    write_half_of(&Arc::new(Total::new(usize::MAX)), queue_limit, room)
+}
+
+/// With its part of this total.
+fn write_half_of(total: &Arc<Total>, queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
+    let socket = Arc::new(FakeSocket::default());
+    socket.allow(room);
+    let connection = Connection {
+        write_half: WriteHalf::new(Role::Server, Arc::clone(&socket), queue_limit, total, 10 * SECOND),
+        drainers: Mutex::default(),
+        threads: Mutex::new(Threads::Kept),
+        failures: Mutex::default(),
+        reports: Mutex::default(),
+    };
+    (Arc::new(connection), socket)
+}
+
+/// What the frames of these texts cost in a queue.
+fn cost(texts: &[&str]) -> usize {
+    texts.iter().map(|content| encoded(&text(content)).cost()).sum()
+}
+
+fn text(text: &str) -> Outgoing {
+    Outgoing::message(Message::text(text))
+}
+
+fn normal() -> CloseReason {
+    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
+}
+
+/// The frame that says so.
+fn close() -> Outgoing {
+    Outgoing::close(close_payload(Some(CloseCode::NORMAL), ""))
+}
+
+fn encoded(outgoing: &Outgoing) -> Frame {
+    Frame::encode(outgoing.clone(), None)
+}
+
+fn wire(frames: &[Outgoing]) -> Vec<u8> {
+    frames.iter().flat_map(|frame| encoded(frame).to_bytes(0)).collect()
 }
 
 #[test]
 fn what_the_socket_takes_at_once_is_never_queued() {
     let (write_half, socket) = write_half(ENOUGH, 1000);
     assert_eq!(write_half.send(text("one"), Wait::Forever).unwrap(), Sent::Written);
-    assert_eq!(write_half.send_control(Frame::ping("1")).unwrap(), Sent::Written);
-    assert_eq!(socket.taken(), wire(&[text("one"), Frame::ping("1")]));
+    assert_eq!(write_half.send_control(Outgoing::ping("1")).unwrap(), Sent::Written);
+    assert_eq!(socket.taken(), wire(&[text("one"), Outgoing::ping("1")]));
     assert_eq!((write_half.queued(), write_half.is_behind()), (0, false));
     let figures = write_half.figures();
     assert_eq!((figures.messages, figures.bytes, figures.queued, figures.unsent), (1, 8, 0, 0));
@@ -148,20 +298,19 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
     let frames = [text("first"), text("second")];
     for cut in 0..wire(&frames).len() {
         let (write_half, socket) = write_half(ENOUGH, cut);
-        let first = write_half.send(frames[0].clone(), Wait::Forever).unwrap();
-        let second = write_half.send(frames[1].clone(), Wait::Forever).unwrap();
-        let ping = write_half.send_control(Frame::ping("1")).unwrap();
+        write_half.send(frames[0].clone(), Wait::Forever).unwrap();
+        write_half.send(frames[1].clone(), Wait::Forever).unwrap();
+        write_half.send_control(Outgoing::ping("1")).unwrap();
         // Exactly one of the three finds the socket full.
-        let starters = [first, second, ping].iter().filter(|sent| **sent == Sent::StartDrainer).count();
-        assert_eq!(starters, 1, "cut at {cut}");
+        assert_eq!(write_half.drainers(), 1, "cut at {cut}");
         socket.allow(1000);
-        write_half.drain().unwrap();
+        write_half.drain();
 
         let expected = match cut {
             // Nothing of either is written: the Ping overtakes both.
-            0 => wire(&[Frame::ping("1"), frames[0].clone(), frames[1].clone()]),
-            1..=7 => wire(&[frames[0].clone(), Frame::ping("1"), frames[1].clone()]),
-            _ => wire(&[frames[0].clone(), frames[1].clone(), Frame::ping("1")]),
+            0 => wire(&[Outgoing::ping("1"), frames[0].clone(), frames[1].clone()]),
+            1..=7 => wire(&[frames[0].clone(), Outgoing::ping("1"), frames[1].clone()]),
+            _ => wire(&[frames[0].clone(), frames[1].clone(), Outgoing::ping("1")]),
         };
         assert_eq!(socket.taken(), expected, "cut at {cut}");
         assert_eq!((write_half.queued(), write_half.is_behind()), (0, false));
@@ -171,33 +320,33 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
 #[test]
 fn of_pings_and_of_pongs_only_the_newest_waits() {
     let (write_half, socket) = write_half(ENOUGH, 3);
-    assert_eq!(write_half.send(text("data"), Wait::Forever).unwrap(), Sent::StartDrainer);
+    assert_eq!(write_half.send(text("data"), Wait::Forever).unwrap(), Sent::Queued);
     for n in 0..50 {
-        write_half.send_control(Frame::ping(n.to_string())).unwrap();
-        write_half.send_control(Frame::pong(n.to_string())).unwrap();
+        write_half.send_control(Outgoing::ping(n.to_string())).unwrap();
+        write_half.send_control(Outgoing::pong(n.to_string())).unwrap();
     }
     write_half.send(text("more"), Wait::Forever).unwrap();
     socket.allow(1000);
-    write_half.drain().unwrap();
-    assert_eq!(socket.taken(), wire(&[text("data"), Frame::pong("49"), Frame::ping("49"), text("more")]));
+    write_half.drain();
+    assert_eq!(socket.taken(), wire(&[text("data"), Outgoing::pong("49"), Outgoing::ping("49"), text("more")]));
 }
 
 #[test]
 fn control_frames_get_in_however_full_the_queue_is() {
     let (write_half, _socket) = write_half(cost(&["0123456789"]), 0);
     write_half.send(text("0123456789"), Wait::No).unwrap();
-    assert!(matches!(write_half.send(text("x"), Wait::No), Err(SendFailure::Full)));
-    assert_eq!(write_half.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
+    assert!(matches!(write_half.send(text("x"), Wait::No), Err(Refused::Full)));
+    assert_eq!(write_half.send_control(Outgoing::ping("1")).unwrap(), Sent::Queued);
 }
 
 #[test]
 fn the_queue_is_bounded_but_a_single_frame_may_be_larger() {
     let (write_half, socket) = write_half(cost(&["y", "z"]), 0);
-    assert_eq!(write_half.send(text(&"x".repeat(50)), Wait::No).unwrap(), Sent::StartDrainer);
-    assert!(matches!(write_half.send(text(""), Wait::No), Err(SendFailure::Full)));
+    assert_eq!(write_half.send(text(&"x".repeat(50)), Wait::No).unwrap(), Sent::Queued);
+    assert!(matches!(write_half.send(text(""), Wait::No), Err(Refused::Full)));
     socket.allow(52);
-    write_half.drain().unwrap();
-    assert_eq!(write_half.send(text("y"), Wait::No).unwrap(), Sent::StartDrainer);
+    write_half.drain();
+    assert_eq!(write_half.send(text("y"), Wait::No).unwrap(), Sent::Queued);
     assert_eq!(write_half.send(text("z"), Wait::No).unwrap(), Sent::Queued, "room for two");
 }
 
@@ -216,7 +365,7 @@ fn a_send_that_waits_for_room_gets_it_when_the_peer_takes_something() {
     socket.allow(1000);
     // Queued while the drainer was at work, or written right after it had ended.
     sender.join().unwrap();
-    drainer.join().unwrap().unwrap();
+    drainer.join().unwrap();
     assert_eq!(socket.taken(), wire(&[text("01234567"), text("89")]));
 }
 
@@ -229,7 +378,7 @@ fn a_send_that_waits_for_room_learns_of_the_end() {
         move || write_half.send(text("89"), Wait::Forever)
     });
     write_half.end_now();
-    assert!(matches!(sender.join().unwrap(), Err(SendFailure::Closed)));
+    assert!(matches!(sender.join().unwrap(), Err(Refused::Closed)));
 }
 
 #[test]
@@ -239,10 +388,7 @@ fn a_frame_counts_with_what_it_costs_in_memory_until_the_peer_has_all_of_it() {
         assert!(write_half.send(text(""), Wait::No).is_ok(), "{number}");
     }
     assert_eq!((write_half.queued(), write_half.held()), (2 * 10, 10 * cost(&[""])));
-    assert!(
-        matches!(write_half.send(text(""), Wait::No), Err(SendFailure::Full)),
-        "20 bytes on the wire, but not here"
-    );
+    assert!(matches!(write_half.send(text(""), Wait::No), Err(Refused::Full)), "20 bytes on the wire, but not here");
     let drainer = thread::spawn({
         let write_half = Arc::clone(&write_half);
         move || write_half.drain()
@@ -251,7 +397,7 @@ fn a_frame_counts_with_what_it_costs_in_memory_until_the_peer_has_all_of_it() {
     wait_for(|| write_half.figures().bytes == 3);
     assert_eq!(write_half.held(), 9 * cost(&[""]), "the second is not all there");
     socket.allow(1000);
-    drainer.join().unwrap().unwrap();
+    drainer.join().unwrap();
     assert_eq!(write_half.held(), 0);
 }
 
@@ -270,17 +416,18 @@ fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
         wait_for(|| write_half.waiting() == number + 1);
     }
     // There is room for a small one, but not for it.
-    assert!(matches!(write_half.send(text(""), Wait::No), Err(SendFailure::Full)));
+    assert!(matches!(write_half.send(text(""), Wait::No), Err(Refused::Full)));
     let in_vain = Wait::Until(Instant::now() + 3 * PATIENCE);
-    assert!(matches!(write_half.send(text(""), in_vain), Err(SendFailure::Full)));
+    assert!(matches!(write_half.send(text(""), in_vain), Err(Refused::Full)));
     assert_eq!(write_half.waiting(), 3);
 
     socket.allow(1000);
-    write_half.drain().unwrap();
+    write_half.drain();
     waiting.into_iter().for_each(|sender| sender.join().unwrap().unwrap());
     // The last may have found the socket free, and those before it may have left a drainer's work.
-    if write_half.flush().unwrap() == Sent::StartDrainer {
-        write_half.drain().unwrap();
+    write_half.flush().unwrap();
+    if write_half.drainers() > 0 {
+        write_half.drain();
     }
     let expected = [text(small), text(small), text(&large), text("first"), text("second")];
     assert_eq!(socket.taken(), wire(&expected));
@@ -289,8 +436,8 @@ fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
 #[test]
 fn of_all_queues_together_the_fattest_is_refused_first() {
     let total = Arc::new(Total::new(20 * cost(&["x"])));
-    let (fat, socket) = outbound_of(&total, ENOUGH, 0);
-    let fill = |write_half: &WriteHalf<FakeSocket>| {
+    let (fat, socket) = write_half_of(&total, ENOUGH, 0);
+    let fill = |write_half: &Arc<Connection>| {
         let mut count = 0;
         while write_half.send(text("x"), Wait::No).is_ok() {
             count += 1;
@@ -298,11 +445,11 @@ fn of_all_queues_together_the_fattest_is_refused_first() {
         count
     };
     assert_eq!(fill(&fat), 10, "half of what is there");
-    let (thin, _) = outbound_of(&total, ENOUGH, 0);
+    let (thin, _) = write_half_of(&total, ENOUGH, 0);
     assert_eq!(fill(&thin), 5, "half of what is left");
-    assert!(matches!(fat.send(text("x"), Wait::No), Err(SendFailure::Full)));
+    assert!(matches!(fat.send(text("x"), Wait::No), Err(Refused::Full)));
     // One that was never behind is not concerned, and what goes straight through costs nothing.
-    let (quick, _) = outbound_of(&total, ENOUGH, 1000);
+    let (quick, _) = write_half_of(&total, ENOUGH, 1000);
     for _ in 0..20 {
         assert_eq!(quick.send(text("x"), Wait::No).unwrap(), Sent::Written);
         quick.feed(text("fed"), Wait::No).unwrap();
@@ -310,7 +457,7 @@ fn of_all_queues_together_the_fattest_is_refused_first() {
     assert_eq!(total.held(), 15 * cost(&["x"]));
     // What the fat one gives up is there for the others; and what ends gives up all.
     socket.allow(1000);
-    fat.drain().unwrap();
+    fat.drain();
     assert_eq!(total.held(), 5 * cost(&["x"]));
     assert_eq!(fill(&thin), 5);
     thin.end_now();
@@ -347,15 +494,15 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     write_half.send(text("first"), Wait::Forever).unwrap();
     write_half.send(text("second"), Wait::Forever).unwrap();
     let now = Instant::now();
-    assert_eq!(write_half.close(normal(), now).unwrap(), (true, Sent::Queued));
+    assert!(write_half.close(normal(), now));
     assert!(write_half.is_closing());
-    assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-    assert!(matches!(write_half.feed(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-    assert!(matches!(write_half.send_control(Frame::pong("late")), Err(SendFailure::Closed)));
-    assert!(matches!(write_half.close(CloseReason::Shutdown, now), Err(SendFailure::Closed)));
+    assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed)));
+    assert!(matches!(write_half.feed(text("late"), Wait::Forever), Err(Refused::Closed)));
+    assert!(matches!(write_half.send_control(Outgoing::pong("late")), Err(Refused::Closed)));
+    assert!(!write_half.close(CloseReason::Shutdown, now));
     assert_eq!(write_half.figures().sent, None, "it waits");
     socket.allow(1000);
-    write_half.drain().unwrap();
+    write_half.drain();
     assert_eq!(socket.taken(), wire(&[text("first"), text("second"), close()]));
     assert!(write_half.wait_until_drained(Instant::now()));
     let figures = write_half.figures();
@@ -368,7 +515,7 @@ fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
     let (write_half, socket) = write_half(ENOUGH, 1);
     assert_eq!(write_half.uptake().blocked_since, None, "nothing waits");
     let before = Instant::now();
-    assert_eq!(write_half.send(text("waits"), Wait::Forever).unwrap(), Sent::StartDrainer);
+    assert_eq!(write_half.send(text("waits"), Wait::Forever).unwrap(), Sent::Queued);
     let mut blocked_since = write_half.uptake().blocked_since.expect("the socket took one byte, and no more");
     assert!((before..=Instant::now()).contains(&blocked_since));
 
@@ -388,7 +535,7 @@ fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
         assert_eq!(write_half.figures().bytes, byte);
     }
     socket.allow(1);
-    drainer.join().unwrap().unwrap();
+    drainer.join().unwrap();
     assert_eq!(write_half.uptake().blocked_since, None, "it has caught up");
     assert_eq!(socket.taken(), wire(&[text("waits")]));
 }
@@ -398,7 +545,7 @@ fn what_was_fed_waits_for_us_and_not_for_the_peer() {
     let (write_half, _socket) = write_half(ENOUGH, 0);
     write_half.feed(text("fed"), Wait::Forever).unwrap();
     assert_eq!((write_half.queued(), write_half.uptake().blocked_since), (5, None));
-    assert_eq!(write_half.flush().unwrap(), Sent::StartDrainer);
+    assert_eq!(write_half.flush().unwrap(), Sent::Queued);
     assert!(write_half.is_behind());
 }
 
@@ -411,26 +558,26 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
     // Straight to the socket.
     write_half.send(text("before"), Wait::Forever).unwrap();
     let before = Instant::now();
-    write_half.send_control(Frame::ping("1")).unwrap();
+    write_half.send_control(Outgoing::ping("1")).unwrap();
     let first = write_half.uptake().ping_left.expect("it has left");
     assert!((before..=Instant::now()).contains(&first.0));
     assert_eq!((first.1, write_half.uptake().bytes), (8, 8 + 3));
     write_half.send(text("12345678"), Wait::Forever).unwrap();
-    write_half.send_control(Frame::pong("1")).unwrap();
+    write_half.send_control(Outgoing::pong("1")).unwrap();
     assert_eq!(write_half.uptake().bytes - first.1, 3 + 10 + 3);
     assert_eq!(write_half.uptake().ping_left, Some(first), "a Pong is no Ping");
 
     // Cut: the drainer writes the rest of it.
     let room = 2 + 1000 - socket.taken().len() - 3;
     write_half.send(text(&"x".repeat(room - 4 - 1)), Wait::Forever).unwrap();
-    assert_eq!(write_half.send_control(Frame::ping("2")).unwrap(), Sent::StartDrainer);
+    assert_eq!(write_half.send_control(Outgoing::ping("2")).unwrap(), Sent::Queued);
     assert_eq!(socket.taken().len(), 1000, "the socket has the beginning of it");
     assert_eq!(write_half.uptake().ping_left, Some(first), "and the rest waits");
     write_half.send(text("behind"), Wait::Forever).unwrap();
     socket.allow(1);
     socket.allow(100);
     let before = Instant::now();
-    write_half.drain().unwrap();
+    write_half.drain();
     let second = write_half.uptake().ping_left.expect("the first had left already");
     assert!((before..=Instant::now()).contains(&second.0));
     // Taken together with it: judged to have waited in the system's buffer as well, which costs nothing.
@@ -441,43 +588,45 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
 fn a_ping_that_waits_has_not_left_and_of_two_that_wait_the_newest_does() {
     let (write_half, socket) = write_half(ENOUGH, 1);
     write_half.send(text("data"), Wait::Forever).unwrap();
-    assert_eq!(write_half.send_control(Frame::ping("1")).unwrap(), Sent::Queued);
-    assert_eq!(write_half.send_control(Frame::ping("2")).unwrap(), Sent::Queued);
+    assert_eq!(write_half.send_control(Outgoing::ping("1")).unwrap(), Sent::Queued);
+    assert_eq!(write_half.send_control(Outgoing::ping("2")).unwrap(), Sent::Queued);
     assert_eq!((write_half.uptake().ping_left, write_half.uptake().bytes), (None, 1));
     assert_eq!(write_half.queued(), 5 + 3, "the first Ping was replaced");
     socket.allow(1000);
-    write_half.drain().unwrap();
+    write_half.drain();
     assert!(write_half.uptake().ping_left.is_some());
-    assert_eq!(socket.taken(), wire(&[text("data"), Frame::ping("2")]));
+    assert_eq!(socket.taken(), wire(&[text("data"), Outgoing::ping("2")]));
 }
 
 /// Confirmed delivery: its Pong says that everything before it was read.
 #[test]
 fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
-    let sent = [text("first"), text("second"), Frame::ping_in_line("3"), text("third"), Frame::ping("4")];
+    let sent = [text("first"), text("second"), Outgoing::ping_in_line("3"), text("third"), Outgoing::ping("4")];
     let everything = wire(&sent);
     for cut in 0..=everything.len() {
         for fed in [false, true] {
             let (write_half, socket) = write_half(ENOUGH, cut);
-            let mut starters = 0;
             for frame in &sent {
-                let sent = match frame.kind() {
+                let sent = match encoded(frame).kind() {
                     Kind::Ping => write_half.send_control(frame.clone()),
-                    Kind::Data if frame.header()[0] == 0x89 => write_half.send_in_line(frame.clone(), Wait::No),
+                    Kind::Data if encoded(frame).header()[0] == 0x89 => {
+                        write_half.send_in_line(frame.clone(), Wait::No)
+                    }
                     _ if fed => write_half.feed(frame.clone(), Wait::Forever),
                     _ => write_half.send(frame.clone(), Wait::Forever),
                 };
-                starters += usize::from(sent.unwrap() == Sent::StartDrainer);
+                sent.unwrap();
             }
-            starters += usize::from(write_half.flush().unwrap() == Sent::StartDrainer);
-            assert_eq!(starters, usize::from(cut < everything.len()), "cut at {cut}");
+            write_half.flush().unwrap();
+            assert_eq!(write_half.drainers(), usize::from(cut < everything.len()), "cut at {cut}");
             socket.allow(1000);
-            if starters > 0 {
-                write_half.drain().unwrap();
+            if write_half.drainers() > 0 {
+                write_half.drain();
             }
             let frames = frames(&socket.taken());
-            let place =
-                |frame: &Frame| frames.iter().position(|other| *other == frame.to_bytes(0)).expect("it is there");
+            let place = |frame: &Outgoing| {
+                frames.iter().position(|other| *other == encoded(frame).to_bytes(0)).expect("it is there")
+            };
             assert_eq!(frames.len(), sent.len(), "cut at {cut}, fed: {fed}");
             // The ordinary Ping may be anywhere; what stands in line is in the order of the calls.
             let in_line: Vec<_> = sent[..4].iter().map(place).collect();
@@ -491,11 +640,11 @@ fn many_pings_in_line_wait_each_for_itself() {
     let (write_half, socket) = write_half(ENOUGH, 0);
     write_half.send(text("data"), Wait::Forever).unwrap();
     for n in 0..5 {
-        assert_eq!(write_half.send_in_line(Frame::ping_in_line(n.to_string()), Wait::No).unwrap(), Sent::Queued);
+        assert_eq!(write_half.send_in_line(Outgoing::ping_in_line(n.to_string()), Wait::No).unwrap(), Sent::Queued);
     }
     socket.allow(1000);
-    write_half.drain().unwrap();
-    let pings = (0..5).map(|n| Frame::ping_in_line(n.to_string()));
+    write_half.drain();
+    let pings = (0..5).map(|n| Outgoing::ping_in_line(n.to_string()));
     assert_eq!(socket.taken(), wire(&[text("data")].into_iter().chain(pings).collect::<Vec<_>>()));
     assert_eq!(write_half.uptake().ping_left, None, "the heartbeat's are others");
 }
@@ -505,9 +654,9 @@ fn many_pings_in_line_wait_each_for_itself() {
 fn pings_in_line_take_room_in_the_queue_like_data() {
     let (write_half, _socket) = write_half(3 * cost(&["1"]), 0);
     write_half.send(text("1"), Wait::No).unwrap();
-    let send = |number: &str| write_half.send_in_line(Frame::ping_in_line(number.to_owned()), Wait::No);
+    let send = |number: &str| write_half.send_in_line(Outgoing::ping_in_line(number.to_owned()), Wait::No);
     assert!(send("2").is_ok() && send("3").is_ok());
-    assert!(matches!(send("4"), Err(SendFailure::Full)));
+    assert!(matches!(send("4"), Err(Refused::Full)));
     assert_eq!(write_half.figures().messages, 1, "they are no messages");
 }
 
@@ -517,8 +666,8 @@ fn a_send_waits_until_its_deadline_and_no_longer() {
     write_half.send(text("01234567"), Wait::Forever).unwrap();
     for wait in [Duration::ZERO, 3 * PATIENCE] {
         let deadline = Instant::now() + wait;
-        assert!(matches!(write_half.send(text("89"), Wait::Until(deadline)), Err(SendFailure::Full)));
-        assert!(matches!(write_half.feed(text("89"), Wait::Until(deadline)), Err(SendFailure::Full)));
+        assert!(matches!(write_half.send(text("89"), Wait::Until(deadline)), Err(Refused::Full)));
+        assert!(matches!(write_half.feed(text("89"), Wait::Until(deadline)), Err(Refused::Full)));
         assert!(Instant::now() >= deadline);
     }
     assert_eq!(write_half.figures().messages, 1, "what was refused does not count");
@@ -529,7 +678,7 @@ fn a_send_waits_until_its_deadline_and_no_longer() {
         move || write_half.send(text("89"), Wait::Until(Instant::now() + 60 * SECOND))
     });
     socket.allow(1000);
-    write_half.drain().unwrap();
+    write_half.drain();
     sender.join().unwrap().unwrap();
     assert_eq!(socket.taken(), wire(&[text("01234567"), text("89")]));
     // A deadline that is over refuses nothing while there is room.
@@ -545,21 +694,124 @@ fn a_send_with_a_deadline_learns_of_the_end() {
         move || write_half.send(text("89"), Wait::Until(Instant::now() + 60 * SECOND))
     });
     write_half.end_now();
-    assert!(matches!(sender.join().unwrap(), Err(SendFailure::Closed)));
+    assert!(matches!(sender.join().unwrap(), Err(Refused::Closed)));
 }
 
 #[test]
-fn a_socket_that_fails_says_so_to_whoever_writes() {
+fn a_write_that_fails_is_told_once_whoever_writes() {
+    let told = |write_half: &Arc<Connection>, socket: &FakeSocket| {
+        assert_eq!((write_half.failures(), socket.shut_downs()), (vec![io::ErrorKind::BrokenPipe], 1));
+        assert_eq!(write_half.figures().reason, CloseReason::io(&io::ErrorKind::BrokenPipe.into()));
+        assert!(!write_half.is_open());
+        assert_eq!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed));
+        assert_eq!(write_half.reports(), [], "whoever reads ends the connection");
+    };
     let (write_half, socket) = write_half(ENOUGH, 4);
     write_half.send(text("waits"), Wait::Forever).unwrap();
     socket.fail();
-    assert!(matches!(write_half.drain(), Err(error) if error.kind() == io::ErrorKind::BrokenPipe));
+    write_half.drain();
+    told(&write_half, &socket);
 
-    let (write_half, socket) = super::tests::write_half(ENOUGH, 1000);
+    for (is_fed, fail) in [(false, Wait::Forever), (true, Wait::Forever)] {
+        let (write_half, socket) = super::tests::write_half(ENOUGH, 1000);
+        socket.fail();
+        if is_fed {
+            write_half.feed(text("fed"), fail).unwrap();
+            assert_eq!(write_half.flush(), Err(Refused::Closed));
+            assert_eq!(write_half.figures().unsent, 5);
+        } else {
+            assert_eq!(write_half.send(text("direct"), fail), Err(Refused::Closed));
+        }
+        told(&write_half, &socket);
+    }
+}
+
+#[test]
+fn without_a_thread_for_the_drainer_the_connection_ends() {
+    let (write_half, socket) = write_half(ENOUGH, 4);
+    write_half.set_threads(Threads::None);
+    assert_eq!(write_half.send(text("waits"), Wait::Forever), Err(Refused::Closed));
+    assert_eq!(write_half.reports(), [CloseReason::io(&io::ErrorKind::OutOfMemory.into())]);
+    assert_eq!((socket.shut_downs(), Arc::strong_count(&socket), write_half.queued()), (1, 1, 0));
+    assert_eq!(socket.taken(), wire(&[text("waits")])[..4], "and no Close frame within a frame");
+    // The same for a Close frame, which gives the reason.
+    let (write_half, _socket) = super::tests::write_half(ENOUGH, 1);
+    write_half.set_threads(Threads::None);
+    assert!(!write_half.close(normal(), Instant::now()));
+    assert_eq!(write_half.reports(), [normal()]);
+}
+
+#[test]
+fn a_drainer_that_panics_ends_the_connection() {
+    let (write_half, socket) = write_half(ENOUGH, 4);
+    write_half.send(text("waits"), Wait::Forever).unwrap();
+    socket.allow(1);
+    socket.panic();
+    write_half.drain();
+    let panicked = CloseReason::io(&io::Error::other("a write panicked: a bug"));
+    assert_eq!((write_half.reports(), socket.shut_downs()), (vec![panicked], 1));
+    assert_eq!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed));
+    assert!(write_half.wait_until_drained(Instant::now() + SECOND));
+}
+
+/// Memory that was lent, whose owner looks at the connection when it is given back.
+struct Lent {
+    connection: Arc<Connection>,
+    returned: Arc<AtomicUsize>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 2000]
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        assert!(self.connection.try_lock().is_some(), "the lock is held while code of the application runs");
+        self.returned.fetch_add(1, SeqCst);
+    }
+}
+
+#[test]
+fn lent_memory_is_given_back_without_the_lock() {
+    let returned = Arc::new(AtomicUsize::new(0));
+    let lend = |connection: &Arc<Connection>| {
+        let lent = Lent { connection: Arc::clone(connection), returned: Arc::clone(&returned) };
+        Outgoing::message(Message::binary(bytes::Bytes::from_owner(lent)))
+    };
+    let given_back = |count: usize| assert_eq!(returned.swap(0, SeqCst), count);
+    // Written at once; fed and flushed; refused.
+    let (write_half, socket) = write_half(1 << 20, 1 << 20);
+    write_half.send(lend(&write_half), Wait::Forever).unwrap();
+    given_back(1);
+    for _ in 0..3 {
+        write_half.feed(lend(&write_half), Wait::Forever).unwrap();
+    }
+    given_back(0);
+    write_half.flush().unwrap();
+    given_back(3);
+    // A write that fails, with others that wait.
+    write_half.feed(lend(&write_half), Wait::Forever).unwrap();
     socket.fail();
-    assert!(matches!(write_half.send(text("direct"), Wait::Forever), Err(SendFailure::Io(_))));
-    write_half.feed(text("fed"), Wait::Forever).unwrap();
-    assert!(matches!(write_half.flush(), Err(SendFailure::Io(_))));
+    assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
+    assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
+    given_back(3);
+    // Written by the drainer; forgotten at the end.
+    for is_cut in [false, true] {
+        let (write_half, socket) = super::tests::write_half(1 << 20, 1000);
+        for _ in 0..3 {
+            write_half.send(lend(&write_half), Wait::Forever).unwrap();
+        }
+        if is_cut {
+            write_half.end_now();
+            given_back(3);
+        } else {
+            socket.allow(1 << 20);
+        }
+        write_half.drain();
+        given_back(if is_cut { 0 } else { 3 });
+    }
 }
 
 #[test]
@@ -568,9 +820,18 @@ fn the_end_lets_go_of_the_socket() {
     write_half.send(text("x"), Wait::Forever).unwrap();
     write_half.end_now();
     assert_eq!(Arc::strong_count(&socket), 1);
-    assert!(matches!(write_half.send(text("y"), Wait::Forever), Err(SendFailure::Closed)));
+    assert!(matches!(write_half.send(text("y"), Wait::Forever), Err(Refused::Closed)));
     assert!(write_half.wait_until_drained(Instant::now() + SECOND));
-    assert_eq!(write_half.drain().map_err(|_| ()), Ok(()), "a drainer that comes late has nothing to do");
+
+    let (write_half, socket) = super::tests::write_half(ENOUGH, 4);
+    write_half.send(text("waits"), Wait::Forever).unwrap();
+    write_half.end_now();
+    write_half.drain();
+    assert_eq!(
+        (write_half.failures(), socket.taken().len()),
+        (vec![], 4),
+        "a drainer that comes late has nothing to do"
+    );
 }
 
 #[test]
@@ -578,13 +839,13 @@ fn the_end_is_reported_once_and_with_all_figures_however_many_say_it() {
     let (write_half, socket) = write_half(ENOUGH, 3);
     write_half.send(text("waits"), Wait::Forever).unwrap();
     let figures = Mutex::new(Vec::new());
-    let shut = std::sync::atomic::AtomicUsize::new(0);
+    let shut = AtomicUsize::new(0);
     let (first, second) = (CloseReason::HeartbeatLost { missed: 3 }, CloseReason::Disconnected);
     let end = |reason: CloseReason| {
         write_half.end(
             reason,
             Instant::now(),
-            |_| _ = shut.fetch_add(1, std::sync::atomic::Ordering::SeqCst),
+            |_| _ = shut.fetch_add(1, SeqCst),
             |said| figures.lock().unwrap().push(said),
         );
         assert_eq!(figures.lock().unwrap().len(), 1, "reported before any of the calls returns");
@@ -604,7 +865,7 @@ fn the_end_is_reported_once_and_with_all_figures_however_many_say_it() {
 #[test]
 fn the_end_says_why_if_the_socket_takes_it_at_once() {
     let lost = CloseReason::HeartbeatLost { missed: 3 };
-    let frame = Frame::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
+    let frame = Outgoing::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
     for (room, is_sent) in [(1000, true), (4, false)] {
         let (write_half, socket) = write_half(ENOUGH, room);
         // What was fed goes out before.
@@ -627,19 +888,19 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
     for (last_word, cause) in [(None, broken.clone()), (Some(word), peer)] {
         let (write_half, socket) = write_half(ENOUGH, 4);
         write_half.send(text("waits"), Wait::Forever).unwrap();
-        let mut shut = 0;
-        write_half.write_failed(broken.clone(), |_| shut += 1);
-        write_half.write_failed(CloseReason::Disconnected, |_| shut += 1);
-        assert_eq!((shut, Arc::strong_count(&socket)), (1, 1));
-        assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-        assert!(matches!(write_half.send_control(Frame::ping("1")), Err(SendFailure::Closed)));
+        socket.fail();
+        write_half.drain();
+        assert_eq!((socket.shut_downs(), Arc::strong_count(&socket)), (1, 1));
+        assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed)));
+        assert!(matches!(write_half.send_control(Outgoing::ping("1")), Err(Refused::Closed)));
         if let Some(word) = last_word {
             write_half.close_state(|close_state| close_state.peer_done(word, Instant::now()));
         }
         let mut reported = None;
-        write_half.end(CloseReason::Disconnected, Instant::now(), |_| shut += 1, |figures| reported = Some(figures));
+        write_half
+            .end(CloseReason::Disconnected, Instant::now(), FakeSocket::shut_down, |figures| reported = Some(figures));
         let figures = reported.expect("a write that fails is no end yet");
-        assert_eq!((shut, figures.reason), (1, cause));
+        assert_eq!((socket.shut_downs(), figures.reason), (1, cause));
         assert_eq!((figures.bytes, figures.unsent), (4, 3));
     }
 }
@@ -648,30 +909,31 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
 fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before() {
     let (write_half, socket) = write_half(ENOUGH, 1000);
     let now = Instant::now();
-    assert!(matches!(write_half.answer_close(now), Err(SendFailure::Closed)), "there is nothing to answer");
+    write_half.answer_close(now);
+    assert_eq!(socket.taken(), b"", "there is nothing to answer");
     let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
     write_half.close_state(|close_state| close_state.peer_done(word, now));
     assert!(!write_half.is_closing());
     assert_eq!(write_half.send(text("still"), Wait::Forever).unwrap(), Sent::Written);
-    assert_eq!(write_half.answer_close(now).unwrap(), Sent::Written);
-    assert!(matches!(write_half.answer_close(now), Err(SendFailure::Closed)));
-    assert!(matches!(write_half.close(normal(), now), Err(SendFailure::Closed)));
-    assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
-    let answer = Frame::close(close_payload(Some(CloseCode::GOING_AWAY), ""));
+    write_half.answer_close(now);
+    write_half.answer_close(now);
+    assert!(!write_half.close(normal(), now));
+    assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed)));
+    let answer = Outgoing::close(close_payload(Some(CloseCode::GOING_AWAY), ""));
     assert_eq!(socket.taken(), wire(&[text("still"), answer]));
     let figures = write_half.figures();
     assert_eq!((figures.sent, figures.received), (Some(CloseCode::GOING_AWAY), Some(CloseCode::GOING_AWAY)));
 }
 
 #[test]
-fn a_greeting_waits_for_the_first_frame_and_counts_as_no_message() {
+fn a_first_frame_waits_for_the_next_and_counts_as_no_message() {
     let (write_half, socket) = write_half(ENOUGH, 1000);
-    write_half.greet(text("hello"));
+    write_half.feed_first(text("hello"));
     assert_eq!((socket.taken(), write_half.figures().messages), (vec![], 0));
     write_half.send(text("a"), Wait::Forever).unwrap();
     assert_eq!(socket.taken(), wire(&[text("hello"), text("a")]));
     write_half.end_now();
-    write_half.greet(text("nobody is there"));
+    write_half.feed_first(text("nobody is there"));
     assert_eq!(write_half.queued(), 0);
 }
 
@@ -680,10 +942,11 @@ fn many_senders_never_tear_or_reorder() {
     const SENDERS: usize = 4;
     const EACH: usize = 200;
     let (write_half, socket) = write_half(cost(&["x"; 4]), 0);
-    let done = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    write_half.set_threads(Threads::Started);
+    let done = Arc::new(AtomicBool::new(false));
     thread::scope(|scope| {
         let feeder = scope.spawn(|| {
-            while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            while !done.load(SeqCst) {
                 socket.allow(37);
                 thread::yield_now();
             }
@@ -699,16 +962,9 @@ fn many_senders_never_tear_or_reorder() {
                         } else {
                             write_half.send(frame, Wait::Forever)
                         };
-                        if sent.unwrap() == Sent::StartDrainer {
-                            let write_half = Arc::clone(write_half);
-                            thread::spawn(move || write_half.drain().unwrap());
-                        }
+                        sent.unwrap();
                         if n % 7 == 0 {
-                            let sent = write_half.send_control(Frame::ping(n.to_string())).unwrap();
-                            if sent == Sent::StartDrainer {
-                                let write_half = Arc::clone(write_half);
-                                thread::spawn(move || write_half.drain().unwrap());
-                            }
+                            write_half.send_control(Outgoing::ping(n.to_string())).unwrap();
                         }
                     }
                 })
@@ -717,11 +973,9 @@ fn many_senders_never_tear_or_reorder() {
         for sender in senders {
             sender.join().unwrap();
         }
-        if write_half.flush().unwrap() == Sent::StartDrainer {
-            write_half.drain().unwrap();
-        }
+        write_half.flush().unwrap();
         assert!(write_half.wait_until_drained(Instant::now() + 20 * SECOND));
-        done.store(true, std::sync::atomic::Ordering::SeqCst);
+        done.store(true, SeqCst);
         feeder.join().unwrap();
     });
 

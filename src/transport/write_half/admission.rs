@@ -1,0 +1,100 @@
+//! Who may queue a frame, and who waits until there is room for theirs.
+//!
+//! Invariants:
+//! - A frame is admitted at once only if nobody waits for room: so room goes to those who wait, in the order of the
+//!   calls.
+//! - Whoever waits learns of the first phase in which nothing is accepted any more.
+
+use std::collections::VecDeque;
+use std::sync::PoisonError;
+use std::time::Instant;
+
+use super::state::State;
+use super::{Owner, Refused, Wait, WriteHalf};
+use crate::transport::sync::MutexGuard;
+
+/// Those who wait for room.
+#[derive(Debug, Default)]
+pub(super) struct WaitingLine {
+    /// Their tickets, in the order in which they came.
+    tickets: VecDeque<u64>,
+    last_ticket: u64,
+}
+
+impl WaitingLine {
+    pub(super) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    #[cfg(all(test, not(shuttle)))]
+    pub(super) fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Takes a place at the end.
+    fn join(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.tickets.push_back(self.last_ticket);
+        self.last_ticket
+    }
+
+    fn is_first(&self, ticket: u64) -> bool {
+        self.tickets.front() == Some(&ticket)
+    }
+
+    /// Gives the place up. Whether another one is first now.
+    fn leave(&mut self, ticket: u64) -> bool {
+        let was_first = self.is_first(ticket);
+        self.tickets.retain(|other| *other != ticket);
+        was_first && !self.tickets.is_empty()
+    }
+}
+
+impl<O: Owner> WriteHalf<O> {
+    /// The lock, once there is room for a frame of this cost. One larger than the whole queue is let in when nothing
+    /// waits.
+    pub(super) fn admit(&self, cost: usize, wait: Wait) -> Result<MutexGuard<'_, State<O::Socket>>, Refused> {
+        let state = self.lock();
+        if !state.close_state.accepts() {
+            return Err(Refused::Closed);
+        }
+        if state.waiting.is_empty() && state.has_room(cost, self.queue_limit) {
+            return Ok(state);
+        }
+        self.wait_for_room(state, cost, wait)
+    }
+
+    #[cold]
+    fn wait_for_room<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<O::Socket>>,
+        cost: usize,
+        wait: Wait,
+    ) -> Result<MutexGuard<'a, State<O::Socket>>, Refused> {
+        let ticket = state.waiting.join();
+        let outcome = loop {
+            if !state.close_state.accepts() {
+                break Err(Refused::Closed);
+            }
+            if state.waiting.is_first(ticket) && state.has_room(cost, self.queue_limit) {
+                break Ok(());
+            }
+            state = match wait {
+                Wait::No => break Err(Refused::Full),
+                Wait::Forever => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Wait::Until(deadline) => {
+                    let remaining = deadline.saturating_duration_since(Instant::now());
+                    if remaining.is_zero() {
+                        break Err(Refused::Full);
+                    }
+                    self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        };
+        // There may be room for the next as well, or for a smaller one than this.
+        if state.waiting.leave(ticket) {
+            self.progress.notify_all();
+        }
+        outcome.map(|()| state)
+    }
+}

@@ -1,0 +1,75 @@
+//! The drainer: the second thread of a connection that is behind, which blocks in writes until the queue is empty.
+//!
+//! Invariants:
+//! - There is one at a time: whoever finds that the socket does not take everything starts it, and until it has caught
+//!   up all others only queue.
+//! - While it is at work it has the batch, and writes to the socket without the lock.
+//! - Whatever stops it early ends the connection: a write that fails, a panic, or that no thread can be had.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::batch::Batch;
+use super::{Owner, Refused, Sent, Socket, WriteHalf, is_timeout};
+use crate::foreign;
+use crate::protocol::close::CloseReason;
+
+impl<O: Owner> WriteHalf<O> {
+    /// Starts the drainer, for frames that are queued and a socket that takes nothing now.
+    #[cold]
+    pub(super) fn start_drainer(owner: &Arc<O>) -> Result<Sent, Refused> {
+        let owned = Arc::clone(owner);
+        match owner.start_thread(move || Self::run_drainer(&owned)) {
+            Ok(()) => Ok(Sent::Queued),
+            Err(error) => {
+                owner.abort(CloseReason::io(&error));
+                Err(Refused::Closed)
+            }
+        }
+    }
+
+    fn run_drainer(owner: &O) {
+        let write_half = owner.write_half();
+        match foreign::call(|| write_half.drain()) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                write_half.fail(write_half.lock(), &error);
+                owner.write_failed(&error);
+            }
+            // A message may borrow memory of the application, which is let go here.
+            Err(message) => owner.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
+        }
+    }
+
+    /// Writes until the queue is empty, or the connection has ended.
+    fn drain(&self) -> io::Result<()> {
+        let mut batch = Batch::default();
+        let mut spent = Vec::new();
+        loop {
+            // What is next: the rest of the batch, then control frames, then other data.
+            let socket = {
+                let mut state = self.lock();
+                state.queue.refill_for_drainer(&mut batch);
+                let Some(socket) = state.socket.clone().filter(|_| !batch.is_empty()) else {
+                    state.catch_up();
+                    self.progress.notify_all();
+                    return Ok(());
+                };
+                socket
+            };
+            // As much as the socket takes, however long that takes.
+            let count = match socket.send_patiently(batch.slices(&mut Batch::room())) {
+                Ok(count) => count,
+                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            let mut state = self.lock();
+            state.blocked_since = Some(Instant::now());
+            state.note_taken(&mut batch, count, &mut spent);
+            self.progress.notify_all();
+            drop(state);
+            spent.clear();
+        }
+    }
+}
