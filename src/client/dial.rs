@@ -29,7 +29,7 @@ impl Target {
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
-        socket::prepare(&stream).map_err(ConnectError::Lost)?;
+        socket::set_options(&stream).map_err(ConnectError::Lost)?;
         let key = generate_key();
         let head = self.request_head(&key);
         socket::write_before(&stream, head.as_bytes(), deadline).map_err(|error| match error.kind() {

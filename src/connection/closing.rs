@@ -34,7 +34,7 @@ impl Connection {
             if now >= deadline {
                 break None;
             }
-            let read = receiving.read_half.fill_before(deadline, &mut now);
+            let read = receiving.read_half.read_until(deadline, &mut now);
             if let Err(last) = receiving.on_read(&self.shared, read, now) {
                 break Some(last);
             }

@@ -16,8 +16,8 @@ use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::{LastWord, Phase};
 use crate::protocol::decoder::Incoming;
-use crate::transport::budget::Share;
-use crate::transport::read_half::{Filled, ReadHalf};
+use crate::transport::budget::BudgetShare;
+use crate::transport::read_half::{ReadHalf, ReadOutcome};
 use crate::transport::socket;
 use crate::transport::write_half::{Sent, Uptake};
 
@@ -38,7 +38,7 @@ pub(crate) struct ReceivingEnd {
     /// Messages that were read for a handler that is away, in order.
     ahead: VecDeque<Message>,
     /// What they cost in memory.
-    ahead_share: Share,
+    ahead_share: BudgetShare,
     /// What comes behind the messages that were read ahead.
     last_word: Option<Box<LastWord>>,
     /// Whether the system was asked to probe the peer.
@@ -71,10 +71,10 @@ impl ReceivingEnd {
         read_half: ReadHalf,
         heartbeat: Heartbeat,
         text_heartbeat: bool,
-        mut ahead_share: Share,
+        mut ahead_share: BudgetShare,
         now: Instant,
     ) -> Self {
-        ahead_share.set_counts(true);
+        ahead_share.set_counted(true);
         Self {
             read_half,
             heartbeat,
@@ -161,23 +161,23 @@ impl ReceivingEnd {
     pub(crate) fn on_read(
         &mut self,
         shared: &Shared,
-        read: std::io::Result<Filled>,
+        read: std::io::Result<ReadOutcome>,
         now: Instant,
     ) -> Result<bool, Box<LastWord>> {
-        let (has_come, is_all) = match read {
-            Ok(Filled::Bytes { count, is_all }) => {
+        let (has_come, is_drained) = match read {
+            Ok(ReadOutcome::Bytes { count, is_drained }) => {
                 shared.stats.count_bytes_in(count, now);
                 self.has_arrived(shared.stats.bytes_in(), now);
-                (true, is_all)
+                (true, is_drained)
             }
-            Ok(Filled::Nothing) => (false, true),
-            Ok(Filled::End) => return Err(Box::new(LastWord::End(self.read_half.end_reason()))),
+            Ok(ReadOutcome::Nothing) => (false, true),
+            Ok(ReadOutcome::End) => return Err(Box::new(LastWord::End(self.read_half.end_reason()))),
             Err(error) => return Err(Box::new(LastWord::End(CloseReason::io(&error)))),
         };
-        if is_all && self.reading == Reading::Stopped {
+        if is_drained && self.reading == Reading::Stopped {
             self.reading = Reading::Since(now);
             if std::mem::take(&mut self.is_kept_alive) {
-                socket::stop_keeping_alive(self.read_half.stream());
+                socket::stop_keepalive(self.read_half.stream());
             }
         }
         Ok(has_come)
@@ -251,7 +251,7 @@ impl ReceivingEnd {
     pub(crate) fn ping(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
         // Counted before it is written: what comes back at once is its answer, and news.
         let before = Instant::now();
-        self.has_arrived(shared.stats.bytes_in() + socket::waiting(self.read_half.stream()), before);
+        self.has_arrived(shared.stats.bytes_in() + socket::unread_bytes(self.read_half.stream()), before);
         if !self.heartbeat.has_clock() {
             self.ping = JudgedPing { asked: before, left: None };
         }
@@ -288,12 +288,12 @@ impl ReceivingEnd {
     /// All that is known of the peer; and the limit, if what waits for it has waited for longer than it may.
     fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
         let read = shared.stats.bytes_in();
-        self.has_arrived(read + socket::waiting(self.read_half.stream()), now);
+        self.has_arrived(read + socket::unread_bytes(self.read_half.stream()), now);
         let uptake = shared.write_half.uptake();
         self.note_ping_left(&uptake);
         let is_held_back = match self.ping.left {
             Some((_, offset)) if self.heartbeat.is_overdue(now) => {
-                socket::holds_back(self.read_half.stream(), uptake.bytes - offset)
+                socket::has_unsent_before_last(self.read_half.stream(), uptake.bytes - offset)
             }
             _ => false,
         };
@@ -345,7 +345,7 @@ impl ReceivingEnd {
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(shared, now);
-        self.read_half.rest();
+        self.read_half.release_idle_buffer();
         if let Some(last) = &self.last_word {
             if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
                 // Nothing that the handler may still send would arrive.
@@ -446,13 +446,13 @@ impl ReceivingEnd {
     /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may be
     /// all that it could send. From then on the system alone can tell whether its host is there.
     fn stop_reading(&mut self) {
-        if self.read_half.decoder.undecoded() == 0 && socket::waiting(self.read_half.stream()) == 0 {
+        if self.read_half.decoder.undecoded() == 0 && socket::unread_bytes(self.read_half.stream()) == 0 {
             return;
         }
         self.reading = Reading::Stopped;
         if let Some(limit) = self.heartbeat.policy().patience().filter(|_| !self.is_kept_alive) {
             // A system without the option has the handler's return all the same.
-            self.is_kept_alive = socket::keep_alive(self.read_half.stream(), limit).is_ok();
+            self.is_kept_alive = socket::start_keepalive(self.read_half.stream(), limit).is_ok();
         }
     }
 

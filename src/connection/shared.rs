@@ -28,7 +28,7 @@ use crate::protocol::frame::{Frame, Role};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
-use crate::transport::budget::Share;
+use crate::transport::budget::BudgetShare;
 use crate::transport::socket;
 use crate::transport::write_half::{Figures, SendFailure, Sent, Wait, WriteHalf};
 
@@ -295,7 +295,7 @@ impl Shared {
     /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
     pub(crate) fn abort(&self, reason: CloseReason) {
         let is_dead = matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. });
-        self.end(reason, if is_dead { socket::give_up } else { socket::shut_down });
+        self.end(reason, if is_dead { socket::abandon } else { socket::shut_down });
     }
 
     /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
@@ -405,8 +405,8 @@ impl Shared {
     }
 
     /// A share of what may be buffered for all connections together.
-    pub(crate) fn share(&self) -> Share {
-        Share::new(&self.supervisor.buffered)
+    pub(crate) fn share(&self) -> BudgetShare {
+        BudgetShare::new(&self.supervisor.buffered)
     }
 
     fn traffic(&self, figures: &Figures) -> Traffic {

@@ -179,7 +179,7 @@ where
     /// inlined, and their frames lie over one another.
     fn run(mut self) {
         let pending = Arc::clone(&self.pending);
-        let (remote, outcome) = match socket::prepare(&pending.stream) {
+        let (remote, outcome) = match socket::set_options(&pending.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.server.settings.handshake_timeout;
                 let server = Arc::clone(&self.server);

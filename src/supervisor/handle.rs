@@ -16,7 +16,7 @@ use crate::supervisor::notice::{Command, Notice};
 use crate::supervisor::stand_in::{self, StandIn};
 use crate::supervisor::stats::{Snapshot, Stats};
 use crate::supervisor::subscribers::Subscribers;
-use crate::transport::budget::Total;
+use crate::transport::budget::MemoryBudget;
 
 /// The supervisor, as its server or client, their connections and their handles know it.
 pub(crate) struct SupervisorHandle {
@@ -36,7 +36,7 @@ pub(crate) struct SupervisorHandle {
     /// Those that may need a stand-in.
     pub(crate) stand_in: stand_in::Register,
     /// What all queues and everything read ahead cost in memory.
-    pub(crate) buffered: Arc<Total>,
+    pub(crate) buffered: Arc<MemoryBudget>,
     /// An instant that all connections have in common.
     pub(crate) epoch: Instant,
 }
@@ -72,7 +72,7 @@ impl SupervisorHandle {
             failure: Mutex::default(),
             wake: Box::new(wake),
             stand_in: register,
-            buffered: Arc::new(Total::new(0)),
+            buffered: Arc::new(MemoryBudget::new(0)),
             epoch: Instant::now(),
         };
         Ok((Arc::new(supervisor), Receivers { notices: notices_receiver, commands: commands_receiver, stand_in }))

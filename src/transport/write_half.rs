@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::close::{CloseCode, CloseReason, close_payload};
 use crate::protocol::close_state::{CloseFrame, CloseState, Phase};
 use crate::protocol::frame::{Frame, Kind, Role};
-use crate::transport::budget::{Share, Total};
+use crate::transport::budget::{BudgetShare, MemoryBudget};
 use crate::transport::sync::{Condvar, Mutex, MutexGuard};
 
 mod batch;
@@ -126,7 +126,7 @@ struct State<S> {
     queued: usize,
     /// What the frames that wait cost in memory, but for small ones that were fed. It counts while a drainer is at work: what
     /// goes straight to the socket costs nothing.
-    share: Share,
+    share: BudgetShare,
     is_draining: bool,
     /// Tickets of those who wait for room, in the order in which they came.
     waiting: VecDeque<u64>,
@@ -154,7 +154,7 @@ impl<S: Socket> WriteHalf<S> {
         role: Role,
         socket: Arc<S>,
         queue_limit: usize,
-        total: &Arc<Total>,
+        total: &Arc<MemoryBudget>,
         close_timeout: Duration,
     ) -> Self {
         let state = State {
@@ -167,7 +167,7 @@ impl<S: Socket> WriteHalf<S> {
             fed: Vec::new(),
             data: VecDeque::new(),
             queued: 0,
-            share: Share::new(total),
+            share: BudgetShare::new(total),
             is_draining: false,
             waiting: VecDeque::new(),
             last_ticket: 0,
@@ -538,14 +538,14 @@ impl<S: Socket> State<S> {
 
     fn falls_behind(&mut self) {
         self.is_draining = true;
-        self.share.set_counts(true);
+        self.share.set_counted(true);
         self.blocked_since = Some(Instant::now());
     }
 
     /// The drainer has nothing left to do.
     fn catches_up(&mut self) {
         self.is_draining = false;
-        self.share.set_counts(false);
+        self.share.set_counted(false);
         self.blocked_since = None;
         // An empty queue keeps no memory, beyond what a batch takes.
         self.data.shrink_to(Batch::MOST_FRAMES);

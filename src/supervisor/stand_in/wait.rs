@@ -42,7 +42,7 @@ mod unix {
         pub(crate) fn wake(&self) {
             loop {
                 // Not by std's own write, which may raise SIGPIPE once the other end has gone.
-                match SockRef::from(&self.0).send_with_flags(&[0], socket::FLAGS).map_err(|error| error.kind()) {
+                match SockRef::from(&self.0).send_with_flags(&[0], socket::SEND_FLAGS).map_err(|error| error.kind()) {
                     Err(ErrorKind::Interrupted) => {}
                     // So much waits to be read that it wakes up anyway.
                     Ok(_) | Err(ErrorKind::WouldBlock) => return,
@@ -74,7 +74,7 @@ mod unix {
                 // There will be another round.
                 Err(rustix::io::Errno::INTR) => return Vec::new(),
                 Err(_) => {
-                    socket::sit_out(timeout);
+                    socket::pause_briefly(timeout);
                     return Vec::new();
                 }
             }

@@ -106,7 +106,7 @@ impl Rig {
     fn new(room: usize) -> Self {
         let pipe = Arc::new(Pipe::default());
         pipe.make_room(room);
-        let total = Arc::new(Total::new(usize::MAX));
+        let total = Arc::new(MemoryBudget::new(usize::MAX));
         let write_half = Arc::new(WriteHalf::new(Role::Server, Arc::clone(&pipe), QUEUE, &total, FAR));
         Self { write_half, pipe, reports: Arc::default() }
     }

@@ -78,11 +78,15 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// With a queue of so many bytes, and a socket that takes so many.
 fn write_half(queue_limit: usize, room: usize) -> (Arc<WriteHalf<FakeSocket>>, Arc<FakeSocket>) {
-    outbound_of(&Arc::new(Total::new(usize::MAX)), queue_limit, room)
+    outbound_of(&Arc::new(MemoryBudget::new(usize::MAX)), queue_limit, room)
 }
 
 /// With its part of this total.
-fn outbound_of(total: &Arc<Total>, queue_limit: usize, room: usize) -> (Arc<WriteHalf<FakeSocket>>, Arc<FakeSocket>) {
+fn outbound_of(
+    total: &Arc<MemoryBudget>,
+    queue_limit: usize,
+    room: usize,
+) -> (Arc<WriteHalf<FakeSocket>>, Arc<FakeSocket>) {
     let socket = Arc::new(FakeSocket::default());
     socket.allow(room);
     (Arc::new(WriteHalf::new(Role::Server, Arc::clone(&socket), queue_limit, total, 10 * SECOND)), socket)
@@ -288,7 +292,7 @@ fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
 
 #[test]
 fn of_all_queues_together_the_fattest_is_refused_first() {
-    let total = Arc::new(Total::new(20 * cost(&["x"])));
+    let total = Arc::new(MemoryBudget::new(20 * cost(&["x"])));
     let (fat, socket) = outbound_of(&total, ENOUGH, 0);
     let fill = |write_half: &WriteHalf<FakeSocket>| {
         let mut count = 0;
