@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel as channel;
 use ipnet::IpNet;
@@ -22,14 +22,15 @@ use crate::supervisor::threads::ServiceThreads;
 pub(crate) mod accept;
 mod accept_loop;
 mod addresses;
+mod admission;
 mod connection_thread;
 pub(crate) mod handle;
 mod handshake;
 mod listener;
-mod lobby;
+mod overflow;
 
 use accept::Accept;
-use addresses::Addresses;
+use admission::Limits;
 use connection_thread::ServerInner;
 use handle::ServerHandle;
 use handshake::HandshakeConfig;
@@ -248,13 +249,10 @@ impl Server {
         let server = Arc::new(ServerInner {
             supervisor: Arc::clone(&supervisor),
             settings: Arc::new(settings),
-            max_connections,
+            limits: Arc::new(Limits::new(max_connections, max_per_address)),
             text_heartbeat,
             config,
             handler,
-            places: AtomicUsize::new(0),
-            lobby: Arc::default(),
-            addresses: max_per_address.map(|limit| Arc::new(Addresses::new(limit))),
             last_id: AtomicU64::new(0),
         });
         let mut accepted = 0;

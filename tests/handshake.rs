@@ -439,7 +439,7 @@ fn far_over_the_limit_the_longest_silent_are_dropped_and_reported_and_others_ser
     thread::sleep(ms(100));
     for _ in 0..MORE {
         clients.push(Client::tcp(running.address()));
-        let reason = "dropped: it was silent for longest among too many";
+        let reason = "dropped: too many clients were waiting, and it was silent for longest";
         assert_eq!(running.events.handshake_failed(), (None, reason.into()));
     }
     for mut client in clients.drain(1..=MORE) {

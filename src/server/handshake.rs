@@ -81,16 +81,16 @@ const MAX_HEAD: usize = 16 * 1024;
 /// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// Why a client that asks properly is not let in.
+/// The limit that keeps a client out whose request is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum LimitReached {
     /// There are as many connections as there may be.
     Server,
     /// The client's address has as many as it may have.
     Address,
 }
 
-impl Full {
+impl LimitReached {
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Server => "too many connections (max_connections)",
@@ -108,16 +108,16 @@ impl Full {
     }
 }
 
-/// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `find_room`: whether
+/// Does the handshake before the deadline, and says who is at the other end, as far as that got known. `check_limits`: whether
 /// one more connection of this client can be let in. `last_id`: the number of the newest connection.
 ///
-/// One step after the other and none inlined, so that their frames lie over one another: see `Slot::run`.
+/// One step after the other and none inlined, so that their frames lie over one another: see `ConnectionThread::run`.
 #[inline(never)]
 pub(crate) fn perform(
     pending: &PendingHandshake,
     config: &HandshakeConfig,
     deadline: Instant,
-    find_room: impl FnOnce(IpAddr) -> Result<(), Full>,
+    check_limits: impl FnOnce(IpAddr) -> Result<(), LimitReached>,
     last_id: &AtomicU64,
 ) -> (Remote, Outcome) {
     let (stream, peer) = (&*pending.stream, pending.peer);
@@ -141,7 +141,7 @@ pub(crate) fn perform(
         let status = answer_and_end(stream, &refusal.0, with_body, deadline, &config.log).ok();
         (remote, Outcome::Failed(HandshakeFailure::of(&request, status, refusal.1)))
     };
-    match look_at(&request, config).and_then(|()| find_room(remote.client).map_err(|full| full.refusal().into())) {
+    match look_at(&request, config).and_then(|()| check_limits(remote.client).map_err(|limit| limit.refusal().into())) {
         Ok(()) => {}
         Err(Declined::Plain { response, is_unclaimed }) => {
             let answer = answer_and_end(stream, &response, with_body, deadline, &config.log);

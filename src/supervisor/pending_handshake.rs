@@ -50,7 +50,7 @@ impl PendingHandshake {
     }
 
     /// It has no place and has to go, for another that has none: hangs up on it.
-    pub(crate) fn make_room(&self) {
+    pub(crate) fn drop_for_another(&self) {
         self.was_dropped.store(true, Relaxed);
         socket::shut_down(&self.stream);
     }
