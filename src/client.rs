@@ -17,7 +17,7 @@ use crossbeam_channel as channel;
 use crate::connection::Connection;
 use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::shared::{NewConnection, Shared};
-use crate::durations::within_reason;
+use crate::durations::clamp_duration;
 use crate::error::Error;
 use crate::foreign;
 use crate::protocol::close::{CloseCode, CloseReason};
@@ -211,7 +211,7 @@ impl Client {
     /// addresses the next is tried as well when one has not answered within 250 ms, or at once when it has failed, IPv6
     /// and IPv4 in turn (happy eyeballs, RFC 8305). The first that answers is taken.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.target.connect_timeout = within_reason(timeout);
+        self.target.connect_timeout = clamp_duration(timeout);
         self
     }
 

@@ -89,7 +89,7 @@ macro_rules! setters_of_both_ends {
         /// [`ConnectError::TimedOut`](crate::ConnectError::TimedOut). The head of a request, or of an answer, may have
         /// 16 KiB and 100 header lines.
         pub fn handshake_timeout(mut self, timeout: std::time::Duration) -> Self {
-            self.settings.handshake_timeout = $crate::durations::within_reason(timeout);
+            self.settings.handshake_timeout = $crate::durations::clamp_duration(timeout);
             self
         }
 
@@ -97,7 +97,7 @@ macro_rules! setters_of_both_ends {
         /// with it the [shutdown](crate::ServerHandle::shutdown) of a server or the [stop](crate::ClientHandle::stop) of a
         /// client. Then the socket is closed anyway. Default 5 s; kept between 1 ms and 10 years.
         pub fn close_timeout(mut self, timeout: std::time::Duration) -> Self {
-            self.settings.close_timeout = $crate::durations::within_reason(timeout);
+            self.settings.close_timeout = $crate::durations::clamp_duration(timeout);
             self
         }
 
@@ -127,7 +127,7 @@ macro_rules! setters_of_both_ends {
         /// Any byte that the peer takes starts the time anew. A peer that shows no sign of life either is found by the
         /// [heartbeat](Self::heartbeat), whatever is set here.
         pub fn full_queue_timeout(mut self, timeout: Option<std::time::Duration>) -> Self {
-            self.settings.full_queue_timeout = timeout.map($crate::durations::within_reason);
+            self.settings.full_queue_timeout = timeout.map($crate::durations::clamp_duration);
             self
         }
 

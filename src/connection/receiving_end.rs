@@ -31,7 +31,7 @@ pub(crate) struct ReceivingEnd {
     text_heartbeat: bool,
     /// How many bytes were ever seen to have arrived, read or not, and when the newest of them was first seen.
     arrived: u64,
-    heard: Instant,
+    last_arrival: Instant,
     reading: Reading,
     /// The Ping whose clock runs.
     ping: JudgedPing,
@@ -82,7 +82,7 @@ impl ReceivingEnd {
             deadline: None,
             text_heartbeat,
             arrived: 0,
-            heard: now,
+            last_arrival: now,
             reading: Reading::Always,
             ping: JudgedPing { asked: now, left: None },
             ahead: VecDeque::new(),
@@ -186,7 +186,7 @@ impl ReceivingEnd {
     /// So many bytes have arrived in all. Reading those that were seen before is no news.
     fn has_arrived(&mut self, arrived: u64, now: Instant) {
         if arrived > self.arrived {
-            (self.arrived, self.heard) = (arrived, now);
+            (self.arrived, self.last_arrival) = (arrived, now);
         }
     }
 
@@ -252,7 +252,7 @@ impl ReceivingEnd {
         // Counted before it is written: what comes back at once is its answer, and news.
         let before = Instant::now();
         self.has_arrived(shared.stats.bytes_in() + socket::unread_bytes(self.read_half.stream()), before);
-        if !self.heartbeat.has_clock() {
+        if !self.heartbeat.has_miss_timer() {
             self.ping = JudgedPing { asked: before, left: None };
         }
         let sent = shared.ping(self.heartbeat.policy().announcement(), None);
@@ -300,7 +300,7 @@ impl ReceivingEnd {
         let evidence = Evidence {
             arrived: self.arrived,
             examined: read - self.read_half.decoder.unexamined() as u64,
-            heard: self.heard,
+            last_arrival: self.last_arrival,
             reading: self.reading,
             ping_left: self.ping.left.map(|(at, _)| at),
             is_held_back,
@@ -450,7 +450,7 @@ impl ReceivingEnd {
             return;
         }
         self.reading = Reading::Stopped;
-        if let Some(limit) = self.heartbeat.policy().patience().filter(|_| !self.is_kept_alive) {
+        if let Some(limit) = self.heartbeat.policy().longest_silence().filter(|_| !self.is_kept_alive) {
             // A system without the option has the handler's return all the same.
             self.is_kept_alive = socket::start_keepalive(self.read_half.stream(), limit).is_ok();
         }

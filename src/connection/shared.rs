@@ -160,7 +160,7 @@ impl Shared {
     /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has read
     /// all of it. `false` if there was no room for it as long as `wait` says.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
-        let payload = self.pings.enter_in_line(waiter);
+        let payload = self.pings.enter_ordered(waiter);
         let sent = self.write_half.send_in_line(Frame::ping_in_line(payload.clone()), wait);
         if let Err(SendFailure::Full) = sent {
             return Ok(false);

@@ -179,13 +179,13 @@ impl State {
             return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
         }
         let (mut at, reads) = receiving.stand_in(shared, now)?;
-        if let Some(pace) = receiving.policy().pace().filter(|_| !self.is_reported) {
+        if let Some(period) = receiving.policy().period().filter(|_| !self.is_reported) {
             let away = now.saturating_duration_since(since);
-            if away >= pace {
+            if away >= period {
                 self.is_reported = true;
                 shared.notify_unless_over(Notice::HandlerStalled { connection: shared.identity, away });
             } else {
-                at = Some(at.map_or(since + pace, |at| at.min(since + pace)));
+                at = Some(at.map_or(since + period, |at| at.min(since + period)));
             }
         }
         let stream = Arc::clone(receiving.read_half.stream());
