@@ -257,10 +257,10 @@ impl Connection {
         match self.shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Open => receiving.beat_if_due(&self.shared, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
+            Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
                 Err(Over)
             }
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
+            Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
             // The socket is at its end, which the next read tells.
             Phase::Broken | Phase::Over => Ok(None),
         }

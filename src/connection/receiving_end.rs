@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::heartbeat::{Action, Activity, Evidence, Heartbeat, HeartbeatPolicy, Reading, announcement, text_ping};
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
-use crate::protocol::close_state::{LastWord, Phase};
+use crate::protocol::close_state::{PeerEnd, Phase};
 use crate::protocol::decoder::Incoming;
 use crate::transport::budget::BudgetShare;
 use crate::transport::read_half::{ReadHalf, ReadOutcome};
@@ -40,7 +40,7 @@ pub(crate) struct ReceivingEnd {
     /// What they cost in memory.
     ahead_share: BudgetShare,
     /// What comes behind the messages that were read ahead.
-    last_word: Option<Box<LastWord>>,
+    peer_end: Option<Box<PeerEnd>>,
     /// Whether the system was asked to probe the peer.
     is_kept_alive: bool,
     /// Whether the peer was found dead. What it sent before is still the handler's.
@@ -87,7 +87,7 @@ impl ReceivingEnd {
             ping: JudgedPing { asked: now, left: None },
             ahead: VecDeque::new(),
             ahead_share,
-            last_word: None,
+            peer_end: None,
             is_kept_alive: false,
             is_dead: false,
         }
@@ -96,14 +96,14 @@ impl ReceivingEnd {
     // Receiving.
 
     /// The next message among what has arrived, or the peer's last word. Control frames on the way are dealt with.
-    pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
+    pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<PeerEnd>> {
         if self.ahead_share.held() > 0
             && let Some(message) = self.ahead.pop_front()
         {
             self.ahead_share.sub(message.cost());
             return Ok(Some(message));
         }
-        match self.last_word.take() {
+        match self.peer_end.take() {
             Some(last) => Err(last),
             None => self.decode(shared, now, &mut { usize::MAX }),
         }
@@ -115,7 +115,7 @@ impl ReceivingEnd {
         shared: &Arc<Shared>,
         now: Instant,
         frames: &mut usize,
-    ) -> Result<Option<Message>, Box<LastWord>> {
+    ) -> Result<Option<Message>, Box<PeerEnd>> {
         while let Some(left) = frames.checked_sub(1) {
             *frames = left;
             match self.read_half.decoder.next() {
@@ -136,9 +136,9 @@ impl ReceivingEnd {
                     shared.pong_received(&payload, now);
                     self.on_activity(shared, Activity::Pong, now);
                 }
-                Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(LastWord::Close(code, reason))),
+                Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(PeerEnd::Close(code, reason))),
                 Ok(None) => return Ok(None),
-                Err(violation) => return Err(Box::new(LastWord::Violation(violation))),
+                Err(violation) => return Err(Box::new(PeerEnd::Violation(violation))),
             }
         }
         Ok(None)
@@ -163,7 +163,7 @@ impl ReceivingEnd {
         shared: &Shared,
         read: std::io::Result<ReadOutcome>,
         now: Instant,
-    ) -> Result<bool, Box<LastWord>> {
+    ) -> Result<bool, Box<PeerEnd>> {
         let (has_come, is_drained) = match read {
             Ok(ReadOutcome::Bytes { count, is_drained }) => {
                 shared.stats.count_bytes_in(count, now);
@@ -171,8 +171,8 @@ impl ReceivingEnd {
                 (true, is_drained)
             }
             Ok(ReadOutcome::Nothing) => (false, true),
-            Ok(ReadOutcome::End) => return Err(Box::new(LastWord::End(self.read_half.end_reason()))),
-            Err(error) => return Err(Box::new(LastWord::End(CloseReason::io(&error)))),
+            Ok(ReadOutcome::End) => return Err(Box::new(PeerEnd::Lost(self.read_half.end_reason()))),
+            Err(error) => return Err(Box::new(PeerEnd::Lost(CloseReason::io(&error)))),
         };
         if is_drained && self.reading == Reading::Stopped {
             self.reading = Reading::Since(now);
@@ -336,26 +336,26 @@ impl ReceivingEnd {
     pub(crate) fn stand_in(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
         match shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Over => return Err(Over),
-            Phase::PeerDone { by } if by <= now => {
+            Phase::PeerEnded { by } if by <= now => {
                 shared.answer_close(now);
                 return Self::end_if_drained(shared, now);
             }
-            Phase::PeerDone { by } => return Ok((Some(by), false)),
+            Phase::PeerEnded { by } => return Ok((Some(by), false)),
             Phase::Closed { .. } => return Self::end_if_drained(shared, now),
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(shared, now);
         self.read_half.release_idle_buffer();
-        if let Some(last) = &self.last_word {
-            if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
+        if let Some(last) = &self.peer_end {
+            if let PeerEnd::Lost(reason @ CloseReason::Io { .. }) = &**last {
                 // Nothing that the handler may still send would arrive.
                 shared.abort(reason.clone());
                 return Err(Over);
             }
-            shared.peer_done((**last).clone(), now);
+            shared.peer_ended((**last).clone(), now);
             let phase = shared.write_half.close_state(|close_state| close_state.phase());
             return match phase {
-                Phase::PeerDone { by } => Ok((Some(by), false)),
+                Phase::PeerEnded { by } => Ok((Some(by), false)),
                 _ => Self::end_if_drained(shared, now),
             };
         }
@@ -419,7 +419,7 @@ impl ReceivingEnd {
                     Ok(None) if frames == 0 => return true,
                     Ok(None) => break,
                     Err(last) => {
-                        self.last_word = Some(last);
+                        self.peer_end = Some(last);
                         return false;
                     }
                 }
@@ -429,7 +429,7 @@ impl ReceivingEnd {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(last) => {
-                    self.last_word = Some(last);
+                    self.peer_end = Some(last);
                     return false;
                 }
             }

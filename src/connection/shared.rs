@@ -23,7 +23,7 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::http::request::RequestTarget;
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
-use crate::protocol::close_state::{LastWord, Phase};
+use crate::protocol::close_state::{PeerEnd, Phase};
 use crate::protocol::frame::{Frame, Role};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
@@ -257,8 +257,8 @@ impl Shared {
     }
 
     /// The peer has said its last word.
-    pub(crate) fn peer_done(&self, last: LastWord, now: Instant) {
-        self.write_half.close_state(|close_state| close_state.peer_done(last, now));
+    pub(crate) fn peer_ended(&self, last: PeerEnd, now: Instant) {
+        self.write_half.close_state(|close_state| close_state.peer_ended(last, now));
     }
 
     /// Answers the peer's last word (RFC 6455 section 5.5.1).

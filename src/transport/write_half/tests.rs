@@ -5,7 +5,7 @@ use std::thread;
 
 use super::*;
 use crate::message::Message;
-use crate::protocol::close_state::LastWord;
+use crate::protocol::close_state::PeerEnd;
 
 /// Takes as many bytes as it was allowed to, and remembers them.
 #[derive(Debug, Default)]
@@ -626,9 +626,9 @@ fn the_end_says_why_if_the_socket_takes_it_at_once() {
 #[test]
 fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
     let broken = CloseReason::io(&io::ErrorKind::BrokenPipe.into());
-    let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
+    let word = PeerEnd::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
     let peer = CloseReason::Peer { code: Some(CloseCode::GOING_AWAY), reason: "leaving".into() };
-    for (last_word, cause) in [(None, broken.clone()), (Some(word), peer)] {
+    for (peer_end, cause) in [(None, broken.clone()), (Some(word), peer)] {
         let (write_half, socket) = write_half(ENOUGH, 4);
         write_half.send(text("waits"), Wait::Forever).unwrap();
         let mut shut = 0;
@@ -637,8 +637,8 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
         assert_eq!((shut, Arc::strong_count(&socket)), (1, 1));
         assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(SendFailure::Closed)));
         assert!(matches!(write_half.send_control(Frame::ping("1")), Err(SendFailure::Closed)));
-        if let Some(word) = last_word {
-            write_half.close_state(|close_state| close_state.peer_done(word, Instant::now()));
+        if let Some(word) = peer_end {
+            write_half.close_state(|close_state| close_state.peer_ended(word, Instant::now()));
         }
         let mut reported = None;
         write_half.end(CloseReason::Disconnected, Instant::now(), |_| shut += 1, |figures| reported = Some(figures));
@@ -653,8 +653,8 @@ fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before
     let (write_half, socket) = write_half(ENOUGH, 1000);
     let now = Instant::now();
     assert!(matches!(write_half.answer_close(now), Err(SendFailure::Closed)), "there is nothing to answer");
-    let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
-    write_half.close_state(|close_state| close_state.peer_done(word, now));
+    let word = PeerEnd::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
+    write_half.close_state(|close_state| close_state.peer_ended(word, now));
     assert!(!write_half.is_closing());
     assert_eq!(write_half.send(text("still"), Wait::Forever).unwrap(), Sent::Written);
     assert_eq!(write_half.answer_close(now).unwrap(), Sent::Written);
