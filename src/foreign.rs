@@ -28,16 +28,16 @@ pub(crate) fn dispose<T>(value: T) {
 }
 
 /// The text of a value, as far as it can be had.
-pub(crate) fn in_words(value: &dyn Display) -> String {
+pub(crate) fn display_text(value: &dyn Display) -> String {
     /// What takes its place, or the place of the rest, if its `Display` fails or panics.
-    const UNSPEAKABLE: &str = "(an error that cannot be shown)";
+    const UNDISPLAYABLE: &str = "(an error that cannot be shown)";
     let mut text = Bounded { text: String::new(), is_full: false };
     let is_complete = matches!(call(|| write!(text, "{value}")), Ok(Ok(())));
     let Bounded { mut text, is_full } = text;
     if is_full {
         text.push('…');
     } else if !is_complete {
-        text.push_str(UNSPEAKABLE);
+        text.push_str(UNDISPLAYABLE);
     }
     text
 }
@@ -45,7 +45,7 @@ pub(crate) fn in_words(value: &dyn Display) -> String {
 /// What a panic says of itself.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     match payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)) {
-        Some(message) => in_words(&message),
+        Some(message) => display_text(&message),
         None => "no message".to_owned(),
     }
 }
@@ -107,9 +107,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_shown_has_a_text_all_the_same() {
-        assert_eq!(in_words(&Says("fine", || Ok(()))), "fine");
-        assert_eq!(in_words(&Says("half ", || Err(fmt::Error))), "half (an error that cannot be shown)");
-        assert_eq!(in_words(&Says("", || panic_any(Bomb(3)))), "(an error that cannot be shown)");
+        assert_eq!(display_text(&Says("fine", || Ok(()))), "fine");
+        assert_eq!(display_text(&Says("half ", || Err(fmt::Error))), "half (an error that cannot be shown)");
+        assert_eq!(display_text(&Says("", || panic_any(Bomb(3)))), "(an error that cannot be shown)");
         struct Endless;
         impl Display for Endless {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -118,7 +118,7 @@ mod tests {
                 }
             }
         }
-        let endless = in_words(&Endless);
+        let endless = display_text(&Endless);
         assert!(endless.ends_with('…') && endless.len() <= Bounded::LIMIT + 3, "{}", endless.len());
     }
 }

@@ -34,7 +34,7 @@ struct State {
     size: usize,
     /// Lines lost so far, and how many of them the logger was not told of yet.
     lost: u64,
-    untold: u64,
+    unreported: u64,
     /// The logger has panicked, and was told so.
     has_panicked: bool,
 }
@@ -61,7 +61,7 @@ impl Log {
     const LIMIT: usize = 4 << 20;
 
     /// How long the end of a server or client waits for lines to get out.
-    const LAST_WAIT: Duration = Duration::from_millis(500);
+    const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
     pub(crate) fn error(&self, text: fmt::Arguments<'_>) {
         self.line(Level::Error, text);
@@ -92,7 +92,7 @@ impl Log {
         let mut state = self.lock();
         if state.phase == Phase::Direct {
             drop(state);
-            self.hand_over(&line);
+            self.deliver(&line);
         } else if state.push(line) {
             drop(state);
             self.changed.notify_all();
@@ -107,27 +107,27 @@ impl Log {
     // The thread.
 
     /// Its thread is about to begin.
-    pub(crate) fn begin(&self) {
+    pub(crate) fn start_queueing(&self) {
         self.lock().phase = Phase::Running;
     }
 
     /// The thread: hands lines over until it is told to end.
     pub(crate) fn run(&self) {
         /// Whatever ends the thread.
-        struct Leaves<'a>(&'a Log);
-        impl Drop for Leaves<'_> {
+        struct StopOnDrop<'a>(&'a Log);
+        impl Drop for StopOnDrop<'_> {
             fn drop(&mut self) {
-                self.0.leave();
+                self.0.stop_queueing();
             }
         }
-        let _leaves = Leaves(self);
+        let _stop_on_drop = StopOnDrop(self);
         while let Some(line) = self.next() {
-            self.hand_over(&line);
+            self.deliver(&line);
         }
     }
 
     /// There is no thread any more: nobody waits for it.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn stop_queueing(&self) {
         self.lock().phase = Phase::Direct;
         self.changed.notify_all();
     }
@@ -149,7 +149,7 @@ impl Log {
 
     /// Has the thread hand over what waits, and end. Whether it has ended: a logger that blocks is not waited for.
     pub(crate) fn end(&self) -> bool {
-        let deadline = Instant::now() + Self::LAST_WAIT;
+        let deadline = Instant::now() + Self::FLUSH_TIMEOUT;
         let mut state = self.lock();
         if state.phase == Phase::Running {
             state.phase = Phase::Ending;
@@ -165,8 +165,8 @@ impl Log {
         true
     }
 
-    fn hand_over(&self, line: &Line) {
-        let Err(panic) = give_to_logger(line.level, &line.text) else { return };
+    fn deliver(&self, line: &Line) {
+        let Err(panic) = call_logger(line.level, &line.text) else { return };
         let is_first = {
             let mut state = self.lock();
             state.lost += 1;
@@ -174,7 +174,7 @@ impl Log {
         };
         if is_first {
             // If that does not work either, the counter is all that there is to know it by.
-            let _ = give_to_logger(Level::Error, &format!("the logger panicked: {panic}; a line was lost"));
+            let _ = call_logger(Level::Error, &format!("the logger panicked: {panic}; a line was lost"));
         }
     }
 
@@ -188,10 +188,10 @@ impl State {
     fn push(&mut self, line: Line) -> bool {
         if self.size + line.size() > Log::LIMIT {
             self.lost += 1;
-            self.untold += 1;
+            self.unreported += 1;
             return false;
         }
-        self.queue_what_was_lost();
+        self.queue_loss_report();
         self.size += line.size();
         self.lines.push_back(line);
         true
@@ -199,7 +199,7 @@ impl State {
 
     fn pop(&mut self) -> Option<Line> {
         if self.lines.is_empty() {
-            self.queue_what_was_lost();
+            self.queue_loss_report();
             self.lines.shrink_to(64);
         }
         let line = self.lines.pop_front()?;
@@ -208,10 +208,10 @@ impl State {
     }
 
     /// Where lines are missing, a line says how many.
-    fn queue_what_was_lost(&mut self) {
-        let untold = std::mem::take(&mut self.untold);
-        if untold > 0 {
-            let text = format!("lines of the log that were lost: {untold}, because the logger was behind");
+    fn queue_loss_report(&mut self) {
+        let unreported = std::mem::take(&mut self.unreported);
+        if unreported > 0 {
+            let text = format!("lines of the log that were lost: {unreported}, because the logger was behind");
             let line = Line { level: Level::Warn, text };
             self.size += line.size();
             self.lines.push_back(line);
@@ -226,7 +226,7 @@ impl Line {
 }
 
 /// The one place where the logger is called. The message of its panic, if it panics.
-fn give_to_logger(level: Level, text: &str) -> Result<(), String> {
+fn call_logger(level: Level, text: &str) -> Result<(), String> {
     const TARGET: &str = "heartwire";
     foreign::call(|| {
         let mut record = Record::builder();
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn nothing_is_queued_any_more_once_the_thread_has_found_the_queue_empty_at_its_end() {
         let log = Log::default();
-        log.begin();
+        log.start_queueing();
         assert!(log.lock().push(line("the last")));
         log.lock().phase = Phase::Ending;
         assert_eq!(log.next().unwrap().text, "the last");

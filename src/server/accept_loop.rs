@@ -165,7 +165,7 @@ mod tests {
             notified += 1;
         }
         (0..10).for_each(|_| supervisor.notify_if_room(miss()));
-        assert_eq!((receivers.notices.len(), supervisor.subscribers.tell_lost()), (notified, None));
+        assert_eq!((receivers.notices.len(), supervisor.subscribers.report_lost()), (notified, None));
         assert!(matches!(events.try_recv(), Ok(Event::Lost { count: 10 })));
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,7 +176,7 @@ mod tests {
             scope.spawn(|| {
                 run(&listener, &supervisor, &stop, |_, _| {
                     let _ = started.send(());
-                    supervisor.ended();
+                    supervisor.mark_ended();
                     Ok(())
                 });
             });

@@ -250,7 +250,7 @@ where
             // The handler returned the end of this very connection, whose reason is known.
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
             Ok(Err(error)) => {
-                let text = foreign::in_words(&error);
+                let text = foreign::display_text(&error);
                 foreign::dispose(error);
                 CloseReason::HandlerFailed(text)
             }
