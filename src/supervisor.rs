@@ -1,12 +1,12 @@
 //! The supervisor: one thread that owns the registry of connections and receives a notice of everything that happens to
 //! them.
 //!
-//! It logs every opening, miss and closure, keeps the counters, and hands events to subscribers. It fans broadcasts out,
-//! so that all receivers see one order and nobody waits for a slow peer. It enforces the deadlines of closing handshakes
-//! that other threads have begun, and of the shutdown.
+//! It logs every opening, miss and closure, keeps the counters, and hands events to subscribers. It fans broadcasts
+//! out, so that all receivers see one order and nobody waits for a slow peer. It enforces the deadlines of closing
+//! handshakes that other threads have begun, and of the shutdown.
 //!
-//! Invariants: it never blocks on a peer or a subscriber, and runs no foreign code. If it panics all the same, the server
-//! ends, and every open connection is reported.
+//! Invariants: it never blocks on a peer or a subscriber, and runs no foreign code. If it panics all the same, the
+//! server ends, and every open connection is reported.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -225,8 +225,8 @@ impl Supervisor {
         self.supervisor.subscribers.publish(|| Event::Closed(report));
     }
 
-    /// Sends a broadcast, together with those that wait after it, so that each connection gets all of them with one system
-    /// call.
+    /// Sends a broadcast, together with those that wait after it, so that each connection gets all of them with one
+    /// system call.
     fn broadcast(&mut self, first: Command) {
         /// Enough to save system calls, and few enough that notices do not wait for long.
         const MOST_AT_ONCE: usize = 64;

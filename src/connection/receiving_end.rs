@@ -1,8 +1,8 @@
 //! The receiving end of a connection: what arrives, what it says of the peer, and what is to be done about it.
 //!
 //! Two threads can drive it, one at a time: the connection's own while its handler waits in `recv`, and the
-//! [stand-in](crate::supervisor::stand_in) while the handler is away. Both go by the same decoder, the same heartbeat and the same
-//! evidence; so a peer is answered and judged in the same way, whatever the handler does.
+//! [stand-in](crate::supervisor::stand_in) while the handler is away. Both go by the same decoder, the same heartbeat
+//! and the same evidence; so a peer is answered and judged in the same way, whatever the handler does.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -192,8 +192,8 @@ impl ReceivingEnd {
 
     // Judging.
 
-    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is. Once somebody has begun to
-    /// close, no heart beats any more.
+    /// Does what the heartbeat asks for, if anything is due, and returns until when nothing else is. Once either side
+    /// has begun to close, the heartbeat is over.
     pub(crate) fn beat_if_due(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
         if !shared.write_half.is_open() {
             return Ok(None);
@@ -209,7 +209,9 @@ impl ReceivingEnd {
             return Err(Over);
         }
         let before = self.heartbeat.missed();
+        // The heartbeat asks for one thing at a time, and each may change the evidence for the next.
         loop {
+            // The full queue has a time limit of its own, whether the peer is alive or not.
             let (evidence, blocked_too_long) = self.evidence(shared, now);
             if let Some(limit) = blocked_too_long {
                 return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
@@ -226,6 +228,7 @@ impl ReceivingEnd {
                 Action::Stalled(limit) => {
                     return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
                 }
+                // Nothing is due: publish the count, and remember until when `beat_if_due` can return at once.
                 Action::Wait(deadline) => {
                     self.publish_missed(shared, before);
                     let full = shared
@@ -268,8 +271,8 @@ impl ReceivingEnd {
         sent.map(drop)
     }
 
-    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a peer
-    /// that is dead already is found.
+    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a
+    /// peer that is dead already is found.
     pub(crate) fn change_heartbeat(&mut self, shared: &Arc<Shared>, policy: HeartbeatPolicy) -> Result<(), Error> {
         self.set_heartbeat(shared, policy);
         if policy.ping_interval().is_some() {
@@ -285,10 +288,13 @@ impl ReceivingEnd {
         shared.stats.begin_heartbeat(policy.misses_allowed());
     }
 
-    /// All that is known of the peer; and the limit, if what waits for it has waited for longer than it may.
+    /// All that is known of the peer. Also the limit of `full_queue_timeout`, if the queue has been blocked for longer.
     fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
+        // What has arrived, read or not.
         let read = shared.stats.bytes_in();
         self.has_arrived(read + socket::unread_bytes(self.read_half.stream()), now);
+
+        // What the peer has taken. The send buffer is asked only when that decides something: it costs system calls.
         let uptake = shared.write_half.uptake();
         self.note_ping_left(&uptake);
         let is_held_back = match self.ping.left {
@@ -297,6 +303,7 @@ impl ReceivingEnd {
             }
             _ => false,
         };
+
         let evidence = Evidence {
             arrived: self.arrived,
             examined: read - self.read_half.decoder.unexamined() as u64,
@@ -443,8 +450,8 @@ impl ReceivingEnd {
         share.held() < shared.settings.read_ahead && share.has_room(1) || self.read_half.decoder.is_in_message()
     }
 
-    /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may be
-    /// all that it could send. From then on the system alone can tell whether its host is there.
+    /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may
+    /// be all that it could send. From then on the system alone can tell whether its host is there.
     fn stop_reading(&mut self) {
         if self.read_half.decoder.undecoded() == 0 && socket::unread_bytes(self.read_half.stream()) == 0 {
             return;

@@ -1,6 +1,7 @@
 //! What all threads of a server or a client hold of its supervisor: the channels to it, and what it shares with them.
 //!
-//! Its creator says how `serve` or `run` is woken when all is to end: a server out of `accept`, a client out of a pause.
+//! Its creator says how `serve` or `run` is woken when all is to end: a server out of `accept`, a client out of a
+//! pause.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -144,8 +145,8 @@ impl SupervisorHandle {
         self.notices.len() >= Self::MAX_NOTICES
     }
 
-    /// Reports the end of a connection's thread, and returns when the supervisor has received the notice. What is reported
-    /// from then on comes after everything about the connection.
+    /// Reports the end of a connection's thread, and returns when the supervisor has received the notice. What is
+    /// reported from then on comes after everything about the connection.
     pub(crate) fn thread_ends(&self, id: ConnectionId) {
         let (heard, until_heard) = channel::bounded(0);
         self.notify(Notice::ThreadEnds { id, heard: Some(heard) });
@@ -176,8 +177,8 @@ impl SupervisorHandle {
     pub(crate) fn snapshot(&self) -> Snapshot {
         let (reply, snapshot) = channel::bounded(1);
         if self.is_running.load(SeqCst) {
-            // Over the unbounded channel: if the supervisor ends first, that channel drops its notices when the receiver is
-            // dropped, which ends our wait.
+            // Over the unbounded channel: if the supervisor ends first, that channel drops its notices when the
+            // receiver is dropped, which ends our wait.
             self.notify(Notice::Snapshot { reply });
         } else {
             drop(reply);

@@ -20,8 +20,8 @@ pub(super) struct Shutdown {
     handler_deadline: Instant,
     /// Whether the peers' deadline has passed and connections are cut.
     are_peers_cut: bool,
-    /// Connections whose lock another thread held. Where processors are short, that thread may hold it for as long as it
-    /// waits for a processor, and so may each of thousands. So the supervisor does not wait, but tries these again.
+    /// Connections whose lock another thread held. Where processors are short, that thread may hold it for as long as
+    /// it waits for a processor, and so may each of thousands. So the supervisor does not wait, but tries these again.
     locked: Vec<Arc<Shared>>,
 }
 
@@ -108,7 +108,8 @@ impl Supervisor {
             shutdown.retry_locked();
         }
 
-        // The handlers' deadline: report every connection, even if that has to wait for a lock, and abandon the threads.
+        // The handlers' deadline: report every connection, even if that has to wait for a lock, and abandon the
+        // threads.
         if now < shutdown.handler_deadline {
             return false;
         }

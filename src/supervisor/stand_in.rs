@@ -26,7 +26,8 @@ use wait::{Sleep, Waker};
 /// How long a thread may be away before the stand-in takes over. A Ping of the peer may be answered that much later.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// The shortest time between two polls of sockets. What arrives in between waits, so many talkative peers cost few calls.
+/// The shortest time between two polls of sockets. What arrives in between waits, so many talkative peers cost few
+/// calls.
 const SOCKET_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
 /// What other threads ask of the stand-in.
@@ -150,7 +151,8 @@ impl StandIn {
         }
     }
 
-    /// Sleeps until a check is due, a socket is ready or a command arrives. Returns the connections whose sockets are ready.
+    /// Sleeps until a check is due, a socket is ready or a command arrives. Returns the connections whose sockets are
+    /// ready.
     fn wait(&mut self) -> Vec<ConnectionId> {
         let now = Instant::now();
         let may_poll_sockets = now >= self.next_socket_poll;

@@ -1,7 +1,8 @@
 //! The subscribers to events.
 //!
-//! Nobody waits for a subscriber, and what waits for it is bounded. A subscriber that does not take its events loses those
-//! for which there is no room. In their place it gets an [`Event::Lost`] with their number, when there is room again.
+//! Nobody waits for a subscriber, and what waits for it is bounded. A subscriber that does not take its events loses
+//! those for which there is no room. In their place it gets an [`Event::Lost`] with their number, when there is room
+//! again.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -100,8 +101,8 @@ impl Subscribers {
 }
 
 impl Subscriber {
-    /// How much memory the events that wait for a subscriber may cost: about 40,000 events, all that a full server of 10,000
-    /// connections reports when it loses them.
+    /// How much memory the events that wait for a subscriber may cost: about 40,000 events, all that a full server of
+    /// 10,000 connections reports when it loses them.
     const MAX_WAITING: usize = 16 * 1024 * 1024;
 
     /// Sends an event or counts it as lost. Whether the subscriber is still there.
@@ -116,8 +117,8 @@ impl Subscriber {
         self.send(event.clone(), cost)
     }
 
-    /// Reports lost events once half of the room is free, so that a slow subscriber does not get one report after every other
-    /// event. Whether the subscriber is still there.
+    /// Reports lost events once half of the room is free, so that a slow subscriber does not get one report after every
+    /// other event. Whether the subscriber is still there.
     fn report_lost(&mut self) -> bool {
         let waiting = self.sender.len();
         while self.costs.len() > waiting {

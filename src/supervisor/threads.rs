@@ -1,7 +1,7 @@
 //! The service threads of a server or a client: a fixed number, however many connections there are.
 //!
-//! None of the guarantees holds without them. So if one of them panics, which is a bug of heartwire, all connections end
-//! at once, and `serve` or `run` returns an error.
+//! None of the guarantees holds without them. So if one of them panics, which is a bug of heartwire, all connections
+//! end at once, and `serve` or `run` returns an error.
 
 use std::io;
 use std::sync::Arc;

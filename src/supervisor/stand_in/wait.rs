@@ -46,7 +46,8 @@ mod unix {
                     Err(ErrorKind::Interrupted) => {}
                     // The pair is full, so the stand-in wakes up anyway.
                     Ok(_) | Err(ErrorKind::WouldBlock) => return,
-                    // Perhaps the system is short of memory. The end of the pair also wakes the stand-in, from now on always.
+                    // Perhaps the system is short of memory. The end of the pair also wakes the stand-in, from now on
+                    // always.
                     Err(_) => {
                         let _ = self.0.shutdown(Shutdown::Both);
                         return;
