@@ -113,7 +113,7 @@ impl Log {
 
     /// The thread: calls the logger for each line until it is told to end.
     pub(crate) fn run(&self) {
-        /// Whatever ends the thread, nobody may wait for it afterwards.
+        /// Stops the queueing however the thread ends, so that nobody waits for it.
         struct StopOnDrop<'a>(&'a Log);
         impl Drop for StopOnDrop<'_> {
             fn drop(&mut self) {

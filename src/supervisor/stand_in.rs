@@ -163,7 +163,7 @@ impl StandIn {
         let next_socket_poll = (!may_poll_sockets && !sockets.is_empty()).then_some(self.next_socket_poll);
         let until = [next_check, next_socket_poll].into_iter().flatten().min();
         let mut timeout = until.map(|until| until.saturating_duration_since(now));
-        // Before a long sleep, ask to be woken, and look once more for a command that came before others could know.
+        // Before a long sleep, ask to be woken. A command that arrived just before was sent without a wake-up.
         if timeout.is_none_or(|timeout| timeout > GRACE) {
             self.is_asleep.store(true, SeqCst);
             if !self.commands.is_empty() {

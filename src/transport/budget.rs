@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_counts_is_part_of_the_total() {
+    fn only_counted_shares_are_part_of_the_budget() {
         let budget = Arc::new(MemoryBudget::new(100));
         let mut share = BudgetShare::new(&budget);
         share.add(30);
