@@ -488,7 +488,7 @@ fn plain_requests_that_are_held_open_have_a_bound_of_their_own_and_health_is_tol
     eventually("those that were dropped have ended", || threads() <= CONNECTIONS + 64);
     assert_eq!(exchange(running.address(), GET).status, 200, "with {} held open", held.len());
 
-    // And with as many that say nothing, in the lobby and in every place.
+    // And with as many that say nothing, in the overflow and in every connection slot.
     let _silent: Vec<Client> = (0..CONNECTIONS + 64).map(|_| Client::tcp(running.address())).collect();
     let accepted = 1 + held.len() + _silent.len();
     eventually("all have come", || running.handle.stats().accepted == accepted as u64);

@@ -42,7 +42,7 @@ pub(crate) struct Decoder {
     buffer: Vec<u8>,
     start: usize,
     /// The capacity of the buffer, or of the next one while there is none.
-    size: usize,
+    target_size: usize,
     min_size: usize,
     /// Reads in a row that left most of a grown buffer unused.
     small_reads: u8,
@@ -77,14 +77,14 @@ impl Decoder {
     /// From this size on, a payload is worth an extra system call or a new buffer instead of a copy.
     const LARGE: usize = 16 * 1024;
 
-    /// `head`: the bytes that arrived together with the opening handshake, after it.
-    pub(crate) fn new(role: Role, head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
+    /// `leftover`: the bytes that arrived after the opening handshake, in the same read.
+    pub(crate) fn new(role: Role, leftover: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
         let min_size = buffer_size.max(Self::MIN_BUFFER);
         Self {
             role,
-            buffer: head.to_vec(),
+            buffer: leftover.to_vec(),
             start: 0,
-            size: min_size,
+            target_size: min_size,
             min_size,
             small_reads: 0,
             max_message_size,
@@ -120,7 +120,7 @@ impl Decoder {
         // Anything else: read into the buffer, after what is not decoded yet.
         self.buffer.drain(..self.start);
         self.start = 0;
-        self.buffer.reserve_exact(self.size.saturating_sub(self.buffer.len()).max(1));
+        self.buffer.reserve_exact(self.target_size.saturating_sub(self.buffer.len()).max(1));
         let room = self.buffer.capacity() - self.buffer.len();
         let count = read(&mut self.buffer)?;
         self.adapt_size(count < room);
@@ -130,16 +130,16 @@ impl Decoder {
     /// Grows a full buffer, and shrinks one that was hardly used for a while.
     fn adapt_size(&mut self, had_room: bool) {
         if !had_room {
-            self.size = (self.buffer.capacity() * 4).min(Self::MAX_BUFFER).max(self.size);
+            self.target_size = (self.buffer.capacity() * 4).min(Self::MAX_BUFFER).max(self.target_size);
             self.small_reads = 0;
         } else if self.buffer.len() > self.min_size {
             self.small_reads = 0;
-        } else if self.size > self.min_size {
+        } else if self.target_size > self.min_size {
             self.small_reads += 1;
             if self.small_reads == u8::MAX {
-                self.size = self.min_size;
+                self.target_size = self.min_size;
                 self.small_reads = 0;
-                self.buffer.shrink_to(self.size);
+                self.buffer.shrink_to(self.target_size);
             }
         }
     }
@@ -148,7 +148,7 @@ impl Decoder {
     pub(crate) fn release(&mut self) {
         if self.start == self.buffer.len() {
             (self.buffer, self.start) = (Vec::new(), 0);
-            (self.size, self.small_reads) = (self.min_size, 0);
+            (self.target_size, self.small_reads) = (self.min_size, 0);
         }
     }
 

@@ -129,13 +129,8 @@ where
         match outcome {
             Outcome::Nothing { .. } | Outcome::Failed(_) if self.pending.was_dropped() => {
                 self.server.supervisor.count(|stats| stats.refused += 1);
-                self.report_failure(
-                    remote,
-                    HandshakeFailure::early(
-                        None,
-                        "dropped: too many clients were waiting, and it was silent for longest",
-                    ),
-                );
+                let reason = "dropped: too many clients were waiting, and it was silent for longest";
+                self.report_failure(remote, HandshakeFailure::early(None, reason));
             }
             Outcome::Plain(plain) => {
                 self.server.supervisor.log.debug(format_args!("{remote} {plain}"));
