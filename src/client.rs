@@ -13,7 +13,7 @@ use std::time::Duration;
 use crossbeam_channel as channel;
 
 use crate::connection::Connection;
-use crate::durations::within_reason;
+use crate::durations::clamp_duration;
 use crate::error::{ConnectError, Error};
 use crate::settings::{Settings, setters_of_both_ends};
 use crate::supervisor::handle::SupervisorHandle;
@@ -192,7 +192,7 @@ impl Client {
     /// addresses the next is tried as well when one has not answered within 250 ms, or at once when it has failed, IPv6
     /// and IPv4 in turn (happy eyeballs, RFC 8305). The first that answers is taken.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.target.connect_timeout = within_reason(timeout);
+        self.target.connect_timeout = clamp_duration(timeout);
         self
     }
 

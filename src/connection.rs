@@ -19,7 +19,7 @@ use crate::http::request::Request;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::close_state::Phase;
-use crate::transport::read_half::{Filled, ReadHalf};
+use crate::transport::read_half::{ReadHalf, ReadOutcome};
 use crate::transport::socket;
 
 mod closing;
@@ -258,10 +258,10 @@ impl Connection {
         match self.shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Open => receiving.beat_if_due(&self.shared, now),
             // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
+            Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
                 Err(Over)
             }
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
+            Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
             // The socket is at its end, which the next read tells.
             Phase::Broken | Phase::Over => Ok(None),
         }
@@ -274,15 +274,15 @@ impl Connection {
         mut receiving: Box<ReceivingEnd>,
         wake: Option<Instant>,
         now: &mut Instant,
-    ) -> Option<(Box<ReceivingEnd>, std::io::Result<Filled>)> {
+    ) -> Option<(Box<ReceivingEnd>, std::io::Result<ReadOutcome>)> {
         let from = *now;
         let wait = wake.map(|wake| wake.saturating_duration_since(from));
-        let read = if receiving.read_half.waits_in_read(wait) {
-            receiving.read_half.read_waiting()
+        let read = if receiving.read_half.blocks_in_read(wait) {
+            receiving.read_half.read_blocking()
         } else if wait.is_some_and(|wait| wait.is_zero()) {
             receiving.read_half.read_now()
         } else {
-            receiving.read_half.rest();
+            receiving.read_half.release_idle_buffer();
             if let Some(back) = self.shared.offer(receiving) {
                 // There is something else to do first.
                 receiving = back;
@@ -292,13 +292,13 @@ impl Connection {
                 receiving = self.shared.take_receiving_end()?;
                 match is_readable {
                     Ok(true) => receiving.read_half.read_now(),
-                    Ok(false) => Ok(Filled::Nothing),
+                    Ok(false) => Ok(ReadOutcome::Nothing),
                     Err(error) => Err(error),
                 }
             }
         };
         *now = Instant::now();
-        receiving.read_half.waited(now.saturating_duration_since(from), !matches!(read, Ok(Filled::Nothing)));
+        receiving.read_half.record_wait(now.saturating_duration_since(from), !matches!(read, Ok(ReadOutcome::Nothing)));
         Some((receiving, read))
     }
 }

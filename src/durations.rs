@@ -1,13 +1,13 @@
-//! The range that every duration which can be set is kept in.
+//! The range of every duration that can be set.
 
 use std::time::Duration;
 
-/// Below this, timers of operating systems mean nothing.
+/// Timers of operating systems are not exact below this.
 const SHORTEST: Duration = Duration::from_millis(1);
-/// Above this, arithmetic with `Instant` could overflow.
+/// `Instant` arithmetic could overflow above this.
 pub(crate) const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Keeps a duration that was set between 1 ms and 10 years.
-pub(crate) fn within_reason(duration: Duration) -> Duration {
+/// Clamps a duration to 1 ms to 10 years.
+pub(crate) fn clamp_duration(duration: Duration) -> Duration {
     duration.clamp(SHORTEST, LONGEST)
 }

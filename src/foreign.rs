@@ -1,8 +1,8 @@
-//! Calls into code that is not ours: handlers and callbacks of the application, its logger, and what its errors and panics
-//! leave behind.
+//! Calls into foreign code: the application's handlers, callbacks and logger, and what their errors and panics leave
+//! behind.
 //!
-//! Invariant: nothing that such code does passes through here but what it returns. A panic becomes a text, and so does an
-//! error that cannot be shown. (What aborts the process cannot be caught: the crate docs name it.)
+//! Invariant: foreign code can only return. A panic becomes a text, and so does an error whose `Display` fails.
+//! (Nothing can catch what aborts the process; the crate docs list it.)
 
 use std::any::Any;
 use std::fmt::{self, Display, Write};
@@ -21,8 +21,10 @@ pub(crate) fn warn_if_panics_abort(log: &Log) {
     }
 }
 
-/// Calls it. The message of its panic, if it panics. (Our own threads begin here as well: theirs would be a bug, and must
-/// not go unnoticed.)
+/// Calls foreign code.
+///
+/// # Errors
+/// The message of its panic. (Threads of our own start here too: their panic is a bug that has to be noticed.)
 pub(crate) fn call<T>(foreign: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(foreign)).map_err(|payload| {
         let message = panic_message(&*payload);
@@ -34,35 +36,35 @@ pub(crate) fn call<T>(foreign: impl FnOnce() -> T) -> Result<T, String> {
 /// Drops a value whose `Drop` may panic.
 pub(crate) fn dispose<T>(value: T) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(move || drop(value))) {
-        // It may go on like that for ever. A little memory is lost instead.
+        // The payload of that panic may panic too, and so on for ever. Leak a little memory instead.
         mem::forget(another);
     }
 }
 
-/// The text of a value, as far as it can be had.
-pub(crate) fn in_words(value: &dyn Display) -> String {
-    /// What takes its place, or the place of the rest, if its `Display` fails or panics.
-    const UNSPEAKABLE: &str = "(an error that cannot be shown)";
+/// The text of a value, or as much of it as there is.
+pub(crate) fn display_text(value: &dyn Display) -> String {
+    /// Replaces the text, or the rest of it, if `Display` fails or panics.
+    const UNDISPLAYABLE: &str = "(an error that cannot be shown)";
     let mut text = Bounded { text: String::new(), is_full: false };
     let is_complete = matches!(call(|| write!(text, "{value}")), Ok(Ok(())));
     let Bounded { mut text, is_full } = text;
     if is_full {
         text.push('…');
     } else if !is_complete {
-        text.push_str(UNSPEAKABLE);
+        text.push_str(UNDISPLAYABLE);
     }
     text
 }
 
-/// What a panic says of itself.
+/// The message of a panic.
 pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
     match payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)) {
-        Some(message) => in_words(&message),
+        Some(message) => display_text(&message),
         None => "no message".to_owned(),
     }
 }
 
-/// A text that ends where it is long enough for a log and a report.
+/// A text that is cut at a length that fits a log and a report.
 struct Bounded {
     text: String,
     is_full: bool,
@@ -118,10 +120,10 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_shown_has_a_text_all_the_same() {
-        assert_eq!(in_words(&Says("fine", || Ok(()))), "fine");
-        assert_eq!(in_words(&Says("half ", || Err(fmt::Error))), "half (an error that cannot be shown)");
-        assert_eq!(in_words(&Says("", || panic_any(Bomb(3)))), "(an error that cannot be shown)");
+    fn a_value_that_cannot_be_displayed_has_a_text() {
+        assert_eq!(display_text(&Says("fine", || Ok(()))), "fine");
+        assert_eq!(display_text(&Says("half ", || Err(fmt::Error))), "half (an error that cannot be shown)");
+        assert_eq!(display_text(&Says("", || panic_any(Bomb(3)))), "(an error that cannot be shown)");
         struct Endless;
         impl Display for Endless {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,7 +132,7 @@ mod tests {
                 }
             }
         }
-        let endless = in_words(&Endless);
+        let endless = display_text(&Endless);
         assert!(endless.ends_with('…') && endless.len() <= Bounded::LIMIT + 3, "{}", endless.len());
     }
 }

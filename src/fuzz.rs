@@ -1,7 +1,7 @@
-//! Fuzzing on stable: properties over generated input, for as long as one wants.
+//! Fuzzing on stable Rust: properties that are checked on generated input for as long as you like.
 //!
 //! `cargo test` tries as many cases as proptest does by default. `HEARTWIRE_FUZZ_SECONDS=300 cargo test --release fuzz`
-//! goes on for so many seconds, in each property.
+//! runs each property for that many seconds.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use std::{env, fmt};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseResult, TestRunner};
 
-/// Checks a property. A failure is shrunk, and shown by proptest.
+/// Checks a property. proptest shrinks a failure and shows it.
 pub(crate) fn check<S: Strategy>(input: &S, property: impl Fn(S::Value) -> TestCaseResult) {
     let seconds = env::var("HEARTWIRE_FUZZ_SECONDS").ok().map(|seconds| seconds.parse().expect("whole seconds"));
     let end = Instant::now() + Duration::from_secs(seconds.unwrap_or(0));
     let cases = Cell::new(0_u64);
     loop {
-        // No file of old failures: what was once found has a test of its own.
+        // No file of old failures: each one that was found has a test of its own.
         let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::default() });
         let outcome = runner.run(input, |value| {
             cases.set(cases.get() + 1);
@@ -30,7 +30,7 @@ pub(crate) fn check<S: Strategy>(input: &S, property: impl Fn(S::Value) -> TestC
     }
 }
 
-/// Bytes that are shown as text, for the sake of whoever has to read a failure.
+/// Bytes that `Debug` shows as text, so that a failure is readable.
 #[derive(Clone)]
 pub(crate) struct Raw(pub(crate) Vec<u8>);
 
@@ -40,7 +40,7 @@ impl fmt::Debug for Raw {
     }
 }
 
-/// The same bytes in pieces that are cut at these places, none of them empty.
+/// The bytes in pieces, cut at these places. None of them is empty.
 pub(crate) fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     let mut ends: Vec<usize> = cuts.iter().map(|cut| cut.index(bytes.len() + 1)).chain([bytes.len()]).collect();
     ends.sort_unstable();
@@ -49,7 +49,7 @@ pub(crate) fn pieces<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&
     pieces.filter(|piece| !piece.is_empty()).collect()
 }
 
-/// One thing that is changed in something valid.
+/// One change to something valid.
 #[derive(Debug, Clone)]
 pub(crate) enum Mutation {
     Flip(prop::sample::Index, u8),
@@ -61,7 +61,7 @@ pub(crate) enum Mutation {
 }
 
 impl Mutation {
-    /// Some mutations, often none. Bytes that are set are more often than not among `telling`.
+    /// Some mutations, often none. Most bytes that they set come from `telling`.
     pub(crate) fn some(telling: &'static [u8]) -> impl Strategy<Value = Vec<Self>> {
         let place = any::<prop::sample::Index>;
         let byte = move || prop_oneof![2 => prop::sample::select(telling), 1 => any::<u8>()];

@@ -1,11 +1,11 @@
-//! The library's log: each of its lines passes here on its way to the application's logger.
+//! The library's log: every line passes here on its way to the application's logger.
 //!
-//! A logger is foreign code. It may block, panic, or come back to us through a handle. So whoever logs only puts a line
-//! into a bounded queue, and a thread that does nothing else, `heartwire-log`, hands it over. Lines for which there is no
-//! room are lost, and counted. Before that thread begins and after it has ended, lines are handed over where they arise.
+//! A logger is foreign code. It may block, panic, or call back through a handle. So logging only puts a line into a
+//! bounded queue, and a thread of its own, `heartwire-log`, calls the logger. Lines for which there is no room are lost
+//! and counted. Before that thread starts and after it has ended, the logger is called where the line arises.
 //!
-//! Invariants: the logger runs in no thread of ours that keeps a deadline, and with no lock of ours held; the rest of the
-//! library logs in no other way (clippy.toml sees to that).
+//! Invariants: the logger runs in no thread of ours that keeps a deadline, and with no lock of ours held; the rest of
+//! the library logs in no other way (clippy.toml ensures that).
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::foreign;
 pub(crate) struct Log {
     /// Protects the queue and its counters; taken for moments only.
     state: Mutex<State>,
-    /// Signalled when there is a line for the thread, when it is to end, and when it has.
+    /// Signalled when there is a line for the thread, when the thread has to end, and when it has ended.
     changed: Condvar,
 }
 
@@ -30,23 +30,23 @@ pub(crate) struct Log {
 struct State {
     phase: Phase,
     lines: VecDeque<Line>,
-    /// What the lines take of memory.
+    /// The memory that the lines use.
     size: usize,
-    /// Lines lost so far, and how many of them the logger was not told of yet.
+    /// How many lines were lost, and how many of these the log does not report yet.
     lost: u64,
-    untold: u64,
-    /// The logger has panicked, and was told so.
+    unreported: u64,
+    /// Whether the logger has panicked, which is logged once.
     has_panicked: bool,
 }
 
-/// Where the thread is.
+/// The state of the thread.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// There is none: whoever logs calls the logger.
+    /// There is no thread: the logger is called where a line arises.
     #[default]
     Direct,
     Running,
-    /// It ends when the queue is empty.
+    /// The thread ends when the queue is empty.
     Ending,
 }
 
@@ -57,11 +57,11 @@ struct Line {
 }
 
 impl Log {
-    /// What the lines that wait may take of memory: some 20,000 of the usual length.
+    /// How much memory the waiting lines may use: about 20,000 lines of the usual length.
     const LIMIT: usize = 4 << 20;
 
-    /// How long the end of a server or client waits for lines to get out.
-    const LAST_WAIT: Duration = Duration::from_millis(500);
+    /// How long the end of a server or client waits for its last lines to be logged.
+    const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 
     pub(crate) fn error(&self, text: fmt::Arguments<'_>) {
         self.line(Level::Error, text);
@@ -83,7 +83,7 @@ impl Log {
         self.line(Level::Trace, text);
     }
 
-    /// Not to be called with a lock held, for without the thread it calls the logger.
+    /// Not to be called with a lock held: without the thread it calls the logger.
     fn line(&self, level: Level, text: fmt::Arguments<'_>) {
         if level > log::STATIC_MAX_LEVEL || level > log::max_level() {
             return;
@@ -92,42 +92,42 @@ impl Log {
         let mut state = self.lock();
         if state.phase == Phase::Direct {
             drop(state);
-            self.hand_over(&line);
+            self.deliver(&line);
         } else if state.push(line) {
             drop(state);
             self.changed.notify_all();
         }
     }
 
-    /// How many lines were lost, for the logger was behind or has panicked.
+    /// How many lines were lost because the logger was behind or has panicked.
     pub(crate) fn lost(&self) -> u64 {
         self.lock().lost
     }
 
     // The thread.
 
-    /// Its thread is about to begin.
-    pub(crate) fn begin(&self) {
+    /// The thread is about to start: from now on lines are queued for it.
+    pub(crate) fn start_queueing(&self) {
         self.lock().phase = Phase::Running;
     }
 
-    /// The thread: hands lines over until it is told to end.
+    /// The thread: calls the logger for each line until it is told to end.
     pub(crate) fn run(&self) {
-        /// Whatever ends the thread.
-        struct Leaves<'a>(&'a Log);
-        impl Drop for Leaves<'_> {
+        /// Stops the queueing however the thread ends, so that nobody waits for it.
+        struct StopOnDrop<'a>(&'a Log);
+        impl Drop for StopOnDrop<'_> {
             fn drop(&mut self) {
-                self.0.leave();
+                self.0.stop_queueing();
             }
         }
-        let _leaves = Leaves(self);
+        let _stop_on_drop = StopOnDrop(self);
         while let Some(line) = self.next() {
-            self.hand_over(&line);
+            self.deliver(&line);
         }
     }
 
-    /// There is no thread any more: nobody waits for it.
-    pub(crate) fn leave(&self) {
+    /// There is no thread any more: lines are no longer queued.
+    pub(crate) fn stop_queueing(&self) {
         self.lock().phase = Phase::Direct;
         self.changed.notify_all();
     }
@@ -139,7 +139,7 @@ impl Log {
                 return Some(line);
             }
             if state.phase == Phase::Ending {
-                // From here on nobody would come for a line.
+                // From here on the thread takes no more lines.
                 state.phase = Phase::Direct;
                 return None;
             }
@@ -147,9 +147,10 @@ impl Log {
         }
     }
 
-    /// Has the thread hand over what waits, and end. Whether it has ended: a logger that blocks is not waited for.
+    /// Tells the thread to log what waits and to end. Whether it has ended: a logger that blocks is waited for no
+    /// longer than [`FLUSH_TIMEOUT`](Self::FLUSH_TIMEOUT).
     pub(crate) fn end(&self) -> bool {
-        let deadline = Instant::now() + Self::LAST_WAIT;
+        let deadline = Instant::now() + Self::FLUSH_TIMEOUT;
         let mut state = self.lock();
         if state.phase == Phase::Running {
             state.phase = Phase::Ending;
@@ -165,16 +166,16 @@ impl Log {
         true
     }
 
-    fn hand_over(&self, line: &Line) {
-        let Err(panic) = give_to_logger(line.level, &line.text) else { return };
+    fn deliver(&self, line: &Line) {
+        let Err(panic) = call_logger(line.level, &line.text) else { return };
         let is_first = {
             let mut state = self.lock();
             state.lost += 1;
             !std::mem::replace(&mut state.has_panicked, true)
         };
         if is_first {
-            // If that does not work either, the counter is all that there is to know it by.
-            let _ = give_to_logger(Level::Error, &format!("the logger panicked: {panic}; a line was lost"));
+            // If the logger panics again, only the counter tells.
+            let _ = call_logger(Level::Error, &format!("the logger panicked: {panic}; a line was lost"));
         }
     }
 
@@ -184,14 +185,14 @@ impl Log {
 }
 
 impl State {
-    /// Whether there was room for it.
+    /// Queues a line. Whether there was room for it.
     fn push(&mut self, line: Line) -> bool {
         if self.size + line.size() > Log::LIMIT {
             self.lost += 1;
-            self.untold += 1;
+            self.unreported += 1;
             return false;
         }
-        self.queue_what_was_lost();
+        self.queue_loss_report();
         self.size += line.size();
         self.lines.push_back(line);
         true
@@ -199,7 +200,7 @@ impl State {
 
     fn pop(&mut self) -> Option<Line> {
         if self.lines.is_empty() {
-            self.queue_what_was_lost();
+            self.queue_loss_report();
             self.lines.shrink_to(64);
         }
         let line = self.lines.pop_front()?;
@@ -207,11 +208,11 @@ impl State {
         Some(line)
     }
 
-    /// Where lines are missing, a line says how many.
-    fn queue_what_was_lost(&mut self) {
-        let untold = std::mem::take(&mut self.untold);
-        if untold > 0 {
-            let text = format!("lines of the log that were lost: {untold}, because the logger was behind");
+    /// Queues a line in the place of lost lines that says how many there were.
+    fn queue_loss_report(&mut self) {
+        let unreported = std::mem::take(&mut self.unreported);
+        if unreported > 0 {
+            let text = format!("log lines lost: {unreported}, because the logger could not keep up");
             let line = Line { level: Level::Warn, text };
             self.size += line.size();
             self.lines.push_back(line);
@@ -225,8 +226,8 @@ impl Line {
     }
 }
 
-/// The one place where the logger is called. The message of its panic, if it panics.
-fn give_to_logger(level: Level, text: &str) -> Result<(), String> {
+/// Calls the logger; nothing else does. The error is the message of the logger's panic.
+fn call_logger(level: Level, text: &str) -> Result<(), String> {
     const TARGET: &str = "heartwire";
     foreign::call(|| {
         let mut record = Record::builder();
@@ -248,34 +249,34 @@ mod tests {
     }
 
     #[test]
-    fn what_was_lost_is_told_in_its_place() {
+    fn lost_lines_are_reported_in_their_place() {
         let mut state = State::default();
         let large = "x".repeat(Log::LIMIT / 2 - 100);
         assert!(state.push(line(&large)) && state.push(line(&large)));
         assert!(!state.push(line(&large)) && !state.push(line(&large)));
         assert_eq!(state.pop().unwrap().text, large);
         assert!(state.push(line("there is room again")));
-        let lost = "lines of the log that were lost: 2, because the logger was behind";
+        let lost = "log lines lost: 2, because the logger could not keep up";
         assert_eq!(texts(&mut state), [&large, lost, "there is room again"]);
         assert_eq!((state.lost, state.size), (2, 0));
     }
 
     #[test]
-    fn what_was_lost_is_told_also_if_nothing_more_is_logged() {
+    fn lost_lines_are_reported_even_if_nothing_more_is_logged() {
         let mut state = State::default();
         assert!(!state.push(line(&"x".repeat(Log::LIMIT))));
-        assert_eq!(texts(&mut state), ["lines of the log that were lost: 1, because the logger was behind"]);
+        assert_eq!(texts(&mut state), ["log lines lost: 1, because the logger could not keep up"]);
         assert_eq!(state.size, 0);
     }
 
     #[test]
-    fn nothing_is_queued_any_more_once_the_thread_has_found_the_queue_empty_at_its_end() {
+    fn nothing_is_queued_after_the_thread_has_emptied_the_queue_at_its_end() {
         let log = Log::default();
-        log.begin();
+        log.start_queueing();
         assert!(log.lock().push(line("the last")));
         log.lock().phase = Phase::Ending;
         assert_eq!(log.next().unwrap().text, "the last");
         assert!(log.next().is_none());
-        assert_eq!(log.lock().phase, Phase::Direct, "whoever logs now hands its line over itself");
+        assert_eq!(log.lock().phase, Phase::Direct, "the logger is called directly from now on");
     }
 }

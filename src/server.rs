@@ -2,7 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicU64;
 
 use crossbeam_channel as channel;
 use ipnet::IpNet;
@@ -25,19 +25,20 @@ mod accept_loop;
 #[cfg(any(feature = "metrics", feature = "status"))]
 pub(crate) mod access;
 mod addresses;
+mod admission;
 mod connection_thread;
 pub(crate) mod handle;
 mod handshake;
 mod listener;
-mod lobby;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod overflow;
 mod routes;
 #[cfg(feature = "status")]
 mod status;
 
 use accept::Accept;
-use addresses::Addresses;
+use admission::Limits;
 use connection_thread::ServerInner;
 use handle::ServerHandle;
 use handshake::HandshakeConfig;
@@ -289,7 +290,7 @@ impl Server {
         // Ends, and is waited for, when all else has ended.
         #[cfg(feature = "status")]
         let _publisher = match status {
-            Some(status) => Some(status.start(settings.heartbeat).inspect_err(|_| supervisor.ended())?),
+            Some(status) => Some(status.start(settings.heartbeat).inspect_err(|_| supervisor.mark_ended())?),
             None => None,
         };
         let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
@@ -297,13 +298,10 @@ impl Server {
         let server = Arc::new(ServerInner {
             supervisor: Arc::clone(&supervisor),
             settings: Arc::new(settings),
-            max_connections,
+            limits: Arc::new(Limits::new(max_connections, max_per_address)),
             text_heartbeat,
             config,
             handler,
-            places: AtomicUsize::new(0),
-            lobby: Arc::default(),
-            addresses: max_per_address.map(|limit| Arc::new(Addresses::new(limit))),
             last_id: AtomicU64::new(0),
         });
         let mut accepted = 0;

@@ -93,7 +93,7 @@ macro_rules! setters_of_both_ends {
         /// [`ConnectError::TimedOut`](crate::ConnectError::TimedOut). The head of a request, or of an answer, may have
         /// 16 KiB and 100 header lines.
         pub fn handshake_timeout(mut self, timeout: std::time::Duration) -> Self {
-            self.settings.handshake_timeout = $crate::durations::within_reason(timeout);
+            self.settings.handshake_timeout = $crate::durations::clamp_duration(timeout);
             self
         }
 
@@ -102,7 +102,7 @@ macro_rules! setters_of_both_ends {
         /// [stop](crate::ClientHandle::stop) of a client end within it too. Default 5 s; kept between 1 ms and 10
         /// years.
         pub fn close_timeout(mut self, timeout: std::time::Duration) -> Self {
-            self.settings.close_timeout = $crate::durations::within_reason(timeout);
+            self.settings.close_timeout = $crate::durations::clamp_duration(timeout);
             self
         }
 
@@ -133,7 +133,7 @@ macro_rules! setters_of_both_ends {
         /// Each byte that the peer takes starts the time anew. The [heartbeat](Self::heartbeat) finds a peer that shows
         /// no sign of life, whatever is set here.
         pub fn full_queue_timeout(mut self, timeout: Option<std::time::Duration>) -> Self {
-            self.settings.full_queue_timeout = timeout.map($crate::durations::within_reason);
+            self.settings.full_queue_timeout = timeout.map($crate::durations::clamp_duration);
             self
         }
 

@@ -32,7 +32,7 @@ impl Target {
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
-        socket::prepare(&stream).map_err(ConnectError::Lost)?;
+        socket::set_options(&stream).map_err(ConnectError::Lost)?;
         let key = generate_key();
         let asked = self.upgrade_request(&key);
         let head = asked.encode();

@@ -117,7 +117,7 @@ where
     }
 
     fn not_connected(&self, error: ConnectError) -> Outcome {
-        let told = foreign::in_words(&error);
+        let told = foreign::display_text(&error);
         self.state.supervisor.log.warn(format_args!("not connected: {told}"));
         let hint = match error {
             ConnectError::Refused { retry_after: Some(delay), .. } => Hint::NotBefore(delay),
@@ -167,7 +167,7 @@ where
         let (reason, done) = match outcome {
             Ok(Ok(())) => (CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }, Some(Ok(()))),
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => (reason, None),
-            Ok(Err(error)) => (CloseReason::HandlerFailed(foreign::in_words(&error)), Some(Err(error))),
+            Ok(Err(error)) => (CloseReason::HandlerFailed(foreign::display_text(&error)), Some(Err(error))),
             Err(panic) => {
                 connection.conclude(CloseReason::HandlerPanicked(foreign::panic_message(&*panic)));
                 self.closed();

@@ -10,13 +10,13 @@ use super::Connection;
 use crate::connection::receiving_end::ReceivingEnd;
 use crate::error::Error;
 use crate::protocol::close::CloseReason;
-use crate::protocol::close_state::LastWord;
+use crate::protocol::close_state::PeerEnd;
 
 impl Connection {
     /// The peer has said its last word, and now the handler learns of it: it is answered, and that is the end.
-    pub(super) fn ended_by_peer(&mut self, receiving: Box<ReceivingEnd>, last: LastWord) -> Error {
+    pub(super) fn ended_by_peer(&mut self, receiving: Box<ReceivingEnd>, last: PeerEnd) -> Error {
         let now = Instant::now();
-        self.shared.peer_done(last, now);
+        self.shared.peer_ended(last, now);
         self.shared.answer_close(now);
         self.finish(receiving)
     }
@@ -34,14 +34,14 @@ impl Connection {
             if now >= deadline {
                 break None;
             }
-            let read = receiving.read_half.fill_before(deadline, &mut now);
+            let read = receiving.read_half.read_until(deadline, &mut now);
             if let Err(last) = receiving.on_read(&self.shared, read, now) {
                 break Some(last);
             }
         };
         match last {
             // Nothing that came behind our Close frame is a reason to end.
-            Some(last) if !matches!(*last, LastWord::Violation(_)) => _ = self.ended_by_peer(receiving, *last),
+            Some(last) if !matches!(*last, PeerEnd::Violation(_)) => _ = self.ended_by_peer(receiving, *last),
             Some(_) | None => _ = self.finish(receiving),
         }
     }

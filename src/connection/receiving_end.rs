@@ -1,8 +1,8 @@
 //! The receiving end of a connection: what arrives, what it says of the peer, and what is to be done about it.
 //!
 //! Two threads can drive it, one at a time: the connection's own while its handler waits in `recv`, and the
-//! [stand-in](crate::supervisor::stand_in) while the handler is away. Both go by the same decoder, the same heartbeat and the same
-//! evidence; so a peer is answered and judged in the same way, whatever the handler does.
+//! [stand-in](crate::supervisor::stand_in) while the handler is away. Both go by the same decoder, the same heartbeat
+//! and the same evidence; so a peer is answered and judged in the same way, whatever the handler does.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::error::Error;
 use crate::heartbeat::{Action, Activity, Evidence, Heartbeat, HeartbeatPolicy, Reading, announcement, text_ping};
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
-use crate::protocol::close_state::{LastWord, Phase};
+use crate::protocol::close_state::{PeerEnd, Phase};
 use crate::protocol::decoder::Incoming;
-use crate::transport::budget::Share;
-use crate::transport::read_half::{Filled, ReadHalf};
+use crate::transport::budget::BudgetShare;
+use crate::transport::read_half::{ReadHalf, ReadOutcome};
 use crate::transport::socket;
 use crate::transport::write_half::{Sent, Uptake};
 
@@ -31,16 +31,16 @@ pub(crate) struct ReceivingEnd {
     text_heartbeat: bool,
     /// How many bytes were ever seen to have arrived, read or not, and when the newest of them was first seen.
     arrived: u64,
-    heard: Instant,
+    last_arrival: Instant,
     reading: Reading,
     /// The Ping whose clock runs.
     ping: JudgedPing,
     /// Messages that were read for a handler that is away, in order.
     ahead: VecDeque<Message>,
     /// What they cost in memory.
-    ahead_share: Share,
+    ahead_share: BudgetShare,
     /// What comes behind the messages that were read ahead.
-    last_word: Option<Box<LastWord>>,
+    peer_end: Option<Box<PeerEnd>>,
     /// Whether the system was asked to probe the peer.
     is_kept_alive: bool,
     /// Whether the peer was found dead. What it sent before is still the handler's.
@@ -71,10 +71,10 @@ impl ReceivingEnd {
         read_half: ReadHalf,
         heartbeat: Heartbeat,
         text_heartbeat: bool,
-        mut ahead_share: Share,
+        mut ahead_share: BudgetShare,
         now: Instant,
     ) -> Self {
-        ahead_share.set_counts(true);
+        ahead_share.set_counted(true);
         Self {
             read_half,
             heartbeat,
@@ -82,12 +82,12 @@ impl ReceivingEnd {
             deadline: None,
             text_heartbeat,
             arrived: 0,
-            heard: now,
+            last_arrival: now,
             reading: Reading::Always,
             ping: JudgedPing { asked: now, left: None },
             ahead: VecDeque::new(),
             ahead_share,
-            last_word: None,
+            peer_end: None,
             is_kept_alive: false,
             is_dead: false,
         }
@@ -96,14 +96,14 @@ impl ReceivingEnd {
     // Receiving.
 
     /// The next message among what has arrived, or the peer's last word. Control frames on the way are dealt with.
-    pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<LastWord>> {
+    pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<PeerEnd>> {
         if self.ahead_share.held() > 0
             && let Some(message) = self.ahead.pop_front()
         {
             self.ahead_share.sub(message.cost());
             return Ok(Some(message));
         }
-        match self.last_word.take() {
+        match self.peer_end.take() {
             Some(last) => Err(last),
             None => self.decode(shared, now, &mut { usize::MAX }),
         }
@@ -115,7 +115,7 @@ impl ReceivingEnd {
         shared: &Arc<Shared>,
         now: Instant,
         frames: &mut usize,
-    ) -> Result<Option<Message>, Box<LastWord>> {
+    ) -> Result<Option<Message>, Box<PeerEnd>> {
         while let Some(left) = frames.checked_sub(1) {
             *frames = left;
             match self.read_half.decoder.next() {
@@ -136,9 +136,9 @@ impl ReceivingEnd {
                     shared.pong_received(&payload, now);
                     self.on_activity(shared, Activity::Pong, now);
                 }
-                Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(LastWord::Close(code, reason))),
+                Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(PeerEnd::Close(code, reason))),
                 Ok(None) => return Ok(None),
-                Err(violation) => return Err(Box::new(LastWord::Violation(violation))),
+                Err(violation) => return Err(Box::new(PeerEnd::Violation(violation))),
             }
         }
         Ok(None)
@@ -161,23 +161,23 @@ impl ReceivingEnd {
     pub(crate) fn on_read(
         &mut self,
         shared: &Shared,
-        read: std::io::Result<Filled>,
+        read: std::io::Result<ReadOutcome>,
         now: Instant,
-    ) -> Result<bool, Box<LastWord>> {
-        let (has_come, is_all) = match read {
-            Ok(Filled::Bytes { count, is_all }) => {
+    ) -> Result<bool, Box<PeerEnd>> {
+        let (has_come, is_drained) = match read {
+            Ok(ReadOutcome::Bytes { count, is_drained }) => {
                 shared.stats.count_bytes_in(count, now);
                 self.has_arrived(shared.stats.bytes_in(), now);
-                (true, is_all)
+                (true, is_drained)
             }
-            Ok(Filled::Nothing) => (false, true),
-            Ok(Filled::End) => return Err(Box::new(LastWord::End(self.read_half.end_reason()))),
-            Err(error) => return Err(Box::new(LastWord::End(CloseReason::io(&error)))),
+            Ok(ReadOutcome::Nothing) => (false, true),
+            Ok(ReadOutcome::End) => return Err(Box::new(PeerEnd::Lost(self.read_half.end_reason()))),
+            Err(error) => return Err(Box::new(PeerEnd::Lost(CloseReason::io(&error)))),
         };
-        if is_all && self.reading == Reading::Stopped {
+        if is_drained && self.reading == Reading::Stopped {
             self.reading = Reading::Since(now);
             if std::mem::take(&mut self.is_kept_alive) {
-                socket::stop_keeping_alive(self.read_half.stream());
+                socket::stop_keepalive(self.read_half.stream());
             }
         }
         Ok(has_come)
@@ -186,14 +186,14 @@ impl ReceivingEnd {
     /// So many bytes have arrived in all. Reading those that were seen before is no news.
     fn has_arrived(&mut self, arrived: u64, now: Instant) {
         if arrived > self.arrived {
-            (self.arrived, self.heard) = (arrived, now);
+            (self.arrived, self.last_arrival) = (arrived, now);
         }
     }
 
     // Judging.
 
-    /// Does what the heartbeat asks for, if anything is due, and says until when nothing else is. Once somebody has begun to
-    /// close, no heart beats any more.
+    /// Does what the heartbeat asks for, if anything is due, and returns until when nothing else is. Once either side
+    /// has begun to close, the heartbeat is over.
     pub(crate) fn beat_if_due(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
         if !shared.write_half.is_open() {
             return Ok(None);
@@ -209,7 +209,9 @@ impl ReceivingEnd {
             return Err(Over);
         }
         let before = self.heartbeat.missed();
+        // The heartbeat asks for one thing at a time, and each may change the evidence for the next.
         loop {
+            // The full queue has a time limit of its own, whether the peer is alive or not.
             let (evidence, blocked_too_long) = self.evidence(shared, now);
             if let Some(limit) = blocked_too_long {
                 return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
@@ -226,6 +228,7 @@ impl ReceivingEnd {
                 Action::Stalled(limit) => {
                     return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
                 }
+                // Nothing is due: publish the count, and remember until when `beat_if_due` can return at once.
                 Action::Wait(deadline) => {
                     self.publish_missed(shared, before);
                     let full = shared
@@ -251,8 +254,8 @@ impl ReceivingEnd {
     pub(crate) fn ping(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
         // Counted before it is written: what comes back at once is its answer, and news.
         let before = Instant::now();
-        self.has_arrived(shared.stats.bytes_in() + socket::waiting(self.read_half.stream()), before);
-        if !self.heartbeat.has_clock() {
+        self.has_arrived(shared.stats.bytes_in() + socket::unread_bytes(self.read_half.stream()), before);
+        if !self.heartbeat.has_miss_timer() {
             self.ping = JudgedPing { asked: before, left: None };
         }
         let sent = shared.ping(self.heartbeat.policy().announcement(), None);
@@ -268,8 +271,8 @@ impl ReceivingEnd {
         sent.map(drop)
     }
 
-    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a peer
-    /// that is dead already is found.
+    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a
+    /// peer that is dead already is found.
     pub(crate) fn change_heartbeat(&mut self, shared: &Arc<Shared>, policy: HeartbeatPolicy) -> Result<(), Error> {
         self.set_heartbeat(shared, policy);
         if policy.ping_interval().is_some() {
@@ -285,22 +288,26 @@ impl ReceivingEnd {
         shared.stats.begin_heartbeat(policy.misses_allowed());
     }
 
-    /// All that is known of the peer; and the limit, if what waits for it has waited for longer than it may.
+    /// All that is known of the peer. Also the limit of `full_queue_timeout`, if the queue has been blocked for longer.
     fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
+        // What has arrived, read or not.
         let read = shared.stats.bytes_in();
-        self.has_arrived(read + socket::waiting(self.read_half.stream()), now);
+        self.has_arrived(read + socket::unread_bytes(self.read_half.stream()), now);
+
+        // What the peer has taken. The send buffer is asked only when that decides something: it costs system calls.
         let uptake = shared.write_half.uptake();
         self.note_ping_left(&uptake);
         let is_held_back = match self.ping.left {
             Some((_, offset)) if self.heartbeat.is_overdue(now) => {
-                socket::holds_back(self.read_half.stream(), uptake.bytes - offset)
+                socket::has_unsent_before_last(self.read_half.stream(), uptake.bytes - offset)
             }
             _ => false,
         };
+
         let evidence = Evidence {
             arrived: self.arrived,
             examined: read - self.read_half.decoder.unexamined() as u64,
-            heard: self.heard,
+            last_arrival: self.last_arrival,
             reading: self.reading,
             ping_left: self.ping.left.map(|(at, _)| at),
             is_held_back,
@@ -336,26 +343,26 @@ impl ReceivingEnd {
     pub(crate) fn stand_in(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
         match shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Over => return Err(Over),
-            Phase::PeerDone { by } if by <= now => {
+            Phase::PeerEnded { by } if by <= now => {
                 shared.answer_close(now);
                 return Self::end_if_drained(shared, now);
             }
-            Phase::PeerDone { by } => return Ok((Some(by), false)),
+            Phase::PeerEnded { by } => return Ok((Some(by), false)),
             Phase::Closed { .. } => return Self::end_if_drained(shared, now),
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
         let is_at_once = self.read_ahead(shared, now);
-        self.read_half.rest();
-        if let Some(last) = &self.last_word {
-            if let LastWord::End(reason @ CloseReason::Io { .. }) = &**last {
+        self.read_half.release_idle_buffer();
+        if let Some(last) = &self.peer_end {
+            if let PeerEnd::Lost(reason @ CloseReason::Io { .. }) = &**last {
                 // Nothing that the handler may still send would arrive.
                 shared.abort(reason.clone());
                 return Err(Over);
             }
-            shared.peer_done((**last).clone(), now);
+            shared.peer_ended((**last).clone(), now);
             let phase = shared.write_half.close_state(|close_state| close_state.phase());
             return match phase {
-                Phase::PeerDone { by } => Ok((Some(by), false)),
+                Phase::PeerEnded { by } => Ok((Some(by), false)),
                 _ => Self::end_if_drained(shared, now),
             };
         }
@@ -419,7 +426,7 @@ impl ReceivingEnd {
                     Ok(None) if frames == 0 => return true,
                     Ok(None) => break,
                     Err(last) => {
-                        self.last_word = Some(last);
+                        self.peer_end = Some(last);
                         return false;
                     }
                 }
@@ -429,7 +436,7 @@ impl ReceivingEnd {
                 Ok(true) => {}
                 Ok(false) => return false,
                 Err(last) => {
-                    self.last_word = Some(last);
+                    self.peer_end = Some(last);
                     return false;
                 }
             }
@@ -443,16 +450,16 @@ impl ReceivingEnd {
         share.held() < shared.settings.read_ahead && share.has_room(1) || self.read_half.decoder.is_in_message()
     }
 
-    /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may be
-    /// all that it could send. From then on the system alone can tell whether its host is there.
+    /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may
+    /// be all that it could send. From then on the system alone can tell whether its host is there.
     fn stop_reading(&mut self) {
-        if self.read_half.decoder.undecoded() == 0 && socket::waiting(self.read_half.stream()) == 0 {
+        if self.read_half.decoder.undecoded() == 0 && socket::unread_bytes(self.read_half.stream()) == 0 {
             return;
         }
         self.reading = Reading::Stopped;
-        if let Some(limit) = self.heartbeat.policy().patience().filter(|_| !self.is_kept_alive) {
+        if let Some(limit) = self.heartbeat.policy().longest_silence().filter(|_| !self.is_kept_alive) {
             // A system without the option has the handler's return all the same.
-            self.is_kept_alive = socket::keep_alive(self.read_half.stream(), limit).is_ok();
+            self.is_kept_alive = socket::start_keepalive(self.read_half.stream(), limit).is_ok();
         }
     }
 

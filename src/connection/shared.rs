@@ -23,12 +23,12 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::http::request::RequestTarget;
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
-use crate::protocol::close_state::{LastWord, Phase};
+use crate::protocol::close_state::{PeerEnd, Phase};
 use crate::protocol::frame::{Frame, Outgoing, Role};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
-use crate::transport::budget::Share;
+use crate::transport::budget::BudgetShare;
 use crate::transport::socket;
 use crate::transport::write_half::{Figures, Owner, Refused, Sent, Wait, WriteHalf};
 
@@ -154,7 +154,7 @@ impl Shared {
     /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has
     /// read all of it. `false` if there was no room for it as long as `wait` says.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
-        let payload = self.pings.enter_in_line(waiter);
+        let payload = self.pings.enter_ordered(waiter);
         let sent = match WriteHalf::send_in_line(self, Outgoing::ping_in_line(payload.clone()), wait) {
             Ok(sent) => sent,
             Err(Refused::Full) => return Ok(false),
@@ -210,8 +210,8 @@ impl Shared {
     }
 
     /// The peer has said its last word.
-    pub(crate) fn peer_done(&self, last: LastWord, now: Instant) {
-        self.write_half.close_state(|close_state| close_state.peer_done(last, now));
+    pub(crate) fn peer_ended(&self, last: PeerEnd, now: Instant) {
+        self.write_half.close_state(|close_state| close_state.peer_ended(last, now));
     }
 
     /// Answers the peer's last word (RFC 6455 section 5.5.1).
@@ -243,7 +243,7 @@ impl Shared {
     /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
     pub(crate) fn abort(&self, reason: CloseReason) {
         let is_dead = matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. });
-        self.end(reason, if is_dead { socket::give_up } else { socket::shut_down });
+        self.end(reason, if is_dead { socket::abandon } else { socket::shut_down });
     }
 
     /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
@@ -346,8 +346,8 @@ impl Shared {
     }
 
     /// A share of what may be buffered for all connections together.
-    pub(crate) fn share(&self) -> Share {
-        Share::new(&self.supervisor.buffered)
+    pub(crate) fn share(&self) -> BudgetShare {
+        BudgetShare::new(&self.supervisor.buffered)
     }
 
     fn traffic(&self, figures: &Figures) -> Traffic {

@@ -13,7 +13,7 @@ use crate::connection::shared::Shared;
 use crate::error::Error;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::supervisor::notice::Notice;
-use crate::supervisor::stand_in::{GRACE, Look, Socket};
+use crate::supervisor::stand_in::{Check, GRACE, Socket};
 
 /// The receiving end while nobody drives it.
 pub(super) struct Slot {
@@ -73,7 +73,7 @@ impl Shared {
     /// Has the stand-in look at the connection, whether or not it is on its list.
     pub(crate) fn list_for_stand_in(self: &Arc<Self>) {
         self.slot.lock().is_listed = true;
-        self.supervisor.stand_in.list(Arc::clone(self));
+        self.supervisor.stand_in.watch(Arc::clone(self));
     }
 
     /// The connection's thread goes back to its handler.
@@ -88,7 +88,7 @@ impl Shared {
         let is_listed = std::mem::replace(&mut slot.is_listed, true);
         drop(slot);
         if !is_listed {
-            self.supervisor.stand_in.list(Arc::clone(self));
+            self.supervisor.stand_in.watch(Arc::clone(self));
         }
     }
 
@@ -137,7 +137,7 @@ impl Shared {
             }
         };
         drop(slot);
-        self.supervisor.stand_in.list(Arc::clone(self));
+        self.supervisor.stand_in.watch(Arc::clone(self));
         pinged
     }
 
@@ -153,42 +153,42 @@ impl Shared {
     // Standing in.
 
     /// The stand-in looks at a connection that is on its list.
-    pub(crate) fn stand_in(self: &Arc<Self>, now: Instant) -> Look {
-        self.slot.lock().look(self, now).unwrap_or(Look::Back)
+    pub(crate) fn stand_in(self: &Arc<Self>, now: Instant) -> Check {
+        self.slot.lock().look(self, now).unwrap_or(Check::NotNeeded)
     }
 }
 
 impl State {
-    fn look(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Look, Over> {
+    fn look(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Check, Over> {
         self.is_listed = false;
-        let Some(receiving) = self.receiving.as_deref_mut() else { return Ok(Look::Back) };
+        let Some(receiving) = self.receiving.as_deref_mut() else { return Ok(Check::NotNeeded) };
         let Some(since) = self.away_since else {
             if !self.is_stale {
-                return Ok(Look::Back);
+                return Ok(Check::NotNeeded);
             }
             // The thread reads what comes, and is woken by it; only its deadline has to be kept.
             let at = receiving.beat_if_due(shared, now)?;
             self.is_stale = at.is_some();
-            return Ok(if self.is_stale { Look::Again { at, socket: None } } else { Look::Back });
+            return Ok(if self.is_stale { Check::Again { at, socket: None } } else { Check::NotNeeded });
         };
         let from = since + GRACE;
         if now < from {
             // It may be back in a moment, and reads by itself; but no deadline waits for it.
             let at = receiving.beat_if_due(shared, now)?;
             self.is_listed = true;
-            return Ok(Look::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
+            return Ok(Check::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });
         }
         let (mut at, reads) = receiving.stand_in(shared, now)?;
-        if let Some(pace) = receiving.policy().pace().filter(|_| !self.is_reported) {
+        if let Some(period) = receiving.policy().period().filter(|_| !self.is_reported) {
             let away = now.saturating_duration_since(since);
-            if away >= pace {
+            if away >= period {
                 self.is_reported = true;
                 shared.notify_unless_over(Notice::HandlerStalled { connection: shared.identity, away });
             } else {
-                at = Some(at.map_or(since + pace, |at| at.min(since + pace)));
+                at = Some(at.map_or(since + period, |at| at.min(since + period)));
             }
         }
         let stream = Arc::clone(receiving.read_half.stream());
-        Ok(Look::Again { at, socket: Some(Socket { stream, reads }) })
+        Ok(Check::Again { at, socket: Some(Socket { stream, reads }) })
     }
 }

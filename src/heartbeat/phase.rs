@@ -1,22 +1,23 @@
-//! When connections first beat: spread over the interval, and yet at few instants.
+//! When a connection sends its first Ping: connections are spread over the interval, but share a limited set of
+//! instants.
 
 use std::time::Duration;
 
 use super::HeartbeatPolicy;
 
-/// When in its interval a connection first beats: in the second half, evenly spread over connections that were opened
-/// one after the other, for multiples of the golden ratio are.
+/// Where in its interval a connection sends its first Ping: in its second half. Multiples of the golden ratio spread
+/// connections evenly that were opened one after the other.
 fn spread(number: u64) -> f64 {
     const GOLDEN: f64 = 0.618_033_988_749_894_9;
     1.0 - (number as f64 * GOLDEN).fract() * (0.5 - 1.0 / f64::from(SLOTS))
 }
 
-/// Instants in each interval at which Pings leave, on all connections the same. Where many beat, one
-/// wake-up of the processor then serves several, which halves what they cost.
+/// Instants in each interval at which Pings are sent, the same for all connections. With many connections, one wake-up
+/// of a processor then serves several of them, which halves the cost.
 const SLOTS: u32 = 100;
 
-/// The phase of a heartbeat that begins so long after an instant that all connections have in common: where [`spread`] has
-/// it, or a little earlier, at the beginning of a slot.
+/// The phase of a heartbeat that begins `since_epoch` after an instant that all connections share: that of [`spread`],
+/// or a little less, so that it falls on the start of a slot.
 pub(crate) fn phase(number: u64, policy: &HeartbeatPolicy, since_epoch: Duration) -> f64 {
     let phase = spread(number);
     let Some(interval) = policy.ping_interval() else { return phase };
@@ -48,7 +49,7 @@ mod tests {
             let phase = phase(number, &policy, opened);
             assert!((0.5..=1.0).contains(&phase), "{phase}");
             let first = opened + interval.mul_f64(phase);
-            // To a millisecond, for phases are rounded.
+            // Rounded to milliseconds, since phases are rounded.
             instants.push((first.as_micros() + 500) / 1000);
         }
         instants.sort_unstable();

@@ -1,27 +1,29 @@
-//! What is to be kept: who beats, how often, and how much silence is too much.
+//! The heartbeat policy: who leads, how often, and how much silence is too much.
 
 use std::time::Duration;
 
-use crate::durations::LONGEST;
-use crate::durations::within_reason;
+use crate::durations::{LONGEST, clamp_duration};
 
 /// What shows that a peer is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 #[non_exhaustive]
 pub enum Liveness {
-    /// Any byte from the peer, also one of a message that is only half received. The default: whoever sends, lives.
+    /// Any byte from the peer, even one of a message that has arrived only in part. The default.
     #[default]
     AnyByte,
-    /// Only a Pong frame, or, where the peer leads the beat, only its own Ping or a Pong. Stricter: it also proves that
-    /// the peer's heartbeat works, not just that it talks.
+    /// Only a Pong or, if the peer leads, a Pong or a Ping. This is stricter: it proves that the peer's WebSocket layer
+    /// answers, not just that the peer sends.
     PongOnly,
 }
 
-/// How a connection's heartbeat beats.
+/// The heartbeat policy of a connection: who leads, how often, and how many misses in a row make the peer dead.
 ///
-/// Either we lead ([`new`](Self::new), the default): we send Pings, and the peer has to show life after each. Or the
-/// peer leads ([`peer_led`](Self::peer_led)): we only listen, and something has to come in every window of time. Or we
-/// only keep the line open ([`keepalive`](Self::keepalive)), or there is no heartbeat ([`off`](Self::off)).
+/// | policy | we send | a miss |
+/// | --- | --- | --- |
+/// | [`new`](Self::new), the default: we lead | a Ping every `interval` | no life within `timeout` of a Ping |
+/// | [`peer_led`](Self::peer_led): the peer leads | nothing | no life within a window of time |
+/// | [`keepalive`](Self::keepalive) | a Ping every `interval` | none: no peer is found dead |
+/// | [`off`](Self::off) | nothing | none: no peer is found dead |
 ///
 /// ```
 /// use heartwire::HeartbeatPolicy;
@@ -30,8 +32,8 @@ pub enum Liveness {
 /// let policy = HeartbeatPolicy::default();
 /// assert_eq!(policy.worst_case(), Some(Duration::from_secs(20 + 3 * 10)));
 ///
-/// let brisk = HeartbeatPolicy::new(Duration::from_secs(5), Duration::from_secs(2)).max_missed(2);
-/// assert_eq!(brisk.worst_case(), Some(Duration::from_secs(9)));
+/// let fast = HeartbeatPolicy::new(Duration::from_secs(5), Duration::from_secs(2)).max_missed(2);
+/// assert_eq!(fast.worst_case(), Some(Duration::from_secs(9)));
 ///
 /// let device = HeartbeatPolicy::peer_led(Duration::from_secs(60)).max_missed(2);
 /// assert_eq!(device.worst_case(), Some(Duration::from_secs(120)));
@@ -46,7 +48,7 @@ pub struct HeartbeatPolicy {
     announces: bool,
 }
 
-/// Who beats.
+/// Who leads the heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Leader {
     Nobody,
@@ -54,14 +56,14 @@ pub(super) enum Leader {
     Us {
         interval: Duration,
     },
-    /// The peer sends something within `expect`, or within what it announced, if that is within these bounds.
+    /// The peer sends something within `expect`, or within what it announced, clamped to these bounds.
     Peer {
         expect: Duration,
         announcements: Option<(Duration, Duration)>,
     },
 }
 
-/// Ping every 20 s, wait 10 s for life, dead after 3 misses, any byte is life.
+/// A Ping every 20 s, a timeout of 10 s, dead after 3 misses in a row, any byte is life.
 impl Default for HeartbeatPolicy {
     fn default() -> Self {
         Self {
@@ -75,71 +77,77 @@ impl Default for HeartbeatPolicy {
 }
 
 impl HeartbeatPolicy {
-    /// A Ping every `interval`, and a miss when nothing comes within `timeout` of it; the rest as by default.
+    /// A Ping every `interval`, and a miss if the peer shows no life within `timeout` of it. The rest as by
+    /// default.
     pub fn new(interval: Duration, timeout: Duration) -> Self {
         Self::default().interval(interval).timeout(timeout)
     }
 
-    /// No heartbeat at all: nothing is sent and nobody is ever found dead by silence.
+    /// No heartbeat: no Pings are sent, and no peer is found dead.
     pub fn off() -> Self {
         Self { leader: Leader::Nobody, timeout: None, ..Self::default() }
     }
 
-    /// Keepalive only: a Ping every `interval` keeps an idle line open through proxies, but silence never kills.
+    /// Keepalive only: a Ping every `interval` keeps an idle line open through proxies, and no peer is found dead.
     pub fn keepalive(interval: Duration) -> Self {
         Self { timeout: None, ..Self::default() }.interval(interval)
     }
 
-    /// The peer leads: we send no Pings, and a window of `expect` without a sign of life is a miss. Any life starts the
-    /// window anew. For peers that beat by themselves, such as phones that know best when they may sleep.
+    /// The peer leads: we send no Pings, and a window of `expect` without life is a miss. Any life starts a new window.
+    ///
+    /// For peers that send on their own schedule, such as phones that know best when they may sleep.
     pub fn peer_led(expect: Duration) -> Self {
         Self::default().led_by_peer(expect)
     }
 
-    /// The same policy with the peer in the lead: see [`peer_led`](Self::peer_led).
+    /// The same policy with the peer in the lead, as by [`peer_led`](Self::peer_led).
     pub fn led_by_peer(mut self, expect: Duration) -> Self {
-        self.leader = Leader::Peer { expect: within_reason(expect), announcements: None };
+        self.leader = Leader::Peer { expect: clamp_duration(expect), announcements: None };
         self
     }
 
-    /// Where the peer leads: it may announce when its next sign is due, by a Ping whose payload begins with
-    /// `next=<milliseconds>`. The window is then that long, kept between `shortest` and `longest`, plus the
-    /// [`timeout`](Self::timeout) for the line to be slow in. It holds until the peer's next Ping. By default
-    /// announcements are ignored. Without effect where we lead.
+    /// Lets a peer that leads announce when its next Ping is due, by a Ping whose payload begins with
+    /// `next=<milliseconds>`. By default announcements are ignored. No effect while we lead.
+    ///
+    /// The window is then the announced time, clamped to `shortest` and `longest`, plus the [`timeout`](Self::timeout)
+    /// as a margin for the line. It holds until the peer's next Ping.
     pub fn announcements(mut self, shortest: Duration, longest: Duration) -> Self {
         if let Leader::Peer { announcements, .. } = &mut self.leader {
-            let shortest = within_reason(shortest);
-            *announcements = Some((shortest, within_reason(longest).max(shortest)));
+            let shortest = clamp_duration(shortest);
+            *announcements = Some((shortest, clamp_duration(longest).max(shortest)));
         }
         self
     }
 
-    /// Where we lead: whether each of our Pings announces the next one, by a payload that begins with
-    /// `next=<milliseconds>`, for a peer whose heartbeat is [`peer_led`](Self::peer_led). Default no.
+    /// Whether each of our Pings announces the next one, by a payload that begins with `next=<milliseconds>`. Default
+    /// no. No effect while the peer leads.
+    ///
+    /// For a peer whose heartbeat is [`peer_led`](Self::peer_led).
     pub fn announcing(mut self, announces: bool) -> Self {
         self.announces = announces;
         self
     }
 
-    /// Time between scheduled Pings. Default 20 s, since proxies cut idle lines after 30 to 120 s. We lead from then on.
+    /// The time between scheduled Pings. Default 20 s, because proxies cut idle lines after 30 to 120 s. Clamped to 1
+    /// ms to 10 years.
     ///
-    /// Kept between 1 ms and 10 years.
+    /// Also puts us in the lead.
     pub fn interval(mut self, interval: Duration) -> Self {
-        self.leader = Leader::Us { interval: within_reason(interval) };
+        self.leader = Leader::Us { interval: clamp_duration(interval) };
         self
     }
 
-    /// How long after a Ping was written some life must show before that is a miss. Default 10 s, well above the round
-    /// trip of a bad mobile line. May be shorter or longer than the interval. Kept between 1 ms and 10 years.
+    /// How long after a Ping the peer may show no life before that is a miss. Default 10 s, well above the round trip
+    /// of a bad mobile line. It may be shorter or longer than the interval. Clamped to 1 ms to 10 years.
     ///
-    /// Where the peer leads, how much later than announced its sign may come. In both cases, `max_missed` times this is
-    /// how long a peer may take none of the data that waits for it.
+    /// If the peer leads: how much later than announced its Ping may arrive. In both cases a peer is dead too if data
+    /// waits for it, and it takes none of it and sends nothing, for `max_missed` times this.
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(within_reason(timeout));
+        self.timeout = Some(clamp_duration(timeout));
         self
     }
 
-    /// How many misses in a row make the peer dead. Default 3; 0 is taken as 1.
+    /// After how many misses in a row the peer is dead. Default 3; 0 counts as 1.
     pub fn max_missed(mut self, max_missed: u32) -> Self {
         self.max_missed = max_missed.max(1);
         self
@@ -151,13 +159,12 @@ impl HeartbeatPolicy {
         self
     }
 
-    /// The longest time from a peer's last sign of life until it is found dead. Where we lead,
-    /// `interval + max_missed x timeout`. Where the peer does, `max_missed` times the longest window that it may have.
-    /// `None` when the policy never finds anyone dead.
+    /// The longest time from a peer's last sign of life until it is found dead: `interval + max_missed x timeout` if we
+    /// lead, `max_missed` times the longest possible window if the peer leads. `None` if the policy finds no peer dead.
     ///
-    /// Timers of systems add some milliseconds for each miss. While data waits for a peer that is slow to take it, its
-    /// silence is not judged but its taking nothing is; a peer that gets behind just before it would have been found may
-    /// have one timeout more.
+    /// The system's timers add some milliseconds for each miss. While data waits for a peer that is slow to take it,
+    /// the heartbeat judges the peer by what it takes and not by silence; a peer that falls behind just before it would
+    /// be found dead may get one more timeout.
     pub fn worst_case(&self) -> Option<Duration> {
         match self.leader {
             Leader::Nobody => None,
@@ -169,7 +176,7 @@ impl HeartbeatPolicy {
         }
     }
 
-    /// How long data may wait for a peer that takes none of it and from which nothing arrives: `max_missed x timeout`.
+    /// How long data may wait for a peer that takes none of it and sends nothing: `max_missed x timeout`.
     pub(super) fn stall_limit(&self) -> Option<Duration> {
         if self.leader == Leader::Nobody {
             return None;
@@ -178,12 +185,12 @@ impl HeartbeatPolicy {
     }
 
     /// How long a peer may show no life before it is dead, if nothing is lost on the way.
-    pub(crate) fn patience(&self) -> Option<Duration> {
+    pub(crate) fn longest_silence(&self) -> Option<Duration> {
         self.worst_case().map(|worst| worst.min(LONGEST))
     }
 
-    /// How often something should pass over the line: a handler that is away for longer is worth a word.
-    pub(crate) fn pace(&self) -> Option<Duration> {
+    /// How often a frame should pass over the line. A handler that is away for longer is reported.
+    pub(crate) fn period(&self) -> Option<Duration> {
         match self.leader {
             Leader::Nobody => None,
             Leader::Us { interval } => Some(interval),
@@ -191,13 +198,14 @@ impl HeartbeatPolicy {
         }
     }
 
-    /// How often to look whether we were held up, while some life is awaited: often enough for every pause that could
-    /// cost the peer its time to be noticed, and not so often that looking is work.
-    pub(super) fn tick(&self) -> Duration {
+    /// How often `judge` has to be called while life is awaited. Often enough to notice every delay of ours that could
+    /// cost the peer its time, but not so often that the calls cost much.
+    pub(super) fn check_interval(&self) -> Duration {
         (self.timeout.unwrap_or(LONGEST) / 4).max(Duration::from_millis(5))
     }
 
-    /// What a client that beats in text is told of the heartbeat of its connection. Durations in milliseconds.
+    /// The policy of a connection as its client is told, if that sends its heartbeat as text. Durations in
+    /// milliseconds.
     pub(crate) fn to_json(self, connection: u64) -> String {
         let ms = |duration: Duration| duration.as_millis();
         let leader = match self.leader {
@@ -226,12 +234,12 @@ impl HeartbeatPolicy {
         self.timeout
     }
 
-    /// What our Pings announce.
+    /// What each of our Pings announces.
     pub(crate) fn announcement(&self) -> Option<Duration> {
         self.ping_interval().filter(|_| self.announces)
     }
 
-    /// The window of silence that a peer has after its Ping, which may have announced the next.
+    /// The window of silence that a peer has after its Ping, which may have announced the next one.
     pub(super) fn window(&self, next: Option<Duration>) -> Option<Duration> {
         let Leader::Peer { expect, announcements } = self.leader else { return None };
         Some(match (next, announcements) {
@@ -244,9 +252,9 @@ impl HeartbeatPolicy {
         next.saturating_add(self.timeout.unwrap_or_default())
     }
 
-    /// How late a look may come before we count as held up: a quarter of the time that the peer has, but one second at
-    /// most, and no less than timers of operating systems are late anyway.
-    pub(super) fn tolerance(&self) -> Duration {
+    /// How late a call of `judge` may come before we count as held up: a quarter of the peer's time, but at most one
+    /// second, and no less than the system's timers are late anyway.
+    pub(super) fn tolerated_delay(&self) -> Duration {
         let time = self.window(None).or(self.timeout).unwrap_or_default();
         (time / 4).clamp(Duration::from_millis(20), Duration::from_secs(1))
     }

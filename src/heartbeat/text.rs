@@ -1,11 +1,11 @@
-//! Heartbeats in words: what a Ping announces, and Pings in text, for pages, which can neither send nor see a Ping frame.
+//! What a Ping announces, and Pings as text messages, for browser pages, which can neither send nor see a Ping frame.
 
 use std::time::Duration;
 
 use super::Activity;
 use crate::durations::LONGEST;
 
-/// The sign of life in a text message that is a heartbeat: `ping`, or `ping next=<milliseconds>`.
+/// The Ping in a text message, if it is one: `ping`, or `ping next=<milliseconds>`.
 pub(crate) fn text_ping(text: &str) -> Option<Activity> {
     let rest = text.strip_prefix("ping")?;
     match rest.strip_prefix(' ') {
@@ -15,13 +15,13 @@ pub(crate) fn text_ping(text: &str) -> Option<Activity> {
     }
 }
 
-/// What a heartbeat announces: the milliseconds behind `next=` at the beginning, and only digits up to the end or a
-/// space. Anything else announces nothing.
+/// The announcement in the payload of a Ping: it begins with `next=` and milliseconds in digits, up to a space or the
+/// end. Any other payload announces nothing.
 pub(crate) fn announcement(payload: &[u8]) -> Option<Duration> {
     let text = std::str::from_utf8(payload).ok()?.strip_prefix("next=")?;
     let digits = text.split_once(' ').map_or(text, |(digits, _)| digits);
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
-    // More than fits is as good as for ever.
+    // A number too large for the type means the longest duration.
     is_number.then(|| digits.parse().map_or(LONGEST, Duration::from_millis))
 }
 

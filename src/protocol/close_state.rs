@@ -1,52 +1,54 @@
-//! How far a connection is closed: one state machine, by which both halves, the stand-in and the supervisor go.
+//! How far a connection is closed: one state machine for both halves, the stand-in and the supervisor.
 //!
-//! Pure: instants are passed in, and what has to be sent comes back. It lies in the write half's lock, since nothing may
-//! be sent behind a Close frame.
+//! Pure: instants are passed in, and the frame to send comes back. The state lies under the write half's lock, because
+//! nothing may be sent after a Close frame.
 //!
 //! ```text
 //!            our Close frame                 the peer's
 //!   Open ─────────────────────> Closing ──────────────────> Closed
 //!    │                                                         ^
-//!    └──> PeerDone ────────────────────────────────────────────┘
-//!  its last word        the answer, when the handler knows
+//!    └──> PeerEnded ───────────────────────────────────────────┘
+//!  the peer's end       our answer, when the handler knows
 //!
 //!   any of them ── a write fails ──> Broken          any of them ──> Over
 //! ```
 //!
-//! Invariants: phases only go on, never back; the first cause stays; [`CloseState::end`] says `true` once.
+//! Invariants: a phase is never followed by an earlier one; the first cause stays; [`CloseState::end`] returns `true`
+//! once.
 
 use std::time::{Duration, Instant};
 
 use crate::protocol::close::{CloseCode, CloseReason};
 
-/// How far it is.
+/// How far the connection is closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Messages go both ways.
     Open,
-    /// The peer has said its last word, and the handler does not know it yet: what it sends still goes out. It is to be
-    /// answered by then.
-    PeerDone { by: Instant },
-    /// Our Close frame stands behind everything that was accepted before it, and nothing is accepted any more. The peer
-    /// has until then to answer.
+    /// The peer has ended its side, and the handler does not know it yet: what the handler sends still goes out. By
+    /// this deadline the peer's Close frame is answered.
+    PeerEnded { by: Instant },
+    /// Our Close frame follows all that was accepted before it, and nothing more is accepted. The peer has to answer by
+    /// this deadline.
     Closing { by: Instant },
-    /// Both sides have had their last word. What is queued has until then to go out.
+    /// Both sides have ended. What is queued has to go out by this deadline.
     Closed { by: Instant },
-    /// A write has failed: nothing goes out any more. What the peer said before is still read, for it may be the cause.
+    /// A write has failed: nothing goes out any more. What the peer sent before is still read, since it may be the
+    /// cause.
     Broken,
     /// The connection has ended.
     Over,
 }
 
-/// The last that comes from a peer.
+/// How the peer has ended its side.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum LastWord {
-    /// A Close frame.
+pub(crate) enum PeerEnd {
+    /// By a Close frame.
     Close(Option<CloseCode>, String),
-    /// Something that breaks the protocol.
+    /// By a violation of the protocol.
     Violation(CloseReason),
-    /// The end of its stream, or an error of the socket, for this reason.
-    End(CloseReason),
+    /// By the end of its stream or an error of the socket, with this reason.
+    Lost(CloseReason),
 }
 
 /// A Close frame that is to be sent.
@@ -56,14 +58,14 @@ pub(crate) type CloseFrame = (Option<CloseCode>, String);
 #[derive(Debug)]
 pub(crate) struct CloseState {
     phase: Phase,
-    /// How long a closing handshake may take.
+    /// The time limit of a closing handshake.
     timeout: Duration,
     cause: Option<CloseReason>,
-    /// A write that failed: the cause, unless what was received before it says another.
+    /// The error of a failed write. It is the cause unless what the peer sent before gives another.
     write_error: Option<CloseReason>,
-    /// What the peer's last word is to be answered with.
+    /// The Close frame that answers the peer's end.
     answer: Option<CloseFrame>,
-    /// The code in our Close frame, once there is one.
+    /// The code in our Close frame, once that is sent or queued.
     sent: Option<CloseCode>,
     is_written: bool,
     /// The code in the peer's Close frame.
@@ -88,25 +90,25 @@ impl CloseState {
         self.phase
     }
 
-    /// Whether what is sent is still accepted.
+    /// Whether new messages are still accepted.
     pub(crate) fn accepts(&self) -> bool {
-        matches!(self.phase, Phase::Open | Phase::PeerDone { .. })
+        matches!(self.phase, Phase::Open | Phase::PeerEnded { .. })
     }
 
-    /// Until when the phase may last.
+    /// The deadline of the phase.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::PeerDone { by } | Phase::Closing { by } | Phase::Closed { by } => Some(by),
+            Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } => Some(by),
             Phase::Open | Phase::Broken | Phase::Over => None,
         }
     }
 
-    /// The first cause of the end; `otherwise` if nobody knows any.
+    /// The first cause of the end, or `otherwise` if none is known.
     pub(crate) fn reason(&self, otherwise: CloseReason) -> CloseReason {
         self.cause.as_ref().or(self.write_error.as_ref()).cloned().unwrap_or(otherwise)
     }
 
-    /// The code in our Close frame, if it has one and the socket has taken it whole.
+    /// The code in our Close frame, if it has one and the socket has taken the whole frame.
     pub(crate) fn sent(&self) -> Option<CloseCode> {
         self.sent.filter(|_| self.is_written)
     }
@@ -116,8 +118,8 @@ impl CloseState {
         self.received
     }
 
-    /// We close, for this reason. The frame to send, unless that was done before, or there is nobody to send it to. If the
-    /// peer was first it is the answer, and the cause stays the peer's.
+    /// We close, for this reason. Returns the frame to send, if it was not sent before and there is somebody to send it
+    /// to. If the peer has ended first, the frame is the answer, and the cause stays the peer's.
     pub(crate) fn close(&mut self, reason: CloseReason, now: Instant) -> Option<CloseFrame> {
         match self.phase {
             Phase::Open => {
@@ -128,39 +130,40 @@ impl CloseState {
                 self.sent = Some(code);
                 Some(frame)
             }
-            Phase::PeerDone { .. } => self.answer(now),
+            Phase::PeerEnded { .. } => self.answer(now),
             _ => None,
         }
     }
 
-    /// The peer has said its last word. To say so twice is harmless.
-    pub(crate) fn peer_done(&mut self, last: LastWord, now: Instant) {
+    /// The peer has ended its side. Further calls are harmless.
+    pub(crate) fn peer_ended(&mut self, last: PeerEnd, now: Instant) {
         let by = now + self.timeout;
         self.phase = match self.phase {
-            Phase::Open => Phase::PeerDone { by },
+            Phase::Open => Phase::PeerEnded { by },
             Phase::Closing { by } => Phase::Closed { by },
             Phase::Broken => Phase::Broken,
-            // There is only one last word.
-            Phase::PeerDone { .. } | Phase::Closed { .. } | Phase::Over => return,
+            // Only the first end counts.
+            Phase::PeerEnded { .. } | Phase::Closed { .. } | Phase::Over => return,
         };
         let (cause, answer) = match last {
-            LastWord::Close(code, reason) => {
+            PeerEnd::Close(code, reason) => {
                 self.received = self.received.or(code);
                 (CloseReason::Peer { code, reason }, Some((code, String::new())))
             }
-            LastWord::Violation(reason) => {
+            PeerEnd::Violation(reason) => {
                 let answer = reason.close_frame().map(|(code, text)| (Some(code), text.to_owned()));
                 (reason, answer)
             }
-            LastWord::End(reason) => (self.write_error.clone().unwrap_or(reason), None),
+            PeerEnd::Lost(reason) => (self.write_error.clone().unwrap_or(reason), None),
         };
         self.cause.get_or_insert(cause);
         self.answer = answer;
     }
 
-    /// The handler knows of the peer's last word, or has had its time. The frame to send, if there is one.
+    /// The handler knows that the peer has ended, or the time for that is over. Returns the frame to send, if there is
+    /// one.
     pub(crate) fn answer(&mut self, now: Instant) -> Option<CloseFrame> {
-        let Phase::PeerDone { .. } = self.phase else { return None };
+        let Phase::PeerEnded { .. } = self.phase else { return None };
         self.phase = Phase::Closed { by: now + self.timeout };
         let frame = self.answer.take()?;
         self.sent = frame.0;
@@ -180,7 +183,7 @@ impl CloseState {
         self.write_error.get_or_insert(reason);
     }
 
-    /// The connection has ended, for this reason if nobody knows a better one. Whether this call was the first to say so.
+    /// The connection has ended, with `otherwise` as its reason if none is known. Whether this call was the first.
     pub(crate) fn end(&mut self, otherwise: CloseReason) -> bool {
         let reason = self.reason(otherwise);
         self.cause.get_or_insert(reason);

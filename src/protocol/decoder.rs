@@ -1,15 +1,15 @@
 //! From bytes to messages: the receiving half of RFC 6455, without I/O.
 //!
-//! Bytes go in by [`Decoder::fill`], messages come out of [`Decoder::next`]. A payload is taken out of the buffer as it
-//! arrives, whole frame or not, so the buffer stays small however large a message is, memory follows what was really
-//! received rather than what a header announced, and text that is not UTF-8 is refused at its first bad byte.
+//! Bytes go in by [`Decoder::fill`], messages come out of [`Decoder::next`]. A payload leaves the buffer as it arrives,
+//! even if its frame is incomplete. So the buffer stays small however large a message is, memory follows what has
+//! arrived and not what a header announces, and text that is not UTF-8 is refused at its first bad byte.
 //!
-//! Large payloads are not copied: the rest of a long binary frame is read to where it belongs, and a message that takes
-//! up most of the buffer takes the buffer with it, so that it may hold twice its length of memory. While nothing comes in
-//! there need be no buffer at all.
+//! Large payloads are not copied. The rest of a long binary frame is read straight into its message. A message that
+//! fills most of the buffer takes the buffer with it, and may then hold memory of twice its length. An idle connection
+//! needs no buffer at all.
 //!
-//! tungstenite's own reader is not used because it hands out nothing until a message is complete, which is too late for a
-//! deadline, for a limit on memory and for the UTF-8 check. It is what the tests compare with.
+//! tungstenite's own reader returns nothing before a message is complete. That is too late for a deadline, for a memory
+//! limit and for the UTF-8 check. The tests compare this decoder with it.
 
 use std::io;
 
@@ -33,24 +33,24 @@ pub(crate) enum Incoming {
     Close(Option<CloseCode>, String),
 }
 
-/// Decodes what one peer sends.
+/// The decoder of one peer's stream.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     /// Which end we are.
     role: Role,
-    /// What has arrived; from `start` on it is not decoded yet.
+    /// What has arrived. The bytes from `start` on are not decoded yet.
     buffer: Vec<u8>,
     start: usize,
-    /// The capacity that the buffer has, or will have when there is something to read.
-    size: usize,
-    smallest: usize,
+    /// The capacity of the buffer, or of the next one while there is none.
+    target_size: usize,
+    min_size: usize,
     /// Reads in a row that left most of a grown buffer unused.
     small_reads: u8,
     max_message_size: usize,
     frame: Option<PartialFrame>,
     message: Option<PartialMessage>,
-    /// Whether all that has arrived was looked at, so that more is needed for anything to come out.
-    is_exhausted: bool,
+    /// Whether nothing more can be decoded before more bytes arrive.
+    needs_more: bool,
 }
 
 /// A frame whose header is known and whose payload is still arriving.
@@ -58,7 +58,7 @@ pub(crate) struct Decoder {
 struct PartialFrame {
     opcode: OpCode,
     is_final: bool,
-    /// The key, turned to where the payload goes on.
+    /// The masking key, rotated to the next byte of the payload.
     mask: Option<[u8; 4]>,
     remaining: u64,
 }
@@ -70,115 +70,120 @@ enum PartialMessage {
 }
 
 impl Decoder {
-    /// A control frame must fit in the buffer (14 + 125 bytes), whatever the settings say.
+    /// A control frame with its header (14 + 125 bytes) has to fit in the buffer, whatever the settings say.
     pub(crate) const MIN_BUFFER: usize = 256;
-    /// The buffer grows up to this while large messages arrive: one of 64 KiB fits in with its header.
+    /// The buffer grows up to this while large messages arrive. A message of 64 KiB fits in with its header.
     const MAX_BUFFER: usize = 65 * 1024;
-    /// What is worth a system call, or a new buffer, to save its copying.
+    /// From this size on, a payload is worth an extra system call or a new buffer instead of a copy.
     const LARGE: usize = 16 * 1024;
 
-    /// `head` is what was received already, behind the opening handshake.
-    pub(crate) fn new(role: Role, head: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
-        let smallest = buffer_size.max(Self::MIN_BUFFER);
+    /// `leftover`: the bytes that arrived after the opening handshake, in the same read.
+    pub(crate) fn new(role: Role, leftover: &[u8], buffer_size: usize, max_message_size: usize) -> Self {
+        let min_size = buffer_size.max(Self::MIN_BUFFER);
         Self {
             role,
-            buffer: head.to_vec(),
+            buffer: leftover.to_vec(),
             start: 0,
-            size: smallest,
-            smallest,
+            target_size: min_size,
+            min_size,
             small_reads: 0,
             max_message_size,
             frame: None,
             message: None,
-            is_exhausted: false,
+            needs_more: false,
         }
     }
 
-    /// Takes more bytes in, when [`next`](Self::next) has returned `None`: `read` appends some to what it is given, up to
-    /// its capacity, and says how many. Returns that, and whether there was room for more.
+    /// Takes in more bytes, after [`next`](Self::next) has returned `None`. `read` appends bytes to the buffer that it
+    /// is given, up to its capacity, and returns how many. Returns that number, and whether there was room for more.
     pub(crate) fn fill(&mut self, read: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>) -> io::Result<(usize, bool)> {
-        self.is_exhausted = false;
+        self.needs_more = false;
         if let (Some(frame), Some(PartialMessage::Binary(payload))) = (&mut self.frame, &mut self.message)
             && frame.remaining >= Self::LARGE as u64
             && self.start == self.buffer.len()
         {
+            // A long binary frame, with nothing before it in the buffer: read into the message itself.
             let from = payload.len();
             if payload.capacity() - from < Self::LARGE {
-                payload.reserve_exact(foreseen(from, frame.remaining));
+                payload.reserve_exact(room_for_rest(from, frame.remaining));
             }
             let room = payload.capacity() - from;
             let count = read(payload)?;
             let end = from + frame.remaining.min(count as u64) as usize;
             frame.unmask(&mut payload[from..end]);
-            // There may have been room for more than this frame.
+            // The read may have gone past this frame. What follows belongs to the buffer.
             self.buffer.clear();
             self.start = 0;
             self.buffer.extend(payload.drain(end..));
             return Ok((count, count < room));
         }
+        // Anything else: read into the buffer, after what is not decoded yet.
         self.buffer.drain(..self.start);
         self.start = 0;
-        self.buffer.reserve_exact(self.size.saturating_sub(self.buffer.len()).max(1));
+        self.buffer.reserve_exact(self.target_size.saturating_sub(self.buffer.len()).max(1));
         let room = self.buffer.capacity() - self.buffer.len();
         let count = read(&mut self.buffer)?;
-        self.follow_the_work(count < room);
+        self.adapt_size(count < room);
         Ok((count, count < room))
     }
 
-    /// A full buffer grows, and one that was hardly used for a while shrinks.
-    fn follow_the_work(&mut self, had_room: bool) {
+    /// Grows a full buffer, and shrinks one that was hardly used for a while.
+    fn adapt_size(&mut self, had_room: bool) {
         if !had_room {
-            self.size = (self.buffer.capacity() * 4).min(Self::MAX_BUFFER).max(self.size);
+            self.target_size = (self.buffer.capacity() * 4).min(Self::MAX_BUFFER).max(self.target_size);
             self.small_reads = 0;
-        } else if self.buffer.len() > self.smallest {
+        } else if self.buffer.len() > self.min_size {
             self.small_reads = 0;
-        } else if self.size > self.smallest {
+        } else if self.target_size > self.min_size {
             self.small_reads += 1;
             if self.small_reads == u8::MAX {
-                self.size = self.smallest;
+                self.target_size = self.min_size;
                 self.small_reads = 0;
-                self.buffer.shrink_to(self.size);
+                self.buffer.shrink_to(self.target_size);
             }
         }
     }
 
-    /// Gives the buffer back, if nothing is in it, until there is something to read.
+    /// Frees the buffer if it is empty, until there is something to read.
     pub(crate) fn release(&mut self) {
         if self.start == self.buffer.len() {
             (self.buffer, self.start) = (Vec::new(), 0);
-            (self.size, self.small_reads) = (self.smallest, 0);
+            (self.target_size, self.small_reads) = (self.min_size, 0);
         }
     }
 
-    /// Bytes that have arrived and were not decoded yet.
+    /// Bytes that have arrived and are not decoded yet.
     pub(crate) fn undecoded(&self) -> usize {
         self.buffer.len() - self.start
     }
 
-    /// Bytes that have arrived and among which there may be a whole frame that nobody has seen.
+    /// Bytes that have arrived and may contain a whole frame that [`next`](Self::next) has not seen.
     pub(crate) fn unexamined(&self) -> usize {
-        if self.is_exhausted { 0 } else { self.undecoded() }
+        if self.needs_more { 0 } else { self.undecoded() }
     }
 
-    /// Whether a message has begun and not ended.
+    /// Whether a message has begun and is not complete.
     pub(crate) fn is_in_message(&self) -> bool {
         self.message.is_some()
     }
 
-    /// The next thing that is complete, or `None` if more bytes are needed. After an error there is nothing more to be
-    /// had from this decoder.
+    /// The next complete message or control frame, or `None` if more bytes are needed. After an error the decoder is of
+    /// no further use.
     pub(crate) fn next(&mut self) -> Result<Option<Incoming>, CloseReason> {
         let next = self.decode();
-        self.is_exhausted = matches!(next, Ok(None));
+        self.needs_more = matches!(next, Ok(None));
         next
     }
 
     fn decode(&mut self) -> Result<Option<Incoming>, CloseReason> {
         loop {
+            // Between frames: the next header, as soon as it is complete.
             if self.frame.is_none() && !self.parse_header()? {
                 return Ok(None);
             }
             let Some(frame) = &mut self.frame else { return Ok(None) };
+
+            // Inside a frame: take what has arrived of the payload. A control frame waits until it is whole.
             let capacity = self.buffer.capacity();
             let available = (self.buffer.len() - self.start) as u64;
             if matches!(frame.opcode, OpCode::Control(_)) && available < frame.remaining {
@@ -189,11 +194,14 @@ impl Decoder {
             frame.unmask(payload);
             self.start += taken;
 
+            // A control frame is complete, and may lie between the frames of a message (RFC 6455 section 5.4).
             if let OpCode::Control(control) = frame.opcode {
                 let incoming = control_frame(control, payload)?;
                 self.frame = None;
                 return Ok(Some(incoming));
             }
+
+            // A whole message at once that fills most of the buffer: hand the buffer over.
             if taken >= Self::LARGE
                 && 2 * taken >= capacity
                 && frame.remaining == 0
@@ -203,15 +211,20 @@ impl Decoder {
                 self.frame = None;
                 return Ok(Some(Incoming::Message(message.all_of(self.take_buffer(taken))?)));
             }
+
+            // Any other payload: append it to the message.
             match &mut self.message {
                 Some(PartialMessage::Text(text)) => text.push(payload, frame.remaining)?,
                 Some(PartialMessage::Binary(bytes)) => {
-                    bytes.reserve(room(bytes.len(), bytes.capacity(), payload.len(), frame.remaining));
+                    bytes.reserve(room_for_chunk(bytes.len(), bytes.capacity(), payload.len(), frame.remaining));
                     bytes.extend_from_slice(payload);
                 }
-                // parse_header begins a message with its first frame and refuses a continuation of none.
+                // Unreachable: parse_header begins a message with its first frame and refuses a continuation without
+                // one.
                 None => return Err(CloseReason::Protocol("continuation of no message")),
             }
+
+            // At the end of the frame: the message is complete, or its next frame follows.
             if frame.remaining > 0 {
                 return Ok(None);
             }
@@ -227,7 +240,7 @@ impl Decoder {
         }
     }
 
-    /// The last so many bytes that were decoded, and the buffer with them.
+    /// The last `len` bytes that were decoded, together with the buffer.
     fn take_buffer(&mut self, len: usize) -> Bytes {
         let rest = self.buffer[self.start..].to_vec();
         let taken = Bytes::from(std::mem::replace(&mut self.buffer, rest));
@@ -235,7 +248,7 @@ impl Decoder {
         taken.slice(end - len..end)
     }
 
-    /// Reads a header if it is complete, and checks all that can be checked before the payload is here.
+    /// Parses a header if it is complete, and checks all that can be checked before the payload arrives.
     fn parse_header(&mut self) -> Result<bool, CloseReason> {
         let parsed = Header::parse(&self.buffer[self.start..]);
         let parsed = parsed.map_err(|ReservedOpcode| CloseReason::Protocol("reserved opcode"))?;
@@ -289,7 +302,7 @@ impl Decoder {
 }
 
 impl PartialFrame {
-    /// Takes the next piece of the payload.
+    /// Unmasks the next piece of the payload.
     fn unmask(&mut self, piece: &mut [u8]) {
         if let Some(mask) = &mut self.mask {
             apply_mask(piece, *mask);
@@ -300,7 +313,7 @@ impl PartialFrame {
 }
 
 impl PartialMessage {
-    /// The message of this kind, when all of it is here at once.
+    /// The message of this kind whose whole payload is here.
     fn all_of(&self, payload: Bytes) -> Result<Message, CloseReason> {
         Ok(match self {
             Self::Text(_) => Message::Text(Text::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
@@ -316,7 +329,7 @@ impl PartialMessage {
     }
 }
 
-/// Text, checked as it arrives. A character that is cut by the end of a chunk is carried to the next.
+/// Text that is checked as it arrives. A character that the end of a chunk cuts is carried to the next chunk.
 #[derive(Debug, Default)]
 struct PartialText {
     complete: String,
@@ -325,8 +338,9 @@ struct PartialText {
 }
 
 impl PartialText {
-    /// Adds a chunk; `remaining` is what the frame still has to come.
+    /// Appends a chunk. `remaining`: how much of the frame is still to come.
     fn push(&mut self, mut chunk: &[u8], remaining: u64) -> Result<(), CloseReason> {
+        // Complete the character that the last chunk has cut.
         while self.carried_len > 0 && !chunk.is_empty() {
             self.carried[self.carried_len] = chunk[0];
             self.carried_len += 1;
@@ -340,6 +354,7 @@ impl PartialText {
                 Err(_) => return Err(CloseReason::InvalidUtf8),
             }
         }
+        // Split off a character that this chunk cuts.
         let (text, cut) = match std::str::from_utf8(chunk) {
             Ok(text) => (text, &[][..]),
             Err(error) if error.error_len().is_none() => {
@@ -348,7 +363,7 @@ impl PartialText {
             }
             Err(_) => return Err(CloseReason::InvalidUtf8),
         };
-        self.complete.reserve(room(self.complete.len(), self.complete.capacity(), text.len(), remaining));
+        self.complete.reserve(room_for_chunk(self.complete.len(), self.complete.capacity(), text.len(), remaining));
         self.complete.push_str(text);
         if !cut.is_empty() {
             self.carried[..cut.len()].copy_from_slice(cut);
@@ -382,14 +397,14 @@ fn control_frame(control: Control, payload: &[u8]) -> Result<Incoming, CloseReas
     })
 }
 
-/// How much to reserve for a chunk, and for what its frame still brings.
-fn room(len: usize, capacity: usize, chunk: usize, remaining: u64) -> usize {
-    if capacity - len >= chunk { 0 } else { chunk + foreseen(len + chunk, remaining) }
+/// How much to reserve for a chunk and for the rest of its frame.
+fn room_for_chunk(len: usize, capacity: usize, chunk: usize, remaining: u64) -> usize {
+    if capacity - len >= chunk { 0 } else { chunk + room_for_rest(len + chunk, remaining) }
 }
 
-/// Room for what a frame still brings, but no more than doubles what is here, so that a header alone never costs memory
-/// and a long message is copied a few times at most.
-fn foreseen(len: usize, remaining: u64) -> usize {
+/// How much to reserve for the rest of a frame. Never more than doubles what is here, so a header alone costs no memory
+/// and a long message is copied only a few times.
+fn room_for_rest(len: usize, remaining: u64) -> usize {
     usize::try_from(remaining).unwrap_or(usize::MAX).min(len.max(Decoder::MAX_BUFFER))
 }
 

@@ -1,4 +1,4 @@
-//! The accept loop. It survives whatever `accept` may fail with, until the server is told to stop.
+//! The accept loop. It survives every error of `accept` and runs until the server is told to stop.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -10,8 +10,8 @@ use crate::logging::Log;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::socket;
 
-/// Accepts until the server ends, and gives each connection to `start`. An error of `start` (no thread could be
-/// started) is treated like one of `accept`: the system is short of something, and trying on at once would not help.
+/// Accepts until the server ends, and gives each connection to `start`. If `start` cannot start a thread, that is
+/// treated like an error of `accept`: the system is short of something, and an immediate retry would not help.
 pub(crate) fn run(
     listener: &TcpListener,
     supervisor: &SupervisorHandle,
@@ -21,7 +21,7 @@ pub(crate) fn run(
     let mut failures = FailureBurst::default();
     while !supervisor.is_ending() {
         if supervisor.is_behind() {
-            // Each connection would bring more for the supervisor to hear of.
+            // Each new connection would add notices.
             let _ = stop.recv_timeout(FailureBurst::FIRST_PAUSE);
             continue;
         }
@@ -36,26 +36,26 @@ pub(crate) fn run(
                 wait(listener, stop);
                 continue;
             }
-            // The client gave up while it waited to be accepted, or a signal came: nothing that should slow us down.
-            Err(error) if is_passing(&error) => continue,
+            // The client hung up before it was accepted, or a signal arrived: no reason to pause.
+            Err(error) if is_transient(&error) => continue,
             Err(error) => {
                 supervisor.count(|stats| stats.accept_errors += 1);
                 Err(("accept a connection", error))
             }
         };
         match started {
-            Ok(()) => failures.is_over(&supervisor.log),
+            Ok(()) => failures.end(&supervisor.log),
             Err((what, error)) => {
-                let pause = failures.with(what, &error, &supervisor.log);
-                // Woken by the stop at once.
+                let pause = failures.add(what, &error, &supervisor.log);
+                // A stop ends the pause at once.
                 let _ = stop.recv_timeout(pause);
             }
         }
     }
 }
 
-/// Whoever else holds the socket has made it one that does not block, and may want it so: then it is for us to wait. Not
-/// for ever, for the connection that is to wake us at the end may be accepted by them.
+/// Waits for a client on a listener that another holder of the socket has made non-blocking, and may need so. The wait
+/// has a limit, because the other holder may accept the connection that is to wake us at the end.
 fn wait(listener: &TcpListener, stop: &Receiver<()>) {
     const AT_MOST: Duration = Duration::from_secs(1);
     #[cfg(unix)]
@@ -69,14 +69,14 @@ fn wait(listener: &TcpListener, stop: &Receiver<()>) {
     let _ = stop.recv_timeout(AT_MOST);
 }
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
         error.kind(),
         Interrupted
             | ConnectionAborted
             | ConnectionReset
-            // Linux hands on errors of the network that concern this one client (accept(2)).
+            // Linux passes on pending network errors of the new connection (accept(2)).
             | NetworkDown
             | NetworkUnreachable
             | HostUnreachable
@@ -93,27 +93,27 @@ fn is_protocol_error(_: &io::Error) -> bool {
     false
 }
 
-/// Which limit was met, as far as the error tells.
+/// Which limit was reached and where to raise it, as far as the error tells.
 #[cfg(unix)]
-fn limits(error: &io::Error) -> &'static str {
+fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
-        Some(libc::EMFILE) => "; the process has all the open files that it may have (see ulimit -n)",
-        Some(libc::ENFILE) => "; the system has all the open files that it may have (see sysctl fs.file-max)",
-        // What pthread_create(3) says, whichever it was.
+        Some(libc::EMFILE) => "; the process has reached its limit of open files (see ulimit -n)",
+        Some(libc::ENFILE) => "; the system has reached its limit of open files (see sysctl fs.file-max)",
+        // pthread_create(3) gives the same error for each of these limits.
         Some(libc::EAGAIN) => {
-            "; a limit of threads or of memory (see ulimit -u and -v, sysctl kernel.threads-max, kernel.pid_max and \
-             vm.max_map_count, and pids.max of the control group)"
+            "; a limit on threads or memory is reached (see ulimit -u and -v, sysctl kernel.threads-max, kernel.pid_max \
+             and vm.max_map_count, and pids.max of the control group)"
         }
         _ => "",
     }
 }
 
 #[cfg(not(unix))]
-fn limits(_: &io::Error) -> &'static str {
+fn hint(_: &io::Error) -> &'static str {
     ""
 }
 
-/// A burst of failures: logged once when it begins and once when it is over, with pauses that grow.
+/// A burst of failures. It is logged when it begins and when it ends, and the pauses in it grow.
 #[derive(Debug, Default)]
 struct FailureBurst {
     since: Option<Instant>,
@@ -124,19 +124,19 @@ impl FailureBurst {
     const FIRST_PAUSE: Duration = Duration::from_millis(10);
     const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
-    fn with(&mut self, what: &str, error: &io::Error, log: &Log) -> Duration {
+    fn add(&mut self, what: &str, error: &io::Error, log: &Log) -> Duration {
         if self.since.is_none() {
-            log.error(format_args!("cannot {what}: {error}{}; trying on", limits(error)));
+            log.error(format_args!("cannot {what}: {error}{}; retrying", hint(error)));
             self.since = Some(Instant::now());
         }
         self.failures += 1;
         (Self::FIRST_PAUSE * 2_u32.saturating_pow(self.failures - 1).min(1000)).min(Self::LONGEST_PAUSE)
     }
 
-    fn is_over(&mut self, log: &Log) {
+    fn end(&mut self, log: &Log) {
         if let Some(since) = self.since.take() {
             let (failures, elapsed) = (self.failures, since.elapsed());
-            log.warn(format_args!("taking connections again after {failures} failures in {elapsed:.1?}"));
+            log.warn(format_args!("accepting connections again after {failures} failures in {elapsed:.1?}"));
             self.failures = 0;
         }
     }
@@ -159,13 +159,13 @@ mod tests {
             let remote = SocketAddr::from(([192, 0, 2, 1], 1)).into();
             Notice::Missed { connection: Identity { id: 1, remote }, what: "Pong", missed: 1, max_missed: 3 }
         };
-        let mut told = 0;
+        let mut notified = 0;
         while !supervisor.is_behind() {
             supervisor.notify_if_room(miss());
-            told += 1;
+            notified += 1;
         }
         (0..10).for_each(|_| supervisor.notify_if_room(miss()));
-        assert_eq!((receivers.notices.len(), supervisor.subscribers.tell_lost()), (told, None));
+        assert_eq!((receivers.notices.len(), supervisor.subscribers.report_lost()), (notified, None));
         assert!(matches!(events.try_recv(), Ok(Event::Lost { count: 10 })));
 
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -176,7 +176,7 @@ mod tests {
             scope.spawn(|| {
                 run(&listener, &supervisor, &stop, |_, _| {
                     let _ = started.send(());
-                    supervisor.ended();
+                    supervisor.mark_ended();
                     Ok(())
                 });
             });
@@ -191,20 +191,20 @@ mod tests {
     fn pauses_grow_to_a_limit_and_start_over() {
         let (mut failures, log) = (FailureBurst::default(), Log::default());
         let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let pauses: Vec<u128> = (0..100).map(|_| failures.with("accept", &error, &log).as_millis()).collect();
+        let pauses: Vec<u128> = (0..100).map(|_| failures.add("accept", &error, &log).as_millis()).collect();
         assert_eq!(pauses[..7], [10, 20, 40, 80, 160, 320, 500]);
         assert!(pauses[7..].iter().all(|pause| *pause == 500));
-        failures.is_over(&log);
-        assert_eq!(failures.with("accept", &error, &log).as_millis(), 10);
+        failures.end(&log);
+        assert_eq!(failures.add("accept", &error, &log).as_millis(), 10);
     }
 
     #[test]
     fn only_shortages_slow_the_loop_down() {
         for code in [libc::ECONNABORTED, libc::EINTR, libc::EPROTO] {
-            assert!(is_passing(&io::Error::from_raw_os_error(code)));
+            assert!(is_transient(&io::Error::from_raw_os_error(code)));
         }
         for code in [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS] {
-            assert!(!is_passing(&io::Error::from_raw_os_error(code)));
+            assert!(!is_transient(&io::Error::from_raw_os_error(code)));
         }
     }
 }

@@ -1,31 +1,32 @@
-//! How many connections each client's address has, where that is limited.
+//! How many connections each client address has, if that is limited.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The counts. An IPv6 client has a network of 64 bits to choose its addresses from (RFC 6177), so that counts as one.
+/// The connections of each address. An IPv6 client can choose its addresses from a /64 network (RFC 6177), so each /64
+/// counts as one address.
 #[derive(Debug)]
-pub(crate) struct Addresses {
+pub(crate) struct AddressCounts {
     limit: usize,
-    /// Protects the counts, none of which is 0; taken for moments only.
+    /// Protects the counts, none of which is 0. Taken for moments only.
     counts: Mutex<HashMap<IpAddr, usize>>,
 }
 
-/// One connection of an address, until it is dropped.
+/// One connection in the count of its address. Dropping it takes the connection out.
 #[derive(Debug)]
-pub(crate) struct Counted {
-    addresses: Arc<Addresses>,
+pub(crate) struct AddressSlot {
+    counts: Arc<AddressCounts>,
     key: IpAddr,
 }
 
-impl Addresses {
+impl AddressCounts {
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit, counts: Mutex::default() }
     }
 
-    /// Counts one more connection of this address; `None` if it has as many as it may have.
-    pub(crate) fn count(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
+    /// Counts one more connection of this address. `None` if the address has reached its limit.
+    pub(crate) fn take_slot(self: &Arc<Self>, address: IpAddr) -> Option<AddressSlot> {
         let key = key(address);
         let mut counts = self.lock();
         let count = counts.get(&key).copied().unwrap_or(0);
@@ -33,7 +34,7 @@ impl Addresses {
             return None;
         }
         counts.insert(key, count + 1);
-        Some(Counted { addresses: Arc::clone(self), key })
+        Some(AddressSlot { counts: Arc::clone(self), key })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
@@ -41,9 +42,9 @@ impl Addresses {
     }
 }
 
-impl Drop for Counted {
+impl Drop for AddressSlot {
     fn drop(&mut self) {
-        let mut counts = self.addresses.lock();
+        let mut counts = self.counts.lock();
         match counts.get_mut(&self.key) {
             Some(count) if *count > 1 => *count -= 1,
             _ => _ = counts.remove(&self.key),
@@ -67,18 +68,18 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_count_and_an_ipv6_network_one_together() {
-        let addresses = Arc::new(Addresses::new(2));
-        let count = |address: &str| addresses.count(address.parse().unwrap());
-        let first = count("192.0.2.1");
-        let _second = count("::ffff:192.0.2.1");
-        assert!(first.is_some() && count("192.0.2.1").is_none() && count("192.0.2.2").is_some());
+        let counts = Arc::new(AddressCounts::new(2));
+        let take = |address: &str| counts.take_slot(address.parse().unwrap());
+        let first = take("192.0.2.1");
+        let _second = take("::ffff:192.0.2.1");
+        assert!(first.is_some() && take("192.0.2.1").is_none() && take("192.0.2.2").is_some());
         drop(first);
-        let _third = count("192.0.2.1").unwrap();
-        assert!(count("192.0.2.1").is_none());
-        let networks = (count("2001:db8::1"), count("2001:db8::2"));
+        let _third = take("192.0.2.1").unwrap();
+        assert!(take("192.0.2.1").is_none());
+        let networks = (take("2001:db8::1"), take("2001:db8::2"));
         assert!(networks.0.is_some() && networks.1.is_some());
-        assert!(count("2001:db8::3").is_none() && count("2001:db8:0:1::3").is_some());
+        assert!(take("2001:db8::3").is_none() && take("2001:db8:0:1::3").is_some());
         drop(networks);
-        assert_eq!(addresses.lock().len(), 1, "an address without connections is forgotten");
+        assert_eq!(counts.lock().len(), 1, "an address without connections is forgotten");
     }
 }

@@ -1,9 +1,13 @@
-//! The life of a connection's thread on a server: a place, the opening handshake, the handler, the end.
+//! The thread of a connection on a server, from its start to its end: the opening handshake, the handler, the closing
+//! handshake.
+//!
+//! What a stack was once used for stays resident as long as its thread lives. So the parts of a thread's life are not
+//! inlined into one another, and their stack frames overlap.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Instant;
 
@@ -19,10 +23,9 @@ use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::decoder::Decoder;
 use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
-use crate::server::addresses::{Addresses, Counted};
+use crate::server::admission::{Admission, Limits};
 use crate::server::handshake;
-use crate::server::handshake::{HandshakeConfig, LimitReached, Outcome, TEXT_HEARTBEAT};
-use crate::server::lobby::{Lobby, Seat};
+use crate::server::handshake::{HandshakeConfig, Outcome, TEXT_HEARTBEAT};
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
@@ -34,88 +37,26 @@ use crate::transport::socket;
 pub(super) struct ServerInner<H> {
     pub(super) supervisor: Arc<SupervisorHandle>,
     pub(super) settings: Arc<Settings>,
-    pub(super) max_connections: usize,
+    pub(super) limits: Arc<Limits>,
     pub(super) text_heartbeat: bool,
     pub(super) config: HandshakeConfig,
     pub(super) handler: H,
-    /// Connections, and handshakes that may come to one.
-    pub(super) places: AtomicUsize,
-    /// Those that have no place.
-    pub(super) lobby: Arc<Lobby>,
-    /// Where connections of an address are limited.
-    pub(super) addresses: Option<Arc<Addresses>>,
     /// The number of the newest connection.
     pub(super) last_id: AtomicU64,
 }
 
-/// A connection's thread, from its start to its end, whatever ends it.
+/// A connection's thread. Dropping it reports the end of the thread, whatever ended it.
 struct ConnectionThread<H> {
     server: Arc<ServerInner<H>>,
     pending: Arc<PendingHandshake>,
     /// The connection's number, once it has opened.
     id: Option<ConnectionId>,
-    standing: Standing,
-    /// Its place in the count of its client's address.
-    counted: Option<Counted>,
-    /// Whether it was refused because there was no room.
-    was_refused: bool,
-}
-
-/// What a client is counted among.
-enum Standing {
-    /// Connections, and those that may become one.
-    Place,
-    /// Those that came when there was none left, for this reason.
-    Late { limit: LimitReached, _seat: Seat },
-    /// Those that will not become one any more.
-    Done { _seat: Option<Seat> },
-}
-
-impl<H> ConnectionThread<H> {
-    /// Gives its place to somebody else: this one will not become a connection any more. Whether it may stay to be hung up
-    /// on in good order.
-    fn leave_place(&mut self) -> bool {
-        if !matches!(self.standing, Standing::Place) {
-            return true;
-        }
-        self.pending.mark_heard();
-        let seat = self.server.lobby.enter(&self.pending);
-        let stays = seat.is_some();
-        self.standing = Standing::Done { _seat: seat };
-        self.server.places.fetch_sub(1, Relaxed);
-        self.counted = None;
-        stays
-    }
-
-    /// Whether one more connection of this client can be let in.
-    fn find_room(&mut self, client: IpAddr) -> Result<(), LimitReached> {
-        let found = self.look_for_room(client);
-        self.was_refused = found.is_err();
-        found
-    }
-
-    fn look_for_room(&mut self, client: IpAddr) -> Result<(), LimitReached> {
-        if let Standing::Late { limit, .. } = self.standing {
-            return Err(limit);
-        }
-        if self.counted.is_none()
-            && let Some(addresses) = &self.server.addresses
-        {
-            self.counted = Some(addresses.count(client).ok_or(LimitReached::PerAddress)?);
-        }
-        Ok(())
-    }
-
-    fn failed(&self, remote: Remote, failure: Box<HandshakeFailure>) {
-        self.server.supervisor.notify(Notice::HandshakeFailed { remote, failure });
-    }
+    admission: Admission,
 }
 
 impl<H> Drop for ConnectionThread<H> {
     fn drop(&mut self) {
-        if let Standing::Place = self.standing {
-            self.server.places.fetch_sub(1, Relaxed);
-        }
+        self.admission.free_connection();
         self.server.supervisor.notify(match self.id {
             Some(id) => Notice::ThreadEnds { id, heard: None },
             None => Notice::HandshakeEnds { number: self.pending.number },
@@ -127,47 +68,29 @@ impl<H> ServerInner<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// Called by the accept loop alone, so nobody else takes a place between the look and the taking.
+    /// Starts the thread of a client that has just connected.
+    ///
+    /// # Errors
+    /// The system's error if the thread cannot be started.
     pub(super) fn start(self: &Arc<Self>, pending: PendingHandshake) -> io::Result<()> {
         let pending = Arc::new(pending);
+        let (peer, number) = (pending.peer, pending.number);
         self.supervisor.notify(Notice::Accepted(Arc::clone(&pending)));
-        let mut thread = ConnectionThread {
-            server: Arc::clone(self),
-            pending,
-            id: None,
-            standing: Standing::Done { _seat: None },
-            counted: None,
-            was_refused: false,
+        let is_proxy = self.config.trusted.speaks_for_others(peer);
+        let admission = match self.limits.admit(&pending, is_proxy) {
+            Ok(admission) => admission,
+            Err(limit) => {
+                self.supervisor.count(|stats| stats.refused += 1);
+                let failure = HandshakeFailure::without_request(None, limit.reason());
+                self.supervisor.notify(Notice::HandshakeFailed { remote: peer.into(), failure });
+                self.supervisor.notify(Notice::HandshakeEnds { number });
+                return Ok(());
+            }
         };
-        let peer = thread.pending.peer;
-        match self.take_place(peer) {
-            Ok(counted) => (thread.standing, thread.counted) = (Standing::Place, counted),
-            Err(limit) => match self.lobby.enter(&thread.pending) {
-                Some(seat) => thread.standing = Standing::Late { limit, _seat: seat },
-                None => {
-                    self.supervisor.count(|stats| stats.refused += 1);
-                    thread.failed(peer.into(), HandshakeFailure::without_request(None, limit.reason()));
-                    return Ok(());
-                }
-            },
-        }
+        let thread = ConnectionThread { server: Arc::clone(self), pending, id: None, admission };
         let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
         builder.spawn(move || thread.run())?;
         Ok(())
-    }
-
-    /// A place for one more, and in the count of its address if that can be told already.
-    fn take_place(&self, peer: SocketAddr) -> Result<Option<Counted>, LimitReached> {
-        if self.places.load(Relaxed) >= self.max_connections {
-            return Err(LimitReached::Connections);
-        }
-        let addresses = self.addresses.as_ref().filter(|_| !self.config.trusted.speaks_for_others(peer));
-        let counted = match addresses {
-            Some(addresses) => Some(addresses.count(peer.ip()).ok_or(LimitReached::PerAddress)?),
-            None => None,
-        };
-        self.places.fetch_add(1, Relaxed);
-        Ok(counted)
     }
 }
 
@@ -175,40 +98,41 @@ impl<H> ConnectionThread<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// The thread. What its stack was once used for stays resident for as long as it lives, so its three parts are not
-    /// inlined, and their frames lie over one another.
     fn run(mut self) {
         let pending = Arc::clone(&self.pending);
-        let (remote, outcome) = match socket::prepare(&pending.stream) {
+        let (remote, outcome) = match socket::set_options(&pending.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.server.settings.handshake_timeout;
                 let server = Arc::clone(&self.server);
-                let find_room = |client| self.find_room(client);
-                handshake::perform(&pending, &server.config, deadline, find_room, &server.last_id)
+                let check_limits = |client| self.admission.check(client);
+                handshake::perform(&pending, &server.config, deadline, check_limits, &server.last_id)
             }
             Err(error) => {
                 (pending.peer.into(), Outcome::Failed(HandshakeFailure::without_request(None, error.to_string())))
             }
         };
-        if let Some(mut connection) = self.enter(&pending.stream, remote, outcome) {
+        if let Some(mut connection) = self.conclude_handshake(&pending.stream, remote, outcome) {
             self.handle(&mut connection);
         }
-        // This may be the last who has the application's functions, if the server has left its thread behind.
+        // If the server has abandoned this thread, it may own the last reference to the application's functions.
         let server = Arc::clone(&self.server);
         drop(self);
         foreign::dispose(server);
     }
 
-    /// From the handshake to a connection, or to the end of what there is to say.
+    /// Makes a connection of a complete handshake. Logs, counts and reports any other outcome.
     #[inline(never)]
-    fn enter(&mut self, stream: &Arc<TcpStream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
+    fn conclude_handshake(
+        &mut self,
+        stream: &Arc<TcpStream>,
+        remote: Remote,
+        outcome: Outcome,
+    ) -> Option<Box<Connection>> {
         match outcome {
             Outcome::NoRequest { .. } | Outcome::Failed(_) if self.pending.was_evicted() => {
                 self.server.supervisor.count(|stats| stats.refused += 1);
-                self.failed(
-                    remote,
-                    HandshakeFailure::without_request(None, "dropped: it was silent for longest among too many"),
-                );
+                let reason = "dropped: too many clients were waiting, and it was silent for longest";
+                self.report_failure(remote, HandshakeFailure::without_request(None, reason));
             }
             Outcome::PlainHttp(plain) => {
                 self.server.supervisor.log.debug(format_args!("{remote} {plain}"));
@@ -216,20 +140,20 @@ where
                     true => stats.http_unclaimed += 1,
                     false => stats.http_requests += 1,
                 });
-                self.let_go(plain.answer.is_ok());
+                self.linger(plain.answer.is_ok());
             }
             Outcome::NoRequest { is_there } => {
-                self.server.supervisor.log.debug(format_args!("{remote} connected, and sent no request"));
+                self.server.supervisor.log.debug(format_args!("{remote} connected and sent no request"));
                 self.server.supervisor.count(|stats| stats.without_request += 1);
-                self.let_go(is_there);
+                self.linger(is_there);
             }
             Outcome::Failed(failure) => {
-                if self.was_refused {
+                if self.admission.was_refused() {
                     self.server.supervisor.count(|stats| stats.refused += 1);
                 }
                 let is_there = failure.status.is_some();
-                self.failed(remote, failure);
-                self.let_go(is_there);
+                self.report_failure(remote, failure);
+                self.linger(is_there);
             }
             Outcome::Upgraded { id, request, accept, tail } => {
                 let heartbeat = accept.heartbeat.unwrap_or(self.server.settings.heartbeat);
@@ -238,24 +162,30 @@ where
                     Ok(connection) => {
                         shared.announce_open();
                         self.id = Some(id);
-                        // After the notice that it is open, so that the supervisor always knows it as one or the other.
+                        // After the notice that it is open, so that the supervisor always knows of the client.
                         self.server.supervisor.notify(Notice::HandshakeEnds { number: self.pending.number });
-                        if is_agreed(&accept) {
-                            // The greeting. If it cannot be written, the first read will tell why.
+                        if has_text_heartbeat(&accept) {
+                            // Sends the greeting. If it cannot be written, the first read reports why.
                             let _ = shared.flush();
                         }
                         return Some(connection);
                     }
-                    Err(error) => self.failed(remote, HandshakeFailure::without_request(None, error.to_string())),
+                    Err(error) => {
+                        self.report_failure(remote, HandshakeFailure::without_request(None, error.to_string()))
+                    }
                 }
             }
         }
         None
     }
 
-    /// It becomes no connection. Whoever was answered is given the time to take the answer.
-    fn let_go(&mut self, was_answered: bool) {
-        if was_answered && self.leave_place() {
+    fn report_failure(&self, remote: Remote, failure: Box<HandshakeFailure>) {
+        self.server.supervisor.notify(Notice::HandshakeFailed { remote, failure });
+    }
+
+    /// Waits until a client that becomes no connection has taken its answer and hung up.
+    fn linger(&mut self, was_answered: bool) {
+        if was_answered && self.admission.move_to_overflow(&self.pending) {
             let pending = &self.pending;
             socket::discard_to_end(&pending.stream, Instant::now() + handshake::LINGER, || pending.mark_heard());
         }
@@ -275,9 +205,9 @@ where
         shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
         let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
         let read_half = ReadHalf::new(Arc::clone(stream), decoder)?;
-        let text_heartbeat = self.server.text_heartbeat || is_agreed(accept);
-        if is_agreed(accept) {
-            // Before anybody knows of the connection, so that nothing gets ahead of it.
+        let text_heartbeat = self.server.text_heartbeat || has_text_heartbeat(accept);
+        if has_text_heartbeat(accept) {
+            // Before anybody knows of the connection, so that the greeting is its first message.
             shared.feed_first(format!("heartwire {}", heartbeat.to_json(shared.id())));
         }
         let connection = Connection::new(
@@ -311,7 +241,7 @@ where
         }))
     }
 
-    /// Calls the handler, or the server's own for this path, and closes when it is done.
+    /// Calls the handler, and closes the connection after it.
     #[inline(never)]
     fn handle(&self, connection: &mut Connection) {
         let handled = foreign::call(|| match self.server.config.routes.stream(connection.path()) {
@@ -320,10 +250,10 @@ where
         });
         let reason = match handled {
             Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
-            // This connection's own end; it is over already, or the reason is known.
+            // The handler returned the end of this very connection, whose reason is known.
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
             Ok(Err(error)) => {
-                let text = foreign::in_words(&error);
+                let text = foreign::display_text(&error);
                 foreign::dispose(error);
                 CloseReason::HandlerFailed(text)
             }
@@ -333,7 +263,7 @@ where
     }
 }
 
-/// Whether the client has agreed to beat in text.
-fn is_agreed(accept: &Accept) -> bool {
+/// Whether the client has agreed to the subprotocol that sends its heartbeat as text.
+fn has_text_heartbeat(accept: &Accept) -> bool {
     accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
 }

@@ -85,7 +85,7 @@ pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 /// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// The limit that keeps out a client that asks properly.
+/// The limit that keeps a client out whose request is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
     /// There are as many connections as there may be.
@@ -112,7 +112,7 @@ impl LimitReached {
     }
 }
 
-/// Does the handshake before the deadline, and says who is at the other end, as far as that became known. `find_room`
+/// Does the handshake before the deadline, and says who is at the other end, as far as that became known. `check_limits`
 /// says whether one more connection of this client can be let in. `last_id` is the number of the newest connection.
 ///
 /// The steps follow one another and none is inlined, so that their frames lie over one another: see
@@ -122,7 +122,7 @@ pub(crate) fn perform(
     pending: &PendingHandshake,
     config: &HandshakeConfig,
     deadline: Instant,
-    find_room: impl FnOnce(IpAddr) -> Result<(), LimitReached>,
+    check_limits: impl FnOnce(IpAddr) -> Result<(), LimitReached>,
     last_id: &AtomicU64,
 ) -> (Remote, Outcome) {
     let handshake = Handshake { pending, config, deadline };
@@ -132,7 +132,7 @@ pub(crate) fn perform(
     };
     request.find_client(&config.trusted);
     let remote = request.remote();
-    let room = || find_room(remote.remote_ip).map_err(|limit| Declined::Refused(limit.refusal()));
+    let room = || check_limits(remote.remote_ip).map_err(|limit| Declined::Refused(limit.refusal()));
     if let Err(declined) = handshake.check(&request).and_then(|()| room()) {
         return (remote, handshake.decline(&request, declined));
     }

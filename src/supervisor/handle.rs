@@ -1,6 +1,7 @@
-//! What all threads of a server or a client hold of its supervisor: the ways to tell it something, and what it shares.
+//! What all threads of a server or a client hold of its supervisor: the channels to it, and what it shares with them.
 //!
-//! Whoever makes one says how it is woken itself when all is to end: a server out of `accept`, a client out of a pause.
+//! Its creator says how `serve` or `run` is woken when all is to end: a server out of `accept`, a client out of a
+//! pause.
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,35 +14,35 @@ use crate::connection::identity::ConnectionId;
 use crate::logging::Log;
 use crate::protocol::frame::Frame;
 use crate::supervisor::notice::{Command, Notice};
-use crate::supervisor::stand_in::{self, StandIn};
+use crate::supervisor::stand_in::{StandIn, StandInHandle};
 use crate::supervisor::stats::{Snapshot, Stats};
 use crate::supervisor::subscribers::Subscribers;
-use crate::transport::budget::Total;
+use crate::transport::budget::MemoryBudget;
 
-/// The supervisor, as its server or client, their connections and their handles know it.
+/// The supervisor as its server or client, their connections and their handles know it.
 pub(crate) struct SupervisorHandle {
     notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
     pub(crate) log: Arc<Log>,
-    /// Those who listen to events.
+    /// The subscribers to events.
     pub(crate) subscribers: Subscribers,
     /// Protects the counters.
     stats: Mutex<Stats>,
     is_running: AtomicBool,
     is_ending: AtomicBool,
-    /// Protects the first failure of our own threads, of which there should be none.
+    /// Protects the first panic of a thread of ours. There should be none.
     failure: Mutex<Option<String>>,
     /// Wakes whoever called `serve` or `run`.
     wake: Box<dyn Fn() + Send + Sync>,
-    /// Those that may need a stand-in.
-    pub(crate) stand_in: stand_in::Register,
-    /// What all queues and everything read ahead cost in memory.
-    pub(crate) buffered: Arc<Total>,
-    /// An instant that all connections have in common.
+    /// The thread that stands in for handlers that are away.
+    pub(crate) stand_in: StandInHandle,
+    /// The memory that all queues and everything read ahead may use together.
+    pub(crate) buffered: Arc<MemoryBudget>,
+    /// An instant that all connections share, for the phases of their heartbeats.
     pub(crate) epoch: Instant,
 }
 
-/// What the supervisor and the stand-in take out.
+/// The other ends, for the supervisor and the stand-in.
 #[derive(Debug)]
 pub(crate) struct Receivers {
     pub(crate) notices: channel::Receiver<Notice>,
@@ -50,17 +51,19 @@ pub(crate) struct Receivers {
 }
 
 impl SupervisorHandle {
-    /// Broadcasts that may wait for the fan-out before the broadcaster does.
-    const COMMANDS: usize = 64;
-    /// Notices that may wait for the supervisor: several for each of 10,000 connections.
-    const NOTICES: usize = 64 * 1024;
+    /// How many broadcasts may wait for the fan-out before `broadcast` blocks.
+    const MAX_COMMANDS: usize = 64;
+    /// How many notices may wait for the supervisor: several for each of 10,000 connections.
+    const MAX_NOTICES: usize = 64 * 1024;
 
-    /// `wake`: has whoever called `serve` or `run` look whether all is to end. It may be called at any time, from any
-    /// thread.
+    /// `wake` makes `serve` or `run` check whether all is to end. It may be called at any time, from any thread.
+    ///
+    /// # Errors
+    /// The system's error if the stand-in cannot have a socket pair.
     pub(crate) fn new(log: Arc<Log>, wake: impl Fn() + Send + Sync + 'static) -> io::Result<(Arc<Self>, Receivers)> {
         let (notices, notices_receiver) = channel::unbounded();
-        let (commands, commands_receiver) = channel::bounded(Self::COMMANDS);
-        let (register, stand_in) = stand_in::Register::new()?;
+        let (commands, commands_receiver) = channel::bounded(Self::MAX_COMMANDS);
+        let (stand_in_handle, stand_in) = StandInHandle::new()?;
         let supervisor = Self {
             notices,
             commands,
@@ -71,22 +74,22 @@ impl SupervisorHandle {
             is_ending: AtomicBool::new(false),
             failure: Mutex::default(),
             wake: Box::new(wake),
-            stand_in: register,
-            buffered: Arc::new(Total::new(0)),
+            stand_in: stand_in_handle,
+            buffered: Arc::new(MemoryBudget::new(0)),
             epoch: Instant::now(),
         };
         Ok((Arc::new(supervisor), Receivers { notices: notices_receiver, commands: commands_receiver, stand_in }))
     }
 
-    // How far it is.
+    // Its life.
 
-    /// From here on there are connections, which may buffer so much together.
-    pub(crate) fn starts(&self, max_buffered: usize) {
+    /// From here on there may be connections, which may buffer so much together.
+    pub(crate) fn mark_running(&self, max_buffered: usize) {
         self.buffered.set_limit(max_buffered);
         self.is_running.store(true, SeqCst);
     }
 
-    /// Has everything come to its end in good order, and returns at once.
+    /// Begins an orderly shutdown, and returns at once.
     pub(crate) fn shut_down(&self) {
         if !self.is_ending.swap(true, SeqCst) {
             self.notify(Notice::Shutdown);
@@ -94,8 +97,8 @@ impl SupervisorHandle {
         }
     }
 
-    /// One of our own threads has panicked, with this message: a bug of ours. Nothing can be promised without it, so all
-    /// ends, at once and with an error.
+    /// A thread of ours has panicked with this message, which is a bug of heartwire. Nothing is guaranteed without that
+    /// thread, so all connections end at once, and `serve` or `run` returns an error.
     pub(crate) fn fail(&self, thread: &str, message: &str) {
         let text = format!("{thread} panicked: {message}");
         self.log.error(format_args!("{text}; all connections are cut"));
@@ -113,53 +116,53 @@ impl SupervisorHandle {
         self.is_ending.load(SeqCst)
     }
 
-    /// The end: whoever listens to events learns it by the end of the channel.
-    pub(crate) fn ended(&self) {
+    /// Everything has ended. Subscribers learn it by the end of their channels.
+    pub(crate) fn mark_ended(&self) {
         self.is_running.store(false, SeqCst);
         self.is_ending.store(true, SeqCst);
         self.subscribers.end();
     }
 
-    // Telling it something.
+    // Reporting to it.
 
     pub(crate) fn notify(&self, notice: Notice) {
-        // Fails only when the supervisor has ended, and then nobody wants to know.
+        // Fails only after the supervisor has ended, when no notice matters any more.
         let _ = self.notices.send(notice);
     }
 
-    /// The same for something that peers can make happen at any time, and that can be done without: if too much waits, it
-    /// is not told, and subscribers learn that something was lost.
+    /// Like [`notify`](Self::notify), for a notice that peers can cause at any time and that is not essential. If the
+    /// supervisor is behind, the notice is dropped, and subscribers learn that something was lost.
     pub(crate) fn notify_if_room(&self, notice: Notice) {
         if self.is_behind() {
-            self.subscribers.lose();
+            self.subscribers.count_lost();
         } else {
             self.notify(notice);
         }
     }
 
-    /// Whether so many notices wait that no more connections are to be accepted, each of which brings some.
+    /// Whether so many notices wait that no more connections are accepted, each of which would add some.
     pub(crate) fn is_behind(&self) -> bool {
-        self.notices.len() >= Self::NOTICES
+        self.notices.len() >= Self::MAX_NOTICES
     }
 
-    /// Tells of the end of a connection's thread, and returns when the supervisor has heard of it: whatever is told from
-    /// then on comes after all that was told of the connection.
+    /// Reports the end of a connection's thread, and returns when the supervisor has received the notice. What is
+    /// reported from then on comes after everything about the connection.
     pub(crate) fn thread_ends(&self, id: ConnectionId) {
         let (heard, until_heard) = channel::bounded(0);
         self.notify(Notice::ThreadEnds { id, heard: Some(heard) });
-        // The other end is dropped, by the supervisor or with it.
+        // The supervisor drops the other end, or it is dropped together with the supervisor.
         let _ = until_heard.recv();
     }
 
-    /// Sends a frame to all connections, or to all but one. Waits while too many broadcasts wait already.
+    /// Sends a frame to all connections, or to all but one. Blocks while too many broadcasts wait.
     pub(crate) fn broadcast(&self, frame: Frame, except: Option<ConnectionId>) {
         if self.is_running.load(SeqCst) {
-            // Fails only when the supervisor has ended, and then there is nobody to receive it.
+            // Fails only after the supervisor has ended, when nobody is left to receive it.
             let _ = self.commands.send(Command::Broadcast { frame, except });
         }
     }
 
-    // What it knows.
+    // Asking it.
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut lock(&self.stats));
@@ -170,12 +173,12 @@ impl SupervisorHandle {
         Stats { buffered, log_lines_lost, ..lock(&self.stats).clone() }
     }
 
-    /// What is open, and the counters, at one moment.
+    /// The open connections and the counters at one moment.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let (reply, snapshot) = channel::bounded(1);
         if self.is_running.load(SeqCst) {
-            // Over the unbounded channel, for that one drops what it still holds when its receiver goes, and so ends our
-            // wait if the supervisor ends first.
+            // Over the unbounded channel: if the supervisor ends first, that channel drops its notices when the
+            // receiver is dropped, which ends our wait.
             self.notify(Notice::Snapshot { reply });
         } else {
             drop(reply);

@@ -1,4 +1,4 @@
-//! What the supervisor is told, and what it is asked for.
+//! What other threads report to the supervisor, and what they ask of it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,46 +13,47 @@ use crate::protocol::frame::Frame;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
-/// What connections and the accept loop report: a few for each connection, and while too many wait none is accepted. Misses
-/// and absences are not told then. Kept small: it passes over the stack of every connection's thread.
+/// What connections and the accept loop report: a few notices for each connection. While too many wait, no connection
+/// is accepted, and misses and stalled handlers are not reported. A notice is small, since it passes over the stack of
+/// every connection's thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.
     Accepted(Arc<PendingHandshake>),
-    /// It has become a connection, or its thread is about to end.
+    /// The client has become a connection, or its thread is about to end.
     HandshakeEnds { number: u64 },
     /// The opening handshake is complete.
     Opened(Arc<Shared>),
-    /// The opening handshake came to nothing.
+    /// The opening handshake has failed.
     HandshakeFailed { remote: Remote, failure: Box<HandshakeFailure> },
-    /// A Pong, or whatever the peer was to give, was missed.
+    /// The peer has missed a Pong, or whatever else it had to send.
     Missed { connection: Identity, what: &'static str, missed: u32, max_missed: u32 },
-    /// A Ping was sent, or a Pong came. Only while lines of that level are logged.
+    /// A Ping was sent, or a Pong has arrived. Only reported while `trace` is logged.
     Beat { connection: Identity, beat: String },
     /// A handler has been away from `recv` for longer than the heartbeat's interval.
     HandlerStalled { connection: Identity, away: Duration },
-    /// A write has failed. What the connection ended of is told by its report.
+    /// A write has failed. The report of the connection tells what ended it.
     WriteFailed { connection: Identity, error: String },
-    /// A closing handshake has begun that must not last beyond the deadline.
+    /// A closing handshake has begun that has to end by the deadline.
     Closing { shared: Arc<Shared>, deadline: Instant },
     /// The connection has ended.
     Closed(Box<CloseReport>),
-    /// The connection's thread is about to end. `heard` is dropped when the supervisor has heard of it.
+    /// The connection's thread is about to end. The supervisor drops `heard` when it has received the notice.
     ThreadEnds { id: ConnectionId, heard: Option<channel::Sender<()>> },
-    /// Somebody wants to know what is open.
+    /// Somebody asks which connections are open.
     Snapshot { reply: channel::Sender<Snapshot> },
-    /// The server is to end.
+    /// The server or client shuts down.
     Shutdown,
-    /// One of our own threads has panicked: the server is to end at once.
+    /// A thread of ours has panicked: the server or client ends at once.
     Failed,
-    /// Has the supervisor panic.
+    /// Makes the supervisor panic.
     #[cfg(test)]
     Panic,
-    /// There will be no more connections.
+    /// No more connections will come.
     NoMoreConnections,
 }
 
-/// What users ask for. Bounded: whoever broadcasts faster than the fan-out waits.
+/// What users ask for. The channel is bounded, so a caller that broadcasts faster than the fan-out waits.
 #[derive(Debug)]
 pub(crate) enum Command {
     Broadcast { frame: Frame, except: Option<ConnectionId> },

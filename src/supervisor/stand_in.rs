@@ -1,12 +1,12 @@
-//! The stand-in: one thread that does for connections what their own threads do in `recv`, while those are away in their
-//! handlers.
+//! The stand-in: one thread that does what a connection's own thread does in `recv`, while that thread is away in its
+//! handler.
 //!
-//! A thread that leaves `recv` lists its connection here, unless it is listed already; that is all that it costs a quick
-//! handler. A little later the stand-in looks whether the thread is back. If not, it takes over: it reads ahead, answers
-//! the peer's Pings, sends ours and judges, until the thread is in `recv` again.
+//! A thread that leaves `recv` has its connection watched here, unless it is watched already. That is all that a quick
+//! handler costs. A little later the stand-in checks whether the thread is back. If not, it takes over: it reads ahead,
+//! answers the peer's Pings, sends ours and judges the peer, until the thread is in `recv` again.
 //!
-//! Invariants: it never blocks on a peer, and runs no foreign code. It holds a connection's reception only for one look,
-//! which does a bounded amount of work, so a thread that comes back waits for a moment at most.
+//! Invariants: the stand-in never blocks on a peer and runs no foreign code. It holds a connection's receiving end only
+//! for one check, which does a bounded amount of work, so a thread that comes back waits for a moment at most.
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
@@ -23,33 +23,34 @@ use crate::connection::shared::Shared;
 mod wait;
 use wait::{Sleep, Waker};
 
-/// How long a thread may be away before it is stood in for. A Ping of the peer is answered that much later.
+/// How long a thread may be away before the stand-in takes over. A Ping of the peer may be answered that much later.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
-/// How often sockets are looked at, at most: what comes in between waits, so that many talkative peers cost few calls.
-const PAUSE: Duration = Duration::from_millis(25);
+/// The shortest time between two polls of sockets. What arrives in between waits, so many talkative peers cost few
+/// calls.
+const SOCKET_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// What comes to the stand-in.
+/// What other threads ask of the stand-in.
 #[derive(Debug)]
 enum Command {
-    /// This connection's thread has left `recv`, or sleeps by a deadline that is no longer true.
-    Listed(Arc<Shared>),
+    /// Watch this connection: its thread has left `recv`, or waits there by a deadline that is out of date.
+    Watch(Arc<Shared>),
     End,
     /// Has the stand-in panic.
     #[cfg(test)]
     Panic,
 }
 
-/// The list of those that may need a stand-in, as all threads write to it.
+/// The stand-in as other threads know it.
 #[derive(Debug)]
-pub(crate) struct Register {
+pub(crate) struct StandInHandle {
     commands: channel::Sender<Command>,
-    /// Whether the stand-in sleeps for so long that it has to be woken.
+    /// Whether the stand-in sleeps for so long that a command has to wake it.
     is_asleep: Arc<AtomicBool>,
     waker: Waker,
 }
 
-impl Register {
+impl StandInHandle {
     pub(crate) fn new() -> io::Result<(Self, StandIn)> {
         let (sender, commands) = channel::unbounded();
         let (waker, sleep) = wait::pair()?;
@@ -59,15 +60,15 @@ impl Register {
             is_asleep: Arc::clone(&is_asleep),
             sleep,
             watched: HashMap::new(),
-            looks: BTreeSet::new(),
-            next_sockets: Instant::now(),
+            checks: BTreeSet::new(),
+            next_socket_poll: Instant::now(),
         };
         Ok((Self { commands: sender, is_asleep, waker }, stand_in))
     }
 
-    /// Puts a connection on the list.
-    pub(crate) fn list(&self, shared: Arc<Shared>) {
-        self.send(Command::Listed(shared));
+    /// Has the stand-in watch a connection, and check it soon.
+    pub(crate) fn watch(&self, shared: Arc<Shared>) {
+        self.send(Command::Watch(shared));
     }
 
     /// Ends the stand-in.
@@ -82,48 +83,48 @@ impl Register {
     }
 
     fn send(&self, command: Command) {
-        // Fails only when the stand-in has ended, and then the server has.
+        // Fails only after the stand-in has ended, and the server with it.
         if self.commands.send(command).is_ok() && self.is_asleep.swap(false, SeqCst) {
             self.waker.wake();
         }
     }
 }
 
-/// The thread's state.
+/// The stand-in's thread.
 #[derive(Debug)]
 pub(crate) struct StandIn {
     commands: channel::Receiver<Command>,
     is_asleep: Arc<AtomicBool>,
     sleep: Sleep,
     watched: HashMap<ConnectionId, Watched>,
-    /// When to look at whom, whatever comes.
-    looks: BTreeSet<(Instant, ConnectionId)>,
-    /// When sockets may next be looked at.
-    next_sockets: Instant,
+    /// When to check which connection, whatever arrives.
+    checks: BTreeSet<(Instant, ConnectionId)>,
+    /// When sockets may next be polled.
+    next_socket_poll: Instant,
 }
 
-/// A connection that is on the list.
+/// A connection that the stand-in watches.
 #[derive(Debug)]
 struct Watched {
     shared: Arc<Shared>,
-    look: Option<Instant>,
+    next_check: Option<Instant>,
     socket: Option<Socket>,
 }
 
-/// The socket of a connection that is stood in for.
+/// The socket of a connection that the stand-in drives.
 #[derive(Debug)]
 pub(crate) struct Socket {
     pub(crate) stream: Arc<TcpStream>,
-    /// Whether what comes would be read. Otherwise only its failure matters.
+    /// Whether the stand-in would read what arrives. If not, only a failure of the socket matters.
     pub(crate) reads: bool,
 }
 
-/// What a look at a connection came to.
+/// What a check of a connection has found.
 #[derive(Debug)]
-pub(crate) enum Look {
-    /// Its thread is back, or it has ended.
-    Back,
-    /// Look again then, or when something comes on the socket.
+pub(crate) enum Check {
+    /// The connection needs no stand-in: its thread is back, or it has ended.
+    NotNeeded,
+    /// Check again at this instant, or when something arrives on the socket.
     Again { at: Option<Instant>, socket: Option<Socket> },
 }
 
@@ -135,62 +136,69 @@ impl StandIn {
             let now = Instant::now();
             while let Ok(command) = self.commands.try_recv() {
                 match command {
-                    Command::Listed(shared) => self.look(shared, now),
+                    Command::Watch(shared) => self.check(shared, now),
                     Command::End => return,
                     #[cfg(test)]
                     Command::Panic => panic!("as the test wants it"),
                 }
             }
             for id in ready {
-                self.look_at(id, now);
+                self.check_by_id(id, now);
             }
-            while let Some((_, id)) = self.looks.first().copied().filter(|(at, _)| *at <= now) {
-                self.look_at(id, now);
+            while let Some((_, id)) = self.checks.first().copied().filter(|(at, _)| *at <= now) {
+                self.check_by_id(id, now);
             }
         }
     }
 
-    /// Sleeps until there is something to do. Those whose sockets have something to say.
+    /// Sleeps until a check is due, a socket is ready or a command arrives. Returns the connections whose sockets are
+    /// ready.
     fn wait(&mut self) -> Vec<ConnectionId> {
         let now = Instant::now();
-        let may_look = now >= self.next_sockets;
+        let may_poll_sockets = now >= self.next_socket_poll;
         let sockets: Vec<(ConnectionId, &Socket)> =
             self.watched.iter().filter_map(|(id, watched)| Some((*id, watched.socket.as_ref()?))).collect();
-        let next_look = self.looks.first().map(|(at, _)| *at);
-        let next_sockets = (!may_look && !sockets.is_empty()).then_some(self.next_sockets);
-        let until = [next_look, next_sockets].into_iter().flatten().min();
+        // Until when: the next check, or the next poll of sockets if it is too early for one now.
+        let next_check = self.checks.first().map(|(at, _)| *at);
+        let next_socket_poll = (!may_poll_sockets && !sockets.is_empty()).then_some(self.next_socket_poll);
+        let until = [next_check, next_socket_poll].into_iter().flatten().min();
         let mut timeout = until.map(|until| until.saturating_duration_since(now));
+        // Before a long sleep, ask to be woken. A command that arrived just before was sent without a wake-up.
         if timeout.is_none_or(|timeout| timeout > GRACE) {
             self.is_asleep.store(true, SeqCst);
             if !self.commands.is_empty() {
                 timeout = Some(Duration::ZERO);
             }
         }
-        let ready = self.sleep.wait(if may_look { &sockets } else { &[] }, timeout);
+        let ready = self.sleep.wait(if may_poll_sockets { &sockets } else { &[] }, timeout);
         self.is_asleep.store(false, SeqCst);
         if !ready.is_empty() {
-            self.next_sockets = Instant::now() + PAUSE;
+            self.next_socket_poll = Instant::now() + SOCKET_POLL_INTERVAL;
         }
         ready
     }
 
-    fn look_at(&mut self, id: ConnectionId, now: Instant) {
+    fn check_by_id(&mut self, id: ConnectionId, now: Instant) {
         if let Some(watched) = self.watched.get(&id) {
-            self.look(Arc::clone(&watched.shared), now);
+            self.check(Arc::clone(&watched.shared), now);
         }
     }
 
-    fn look(&mut self, shared: Arc<Shared>, now: Instant) {
-        /// Before this nobody is looked at again: others are due as well.
-        const ROUND: Duration = Duration::from_millis(1);
+    fn check(&mut self, shared: Arc<Shared>, now: Instant) {
+        /// The shortest time between two checks of a connection, since others are due as well.
+        const MIN_PAUSE: Duration = Duration::from_millis(1);
+
+        // This check replaces the one that was planned.
         let id = shared.id();
-        if let Some(look) = self.watched.remove(&id).and_then(|before| before.look) {
-            self.looks.remove(&(look, id));
+        if let Some(at) = self.watched.remove(&id).and_then(|before| before.next_check) {
+            self.checks.remove(&(at, id));
         }
-        if let Look::Again { at, socket } = shared.stand_in(now) {
-            let at = at.map(|at| at.max(now + ROUND));
-            self.looks.extend(at.map(|at| (at, id)));
-            self.watched.insert(id, Watched { shared, look: at, socket });
+
+        // The check itself takes the connection's lock, and returns at once.
+        if let Check::Again { at, socket } = shared.stand_in(now) {
+            let at = at.map(|at| at.max(now + MIN_PAUSE));
+            self.checks.extend(at.map(|at| (at, id)));
+            self.watched.insert(id, Watched { shared, next_check: at, socket });
         }
     }
 }

@@ -1,7 +1,7 @@
-//! The threads that a server or a client has for itself, whatever the number of its connections.
+//! The service threads of a server or a client: a fixed number, however many connections there are.
 //!
-//! Nothing that is promised holds without them. So if one of them panics, which is a bug of ours, all ends at once, and
-//! whoever called `serve` or `run` is told.
+//! None of the guarantees holds without them. So if one of them panics, which is a bug of heartwire, all connections
+//! end at once, and `serve` or `run` returns an error.
 
 use std::io;
 use std::sync::Arc;
@@ -22,7 +22,10 @@ pub(crate) struct ServiceThreads {
 }
 
 impl ServiceThreads {
-    /// Starts them.
+    /// Starts the threads. If one of them cannot be started, those that run are ended again.
+    ///
+    /// # Errors
+    /// The system's error if a thread cannot be started.
     pub(crate) fn start(handle: &Arc<SupervisorHandle>, receivers: Receivers, settings: &Settings) -> io::Result<Self> {
         let Receivers { notices, commands, stand_in } = receivers;
         let supervisor = Supervisor::new(notices, commands, Arc::clone(handle), settings.close_timeout);
@@ -30,7 +33,7 @@ impl ServiceThreads {
         match threads.start_all(handle, move || stand_in.run(), move || supervisor.run()) {
             Ok(()) => {
                 foreign::warn_if_panics_abort(&handle.log);
-                handle.starts(settings.max_buffered);
+                handle.mark_running(settings.max_buffered);
                 Ok(threads)
             }
             Err(error) => {
@@ -47,14 +50,14 @@ impl ServiceThreads {
         supervisor: impl FnOnce() + Send + 'static,
     ) -> io::Result<()> {
         let log = Arc::clone(&handle.log);
-        handle.log.begin();
-        self.log = Some(start(handle, "heartwire-log", move || log.run()).inspect_err(|_| handle.log.leave())?);
+        handle.log.start_queueing();
+        self.log = Some(start(handle, "heartwire-log", move || log.run()).inspect_err(|_| handle.log.stop_queueing())?);
         self.stand_in = Some(start(handle, "heartwire-stand-in", stand_in)?);
         self.supervisor = Some(start(handle, "heartwire-supervisor", supervisor)?);
         Ok(())
     }
 
-    /// Waits for the supervisor, who ends with the last connection or at the deadline, and ends the others.
+    /// Waits for the supervisor, which ends with the last connection or at the deadline, and then ends the others.
     ///
     /// # Errors
     /// [`Error::Internal`] if one of them has panicked.
@@ -70,8 +73,8 @@ impl ServiceThreads {
     fn end(self, handle: &SupervisorHandle) {
         handle.stand_in.end();
         join(self.stand_in);
-        handle.ended();
-        // A logger that blocks has its thread to itself, for as long as it likes.
+        handle.mark_ended();
+        // A logger that blocks keeps its thread, and nobody waits for it.
         if handle.log.end() {
             join(self.log);
         }
@@ -93,7 +96,7 @@ fn start(
 }
 
 fn join(thread: Option<JoinHandle<()>>) {
-    // It catches its panics itself.
+    // The thread catches its panics itself.
     let _ = thread.map(JoinHandle::join);
 }
 

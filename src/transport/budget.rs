@@ -1,32 +1,33 @@
-//! What waits in memory, in all queues and everything read ahead together, and who may add to it.
+//! The memory that all queues and everything read ahead use together, and who may add to it.
 //!
-//! There is one total, and whoever holds most is refused first: a holder may take more only while all that it holds is
-//! less than what is left of the total (dynamic thresholds; Choudhury and Hahne, "Dynamic Queue Length Thresholds for
-//! Shared-Memory Packet Switches", 1998). So one that is alone gets half, *n* that take what they can get the same part
-//! each, an n-plus-first of the whole, and as much is left for one that comes now. Nobody has to be looked for or asked.
+//! One budget serves all connections, and the largest holders are refused first. A holder may take more only while all
+//! that it holds is less than what is left of the budget (dynamic thresholds; Choudhury and Hahne, "Dynamic Queue
+//! Length Thresholds for Shared-Memory Packet Switches", 1998). So a single holder gets half of the budget. When *n*
+//! holders take all they can, each gets 1/(*n* + 1) of it, and as much is left for a newcomer. Nobody has to search for
+//! the largest holder or ask it to give memory back.
 //!
-//! Invariant: the total is the sum of what all shares that count hold.
+//! Invariant: `held` of the budget is the sum of what all counted shares hold.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The total of a server, or of a client.
+/// The budget of one server or client, in bytes.
 #[derive(Debug)]
-pub(crate) struct Total {
+pub(crate) struct MemoryBudget {
     limit: AtomicUsize,
     held: AtomicUsize,
 }
 
-/// What one holder has of it, in bytes.
+/// What one holder has of the budget, in bytes.
 #[derive(Debug)]
-pub(crate) struct Share {
-    total: Arc<Total>,
+pub(crate) struct BudgetShare {
+    budget: Arc<MemoryBudget>,
     held: usize,
-    /// Whether what it holds is part of the total. What is only passing through need not be.
-    counts: bool,
+    /// Whether its bytes are part of the budget. Bytes that only pass through need not be.
+    is_counted: bool,
 }
 
-impl Total {
+impl MemoryBudget {
     pub(crate) fn new(limit: usize) -> Self {
         Self { limit: limit.into(), held: 0.into() }
     }
@@ -35,41 +36,41 @@ impl Total {
         self.limit.store(limit, Relaxed);
     }
 
-    /// All that is held.
+    /// What all counted shares hold.
     pub(crate) fn held(&self) -> usize {
         self.held.load(Relaxed)
     }
 }
 
-impl Share {
-    /// A share that does not count yet.
-    pub(crate) fn new(total: &Arc<Total>) -> Self {
-        Self { total: Arc::clone(total), held: 0, counts: false }
+impl BudgetShare {
+    /// An empty share that is not counted yet.
+    pub(crate) fn new(budget: &Arc<MemoryBudget>) -> Self {
+        Self { budget: Arc::clone(budget), held: 0, is_counted: false }
     }
 
     pub(crate) fn held(&self) -> usize {
         self.held
     }
 
-    /// Whether it may take so much more.
+    /// Whether the share may take so much more.
     pub(crate) fn has_room(&self, more: usize) -> bool {
-        let left = self.total.limit.load(Relaxed).saturating_sub(self.total.held());
+        let left = self.budget.limit.load(Relaxed).saturating_sub(self.budget.held());
         self.held.saturating_add(more) <= left
     }
 
     pub(crate) fn add(&mut self, bytes: usize) {
         self.held += bytes;
-        if self.counts {
-            self.total.held.fetch_add(bytes, Relaxed);
+        if self.is_counted {
+            self.budget.held.fetch_add(bytes, Relaxed);
         }
     }
 
-    /// Gives back so much, or all that there is.
+    /// Gives so much back, or everything if that is less.
     pub(crate) fn sub(&mut self, bytes: usize) {
         let bytes = bytes.min(self.held);
         self.held -= bytes;
-        if self.counts {
-            self.total.held.fetch_sub(bytes, Relaxed);
+        if self.is_counted {
+            self.budget.held.fetch_sub(bytes, Relaxed);
         }
     }
 
@@ -77,16 +78,16 @@ impl Share {
         self.sub(self.held);
     }
 
-    /// From now on what it holds counts, or does not.
-    pub(crate) fn set_counts(&mut self, counts: bool) {
+    /// Makes the share, with all that it holds, part of the budget, or takes it out.
+    pub(crate) fn set_counted(&mut self, is_counted: bool) {
         let held = self.held;
         self.clear();
-        self.counts = counts;
+        self.is_counted = is_counted;
         self.add(held);
     }
 }
 
-impl Drop for Share {
+impl Drop for BudgetShare {
     fn drop(&mut self) {
         self.clear();
     }
@@ -96,32 +97,32 @@ impl Drop for Share {
 mod tests {
     use super::*;
 
-    /// Takes what it can get, in pieces of so many bytes.
-    fn take_all(share: &mut Share, piece: usize) {
+    /// Takes all that it can get, in pieces of so many bytes.
+    fn take_all(share: &mut BudgetShare, piece: usize) {
         while share.has_room(piece) {
             share.add(piece);
         }
     }
 
-    fn counting(total: &Arc<Total>) -> Share {
-        let mut share = Share::new(total);
-        share.set_counts(true);
+    fn counting(budget: &Arc<MemoryBudget>) -> BudgetShare {
+        let mut share = BudgetShare::new(budget);
+        share.set_counted(true);
         share
     }
 
     #[test]
-    fn the_fattest_are_refused_first_and_something_is_left_for_who_comes_later() {
-        let total = Arc::new(Total::new(1000));
-        let mut first = counting(&total);
+    fn the_largest_holders_are_refused_first_and_something_is_left_for_a_newcomer() {
+        let budget = Arc::new(MemoryBudget::new(1000));
+        let mut first = counting(&budget);
         take_all(&mut first, 1);
         assert_eq!(first.held(), 500);
-        let mut others: Vec<Share> = (0..8).map(|_| counting(&total)).collect();
+        let mut others: Vec<BudgetShare> = (0..8).map(|_| counting(&budget)).collect();
         for _ in 0..1000 {
             others.iter_mut().filter(|share| share.has_room(1)).for_each(|share| share.add(1));
         }
         assert!(others.iter().all(|share| (50..=60).contains(&share.held())), "{others:?}");
-        assert!(!first.has_room(1) && total.held() < 1000 && counting(&total).has_room(50));
-        // As the fat one loses weight, the others may gain some; who had more keeps it.
+        assert!(!first.has_room(1) && budget.held() < 1000 && counting(&budget).has_room(50));
+        // When the largest holder gives its bytes back, the others may take more; nobody has to give any up.
         first.clear();
         for _ in 0..1000 {
             others.iter_mut().filter(|share| share.has_room(1)).for_each(|share| share.add(1));
@@ -129,23 +130,23 @@ mod tests {
         }
         assert!(others.iter().chain([&first]).all(|share| (70..=110).contains(&share.held())), "{others:?}");
         drop((first, others));
-        assert_eq!(total.held(), 0);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]
-    fn only_what_counts_is_part_of_the_total() {
-        let total = Arc::new(Total::new(100));
-        let mut share = Share::new(&total);
+    fn only_counted_shares_are_part_of_the_budget() {
+        let budget = Arc::new(MemoryBudget::new(100));
+        let mut share = BudgetShare::new(&budget);
         share.add(30);
-        assert_eq!((share.held(), total.held()), (30, 0));
-        share.set_counts(true);
+        assert_eq!((share.held(), budget.held()), (30, 0));
+        share.set_counted(true);
         share.add(10);
         share.sub(5);
-        assert_eq!((share.held(), total.held()), (35, 35));
+        assert_eq!((share.held(), budget.held()), (35, 35));
         assert!(share.has_room(30) && !share.has_room(31));
-        share.set_counts(false);
-        assert_eq!((share.held(), total.held()), (35, 0));
+        share.set_counted(false);
+        assert_eq!((share.held(), budget.held()), (35, 0));
         share.sub(usize::MAX);
-        assert_eq!((share.held(), total.held()), (0, 0));
+        assert_eq!((share.held(), budget.held()), (0, 0));
     }
 }

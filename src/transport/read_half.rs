@@ -1,17 +1,19 @@
-//! The read half of a connection: the socket, read once at a time.
+//! The read half of a connection: it reads the socket once per call.
 //!
-//! A socket's read timeout is per system call, so a peer that trickles bytes would starve whoever waits for a whole
-//! message. Here every call reads once and gives control back.
+//! A socket's read timeout applies to one system call, so a peer that trickles bytes would starve a caller that waits
+//! for a whole message. Here every call reads once and gives control back.
 //!
-//! There are two ways to wait. A quiet connection waits by poll(2) and reads when something is there: its timer needs no
-//! setting and is a thousandth late at most (fs/select.c, `select_estimate_accuracy`), so a heartbeat wakes the thread
-//! twice, when the Ping is due and when the Pong is here; and nobody holds the read half meanwhile. On a brisk one, where
-//! poll would be one system call more for each message, the read itself waits, under a short timeout of the socket that
-//! is set once; when that ends, the connection is a quiet one again. (A timeout of the socket is no way to wait for long:
-//! Linux ends it up to an eighth late, 2 s at 20 s; kernel/time/timer.c, "timer wheel".)
+//! There are two ways to wait:
+//! - A quiet connection waits in poll(2) and reads when data is there. The timer of poll needs no setting and is late
+//!   by a thousandth at most (fs/select.c, `select_estimate_accuracy`). The heartbeat wakes the thread only twice per
+//!   Ping: when the Ping is due, and when the Pong arrives. Nobody holds the read half during the wait.
+//! - An active connection waits in the read itself, since poll would cost one more system call per message. The read
+//!   ends at a short timeout that is set once on the socket, and a read that times out makes the connection quiet
+//!   again. (A socket timeout is no way to wait for long: Linux ends it up to an eighth late, 2 s at 20 s;
+//!   kernel/time/timer.c, "timer wheel".)
 //!
-//! Where a peer answers faster than a thread falls asleep and wakes up, and processors are idle, the read does not sleep
-//! but tries again for a moment (busy polling).
+//! A peer may answer faster than a thread can fall asleep and wake up. If processors are idle, the read then tries
+//! again for a moment before it sleeps (busy polling).
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -26,18 +28,18 @@ use crate::protocol::decoder::Decoder;
 use crate::transport::socket;
 use crate::transport::write_half::is_timeout;
 
-/// What a read came to.
+/// What a read gave.
 #[derive(Debug)]
-pub(crate) enum Filled {
-    /// So many bytes more are in the decoder.
+pub(crate) enum ReadOutcome {
+    /// The decoder has so many more bytes.
     Bytes {
         count: usize,
-        /// Whether that was all there was.
-        is_all: bool,
+        /// Whether the read emptied the socket.
+        is_drained: bool,
     },
-    /// The peer has sent its last byte.
+    /// The end of the stream.
     End,
-    /// Nothing came.
+    /// Nothing arrived.
     Nothing,
 }
 
@@ -46,85 +48,93 @@ pub(crate) enum Filled {
 pub(crate) struct ReadHalf {
     stream: Arc<TcpStream>,
     pub(crate) decoder: Decoder,
-    /// Waits in a row that something ended soon, until there were enough of them.
-    soon: u8,
-    brisk: Option<Brisk>,
+    /// Short waits in a row, counted until they make the connection active.
+    short_waits: u8,
+    /// Set while the connection is active.
+    active: Option<ActiveConnection>,
     last_wait: Duration,
 }
 
 impl ReadHalf {
-    /// What is soon: the longest that a read blocks. The kernel's timers are exact to a tick for so short a time.
-    const SOON: Duration = Duration::from_millis(100);
-    /// How many waits in a row have to end soon for a connection to be brisk. The answer to a lone Ping is not enough.
-    const BRISK: u8 = 4;
+    /// The longest time that a read blocks, and the limit of a short wait. The kernel keeps a timeout this short to a
+    /// tick.
+    const READ_TIMEOUT: Duration = Duration::from_millis(100);
+    /// How many short waits in a row make a connection active. More than one, because the answer to a lone Ping must
+    /// not.
+    const SHORT_WAITS_UNTIL_ACTIVE: u8 = 4;
 
     pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> io::Result<Self> {
-        stream.set_read_timeout(Some(Self::SOON))?;
-        Ok(Self { stream, decoder, soon: 0, brisk: None, last_wait: Duration::MAX })
+        stream.set_read_timeout(Some(Self::READ_TIMEOUT))?;
+        Ok(Self { stream, decoder, short_waits: 0, active: None, last_wait: Duration::MAX })
     }
 
     pub(crate) fn stream(&self) -> &Arc<TcpStream> {
         &self.stream
     }
 
-    /// Whether to wait in the read itself, if the next deadline is so far away.
-    pub(crate) fn waits_in_read(&self, wait: Option<Duration>) -> bool {
-        self.brisk.is_some() && wait.is_none_or(|wait| wait >= Self::SOON)
+    /// Whether to wait in the read itself, when the next deadline is `wait` away.
+    pub(crate) fn blocks_in_read(&self, wait: Option<Duration>) -> bool {
+        self.active.is_some() && wait.is_none_or(|wait| wait >= Self::READ_TIMEOUT)
     }
 
-    /// A quiet connection is about to wait: it needs no buffer meanwhile.
-    pub(crate) fn rest(&mut self) {
-        if self.brisk.is_none() {
+    /// Frees the buffer of a quiet connection before it waits.
+    pub(crate) fn release_idle_buffer(&mut self) {
+        if self.active.is_none() {
             self.decoder.release();
         }
     }
 
-    /// Reads what is there.
-    pub(crate) fn read_now(&mut self) -> io::Result<Filled> {
+    /// Reads what is there, without blocking.
+    pub(crate) fn read_now(&mut self) -> io::Result<ReadOutcome> {
         let stream = &self.stream;
         let read = self.decoder.fill(|buffer| socket::read_now(stream, buffer));
-        filled(read)
+        outcome(read)
     }
 
-    /// Waits in the read, but not for long.
-    pub(crate) fn read_waiting(&mut self) -> io::Result<Filled> {
-        let polls = self.last_wait < Brisk::POLLING && self.brisk.as_ref().is_some_and(Brisk::may_poll);
+    /// Reads once and blocks for [`READ_TIMEOUT`](Self::READ_TIMEOUT) at most.
+    pub(crate) fn read_blocking(&mut self) -> io::Result<ReadOutcome> {
+        let busy_polls = self.last_wait < ActiveConnection::BUSY_POLL
+            && self.active.as_ref().is_some_and(ActiveConnection::may_busy_poll);
         let stream = &self.stream;
-        let read = self.decoder.fill(|buffer| match polls {
-            true => socket::read_polling(stream, buffer, Brisk::POLLING),
+        let read = self.decoder.fill(|buffer| match busy_polls {
+            true => socket::read_busy_polling(stream, buffer, ActiveConnection::BUSY_POLL),
             false => socket::read(stream, buffer),
         });
-        filled(read)
+        outcome(read)
     }
 
-    /// Waits until the deadline for a read that gives something, and holds the read half for as long. `now` is a recent
-    /// reading of the clock, and is one again afterwards.
-    pub(crate) fn fill_before(&mut self, deadline: Instant, now: &mut Instant) -> io::Result<Filled> {
+    /// Waits until the deadline for a read that gives something. Unlike the wait of a quiet connection, this one holds
+    /// the read half. `now` is a recent reading of the clock, before the call and after it.
+    pub(crate) fn read_until(&mut self, deadline: Instant, now: &mut Instant) -> io::Result<ReadOutcome> {
         loop {
+            // A last look at the socket is due even if the deadline has passed.
             let wait = deadline.saturating_duration_since(*now);
             let is_last = wait.is_zero();
-            let filled =
-                if socket::wait_readable(&self.stream, Some(wait))? { self.read_now()? } else { Filled::Nothing };
+            let read = match socket::wait_readable(&self.stream, Some(wait))? {
+                true => self.read_now()?,
+                false => ReadOutcome::Nothing,
+            };
+            // poll may return early with nothing, and so may the read: then wait for the rest of the time.
             *now = Instant::now();
-            if is_last || !matches!(filled, Filled::Nothing) {
-                return Ok(filled);
+            if is_last || !matches!(read, ReadOutcome::Nothing) {
+                return Ok(read);
             }
         }
     }
 
-    /// Notes how long a wait took, and whether something ended it: from that it follows how to wait next.
-    pub(crate) fn waited(&mut self, wait: Duration, has_come: bool) {
+    /// Records how long a wait took and whether data ended it. That decides how to wait next.
+    pub(crate) fn record_wait(&mut self, wait: Duration, has_data: bool) {
         self.last_wait = wait;
-        if !has_come || wait >= Self::SOON {
-            (self.soon, self.brisk) = (0, None);
-        } else if self.brisk.is_none() {
-            self.soon += 1;
-            self.brisk = (self.soon >= Self::BRISK).then(Brisk::new);
+        if !has_data || wait >= Self::READ_TIMEOUT {
+            (self.short_waits, self.active) = (0, None);
+        } else if self.active.is_none() {
+            self.short_waits += 1;
+            self.active = (self.short_waits >= Self::SHORT_WAITS_UNTIL_ACTIVE).then(ActiveConnection::new);
         }
     }
 
-    /// What the end of the stream means. The kernel tells of a reset only once, and another thread's write may have been
-    /// told; but after a reset, and not after an orderly end, the socket has no peer any more.
+    /// What the end of the stream means. The kernel reports a reset only once, and another thread's write may have got
+    /// the report. But after a reset the socket has no peer any more, and after an orderly end it still has.
     pub(crate) fn end_reason(&self) -> CloseReason {
         match self.stream.peer_addr() {
             Ok(_) => CloseReason::Disconnected,
@@ -132,59 +142,59 @@ impl ReadHalf {
         }
     }
 
-    /// Why the socket has failed, if it has: for whoever does not read.
+    /// Why the socket has failed, if it has. For callers that do not read.
     pub(crate) fn failure(&self) -> Option<CloseReason> {
         let error = self.stream.take_error().ok().flatten().map(|error| CloseReason::io(&error));
         error.or_else(|| self.stream.peer_addr().err().map(|_| self.end_reason()))
     }
 
-    /// Reads and forgets until the peer's end, an error or the deadline.
+    /// Reads and discards until the end of the stream, an error or the deadline.
     pub(crate) fn discard_to_end(&self, deadline: Instant) {
         socket::discard_to_end(&self.stream, deadline, || {});
     }
 
     pub(crate) fn shut_down(&self, how: Shutdown) {
-        // It fails only when the connection has ended already.
+        // It fails only if the connection has ended already.
         let _ = self.stream.shutdown(how);
     }
 }
 
-/// A signal is as good as nothing.
-fn filled(read: io::Result<(usize, bool)>) -> io::Result<Filled> {
+/// A read that a signal interrupts gave nothing.
+fn outcome(read: io::Result<(usize, bool)>) -> io::Result<ReadOutcome> {
     match read {
-        Ok((0, _)) => Ok(Filled::End),
-        Ok((count, is_all)) => Ok(Filled::Bytes { count, is_all }),
-        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(Filled::Nothing),
+        Ok((0, _)) => Ok(ReadOutcome::End),
+        Ok((count, is_drained)) => Ok(ReadOutcome::Bytes { count, is_drained }),
+        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(ReadOutcome::Nothing),
         Err(error) => Err(error),
     }
 }
 
-/// A brisk connection. While there are few in the process, they may keep processors from sleep.
+/// One active connection among those of the process. While there are few, they may busy-poll.
 #[derive(Debug)]
-struct Brisk;
+struct ActiveConnection;
 
-static BRISK: AtomicUsize = AtomicUsize::new(0);
+static ACTIVE_CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
-impl Brisk {
-    /// For so long a read is tried again before it blocks, if the last wait was no longer.
-    const POLLING: Duration = Duration::from_micros(20);
+impl ActiveConnection {
+    /// How long a read tries again before it blocks. It does so only if the last wait was shorter than this.
+    const BUSY_POLL: Duration = Duration::from_micros(20);
 
     fn new() -> Self {
-        BRISK.fetch_add(1, Relaxed);
+        ACTIVE_CONNECTIONS.fetch_add(1, Relaxed);
         Self
     }
 
-    /// Whether there is a processor for each brisk connection and one for its peer. With more of them, or a single
-    /// processor, whoever polled would keep it from those who have something to do.
-    fn may_poll(&self) -> bool {
+    /// Whether there is a processor for each active connection and one for its peer. With more connections, or a single
+    /// processor, busy polling would take processors from threads that have work to do.
+    fn may_busy_poll(&self) -> bool {
         static PROCESSORS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
-        2 * BRISK.load(Relaxed) <= *PROCESSORS
+        2 * ACTIVE_CONNECTIONS.load(Relaxed) <= *PROCESSORS
     }
 }
 
-impl Drop for Brisk {
+impl Drop for ActiveConnection {
     fn drop(&mut self) {
-        BRISK.fetch_sub(1, Relaxed);
+        ACTIVE_CONNECTIONS.fetch_sub(1, Relaxed);
     }
 }
 
@@ -206,15 +216,15 @@ mod tests {
     #[test]
     fn a_read_never_waits_for_more_than_is_there() {
         let (mut read_half, mut peer) = pair();
-        assert!(matches!(read_half.read_now().unwrap(), Filled::Nothing));
-        assert_eq!(socket::waiting(read_half.stream()), 0);
+        assert!(matches!(read_half.read_now().unwrap(), ReadOutcome::Nothing));
+        assert_eq!(socket::unread_bytes(read_half.stream()), 0);
         peer.write_all(b"12345").unwrap();
         read_half.stream().peek(&mut [0]).unwrap();
-        assert_eq!(socket::waiting(read_half.stream()), 5);
-        assert!(matches!(read_half.read_now().unwrap(), Filled::Bytes { count: 5, is_all: true }));
-        assert!(matches!(read_half.read_now().unwrap(), Filled::Nothing));
+        assert_eq!(socket::unread_bytes(read_half.stream()), 5);
+        assert!(matches!(read_half.read_now().unwrap(), ReadOutcome::Bytes { count: 5, is_drained: true }));
+        assert!(matches!(read_half.read_now().unwrap(), ReadOutcome::Nothing));
         drop(peer);
-        assert!(matches!(read_half.fill_before(Instant::now(), &mut Instant::now()).unwrap(), Filled::End));
+        assert!(matches!(read_half.read_until(Instant::now(), &mut Instant::now()).unwrap(), ReadOutcome::End));
     }
 
     #[test]
@@ -223,25 +233,25 @@ mod tests {
         for wait in [0, 1, 30, 99, 101, 250].map(Duration::from_millis) {
             let mut now = Instant::now();
             let deadline = now + wait;
-            assert!(matches!(read_half.fill_before(deadline, &mut now).unwrap(), Filled::Nothing));
+            assert!(matches!(read_half.read_until(deadline, &mut now).unwrap(), ReadOutcome::Nothing));
             assert!(now >= deadline, "{:?} before {wait:?} were over", deadline - now);
             assert!(now < deadline + Duration::from_secs(10));
         }
     }
 
     #[test]
-    fn a_connection_is_brisk_after_several_short_waits_and_quiet_after_one_that_is_long_or_in_vain() {
+    fn a_connection_is_active_after_several_short_waits_and_quiet_after_a_long_or_vain_one() {
         let (mut read_half, _peer) = pair();
-        let (short, long) = (Duration::from_millis(1), ReadHalf::SOON);
+        let (short, long) = (Duration::from_millis(1), ReadHalf::READ_TIMEOUT);
         for end in [(short, false), (long, true)] {
-            for n in 1..=ReadHalf::BRISK {
-                assert!(!read_half.waits_in_read(None), "brisk after {n}");
-                read_half.waited(short, true);
+            for n in 1..=ReadHalf::SHORT_WAITS_UNTIL_ACTIVE {
+                assert!(!read_half.blocks_in_read(None), "active after {n}");
+                read_half.record_wait(short, true);
             }
-            assert!(read_half.waits_in_read(None) && read_half.waits_in_read(Some(long)));
-            assert!(!read_half.waits_in_read(Some(short)), "a deadline is nearer than a read may block");
-            read_half.waited(end.0, end.1);
-            assert!(!read_half.waits_in_read(None));
+            assert!(read_half.blocks_in_read(None) && read_half.blocks_in_read(Some(long)));
+            assert!(!read_half.blocks_in_read(Some(short)), "the deadline is nearer than the read timeout");
+            read_half.record_wait(end.0, end.1);
+            assert!(!read_half.blocks_in_read(None));
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::close_state::{CloseState, Phase};
 use crate::protocol::frame::{Frame, Outgoing, Role};
-use crate::transport::budget::Total;
+use crate::transport::budget::MemoryBudget;
 use crate::transport::sync::{Condvar, Mutex, MutexGuard};
 
 mod admission;
@@ -139,7 +139,7 @@ impl<O: Owner> WriteHalf<O> {
         role: Role,
         socket: Arc<O::Socket>,
         queue_limit: usize,
-        total: &Arc<Total>,
+        total: &Arc<MemoryBudget>,
         close_timeout: Duration,
     ) -> Self {
         Self {

@@ -162,7 +162,7 @@ fn out_of_files(rig: &Rig, files: usize) -> Checked {
     last.write_all(crate::support::request().as_bytes()).expect("it is connected");
     last.set_read_timeout(Some(rig.patience)).unwrap();
     rig.wait_until("the last in the queue has its turn", || last.peek(&mut [0]).is_ok_and(|count| count == 1))?;
-    rig.wait_until("it says that it is over", || lines().contains("taking connections again"))?;
+    rig.wait_until("it says that it is over", || lines().contains("accepting connections again"))?;
     drop(last);
     program.still_serves()?;
     wait_until("all files are closed", || program.count("fd") == idle)?;

@@ -1,4 +1,4 @@
-//! Every event in every phase, by a table; and that nothing goes back, by random sequences of events.
+//! Every event in every phase, by a table; and random sequences of events, in which no phase goes back.
 
 use std::io;
 
@@ -12,13 +12,13 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// What can happen to a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Event {
-    /// We close, by saying so or without a word.
+    /// We close, with a Close frame or without one.
     Close,
     GiveUp,
-    /// The peer's last word.
+    /// The peer ends its side.
     PeerClose,
     Violation,
-    PeerEnd,
+    PeerLost,
     Answer,
     WriteFailed,
     End,
@@ -26,7 +26,7 @@ enum Event {
 
 use Event::*;
 
-const EVENTS: [Event; 8] = [Close, GiveUp, PeerClose, Violation, PeerEnd, Answer, WriteFailed, End];
+const EVENTS: [Event; 8] = [Close, GiveUp, PeerClose, Violation, PeerLost, Answer, WriteFailed, End];
 
 fn ours() -> CloseReason {
     CloseReason::Shutdown
@@ -44,12 +44,12 @@ fn broken() -> CloseReason {
     CloseReason::io(&io::ErrorKind::BrokenPipe.into())
 }
 
-/// What is said of an end of which nobody knows the cause.
+/// The reason of an end whose cause is unknown.
 fn unknown() -> CloseReason {
     CloseReason::HandlerFailed("unknown".into())
 }
 
-/// The Close frames: that of a shutdown, the answer to the peer's, and that about its violation.
+/// The Close frames: of a shutdown, of the answer to the peer's, and of the complaint about its violation.
 fn going_away() -> Option<CloseFrame> {
     Some((Some(CloseCode::GOING_AWAY), "server shutting down".into()))
 }
@@ -62,14 +62,14 @@ fn complaint() -> Option<CloseFrame> {
     Some((Some(CloseCode::INVALID_DATA), "text is not UTF-8".into()))
 }
 
-/// The frame that has to be sent, and, for [`End`], whether it was the first.
+/// The frame that has to be sent and, for [`End`], whether it was the first.
 fn happen(close_state: &mut CloseState, event: Event, now: Instant) -> (Option<CloseFrame>, Option<bool>) {
     match event {
         Close => return (close_state.close(ours(), now), None),
         GiveUp => return (close_state.close(CloseReason::Disconnected, now), None),
-        PeerClose => close_state.peer_done(LastWord::Close(Some(CloseCode::NORMAL), "done".into()), now),
-        Violation => close_state.peer_done(LastWord::Violation(violation()), now),
-        PeerEnd => close_state.peer_done(LastWord::End(CloseReason::Disconnected), now),
+        PeerClose => close_state.peer_ended(PeerEnd::Close(Some(CloseCode::NORMAL), "done".into()), now),
+        Violation => close_state.peer_ended(PeerEnd::Violation(violation()), now),
+        PeerLost => close_state.peer_ended(PeerEnd::Lost(CloseReason::Disconnected), now),
         Answer => return (close_state.answer(now), None),
         WriteFailed => close_state.write_failed(broken()),
         End => return (None, Some(close_state.end(CloseReason::HandlerPanicked(String::new())))),
@@ -83,12 +83,12 @@ fn after(events: &[Event], now: Instant) -> CloseState {
     close_state
 }
 
-/// The name of the phase, and whether its time began at `now`.
+/// The name of the phase, and whether its deadline counts from `now`.
 fn phase(close_state: &CloseState, now: Instant) -> (&'static str, bool) {
     let begins = close_state.deadline() == Some(now + TIMEOUT);
     let name = match close_state.phase() {
         Phase::Open => "Open",
-        Phase::PeerDone { .. } => "PeerDone",
+        Phase::PeerEnded { .. } => "PeerEnded",
         Phase::Closing { .. } => "Closing",
         Phase::Closed { .. } => "Closed",
         Phase::Broken => "Broken",
@@ -114,9 +114,9 @@ fn every_event_in_every_phase() {
             [
                 ("Closing", true, going_away(), ours()),
                 stays("Open", &unknown()),
-                ("PeerDone", true, None, theirs()),
-                ("PeerDone", true, None, violation()),
-                ("PeerDone", true, None, disconnected.clone()),
+                ("PeerEnded", true, None, theirs()),
+                ("PeerEnded", true, None, violation()),
+                ("PeerEnded", true, None, disconnected.clone()),
                 stays("Open", &unknown()),
                 stays("Broken", &broken()),
                 over(&nobody),
@@ -127,9 +127,9 @@ fn every_event_in_every_phase() {
             [
                 ("Closed", true, echo(), theirs()),
                 ("Closed", true, echo(), theirs()),
-                stays("PeerDone", &theirs()),
-                stays("PeerDone", &theirs()),
-                stays("PeerDone", &theirs()),
+                stays("PeerEnded", &theirs()),
+                stays("PeerEnded", &theirs()),
+                stays("PeerEnded", &theirs()),
                 ("Closed", true, echo(), theirs()),
                 stays("Broken", &theirs()),
                 over(&theirs()),
@@ -140,23 +140,23 @@ fn every_event_in_every_phase() {
             [
                 ("Closed", true, complaint(), violation()),
                 ("Closed", true, complaint(), violation()),
-                stays("PeerDone", &violation()),
-                stays("PeerDone", &violation()),
-                stays("PeerDone", &violation()),
+                stays("PeerEnded", &violation()),
+                stays("PeerEnded", &violation()),
+                stays("PeerEnded", &violation()),
                 ("Closed", true, complaint(), violation()),
                 stays("Broken", &violation()),
                 over(&violation()),
             ],
         ),
-        // There is nobody to answer.
+        // Nobody is there to answer.
         (
-            &[PeerEnd],
+            &[PeerLost],
             [
                 ("Closed", true, None, disconnected.clone()),
                 ("Closed", true, None, disconnected.clone()),
-                stays("PeerDone", &disconnected),
-                stays("PeerDone", &disconnected),
-                stays("PeerDone", &disconnected),
+                stays("PeerEnded", &disconnected),
+                stays("PeerEnded", &disconnected),
+                stays("PeerEnded", &disconnected),
                 ("Closed", true, None, disconnected.clone()),
                 stays("Broken", &disconnected),
                 over(&disconnected),
@@ -167,7 +167,7 @@ fn every_event_in_every_phase() {
             [
                 stays("Closing", &ours()),
                 stays("Closing", &ours()),
-                // The peer's word does not prolong the handshake.
+                // The peer's Close frame does not prolong the handshake.
                 stays("Closed", &ours()),
                 stays("Closed", &ours()),
                 stays("Closed", &ours()),
@@ -180,8 +180,8 @@ fn every_event_in_every_phase() {
         (&[PeerClose, Answer], nothing_more(&theirs())),
         (&[PeerClose, Close], nothing_more(&theirs())),
         (&[Violation, Answer], nothing_more(&violation())),
-        (&[PeerEnd, Answer], nothing_more(&disconnected)),
-        // What was received before a write failed may tell why it did.
+        (&[PeerLost, Answer], nothing_more(&disconnected)),
+        // What the peer sent before a write failed may be the cause.
         (
             &[WriteFailed],
             [
@@ -218,7 +218,7 @@ fn every_event_in_every_phase() {
             assert_eq!(sent, frame, "{event:?} after {before:?}");
             assert_eq!(close_state.reason(unknown()), cause, "{event:?} after {before:?}");
             assert_eq!(is_first, (event == End).then_some(!was_over), "{event:?} after {before:?}");
-            assert_eq!(close_state.accepts(), ["Open", "PeerDone"].contains(&name));
+            assert_eq!(close_state.accepts(), ["Open", "PeerEnded"].contains(&name));
             match name {
                 "Open" | "Broken" | "Over" => assert_eq!(close_state.deadline(), None),
                 _ if begins => {}
@@ -236,14 +236,14 @@ fn the_code_that_we_sent_is_known_when_it_is_written_and_the_peers_when_it_is_re
     close_state.close_written();
     assert_eq!(close_state.sent(), Some(CloseCode::GOING_AWAY));
     for (word, sent) in [
-        (LastWord::Close(Some(CloseCode::NORMAL), String::new()), Some(CloseCode::NORMAL)),
-        (LastWord::Close(None, String::new()), None),
-        (LastWord::Violation(violation()), Some(CloseCode::INVALID_DATA)),
-        (LastWord::End(CloseReason::Disconnected), None),
+        (PeerEnd::Close(Some(CloseCode::NORMAL), String::new()), Some(CloseCode::NORMAL)),
+        (PeerEnd::Close(None, String::new()), None),
+        (PeerEnd::Violation(violation()), Some(CloseCode::INVALID_DATA)),
+        (PeerEnd::Lost(CloseReason::Disconnected), None),
     ] {
-        let received = if let LastWord::Close(code, _) = word { code } else { None };
+        let received = if let PeerEnd::Close(code, _) = word { code } else { None };
         let mut close_state = CloseState::new(TIMEOUT);
-        close_state.peer_done(word, now);
+        close_state.peer_ended(word, now);
         close_state.answer(now);
         close_state.close_written();
         assert_eq!((close_state.sent(), close_state.received()), (sent, received));
@@ -257,7 +257,7 @@ proptest! {
     ) {
         let rank = |close_state: &CloseState| match close_state.phase() {
             Phase::Open => 0,
-            Phase::PeerDone { .. } | Phase::Closing { .. } => 1,
+            Phase::PeerEnded { .. } | Phase::Closing { .. } => 1,
             Phase::Closed { .. } => 2,
             Phase::Broken => 3,
             Phase::Over => 4,
@@ -267,16 +267,18 @@ proptest! {
         let (mut frames, mut ends) = (0, 0);
         for (event, pause) in happenings {
             now += Duration::from_millis(pause);
-            let before = (rank(&close_state), close_state.phase(), close_state.reason(unknown()), close_state.cause.is_some());
+            let (rank_before, phase_before) = (rank(&close_state), close_state.phase());
+            let (reason_before, had_cause) = (close_state.reason(unknown()), close_state.cause.is_some());
             let (frame, is_first) = happen(&mut close_state, event, now);
             frames += usize::from(frame.is_some());
             ends += usize::from(is_first == Some(true));
-            prop_assert!(rank(&close_state) >= before.0, "{event:?} went back from {:?} to {:?}", before.1, close_state.phase());
-            prop_assert!(rank(&close_state) > before.0 || close_state.phase() == before.1, "its time goes on, and does not begin anew");
-            prop_assert!(frame.is_none() || before.0 < 2, "a Close frame after both have had their last word");
-            // A write that failed is a cause until a better one is known.
-            let may_change = before.2 == unknown() || !before.3 && before.2 == broken();
-            prop_assert!(may_change || close_state.reason(unknown()) == before.2, "{event:?} changed the cause");
+            let phase = close_state.phase();
+            prop_assert!(rank(&close_state) >= rank_before, "{event:?} went back from {phase_before:?} to {phase:?}");
+            prop_assert!(rank(&close_state) > rank_before || phase == phase_before, "{event:?} moved the deadline");
+            prop_assert!(frame.is_none() || rank_before < 2, "a Close frame after both sides have ended");
+            // A failed write is the cause until a better one is known.
+            let may_change = reason_before == unknown() || !had_cause && reason_before == broken();
+            prop_assert!(may_change || close_state.reason(unknown()) == reason_before, "{event:?} changed the cause");
             prop_assert!(!close_state.accepts() || ends == 0 && frames == 0);
         }
         prop_assert!(frames <= 1, "two Close frames");

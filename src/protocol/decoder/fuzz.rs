@@ -1,7 +1,7 @@
 //! The inbound path under mutated traffic of real conformance cases, against tungstenite and against itself.
 //!
-//! `autobahn.hex` is what the client of the Autobahn suite sent behind its handshake, a case in each line, where that is
-//! short and new; unmasked, so that equal cases are equal.
+//! `autobahn.hex` holds what the client of the Autobahn suite sent after its handshake, one case a line. It is
+//! unmasked, so that equal cases are equal, and leaves out cases that are long or repeat others.
 
 use std::io::Cursor;
 
@@ -14,7 +14,7 @@ use super::tests::{LIMIT, Theirs, decode_by_tungstenite, put};
 use super::*;
 use crate::fuzz::{Mutation, Raw, check, pieces};
 
-/// First bytes of frames, lengths, and the bytes that UTF-8 stands and falls with.
+/// First bytes of frames, lengths, and the bytes at the boundaries of UTF-8.
 const TELLING: &[u8] = &[
     0x00, 0x01, 0x02, 0x03, 0x7d, 0x7e, 0x7f, 0x80, 0x81, 0x82, 0x88, 0x89, 0x8a, 0xbf, 0xc0, 0xc1, 0xe8, 0xed, 0xf0,
     0xf4, 0xf5, 0xfd, 0xfe, 0xff,
@@ -26,7 +26,7 @@ fn cases() -> Vec<Vec<u8>> {
     include_str!("autobahn.hex").lines().map(case).collect()
 }
 
-/// A few cases one after the other, masked, with a few mutations.
+/// A few cases in a row, masked, with a few mutations.
 fn traffic() -> impl Strategy<Value = Raw> {
     let seeds = prop::collection::vec(prop::sample::select(cases()), 1..4);
     (seeds, any::<[u8; 4]>(), Mutation::some(TELLING)).prop_map(|(seeds, mask, mutations)| {
@@ -36,7 +36,7 @@ fn traffic() -> impl Strategy<Value = Raw> {
     })
 }
 
-/// The same frames under another mask than that of zeros; up to the first that is not complete.
+/// The same frames, masked with `mask` instead of zeros, up to the first that is incomplete.
 fn masked(frames: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut bytes = frames.to_vec();
     let mut start = 0;
@@ -54,7 +54,7 @@ fn masked(frames: &[u8], mask: [u8; 4]) -> Vec<u8> {
     }
 }
 
-/// What comes out of the pieces, up to an error or a Close frame. Between pieces the peer may have been idle.
+/// What the decoder makes of the pieces, up to an error or a Close frame. Between pieces the peer may have been idle.
 fn decode(pieces: &[&[u8]], is_idle_between: bool) -> (Vec<Incoming>, Option<CloseReason>) {
     let mut decoder = Decoder::new(Role::Server, &[], Decoder::MIN_BUFFER, LIMIT);
     let mut out = Vec::new();
@@ -88,17 +88,18 @@ fn agrees_with_tungstenite(Raw(bytes): Raw) -> TestCaseResult {
         && *code == Some(CloseCode::PROTOCOL_ERROR)
         && error.is_some()
     {
-        // It answers an invalid code so, where we fail the connection.
+        // tungstenite answers an invalid code like this; we fail the connection.
         theirs.pop();
     }
     match (end, error) {
-        // Text is refused at its first bad byte, which can be messages of theirs earlier.
+        // We refuse text at its first bad byte, which can be some messages before tungstenite does.
         (_, Some(CloseReason::InvalidUtf8)) | (Theirs::Failed, Some(_)) => {
             prop_assert!(ours.len() <= theirs.len(), "{ours:?} but {theirs:?}");
             theirs.truncate(ours.len());
         }
         (Theirs::Failed, None) => prop_assert!(false, "let through: {ours:?}, they {theirs:?}"),
-        // They look at a frame when it is complete, and so will not like it either. Zeros complete whatever is allowed.
+        // tungstenite looks at a frame only when it is complete, and has to fail then too. Zeros complete any frame
+        // that is allowed.
         (Theirs::Waiting, Some(error)) => {
             let (further, end) = decode_by_tungstenite(&[&bytes[..], &[0; 2 * LIMIT]].concat());
             let is_invalid_code = matches!(further.last(), Some(Incoming::Close(Some(CloseCode::PROTOCOL_ERROR), _)));
@@ -107,7 +108,7 @@ fn agrees_with_tungstenite(Raw(bytes): Raw) -> TestCaseResult {
         (Theirs::Closed, Some(error)) => prop_assert_eq!(error, CloseReason::Protocol("invalid close code")),
         (Theirs::Waiting | Theirs::Closed, None) => {}
     }
-    // The reason of a Close frame is theirs to word, and they do not know the code 1014, which IANA has registered since.
+    // The text of a Close frame is theirs to choose. They do not know the code 1014, which IANA has registered since.
     for incoming in ours.iter_mut().chain(&mut theirs) {
         if let Incoming::Close(code, reason) = incoming {
             reason.clear();

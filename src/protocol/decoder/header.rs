@@ -1,7 +1,7 @@
 //! A frame's header (RFC 6455 section 5.2).
 //!
-//! tungstenite can parse it too, and the tests hold this against that. But it logs what it finds at `trace`, so that a
-//! logger, which may do anything, would run in the middle of a read, with the locks that are held there.
+//! tungstenite can parse it too, and the tests compare the two. But tungstenite logs each header at `trace`, and a
+//! logger is foreign code: it would run in the middle of a read, with our locks held.
 
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
@@ -12,16 +12,16 @@ pub(super) struct Header {
     pub(super) has_reserved: bool,
     pub(super) opcode: OpCode,
     pub(super) mask: Option<[u8; 4]>,
-    /// Of the payload.
+    /// The length of the payload.
     pub(super) length: u64,
 }
 
-/// An opcode that means nothing.
+/// A reserved opcode.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ReservedOpcode;
 
 impl Header {
-    /// The header at the beginning of these bytes, and its own length; `None` if it is not complete.
+    /// The header at the beginning of these bytes, and its length. `None` if it is incomplete.
     pub(super) fn parse(bytes: &[u8]) -> Result<Option<(Self, usize)>, ReservedOpcode> {
         let Some((&[first, second], rest)) = bytes.split_first_chunk() else { return Ok(None) };
         let (length, rest) = match second & 0x7f {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn headers_are_what_tungstenite_takes_them_for() {
-        // All first and second bytes, with all lengths that are cut short.
+        // All first and second bytes, cut off after all lengths.
         for first_two in 0..=u16::MAX {
             let mut bytes = first_two.to_be_bytes().to_vec();
             bytes.extend(1..=13);

@@ -1,4 +1,4 @@
-//! Frame by frame and byte by byte; and against tungstenite's own reader, for whatever proptest comes up with.
+//! The decoder frame by frame and byte by byte, and against tungstenite's own reader under generated input.
 
 use std::io::{self, Cursor, Read, Write};
 
@@ -29,7 +29,7 @@ fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Puts in as many of the bytes as it has room for, and says how many those were.
+/// Feeds as many bytes as the decoder has room for, and returns how many.
 pub(super) fn put(decoder: &mut Decoder, bytes: &[u8]) -> usize {
     let (count, had_room) = decoder
         .fill(|buffer| {
@@ -43,7 +43,7 @@ pub(super) fn put(decoder: &mut Decoder, bytes: &[u8]) -> usize {
     count
 }
 
-/// Everything that comes out when the bytes go in, so many at a time, and the error that it ends with, if it does.
+/// What the decoder returns for these bytes in chunks of so many, and the error at the end, if any.
 fn decode(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
     decode_up_to(LIMIT, bytes, chunk)
 }
@@ -167,7 +167,7 @@ fn text_is_refused_at_its_first_bad_byte() {
         let payload = [good, bad, b"never looked at"].concat();
         let bytes = frame(0x81, &payload);
         let header = bytes.len() - payload.len();
-        // The second byte decides on the first two, the first on the others.
+        // The second byte decides about the first two, the first byte about the others.
         let decisive = header + good.len() + if matches!(bad[0], 0xf4 | 0xed) { 2 } else { 1 };
         assert_eq!(decode(&bytes[..decisive], 1).1, Some(CloseReason::InvalidUtf8), "{bad:x?}");
         assert_eq!(decode(&bytes[..decisive - 1], 1).1, None, "{bad:x?}");
@@ -287,11 +287,11 @@ fn a_million_fragments_of_one_byte_take_no_time() {
 /// Where tungstenite has stopped reading.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Theirs {
-    /// It needs more bytes.
+    /// It waits for more bytes.
     Waiting,
-    /// A Close frame came.
+    /// It has read a Close frame.
     Closed,
-    /// Something was wrong.
+    /// It has failed.
     Failed,
 }
 
@@ -339,7 +339,7 @@ pub(super) fn decode_by_tungstenite(bytes: &[u8]) -> (Vec<Incoming>, Theirs) {
     }
 }
 
-/// Frames that are mostly right: any first byte but for Close, some of them text that is no text.
+/// Frames that are mostly valid, with any first byte except for Close; some texts are not UTF-8.
 fn frames() -> impl Strategy<Value = Vec<u8>> {
     let first = prop_oneof![
         8 => prop::sample::select(vec![0x81, 0x82, 0x01, 0x02, 0x00, 0x80, 0x80, 0x89, 0x8a]),
@@ -360,11 +360,11 @@ proptest! {
         let (ours, error) = decode(&bytes, chunk);
         let (theirs, failed) = decode_by_tungstenite(&bytes);
         if failed == Theirs::Failed {
-            // We may see it earlier, but never let anything through that they would not have.
+            // We may fail earlier, but never let anything pass that tungstenite refuses.
             prop_assert!(error.is_some());
             prop_assert_eq!(&ours[..], &theirs[..ours.len()]);
         } else if error == Some(CloseReason::InvalidUtf8) {
-            // Text that is bad already and not complete yet: they would have waited for the rest.
+            // Text that is invalid and incomplete: tungstenite would wait for the rest.
             prop_assert_eq!(&ours[..], &theirs[..ours.len()]);
         } else {
             prop_assert_eq!(error, None);
@@ -373,7 +373,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_arrives_makes_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), chunk in 1_usize..300) {
+    fn no_bytes_make_the_decoder_panic(bytes in prop::collection::vec(any::<u8>(), 0..2000), chunk in 1_usize..300) {
         decode(&bytes, chunk);
     }
 

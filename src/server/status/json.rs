@@ -23,7 +23,7 @@ const MOST_CHARACTERS: usize = 120;
 /// What never changes: the server, and the heartbeat that its connections have by default.
 pub(super) fn about(address: SocketAddr, policy: HeartbeatPolicy) -> Value {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let leader = match (policy.ping_interval(), policy.pace()) {
+    let leader = match (policy.ping_interval(), policy.period()) {
         (Some(_), _) => "server",
         (None, Some(_)) => "peer",
         (None, None) => "off",
@@ -32,7 +32,7 @@ pub(super) fn about(address: SocketAddr, policy: HeartbeatPolicy) -> Value {
         "version": env!("CARGO_PKG_VERSION"),
         "address": address.to_string(),
         "leader": leader,
-        "interval": policy.pace().map(ms),
+        "interval": policy.period().map(ms),
         "timeout": policy.pong_timeout().map(ms),
         "max_missed": policy.misses_allowed(),
         "worst_case": policy.worst_case().map(ms),

@@ -1,11 +1,11 @@
-//! How the stand-in sleeps: until a socket has something to say, somebody wakes it, or a time has come.
+//! How the stand-in sleeps: until a socket is ready, another thread wakes it, or a timeout is over.
 
 #[cfg(not(unix))]
 pub(super) use elsewhere::{Sleep, Waker, pair};
 #[cfg(unix)]
 pub(super) use unix::{Sleep, Waker, pair};
 
-/// By poll(2), over the sockets and one end of a pair that others write to.
+/// By poll(2), on the sockets and on one end of a socket pair whose other end the waker writes to.
 #[cfg(unix)]
 mod unix {
     use std::cell::Cell;
@@ -27,7 +27,7 @@ mod unix {
     #[derive(Debug)]
     pub(crate) struct Sleep {
         pair: UnixStream,
-        /// Whether the pair has failed, at either end. From then on nobody is relied on to wake us.
+        /// Whether either end of the pair has failed. From then on the stand-in relies on nobody to wake it.
         is_broken: Cell<bool>,
     }
 
@@ -41,12 +41,13 @@ mod unix {
     impl Waker {
         pub(crate) fn wake(&self) {
             loop {
-                // Not by std's own write, which may raise SIGPIPE once the other end has gone.
-                match SockRef::from(&self.0).send_with_flags(&[0], socket::FLAGS).map_err(|error| error.kind()) {
+                // std's own write may raise SIGPIPE if the other end has gone.
+                match SockRef::from(&self.0).send_with_flags(&[0], socket::SEND_FLAGS).map_err(|error| error.kind()) {
                     Err(ErrorKind::Interrupted) => {}
-                    // So much waits to be read that it wakes up anyway.
+                    // The pair is full, so the stand-in wakes up anyway.
                     Ok(_) | Err(ErrorKind::WouldBlock) => return,
-                    // The system is short of memory, perhaps. The end of the pair wakes it too, once and for all.
+                    // Perhaps the system is short of memory. The end of the pair also wakes the stand-in, from now on
+                    // always.
                     Err(_) => {
                         let _ = self.0.shutdown(Shutdown::Both);
                         return;
@@ -60,7 +61,7 @@ mod unix {
         pub(crate) fn wait(&self, sockets: &[(ConnectionId, &Socket)], timeout: Option<Duration>) -> Vec<ConnectionId> {
             let is_broken = self.is_broken.get();
             let timeout = if is_broken { Some(timeout.map_or(GRACE, |timeout| timeout.min(GRACE))) } else { timeout };
-            // A wait that is too long for a timespec is as good as none.
+            // A timeout that is too long for a timespec is as good as none.
             let timespec = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
             let mut polled = Vec::with_capacity(sockets.len() + 1);
             polled.extend(sockets.iter().map(|(_, socket)| {
@@ -71,10 +72,10 @@ mod unix {
             }
             match poll(&mut polled, timespec.as_ref()) {
                 Ok(_) => {}
-                // There will be another round.
+                // The caller polls again.
                 Err(rustix::io::Errno::INTR) => return Vec::new(),
                 Err(_) => {
-                    socket::sit_out(timeout);
+                    socket::pause_briefly(timeout);
                     return Vec::new();
                 }
             }
@@ -94,10 +95,10 @@ mod unix {
         use super::*;
 
         #[test]
-        fn whoever_cannot_be_woken_wakes_by_itself_and_without_spinning() {
+        fn a_broken_waker_makes_the_sleeper_wake_by_itself_without_spinning() {
             let (waker, sleep) = pair().unwrap();
             let ceiling = Duration::from_secs(30);
-            // As a write does that fails.
+            // What a failed write does.
             waker.0.shutdown(Shutdown::Both).unwrap();
             let begin = Instant::now();
             sleep.wait(&[], Some(ceiling));
@@ -112,7 +113,7 @@ mod unix {
     }
 }
 
-/// By looking at all of them now and then.
+/// By trying all sockets that are read, now and then.
 #[cfg(not(unix))]
 mod elsewhere {
     use std::io;
@@ -136,7 +137,7 @@ mod elsewhere {
 
     impl Waker {
         pub(crate) fn wake(&self) {
-            // One that waits already is enough.
+            // One wake-up in the channel is enough.
             let _ = self.0.try_send(());
         }
     }

@@ -167,7 +167,7 @@ impl Rig {
     fn with(room: usize, threads_are_scarce: bool) -> Arc<Self> {
         let pipe = Arc::new(Pipe::default());
         pipe.make_room(room);
-        let total = Arc::new(Total::new(usize::MAX));
+        let total = Arc::new(MemoryBudget::new(usize::MAX));
         Arc::new(Self {
             write_half: WriteHalf::new(Role::Server, Arc::clone(&pipe), QUEUE, &total, FAR),
             pipe,

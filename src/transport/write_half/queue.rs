@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::batch::{Batch, Control};
 use crate::protocol::frame::{Frame, Kind};
-use crate::transport::budget::{Share, Total};
+use crate::transport::budget::{BudgetShare, MemoryBudget};
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -28,14 +28,14 @@ pub(super) struct Queue {
     bytes: usize,
     /// What the frames that wait cost in memory, but for small ones that were fed. It counts while a drainer is at
     /// work: what goes straight to the socket costs nothing.
-    share: Share,
+    share: BudgetShare,
 }
 
 impl Queue {
     /// Fed frames up to this length are copied together: cheaper for the kernel than to gather them.
     const COPIED: usize = 1024;
 
-    pub(super) fn new(total: &Arc<Total>) -> Self {
+    pub(super) fn new(total: &Arc<MemoryBudget>) -> Self {
         Self {
             batch: Batch::default(),
             ping: None,
@@ -44,7 +44,7 @@ impl Queue {
             fed: Vec::new(),
             data: VecDeque::new(),
             bytes: 0,
-            share: Share::new(total),
+            share: BudgetShare::new(total),
         }
     }
 
@@ -69,8 +69,8 @@ impl Queue {
     }
 
     /// From now on what waits counts for the total of all queues, or does not.
-    pub(super) fn set_counts(&mut self, counts: bool) {
-        self.share.set_counts(counts);
+    pub(super) fn set_counted(&mut self, counts: bool) {
+        self.share.set_counted(counts);
     }
 
     /// Adds a frame; a control frame takes the place of one of its kind.

@@ -17,7 +17,7 @@ use super::{Figures, Socket};
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::CloseState;
 use crate::protocol::frame::{Frame, Kind};
-use crate::transport::budget::Total;
+use crate::transport::budget::MemoryBudget;
 
 #[derive(Debug)]
 pub(super) struct State<S> {
@@ -50,7 +50,7 @@ pub(super) enum Outcome {
 }
 
 impl<S: Socket> State<S> {
-    pub(super) fn new(socket: Arc<S>, total: &Arc<Total>, close_timeout: Duration) -> Self {
+    pub(super) fn new(socket: Arc<S>, total: &Arc<MemoryBudget>, close_timeout: Duration) -> Self {
         Self {
             socket: Some(socket),
             close_state: CloseState::new(close_timeout),
@@ -161,13 +161,13 @@ impl<S: Socket> State<S> {
     /// What waits is the drainer's from now on.
     fn fall_behind(&mut self) {
         self.blocked_since = Some(Instant::now());
-        self.queue.set_counts(true);
+        self.queue.set_counted(true);
     }
 
     /// The drainer has nothing left to do.
     pub(super) fn catch_up(&mut self) {
         self.blocked_since = None;
-        self.queue.set_counts(false);
+        self.queue.set_counted(false);
         self.queue.shrink();
     }
 

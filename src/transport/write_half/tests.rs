@@ -8,7 +8,7 @@ use std::thread;
 use super::*;
 use crate::message::Message;
 use crate::protocol::close::close_payload;
-use crate::protocol::close_state::LastWord;
+use crate::protocol::close_state::PeerEnd;
 use crate::protocol::frame::Kind;
 
 /// Takes as many bytes as it was allowed to, and remembers them.
@@ -239,11 +239,11 @@ impl Connection {
 
 /// With a queue of so many bytes, and a socket that takes so many.
 fn write_half(queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
-    write_half_of(&Arc::new(Total::new(usize::MAX)), queue_limit, room)
+    write_half_of(&Arc::new(MemoryBudget::new(usize::MAX)), queue_limit, room)
 }
 
 /// With its part of this total.
-fn write_half_of(total: &Arc<Total>, queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
+fn write_half_of(total: &Arc<MemoryBudget>, queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
     let socket = Arc::new(FakeSocket::default());
     socket.allow(room);
     let connection = Connection {
@@ -435,7 +435,7 @@ fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
 
 #[test]
 fn of_all_queues_together_the_fattest_is_refused_first() {
-    let total = Arc::new(Total::new(20 * cost(&["x"])));
+    let total = Arc::new(MemoryBudget::new(20 * cost(&["x"])));
     let (fat, socket) = write_half_of(&total, ENOUGH, 0);
     let fill = |write_half: &Arc<Connection>| {
         let mut count = 0;
@@ -883,9 +883,9 @@ fn the_end_says_why_if_the_socket_takes_it_at_once() {
 #[test]
 fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
     let broken = CloseReason::io(&io::ErrorKind::BrokenPipe.into());
-    let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
+    let word = PeerEnd::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
     let peer = CloseReason::Peer { code: Some(CloseCode::GOING_AWAY), reason: "leaving".into() };
-    for (last_word, cause) in [(None, broken.clone()), (Some(word), peer)] {
+    for (peer_end, cause) in [(None, broken.clone()), (Some(word), peer)] {
         let (write_half, socket) = write_half(ENOUGH, 4);
         write_half.send(text("waits"), Wait::Forever).unwrap();
         socket.fail();
@@ -893,8 +893,8 @@ fn a_write_that_failed_is_the_cause_unless_the_peer_had_said_another() {
         assert_eq!((socket.shut_downs(), Arc::strong_count(&socket)), (1, 1));
         assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed)));
         assert!(matches!(write_half.send_control(Outgoing::ping("1")), Err(Refused::Closed)));
-        if let Some(word) = last_word {
-            write_half.close_state(|close_state| close_state.peer_done(word, Instant::now()));
+        if let Some(word) = peer_end {
+            write_half.close_state(|close_state| close_state.peer_ended(word, Instant::now()));
         }
         let mut reported = None;
         write_half
@@ -911,8 +911,8 @@ fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before
     let now = Instant::now();
     write_half.answer_close(now);
     assert_eq!(socket.taken(), b"", "there is nothing to answer");
-    let word = LastWord::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
-    write_half.close_state(|close_state| close_state.peer_done(word, now));
+    let word = PeerEnd::Close(Some(CloseCode::GOING_AWAY), "leaving".into());
+    write_half.close_state(|close_state| close_state.peer_ended(word, now));
     assert!(!write_half.is_closing());
     assert_eq!(write_half.send(text("still"), Wait::Forever).unwrap(), Sent::Written);
     write_half.answer_close(now);

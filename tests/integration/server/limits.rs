@@ -76,7 +76,7 @@ fn far_over_the_limit_the_longest_silent_are_dropped_and_reported_and_others_ser
     thread::sleep(ms(100));
     for _ in 0..MORE {
         clients.push(Client::tcp(running.address()));
-        let reason = "dropped: it was silent for longest among too many";
+        let reason = "dropped: too many clients were waiting, and it was silent for longest";
         assert_eq!(running.events.handshake_failed(), (None, reason.into()));
     }
     for mut client in clients.drain(1..=MORE) {
@@ -124,7 +124,7 @@ fn plain_requests_that_are_held_open_have_a_bound_of_their_own_and_health_is_tol
     eventually("those that were dropped have ended", || threads() <= CONNECTIONS + 64);
     assert_eq!(exchange(running.address(), GET).status, 200, "with {} held open", held.len());
 
-    // And with as many that say nothing, in the lobby and in every place.
+    // And with as many that say nothing, in the overflow and in every connection slot.
     let _silent: Vec<Client> = (0..CONNECTIONS + 64).map(|_| Client::tcp(running.address())).collect();
     let accepted = 1 + held.len() + _silent.len();
     eventually("all have come", || running.handle.stats().accepted == accepted as u64);

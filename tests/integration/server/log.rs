@@ -97,7 +97,7 @@ fn who_asks_for_no_websocket_is_a_debug_line_without_a_number() {
     let preconnect = Client::tcp(running.address());
     let peer = preconnect.local_addr();
     drop(preconnect);
-    let said = format!("{peer} connected, and sent no request");
+    let said = format!("{peer} connected and sent no request");
     assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Debug, said));
 
     let client = Client::tcp(running.address()).upgraded(&request_with("/chat?token=s3cret", ""));

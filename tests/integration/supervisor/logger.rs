@@ -179,7 +179,7 @@ fn a_logger_that_blocks_holds_nobody_up_and_is_told_what_it_missed() {
     static MISSED: AtomicBool = AtomicBool::new(false);
     log_by(|line| {
         block(line);
-        if line.starts_with("lines of the log that were lost: ") {
+        if line.starts_with("log lines lost: ") {
             MISSED.store(true, SeqCst);
         }
     });

@@ -1,0 +1,145 @@
+//! Admission: which clients may become a connection, and what each client counts towards.
+//!
+//! `max_connections` bounds connections together with the handshakes that may still become one;
+//! `max_connections_per_address` bounds those of one client address. A client over a limit goes to the [`Overflow`],
+//! where it is only refused.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::server::addresses::{AddressCounts, AddressSlot};
+use crate::server::handshake::LimitReached;
+use crate::server::overflow::{Overflow, OverflowSlot};
+use crate::supervisor::pending_handshake::PendingHandshake;
+
+/// The limits of a server, and how much of them is taken.
+pub(super) struct Limits {
+    max_connections: usize,
+    /// Connections, and handshakes that may still become one.
+    connections: AtomicUsize,
+    overflow: Arc<Overflow>,
+    addresses: Option<Arc<AddressCounts>>,
+}
+
+/// What one client counts towards. Dropping it frees what the client holds.
+pub(super) struct Admission {
+    limits: Arc<Limits>,
+    counts_as: CountsAs,
+    /// Its slot in the count of its address.
+    address: Option<AddressSlot>,
+    /// Whether it was refused because of a limit.
+    was_refused: bool,
+}
+
+enum CountsAs {
+    /// A connection, or a handshake that may still become one.
+    Connection,
+    /// A client that came when this limit was reached.
+    Overflow { limit: LimitReached, _slot: OverflowSlot },
+    /// A client that will not become a connection any more.
+    Leaving { _slot: Option<OverflowSlot> },
+}
+
+impl Limits {
+    pub(super) fn new(max_connections: usize, max_per_address: Option<usize>) -> Self {
+        Self {
+            max_connections,
+            connections: AtomicUsize::new(0),
+            overflow: Arc::default(),
+            addresses: max_per_address.map(|limit| Arc::new(AddressCounts::new(limit))),
+        }
+    }
+
+    /// Admits a client to a connection slot or to the overflow. A proxy's client is counted for its address only once
+    /// its request is known.
+    ///
+    /// The accept loop alone calls this, so nobody else takes the slot between the check and the count.
+    ///
+    /// # Errors
+    /// The limit that was reached, if the overflow has no room either.
+    pub(super) fn admit(
+        self: &Arc<Self>,
+        pending: &Arc<PendingHandshake>,
+        is_proxy: bool,
+    ) -> Result<Admission, LimitReached> {
+        let (counts_as, address) = match self.take_slot(pending.peer.ip(), is_proxy) {
+            Ok(address) => (CountsAs::Connection, address),
+            Err(limit) => match self.overflow.admit(pending) {
+                Some(slot) => (CountsAs::Overflow { limit, _slot: slot }, None),
+                None => return Err(limit),
+            },
+        };
+        Ok(Admission { limits: Arc::clone(self), counts_as, address, was_refused: false })
+    }
+
+    fn take_slot(&self, peer: IpAddr, is_proxy: bool) -> Result<Option<AddressSlot>, LimitReached> {
+        if self.connections.load(Relaxed) >= self.max_connections {
+            return Err(LimitReached::Connections);
+        }
+        let address = match self.addresses.as_ref().filter(|_| !is_proxy) {
+            Some(addresses) => Some(addresses.take_slot(peer).ok_or(LimitReached::PerAddress)?),
+            None => None,
+        };
+        self.connections.fetch_add(1, Relaxed);
+        Ok(address)
+    }
+}
+
+impl Admission {
+    /// Whether this client may become a connection, now that its address is known.
+    ///
+    /// # Errors
+    /// The limit that keeps it out.
+    pub(super) fn check(&mut self, client: IpAddr) -> Result<(), LimitReached> {
+        let checked = self.check_limits(client);
+        self.was_refused = checked.is_err();
+        checked
+    }
+
+    fn check_limits(&mut self, client: IpAddr) -> Result<(), LimitReached> {
+        if let CountsAs::Overflow { limit, .. } = self.counts_as {
+            return Err(limit);
+        }
+        if self.address.is_none()
+            && let Some(addresses) = &self.limits.addresses
+        {
+            self.address = Some(addresses.take_slot(client).ok_or(LimitReached::PerAddress)?);
+        }
+        Ok(())
+    }
+
+    /// Whether [`check`](Self::check) has refused the client.
+    pub(super) fn was_refused(&self) -> bool {
+        self.was_refused
+    }
+
+    /// Moves a client that will not become a connection to the overflow, so that its slot is free for another. Whether
+    /// it may stay there until it has taken its answer.
+    pub(super) fn move_to_overflow(&mut self, pending: &Arc<PendingHandshake>) -> bool {
+        if !matches!(self.counts_as, CountsAs::Connection) {
+            return true;
+        }
+        pending.mark_heard();
+        let slot = self.limits.overflow.admit(pending);
+        let may_stay = slot.is_some();
+        self.free_connection();
+        self.counts_as = CountsAs::Leaving { _slot: slot };
+        self.address = None;
+        may_stay
+    }
+
+    /// Frees the connection slot, if the client holds one.
+    pub(super) fn free_connection(&mut self) {
+        if let CountsAs::Connection = self.counts_as {
+            self.counts_as = CountsAs::Leaving { _slot: None };
+            self.limits.connections.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        self.free_connection();
+    }
+}

@@ -1,0 +1,123 @@
+//! The overflow: clients that hold no connection slot but still have a thread.
+//!
+//! They came when a limit was reached and wait for their refusal, or they were answered without becoming a connection
+//! and have not hung up yet. Their number has a bound of its own. Beyond it the client that has been silent for longest
+//! is dropped for the newcomer, so a client that sends its request is answered however many others stay silent.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::supervisor::pending_handshake::PendingHandshake;
+
+/// The overflow of one server.
+#[derive(Debug, Default)]
+pub(crate) struct Overflow {
+    /// Protects the list; taken for moments only.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In the order of arrival.
+    clients: Vec<Arc<PendingHandshake>>,
+    /// Threads of these clients, and of dropped ones that have not ended yet.
+    threads: usize,
+}
+
+/// A client's slot in the overflow. Dropping it frees the slot.
+#[derive(Debug)]
+pub(crate) struct OverflowSlot {
+    overflow: Arc<Overflow>,
+    pending: Arc<PendingHandshake>,
+}
+
+impl Overflow {
+    /// Enough for health checks and for a burst of clients that are told to retry.
+    pub(crate) const SLOTS: usize = 64;
+    /// The thread of a dropped client ends as soon as it gets to run. If so many have not, no more clients are
+    /// admitted.
+    const MAX_THREADS: usize = 2 * Self::SLOTS;
+
+    /// Takes a client in. If all slots are taken, the client that has been silent for longest is dropped. `None` if
+    /// there are too many threads already.
+    pub(crate) fn admit(self: &Arc<Self>, pending: &Arc<PendingHandshake>) -> Option<OverflowSlot> {
+        let mut state = self.lock();
+        if state.threads >= Self::MAX_THREADS {
+            return None;
+        }
+        let dropped = (state.clients.len() >= Self::SLOTS).then(|| state.remove_longest_silent()).flatten();
+        state.threads += 1;
+        state.clients.push(Arc::clone(pending));
+        drop(state);
+        if let Some(dropped) = dropped {
+            dropped.evict();
+        }
+        Some(OverflowSlot { overflow: Arc::clone(self), pending: Arc::clone(pending) })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remove_longest_silent(&mut self) -> Option<Arc<PendingHandshake>> {
+        // Among equally silent clients the first to arrive goes, since `min_by_key` takes the first minimum.
+        let (index, _) = self.clients.iter().enumerate().min_by_key(|(_, pending)| pending.heard_at())?;
+        Some(self.clients.remove(index))
+    }
+}
+
+impl Drop for OverflowSlot {
+    fn drop(&mut self) {
+        let mut state = self.overflow.lock();
+        state.threads -= 1;
+        state.clients.retain(|other| !Arc::ptr_eq(other, &self.pending));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn pending_handshakes(count: usize) -> (Vec<Arc<PendingHandshake>>, Vec<TcpStream>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let pairs = (0..count).map(|number| {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            {
+                let (stream, peer) = listener.accept().unwrap();
+                (Arc::new(PendingHandshake::new(number as u64, peer, stream)), client)
+            }
+        });
+        pairs.unzip()
+    }
+
+    #[test]
+    fn the_longest_silent_is_dropped_and_threads_stay_bounded() {
+        let (pending_handshakes, _clients) = pending_handshakes(Overflow::MAX_THREADS + 2);
+        let overflow = Arc::new(Overflow::default());
+        let mut slots: Vec<Option<OverflowSlot>> =
+            pending_handshakes[..Overflow::SLOTS].iter().map(|pending| overflow.admit(pending)).collect();
+        assert!(slots.iter().all(Option::is_some) && !pending_handshakes.iter().any(|pending| pending.was_evicted()));
+        // The first has sent something since, so the second is dropped.
+        pending_handshakes[0].mark_heard();
+        slots.push(overflow.admit(&pending_handshakes[Overflow::SLOTS]));
+        let dropped = |pending_handshakes: &[Arc<PendingHandshake>]| -> Vec<usize> {
+            (0..pending_handshakes.len()).filter(|number| pending_handshakes[*number].was_evicted()).collect()
+        };
+        assert_eq!(dropped(&pending_handshakes), [1]);
+        // A client that leaves by itself frees its slot.
+        slots[2] = None;
+        slots.push(overflow.admit(&pending_handshakes[Overflow::SLOTS + 1]));
+        assert_eq!(dropped(&pending_handshakes), [1]);
+        // The threads of dropped clients do not get to end.
+        for pending in &pending_handshakes[Overflow::SLOTS + 2..] {
+            slots.push(overflow.admit(pending));
+        }
+        assert!(slots.iter().filter(|slot| slot.is_some()).count() == Overflow::MAX_THREADS);
+        assert!(slots.last().is_some_and(Option::is_none), "a thread too many");
+        slots[1] = None;
+        assert!(overflow.admit(pending_handshakes.last().unwrap()).is_some());
+    }
+}
