@@ -164,7 +164,7 @@ impl Heartbeat {
     }
 
     /// Whether the miss timer of an earlier Ping runs, so that the next Ping starts none.
-    pub(crate) fn has_miss_timer(&self) -> bool {
+    pub fn has_miss_timer(&self) -> bool {
         self.miss_timer.is_some()
     }
 

@@ -53,6 +53,9 @@ pub(crate) struct World {
     has_queued_ping: bool,
     is_holding: bool,
     held_pings: usize,
+    /// Of the Ping that is judged by: whether it waits in our queue with `has_queued_ping`, and whether it is held.
+    judged_is_queued: bool,
+    judged_is_held: bool,
     ping_left: Option<Duration>,
 
     // What came of it.
@@ -71,6 +74,8 @@ pub(crate) struct World {
     /// When reading last went on.
     pub(crate) resumed: Duration,
     pub(crate) unanswered_since: Option<Duration>,
+    /// When the Ping left that the newest life answered, in time or not.
+    pub(crate) answered: Option<Duration>,
     /// Whether any data ever waited, and when some last began to.
     pub(crate) has_waited: bool,
     pub(crate) began_to_wait: Duration,
@@ -168,6 +173,8 @@ impl World {
             has_queued_ping: false,
             is_holding: false,
             held_pings: 0,
+            judged_is_queued: false,
+            judged_is_held: false,
             ping_left: None,
             trace: Vec::new(),
             missed: 0,
@@ -180,6 +187,7 @@ impl World {
             last_read: Duration::ZERO,
             resumed: Duration::ZERO,
             unanswered_since: None,
+            answered: None,
             has_waited: false,
             began_to_wait: Duration::ZERO,
         };
@@ -241,7 +249,7 @@ impl World {
         evidence.examined = self.read;
         evidence.reading = self.reading;
         evidence.ping_left = self.ping_left.map(instant);
-        evidence.is_held_back = self.held_pings > 0;
+        evidence.is_held_back = self.judged_is_held;
         evidence.blocked_since = self.blocked_since.map(instant);
         evidence.suspended = self.suspended;
         evidence
@@ -270,6 +278,10 @@ impl World {
         self.sees();
         self.unanswered_since.get_or_insert(self.now);
         let now = self.origin + self.now;
+        if !self.heart.has_miss_timer() {
+            // This is the one that the peer is judged by, as a driver has it.
+            (self.judged_is_queued, self.judged_is_held) = (true, false);
+        }
         if self.blocked_since.is_some() {
             self.has_queued_ping = true;
             self.heart.ping_queued(now, self.arrived);
@@ -281,8 +293,10 @@ impl World {
 
     fn ping_leaves_queue(&mut self) {
         self.ping_left = Some(self.now);
+        let is_judged = std::mem::take(&mut self.judged_is_queued);
         if self.is_holding {
             self.held_pings += 1;
+            self.judged_is_held |= is_judged;
         } else {
             self.ping_leaves();
         }

@@ -28,7 +28,7 @@ impl World {
             }
             Event::Holds => (self.is_holding, self.has_waited, self.began_to_wait) = (true, true, self.now),
             Event::LetsGo if self.is_holding => {
-                self.is_holding = false;
+                (self.is_holding, self.judged_is_held) = (false, false);
                 self.takes();
                 // There is room for some of what waits in the queue.
                 self.blocked_since = self.blocked_since.map(|_| self.now);
@@ -82,7 +82,8 @@ impl World {
             Frame(_) => true,
         };
         if is_life {
-            (self.last_life, self.unanswered_since) = (self.now, None);
+            self.last_life = self.now;
+            self.answered = self.unanswered_since.take().or(self.answered);
         }
         if !self.is_paused() {
             self.read_on();
