@@ -9,18 +9,6 @@ use std::fmt::{self, Display, Write};
 use std::mem;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::logging::Log;
-
-/// Warns in a program that was built with `panic = "abort"`, where no panic can be caught and each ends the process.
-pub(crate) fn warn_if_panics_abort(log: &Log) {
-    if cfg!(panic = "abort") {
-        log.warn(format_args!(
-            "this program is built with panic = \"abort\": a handler that panics ends the whole process; \
-             with panic = \"unwind\" it would end its own connection alone"
-        ));
-    }
-}
-
 /// Calls foreign code.
 ///
 /// # Errors

@@ -459,9 +459,10 @@
 //! Nobody can mend these, and heartwire does not: a call of `abort` or `exit`, a panic while another one unwinds, a panic in
 //! the panic hook, a stack that overflows, memory that is exhausted. They end the process, with `panic = "abort"` every panic
 //! does, and a thread that finds no memory map left for its signal stack aborts the process as it starts (Rust's
-//! standard library does that). And one thing is yours to leave be: memory that you lend to a message (`Bytes::from_owner`) is given
-//! back in whatever thread has sent the last of it, with that connection's lock held. Its `Drop` may panic, but it must not
-//! block, nor send over a connection.
+//! standard library does that).
+//!
+//! Memory that you lend to a message (`Bytes::from_owner`) is given back with no lock held, in whatever thread has sent the
+//! last of it. Its `Drop` may panic. While it blocks, it holds up that thread and its connection.
 //!
 //! # Log
 //!
@@ -524,8 +525,6 @@ mod http;
 mod logging;
 mod message;
 mod protocol;
-#[cfg(test)]
-mod public_api;
 mod server;
 mod settings;
 mod supervisor;

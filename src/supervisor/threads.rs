@@ -9,6 +9,7 @@ use std::thread::{self, JoinHandle};
 
 use crate::error::Error;
 use crate::foreign;
+use crate::logging::Log;
 use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
@@ -32,7 +33,7 @@ impl ServiceThreads {
         let mut threads = Self::default();
         match threads.start_all(handle, move || stand_in.run(), move || supervisor.run()) {
             Ok(()) => {
-                foreign::warn_if_panics_abort(&handle.log);
+                warn_if_panics_abort(&handle.log);
                 handle.mark_running(settings.max_buffered);
                 Ok(threads)
             }
@@ -78,6 +79,16 @@ impl ServiceThreads {
         if handle.log.end() {
             join(self.log);
         }
+    }
+}
+
+/// Warns in a program that was built with `panic = "abort"`, where no panic can be caught and each ends the process.
+fn warn_if_panics_abort(log: &Log) {
+    if cfg!(panic = "abort") {
+        log.warn(format_args!(
+            "this program is built with panic = \"abort\": a handler that panics ends the whole process; \
+             with panic = \"unwind\" it would end its own connection alone"
+        ));
     }
 }
 

@@ -13,6 +13,7 @@ mod examples;
 mod heartbeat;
 #[cfg(feature = "cli")]
 mod program;
+mod public_api;
 mod server;
 mod settings;
 mod structure;

@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 
 /// What each folder, and each file beside them, may use of the others. `connection` and `supervisor` are the one cycle.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("browser", &[]),
     ("durations", &[]),
     ("escape", &[]),
     ("foreign", &[]),
     ("message", &["foreign"]),
     ("logging", &["escape", "foreign"]),
-    ("http", &["foreign"]),
+    ("http", &["error", "foreign"]),
     ("protocol", &["foreign", "message"]),
     ("heartbeat", &["durations"]),
     ("error", &["message", "protocol"]),
@@ -40,6 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "browser",
             "connection",
             "durations",
             "error",
