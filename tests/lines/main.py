@@ -25,6 +25,8 @@ heartwire was sending 5 MB) and must be within the bound and {SLACK:.1f} s. Poli
 """
 # Of everything, in seconds.
 TIME_LIMIT = 400
+# For the emulator's own test, which measures milliseconds on a machine that is busy with other stages too.
+SECOND_CHANCES = 2
 
 
 def cells(only):
@@ -107,9 +109,10 @@ def main():
     chosen = list(cells(only))
     with Network(SEED, TIME_LIMIT) as network:
         wrong = selftest.run(network)
-        if wrong and METRONOME.holdups:
-            print(f"{wrong}, but the machine held us up: once more")
-            wrong = selftest.run(network)
+        for _ in range(SECOND_CHANCES):
+            if wrong:
+                print(f"{wrong}, which a busy machine may have done: once more")
+                wrong = selftest.run(network)
         if wrong:
             chosen = []
         else:

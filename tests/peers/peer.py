@@ -25,7 +25,7 @@ import needs
 
 HERE = pathlib.Path(__file__).resolve().parent
 NODE = needs.node_modules("peers")
-CARGO_TARGET = heartwire.TARGET / "peers"
+CARGO_TARGET = heartwire.TARGET / "beside"
 RUST = CARGO_TARGET / "debug" / "heartwire-test-peers"
 
 

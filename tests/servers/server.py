@@ -25,7 +25,7 @@ import needs
 import proxy
 
 HERE = pathlib.Path(__file__).resolve().parent
-RUST_TARGET = heartwire.TARGET / "servers"
+RUST_TARGET = heartwire.TARGET / "beside"
 RUST = RUST_TARGET / "debug" / "heartwire-test-servers"
 
 # In seconds. A client that does not answer a Close frame is cut later than this.
