@@ -24,10 +24,12 @@ use crate::transport::socket;
 
 mod closing;
 pub(crate) mod identity;
+mod judging;
 mod pings;
 pub(crate) mod receiving_end;
 pub(crate) mod report;
 pub(crate) mod sender;
+mod sending;
 pub(crate) mod shared;
 mod slot;
 mod stats;

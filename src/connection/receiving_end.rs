@@ -9,9 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::shared::Shared;
-use crate::connection::suspension;
-use crate::error::Error;
-use crate::heartbeat::{Action, Activity, Evidence, Heartbeat, HeartbeatPolicy, Reading, announcement, text_ping};
+use crate::heartbeat::{Activity, Heartbeat, Reading, announcement, text_ping};
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::{PeerEnd, Phase};
@@ -19,40 +17,39 @@ use crate::protocol::decoder::Incoming;
 use crate::transport::budget::BudgetShare;
 use crate::transport::read_half::{ReadHalf, ReadOutcome};
 use crate::transport::socket;
-use crate::transport::write_half::{Sent, Uptake};
 
 pub(crate) struct ReceivingEnd {
     pub(crate) read_half: ReadHalf,
-    heartbeat: Heartbeat,
+    pub(super) heartbeat: Heartbeat,
     /// Whether nothing is to be judged before `deadline`, whatever comes.
-    is_calm: bool,
-    deadline: Option<Instant>,
+    pub(super) is_calm: bool,
+    pub(super) deadline: Option<Instant>,
     /// Whether texts that are heartbeats are taken as such, and kept from the handler.
-    text_heartbeat: bool,
+    pub(super) text_heartbeat: bool,
     /// How many bytes were ever seen to have arrived, read or not, and when the newest of them was first seen.
-    arrived: u64,
-    last_arrival: Instant,
-    reading: Reading,
+    pub(super) arrived: u64,
+    pub(super) last_arrival: Instant,
+    pub(super) reading: Reading,
     /// The Ping whose clock runs.
-    ping: JudgedPing,
+    pub(super) ping: JudgedPing,
     /// Messages that were read for a handler that is away, in order.
-    ahead: VecDeque<Message>,
+    pub(super) ahead: VecDeque<Message>,
     /// What they cost in memory.
-    ahead_share: BudgetShare,
+    pub(super) ahead_share: BudgetShare,
     /// What comes behind the messages that were read ahead.
-    peer_end: Option<Box<PeerEnd>>,
+    pub(super) peer_end: Option<Box<PeerEnd>>,
     /// Whether the system was asked to probe the peer.
-    is_kept_alive: bool,
+    pub(super) is_kept_alive: bool,
     /// Whether the peer was found dead. What it sent before is still the handler's.
-    is_dead: bool,
+    pub(super) is_dead: bool,
 }
 
 /// The Ping that the peer's silence is judged by: the first of those that are unanswered, or the first after a miss.
 #[derive(Debug)]
-struct JudgedPing {
-    asked: Instant,
+pub(super) struct JudgedPing {
+    pub(super) asked: Instant,
     /// When it left our queue, and how many bytes the socket had taken before it.
-    left: Option<(Instant, u64)>,
+    pub(super) left: Option<(Instant, u64)>,
 }
 
 /// The connection has ended: what there is to say was said.
@@ -149,7 +146,7 @@ impl ReceivingEnd {
         if self.text_heartbeat { message.as_text().and_then(text_ping) } else { None }
     }
 
-    fn on_activity(&mut self, shared: &Shared, activity: Activity, now: Instant) {
+    pub(super) fn on_activity(&mut self, shared: &Shared, activity: Activity, now: Instant) {
         let position = shared.stats.bytes_in() - self.read_half.decoder.undecoded() as u64;
         let before = self.heartbeat.missed();
         self.heartbeat.on_activity(activity, position, now);
@@ -184,155 +181,9 @@ impl ReceivingEnd {
     }
 
     /// So many bytes have arrived in all. Reading those that were seen before is no news.
-    fn has_arrived(&mut self, arrived: u64, now: Instant) {
+    pub(super) fn has_arrived(&mut self, arrived: u64, now: Instant) {
         if arrived > self.arrived {
             (self.arrived, self.last_arrival) = (arrived, now);
-        }
-    }
-
-    // Judging.
-
-    /// Does what the heartbeat asks for, if anything is due, and returns until when nothing else is. Once either side
-    /// has begun to close, the heartbeat is over.
-    pub(crate) fn beat_if_due(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
-        if !shared.write_half.is_open() {
-            return Ok(None);
-        }
-        if self.is_calm && self.deadline.is_none_or(|deadline| now < deadline) {
-            return Ok(self.deadline);
-        }
-        self.judge(shared, now)
-    }
-
-    fn judge(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
-        if self.is_dead {
-            return Err(Over);
-        }
-        let before = self.heartbeat.missed();
-        // The heartbeat asks for one thing at a time, and each may change the evidence for the next.
-        loop {
-            // The full queue has a time limit of its own, whether the peer is alive or not.
-            let (evidence, blocked_too_long) = self.evidence(shared, now);
-            if let Some(limit) = blocked_too_long {
-                return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
-            }
-            let policy = self.heartbeat.policy();
-            match self.heartbeat.judge(now, &evidence) {
-                // If it cannot be sent at all, the next read will tell why.
-                Action::Ping => _ = self.ping(shared),
-                Action::Missed(missed) => shared.miss(missed, &policy),
-                Action::Dead(missed) => {
-                    shared.miss(missed, &policy);
-                    return Err(self.found_dead(shared, CloseReason::HeartbeatLost { missed }));
-                }
-                Action::Stalled(limit) => {
-                    return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
-                }
-                // Nothing is due: publish the count, and remember until when `beat_if_due` can return at once.
-                Action::Wait(deadline) => {
-                    self.publish_missed(shared, before);
-                    let full = shared
-                        .settings
-                        .full_queue_timeout
-                        .zip(evidence.blocked_since)
-                        .map(|(limit, since)| since + limit);
-                    self.deadline = [deadline, full].into_iter().flatten().min();
-                    self.is_calm = !self.heartbeat.awaits_activity() && shared.settings.full_queue_timeout.is_none();
-                    return Ok(self.deadline);
-                }
-            }
-        }
-    }
-
-    fn found_dead(&mut self, shared: &Shared, reason: CloseReason) -> Over {
-        (self.is_dead, self.is_calm) = (true, false);
-        shared.abort(reason);
-        Over
-    }
-
-    /// Sends a Ping, and starts its clock.
-    pub(crate) fn ping(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
-        // Counted before it is written: what comes back at once is its answer, and news.
-        let before = Instant::now();
-        self.has_arrived(shared.stats.bytes_in() + socket::unread_bytes(self.read_half.stream()), before);
-        if !self.heartbeat.has_miss_timer() {
-            self.ping = JudgedPing { asked: before, left: None };
-        }
-        let sent = shared.ping(self.heartbeat.policy().announcement(), None);
-        self.is_calm = false;
-        match sent {
-            Ok(Sent::Written) => {
-                self.note_ping_left(&shared.write_half.uptake());
-                self.heartbeat.ping_written(Instant::now(), self.arrived);
-            }
-            // It may have left the queue by now, too.
-            Ok(_) | Err(_) => self.heartbeat.ping_queued(before, self.arrived),
-        }
-        sent.map(drop)
-    }
-
-    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a
-    /// peer that is dead already is found.
-    pub(crate) fn change_heartbeat(&mut self, shared: &Arc<Shared>, policy: HeartbeatPolicy) -> Result<(), Error> {
-        self.set_heartbeat(shared, policy);
-        if policy.ping_interval().is_some() {
-            return self.ping(shared);
-        }
-        if shared.write_half.is_closing() { Err(shared.closed()) } else { Ok(()) }
-    }
-
-    pub(crate) fn set_heartbeat(&mut self, shared: &Shared, policy: HeartbeatPolicy) {
-        let now = Instant::now();
-        self.heartbeat.set_policy(policy, now, shared.phase(&policy, now));
-        self.is_calm = false;
-        shared.stats.begin_heartbeat(policy.misses_allowed());
-    }
-
-    /// All that is known of the peer. Also the limit of `full_queue_timeout`, if the queue has been blocked for longer.
-    fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
-        // What has arrived, read or not.
-        let read = shared.stats.bytes_in();
-        self.has_arrived(read + socket::unread_bytes(self.read_half.stream()), now);
-
-        // What the peer has taken. The send buffer is asked only when that decides something: it costs system calls.
-        let uptake = shared.write_half.uptake();
-        self.note_ping_left(&uptake);
-        let is_held_back = match self.ping.left {
-            Some((_, offset)) if self.heartbeat.is_overdue(now) => {
-                socket::has_unsent_before_last(self.read_half.stream(), uptake.bytes - offset)
-            }
-            _ => false,
-        };
-
-        let evidence = Evidence {
-            arrived: self.arrived,
-            examined: read - self.read_half.decoder.unexamined() as u64,
-            last_arrival: self.last_arrival,
-            reading: self.reading,
-            ping_left: self.ping.left.map(|(at, _)| at),
-            is_held_back,
-            blocked_since: uptake.blocked_since,
-            suspended: suspension::so_far(),
-        };
-        let limit = shared
-            .settings
-            .full_queue_timeout
-            .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
-        (evidence, limit)
-    }
-
-    fn note_ping_left(&mut self, uptake: &Uptake) {
-        let last_left = uptake.ping_left.filter(|(at, _)| *at >= self.ping.asked);
-        self.ping.left = self.ping.left.or(last_left);
-    }
-
-    pub(crate) fn policy(&self) -> HeartbeatPolicy {
-        self.heartbeat.policy()
-    }
-
-    fn publish_missed(&self, shared: &Shared, before: u32) {
-        if self.heartbeat.missed() != before {
-            shared.stats.set_missed(self.heartbeat.missed());
         }
     }
 

@@ -1,0 +1,194 @@
+//! Judging the peer: the evidence is collected here, weighed by the [heartbeat](crate::heartbeat), and its verdict carried
+//! out.
+//!
+//! The same code judges whether the connection's own thread drives the receiving end or the stand-in does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::connection::receiving_end::{JudgedPing, Over, ReceivingEnd};
+use crate::connection::shared::Shared;
+use crate::connection::suspension;
+use crate::error::Error;
+use crate::heartbeat::{self, Action, Evidence, HeartbeatPolicy};
+use crate::protocol::close::CloseReason;
+use crate::protocol::close_state::Phase;
+use crate::supervisor::notice::Notice;
+use crate::transport::socket;
+use crate::transport::write_half::{Sent, Uptake};
+
+impl ReceivingEnd {
+    /// Does what the heartbeat asks for, if anything is due, and returns until when nothing else is. Once either side
+    /// has begun to close, the heartbeat is over.
+    pub(crate) fn beat_if_due(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
+        if !shared.write_half.is_open() {
+            return Ok(None);
+        }
+        if self.is_calm && self.deadline.is_none_or(|deadline| now < deadline) {
+            return Ok(self.deadline);
+        }
+        self.judge(shared, now)
+    }
+
+    fn judge(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
+        if self.is_dead {
+            return Err(Over);
+        }
+        let before = self.heartbeat.missed();
+        // The heartbeat asks for one thing at a time, and each may change the evidence for the next.
+        loop {
+            // The full queue has a time limit of its own, whether the peer is alive or not.
+            let (evidence, blocked_too_long) = self.evidence(shared, now);
+            if let Some(limit) = blocked_too_long {
+                return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
+            }
+            let policy = self.heartbeat.policy();
+            match self.heartbeat.judge(now, &evidence) {
+                // If it cannot be sent at all, the next read will tell why.
+                Action::Ping => _ = self.ping(shared),
+                Action::Missed(missed) => shared.miss(missed, &policy),
+                Action::Dead(missed) => {
+                    shared.miss(missed, &policy);
+                    return Err(self.found_dead(shared, CloseReason::HeartbeatLost { missed }));
+                }
+                Action::Stalled(limit) => {
+                    return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
+                }
+                // Nothing is due: publish the count, and remember until when `beat_if_due` can return at once.
+                Action::Wait(deadline) => {
+                    self.publish_missed(shared, before);
+                    let full = shared
+                        .settings
+                        .full_queue_timeout
+                        .zip(evidence.blocked_since)
+                        .map(|(limit, since)| since + limit);
+                    self.deadline = [deadline, full].into_iter().flatten().min();
+                    self.is_calm = !self.heartbeat.awaits_activity() && shared.settings.full_queue_timeout.is_none();
+                    return Ok(self.deadline);
+                }
+            }
+        }
+    }
+
+    fn found_dead(&mut self, shared: &Shared, reason: CloseReason) -> Over {
+        (self.is_dead, self.is_calm) = (true, false);
+        shared.abort(reason);
+        Over
+    }
+
+    /// Sends a Ping, and starts its clock.
+    pub(crate) fn ping(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
+        // Counted before it is written: what comes back at once is its answer, and news.
+        let before = Instant::now();
+        self.has_arrived(shared.stats.bytes_in() + socket::unread_bytes(self.read_half.stream()), before);
+        if !self.heartbeat.has_miss_timer() {
+            self.ping = JudgedPing { asked: before, left: None };
+        }
+        let sent = shared.ping(self.heartbeat.policy().announcement(), None);
+        self.is_calm = false;
+        match sent {
+            Ok(Sent::Written) => {
+                self.note_ping_left(&shared.write_half.uptake());
+                self.heartbeat.ping_written(Instant::now(), self.arrived);
+            }
+            // It may have left the queue by now, too.
+            Ok(_) | Err(_) => self.heartbeat.ping_queued(before, self.arrived),
+        }
+        sent.map(drop)
+    }
+
+    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a
+    /// peer that is dead already is found.
+    pub(crate) fn change_heartbeat(&mut self, shared: &Arc<Shared>, policy: HeartbeatPolicy) -> Result<(), Error> {
+        self.set_heartbeat(shared, policy);
+        if policy.ping_interval().is_some() {
+            return self.ping(shared);
+        }
+        if shared.write_half.is_closing() { Err(shared.closed()) } else { Ok(()) }
+    }
+
+    pub(crate) fn set_heartbeat(&mut self, shared: &Shared, policy: HeartbeatPolicy) {
+        let now = Instant::now();
+        self.heartbeat.set_policy(policy, now, shared.phase(&policy, now));
+        self.is_calm = false;
+        shared.stats.begin_heartbeat(policy.misses_allowed());
+    }
+
+    /// All that is known of the peer. Also the limit of `full_queue_timeout`, if the queue has been blocked for longer.
+    fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
+        // What has arrived, read or not.
+        let read = shared.stats.bytes_in();
+        self.has_arrived(read + socket::unread_bytes(self.read_half.stream()), now);
+
+        // What the peer has taken. The send buffer is asked only when that decides something: it costs system calls.
+        let uptake = shared.write_half.uptake();
+        self.note_ping_left(&uptake);
+        let is_held_back = match self.ping.left {
+            Some((_, offset)) if self.heartbeat.is_overdue(now) => {
+                socket::has_unsent_before_last(self.read_half.stream(), uptake.bytes - offset)
+            }
+            _ => false,
+        };
+
+        let evidence = Evidence {
+            arrived: self.arrived,
+            examined: read - self.read_half.decoder.unexamined() as u64,
+            last_arrival: self.last_arrival,
+            reading: self.reading,
+            ping_left: self.ping.left.map(|(at, _)| at),
+            is_held_back,
+            blocked_since: uptake.blocked_since,
+            suspended: suspension::so_far(),
+        };
+        let limit = shared
+            .settings
+            .full_queue_timeout
+            .filter(|limit| uptake.blocked_since.is_some_and(|since| now.saturating_duration_since(since) >= *limit));
+        (evidence, limit)
+    }
+
+    fn note_ping_left(&mut self, uptake: &Uptake) {
+        let last_left = uptake.ping_left.filter(|(at, _)| *at >= self.ping.asked);
+        self.ping.left = self.ping.left.or(last_left);
+    }
+
+    pub(crate) fn policy(&self) -> HeartbeatPolicy {
+        self.heartbeat.policy()
+    }
+
+    pub(super) fn publish_missed(&self, shared: &Shared, before: u32) {
+        if self.heartbeat.missed() != before {
+            shared.stats.set_missed(self.heartbeat.missed());
+        }
+    }
+}
+
+impl Shared {
+    /// One more miss: noted, and told to the supervisor, unless the end was told before.
+    pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
+        self.stats.set_missed(missed);
+        let max_missed = policy.misses_allowed();
+        let what = if policy.ping_interval().is_some() { "Pong" } else { "sign of life" };
+        self.notify_unless_over(Notice::Missed { connection: self.identity, what, missed, max_missed });
+    }
+
+    /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is counted
+    /// here.
+    pub(super) fn notify_unless_over(&self, notice: Notice) {
+        self.write_half.close_state(|close_state| {
+            if close_state.phase() != Phase::Over {
+                self.supervisor.count(|stats| match notice {
+                    Notice::Missed { .. } => stats.missed += 1,
+                    Notice::HandlerStalled { .. } => stats.handlers_stalled += 1,
+                    _ => {}
+                });
+                self.supervisor.notify_if_room(notice);
+            }
+        });
+    }
+
+    /// When in its interval a heartbeat that begins now first beats.
+    pub(crate) fn phase(&self, policy: &HeartbeatPolicy, now: Instant) -> f64 {
+        heartbeat::phase(self.id(), policy, now.saturating_duration_since(self.supervisor.epoch))
+    }
+}
