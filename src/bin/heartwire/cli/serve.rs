@@ -96,7 +96,7 @@ pub(crate) struct Access {
     #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
     pub(crate) trust_proxy: Vec<IpNet>,
 
-    /// Show the status page at / and the metrics at /metrics, which name peers, even if the address is not loopback
+    /// Show the status page at /, which names peers, and the metrics at /metrics, even if the address is not loopback
     #[arg(long, conflicts_with = "no_status")]
     status: bool,
 
