@@ -1,5 +1,5 @@
-//! Judging the peer: the evidence is collected here, weighed by the [heartbeat](crate::heartbeat), and its verdict carried
-//! out.
+//! Judging the peer: collects the evidence, has the pure [`Heartbeat`](crate::heartbeat::Heartbeat) weigh it, and carries
+//! out its verdict.
 //!
 //! The same code judges whether the connection's own thread drives the receiving end or the stand-in does.
 
