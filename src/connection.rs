@@ -13,13 +13,13 @@ use crate::connection::receiving_end::{Over, ReceivingEnd};
 use crate::connection::sender::Sender;
 use crate::connection::shared::Shared;
 use crate::error::Error;
+use crate::heartbeat::HeartbeatPolicy;
 use crate::heartbeat::round_trip::RoundTrip;
-use crate::heartbeat::{Heartbeat, HeartbeatPolicy};
 use crate::http::request::Request;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::close_state::Phase;
-use crate::transport::read_half::{ReadHalf, ReadOutcome};
+use crate::transport::read_half::ReadOutcome;
 use crate::transport::socket;
 
 mod closing;
@@ -54,17 +54,12 @@ pub struct Connection {
 impl Connection {
     pub(crate) fn new(
         shared: Arc<Shared>,
-        read_half: ReadHalf,
-        heartbeat: HeartbeatPolicy,
+        receiving: Box<ReceivingEnd>,
         request: Request,
         subprotocol: Option<String>,
-        text_heartbeat: bool,
     ) -> Self {
-        let opened = shared.stats.opened;
-        let stream = Arc::clone(read_half.stream());
-        shared.stats.begin_heartbeat(heartbeat.misses_allowed());
-        let heartbeat = Heartbeat::new(heartbeat, opened, shared.phase(&heartbeat, opened));
-        shared.offer(Box::new(ReceivingEnd::new(read_half, heartbeat, text_heartbeat, shared.share(), opened)));
+        let stream = Arc::clone(receiving.read_half.stream());
+        shared.offer(receiving);
         Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
     }
 

@@ -14,15 +14,14 @@ use crate::client::handle::ClientState;
 use crate::client::target::Target;
 use crate::connection::Connection;
 use crate::connection::identity::{ConnectionId, Identity};
+use crate::connection::receiving_end::ReceivingEnd;
 use crate::connection::shared::{NewConnection, Shared};
 use crate::error::{ConnectError, Error};
 use crate::foreign;
 use crate::protocol::close::{CloseCode, CloseReason};
-use crate::protocol::decoder::Decoder;
 use crate::protocol::frame::Role;
 use crate::settings::Settings;
 use crate::supervisor::event::Event;
-use crate::transport::read_half::ReadHalf;
 
 /// A client at work.
 pub(super) struct Run<'a, H> {
@@ -210,20 +209,17 @@ where
         let settings = &self.settings;
         self.last_id += 1;
         let stream = Arc::new(stream);
-        let decoder = Decoder::new(Role::Client, &tail, settings.read_buffer_size, settings.max_message_size);
-        let read_half = ReadHalf::new(Arc::clone(&stream), decoder)?;
         let shared = Arc::new(Shared::new(NewConnection {
             role: Role::Client,
             identity: Identity { id: self.last_id, remote: peer.into() },
             target: request.target().into(),
-            stream,
+            stream: Arc::clone(&stream),
             settings: Arc::clone(settings),
             takes_broadcasts: true,
             supervisor: Arc::clone(&self.state.supervisor),
         }));
-        shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
-        let connection =
-            Connection::new(Arc::clone(&shared), read_half, settings.heartbeat, request, subprotocol, false);
+        let receiving = ReceivingEnd::open(&shared, Role::Client, &stream, &tail, settings.heartbeat, false)?;
+        let connection = Connection::new(Arc::clone(&shared), receiving, request, subprotocol);
         shared.announce_open();
         if let Some(next) = settings.heartbeat.announcement() {
             // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.

@@ -5,15 +5,18 @@
 //! and the same evidence; so a peer is answered and judged in the same way, whatever the handler does.
 
 use std::collections::VecDeque;
+use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::shared::Shared;
-use crate::heartbeat::{Activity, Heartbeat, Reading, announcement, text_ping};
+use crate::heartbeat::{Activity, Heartbeat, HeartbeatPolicy, Reading, announcement, text_ping};
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::{PeerEnd, Phase};
-use crate::protocol::decoder::Incoming;
+use crate::protocol::decoder::{Decoder, Incoming};
+use crate::protocol::frame::Role;
 use crate::transport::budget::BudgetShare;
 use crate::transport::read_half::{ReadHalf, ReadOutcome};
 use crate::transport::socket;
@@ -64,17 +67,27 @@ impl ReceivingEnd {
     /// When to look again whether there is room for reading ahead, where others have used it up.
     const RETRY: Duration = Duration::from_millis(250);
 
-    pub(crate) fn new(
-        read_half: ReadHalf,
-        heartbeat: Heartbeat,
+    /// The receiving end of a connection that has just opened. `tail` is what came after the opening handshake.
+    ///
+    /// Not inlined: it is put together on the stack, and its caller holds as much again.
+    #[inline(never)]
+    pub(crate) fn open(
+        shared: &Shared,
+        role: Role,
+        stream: &Arc<TcpStream>,
+        tail: &[u8],
+        policy: HeartbeatPolicy,
         text_heartbeat: bool,
-        mut ahead_share: BudgetShare,
-        now: Instant,
-    ) -> Self {
+    ) -> io::Result<Box<Self>> {
+        let (settings, now) = (&shared.settings, shared.stats.opened);
+        shared.stats.count_bytes_in(tail.len(), now);
+        shared.stats.begin_heartbeat(policy.misses_allowed());
+        let decoder = Decoder::new(role, tail, settings.read_buffer_size, settings.max_message_size);
+        let mut ahead_share = shared.share();
         ahead_share.set_counted(true);
-        Self {
-            read_half,
-            heartbeat,
+        Ok(Box::new(Self {
+            read_half: ReadHalf::new(Arc::clone(stream), decoder)?,
+            heartbeat: Heartbeat::new(policy, now, shared.phase(&policy, now)),
             is_calm: false,
             deadline: None,
             text_heartbeat,
@@ -87,7 +100,7 @@ impl ReceivingEnd {
             peer_end: None,
             is_kept_alive: false,
             is_dead: false,
-        }
+        }))
     }
 
     // Receiving.

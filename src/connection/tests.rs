@@ -6,8 +6,9 @@ use std::thread;
 use super::*;
 use crate::connection::identity::Identity;
 use crate::connection::shared::NewConnection;
-use crate::protocol::decoder::Decoder;
+use crate::heartbeat::HeartbeatPolicy;
 use crate::protocol::frame::Role;
+use crate::settings::Settings;
 use crate::supervisor::Supervisor;
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
@@ -21,12 +22,10 @@ fn connection() -> (Arc<Shared>, Box<Connection>, Receivers) {
 /// The same, and this has come from the peer.
 fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     let (shared, stream, receivers) = shared_and_stream();
-    shared.stats.count_bytes_in(head.len(), shared.stats.opened);
-    let decoder = Decoder::new(Role::Server, head, 256, 256);
-    let read_half = ReadHalf::new(stream, decoder).unwrap();
+    let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, head, HeartbeatPolicy::off(), false).unwrap();
     let request =
         Request::from_bytes(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.identity.remote.peer_addr).unwrap();
-    let connection = Connection::new(Arc::clone(&shared), read_half, HeartbeatPolicy::off(), request, None, false);
+    let connection = Connection::new(Arc::clone(&shared), receiving, request, None);
     (shared, Box::new(connection), receivers)
 }
 
@@ -75,7 +74,7 @@ fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
     assert_eq!((shared.supervisor.stats().open, shared.supervisor.stats().closed_total()), (0, 1));
 }
 
-/// A link without a connection around it, and what the supervisor would hear of it.
+/// Shared state without a connection around it, and what the supervisor would hear of it.
 fn shared() -> (Arc<Shared>, Receivers) {
     let (shared, _, receivers) = shared_and_stream();
     (shared, receivers)
@@ -90,7 +89,7 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<TcpStream>, Receivers) {
         identity: Identity { id: 1, remote: stream.peer_addr().unwrap().into() },
         target: "/".into(),
         stream: Arc::clone(&stream),
-        settings: Arc::default(),
+        settings: Arc::new(Settings { read_buffer_size: 256, max_message_size: 256, ..Settings::default() }),
         takes_broadcasts: true,
         supervisor,
     });

@@ -13,6 +13,7 @@ use std::time::Instant;
 
 use crate::connection::Connection;
 use crate::connection::identity::{ConnectionId, Identity};
+use crate::connection::receiving_end::ReceivingEnd;
 use crate::connection::shared::{NewConnection, Shared};
 use crate::error::Error;
 use crate::foreign;
@@ -20,7 +21,6 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::http::forwarded::Remote;
 use crate::http::request::Request;
 use crate::protocol::close::{CloseCode, CloseReason};
-use crate::protocol::decoder::Decoder;
 use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::admission::{Admission, Limits};
@@ -29,7 +29,6 @@ use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
-use crate::transport::read_half::ReadHalf;
 use crate::transport::socket;
 
 /// What all connection threads share.
@@ -156,19 +155,10 @@ where
             }
             Outcome::Upgraded { id, request, accept, tail } => {
                 let heartbeat = accept.heartbeat.unwrap_or(self.server.settings.heartbeat);
+                let answers_texts = self.server.text_heartbeat || has_text_heartbeat(&accept);
                 let shared = self.shared(id, stream, &request, accept.takes_broadcasts);
-                match self.open(&shared, stream, request, &accept, heartbeat, &tail) {
-                    Ok(connection) => {
-                        shared.announce_open();
-                        self.id = Some(id);
-                        // After the notice that it is open, so that the supervisor always knows of the client.
-                        self.server.supervisor.notify(Notice::HandshakeEnds { number: self.pending.number });
-                        if has_text_heartbeat(&accept) {
-                            // Sends the greeting. If it cannot be written, the first read reports why.
-                            let _ = shared.flush();
-                        }
-                        return Some(connection);
-                    }
+                match ReceivingEnd::open(&shared, Role::Server, stream, &tail, heartbeat, answers_texts) {
+                    Ok(receiving) => return Some(self.open(shared, receiving, request, accept, heartbeat)),
                     Err(error) => {
                         self.report_failure(remote, HandshakeFailure::without_request(None, error.to_string()))
                     }
@@ -190,34 +180,31 @@ where
         }
     }
 
+    /// The connection is complete: the supervisor and the stand-in learn of it.
     #[inline(never)]
     fn open(
-        &self,
-        shared: &Arc<Shared>,
-        stream: &Arc<TcpStream>,
+        &mut self,
+        shared: Arc<Shared>,
+        receiving: Box<ReceivingEnd>,
         request: Request,
-        accept: &Accept,
+        accept: Box<Accept>,
         heartbeat: HeartbeatPolicy,
-        tail: &[u8],
-    ) -> io::Result<Box<Connection>> {
-        let settings = &self.server.settings;
-        shared.stats.count_bytes_in(tail.len(), shared.stats.opened);
-        let decoder = Decoder::new(Role::Server, tail, settings.read_buffer_size, settings.max_message_size);
-        let read_half = ReadHalf::new(Arc::clone(stream), decoder)?;
-        let text_heartbeat = self.server.text_heartbeat || has_text_heartbeat(accept);
-        if has_text_heartbeat(accept) {
+    ) -> Box<Connection> {
+        let is_greeted = has_text_heartbeat(&accept);
+        if is_greeted {
             // Before anybody knows of the connection, so that the greeting is its first message.
             shared.feed_first(format!("heartwire {}", heartbeat.to_json(shared.id())));
         }
-        let connection = Connection::new(
-            Arc::clone(shared),
-            read_half,
-            heartbeat,
-            request,
-            accept.subprotocol.clone(),
-            text_heartbeat,
-        );
-        Ok(Box::new(connection))
+        let connection = Connection::new(Arc::clone(&shared), receiving, request, accept.subprotocol);
+        shared.announce_open();
+        self.id = Some(shared.id());
+        // After the notice that it is open, so that the supervisor always knows of the client.
+        self.server.supervisor.notify(Notice::HandshakeEnds { number: self.pending.number });
+        if is_greeted {
+            // Sends the greeting. If it cannot be written, the first read reports why.
+            let _ = shared.flush();
+        }
+        Box::new(connection)
     }
 
     #[inline(never)]
@@ -262,7 +249,7 @@ where
     }
 }
 
-/// Whether the client has agreed to the subprotocol that sends its heartbeat as text.
+/// Whether the client has agreed to send its heartbeat as text.
 fn has_text_heartbeat(accept: &Accept) -> bool {
     accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
 }
