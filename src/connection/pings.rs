@@ -1,4 +1,4 @@
-//! The Pings of a connection that are under way, for all threads that send one or receive a Pong.
+//! The Pings under way on a connection, for all threads that send Pings or receive Pongs.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use crate::heartbeat::round_trip::{PingTracker, RoundTrip};
 
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    /// Protects the tracker; taken for moments only.
+    /// Protects the tracker. Held for moments only.
     tracker: Mutex<PingTracker>,
 }
 
@@ -18,17 +18,18 @@ pub(super) struct Pings {
 pub(super) struct Answered {
     /// The time since that Ping.
     pub(super) elapsed: Duration,
-    /// Whether it says something about the line.
+    /// Whether it is a round-trip sample.
     pub(super) is_sample: bool,
 }
 
 impl Pings {
-    /// Enters a Ping before it is written, for its Pong may be here before its sender runs again. Gives its payload.
+    /// Registers a Ping before it is written, because its Pong may arrive before its sender runs again. Returns its
+    /// payload.
     pub(super) fn enter(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> String {
         self.tracker().ping(Instant::now(), next, waiter)
     }
 
-    /// The same for one that takes its turn among the data.
+    /// The same for a Ping that keeps its place among the data.
     pub(super) fn enter_ordered(&self, waiter: channel::Sender<Duration>) -> String {
         self.tracker().ordered_ping(Instant::now(), waiter)
     }
@@ -56,7 +57,7 @@ impl Pings {
         self.tracker().figures()
     }
 
-    /// No Pong will come any more: those who wait for one learn it by the end of their channel.
+    /// No more Pongs will come: disconnects the channels of those who wait for one.
     pub(super) fn close(&self) {
         self.tracker().close();
     }

@@ -93,18 +93,18 @@ impl UpgradeRequest<'_> {
         }
         // 2. and 3.
         if !head.has_token("Upgrade", "websocket") || !head.has_token("Connection", "Upgrade") {
-            return Err(ConnectError::BadAnswer("it does not upgrade to a WebSocket"));
+            return Err(ConnectError::BadResponse("it does not upgrade to a WebSocket"));
         }
         // 4. "MUST NOT appear more than once" (section 11.3.3).
         let mut accept_keys = head.values("Sec-WebSocket-Accept");
         match (accept_keys.next(), accept_keys.next()) {
-            (Some(_), Some(_)) => return Err(ConnectError::BadAnswer("it has several Sec-WebSocket-Accept")),
+            (Some(_), Some(_)) => return Err(ConnectError::BadResponse("it has several Sec-WebSocket-Accept")),
             (Some(key), None) if key == derive_accept_key(self.key.as_bytes()).as_bytes() => {}
-            _ => return Err(ConnectError::BadAnswer("its Sec-WebSocket-Accept is wrong")),
+            _ => return Err(ConnectError::BadResponse("its Sec-WebSocket-Accept is wrong")),
         }
         // 5. Extensions would be checked against the offer here, and become part of `Accepted`.
         if head.values("Sec-WebSocket-Extensions").any(|extensions| !extensions.is_empty()) {
-            return Err(ConnectError::BadAnswer("it uses an extension that was not offered"));
+            return Err(ConnectError::BadResponse("it uses an extension that was not offered"));
         }
         // 6. "MUST NOT appear more than once" (section 11.3.4).
         let mut chosen = head.values("Sec-WebSocket-Protocol");
@@ -112,9 +112,9 @@ impl UpgradeRequest<'_> {
             (None, _) => None,
             (Some(chosen), None) => match self.subprotocols.iter().find(|offered| offered.as_bytes() == chosen) {
                 Some(offered) => Some(offered.clone()),
-                None => return Err(ConnectError::BadAnswer("it chose a subprotocol that was not offered")),
+                None => return Err(ConnectError::BadResponse("it chose a subprotocol that was not offered")),
             },
-            (Some(_), Some(_)) => return Err(ConnectError::BadAnswer("it chose several subprotocols")),
+            (Some(_), Some(_)) => return Err(ConnectError::BadResponse("it chose several subprotocols")),
         };
         Ok(Accepted { subprotocol })
     }

@@ -302,7 +302,7 @@ fn what_is_accepted_is_right(Raw(bytes): Raw) -> TestCaseResult {
             prop_assert_eq!(all("sec-websocket-protocol"), subprotocol.iter().collect::<Vec<_>>());
         }
         Err(ConnectError::Refused { status, .. }) => prop_assert!(status != 101),
-        Err(ConnectError::BadAnswer(_)) => prop_assert_eq!(response.status, 101),
+        Err(ConnectError::BadResponse(_)) => prop_assert_eq!(response.status, 101),
         Err(other) => prop_assert!(false, "{other:?}"),
     }
     Ok(())

@@ -153,7 +153,7 @@ fn no_line_of_a_header_in_a_response_is_overlooked() {
         (format!("{ACCEPT}Sec-WebSocket-Protocol: \u{e9}\r\n"), "not offered"),
     ] {
         match receive(&switching(&format!("{UPGRADES}{headers}"))) {
-            Err(ConnectError::BadAnswer(what)) => assert!(what.contains(complaint), "{headers}: {what}"),
+            Err(ConnectError::BadResponse(what)) => assert!(what.contains(complaint), "{headers}: {what}"),
             other => panic!("{headers}: {other:?}"),
         }
     }
