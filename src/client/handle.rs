@@ -12,7 +12,7 @@ use crate::durations::LONGEST;
 use crate::error::{ClientSendError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
-use crate::protocol::close::{CloseCode, CloseReason};
+use crate::protocol::close::{CloseCode, CloseReason, counted};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::Stats;
@@ -273,7 +273,9 @@ impl ClientState {
             dropped
         };
         if dropped > 0 {
-            self.supervisor.log.warn(format_args!("the outbox was full and dropped the {dropped} oldest messages"));
+            self.supervisor
+                .log
+                .warn(format_args!("the full outbox dropped {}, oldest first", counted(dropped, "message")));
         }
     }
 
@@ -281,12 +283,12 @@ impl ClientState {
         let unsent = {
             let mut current = self.current();
             current.has_ended = true;
-            current.outbox.len()
+            current.outbox.len() as u64
         };
         self.changed.notify_all();
         self.log_dropped();
         if unsent > 0 {
-            self.supervisor.log.warn(format_args!("{unsent} messages in the outbox were never sent"));
+            self.supervisor.log.warn(format_args!("ended with {} unsent in the outbox", counted(unsent, "message")));
         }
     }
 }
