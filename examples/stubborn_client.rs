@@ -2,8 +2,8 @@
 //!
 //! Run any heartwire server with a short heartbeat, such as `cargo run -- --ping-interval 2s --pong-timeout 1s`, and
 //! this client: `cargo run --example stubborn_client [ADDRESS]`. The server's Pings pile up here, unread. Its log
-//! counts the misses, and then says `heartbeat lost`. A `tungstenite` server without a heartbeat would believe this client
-//! alive for ever, because its TCP acknowledges everything.
+//! counts the misses, and then says `heartbeat lost`. A `tungstenite` server without a heartbeat would believe this
+//! client alive for ever, because its TCP acknowledges everything.
 
 use std::error::Error;
 use std::net::TcpStream;

@@ -74,7 +74,7 @@ impl ClientHandle {
                 Err(TrySendError::Full(message)) => return Err(ClientSendError::Full(message)),
                 Err(TrySendError::Closed(message)) => message,
             };
-            // The connection was lost meanwhile, so the message goes to the next. The loop does not find this one again.
+            // The connection was lost, so the message goes to the next. The loop cannot find this one again.
             debug_assert!(connection.write_half.is_closing());
         }
     }

@@ -225,7 +225,7 @@ where
             Connection::new(Arc::clone(&shared), read_half, settings.heartbeat, request, subprotocol, false);
         shared.announce_open();
         if let Some(next) = settings.heartbeat.announcement() {
-            // The server may expect our first sign of life much sooner. If it cannot be written, the first read says why.
+            // The server may expect our first Ping much sooner. If it cannot be written, the first read says why.
             let _ = shared.ping(Some(next), None);
         }
         self.state.opened(shared);
