@@ -69,7 +69,8 @@ impl Client {
     /// show neither them nor the query.
     ///
     /// # Errors
-    /// [`Error::Connect`] with [`ConnectError::Invalid`] if the URL is not valid.
+    /// [`Error::Connect`] with [`ConnectError::Invalid`] if the URL is not valid. [`Error::Io`] if the process has no
+    /// file descriptors left.
     pub fn new(url: &str) -> Result<Self, Error> {
         let target = Target::parse(url).map_err(Error::Connect)?;
         let (wake, woken) = channel::bounded(1);

@@ -19,8 +19,9 @@ pub enum Error {
     Closed(CloseReason),
     /// This close code must not be sent in a Close frame (RFC 6455 section 7.4).
     InvalidCloseCode(CloseCode),
-    /// The server or client could not start: its address could not be bound, or no thread could be started. In a
-    /// handler, `?` on an [`io::Error`] gives this too: it closes the connection with 1011, like any other error there.
+    /// The server or client could not start: an address could not be bound, or the system had no file descriptor or
+    /// thread left. In a handler, `?` on an [`io::Error`] gives this too: it closes the connection with 1011, like any
+    /// other error there.
     Io(io::Error),
     /// A client could not connect.
     Connect(ConnectError),

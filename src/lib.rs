@@ -412,7 +412,8 @@
 //! - [`Error::Closed`]: the connection is closed or closing, with the cause. From `recv`, `send`, `feed`, `close`,
 //!   `ping`.
 //! - [`Error::InvalidCloseCode`]: from `close`. The connection stays open.
-//! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`], [`Server::serve`] and [`Client::run`].
+//! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`], [`Server::serve`], [`Client::new`],
+//!   [`Client::run`].
 //! - [`Error::Connect`]: from [`Client::new`] and [`Client::run`].
 //! - [`Error::Internal`]: from [`Server::serve`] and [`Client::run`], if a thread of heartwire itself panicked.
 //! - [`Error::Handler`]: never from heartwire. It is for the handler's own errors: see [`Error::handler`].

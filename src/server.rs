@@ -83,7 +83,8 @@ impl Server {
     /// `"127.0.0.1:0"` (any free port; [`local_addr`](Self::local_addr) says which).
     ///
     /// # Errors
-    /// [`Error::Io`] if the address cannot be resolved, is in use, or may not be used by this process.
+    /// [`Error::Io`] if the address cannot be resolved, is in use, or may not be used by this process. Also if the
+    /// process has no file descriptors left.
     pub fn bind(address: impl ToSocketAddrs) -> Result<Self, Error> {
         let log = Arc::default();
         Self::new(Listener::bind(address, &log)?, log)
@@ -92,7 +93,7 @@ impl Server {
     /// Serves an existing listener.
     ///
     /// # Errors
-    /// [`Error::Io`] if the listener's address cannot be read.
+    /// [`Error::Io`] if the listener's address cannot be read, or the process has no file descriptors left.
     pub fn from_listener(listener: TcpListener) -> Result<Self, Error> {
         Self::new(Listener::from_socket(listener)?, Arc::default())
     }
