@@ -1,7 +1,7 @@
-//! A chat room: everybody gets what anybody says, and learns who joins and who leaves, and why.
+//! A chat room: everybody sees every message, and who joins, who leaves and why.
 //!
-//! `cargo run --example chat [ADDRESS]`, then connect some clients, each with its name as the path, such as
-//! `ws://127.0.0.1:9001/ann`. Pull somebody's cable and watch the others: they talk on, and are told of the loss.
+//! Run `cargo run --example chat [ADDRESS]` and connect some clients, each with its name as the path, such as
+//! `ws://127.0.0.1:9001/ann`. Unplug one of them and watch the others: they go on, and learn of the loss.
 
 use heartwire::{Connection, Error, Server, ServerHandle};
 
@@ -25,7 +25,7 @@ fn talk(room: &ServerHandle, conn: &mut Connection, name: &str) -> Result<(), Er
     loop {
         let message = conn.recv()?;
         if let Some(text) = message.as_text() {
-            // One thread fans out, so that all see one order; the speaker, too, is told when it was their turn.
+            // One thread sends to all, so all see the same order. The speaker gets the message too.
             room.broadcast(format!("{name}: {text}"));
         }
     }

@@ -1,10 +1,11 @@
-//! A sensor that says itself how often it will be heard: often in the foreground, rarely in the background.
+//! A sensor that announces how often it sends: often in the foreground, rarely in the background.
 //!
-//! Its server listens and sends no Pings: `cargo run -- --heartbeat peer --expect 2s --announcements 100ms..5m`. Then
-//! `cargo run --example device [URL] [FOREGROUND_MS] [BACKGROUND_MS]` (500 and 5000 unless given). Each line typed, be
-//! it empty, sends the device to the background or back; the end of standard input ends it. Each of its Pings announces
-//! the next one, so the server waits just so long: stop the device with SIGSTOP and see how soon it is missed in either
-//! state.
+//! Start a server that listens and sends no Pings:
+//! `cargo run -- --heartbeat peer --expect 2s --announcements 100ms..5m`. Then run
+//! `cargo run --example device [URL] [FOREGROUND_MS] [BACKGROUND_MS]` (defaults 500 and 5000). Each line you type, even
+//! an empty one, sends the device to the background or back. The end of standard input ends it. Each Ping announces the
+//! next one, so the server knows how long to wait: stop the device with SIGSTOP, and see how soon the server misses it
+//! in either state.
 
 use std::env;
 use std::io::{self, BufRead};
@@ -17,7 +18,7 @@ fn main() -> Result<(), Error> {
     let url = env::args().nth(1).unwrap_or_else(|| "ws://127.0.0.1:9001/".into());
     let foreground = announcing(argument(2, 500)?);
     let background = announcing(argument(3, 5000)?);
-    // Nobody is there to start a device again: it comes back whatever a portal or a proxy on the way answers.
+    // Nobody can restart a device, so it reconnects whatever a portal or a proxy on the way answers.
     let client = Client::new(&url)?.heartbeat(foreground).give_up_if(|_| false);
     let handle = client.handle();
     thread::spawn(move || {
@@ -32,8 +33,8 @@ fn main() -> Result<(), Error> {
     })
 }
 
-/// A Ping every so often, which announces the next. The server is only found dead after half a minute: the device has
-/// more to do than to wait for it.
+/// A Ping every `interval`, which announces the next. It takes the device half a minute and more to find its server
+/// dead, because it does not wait for it.
 fn announcing(interval: Duration) -> HeartbeatPolicy {
     HeartbeatPolicy::new(interval, Duration::from_secs(10)).announcing(true)
 }
@@ -41,7 +42,7 @@ fn announcing(interval: Duration) -> HeartbeatPolicy {
 fn switch_with_each_line(handle: &ClientHandle, policies: [HeartbeatPolicy; 2]) {
     let states = policies.into_iter().zip(["background", "foreground"]).cycle();
     for (_, (policy, name)) in io::stdin().lock().lines().zip(states) {
-        // Without a connection it does not matter: the next one begins in the foreground.
+        // Without a connection this does not matter: the next one begins in the foreground.
         match handle.set_heartbeat(policy) {
             Ok(()) => println!("now in the {name}"),
             Err(error) => println!("not in the {name}: {error}"),

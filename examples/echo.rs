@@ -1,6 +1,6 @@
-//! The whole of it in ten lines: whatever a client sends comes back, and a client that dies is found and gone.
+//! An echo server in ten lines: it sends every message back, and drops a client that dies.
 //!
-//! `cargo run --example echo [ADDRESS]`, then connect with any WebSocket client to the address that it prints.
+//! Run `cargo run --example echo [ADDRESS]`, and connect any WebSocket client to the address that it prints.
 
 use heartwire::{Error, Server};
 

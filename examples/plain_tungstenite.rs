@@ -1,13 +1,13 @@
-//! The heartbeat alone, driving a plain blocking `tungstenite` socket: how a dead peer is found, with nothing hidden.
+//! The heartbeat alone drives a plain blocking `tungstenite` socket: this shows in full how a dead peer is found.
 //!
-//! `cargo run --example plain_tungstenite [ADDRESS]`, then connect to the address that it prints, and stop the client
-//! with SIGSTOP: three misses, and it is dead, 2.5 s after its last message at the latest. The loop in `beat` is all
-//! there is: tell the heartbeat what is known of the peer, do what it asks for, then read until its next deadline.
+//! Run `cargo run --example plain_tungstenite [ADDRESS]`, connect to the address that it prints, and stop the client
+//! with SIGSTOP: after three misses it is dead, 2.5 s after its last message at the latest. The loop in `run_heartbeat`
+//! does it all: it hands the heartbeat the evidence, does what it asks for, and reads until its next deadline.
 //!
-//! It is for learning. `tungstenite` gives control back only with a whole message, so whole messages are all the evidence
-//! there is here: the bytes of a half-received one are no life, and a peer that trickles them holds the loop up. Only one
-//! thread can send. A write that blocks is noticed by a timeout per system call, which a slow reader can stretch.
-//! heartwire's connections have none of this.
+//! It is for learning. `tungstenite` returns only with a whole message, so only whole messages are evidence here: the
+//! bytes of a partial message are no sign of life, and a peer that trickles them blocks the loop. Only one thread can
+//! send. A timeout for each system call notices a write that blocks, but a slow reader can stretch it. heartwire's
+//! connections have none of these limits.
 
 use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -34,32 +34,32 @@ fn main() -> std::io::Result<()> {
     }
 }
 
-/// Serves a client until it is found dead, which is the `Ok` of this game, or ends otherwise.
+/// Serves a client until it is found dead (`Ok`) or ends otherwise.
 fn serve(stream: TcpStream) -> Result<u32, Error> {
-    // Without it, a peer that does not read would block our write, and with it the heartbeat, for ever.
+    // Otherwise a peer that does not read could block our write, and with it the heartbeat, for ever.
     stream.set_write_timeout(Some(3 * TIMEOUT))?;
     stream.set_nodelay(true)?;
     let mut socket = tungstenite::accept(stream).map_err(|error| std::io::Error::other(error.to_string()))?;
-    let missed = beat(&mut socket)?;
-    // It will hardly be read, and nobody waits for an answer.
+    let missed = run_heartbeat(&mut socket)?;
+    // Probably nobody reads it, and we do not wait for an answer.
     let _ = socket.send(Message::Close(Some(CloseFrame { code: CloseCode::Error, reason: "heartbeat lost".into() })));
     socket.get_ref().shutdown(Shutdown::Both)?;
     Ok(missed)
 }
 
-fn beat(socket: &mut WebSocket<TcpStream>) -> Result<u32, Error> {
+fn run_heartbeat(socket: &mut WebSocket<TcpStream>) -> Result<u32, Error> {
     let policy = HeartbeatPolicy::new(Duration::from_secs(1), TIMEOUT).max_missed(3);
-    let mut heart = Heartbeat::new(policy, Instant::now(), 1.0);
+    let mut heartbeat = Heartbeat::new(policy, Instant::now(), 1.0);
     let mut pings = 0;
-    // What has arrived is counted in messages, for they are all that can be seen here.
+    // Counts messages, because bytes cannot be seen here.
     let mut evidence = Evidence::new(0, Instant::now());
     loop {
-        match heart.judge(Instant::now(), &evidence) {
+        match heartbeat.judge(Instant::now(), &evidence) {
             Action::Ping => {
                 pings += 1;
-                // `send` and not `write`: a Ping that stays in the buffer is answered by nobody.
+                // `send` and not `write`: nobody answers a Ping that stays in the buffer.
                 socket.send(Message::Ping(pings.to_string().into()))?;
-                heart.ping_written(Instant::now(), evidence.arrived);
+                heartbeat.ping_written(Instant::now(), evidence.arrived);
             }
             Action::Missed(missed) => println!("{} missed Pong {missed}", socket.get_ref().peer_addr()?),
             Action::Dead(missed) => return Ok(missed),
@@ -69,27 +69,27 @@ fn beat(socket: &mut WebSocket<TcpStream>) -> Result<u32, Error> {
     }
 }
 
-/// Reads one message, or nothing by the deadline. Only then is the heartbeat asked again: it must not judge a peer whose
-/// answer is already here.
+/// Reads one message, or nothing by the deadline. Only then does the heartbeat judge again: it must not judge a peer
+/// whose answer has already arrived.
 fn read_until(
     socket: &mut WebSocket<TcpStream>,
     deadline: Option<Instant>,
     evidence: &mut Evidence,
 ) -> Result<(), Error> {
-    // Never zero, which the system would refuse.
+    // Never zero, which `set_read_timeout` refuses.
     let wait = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
     socket.get_ref().set_read_timeout(wait.map(|wait| wait.max(Duration::from_millis(1))))?;
     let message = match socket.read() {
         Ok(message) => message,
-        // Unix says WouldBlock, Windows says TimedOut. What has arrived of a message is kept.
+        // Unix returns WouldBlock, Windows TimedOut. A partial message is kept.
         Err(Error::Io(error)) if matches!(error.kind(), WouldBlock | TimedOut | Interrupted) => return Ok(()),
         Err(error) => return Err(error),
     };
     *evidence = Evidence::new(evidence.arrived + 1, Instant::now());
     match message {
-        // Here WouldBlock would mean "queued", never "send again"; three timeouts long nothing moved, so it is the end.
+        // WouldBlock here means "queued", not "send again". Nothing moved for three timeouts, so this is the end.
         Message::Text(_) | Message::Binary(_) => socket.send(message),
-        // `read` has put the Pong, or the reply to a Close, into the buffer. It leaves now and not with the next call.
+        // `read` has buffered the Pong, or the reply to a Close. It leaves now and not with the next call.
         Message::Ping(_) | Message::Close(_) => socket.flush(),
         Message::Pong(_) | Message::Frame(_) => Ok(()),
     }

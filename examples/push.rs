@@ -1,7 +1,8 @@
-//! Pushing to pages: one thread broadcasts, whoever has the page open sees it, and the page comes back by itself.
+//! Pushing to pages: one thread broadcasts, every open page shows it, and reconnects by itself.
 //!
-//! `cargo run --example push [ADDRESS]`, then open the address in a browser. Stop the program and start it again: the
-//! page says that the server is gone, and goes on when it is back. The page is below; the connection is heartwire.js.
+//! Run `cargo run --example push [ADDRESS]`, and open the address in a browser. Stop the program and start it again:
+//! the page says that the server is gone, and continues when it is back. The page is below; heartwire.js makes the
+//! connection.
 
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,7 +23,7 @@ const PAGE: &str = r#"<!doctype html>
   socket.onopen = () => say('state', 'connected');
   socket.onmessage = ({ data }) => say('news', data);
   socket.onbeat = ({ roundTrip }) => say('state', `connected, ${roundTrip?.toFixed(1) ?? '?'} ms away`);
-  socket.onclose = ({ retryIn }) => say('state', `the server is gone, trying again in ${Math.ceil(retryIn / 1000)} s`);
+  socket.onclose = ({ retryIn }) => say('state', `the server is gone, retrying in ${Math.ceil(retryIn / 1000)} s`);
 </script>
 "#;
 

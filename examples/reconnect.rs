@@ -1,8 +1,8 @@
-//! A client that comes back: it tells of each attempt, pause, opening and loss, and keeps the readings of the meantime.
+//! A client that reconnects: it prints each attempt, pause, opening and loss, and keeps its readings meanwhile.
 //!
-//! `cargo run --example reconnect [URL]`, with `cargo run` in another terminal as its server. Stop that and start it
-//! again, or send it SIGSTOP: the client finds out within 2.5 s, and is back when the server is. A reading is taken
-//! every 250 ms, whether there is a connection or not; what is taken without one waits in the outbox.
+//! Run `cargo run --example reconnect [URL]`, with `cargo run` in another terminal as its server. Restart the server,
+//! or send it SIGSTOP: the client finds out within 2.5 s, and is back when the server is. It takes a reading every 250
+//! ms. Readings taken without a connection wait in the outbox.
 
 use std::thread;
 use std::time::Duration;
@@ -19,7 +19,7 @@ fn main() -> Result<(), Error> {
         .outbox_size(64 * 1024)
         .outbox_drops_oldest(true);
 
-    // Subscribed before the first attempt, so that nothing goes unheard.
+    // Subscribed before the first attempt, so that no event is missed.
     let events = client.handle().events();
     let narrator = thread::spawn(move || events.into_iter().for_each(|event| tell(&event)));
     let handle = client.handle();
@@ -39,7 +39,7 @@ fn main() -> Result<(), Error> {
 }
 
 fn take_readings(handle: &ClientHandle) {
-    // In a full outbox the oldest readings make room for new ones, so this fails only when the client has ended.
+    // A full outbox drops its oldest readings for new ones, so this fails only when the client has ended.
     for count in 1_u64.. {
         if handle.send(format!("reading {count}")).is_err() {
             return;
@@ -52,7 +52,7 @@ fn tell(event: &Event) {
     match event {
         Event::Connecting { attempt, .. } => println!("attempt {attempt}"),
         Event::ConnectFailed { error, .. } => println!("not connected: {error}"),
-        Event::Retrying { delay, .. } => println!("trying again in {delay:.1?}"),
+        Event::Retrying { delay, .. } => println!("retrying in {delay:.1?}"),
         Event::Opened { id, peer_addr, .. } => println!("#{id} connected to {peer_addr}"),
         Event::Missed { id, missed, max_missed, .. } => println!("#{id} missed Pong {missed} of {max_missed}"),
         Event::Closed(report) => println!("#{} ended: {report}", report.id),

@@ -1,9 +1,9 @@
-//! A handler that takes its time, and what becomes of the peer meanwhile.
+//! A slow handler, and what happens to its peer meanwhile.
 //!
-//! `cargo run --example slow_handler [ADDRESS]`, connect and send a number: the handler sleeps for so many milliseconds
-//! before it answers. Beyond the interval of one second it is reported as stalled. Meanwhile a thread of heartwire stands
-//! in for it: your Pings are answered, and you are pinged and judged. Stay, and you live through any sleep; vanish during
-//! it, and you are found dead within four seconds.
+//! Run `cargo run --example slow_handler [ADDRESS]`, connect and send a number: the handler sleeps for so many
+//! milliseconds before it answers. After one second, the interval, it is reported as stalled. Meanwhile a thread of
+//! heartwire stands in for it: it answers your Pings, sends its own and judges you. A live client survives any sleep;
+//! one that vanishes is found dead within four seconds.
 
 use std::thread;
 use std::time::Duration;

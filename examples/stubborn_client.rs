@@ -1,10 +1,9 @@
-//! A client that connects, and then neither reads nor answers: the kind of peer that a heartbeat is for.
+//! A client that connects and then neither reads nor answers: the kind of peer that a heartbeat finds.
 //!
-//! Run any server of heartwire's with a short heartbeat:
-//! `cargo run -- --ping-interval 2s --pong-timeout 1s`, and this against it:
-//! `cargo run --example stubborn_client [ADDRESS]`. The server's Pings pile up here, unread; its log counts the misses,
-//! and then says `heartbeat lost`. To a `tungstenite` server without a heartbeat this client would look alive for ever:
-//! its TCP acknowledges everything.
+//! Run any heartwire server with a short heartbeat, such as `cargo run -- --ping-interval 2s --pong-timeout 1s`, and
+//! this client: `cargo run --example stubborn_client [ADDRESS]`. The server's Pings pile up here, unread. Its log
+//! counts the misses, and then says `heartbeat lost`. A `tungstenite` server without a heartbeat would believe this
+//! client alive for ever, because its TCP acknowledges everything.
 
 use std::error::Error;
 use std::net::TcpStream;
@@ -16,15 +15,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (socket, _) = tungstenite::client(format!("ws://{address}/"), TcpStream::connect(&address)?)?;
     let stream = socket.get_ref();
     let connected = Instant::now();
-    println!("connected from {}; from now on nothing is read and nothing answered", stream.local_addr()?);
+    println!("connected from {}; it reads and answers nothing from now on", stream.local_addr()?);
 
     let mut waiting = [0; 4096];
     let mut told = 0;
     loop {
-        // A peek takes nothing out of the socket: to the server we stay as stubborn as we said.
+        // A peek takes nothing out of the socket: to the server it looks as if nobody reads.
         let count = stream.peek(&mut waiting)?;
         if count == 0 {
-            println!("after {:.1?}: the server hung up without a word", connected.elapsed());
+            println!("after {:.1?}: the server hung up without a Close frame", connected.elapsed());
             return Ok(());
         }
         while let Some((opcode, payload)) = frame(&waiting[told..count]) {
@@ -34,18 +33,18 @@ fn main() -> Result<(), Box<dyn Error>> {
                 (0x9, number) => println!("Ping {}, not answered", String::from_utf8_lossy(number)),
                 (0x8, [high, low, reason @ ..]) => {
                     let code = u16::from_be_bytes([*high, *low]);
-                    println!("Close {code} {:?}: the server has found us", String::from_utf8_lossy(reason));
+                    println!("Close {code} {:?}: the server found this client dead", String::from_utf8_lossy(reason));
                     return Ok(());
                 }
-                _ => println!("a frame of kind {opcode:#x}, not looked at"),
+                _ => println!("a frame with opcode {opcode:#x}, ignored"),
             }
         }
         thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// The first frame, if it is here in full: its opcode and payload. Control frames are all that a server without
-/// anything to say sends, and those are short (RFC 6455 section 5.5).
+/// The first frame, if all of it has arrived: its opcode and payload. A server without data to send sends only control
+/// frames, which are short (RFC 6455 section 5.5).
 fn frame(bytes: &[u8]) -> Option<(u8, &[u8])> {
     let [first, length, rest @ ..] = bytes else { return None };
     Some((first & 0x0f, rest.get(..usize::from(*length))?))

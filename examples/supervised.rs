@@ -1,9 +1,9 @@
-//! An echo server that tells all that its supervisor hears, while the connections go about their business.
+//! An echo server that prints every event of its supervisor.
 //!
-//! `cargo run --example supervised [ADDRESS]`, then connect and do your worst. Send `panic`, and the handler panics.
-//! Send `sleep`, and it is reported as stalled, while its peer is pinged and judged as always. Stop the client with
-//! SIGSTOP: it is missed three times and found dead, 2.5 s after its last byte at the latest. Whatever ends a connection, there is
-//! exactly one line for it that says `ended`.
+//! Run `cargo run --example supervised [ADDRESS]`, and connect. Send `panic`, and the handler panics. Send `sleep`, and
+//! the handler is reported as stalled, while its peer is pinged and judged as usual. Stop the client with SIGSTOP: the
+//! server misses three Pongs and finds it dead, 2.5 s after its last byte at the latest. Whatever ends a connection,
+//! exactly one line says `ended`.
 
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn main() -> Result<(), Error> {
     let server = Server::bind(address)?.heartbeat(brisk);
     println!("listening on ws://{}", server.local_addr());
 
-    // Subscribed before the first connection, so that nothing goes unheard.
+    // Subscribed before the first connection, so that no event is missed.
     let events = server.handle().events();
     let narrator = thread::spawn(move || events.into_iter().for_each(|event| tell(&event)));
     server.serve(echo)?;
@@ -43,7 +43,7 @@ fn tell(event: &Event) {
         Event::Missed { id, missed, max_missed, .. } => println!("#{id} missed Pong {missed} of {max_missed}"),
         Event::HandlerStalled { id, away, .. } => println!("#{id} handler has been away for {away:.1?}"),
         Event::Closed(report) => println!("#{} ended: {report}", report.id),
-        Event::HandshakeFailed { peer_addr, reason, .. } => println!("{peer_addr} never opened: {reason}"),
+        Event::HandshakeFailed { peer_addr, reason, .. } => println!("{peer_addr} handshake failed: {reason}"),
         other => println!("{other:?}"),
     }
 }

@@ -1,7 +1,7 @@
-//! Pushing: a second thread sends to the client, while the connection's own waits in `recv`.
+//! Pushing: a second thread sends to the client, while the connection's own thread waits in `recv`.
 //!
-//! `cargo run --example ticker [ADDRESS]`, connect, and watch it tick. What you send is answered in between. Close, or
-//! just vanish, and the ticker says that it has stopped: a `Sender` learns of the end by the error of its next `send`.
+//! Run `cargo run --example ticker [ADDRESS]`, connect, and watch it tick. It also echoes what you send. Close the
+//! connection or vanish, and the ticker prints that it stopped: after the end, the next `send` of a `Sender` fails.
 
 use std::thread;
 use std::time::Duration;

@@ -1,9 +1,9 @@
-//! The other end: a client with the same connection and the same heartbeat, which notices that its server is gone and
-//! comes back.
+//! The client: the same connection and the same heartbeat as on a server. It notices that its server is gone, and
+//! reconnects.
 //!
 //! [`Client::run`] is the counterpart of [`Server::serve`](crate::Server::serve): it connects, calls the handler with
-//! the connection, and when that is lost, waits and connects again. One attempt is made at a time, in a thread of its
-//! own, so that neither a slow name server nor a silent host keeps [`ClientHandle::stop`] waiting.
+//! the connection, and, when the connection is lost, waits and reconnects. It makes one attempt at a time, in a thread
+//! of its own, so that neither a slow name server nor a silent host delays [`ClientHandle::stop`].
 
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -35,7 +35,7 @@ use handle::ClientState;
 use run::Run;
 use target::Target;
 
-/// A WebSocket client: settings first, then [`run`](Self::run).
+/// A WebSocket client. Set it up, then call [`run`](Self::run).
 ///
 /// ```no_run
 /// use heartwire::Client;
@@ -54,22 +54,23 @@ use target::Target;
 pub struct Client {
     target: Target,
     settings: Settings,
-    /// How to come back; `None`: not at all.
+    /// The pauses between attempts. `None`: no reconnection.
     backoff: Option<Backoff>,
     state: Arc<ClientState>,
     receivers: crate::supervisor::handle::Receivers,
-    /// Told when the client is to look whether it is to stop, or to end its pause.
+    /// Wakes the client, so that it checks whether to stop, and ends its pause.
     woken: channel::Receiver<()>,
 }
 
 impl Client {
-    /// A client of this server. The URL is `ws://HOST[:PORT][/PATH]`; TLS is not supported yet.
+    /// A client for this URL, `ws://HOST[:PORT][/PATH]`. TLS (`wss://`) is not supported yet.
     ///
-    /// A user name and password have no place in it: send them in a [`header`](Self::header). Errors about a URL show
-    /// neither them nor the query.
+    /// The URL must not contain a user name or password: send them in a [`header`](Self::header). Errors about a URL
+    /// show neither them nor the query.
     ///
     /// # Errors
-    /// [`Error::Connect`] with [`ConnectError::Invalid`].
+    /// [`Error::Connect`] with [`ConnectError::Invalid`] if the URL is not valid. [`Error::Io`] if the process has no
+    /// file descriptors left.
     pub fn new(url: &str) -> Result<Self, Error> {
         let target = Target::parse(url).map_err(Error::Connect)?;
         let (wake, woken) = channel::bounded(1);
@@ -86,7 +87,7 @@ impl Client {
         })
     }
 
-    /// The remote control. May be taken, and listened to, before [`run`](Self::run).
+    /// A handle to the client, for any thread. It works before [`run`](Self::run) too.
     pub fn handle(&self) -> ClientHandle {
         ClientHandle { state: Arc::clone(&self.state) }
     }
@@ -98,24 +99,25 @@ impl Client {
 
     setters_of_both_ends!();
 
-    /// Adds a header to the opening handshake, such as `Authorization`.
+    /// Adds a header to the opening handshake, such as `Authorization`. Default: no extra headers.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.target.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Offers a subprotocol; the first that is offered is preferred.
+    /// Offers a subprotocol. The first one offered is preferred. Default: none.
     pub fn subprotocol(mut self, subprotocol: impl Into<String>) -> Self {
         self.target.subprotocols.push(subprotocol.into());
         self
     }
 
-    /// Calls this function before each attempt to connect. What it sets holds for that attempt: a header with a token that
-    /// expires, or the URL of another server.
+    /// Calls this function before each attempt to connect. It can set headers, such as a token that expires, and the
+    /// URL, for that attempt. Default: no function.
     ///
-    /// It runs in the thread of the attempt, before the connect timeout begins, and may block; neither
-    /// [`stop`](ClientHandle::stop) nor [`run`](Self::run) waits for it. If it fails, or gives what is not valid, the
-    /// attempt has failed with [`ConnectError::Prepare`], and after a pause there is another. So it is after a panic.
+    /// It runs in the thread of the attempt, before the connect timeout begins, and may block: neither
+    /// [`stop`](ClientHandle::stop) nor [`run`](Self::run) waits for it. If it returns an error, panics, or sets
+    /// something that is not valid, the attempt fails with [`ConnectError::Prepare`], and the client retries after a
+    /// pause.
     ///
     /// ```no_run
     /// # fn new_token() -> Result<String, std::io::Error> { unimplemented!() }
@@ -127,7 +129,7 @@ impl Client {
     ///         attempt.header("Authorization", format!("Bearer {}", new_token()?));
     ///         Ok(())
     ///     })
-    ///     // A token may expire on its way: the next attempt has another.
+    ///     // A token may expire on the way: the next attempt has a new one.
     ///     .give_up_if(|error| match error {
     ///         Error::Connect(ConnectError::Refused { status: 401, .. }) => false,
     ///         error => error.is_fatal(),
@@ -142,72 +144,76 @@ impl Client {
         self
     }
 
-    /// Decides which errors end the client: an attempt that failed ([`Error::Connect`]) or a connection that was lost
-    /// ([`Error::Closed`]) for which `gives_up` is `true`. After any other it comes back. Default
-    /// [`Error::is_fatal`].
+    /// Decides which errors end the client. Default [`Error::is_fatal`].
     ///
-    /// Answers need not be the server's own: a captive portal redirects with 302, a proxy whose server is down may say 404.
-    /// A device that nobody can restart had better never give up, and says `give_up_if(|_| false)`.
+    /// The error is a failed attempt ([`Error::Connect`]) or a lost connection ([`Error::Closed`]). If `gives_up`
+    /// returns `true`, [`run`](Self::run) returns that error; otherwise the client reconnects.
     ///
-    /// It is called in the thread that called [`run`](Self::run); a panic passes through, as the handler's does.
+    /// A response need not come from the server itself: a captive portal redirects with 302, and a proxy whose server
+    /// is down may answer 404. A device that nobody can restart should never give up: `give_up_if(|_| false)`.
+    ///
+    /// It runs in the thread that called [`run`](Self::run). A panic passes through, like the handler's.
     pub fn give_up_if(mut self, gives_up: impl Fn(&Error) -> bool + Send + Sync + 'static) -> Self {
         self.target.gives_up = Arc::new(gives_up);
         self
     }
 
-    /// How to come back when the connection is lost, or cannot be made. Default: see [`Backoff`].
+    /// Sets the pauses before the next attempt, when a connection is lost or an attempt fails. Default: see
+    /// [`Backoff`].
     pub fn reconnect(mut self, backoff: Backoff) -> Self {
         self.backoff = Some(backoff);
         self
     }
 
-    /// Makes a single attempt, and ends with the connection.
+    /// Makes a single attempt, and ends with its connection. Default: the client reconnects.
     pub fn no_reconnect(mut self) -> Self {
         self.backoff = None;
         self
     }
 
-    /// How many bytes of messages to keep while there is no connection, to be sent with the next, each counted with 128
-    /// more, which it takes to keep it. Default 0: they are refused. What was never sent can be [taken out](ClientHandle::take_outbox).
+    /// Size of the outbox, in bytes: it keeps messages while there is no connection, and the next connection sends them
+    /// first. Default 0: messages without a connection are refused. Each message counts with its payload and 128 bytes
+    /// more. Messages that were never sent can be [taken out](ClientHandle::take_outbox).
     pub fn outbox_size(self, bytes: usize) -> Self {
         self.state.current().outbox_limit = bytes;
         self
     }
 
-    /// Whether a full [outbox](Self::outbox_size) drops its oldest messages for a new one, which suits readings, of which
-    /// the newest count. Default `false`: [`send`](ClientHandle::send) gives the new one back as
-    /// [`TrySendError::Full`](crate::TrySendError::Full).
+    /// Whether a full [outbox](Self::outbox_size) drops its oldest messages for a new one. Default `false`:
+    /// [`send`](ClientHandle::send) gives the new message back as
+    /// [`ClientSendError::Full`](crate::ClientSendError::Full). Dropping suits readings, of which the newest matter.
     ///
-    /// Those that were dropped are counted by [`outbox_dropped`](ClientHandle::outbox_dropped), and logged when the next
-    /// connection opens. Only a message that is larger than the outbox is still `Full`.
+    /// [`outbox_dropped`](ClientHandle::outbox_dropped) counts the dropped messages, and the log reports them when the
+    /// next connection opens. A message larger than the outbox is refused as `Full` even so.
     pub fn outbox_drops_oldest(self, drops_oldest: bool) -> Self {
         self.state.current().drops_oldest = drops_oldest;
         self
     }
 
-    /// How long a TCP connection to the host may take, whichever of its addresses it is to. Default 10 s; kept between
-    /// 1 ms and 10 years.
+    /// Time limit for a TCP connection to the host, for all of its addresses together. Default 10 s; clamped to 1 ms to
+    /// 10 years.
     ///
-    /// The time begins when the host's name is resolved; the system's resolver has timeouts of its own. Of several
-    /// addresses the next is tried as well when one has not answered within 250 ms, or at once when it has failed, IPv6
-    /// and IPv4 in turn (happy eyeballs, RFC 8305). The first that answers is taken.
+    /// It begins once the host's name is resolved; the system's resolver has its own timeouts. If the host has several
+    /// addresses, the client tries the next one too when one has not answered within 250 ms, or at once when it has
+    /// failed. IPv6 and IPv4 take turns (happy eyeballs, RFC 8305). The first address that answers wins.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.target.connect_timeout = clamp_duration(timeout);
         self
     }
 
-    /// Runs: connects, calls `handler` in this thread with each connection, and comes back when one is lost.
+    /// Connects, calls `handler` in this thread with each connection, and reconnects when one is lost.
     ///
-    /// It ends with `Ok` when the handler returns `Ok` (the connection is then closed with 1000), when anybody closes
-    /// the connection from this end, and when the client was [stopped](ClientHandle::stop). A panic of the handler
-    /// passes through, after the connection was closed with 1011.
+    /// Returns `Ok` when the handler returns `Ok` (which closes the connection with 1000), when this end closes the
+    /// connection, or when the client is [stopped](ClientHandle::stop). A panic of the handler closes the connection
+    /// with 1011 and then passes through.
     ///
     /// # Errors
-    /// [`Error::Connect`] when it is pointless to try again ([`Error::is_fatal`], or what
-    /// [`give_up_if`](Self::give_up_if) says) or nobody wants to. [`Error::Closed`] when the server closed for a reason
-    /// that would come up again, by the same rule, or for any reason without reconnection. The handler's own error, after
-    /// which the connection was closed with 1011. [`Error::Io`] if no thread can be started. [`Error::Internal`] if a thread
-    /// of heartwire itself has panicked, which is a bug.
+    /// - [`Error::Connect`] if an attempt failed and retrying is pointless ([`Error::is_fatal`], or
+    ///   [`give_up_if`](Self::give_up_if)), or the client does not reconnect.
+    /// - [`Error::Closed`] if the connection was lost, under the same conditions.
+    /// - The handler's own error, after the connection was closed with 1011.
+    /// - [`Error::Io`] if no thread can be started.
+    /// - [`Error::Internal`] if a thread of heartwire itself panicked, which is a bug in heartwire.
     pub fn run<H>(self, mut handler: H) -> Result<(), Error>
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,

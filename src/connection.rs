@@ -1,7 +1,7 @@
 //! A connection as its handler sees it: receiving, sending, and the closing handshake.
 //!
 //! [`Connection::recv`] drives the [`ReceivingEnd`]: it waits in one place, for the socket or for the heartbeat's next
-//! deadline. While the handler does something else, the stand-in does.
+//! deadline. While the handler does something else, the stand-in drives it.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -39,13 +39,13 @@ mod tests;
 
 /// An open WebSocket, in the hands of its handler and its own thread.
 ///
-/// Receiving belongs to this thread. Sending belongs to everybody: see [`sender`](Self::sender).
+/// Only this thread receives. Any thread can send: see [`sender`](Self::sender).
 pub struct Connection {
     shared: Arc<Shared>,
     stream: Arc<TcpStream>,
     request: Request,
     subprotocol: Option<String>,
-    /// Some message was fed and perhaps not written yet.
+    /// A message was fed and is perhaps not written yet.
     has_fed: bool,
     /// The connection has ended and was reported.
     is_over: bool,
@@ -63,11 +63,11 @@ impl Connection {
         Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
     }
 
-    /// Waits for the next message. Meanwhile the heartbeat beats, Pings are answered, and other threads may send.
+    /// Waits for the next message. Meanwhile the heartbeat runs, Pings are answered, and other threads may send.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection has ended, with the first cause; `?` is all that a handler needs. By then
-    /// the closing handshake is done and the supervisor knows; every further call gives the same.
+    /// [`Error::Closed`] if the connection has ended, with the first cause. In a handler, `?` is the right response. By
+    /// then the closing handshake is over and the end is reported. Every further call returns the same error.
     pub fn recv(&mut self) -> Result<Message, Error> {
         loop {
             if let Some(message) = self.receive(None)? {
@@ -76,45 +76,52 @@ impl Connection {
         }
     }
 
-    /// Waits for the next message for `timeout` at most. `Ok(None)` if none was complete by then; what has arrived of
-    /// one is kept. A timeout of zero takes what is there.
+    /// Waits for the next message, for `timeout` at most. `Ok(None)` if none was complete in time; a partial message is
+    /// kept. A timeout of zero takes only what has arrived.
     ///
     /// # Errors
-    /// As [`recv`](Self::recv).
+    /// Like [`recv`](Self::recv).
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Option<Message>, Error> {
         self.receive(Instant::now().checked_add(timeout))
     }
 
-    /// Sends a message. If the queue is full because the peer is slow, waits until there is room: that ends, at the
-    /// latest, when the peer is found to take nothing any more (with a heartbeat that has a timeout).
+    /// Sends a message. If the queue is full because the peer is slow, waits for room.
+    ///
+    /// With a heartbeat that has a timeout, the wait ends at the latest when the peer is found stalled. Without one,
+    /// nothing but the peer or [`full_queue_timeout`](crate::Server::full_queue_timeout) ends it.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed or closing; the message is not sent.
+    /// [`Error::Closed`] if the connection is closed or closing. The message is not sent.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
         self.shared.send(message.into())
     }
 
-    /// Like [`send`](Self::send), but the message may stay in memory until this thread next waits in `recv`, anything is
-    /// sent, or 16 KiB have come together: many small replies become one system call. Do not feed and then work for
-    /// long.
+    /// Like [`send`](Self::send), but may delay the message, so that many small replies become one system call.
+    ///
+    /// The message leaves when this thread next waits in `recv`, when anything is sent, or when 16 KiB have
+    /// accumulated. Do not feed and then work for long.
     ///
     /// # Errors
-    /// As [`send`](Self::send).
+    /// Like [`send`](Self::send).
     pub fn feed(&mut self, message: impl Into<Message>) -> Result<(), Error> {
         self.has_fed = true;
         self.shared.feed(message.into())
     }
 
-    /// A handle for sending, to be given to any number of other threads.
+    /// A handle that sends from any number of other threads.
     pub fn sender(&self) -> Sender {
         Sender::new(Arc::clone(&self.shared))
     }
 
-    /// Closes: sends what is queued and a Close frame, waits for the peer's, and ends the TCP connection; all of it
-    /// within the close timeout, for which this call may block. A reason of more than 123 bytes is cut. What the peer still sends is discarded.
+    /// Closes the connection: sends what is queued and a Close frame, waits for the peer's, and ends the TCP
+    /// connection.
+    ///
+    /// This call may block for the [close timeout](crate::Server::close_timeout). A reason longer than 123 bytes is
+    /// cut. What the peer still sends is discarded.
     ///
     /// # Errors
-    /// [`Error::InvalidCloseCode`] if the code must not be sent, [`Error::Closed`] if the connection was closed already.
+    /// [`Error::InvalidCloseCode`] if the code must not be sent; the connection stays open. [`Error::Closed`] if the
+    /// connection is closed already.
     pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
         let code = code.into();
         if !code.is_sendable() {
@@ -142,14 +149,13 @@ impl Connection {
         self.shared.identity.remote.peer_addr
     }
 
-    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
-    /// named, or else the peer's own. An IPv4 address mapped to IPv6 is given as IPv4. On a client this is the server's
-    /// address.
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
+    /// own. An IPv4 address mapped to IPv6 becomes IPv4. On a client this is the server's address.
     pub fn remote_ip(&self) -> IpAddr {
         self.shared.identity.remote.remote_ip
     }
 
-    /// The path that the peer asked for, without the query.
+    /// The requested path, without the query.
     pub fn path(&self) -> &str {
         self.request.path()
     }
@@ -159,12 +165,12 @@ impl Connection {
         &self.request
     }
 
-    /// The subprotocol agreed upon in the opening handshake.
+    /// The subprotocol chosen in the opening handshake, if any.
     pub fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.as_deref()
     }
 
-    /// Round-trip figures; `None` before the first Pong.
+    /// Round-trip figures. `None` before the first Pong.
     pub fn round_trip(&self) -> Option<RoundTrip> {
         self.shared.pings.round_trip()
     }
@@ -180,17 +186,17 @@ impl Connection {
         policy.unwrap_or_else(HeartbeatPolicy::off)
     }
 
-    /// Changes the heartbeat from now on. Misses so far are forgotten, and the schedule starts afresh. If the new one
+    /// Changes the heartbeat. The count of misses and the schedule start anew. If the new policy
     /// [announces](HeartbeatPolicy::announcing), a Ping tells the peer at once.
     pub fn set_heartbeat(&mut self, policy: HeartbeatPolicy) {
         self.shared.with_receiving_end(|receiving| {
             receiving.set_heartbeat(&self.shared, policy);
             if policy.announcement().is_some() {
-                // If it cannot be written, the next read will tell why.
+                // If it cannot be written, the next read says why.
                 let _ = receiving.ping(&self.shared);
             }
         });
-        // Whoever stands in for us goes by it from now on.
+        // The stand-in has to learn the new deadline.
         self.shared.list_for_stand_in();
     }
 
@@ -204,12 +210,12 @@ impl Connection {
         let mut has_looked = false;
         loop {
             if let Some(policy) = self.shared.take_requested_heartbeat() {
-                // If it cannot be written, the next read will tell why.
+                // If it cannot be written, the next read says why.
                 let _ = receiving.change_heartbeat(&self.shared, policy);
             }
             match receiving.next(&self.shared, now) {
                 Ok(Some(message)) => {
-                    // What came before the end is still the handler's.
+                    // The handler still gets what came before the end.
                     let _ = receiving.beat_if_due(&self.shared, now);
                     self.shared.leave_recv(receiving, now);
                     return Ok(Some(message));
@@ -226,7 +232,7 @@ impl Connection {
                 return Ok(None);
             }
             if std::mem::take(&mut self.has_fed) {
-                // If it cannot be written, the read will tell why.
+                // If it cannot be written, the read says why.
                 let _ = self.shared.flush();
             }
             let wake = [until, deadline].into_iter().flatten().min();
@@ -242,7 +248,7 @@ impl Connection {
         }
     }
 
-    /// Does what is due, and says until when nothing else is.
+    /// Does what is due, and returns the next deadline.
     fn next_deadline(
         &self,
         receiving: &mut ReceivingEnd,
@@ -254,18 +260,18 @@ impl Connection {
         }
         match self.shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Open => receiving.beat_if_due(&self.shared, now),
-            // Another thread has begun to close: the peer has until then to answer, and no heart beats any more.
+            // Another thread has begun to close: the peer has until then to answer, and the heartbeat is over.
             Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
                 Err(Over)
             }
             Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
-            // The socket is at its end, which the next read tells.
+            // The socket is at its end, as the next read will show.
             Phase::Broken | Phase::Over => Ok(None),
         }
     }
 
-    /// Waits for something to read, or until `wake`, and reads once. `now` is the time before and after that. While a quiet
-    /// connection waits, its reception lies where others find it.
+    /// Waits for something to read, or until `wake`, and reads once. `now` is the time before and after that. While a
+    /// quiet connection waits, its receiving end is in the slot, where other threads find it.
     fn wait(
         &self,
         mut receiving: Box<ReceivingEnd>,
@@ -281,7 +287,7 @@ impl Connection {
         } else {
             receiving.read_half.release_idle_buffer();
             if let Some(back) = self.shared.offer(receiving) {
-                // There is something else to do first.
+                // A change of the heartbeat comes first.
                 receiving = back;
                 receiving.read_half.read_now()
             } else {
@@ -300,12 +306,12 @@ impl Connection {
     }
 }
 
-/// Whatever ended its thread's work on it, it is reported.
+/// Makes sure that the end is reported, even if its thread panicked.
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.is_over {
-            // Does nothing if it has ended. Otherwise somebody panicked before it was concluded, which is a bug of ours.
-            self.shared.abort(CloseReason::HandlerPanicked("heartwire itself has panicked".to_owned()));
+            // Does nothing if it has ended. Otherwise our own code panicked before it was concluded.
+            self.shared.abort(CloseReason::HandlerPanicked("heartwire itself panicked".to_owned()));
         }
     }
 }

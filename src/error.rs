@@ -1,4 +1,4 @@
-//! Errors, each of which says who failed.
+//! The errors of heartwire. Each variant says which side failed.
 
 use std::error::Error as StdError;
 use std::{fmt, io};
@@ -11,38 +11,40 @@ mod sending;
 pub use connect::ConnectError;
 pub use sending::{ClientSendError, ConfirmError, TrySendError};
 
-/// What can go wrong for a program that uses heartwire.
+/// An error of a server, a client or a connection.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The connection is closed, for this reason. In a handler, `?` ends it as it should.
+    /// The connection is closed or closing, for this reason. In a handler, `?` is the right way to end.
     Closed(CloseReason),
-    /// A close code that must not stand in a Close frame (RFC 6455 section 7.4).
+    /// This close code must not be sent in a Close frame (RFC 6455 section 7.4).
     InvalidCloseCode(CloseCode),
-    /// The server could not start: its address could not be bound, or no thread could be started. In a handler, `?` on
-    /// an [`io::Error`] gives this too: like any other error there it closes with 1011.
+    /// The server or client could not start: an address could not be bound, or the system had no file descriptor or
+    /// thread left. In a handler, `?` on an [`io::Error`] gives this too: it closes the connection with 1011, like any
+    /// other error there.
     Io(io::Error),
-    /// A client did not come to a connection.
+    /// A client could not connect.
     Connect(ConnectError),
     /// The handler's own error. It closes the connection with 1011 and is reported as
     /// [`CloseReason::HandlerFailed`].
     Handler(Box<dyn StdError + Send + Sync>),
-    /// One of heartwire's own threads has panicked: a bug of heartwire, not yours. All connections were cut and
+    /// One of heartwire's own threads panicked: a bug in heartwire, not in your code. All connections were cut and
     /// reported.
     Internal(String),
 }
 
 impl Error {
-    /// A handler's own error; also a string is one.
+    /// A handler's own error, made from any error or from a string.
     pub fn handler(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::Handler(error.into())
     }
 
-    /// Whether this error ends a client that was not told [otherwise](crate::Client::give_up_if).
+    /// Whether this error ends a client, unless [`give_up_if`](crate::Client::give_up_if) decides otherwise.
     ///
     /// - [`Connect`](Self::Connect): if [it is fatal](ConnectError::is_fatal).
-    /// - [`Closed`](Self::Closed): if another connection would end in the same way, since either end found the protocol
-    ///   broken. These are the codes 1002, 1003 and 1007 to 1010 from the server, and 1002, 1007 and 1009 from us.
+    /// - [`Closed`](Self::Closed): if either end found a violation of the protocol, so that another connection would
+    ///   end in the same way. These are the codes 1002, 1003 and 1007 to 1010 from the server, and 1002, 1007 and 1009
+    ///   from us.
     /// - All others: `true`. They are the handler's own.
     pub fn is_fatal(&self) -> bool {
         match self {

@@ -1,7 +1,7 @@
-//! HTTP/1.1 as far as an opening handshake needs it, for both ends and without I/O.
+//! The part of HTTP/1.1 that an opening handshake needs, for both ends and without I/O.
 //!
-//! [`head`] reads the head of a message, [`request`] and [`response`] are what it turns out to be, [`upgrade`] is the
-//! handshake of RFC 6455 section 4, and [`forwarded`] finds the client that a proxy speaks for.
+//! [`head`] reads the head of a message, [`request`] and [`response`] interpret it, [`upgrade`] is the handshake of RFC
+//! 6455 section 4, [`origin`] knows the origins of pages, and [`forwarded`] finds the client behind a proxy.
 
 pub(crate) mod forwarded;
 pub(crate) mod head;

@@ -1,14 +1,14 @@
-//! Blocking WebSockets that know when the other side is gone.
+//! Blocking WebSockets that notice when the peer is gone.
 //!
-//! A server on plain threads: one blocking thread for each connection, a Ping on schedule, an exact count of missed
-//! Pongs, and a supervisor that reports every closure once. No async runtime. The settings for common needs, the
-//! program `heartwire`, nginx, and the limits of systems are in the README.
+//! A server and a client on plain threads: one blocking thread for each connection, a Ping on schedule, an exact count
+//! of missed Pongs, and a supervisor that reports every closure once. No async runtime. The README has settings for
+//! common needs, the program `heartwire`, nginx, and the limits of systems.
 //!
 //! # Echo
 //!
-//! [`Server::bind`] listens, [`Server::serve`] calls the handler in a thread for each connection. [`Connection::recv`]
-//! waits for the next message; meanwhile the heartbeat beats and Pings are answered. When the connection ends, `recv`
-//! and `send` give [`Error::Closed`], and `?` ends the handler as it should.
+//! [`Server::bind`] listens. [`Server::serve`] calls the handler for each connection, in a thread of its own.
+//! [`Connection::recv`] waits for the next message; meanwhile the heartbeat runs, and Pings are answered. When the
+//! connection ends, `recv` and `send` return [`Error::Closed`], and `?` ends the handler properly.
 //!
 //! ```
 //! use heartwire::Server;
@@ -43,10 +43,10 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # A peer that is gone
+//! # A dead peer
 //!
-//! This client connects and then neither reads nor answers. Its TCP is fine, and its kernel acknowledges all it gets:
-//! only the missing Pongs tell. [`HeartbeatPolicy`] says how long that may take, [`ServerHandle::events`] tells how it
+//! This client connects and then neither reads nor answers. TCP shows nothing: the kernel acknowledges everything. Only
+//! the missing Pongs do. [`HeartbeatPolicy`] sets how long that may take, and [`ServerHandle::events`] reports how it
 //! ended.
 //!
 //! ```
@@ -56,7 +56,7 @@
 //! # use std::net::TcpStream;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! // A Ping every 100 ms; 50 ms for some sign of life; dead after 3 misses in a row.
+//! // A Ping every 100 ms; 50 ms for a sign of life; dead after 3 misses in a row.
 //! let policy = HeartbeatPolicy::new(Duration::from_millis(100), Duration::from_millis(50)).max_missed(3);
 //! assert_eq!(policy.worst_case(), Some(Duration::from_millis(250)));
 //!
@@ -82,66 +82,71 @@
 //!
 //! # The heartbeat, exactly
 //!
-//! - Every [`interval`](HeartbeatPolicy::interval) (20 s) a Ping is written, on a fixed schedule. The first comes
-//!   after half an interval to a whole one, different for each connection, so that clients that came together do not
-//!   beat together.
-//! - Its miss clock starts when the socket has taken it. If nothing that counts as life arrives within
-//!   [`timeout`](HeartbeatPolicy::timeout) (10 s), that is one miss, and the next Ping leaves at once.
-//! - Any life forgets all misses. By default any byte that arrives is life, also one of a message that is only half
-//!   here; [`Liveness::PongOnly`] asks for Pongs.
-//! - At [`max_missed`](HeartbeatPolicy::max_missed) (3) in a row the peer is dead: a Close frame with 1011 as far as
-//!   the socket takes it at once, both directions of the socket shut down, reported.
-//! - So a dead peer is found `interval + max_missed x timeout` after its last byte arrived, 50 s by default, and a
-//!   peer that answers within `timeout` never is. Timers of the system add some milliseconds for each miss.
-//! - Policies: [`off`](HeartbeatPolicy::off), [`keepalive`](HeartbeatPolicy::keepalive) only, or a full one, for the
-//!   [server](Server::heartbeat), for [one connection](Accept::heartbeat), and changed while it is open, by its
-//!   [handler](Connection::set_heartbeat) or [any thread](Sender::set_heartbeat). Without a timeout nobody is found
-//!   dead, neither by silence nor by taking nothing.
-//! - A Pong for a Ping answers all earlier ones (RFC 6455 section 5.5.3), and gives a [`RoundTrip`] sample (RFC 6298).
-//!   A Pong that was not asked for is life, and no sample.
+//! - Every [`interval`](HeartbeatPolicy::interval) (20 s) a Ping leaves, on a fixed schedule. The first Ping comes
+//!   after half an interval to a whole one, different for each connection, so that clients that connected together do
+//!   not get their Pings together.
+//! - Its miss clock starts when the socket has taken it. If no sign of life arrives within
+//!   [`timeout`](HeartbeatPolicy::timeout) (10 s), that is a miss, and the next Ping leaves at once.
+//! - Any sign of life resets the count of misses. By default any byte is a sign of life, even one of a partial message;
+//!   [`Liveness::PongOnly`] requires Pongs.
+//! - After [`max_missed`](HeartbeatPolicy::max_missed) (3) misses in a row the peer is dead. We send a Close frame with
+//!   1011 if the socket takes it at once, shut the socket down in both directions, and report the end.
+//! - A dead peer is therefore found `interval + max_missed x timeout` after its last byte arrived, 50 s by default. A
+//!   peer that answers within `timeout` is never found dead. Timers of the system add some milliseconds for each miss.
+//! - A policy applies to the [server](Server::heartbeat) or to [one connection](Accept::heartbeat). Its
+//!   [handler](Connection::set_heartbeat) or [any thread](Sender::set_heartbeat) can change it. It can be
+//!   [off](HeartbeatPolicy::off), or [keepalive](HeartbeatPolicy::keepalive) only: without a timeout no peer is found
+//!   dead.
+//! - A Pong for one Ping also answers all earlier ones (RFC 6455 section 5.5.3), and gives a [`RoundTrip`] sample (RFC
+//!   6298). An unsolicited Pong is a sign of life, but no sample.
 //!
 //! A peer is alive if its WebSocket layer answers, or sends anything, within `max_missed x timeout` of our first Ping
-//! that it leaves unanswered. Whatever lies between, such as a line that is down, an application that does not read, or
-//! a kernel that still acknowledges, is not looked through. What is concluded from what:
+//! that it leaves unanswered. The heartbeat cannot tell why a peer does not answer: a line that is down, an application
+//! that does not read, and a kernel that still acknowledges all look the same. It concludes:
 //!
-//! | seen | concluded |
+//! | evidence | conclusion |
 //! | --- | --- |
-//! | more bytes have *arrived*, read or waiting in the socket, than when the Ping was written | alive. Reading an old backlog is no news. |
-//! | the Ping has left, its timeout is over, nothing more has arrived | a miss, however late we look |
-//! | we were held up as a whole: a look of at least four in each timeout came late, or the machine was suspended | deadlines move by as much, and one fresh Ping has a whole timeout; once in each silence |
-//! | the Ping waits behind data, in our queue or in the system's buffer | nothing by silence: slow is not dead |
-//! | we have stopped reading for want of room, and nothing more arrives | nothing by silence: no room may be left for an answer. The system probes whether the host is there. |
-//! | data waits, none of it is taken and nothing arrives, for `max_missed x timeout` | dead: [`CloseReason::WriteStalled`] |
-//! | data waits, none of it is taken, but bytes arrive | alive; [`full_queue_timeout`](Server::full_queue_timeout) bounds it, if set |
-//! | the system says reset, unreachable, timed out | over, with that cause |
+//! | more bytes have *arrived* than when the Ping left, read or not | alive; reading an old backlog is no evidence |
+//! | the Ping has left, its timeout is over, nothing arrived | a miss, however late we check |
+//! | [we were late](#our-own-delays) | deadlines move; one new Ping has a whole timeout |
+//! | the Ping waits behind data, in our queue or the system's buffer | nothing: slow is not dead |
+//! | we stopped reading at a bound, nothing arrives | nothing: a Pong may be stuck; TCP keepalive probes the host |
+//! | for `max_missed x timeout` no waiting data is taken, nothing arrives | dead: [`CloseReason::WriteStalled`] |
+//! | no waiting data is taken, but bytes arrive | alive, up to [`full_queue_timeout`](Server::full_queue_timeout) |
+//! | the system reports reset, unreachable or timed out | the connection is over, with that cause |
+//!
+//! ## Our own delays
+//!
+//! We check at least four times in each timeout. If a check comes late, or the machine was suspended, the delay is
+//! ours: all deadlines move by as much, and one new Ping has a whole timeout. This happens once in each silence.
 //!
 //! # While the handler is away
 //!
-//! The heartbeat does not depend on the handler. While a handler does something else than wait in `recv`, one thread of
-//! ours [stands in](#how-data-flows) for all that do: after a tenth of a second it reads ahead, answers the peer's Pings
-//! and texts `ping`, sends our Pings, and judges by the same table. So a handler may sleep for an hour: a peer that dies
-//! meanwhile is found and reported within the bound, and one that lives does not take us for dead. A handler that waits
-//! in [`send`](Connection::send) for room is away as well.
+//! The heartbeat does not depend on the handler. While handlers do something other than wait in `recv`, one thread
+//! [stands in](#how-data-flows) for all of them. After a tenth of a second it reads ahead, answers the peer's Pings and
+//! texts `ping`, sends our Pings, and judges by the same table. A handler may therefore sleep for an hour: a peer that
+//! dies meanwhile is found and reported within the bound, and a live peer does not find us dead. A handler that waits
+//! for room in [`send`](Connection::send) is away too.
 //!
-//! What was read waits, in order, for the next `recv`, up to [`read_ahead`](Server::read_ahead) (64 KiB) for each
-//! connection, and for all together, their queues included, up to [`max_buffered`](Server::max_buffered) (256 MiB).
-//! Beyond that the peer feels backpressure, its Pings are not answered, and, once it sends nothing more, its silence
-//! proves nothing: a peer that sends more to a handler that sleeps, or that takes it slowly, and then dies, is found
-//! within the bound of when all of it could be read, or when the system finds its host gone.
+//! What was read waits, in order, for the next `recv`: up to [`read_ahead`](Server::read_ahead) (64 KiB) for each
+//! connection and [`max_buffered`](Server::max_buffered) (256 MiB) for all together, including their queues. Beyond
+//! that the peer feels backpressure, its Pings are not answered, and its silence proves nothing. If a peer sends more
+//! than that to a busy or slow handler and then dies, the bound begins when the last of it could be read, unless the
+//! system notices first that its host is gone.
 //!
-//! A Close frame that comes meanwhile ends pinging and judging. It is answered at the handler's next `recv`, behind its
-//! replies, or after the [close timeout](Server::close_timeout). A reset is reported at once. What the peer sent before
-//! its end is still given to the handler, and then the error.
+//! A Close frame that arrives meanwhile ends the heartbeat. It is answered at the handler's next `recv`, after the
+//! handler's replies, or after the [close timeout](Server::close_timeout). A reset is reported at once. The handler
+//! still receives what the peer sent before its end, and then the error.
 //!
-//! A handler that stays away for longer than the interval is reported by [`Event::HandlerStalled`].
+//! [`Event::HandlerStalled`] reports a handler that stays away for longer than the interval.
 //!
-//! The state machine itself, without sockets or clocks, is [`heartbeat::Heartbeat`]; it can drive any WebSocket.
+//! [`heartbeat::Heartbeat`] is the state machine itself, without sockets or clocks. It can drive any WebSocket.
 //!
 //! # Receiving
 //!
-//! [`Connection::recv`] gives whole data messages, [`Message::Text`] or [`Message::Binary`]; Ping, Pong and Close
-//! never reach the handler. [`Connection::recv_timeout`] comes back with `Ok(None)` when it is time to do something
-//! else; the half of a message that is already here is kept.
+//! [`Connection::recv`] returns whole data messages, [`Message::Text`] or [`Message::Binary`]. Ping, Pong and Close
+//! never reach the handler. [`Connection::recv_timeout`] returns `Ok(None)` after the timeout, so that the handler can
+//! do something else. A partial message is kept.
 //!
 //! ```
 //! # use heartwire::Server;
@@ -179,9 +184,9 @@
 //!
 //! # Sending from any thread
 //!
-//! [`Connection::sender`] gives a [`Sender`]: cloned and moved to other threads, it sends while the connection's
-//! thread is blocked in `recv`. Frames are never torn, and leave in the order of the calls. A thread that sends learns
-//! of the end by the error of its next `send`.
+//! [`Connection::sender`] returns a [`Sender`]. Clone it and move it to other threads: it sends while the connection's
+//! thread is blocked in `recv`. Frames are never torn, and leave in the order of the calls. After the end of the
+//! connection, the next `send` fails.
 //!
 //! ```
 //! # use heartwire::Server;
@@ -220,17 +225,17 @@
 //! # Ok(()) }
 //! ```
 //!
-//! [`Sender::try_send`] never waits and gives the message back, [`Sender::send_timeout`] waits for room for so long,
+//! [`Sender::try_send`] never waits and gives the message back. [`Sender::send_timeout`] limits the wait for room.
 //! [`Sender::confirm`] waits until the peer has read all that was sent, [`Sender::ping`] measures the round trip now,
 //! and [`Sender::close`] closes from outside. [`Connection::feed`] is for many small replies: they may stay in memory
 //! until the thread next waits in `recv`, and then leave in one system call.
 //!
-//! # To all of them
+//! # Broadcasts
 //!
-//! [`Server::handle`] gives a [`ServerHandle`], the remote control for any thread. [`ServerHandle::broadcast`] encodes a message
-//! once and sends it to all; one thread fans out, so all receivers see one order, and a peer that is behind misses it
-//! rather than hold the others up. [`ServerHandle::connections`] and [`ServerHandle::stats`] are snapshots; [`ServerHandle::events`]
-//! tells what happens as it happens.
+//! [`Server::handle`] returns a [`ServerHandle`] for any thread. [`ServerHandle::broadcast`] encodes a message once and
+//! sends it to all connections. One thread sends, so all receivers see the same order. A peer whose queue is full
+//! misses the message and delays no other. [`ServerHandle::connections`] and [`ServerHandle::stats`] are snapshots;
+//! [`ServerHandle::events`] delivers events as they happen.
 //!
 //! ```
 //! # use heartwire::Server;
@@ -265,12 +270,12 @@
 //! # Ok(()) }
 //! ```
 //!
-//! # Who may come in
+//! # The opening handshake
 //!
-//! [`Server::on_handshake`] sees the [`Request`] of every opening handshake and gives an [`Accept`], with a
-//! subprotocol, headers or a heartbeat of its own, or a [`Response`] that rejects it, [with a
-//! reason](Response::because) for the log. [`Server::on_request`] answers plain HTTP; what it leaves gets 426, or 405 for
-//! methods other than GET and HEAD. A request with two `Host` lines gets 400, and so does one of HTTP/1.1 with none.
+//! [`Server::on_handshake`] gets the [`Request`] of every opening handshake. It returns an [`Accept`], with its own
+//! subprotocol, headers or heartbeat, or a [`Response`] that rejects it, [with a reason](Response::because) for the
+//! log. [`Server::on_request`] answers plain HTTP. The server answers what it leaves: 426 for GET and HEAD, 405 for
+//! other methods. A request with two `Host` lines gets 400, and so does an HTTP/1.1 request without one.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -305,84 +310,89 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The whole opening handshake has one [deadline](Server::handshake_timeout) (10 s) and one limit of size (16 KiB, 100
-//! header lines), however its bytes trickle in. Both functions run in the connection's thread; a panic in them is
-//! answered with 500.
+//! The whole opening handshake has one [deadline](Server::handshake_timeout) (10 s) and one size limit (16 KiB, 100
+//! header lines), however slowly its bytes arrive. Both functions run in the connection's thread. If one panics, the
+//! client gets 500.
 //!
-//! Behind a reverse proxy every peer is the proxy. [`Server::trust_proxies`] says whose word on the client's address is
-//! taken; then [`Request::remote_ip`], [`Connection::remote_ip`], the log and all reports have it. From anybody else the headers
-//! `X-Forwarded-For` and `X-Real-IP` change nothing, for they can be forged.
+//! Behind a reverse proxy every peer is the proxy. [`Server::trust_proxies`] names the proxies that are trusted to name
+//! their clients. [`Request::remote_ip`], [`Connection::remote_ip`], the log and all reports then have the client's
+//! address. From other peers the headers `X-Forwarded-For` and `X-Real-IP` are ignored, because anybody can forge them.
 //!
-//! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to everywhere,
-//! with the cookies of its user, so a server that trusts cookies, or its network, needs it.
+//! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to any server,
+//! with that server's cookies. A server that trusts cookies, or its network, needs this setting.
 //!
 //! # Health, pages, metrics, status
 //!
-//! Some paths the server answers by itself, if asked to, before [`Server::on_request`]:
+//! With these settings the server answers some paths itself, before it calls [`Server::on_request`]:
 //!
-//! | setting | path | who may see it |
-//! | --- | --- | --- |
-//! | [`Server::health`] | yours | everybody: 200, or 503 while it shuts down |
-//! | [`Server::browser_module`] | `/heartwire.js`, `/heartwire.d.ts` | everybody: the module for pages, [`HEARTWIRE_JS`] |
-//! | `Server::metrics` (feature `metrics`) | yours | as `StatusAccess` says: the counters, for Prometheus |
-//! | `Server::status_page` (feature `status`) | yours, and below `/heartwire/` | as `StatusAccess` says: what is connected, live |
+//! | setting | path | response | access |
+//! | --- | --- | --- | --- |
+//! | [`Server::health`] | yours | 200, or 503 during shutdown | everyone |
+//! | [`Server::browser_module`] | `/heartwire.js`, `/heartwire.d.ts` | the module [`HEARTWIRE_JS`] | everyone |
+//! | `Server::metrics` (feature `metrics`) | yours | the counters, for Prometheus | `StatusAccess` |
+//! | `Server::status_page` (feature `status`) | yours, and below `/heartwire/` | a live status page | `StatusAccess` |
 //!
-//! `StatusAccess::Loopback` is this machine alone, also against pages from the web whose host name was made to point
-//! here. Whoever watches the status page is a connection of its own kind: it meets neither `on_handshake` nor the
-//! handler, and gets no broadcasts.
+//! `StatusAccess::Loopback` admits only this machine, and keeps out web pages whose host name was made to point to it.
+//! Each viewer of the status page counts as a connection, but reaches neither `on_handshake` nor the handler, and
+//! receives no broadcasts.
 //!
 //! # Closing
 //!
-//! A handler that returns `Ok` closes with 1000; [`Connection::close`] and [`Sender::close`] say another code and a
-//! reason. What was sent before goes out first, the peer's Close frame is awaited, and all of it ends within the
-//! [close timeout](Server::close_timeout) (5 s). The first cause of the end is the [`CloseReason`] in every error and
-//! in the one [`CloseReport`]:
+//! A handler that returns `Ok` closes with 1000. [`Connection::close`] and [`Sender::close`] set another code and a
+//! reason. Everything that was sent before leaves first, then the peer's Close frame is awaited, all within the [close
+//! timeout](Server::close_timeout) (5 s). The first cause of the end is the [`CloseReason`] in every error and in the
+//! one [`CloseReport`]:
 //!
-//! | [`CloseReason`] | what happened | our Close frame |
+//! | [`CloseReason`] | cause | our Close frame |
 //! | --- | --- | --- |
-//! | `Peer` | the peer sent a Close frame | its own code, as the answer |
-//! | `Local` | the handler returned `Ok` (1000), or somebody called `close` | the code given |
+//! | `Peer` | the peer sent a Close frame | the peer's code |
+//! | `Local` | the handler returned `Ok` (1000), or `close` was called | the given code |
 //! | `Shutdown` | [`ServerHandle::shutdown`] | 1001 |
 //! | `Protocol` | the peer broke the protocol | 1002 |
-//! | `InvalidUtf8` | text that is not UTF-8 | 1007 |
+//! | `InvalidUtf8` | a text was not UTF-8 | 1007 |
 //! | `TooBig` | a message over [`max_message_size`](Server::max_message_size) | 1009 |
 //! | `HeartbeatLost` | too many misses in a row | 1011, if the socket takes it at once |
 //! | `HandlerFailed` | the handler returned an error of its own | 1011 |
 //! | `HandlerPanicked` | the handler panicked | 1011 |
-//! | `WriteStalled` | data waited, and the peer took nothing of it for too long | none |
+//! | `WriteStalled` | data waited, and the peer took none of it for too long | none |
 //! | `Disconnected` | the TCP connection ended without a Close frame (1006, which is never sent) | none |
 //! | `Io` | the socket failed, for example by a reset | none |
 //!
-//! [`CloseReason::is_clean`] is true of the first three. Codes that must not be sent (RFC 6455 section 7.4) are
-//! refused with [`Error::InvalidCloseCode`].
+//! [`CloseReason::is_clean`] is true for the first three. [`Error::InvalidCloseCode`] refuses codes that must not be
+//! sent (RFC 6455 section 7.4).
 //!
 //! # Backpressure
 //!
-//! A message goes straight to the socket. What the socket does not take waits in the connection's own queue, and a
-//! second thread, the drainer, writes it while the connection is behind. The queue is bounded by
-//! [`queue_size`](Server::queue_size) (1 MiB of memory, not of bytes on the wire): when it is full,
-//! [`send`](Sender::send) waits for room, [`try_send`](Sender::try_send) gives [`TrySendError::Full`], and a broadcast is
-//! dropped for this peer and counted in [`Traffic::dropped`]. Those who wait get room in the order of the calls, so a
-//! large message is not kept out by small ones. All queues together, and what was read ahead for handlers that are away,
-//! are bounded by [`max_buffered`](Server::max_buffered) (256 MiB), of which the fattest is refused first. Pings, Pongs and Close frames do not count against the bound; Pings and Pongs overtake the
-//! data that waits, at the next boundary of a frame. The wait of `send` ends when the peer is found stalled; with a
-//! heartbeat without a timeout nothing ends it but the peer.
+//! A message goes straight to the socket. What the socket does not take waits in the connection's queue, and a second
+//! thread, the drainer, writes it while the connection is behind. [`queue_size`](Server::queue_size) bounds the queue
+//! (1 MiB of memory, not of bytes on the wire). When it is full, [`send`](Sender::send) waits for room,
+//! [`try_send`](Sender::try_send) returns [`TrySendError::Full`], and a broadcast is dropped for this peer and counted
+//! in [`Traffic::dropped`]. Waiting callers get room in the order of their calls, so small messages do not keep out a
+//! large one.
+//!
+//! [`max_buffered`](Server::max_buffered) (256 MiB) bounds all queues together, including what was read ahead for
+//! handlers that are away. The connection that holds most is refused first.
+//!
+//! Pings, Pongs and Close frames do not count against the bounds. Pings and Pongs overtake waiting data at the next
+//! frame boundary. The wait of `send` ends when the peer is found stalled. With a heartbeat without a timeout, only the
+//! peer or [`full_queue_timeout`](Server::full_queue_timeout) ends it.
 //!
 //! # Shutdown
 //!
-//! [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, all connections
-//! get a Close frame with 1001, and after seven eighths of the close timeout those still open are cut. `serve` returns
-//! when all threads have ended, or at the close timeout, as far as processors are free: a handler that does not return by
-//! then is logged and left behind, its connection closed and reported. Then the channels of [`ServerHandle::events`] end;
-//! [`ServerHandle::stats`] stays. Only a logger that does not take its last lines makes `serve` return up to half a second later.
+//! [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, and all
+//! connections get a Close frame with 1001. After seven eighths of the close timeout, those still open are cut. `serve`
+//! returns when all threads have ended, or at the close timeout if processors are free. A handler that has not returned
+//! by then is logged and its thread abandoned; its connection is closed and reported. Then the channels of
+//! [`ServerHandle::events`] end, and [`ServerHandle::stats`] stays readable. A logger that does not take its last lines
+//! delays the return of `serve` by up to half a second.
 //!
-//! # The other end
+//! # The client
 //!
-//! [`Client::run`] is the counterpart of [`Server::serve`]: the same [`Connection`], the same heartbeat, in the caller's
-//! thread. When the server is lost, or not reached, it waits (exponential backoff with full jitter, [`Backoff`]) and
-//! connects again, until the handler returns, somebody calls [`ClientHandle::stop`], or an error shows that it is
-//! pointless ([`Error::is_fatal`]). [`Client::prepare`] gives each attempt its own headers and URL, such as a token that
-//! expires; [`Client::give_up_if`] chooses which errors end the client.
+//! [`Client::run`] is the counterpart of [`Server::serve`]: the same [`Connection`] and the same heartbeat, in the
+//! caller's thread. When the server is lost or cannot be reached, the client waits (exponential backoff with full
+//! jitter, [`Backoff`]) and reconnects. It ends when the handler returns, when [`ClientHandle::stop`] is called, or
+//! when an error shows that retrying is pointless ([`Error::is_fatal`]). [`Client::prepare`] sets headers and the URL
+//! of each attempt, such as a token that expires. [`Client::give_up_if`] decides which errors end the client.
 //!
 //! ```no_run
 //! use heartwire::{Client, Error};
@@ -390,7 +400,7 @@
 //! fn main() -> Result<(), Error> {
 //!     let client = Client::new("ws://127.0.0.1:9001/")?.outbox_size(64 * 1024);
 //!     let handle = client.handle(); // for other threads: send, stop, events, set_heartbeat
-//!     let _ = handle.send("kept until there is a connection");
+//!     let _ = handle.send("waits in the outbox for a connection");
 //!     client.run(|conn| loop {
 //!         println!("{:?}", conn.recv()?);
 //!     })
@@ -399,22 +409,24 @@
 //!
 //! # Errors
 //!
-//! - [`Error::Closed`]: the connection is closed or closing, and why. From `recv`, `send`, `feed`, `close`, `ping`.
-//! - [`Error::InvalidCloseCode`]: from `close`; the connection stays as it was.
-//! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`] and [`Server::serve`].
+//! - [`Error::Closed`]: the connection is closed or closing, with the cause. From `recv`, `send`, `feed`, `close`,
+//!   `ping`.
+//! - [`Error::InvalidCloseCode`]: from `close`. The connection stays open.
+//! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`], [`Server::serve`], [`Client::new`],
+//!   [`Client::run`].
 //! - [`Error::Connect`]: from [`Client::new`] and [`Client::run`].
-//! - [`Error::Internal`]: from [`Server::serve`] and [`Client::run`], if a thread of heartwire itself has panicked.
-//! - [`Error::Handler`]: never from heartwire; it is for the handler's own errors, see [`Error::handler`].
+//! - [`Error::Internal`]: from [`Server::serve`] and [`Client::run`], if a thread of heartwire itself panicked.
+//! - [`Error::Handler`]: never from heartwire. It is for the handler's own errors: see [`Error::handler`].
 //!
-//! In a handler, `?` does what is right with each: the end of this connection is that, whatever it was; any other
-//! error closes with 1011 and is reported as [`CloseReason::HandlerFailed`].
+//! In a handler, `?` is right for each of them. The end of this connection ends the handler, with its own cause. Any
+//! other error closes with 1011 and is reported as [`CloseReason::HandlerFailed`].
 //!
 //! # How data flows
 //!
 //! ```text
 //! TcpListener -- accept loop --> thread per connection --> opening handshake --> your handler(conn)
 //!                                      |    recv: socket -> decoder -> Message
-//!                                      |          (the read ends at the heartbeat's next deadline)
+//!                                      |          (a read ends at the heartbeat's next deadline)
 //!                                      |          the heartbeat says: Ping | Missed | Dead | wait until
 //! any thread --- Sender ---> write half ---> socket
 //!                                      |
@@ -428,69 +440,68 @@
 //! | --- | --- | --- |
 //! | the caller of `serve` | as long as the server | accepts |
 //! | `heartwire-supervisor` | as long as the server or client | counters, events, broadcasts, closing deadlines |
-//! | `heartwire-stand-in` | as long as the server or client | reads, answers, beats and judges for handlers that are away |
+//! | `heartwire-stand-in` | as long as the server or client | `recv`'s work, for handlers that are away |
 //! | `heartwire-log` | as long as the server or client | calls the logger |
 //! | `heartwire-conn` | as long as its connection | opening handshake, handler, heartbeat, closing handshake |
-//! | `heartwire-drain-N` | while connection N is behind | blocking writes of what is queued |
-//! | `heartwire-status` | as long as a server with a status page | tells those who watch that page |
-//! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, connecting, opening handshake |
+//! | `heartwire-drain-N` | while connection N is behind | writes its queue, and blocks |
+//! | `heartwire-status` | as long as a server with a status page | sends the state to the viewers |
+//! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, handshake |
 //!
-//! The supervisor and the stand-in never wait for a peer or a subscriber, and run no code of yours. If a thread of heartwire
-//! itself panics, which is a bug of heartwire, all ends: nobody is accepted any more, connections are cut and reported, and
-//! [`Server::serve`] or [`Client::run`] returns [`Error::Internal`].
+//! The supervisor and the stand-in never wait for a peer or a subscriber, and run no code of yours. A panic in a thread
+//! of heartwire itself is a bug in heartwire, and ends everything: the server accepts no more connections, open
+//! connections are cut and reported, and [`Server::serve`] or [`Client::run`] returns [`Error::Internal`].
 //!
 //! # Your code
 //!
-//! What you give to heartwire runs with no lock of heartwire held, and not on a thread that keeps a deadline:
+//! Your code runs with no lock of heartwire held, and never on a thread that keeps a deadline:
 //!
-//! | your code | runs in | if it panics |
+//! | your code | runs in | a panic |
 //! | --- | --- | --- |
-//! | the handler | its connection's thread; a client's in the caller of `run` | Close 1011, reported as `HandlerPanicked`; a client's passes through `run` after that |
-//! | `Display` and `Drop` of the handler's error | the same | reported as `HandlerFailed` all the same; a text that cannot be had is replaced by a fixed one |
-//! | [`on_handshake`](Server::on_handshake), [`on_request`](Server::on_request) | the connection's thread | the client gets 500, and the log an error |
-//! | [`prepare`](Client::prepare) | the thread of the attempt | the attempt has failed, and the next is made |
-//! | [`give_up_if`](Client::give_up_if) | the caller of `run` | it passes through `run` |
-//! | the logger | `heartwire-log` | the line is lost, and counted |
+//! | a server's handler | the connection's thread | Close 1011, reported as `HandlerPanicked` |
+//! | a client's handler | the caller of `run` | the same, and then passes through `run` |
+//! | `Display` and `Drop` of the handler's error | the handler's thread | `HandlerFailed`, perhaps with a fixed text |
+//! | [`Server::on_handshake`], [`Server::on_request`] | the connection's thread | 500 and an error in the log |
+//! | [`Client::prepare`] | the thread of the attempt | the attempt fails |
+//! | [`Client::give_up_if`] | the caller of `run` | passes through `run` |
+//! | the logger | `heartwire-log` | the line is lost and counted |
 //!
-//! So each of them may block, and may call any handle or [`Sender`]: it holds up its own connection, attempt or log, and
-//! nothing else. The payload of a panic may panic again when it is dropped. Every connection that opened is reported once,
-//! whatever happens.
+//! All of it may block, and may call any handle or [`Sender`]: it delays its own connection, attempt or log, and
+//! nothing else. The payload of a panic may itself panic when it is dropped. Every connection that opened is reported
+//! once, whatever happens.
 //!
-//! Nobody can mend these, and heartwire does not: a call of `abort` or `exit`, a panic while another one unwinds, a panic in
-//! the panic hook, a stack that overflows, memory that is exhausted. They end the process, with `panic = "abort"` every panic
-//! does, and a thread that finds no memory map left for its signal stack aborts the process as it starts (Rust's
-//! standard library does that).
+//! Some failures end the process, and no library can catch them: a call of `abort` or `exit`, a panic during unwinding
+//! or in the panic hook, a stack overflow, and exhausted memory. With `panic = "abort"` every panic is one. So is a
+//! thread that finds no memory map left for its signal stack: Rust's standard library aborts the process.
 //!
-//! Memory that you lend to a message (`Bytes::from_owner`) is given back with no lock held, in whatever thread has sent the
-//! last of it. Its `Drop` may panic. While it blocks, it holds up that thread and its connection.
+//! Memory that you lend to a message (`Bytes::from_owner`) is dropped with no lock held, in the thread that sends the
+//! last of it. Its `Drop` may panic. If it blocks, it delays that thread and its connection.
 //!
 //! # Log
 //!
-//! heartwire logs through the crate [`log`](https://docs.rs/log), with the target `heartwire`. A message that is sent logs
-//! nothing, so a logger may send. Lines wait in a queue of
-//! 4 MiB for the thread that calls the logger. If that is behind, lines are lost: they are counted in
-//! [`Stats::log_lines_lost`], and a line says how many, as soon as there is room again. When the server or client ends, what
-//! waits is logged, for half a second at most. Before `serve` or `run`, and after its end, the logger is called where the
-//! line arises.
+//! heartwire logs through the crate [`log`](https://docs.rs/log), with the target `heartwire`. A successful send logs
+//! nothing, so a logger may send. Lines wait in a queue of 4 MiB for the thread that calls the logger. If the logger is
+//! slow, lines are lost: [`Stats::log_lines_lost`] counts them, and a line says how many as soon as there is room
+//! again. At the end of the server or client, waiting lines are logged for half a second at most. Before `serve` or
+//! `run`, and after it, the thread that logs a line calls the logger itself.
 //!
-//! What stands at which level is a contract:
+//! The levels are a contract:
 //!
-//! - **error**: something for you to repair. A handler panicked or failed, `on_handshake` panicked or gave what cannot
-//!   be sent, connections cannot be taken (once for each burst), a handler was left behind at shutdown, the logger panicked
-//!   (once).
-//! - **warn**: something was lost, or may be. `panic = "abort"`, as the server or client starts; a missed Pong, a connection that ended without a closing handshake, a stalled
-//!   handler, a peer whose broadcasts are dropped (once for each connection), the end of a burst of failures; a client's
-//!   attempt that failed, messages that were kept and never sent, or dropped from a full outbox; lines of the log.
-//! - **info**: the course of things. Opened, closed in order, an opening handshake that failed, with its path, its
-//!   `Origin` and what refused it; a client's pause.
-//! - **debug**: plain HTTP requests, clients that connected and sent no request, failed writes, a socket option that
-//!   could not be set.
-//! - **trace**: the beat. Each Ping that was sent, and each Pong that came, with its round trip.
+//! - **error**: something for you to repair. A handler panicked or failed; `on_handshake` or `on_request` panicked or
+//!   returned what cannot be sent; connections cannot be accepted (once for each burst); a handler's thread was
+//!   abandoned at shutdown; the logger (once) or a thread of heartwire itself panicked.
+//! - **warn**: something was lost, or may be. `panic = "abort"` (at the start); a missed Pong; a connection that ended
+//!   without a closing handshake; a stalled handler; broadcasts dropped for a slow peer (once for each connection); the
+//!   end of a burst of failures to accept; a client's failed attempt; messages that an outbox dropped or never sent;
+//!   lost log lines.
+//! - **info**: normal operation. A connection opened, or closed in order; a failed opening handshake, with its path,
+//!   its `Origin` and what refused it; a client's pause.
+//! - **debug**: plain HTTP requests; clients that sent no request; failed writes; socket options that could not be set.
+//! - **trace**: the heartbeat. Each Ping sent, and each Pong received, with its round trip.
 //!
-//! A line stays one line, whatever a peer or a handler puts into it: characters that would end it, control a terminal or
-//! change the direction of text are escaped, as in `\u{202e}`. Queries often hold tokens, so they stand in no line and in no
-//! `Debug` output; [`RequestTarget`] gives them to code that asks. `#` and a number name a connection. A client that is
-//! never let in, such as a browser that asks for `/favicon.ico`, takes no number.
+//! A line stays one line, whatever text of a peer or a handler it contains: characters that would end it, control a
+//! terminal or change the direction of text are escaped, as in `\u{202e}`. Queries often hold tokens, so neither the
+//! log nor `Debug` output shows them; [`RequestTarget`] has them. `#` and a number name a connection. A client that
+//! never becomes a connection, such as a browser that requests `/favicon.ico`, gets no number.
 //!
 //! # Features and versions
 //!
@@ -498,18 +509,18 @@
 //! | --- | --- | --- |
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
-//! | `cli` (on by default) | the program `heartwire` | both features, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
+//! | `cli` (default) | the program `heartwire` | both, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
 //!
-//! No feature changes what the rest does. With `default-features = false` there is the library alone. Rust 1.88 or
-//! newer; no `unsafe` code of our own.
+//! No feature changes the behaviour of the rest. With `default-features = false` only the library is built. It needs
+//! Rust 1.88 or newer, and has no `unsafe` code of its own.
 //!
-//! Handlers that panic are caught, which needs `panic = "unwind"`, the default. In a program that is built with
-//! `panic = "abort"` every panic ends the process: no connection is closed in order, and none is reported. Each `serve`
-//! and `run` begins with a warning in the log there.
+//! Catching a handler's panic needs `panic = "unwind"`, the default. In a program built with `panic = "abort"`, every
+//! panic ends the process: connections are neither closed in order nor reported. There, each `serve` and `run` logs a
+//! warning at its start.
 //!
-//! Linux is where it is tested; macOS is meant to work in the same way, but does not tell whether a Ping still waits in the
-//! system's own buffer. Windows cannot ask a single send not to block, so there every frame goes through the drainer: the same guarantees, at the price of a
-//! second thread while there is something to write.
+//! heartwire is tested on Linux. macOS should work in the same way, but does not tell whether a Ping still waits in the
+//! system's own buffer. Windows cannot send without blocking on a single call, so there every frame goes through the
+//! drainer: the guarantees are the same, at the price of a second thread while there is something to write.
 
 mod browser;
 mod client;
@@ -550,7 +561,7 @@ pub use server::{Server, accept::Accept, handle::ServerHandle};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 
-// What other crates' types stand in our signatures. Each is one that many libraries share, and stable.
+// The types of other crates in our signatures. Many libraries share them, and they are stable.
 #[doc(no_inline)]
 pub use bytes::Bytes;
 #[doc(no_inline)]
@@ -558,7 +569,7 @@ pub use crossbeam_channel;
 #[doc(no_inline)]
 pub use ipnet::IpNet;
 
-/// The examples of the README are kept true by compiling them.
+/// Compiles the examples of the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -1,6 +1,6 @@
-//! What handlers receive and send.
+//! Messages: what handlers receive and send.
 //!
-//! [`Text`] is ours; [`Bytes`] is the type of the crate `bytes` that many libraries share.
+//! [`Text`] is our own type; [`Bytes`] is that of the crate `bytes`, which many libraries share.
 
 use bytes::Bytes;
 
@@ -10,8 +10,8 @@ pub use text::Text;
 
 /// A whole data message (RFC 6455 section 5.6), reassembled from its fragments.
 ///
-/// RFC 6455 knows these two kinds and no other, so this enum is complete. Ping, Pong and Close never reach a handler.
-/// The payloads are reference-counted: cloning a message does not copy it.
+/// RFC 6455 has only these two kinds, so this enum is complete. Ping, Pong and Close never reach a handler. Payloads
+/// are reference-counted: cloning a message does not copy it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[allow(clippy::exhaustive_enums)]
 pub enum Message {
@@ -22,11 +22,11 @@ pub enum Message {
 }
 
 impl Message {
-    /// What it costs in memory to keep a message, or its frame, beyond the payload: its place in a queue that may be
-    /// half empty, and what the allocator adds to a payload.
+    /// The memory that a kept message or frame takes beyond its payload: its place in a queue that may be half empty,
+    /// and the allocator's overhead.
     pub(crate) const OVERHEAD: usize = 128;
 
-    /// What it costs in memory to keep it.
+    /// The memory that it takes while it is kept.
     pub(crate) fn cost(&self) -> usize {
         self.len() + Self::OVERHEAD
     }
@@ -59,7 +59,7 @@ impl Message {
         }
     }
 
-    /// The text of a text message.
+    /// The text of a text message. `None` for a binary message.
     pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),

@@ -44,7 +44,7 @@ use handle::ServerHandle;
 use handshake::HandshakeConfig;
 use listener::Listener;
 
-/// A WebSocket server: settings first, then [`serve`](Self::serve).
+/// A WebSocket server. Set it up, then call [`serve`](Self::serve).
 ///
 /// ```no_run
 /// use heartwire::{HeartbeatPolicy, Server};
@@ -60,11 +60,11 @@ use listener::Listener;
 ///         })
 /// }
 /// ```
-#[must_use = "a server accepts nobody until `serve` is called"]
+#[must_use = "a server accepts no connections until `serve` is called"]
 pub struct Server {
     listener: Arc<Listener>,
     address: SocketAddr,
-    /// Told when the accept loop is to look whether all is to end.
+    /// Wakes the accept loop, so that it checks whether the server is to stop.
     stop: channel::Receiver<()>,
     supervisor: Arc<SupervisorHandle>,
     receivers: Receivers,
@@ -73,7 +73,7 @@ pub struct Server {
     max_per_address: Option<usize>,
     text_heartbeat: bool,
     config: HandshakeConfig,
-    /// What `serve` starts for a status page.
+    /// The publisher of a status page, which `serve` starts.
     #[cfg(feature = "status")]
     status: Option<status::publisher::Start>,
 }
@@ -83,16 +83,17 @@ impl Server {
     /// `"127.0.0.1:0"` (any free port; [`local_addr`](Self::local_addr) says which).
     ///
     /// # Errors
-    /// [`Error::Io`] if the address is not understood, in use, or not ours to use.
+    /// [`Error::Io`] if the address cannot be resolved, is in use, or may not be used by this process. Also if the
+    /// process has no file descriptors left.
     pub fn bind(address: impl ToSocketAddrs) -> Result<Self, Error> {
         let log = Arc::default();
         Self::new(Listener::bind(address, &log)?, log)
     }
 
-    /// Serves a listener that exists already.
+    /// Serves an existing listener.
     ///
     /// # Errors
-    /// [`Error::Io`] if the listener cannot tell its address.
+    /// [`Error::Io`] if the listener's address cannot be read, or the process has no file descriptors left.
     pub fn from_listener(listener: TcpListener) -> Result<Self, Error> {
         Self::new(Listener::from_socket(listener)?, Arc::default())
     }
@@ -100,7 +101,7 @@ impl Server {
     fn new(listener: Listener, log: Arc<Log>) -> Result<Self, Error> {
         let (address, listener) = (listener.address, Arc::new(listener));
         let config = HandshakeConfig { log: Arc::clone(&log), ..HandshakeConfig::default() };
-        // Wakes the accept loop, in `accept` as long as there is a listener, and in a pause.
+        // Wakes the accept loop in both places where it waits: in `accept`, and in a pause after an error.
         let (stop_sender, stop) = channel::bounded(1);
         let (waiting, its_log) = (Arc::downgrade(&listener), Arc::clone(&log));
         let (supervisor, receivers) = SupervisorHandle::new(log, move || {
@@ -125,12 +126,12 @@ impl Server {
         })
     }
 
-    /// The address really bound.
+    /// The bound address, with the real port.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// The remote control. May be taken, and listened to, before [`serve`](Self::serve).
+    /// A handle to the server, for any thread. It works before [`serve`](Self::serve) too.
     pub fn handle(&self) -> ServerHandle {
         ServerHandle::new(Arc::clone(&self.supervisor), self.address)
     }
@@ -142,52 +143,59 @@ impl Server {
 
     setters_of_both_ends!();
 
-    /// Most connections at a time, those in the opening handshake included. Default 10,000: each costs a thread, and
-    /// systems have limits of threads, memory maps and file descriptors.
+    /// The most connections at a time, including those in the opening handshake. Default 10,000: each costs a thread,
+    /// and systems limit threads, memory maps and file descriptors.
     ///
-    /// More are answered 503 with `Retry-After`, and plain HTTP requests are answered as ever. Those that are answered,
-    /// or refused, take no place among the connections while they have not hung up; there may be 64 of them. For one
-    /// more, whoever has been silent for longest is dropped, so that whoever asks at once is answered at once.
+    /// Further opening handshakes get 503 with `Retry-After`. Plain HTTP requests are answered as usual. A client that
+    /// was answered or refused, and has not hung up yet, does not count as a connection. Up to 64 such clients are
+    /// kept; for one more, the client that has been silent longest is dropped. A client that sends its request at once
+    /// therefore gets an answer at once.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
         self
     }
 
-    /// Most connections at a time that one client's address may have; more are answered 429 with `Retry-After`. Default
-    /// `None`: as many as there are, for behind one address there may be many people (NAT).
+    /// The most connections at a time from one client address. Further ones get 429 with `Retry-After`. Default `None`,
+    /// no limit: many people may share one address (NAT).
     ///
-    /// The address is [`remote_ip()`](crate::Connection::remote_ip), so a [trusted proxy](Self::trust_proxies) may bring any
-    /// number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any in it. A
-    /// client without a proxy is counted from its TCP connection on, one behind a proxy from its request on.
+    /// The address is [`remote_ip()`](crate::Connection::remote_ip), so a [trusted proxy](Self::trust_proxies) may
+    /// carry any number of clients. An IPv6 network of 64 bits counts as one address, since its owner can choose any
+    /// address in it. A client without a proxy counts from its TCP connection on, a client behind a proxy from its
+    /// request on.
     pub fn max_connections_per_address(mut self, connections: Option<usize>) -> Self {
         self.max_per_address = connections;
         self
     }
 
-    /// Takes the texts `ping` and `ping next=<milliseconds>` of every client as heartbeats: they are answered with the
-    /// text `pong` and never reach the handler. It is meant for pages, which can neither send nor see a Ping frame.
-    /// Default off; a client that offers the subprotocol `heartwire.v1`, when `on_handshake` does not choose another,
-    /// has it for itself.
+    /// Accepts the texts `ping` and `ping next=<milliseconds>` from every client as heartbeats. Default off.
     ///
-    /// Such a client is also told the heartbeat of its connection, by a first text of `heartwire ` and a JSON object:
-    /// its number as `connection`, who beats as `leader` (`server`, `peer` or `off`), `interval` or, where the peer
-    /// beats, `expect`, and `timeout` and `max_missed`; durations in milliseconds. The module
-    /// [`heartwire.js`](crate::HEARTWIRE_JS) reads it.
+    /// The server answers them with the text `pong`, and they never reach the handler. This is meant for pages, which
+    /// can neither send nor see a Ping frame. A client that offers the subprotocol `heartwire.v1` gets it for its own
+    /// connection, unless `on_handshake` chooses another subprotocol.
+    ///
+    /// The first text to such a client describes the heartbeat of its connection: `heartwire ` and a JSON object. The
+    /// object has the connection's number as `connection`, who leads as `leader` (`server`, `peer` or `off`),
+    /// `interval` (or `expect`, if the peer leads), `timeout` and `max_missed`. Durations are in milliseconds. The
+    /// module [`heartwire.js`](crate::HEARTWIRE_JS) reads it.
     pub fn text_heartbeat(mut self, text_heartbeat: bool) -> Self {
         self.text_heartbeat = text_heartbeat;
         self
     }
 
-    /// Takes the word of these reverse proxies on whom they speak for: `remote_ip()` of requests and connections, the log
-    /// and all reports then give the client's address, from `X-Forwarded-For`, or from `X-Real-IP` if the request has
-    /// no such list. Called again, it adds. Default: nobody's.
+    /// Trusts these reverse proxies to name the clients that they forward. Default: none. Further calls add to the
+    /// list.
     ///
-    /// Headers of any other peer change nothing. Whoever can connect can write anything into them, and would choose
-    /// under which address to be logged, limited or let in; the address of a TCP connection cannot be chosen like that.
-    /// So name the addresses of your proxies and no others, and have each proxy set `X-Forwarded-For` itself, by
-    /// appending the address that it was called from or by replacing the header: one that hands it on untouched vouches
-    /// for what its clients wrote. The list is read from the right, over the hops that are trusted; the first that is
-    /// not is the client. An entry that is no address ends the way, and the last hop before it stands.
+    /// For such a peer, `remote_ip()` of requests and connections, the log and all reports give the client's address
+    /// from `X-Forwarded-For`, or from `X-Real-IP` if the request has no `X-Forwarded-For`.
+    ///
+    /// Headers of any other peer change nothing. A client can write anything into them, and would choose the address
+    /// under which it is logged, limited or let in. It cannot choose the address of its TCP connection like that. Name
+    /// the addresses of your proxies and no others. Have each proxy set `X-Forwarded-For` itself, by appending the
+    /// address of its client or by replacing the header: a proxy that passes the header on untouched vouches for what
+    /// its clients wrote.
+    ///
+    /// The list is read from the right, past the hops that are trusted. The first address that is not trusted is the
+    /// client. An entry that is not an address ends the search, and the last hop before it counts.
     ///
     /// ```no_run
     /// # use heartwire::{IpNet, Server};
@@ -204,18 +212,18 @@ impl Server {
         self
     }
 
-    /// Lets browsers in only from pages of these origins; any other page is answered 403, and the log says why. Called
-    /// again, it adds. Default: none is named, and pages of all origins are let in.
+    /// Lets browsers in only from pages of these origins. Pages of other origins get 403, and the log says why. Further
+    /// calls add to the list. Default: an empty list, which lets in pages of all origins.
     ///
-    /// Browsers let every page open a WebSocket to everywhere, and send the cookies along that its user has for that
-    /// place. So a server that trusts cookies, or the network that its clients are in, must know whose page it is (RFC
-    /// 6455 section 10.2): otherwise any page acts with the rights of whoever looks at it (cross-site WebSocket
-    /// hijacking). Name the origins of your own pages, also that of pages which this server sends itself. Behind a
-    /// proxy that speaks TLS that is an origin with `https`.
+    /// Browsers let every page open a WebSocket to any server, and send that server's cookies along. A server that
+    /// trusts cookies, or the network of its clients, must therefore know whose page it is (RFC 6455 section 10.2).
+    /// Otherwise any page acts with the rights of its visitor (cross-site WebSocket hijacking). Name the origins of
+    /// your own pages, including those that this server sends itself. Behind a proxy that speaks TLS, such an origin
+    /// begins with `https`.
     ///
-    /// Only browsers send an `Origin`: a client without one is let in. One that is no browser can send any, so this
-    /// replaces no authentication. An origin must be the same as a whole, whatever its case; the check comes before
-    /// [`on_handshake`](Self::on_handshake), and plain HTTP requests are not concerned.
+    /// Only browsers send an `Origin`, so a client without one is let in. Other clients can send any `Origin`: this
+    /// setting does not replace authentication. An origin must match as a whole, whatever its case. The check comes
+    /// before [`on_handshake`](Self::on_handshake). Plain HTTP requests are not checked.
     ///
     /// ```no_run
     /// # use heartwire::Server;
@@ -229,9 +237,12 @@ impl Server {
         self
     }
 
-    /// Decides on opening handshakes: authentication, path, subprotocol, extra headers, a heartbeat of its own, or a
-    /// rejection with a status from 300 to 599 (another is an error of ours, as is a panic: 500 and a line in the log).
-    /// It is called in the connection's thread, within the handshake's time. By default all are accepted.
+    /// Decides on each opening handshake. Default: all are accepted.
+    ///
+    /// The function can check authentication and the path, choose a subprotocol, and add headers or a heartbeat for
+    /// this connection. It rejects with a status from 300 to 599. Any other status, or a panic, is answered with 500
+    /// and logged as an error. It runs in the connection's thread, within the [handshake
+    /// timeout](Self::handshake_timeout).
     ///
     /// ```no_run
     /// # use heartwire::{Accept, Response, Server};
@@ -250,25 +261,27 @@ impl Server {
         self
     }
 
-    /// Answers plain HTTP requests, those that ask for no upgrade and that the server does not answer by itself
-    /// ([`health`](Self::health), [`browser_module`](Self::browser_module)); `None` leaves it to the server: 426 for
-    /// GET and HEAD, 405 for the rest. It is called in the connection's thread.
+    /// Answers plain HTTP requests: those that request no upgrade, and that the server does not answer itself
+    /// ([`health`](Self::health), [`browser_module`](Self::browser_module)).
+    ///
+    /// `None` leaves the request to the server, which answers 426 to GET and HEAD and 405 to other methods. This is
+    /// also the default. The function runs in the connection's thread.
     pub fn on_request(mut self, answer: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
         self.config.on_request = Some(Arc::new(answer));
         self
     }
 
-    /// Serves: each connection gets a thread of its own, in which `handler` is called. Returns when the server was
-    /// [shut down](ServerHandle::shutdown).
+    /// Serves until the server is [shut down](ServerHandle::shutdown). Each connection gets its own thread, which calls
+    /// `handler`.
     ///
-    /// When the handler returns, the connection is closed: with 1000 after `Ok`, with 1011 after an error that is not
-    /// this connection's own end, and with 1011 after a panic, which concerns nobody else. That needs `panic =
-    /// "unwind"`, Rust's default: with `panic = "abort"` a panic ends the whole process, and a warning in the log says
-    /// so at the start.
+    /// The connection is closed when the handler returns: with 1000 after `Ok`, and with 1011 after a panic or after an
+    /// error other than the end of this connection. A panic affects no other connection. That needs `panic = "unwind"`,
+    /// Rust's default: with `panic = "abort"` a panic ends the whole process, and a warning in the log says so at the
+    /// start.
     ///
     /// # Errors
-    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them has panicked,
-    /// which is a bug of heartwire: all connections were cut then, and reported.
+    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them panicked, which
+    /// is a bug in heartwire; by then all connections have been cut and reported.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
@@ -287,7 +300,7 @@ impl Server {
             status,
             ..
         } = self;
-        // Ends, and is waited for, when all else has ended.
+        // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]
         let _publisher = match status {
             Some(status) => Some(status.start(settings.heartbeat).inspect_err(|_| supervisor.mark_ended())?),
@@ -314,7 +327,7 @@ impl Server {
         if let Err(message) = looped {
             supervisor.fail("the accept loop", &message);
         }
-        // From here on clients are refused by the system.
+        // From here on the system refuses clients.
         drop(listener);
         supervisor.notify(Notice::NoMoreConnections);
         threads.join(&supervisor)

@@ -1,13 +1,14 @@
-//! How long to wait before the next attempt: exponential backoff with full jitter, and what the server asked for.
+//! The pause before the next attempt: exponential backoff with full jitter, or what the server asked for.
 //!
-//! Pure: the random number is passed in. Full jitter (a delay drawn evenly from zero to the limit) spreads the clients
-//! that one server lost at one moment best; see Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog.
+//! Pure: the random number is passed in. Full jitter (a delay drawn evenly from zero to the limit) best spreads the
+//! clients that one server lost at one moment; see Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture
+//! Blog.
 
 use std::time::Duration;
 
-/// How a client comes back after it lost its server, or did not reach it.
+/// The pauses before a client reconnects or retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[must_use = "a backoff does nothing until a client has it by `reconnect`"]
+#[must_use = "a backoff does nothing until `reconnect` gives it to a client"]
 pub struct Backoff {
     first: Duration,
     longest: Duration,
@@ -16,8 +17,8 @@ pub struct Backoff {
     longest_retry_after: Duration,
 }
 
-/// Up to 0.5 s before the first attempt, doubled with each failure up to 30 s, and from the start again after a
-/// connection that lasted for 10 s. A server's `Retry-After` counts for 5 minutes at most.
+/// Up to 0.5 s at first, doubled with each failure up to 30 s, and up to 0.5 s again after a connection that lasted for
+/// 10 s. A server's `Retry-After` is honoured up to 5 minutes.
 impl Default for Backoff {
     fn default() -> Self {
         Self {
@@ -32,54 +33,54 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The limit of the first delay. The delay is drawn evenly from zero to the limit, and the limit doubles with each
+    /// The limit of the first delay. Each delay is drawn evenly from zero to the limit, and the limit doubles with each
     /// failure. Default 500 ms.
     pub fn first(mut self, first: Duration) -> Self {
         self.first = first;
         self
     }
 
-    /// What the limit grows to. Default 30 s.
+    /// The largest limit that the doubling reaches. Default 30 s.
     pub fn longest(mut self, longest: Duration) -> Self {
         self.longest = longest;
         self
     }
 
-    /// How long a connection has to last for the failures before it to be forgotten. Default 10 s: a server that takes
+    /// How long a connection has to last to reset the count of failures. Default 10 s: a server that accepts
     /// connections and drops them at once is no better than one that is down.
     pub fn stable_after(mut self, stable_after: Duration) -> Self {
         self.stable_after = stable_after;
         self
     }
 
-    /// Between which delays to draw after a server has closed with 1012 (service restart) or 1013 (try again later).
-    /// Default 5 s to 30 s, as the registration of 1012 asks for.
+    /// The range of the delay after a server has closed with 1012 (service restart) or 1013 (try again later). Default
+    /// 5 s to 30 s, as the registration of 1012 recommends.
     pub fn after_restart(mut self, shortest: Duration, longest: Duration) -> Self {
         self.restart = (shortest, longest.max(shortest));
         self
     }
 
-    /// How long a server may ask to be left alone by `Retry-After` (RFC 9110 section 10.2.3). What it asks for beyond
-    /// that is logged, and not waited for. Default 5 minutes: a single answer, of a proxy perhaps, must not strand all
-    /// clients that get it. `Duration::MAX` honours whatever is asked for.
+    /// The longest `Retry-After` of a server that is honoured (RFC 9110 section 10.2.3). A longer one is logged, and
+    /// the client waits this long. Default 5 minutes: a single response, perhaps from a proxy, must not strand all
+    /// clients that get it. `Duration::MAX` honours any.
     pub fn longest_retry_after(mut self, longest: Duration) -> Self {
         self.longest_retry_after = longest;
         self
     }
 
-    /// Whether a server asked for more than is honoured.
+    /// Whether a server asked for a longer pause than is honoured.
     pub(crate) fn is_too_long(&self, retry_after: Duration) -> bool {
         retry_after > self.longest_retry_after
     }
 }
 
-/// What the server said about coming back.
+/// What the server said about reconnecting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hint {
     Nothing,
-    /// Not before this has passed (`Retry-After`), as far as that is honoured.
+    /// Not before this has passed (`Retry-After`), up to the longest that is honoured.
     NotBefore(Duration),
-    /// It restarts, or is overloaded (1012, 1013).
+    /// The server restarts or is overloaded (1012, 1013).
     Restart,
 }
 
@@ -96,20 +97,20 @@ impl Failures {
         Self { policy, count: 0, attempts: 0 }
     }
 
-    /// The number of the attempt that begins, counted from 1 and from the last connection that lasted.
+    /// The number of the attempt that begins, from 1 after each connection that lasted.
     pub(crate) fn next_attempt(&mut self) -> u32 {
         self.attempts = self.attempts.saturating_add(1);
         self.attempts
     }
 
-    /// A connection was open for so long.
+    /// A connection was open for this long.
     pub(crate) fn was_open_for(&mut self, age: Duration) {
         if age >= self.policy.stable_after {
             (self.count, self.attempts) = (0, 0);
         }
     }
 
-    /// The delay before the next attempt. `random` is even between 0 and 1.
+    /// The delay before the next attempt. `random` is uniform between 0 and 1.
     pub(crate) fn next_delay(&mut self, hint: Hint, random: f64) -> Duration {
         let Backoff { first, longest, restart: (shortest_restart, longest_restart), longest_retry_after, .. } =
             self.policy;
@@ -182,6 +183,6 @@ mod tests {
             assert_eq!(policy.is_too_long(asked), asked > delay, "{asked:?}");
         }
         let jittered = Failures::new(Backoff::default().first(SECOND)).next_delay(Hint::NotBefore(year), 1.0);
-        assert_eq!(jittered, 301 * SECOND, "with jitter, for the others were asked the same");
+        assert_eq!(jittered, 301 * SECOND, "with jitter, because other clients got the same response");
     }
 }

@@ -16,19 +16,19 @@ use crate::http::response::ResponseHead;
 use crate::http::upgrade::{Accepted, UpgradeRequest};
 use crate::transport::socket;
 
-/// What a successful dial gives.
+/// The result of a successful attempt.
 #[derive(Debug)]
 pub(crate) struct Dialed {
     pub(crate) stream: TcpStream,
     pub(crate) peer: SocketAddr,
     pub(crate) request: Request,
     pub(crate) subprotocol: Option<String>,
-    /// What was received after the response.
+    /// The bytes received after the response.
     pub(crate) tail: Vec<u8>,
 }
 
 impl Target {
-    /// One attempt: the first address that answers, and the opening handshake there.
+    /// Makes one attempt: connects to the first address that answers, and performs the opening handshake there.
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
@@ -44,7 +44,7 @@ impl Target {
         Ok(Dialed { stream, peer, request, subprotocol, tail })
     }
 
-    /// The connect timeout begins when the name is resolved: a slow name server leaves no less for connecting.
+    /// The connect timeout begins once the name is resolved: a slow name server does not shorten it.
     fn connect(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let addresses = (self.resolve)(&self.location.host, self.location.port).map_err(ConnectError::Resolve)?;
         race::connect(addresses, self.connect_timeout).map_err(ConnectError::Unreachable)
@@ -63,7 +63,7 @@ fn send(stream: &TcpStream, head: &[u8], deadline: Instant) -> Result<(), Connec
     })
 }
 
-/// Reads up to the end of the response's head. What came after it is the second part of the result.
+/// Reads the head of the response. The second part of the result is what came after it.
 fn receive(stream: &TcpStream, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
     let mut buffer = HeadBuffer::new();
     loop {
@@ -72,16 +72,16 @@ fn receive(stream: &TcpStream, deadline: Instant) -> Result<(ResponseHead, Vec<u
             Some(0) => return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into())),
             Some(count) => count,
         };
-        if let Some(complete) = buffer.filled(count, ResponseHead::parse).map_err(bad_answer)? {
+        if let Some(complete) = buffer.filled(count, ResponseHead::parse).map_err(bad_response)? {
             return Ok(complete);
         }
     }
 }
 
-fn bad_answer(error: HeadError) -> ConnectError {
-    ConnectError::BadAnswer(match error {
-        HeadError::TooLarge => "the head of its answer is too large",
-        HeadError::TooManyHeaders => "its answer has too many headers",
-        HeadError::UnsupportedVersion | HeadError::NotHttp => "its answer is not HTTP",
+fn bad_response(error: HeadError) -> ConnectError {
+    ConnectError::BadResponse(match error {
+        HeadError::TooLarge => "the head of its response is too large",
+        HeadError::TooManyHeaders => "its response has too many headers",
+        HeadError::UnsupportedVersion | HeadError::NotHttp => "its response is not HTTP",
     })
 }

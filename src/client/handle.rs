@@ -1,4 +1,4 @@
-//! A client's remote control, and what it shares with the client: the connection that is open, and the outbox.
+//! The handle to a client, and what it shares with the client: the open connection and the outbox.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -12,42 +12,43 @@ use crate::durations::LONGEST;
 use crate::error::{ClientSendError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
-use crate::protocol::close::{CloseCode, CloseReason};
+use crate::protocol::close::{CloseCode, CloseReason, counted};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::Stats;
 use crate::transport::write_half::Wait;
 
-/// The remote control of a [`Client`](crate::Client), for any number of threads. It stays the same over all
-/// connections. Cloning is cheap.
+/// A handle to a [`Client`](crate::Client), for any number of threads. It outlives each connection. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct ClientHandle {
     pub(super) state: Arc<ClientState>,
 }
 
 impl ClientHandle {
-    /// What a message in the outbox counts for: as much as in a connection's queue, which is to have room for all of them.
+    /// What a message in the outbox counts for: as much as in a connection's queue, which has to have room for all of
+    /// them.
     fn size(message: &Message) -> usize {
         message.cost()
     }
 
-    /// Sends a message over the connection that is open, waiting for room as [`Sender::send`](crate::Sender::send)
-    /// does. Without a connection it is kept, if there is an [outbox](crate::Client::outbox_size), and refused
-    /// otherwise.
+    /// Sends a message over the open connection. Waits for room like [`Sender::send`](crate::Sender::send).
+    ///
+    /// Without a connection, the [outbox](crate::Client::outbox_size) keeps the message; without an outbox it is
+    /// refused.
     ///
     /// # Errors
-    /// The message comes back: [`ClientSendError::NotConnected`] without a connection and an outbox,
-    /// [`ClientSendError::Full`] when the outbox is full (see also
-    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)), [`ClientSendError::Closed`] when the client was
+    /// All give the message back. [`ClientSendError::NotConnected`] if there is neither a connection nor an outbox.
+    /// [`ClientSendError::Full`] if the outbox is full (see also
+    /// [`outbox_drops_oldest`](crate::Client::outbox_drops_oldest)). [`ClientSendError::Closed`] if the client was
     /// stopped or has ended.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
         self.send_or_keep(message.into(), Wait::Forever)
     }
 
-    /// Like [`send`](Self::send), without ever waiting.
+    /// Like [`send`](Self::send), but never waits.
     ///
     /// # Errors
-    /// As [`send`](Self::send). [`ClientSendError::Full`] also when the queue of the connection that is open is full.
+    /// Like [`send`](Self::send). [`ClientSendError::Full`] also if the queue of the open connection is full.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), ClientSendError<Message>> {
         self.send_or_keep(message.into(), Wait::No)
     }
@@ -73,12 +74,13 @@ impl ClientHandle {
                 Err(TrySendError::Full(message)) => return Err(ClientSendError::Full(message)),
                 Err(TrySendError::Closed(message)) => message,
             };
-            // It was lost meanwhile, and the message is for the next: from here on the loop cannot find it again.
+            // The connection was lost, so the message goes to the next. The loop cannot find this one again.
             debug_assert!(connection.write_half.is_closing());
         }
     }
 
-    /// Waits until there is a connection. `false` if there was none within `timeout`, or there will be none any more.
+    /// Waits until there is a connection, for `timeout` at most. `false` if there was none in time, or the client has
+    /// ended.
     pub fn wait_connected(&self, timeout: Duration) -> bool {
         let deadline = Instant::now() + timeout.min(LONGEST);
         let mut current = self.state.current();
@@ -92,7 +94,7 @@ impl ClientHandle {
         current.open_connection().is_some()
     }
 
-    /// Whether [`Client::run`](crate::Client::run) has returned, so that there will be no connection any more.
+    /// Whether [`Client::run`](crate::Client::run) has returned, so that there will be no more connections.
     pub fn has_ended(&self) -> bool {
         self.state.current().has_ended
     }
@@ -102,30 +104,32 @@ impl ClientHandle {
         self.state.current().open_connection().is_some()
     }
 
-    /// How many messages wait in the [outbox](crate::Client::outbox_size). After the end: how many were never sent.
+    /// How many messages wait in the [outbox](crate::Client::outbox_size). After the client's end: how many were never
+    /// sent.
     pub fn outbox_len(&self) -> usize {
         self.state.current().outbox.len()
     }
 
-    /// Takes out what waits in the [outbox](crate::Client::outbox_size), the oldest first. It will not be sent. After the
-    /// end this is what was kept and never sent, so that it can be stored.
+    /// Takes all messages out of the [outbox](crate::Client::outbox_size), oldest first. They will not be sent. After
+    /// the client's end these are the messages that were never sent, so that you can store them.
     pub fn take_outbox(&self) -> Vec<Message> {
         self.state.current().take_outbox().into()
     }
 
-    /// How many messages were dropped from a full outbox so far, if it [drops the
+    /// How many messages a full outbox has dropped so far, if it [drops the
     /// oldest](crate::Client::outbox_drops_oldest).
     pub fn outbox_dropped(&self) -> u64 {
         self.state.current().dropped
     }
 
-    /// Changes the heartbeat of the connection that is open, such as to a slower one while an app is in the background.
-    /// It takes effect at once, also for a server that is dead already. If we lead, a Ping leaves at once; it tells the
-    /// server, if the policy [announces](HeartbeatPolicy::announcing). The next connection begins with
-    /// [`Client::heartbeat`](crate::Client::heartbeat) again.
+    /// Changes the heartbeat of the open connection, for instance to a slower one while an app is in the background.
+    ///
+    /// It takes effect at once. If we lead, a Ping leaves at once: it finds a server that is dead already, and tells
+    /// the server the new interval if the policy [announces](HeartbeatPolicy::announcing). The next connection starts
+    /// with [`Client::heartbeat`](crate::Client::heartbeat) again.
     ///
     /// # Errors
-    /// [`Error::Closed`] without a connection.
+    /// [`Error::Closed`] if there is no connection.
     pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
         let connection = self.state.current().open_connection();
         match connection {
@@ -134,26 +138,26 @@ impl ClientHandle {
         }
     }
 
-    /// Cuts a pause between attempts short, for instance because the network is back.
+    /// Ends a pause between attempts, for instance because the network is back.
     pub fn connect_now(&self) {
         let _ = self.state.wake.try_send(());
     }
 
-    /// Stops the client, and returns at once: an open connection is closed with 1000, after what is queued; an attempt
-    /// or a pause ends at once. [`Client::run`](crate::Client::run) then returns `Ok`.
+    /// Stops the client, and returns at once. An open connection sends what is queued and is then closed with 1000. An
+    /// attempt or a pause ends at once. [`Client::run`](crate::Client::run) then returns `Ok`.
     pub fn stop(&self) {
         self.state.is_stopping.store(true, SeqCst);
         let connection = self.state.current().connection.clone();
         if let Some(connection) = connection {
-            // Fails only when it is closing already.
+            // Fails only if it is closing already.
             let _ = connection.close_from_outside(normal_closure());
         }
         let _ = self.state.wake.try_send(());
     }
 
-    /// Everything that happens from now on: attempts, pauses, openings, misses, closures. The channel is disconnected
-    /// when the client has ended; what waits in it is bounded as for
-    /// [`ServerHandle::events`](crate::ServerHandle::events), and the type of the receiver is the same.
+    /// All events from now on: attempts, pauses, openings, misses, closures. The channel is disconnected when the
+    /// client has ended. It has the same bound and the same type of receiver as
+    /// [`ServerHandle::events`](crate::ServerHandle::events).
     pub fn events(&self) -> channel::Receiver<Event> {
         self.state.supervisor.subscribers.add()
     }
@@ -168,12 +172,12 @@ impl ClientHandle {
 #[derive(Debug)]
 pub(super) struct ClientState {
     pub(super) supervisor: Arc<SupervisorHandle>,
-    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block or
-    /// that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application.
+    /// Protects the open connection and the outbox. Never held across a call that can block or that runs foreign code:
+    /// the logger, or the `Drop` of memory that the application lent to a message.
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,
-    /// Has the client look whether it is to stop, or to end its pause.
+    /// Wakes the client, so that it checks whether to stop, and ends its pause.
     wake: channel::Sender<()>,
     is_stopping: AtomicBool,
 }
@@ -184,8 +188,8 @@ pub(super) struct Current {
     outbox: VecDeque<Message>,
     /// What the messages in the outbox count for.
     outbox_size: usize,
-    /// What those count for that have left with a connection that is opening. Its queue has room for one outbox, so where
-    /// a full outbox refuses, they take their room until all have left.
+    /// What the messages count for that have left the outbox while the connection opens. Its queue has room for one
+    /// outbox. If a full outbox refuses messages, these keep their room until all have left.
     leaving: usize,
     pub(super) outbox_limit: usize,
     pub(super) drops_oldest: bool,
@@ -214,10 +218,11 @@ impl ClientState {
         self.is_stopping.load(SeqCst)
     }
 
-    /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
+    /// Sends what waited in the outbox ahead of all later messages, and wakes all who wait for a connection.
     ///
-    /// The lock is not held while a message is handed over, for a write that fails is logged, and the logger may send
-    /// over a handle. Until the last has left there is no link: what is sent meanwhile waits in its turn.
+    /// The lock is not held while a message is handed over, because a failed write is logged, and the logger may send
+    /// over a handle. Until the last message has left, the connection is not open to others: what they send goes to the
+    /// outbox.
     pub(super) fn opened(&self, connection: Arc<Shared>) {
         while let Some(message) = self.next_to_leave(&connection) {
             if let Err(error) = connection.try_send(message, Wait::No) {
@@ -232,7 +237,7 @@ impl ClientState {
         }
     }
 
-    /// The oldest message of the outbox; when there is none left, the link is there for all.
+    /// The oldest message of the outbox. When there is none left, the connection opens to all senders.
     fn next_to_leave(&self, connection: &Arc<Shared>) -> Option<Message> {
         let mut current = self.current();
         let overrun = current.is_overrun().then(|| current.drop_all());
@@ -246,10 +251,11 @@ impl ClientState {
         message
     }
 
-    /// A message was not taken. What a connection that is lost already does not take waits for the next.
+    /// The connection did not take a message, which goes back to the outbox. If the connection is lost, the message
+    /// waits for the next.
     fn stays(&self, connection: &Arc<Shared>, error: TrySendError<Message>) {
         let mut current = self.current();
-        // The queue has room for a whole outbox, so it is full only of what came since, which made the oldest go.
+        // The queue has room for a whole outbox, so it is full only if later messages have displaced the oldest.
         let is_full = matches!(error, TrySendError::Full(_)) && current.drops_oldest;
         current.put_back(error.into_inner());
         let overrun = is_full.then(|| current.drop_all());
@@ -258,7 +264,7 @@ impl ClientState {
         drop(overrun);
     }
 
-    /// Not where they are dropped: a send that succeeds logs nothing, for loggers may send.
+    /// Logs the dropped messages. Not when they are dropped: a successful send logs nothing, because loggers may send.
     fn log_dropped(&self) {
         let dropped = {
             let mut current = self.current();
@@ -269,7 +275,7 @@ impl ClientState {
         if dropped > 0 {
             self.supervisor
                 .log
-                .warn(format_args!("{dropped} messages were dropped from the full outbox, the oldest first"));
+                .warn(format_args!("the full outbox dropped {}, oldest first", counted(dropped, "message")));
         }
     }
 
@@ -277,12 +283,12 @@ impl ClientState {
         let unsent = {
             let mut current = self.current();
             current.has_ended = true;
-            current.outbox.len()
+            current.outbox.len() as u64
         };
         self.changed.notify_all();
         self.log_dropped();
         if unsent > 0 {
-            self.supervisor.log.warn(format_args!("{unsent} messages were kept for a connection that never came"));
+            self.supervisor.log.warn(format_args!("ended with {} unsent in the outbox", counted(unsent, "message")));
         }
     }
 }
@@ -293,13 +299,13 @@ impl Current {
         self.connection.clone().filter(|connection| !connection.write_half.is_closing())
     }
 
-    /// Has this link be the one that is sent to.
+    /// Opens this connection to all senders.
     fn connect(&mut self, connection: &Arc<Shared>) {
         self.connection = Some(Arc::clone(connection));
         self.leaving = 0;
     }
 
-    /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
+    /// Keeps a message. Returns the messages that gave way to it, for the caller to drop without the lock.
     fn keep(&mut self, message: Message) -> Result<Vec<Message>, ClientSendError<Message>> {
         if self.outbox_limit == 0 {
             return Err(ClientSendError::NotConnected(message));
@@ -335,13 +341,13 @@ impl Current {
         std::mem::take(&mut self.outbox)
     }
 
-    /// Whether several outboxes have left, and senders still fill it faster than it empties: that has to end, for
-    /// meanwhile the handler waits. It cannot be where a full outbox refuses.
+    /// Whether several outboxes have left, and senders still fill it faster than it empties. That has to end, because
+    /// the handler waits meanwhile. It cannot happen if a full outbox refuses messages.
     fn is_overrun(&self) -> bool {
         self.leaving > self.outbox_limit.saturating_mul(4)
     }
 
-    /// Gives all of them, for the caller to drop without the lock.
+    /// Takes all messages, for the caller to drop without the lock.
     fn drop_all(&mut self) -> VecDeque<Message> {
         self.dropped += self.outbox.len() as u64;
         self.take_outbox()

@@ -1,8 +1,8 @@
-//! Connecting to a host that has several addresses: happy eyeballs (RFC 8305), so that a dead one costs a quarter of a
-//! second and not the connect timeout.
+//! Connects to a host that has several addresses: happy eyeballs (RFC 8305), so that a dead address costs a quarter of
+//! a second and not the connect timeout.
 //!
-//! [`Race`] says whose turn it is, and is pure: instants are passed in. [`connect`] has the sockets. They do not block,
-//! so one thread watches all of them, and those that lose are closed at once.
+//! [`Race`] decides which address is next, and is pure: instants are passed in. [`connect`] has the sockets. They do
+//! not block, so one thread watches all of them, and the losers are closed at once.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// The addresses that nobody has tried yet, and when the next is due.
+/// The addresses that are not tried yet, and when the next is due.
 #[derive(Debug)]
 struct Race {
     waiting: VecDeque<SocketAddr>,
@@ -20,12 +20,12 @@ struct Race {
 }
 
 impl Race {
-    /// How long an address has before the next is tried as well, as RFC 8305 section 5 recommends.
+    /// How long an address has before the next is tried too, as RFC 8305 section 5 recommends.
     const DELAY: Duration = Duration::from_millis(250);
-    /// It "MUST NOT be less than 10 milliseconds", however many addresses have to have their turn.
+    /// It "MUST NOT be less than 10 milliseconds", however many addresses there are.
     const SHORTEST_DELAY: Duration = Duration::from_millis(10);
 
-    /// With a timeout that is short for so many addresses they follow each other faster, so that each has its turn.
+    /// If the timeout is short for so many addresses, they follow each other faster, so that each has its turn.
     fn new(addresses: Vec<SocketAddr>, now: Instant, timeout: Duration) -> Self {
         let share = timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         Self {
@@ -44,7 +44,7 @@ impl Race {
         self.waiting.pop_front()
     }
 
-    /// An attempt has failed: the next need not wait.
+    /// An attempt failed, so the next is due at once.
     fn attempt_failed(&mut self, now: Instant) {
         self.next_at = now;
     }
@@ -56,7 +56,7 @@ impl Race {
 }
 
 /// IPv6 and IPv4 in turn, beginning with the family that the resolver prefers (RFC 8305 section 4): a family that does
-/// not work holds up nobody with all of its addresses.
+/// not work delays the other by one address only.
 fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let prefers_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
     let (first, second): (Vec<_>, Vec<_>) = addresses.into_iter().partition(|address| address.is_ipv6() == prefers_v6);
@@ -71,8 +71,8 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Connects to the first of these addresses that answers. The error is that of the last attempt, or `TimedOut` if any was
-/// still under way.
+/// Connects to the first of these addresses that answers. The error is that of the last attempt, or `TimedOut` if any
+/// is still under way.
 pub(super) fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
     let begin = Instant::now();
     let deadline = begin + timeout;
@@ -109,7 +109,7 @@ pub(super) fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> io::Resu
         if under_way.is_empty() && next_at.is_none() {
             return Err(last_error);
         }
-        // Looked at once more after the deadline: it may be us who are late.
+        // The sockets were checked once more after the deadline, because this thread may be late.
         if now >= deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }
@@ -129,7 +129,7 @@ fn begin_to_connect(address: SocketAddr) -> io::Result<Socket> {
 
 #[cfg(unix)]
 fn is_in_progress(error: &io::Error) -> bool {
-    // A connection that a signal interrupts is made all the same (POSIX, connect).
+    // After a signal the connection is still established in the background (POSIX, connect).
     matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EINTR))
 }
 
@@ -138,7 +138,7 @@ fn is_in_progress(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
 }
 
-/// Whether an attempt has come to a connection; `false` while it is under way.
+/// Whether an attempt has succeeded. `false` while it is under way.
 fn is_connected(socket: &Socket) -> io::Result<bool> {
     if let Some(error) = socket.take_error()? {
         return Err(error);
@@ -150,12 +150,12 @@ fn is_connected(socket: &Socket) -> io::Result<bool> {
     }
 }
 
-/// Waits until one of the attempts has come to something. It may return early.
+/// Waits until one of the attempts has succeeded or failed. It may return early.
 #[cfg(unix)]
 fn wait_for_any(under_way: &[(Socket, SocketAddr)], wait: Duration) -> io::Result<()> {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut sockets: Vec<_> = under_way.iter().map(|(socket, _)| PollFd::new(socket, PollFlags::OUT)).collect();
-    // A wait that is too long for a timespec is as good as none.
+    // Without a limit if the wait is too long for a timespec.
     let wait = Timespec::try_from(wait).ok();
     match poll(&mut sockets, wait.as_ref()) {
         Err(rustix::io::Errno::INTR) => Ok(()),
@@ -163,7 +163,7 @@ fn wait_for_any(under_way: &[(Socket, SocketAddr)], wait: Duration) -> io::Resul
     }
 }
 
-/// The same by looking often.
+/// The same by polling.
 #[cfg(not(unix))]
 fn wait_for_any(_: &[(Socket, SocketAddr)], wait: Duration) -> io::Result<()> {
     std::thread::sleep(wait.min(Duration::from_millis(10)));

@@ -1,4 +1,4 @@
-//! A client at work: connects, hands the connection to the handler, and decides what comes after its end.
+//! A running client: it connects, hands the connection to the handler, and decides what follows its end.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -23,7 +23,7 @@ use crate::protocol::frame::Role;
 use crate::settings::Settings;
 use crate::supervisor::event::Event;
 
-/// A client at work.
+/// A running client.
 pub(super) struct Run<'a, H> {
     pub(super) target: Arc<Target>,
     pub(super) settings: Arc<Settings>,
@@ -34,11 +34,11 @@ pub(super) struct Run<'a, H> {
     pub(super) handler: &'a mut H,
 }
 
-/// How a connection, or the attempt at one, ended, for the loop that decides what comes next.
+/// How a connection or an attempt ended, for the loop that decides what comes next.
 enum Outcome {
-    /// For good, with this result.
+    /// The client ends with this result.
     Done(Result<(), Error>),
-    /// It may go better next time.
+    /// The next attempt may succeed.
     Lost(Hint),
 }
 
@@ -75,26 +75,26 @@ where
         Ok(())
     }
 
-    /// Whether no more attempts are to be made.
+    /// Whether to make no more attempts.
     fn is_stopping(&self) -> bool {
         self.state.is_stopping() || self.state.supervisor.is_ending()
     }
 
-    /// One attempt. `None` if the client was stopped meanwhile; the attempt is then left to come to its own end.
+    /// Makes one attempt. `None` if the client was stopped meanwhile; the attempt then ends by itself.
     fn dial(&self, attempt: u32, refused_with: Option<u16>) -> Option<Result<Dialed, ConnectError>> {
         let (done, dialed) = channel::bounded(1);
         let (target, state) = (Arc::clone(&self.target), Arc::clone(&self.state));
         let handshake_timeout = self.settings.handshake_timeout;
         let dialer = thread::Builder::new().name("heartwire-dial".into()).spawn(move || {
             let prepared = target.prepared(attempt, refused_with);
-            // That may have taken long, and a client that was stopped meanwhile should not turn up at its server.
+            // That may have taken long, and a client that was stopped meanwhile must not connect to its server.
             if state.is_stopping() {
                 foreign::dispose(prepared);
             } else {
-                // It comes back if nobody waits for it any more.
+                // `send` gives it back if the client no longer waits for it.
                 foreign::dispose(done.send(prepared.and_then(|target| target.dial(handshake_timeout))));
             }
-            // And this may be the last who has the application's functions.
+            // This may be the last reference to the application's functions.
             foreign::dispose(target);
         });
         if let Err(error) = dialer {
@@ -106,7 +106,7 @@ where
                     Ok(dialed) => Some(dialed),
                     Err(_) if self.is_stopping() => None,
                     Err(_) => {
-                        let error = io::Error::other("the thread that connects has panicked");
+                        let error = io::Error::other("the connecting thread panicked");
                         Some(Err(ConnectError::Unreachable(error)))
                     }
                 },
@@ -128,14 +128,14 @@ where
         if is_fatal || self.backoff.is_none() {
             return Outcome::Done(Err(error));
         }
-        // It may be what `prepare` gave, and the application's own.
+        // The error may come from `prepare`, and so be the application's own.
         foreign::dispose(error);
         Outcome::Lost(hint)
     }
 
-    /// Waits before the next attempt, unless told otherwise.
+    /// Waits before the next attempt. A stop or `connect_now` ends the wait.
     fn pause(&self, hint: Hint, delay: Duration) {
-        // What was asked for while there was a connection is no reason to hurry now.
+        // A `connect_now` that came during the connection does not count.
         self.woken.try_iter().for_each(drop);
         if self.is_stopping() {
             return;
@@ -144,10 +144,10 @@ where
         match hint {
             Hint::NotBefore(asked) if self.backoff.is_some_and(|backoff| backoff.is_too_long(asked)) => {
                 log.info(format_args!(
-                    "connecting again in {delay:.1?}, although the server asked for {asked:?} (Retry-After)"
+                    "retrying in {delay:.1?}, although the server asked for {asked:?} (Retry-After)"
                 ));
             }
-            _ => log.info(format_args!("connecting again in {delay:.1?}")),
+            _ => log.info(format_args!("retrying in {delay:.1?}")),
         }
         self.state.supervisor.subscribers.publish(|| Event::Retrying { delay });
         let deadline = Instant::now().checked_add(delay);
@@ -158,7 +158,7 @@ where
         }
     }
 
-    /// Hands a connection to the handler, and sees how it ended.
+    /// Hands a connection to the handler, and finds out how it ended.
     fn handle(&mut self, dialed: Dialed) -> Result<Outcome, Error> {
         let mut connection = self.open(dialed)?;
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.handler)(&mut connection)));
@@ -177,18 +177,17 @@ where
         self.closed();
         Ok(match done {
             Some(result) => Outcome::Done(result),
-            // A write that failed does not know what the peer had said before; by now that was read.
+            // A failed write does not know what the peer said before it. By now that has been read.
             None => self.after(connection.reason()),
         })
     }
 
-    /// The connection has ended. Returns when the supervisor has told of it, so that whatever is told from here on
-    /// comes after.
+    /// The connection has ended. Returns once the supervisor has published that, so that later events come after it.
     fn closed(&self) {
         self.state.supervisor.thread_ends(self.last_id);
     }
 
-    /// What follows from the end of a connection that we did not want to end.
+    /// What follows the end of a connection, unless the handler decided it.
     fn after(&self, reason: CloseReason) -> Outcome {
         let hint = match &reason {
             CloseReason::Peer { code: Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER), .. } => Hint::Restart,
@@ -222,7 +221,7 @@ where
         let connection = Connection::new(Arc::clone(&shared), receiving, request, subprotocol);
         shared.announce_open();
         if let Some(next) = settings.heartbeat.announcement() {
-            // The server may expect our first sign much sooner. If it cannot be written, the first read will tell why.
+            // The server may expect our first Ping much sooner. If it cannot be written, the first read says why.
             let _ = shared.ping(Some(next), None);
         }
         self.state.opened(shared);

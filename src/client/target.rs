@@ -1,4 +1,4 @@
-//! Where a client connects to and what it asks for there: the URL, and what the application adds to the request.
+//! Where a client connects and what it requests there: the URL, and what the application adds to the request.
 
 use std::borrow::Cow;
 use std::error::Error as StdError;
@@ -15,28 +15,28 @@ use crate::error::Error;
 use crate::foreign;
 use crate::http::upgrade;
 
-/// Where to connect to, what to ask for, and by which rules.
+/// Where to connect, what to request, and by which rules.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(super) location: Location,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) connect_timeout: Duration,
-    /// The system's resolver; tests have others.
+    /// The system's resolver; tests use others.
     pub(super) resolve: Resolve,
-    /// Changes what each attempt asks for, and where.
+    /// Changes the headers and the URL of each attempt.
     pub(super) prepare: Option<Prepare>,
     pub(super) gives_up: GivesUp,
 }
 
-/// What a URL says.
+/// The parts of a URL.
 #[derive(Clone)]
 pub(super) struct Location {
     pub(super) host: String,
     pub(super) port: u16,
-    /// As the `Host` header has it.
+    /// As in the `Host` header.
     pub(super) authority: String,
-    /// With the query.
+    /// The path with the query.
     pub(super) path: String,
 }
 
@@ -44,7 +44,7 @@ pub(super) type Prepare = Arc<dyn Fn(&mut Attempt) -> Result<(), Box<dyn StdErro
 /// Decides which errors end the client.
 pub(super) type GivesUp = Arc<dyn Fn(&Error) -> bool + Send + Sync>;
 
-/// Finds the addresses of a host, and puts the port to each.
+/// Finds the addresses of a host, and adds the port to each.
 pub(super) type Resolve = Arc<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
@@ -61,16 +61,18 @@ impl Location {
             Some("wss") => return Err(invalid("wss:// needs TLS, which is not supported")),
             _ => return Err(invalid("expected ws://")),
         }
-        let authority = uri.authority().ok_or_else(|| invalid("no host"))?;
+        let authority = uri.authority().ok_or_else(|| invalid("the host is missing"))?;
         if authority.as_str().contains('@') {
-            return Err(invalid("no user name or password may stand in it; send a header, such as Authorization"));
+            return Err(invalid(
+                "it must not contain a user name or password; send a header instead, such as Authorization",
+            ));
         }
         if authority.host().is_empty() {
             return Err(invalid("expected HOST or HOST:PORT after ws://"));
         }
         let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
             None | Some("") => 80,
-            Some(_) => authority.port_u16().ok_or_else(|| invalid("no such port"))?,
+            Some(_) => authority.port_u16().ok_or_else(|| invalid("the port is not valid"))?,
         };
         Ok(Self {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
@@ -90,7 +92,7 @@ impl Target {
             location: Location::parse(url)?,
             headers: Vec::new(),
             subprotocols: Vec::new(),
-            // Two lost packets and some more: TCP tries again after 1 s and 3 s.
+            // Allows for two lost packets and some more: TCP retries after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
             resolve: Arc::new(ask_the_system),
             prepare: None,
@@ -98,12 +100,12 @@ impl Target {
         })
     }
 
-    /// The target of one attempt. Whatever is wrong with what the function gave may be right the next time.
+    /// The target of one attempt. An error is not fatal: what the function gives may be valid the next time.
     pub(super) fn prepared(&self, number: u32, refused_with: Option<u16>) -> Result<Cow<'_, Self>, ConnectError> {
         let Some(prepare) = &self.prepare else { return Ok(Cow::Borrowed(self)) };
         let mut attempt = Attempt { number, refused_with, url: None, headers: self.headers.clone() };
         let prepared = foreign::call(|| prepare(&mut attempt));
-        let prepared = prepared.unwrap_or_else(|message| Err(format!("a panic: {message}").into()));
+        let prepared = prepared.unwrap_or_else(|message| Err(format!("it panicked: {message}").into()));
         prepared.map_err(ConnectError::Prepare)?;
         let Attempt { url, headers, .. } = attempt;
         let changed = || {
@@ -115,7 +117,7 @@ impl Target {
         changed().map_err(|error: ConnectError| ConnectError::Prepare(error.into()))
     }
 
-    /// Checks what the application has added.
+    /// Checks what the application added.
     pub(crate) fn check(&self) -> Result<(), ConnectError> {
         upgrade::check_additions(&self.headers, &self.subprotocols)
     }
@@ -131,8 +133,8 @@ impl fmt::Debug for Target {
     }
 }
 
-/// A URL as it may be shown: without user name, password and query. It need not be valid, so where a password ends is
-/// not known; in doubt, more is left out.
+/// A URL that is safe to show: without user name, password and query. It need not be valid, so the end of a password is
+/// not known; when in doubt, more is left out.
 fn without_secrets(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {

@@ -1,4 +1,4 @@
-//! What there is to know about one connection: while it is open, and once when it has ended.
+//! What is known about one connection: snapshots while it is open, and the report when it has ended.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use crate::heartbeat::round_trip::RoundTrip;
 use crate::http::request::RequestTarget;
 use crate::protocol::close::{CloseCode, CloseReason, counted};
 
-/// A connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
+/// An open connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionInfo {
@@ -18,36 +18,36 @@ pub struct ConnectionInfo {
     pub id: ConnectionId,
     /// The address of the peer's socket: behind a proxy, the proxy's.
     pub peer_addr: SocketAddr,
-    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
-    /// named, or else the peer's own.
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
+    /// own.
     pub remote_ip: IpAddr,
-    /// The path that it asked for, without the query.
+    /// The requested path, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.
     pub target: RequestTarget,
     /// How long it has been open.
     pub age: Duration,
-    /// For how long no byte has come from the peer.
+    /// How long the peer has sent nothing.
     pub silent: Duration,
-    /// Misses in a row.
+    /// Misses in a row so far.
     pub missed: u32,
     /// How many misses in a row make the peer dead.
     pub max_missed: u32,
-    /// Round-trip figures, if any Ping was answered.
+    /// Round-trip figures. `None` before the first Pong.
     pub round_trip: Option<RoundTrip>,
     /// Pings that we sent.
     pub pings: u64,
     /// Pongs that answered them.
     pub pongs: u64,
-    /// Messages, bytes and drops both ways.
+    /// Messages and bytes in both directions, and what was dropped.
     pub traffic: Traffic,
     /// Bytes that wait for the peer to take them.
     pub queued: usize,
-    /// How long its thread has been in the handler; `None` while it waits in `recv`.
+    /// How long its thread has been away from `recv`. `None` while it waits there.
     pub away: Option<Duration>,
 }
 
-/// All there is to know about a connection that ended. There is exactly one for each connection that opened.
+/// The report of a connection that ended. There is exactly one for each connection that opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CloseReport {
@@ -55,22 +55,22 @@ pub struct CloseReport {
     pub id: ConnectionId,
     /// The address of the peer's socket: behind a proxy, the proxy's.
     pub peer_addr: SocketAddr,
-    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
-    /// named, or else the peer's own.
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
+    /// own.
     pub remote_ip: IpAddr,
-    /// The path that it asked for, without the query.
+    /// The requested path, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.
     pub target: RequestTarget,
-    /// The first cause.
+    /// The first cause of the end.
     pub reason: CloseReason,
-    /// The code in the Close frame that we sent, if we sent one with a code.
+    /// The code in the Close frame that we sent. `None` without a frame or without a code.
     pub sent: Option<CloseCode>,
-    /// The code in the Close frame that the peer sent, if it sent one with a code.
+    /// The code in the Close frame that the peer sent. `None` without a frame or without a code.
     pub received: Option<CloseCode>,
     /// Misses in a row at the end.
     pub missed: u32,
-    /// Round-trip figures, if any Ping was ever answered.
+    /// Round-trip figures. `None` if no Pong ever came.
     pub round_trip: Option<RoundTrip>,
     /// Pings that we sent.
     pub pings: u64,
@@ -78,7 +78,7 @@ pub struct CloseReport {
     pub pongs: u64,
     /// How long the connection was open.
     pub age: Duration,
-    /// Messages, bytes and drops both ways.
+    /// Messages and bytes in both directions, and what was dropped.
     pub traffic: Traffic,
 }
 
@@ -92,22 +92,21 @@ impl fmt::Display for CloseReport {
     }
 }
 
-/// What passed over a connection.
+/// The traffic of a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Traffic {
     /// Data messages from the peer.
     pub messages_in: u64,
-    /// Data messages to the peer, as far as they were accepted for sending.
+    /// Data messages accepted for sending to the peer.
     pub messages_out: u64,
-    /// Bytes from the peer, frame headers and control frames included.
+    /// Bytes from the peer, including frame headers and control frames.
     pub bytes_in: u64,
-    /// Bytes that the socket took, frame headers and control frames included.
+    /// Bytes that the socket took, including frame headers and control frames.
     pub bytes_out: u64,
-    /// Broadcasts that this peer did not get, because its queue was full.
+    /// Broadcasts that this peer did not get because its queue was full.
     pub dropped: u64,
-    /// Bytes that were accepted for sending and then lost, because the connection ended before the socket had taken
-    /// them.
+    /// Bytes that were accepted for sending and lost, because the connection ended before the socket took them.
     pub unsent: u64,
 }
 
@@ -140,9 +139,9 @@ mod tests {
 
     #[test]
     fn traffic_says_what_each_number_counts() {
-        let beats = Traffic { bytes_in: 8, bytes_out: 3, ..Traffic::default() };
-        assert_eq!(beats.to_string(), "0 messages in, 8 B on the wire; 0 messages out, 3 B on the wire");
-        let behind = Traffic { messages_in: 1, messages_out: 2, dropped: 1, unsent: 70, ..beats };
+        let quiet = Traffic { bytes_in: 8, bytes_out: 3, ..Traffic::default() };
+        assert_eq!(quiet.to_string(), "0 messages in, 8 B on the wire; 0 messages out, 3 B on the wire");
+        let behind = Traffic { messages_in: 1, messages_out: 2, dropped: 1, unsent: 70, ..quiet };
         let expected =
             "1 message in, 8 B on the wire; 2 messages out, 3 B on the wire; 1 broadcast dropped; 70 B unsent";
         assert_eq!(behind.to_string(), expected);

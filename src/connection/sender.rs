@@ -1,4 +1,4 @@
-//! Sending from any thread.
+//! The sending end of a connection, for any thread.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use crate::transport::write_half::Wait;
 
 /// The sending end of a connection, for any number of threads. Cloning is cheap.
 ///
-/// Frames are never torn or interleaved, and leave in the order of the calls. Nothing waits for a timer: a message is
-/// handed to the socket before the call returns, unless earlier ones still wait there.
+/// Frames are never torn or interleaved, and leave in the order of the calls. No message waits for a timer: the socket
+/// gets it before the call returns, unless earlier messages still wait.
 #[derive(Debug, Clone)]
 pub struct Sender {
     shared: Arc<Shared>,
@@ -29,44 +29,46 @@ impl Sender {
         Self { shared }
     }
 
-    /// Sends a message. If the connection's queue is full, waits until there is room: that ends, at the latest, when
-    /// the peer is found to take nothing any more (with a heartbeat that has a timeout).
+    /// Sends a message. If the queue is full because the peer is slow, waits for room.
+    ///
+    /// With a heartbeat that has a timeout, the wait ends at the latest when the peer is found stalled. Without one,
+    /// nothing but the peer or [`full_queue_timeout`](crate::Server::full_queue_timeout) ends it.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed or closing; the message is not sent.
+    /// [`Error::Closed`] if the connection is closed or closing. The message is not sent.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
         self.shared.send(message.into())
     }
 
-    /// Sends a message without ever waiting.
+    /// Sends a message, and never waits.
     ///
     /// # Errors
-    /// [`TrySendError::Full`] when the queue is full, [`TrySendError::Closed`] when the connection is closed or closing;
-    /// both give the message back.
+    /// Both give the message back. [`TrySendError::Full`] if the queue is full. [`TrySendError::Closed`] if the
+    /// connection is closed or closing.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
         self.shared.try_send(message.into(), Wait::No)
     }
 
-    /// Sends a message, waiting for room in the queue for `timeout` at most.
+    /// Sends a message. Waits for room in the queue for `timeout` at most.
     ///
     /// # Errors
-    /// [`TrySendError::Full`] when there was no room in time, [`TrySendError::Closed`] when the connection is closed or
-    /// closing; both give the message back.
+    /// Both give the message back. [`TrySendError::Full`] if there was no room in time. [`TrySendError::Closed`] if the
+    /// connection is closed or closing.
     pub fn send_timeout(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), TrySendError<Message>> {
         let deadline = Instant::now().checked_add(timeout);
         self.shared.try_send(message.into(), deadline.map_or(Wait::Forever, Wait::Until))
     }
 
-    /// Waits until the peer has read everything that was sent before, or for `timeout` at most.
+    /// Waits until the peer has read everything that was sent before this call, for `timeout` at most.
     ///
-    /// A Ping leaves behind all of it, and its Pong says that the peer's WebSocket layer has come so far: frames are read
-    /// in their order (RFC 6455 section 5.5.3). What the application there did with the messages it does not say. Only
-    /// peers that answer Pings confirm anything. In a handler it takes a tenth of a second longer than the round trip,
-    /// until the stand-in reads for it.
+    /// It sends a Ping after all of it. The Pong shows that the peer's WebSocket layer has read that far, since it
+    /// reads frames in order (RFC 6455 section 5.5.3). It does not show what the application there did with the
+    /// messages. Only a peer that answers Pings confirms anything. In a handler the call takes a tenth of a second
+    /// longer than the round trip, until the stand-in reads the Pong.
     ///
     /// # Errors
-    /// [`ConfirmError::Timeout`] when the Pong did not come in time: the peer may have read everything, something or
-    /// nothing. [`ConfirmError::Closed`] when the connection is closed or closing, or ends meanwhile.
+    /// [`ConfirmError::Timeout`] if the Pong did not come in time: the peer may have read all of it, part of it or
+    /// nothing. [`ConfirmError::Closed`] if the connection is closed or closing, or ends meanwhile.
     ///
     /// ```no_run
     /// # fn f(sender: heartwire::Sender) -> Result<(), Box<dyn std::error::Error>> {
@@ -88,12 +90,14 @@ impl Sender {
         }
     }
 
-    /// Sends a Ping at once; the round-trip time comes over the channel, which is disconnected if the connection closes
-    /// before the Pong. It includes what the Ping had to wait in our own queue, and, if the handler does not wait in `recv`
-    /// meanwhile, the tenth of a second until the stand-in reads for it.
+    /// Sends a Ping at once. The channel delivers the round-trip time, or is disconnected if the connection closes
+    /// before the Pong.
+    ///
+    /// The time includes the wait of the Ping in our own queue. If the handler does not wait in `recv` meanwhile, it
+    /// also includes the tenth of a second until the stand-in reads the Pong.
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed or closing.
+    /// [`Error::Closed`] if the connection is closed or closing.
     ///
     /// ```no_run
     /// # fn f(sender: heartwire::Sender) -> Result<(), heartwire::Error> {
@@ -110,23 +114,26 @@ impl Sender {
         Ok(answer)
     }
 
-    /// Changes the connection's heartbeat from here, with effect at once, whatever its handler does. Misses so far are
-    /// forgotten. If we lead, a Ping leaves at once: it tells the peer, with a policy that
-    /// [announces](HeartbeatPolicy::announcing), and finds a peer that is dead already.
+    /// Changes the connection's heartbeat at once, whatever its handler is doing. The count of misses starts anew.
+    ///
+    /// If we lead, a Ping leaves at once: it finds a peer that is dead already, and tells the peer the new interval if
+    /// the policy [announces](HeartbeatPolicy::announcing).
     ///
     /// # Errors
-    /// [`Error::Closed`] when the connection is closed or closing.
+    /// [`Error::Closed`] if the connection is closed or closing.
     pub fn set_heartbeat(&self, policy: HeartbeatPolicy) -> Result<(), Error> {
         self.shared.request_heartbeat(policy)
     }
 
-    /// Closes the connection from here: a Close frame goes out behind what is queued, and the peer has the close
-    /// timeout to answer. Returns at once. The handler keeps receiving what the peer sent before it knew; its `recv`
-    /// then gives [`Error::Closed`].
+    /// Closes the connection, and returns at once.
+    ///
+    /// A Close frame leaves after what is queued, and the peer has the close timeout to answer. The handler still
+    /// receives what the peer sent before it got the Close frame. After that its `recv` returns [`Error::Closed`]. A
+    /// reason longer than 123 bytes is cut.
     ///
     /// # Errors
-    /// [`Error::InvalidCloseCode`] if the code must not be sent, [`Error::Closed`] if the connection is closed or
-    /// closing already.
+    /// [`Error::InvalidCloseCode`] if the code must not be sent; the connection stays open. [`Error::Closed`] if the
+    /// connection is closed or closing already.
     pub fn close(&self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
         let code = code.into();
         if !code.is_sendable() {
@@ -145,7 +152,7 @@ impl Sender {
         self.shared.identity.remote.peer_addr
     }
 
-    /// The address of whoever is really at the other end: see [`Connection::remote_ip`](crate::Connection::remote_ip).
+    /// The client's address: see [`Connection::remote_ip`](crate::Connection::remote_ip).
     pub fn remote_ip(&self) -> IpAddr {
         self.shared.identity.remote.remote_ip
     }

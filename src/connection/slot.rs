@@ -1,8 +1,9 @@
-//! Where the receiving end of a connection lies while nobody drives it, and where the connection's thread is.
+//! The slot: it holds the receiving end of a connection while nobody drives it, and knows where the connection's thread
+//! is.
 //!
-//! The thread takes the [`ReceivingEnd`] when its handler calls `recv` and puts it back when it leaves, or while it only
-//! waits for its peer. So whoever finds it here may use it, under the lock, for a moment: the stand-in while the thread is
-//! away, and a thread that changes the heartbeat.
+//! The thread takes the [`ReceivingEnd`] when its handler calls `recv`. It puts the end back when it leaves `recv`, and
+//! while it only waits for its peer. Other threads that find it here may use it for a moment, under the lock: the
+//! stand-in while the thread is away, and a thread that changes the heartbeat.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,10 +18,10 @@ use crate::supervisor::stand_in::{Check, GRACE, Socket};
 
 /// The receiving end while nobody drives it.
 pub(super) struct Slot {
-    /// Protects the receiving end, and says where the connection's thread is. Held by the stand-in for one look, and by
+    /// Protects the receiving end, and says where the connection's thread is. The stand-in holds it for one look,
     /// others for moments only.
     state: Mutex<State>,
-    /// Whether another thread has asked for a heartbeat: looked at without the lock.
+    /// Whether another thread has requested a heartbeat. Read without the lock.
     has_request: AtomicBool,
 }
 
@@ -32,17 +33,17 @@ struct State {
     away_since: Option<Instant>,
     /// Whether this absence was reported.
     is_reported: bool,
-    /// Whether the stand-in looks here soon, so that a thread which leaves need not tell it. Once it has taken over it comes
-    /// by its own deadlines, and they may be far away.
+    /// Whether the stand-in looks here soon, so that a thread which leaves `recv` need not notify it. Once it has taken
+    /// over, it looks at its own deadlines, which may be far away.
     is_listed: bool,
-    /// Whether the thread waits in `recv` by a deadline that is no longer true, so that the stand-in keeps the new one.
+    /// Whether the thread waits in `recv` with an outdated deadline, so that the stand-in has to keep the new one.
     is_stale: bool,
-    /// A heartbeat that another thread has asked for while the reception was not here.
+    /// A heartbeat that another thread requested while the receiving end was not here.
     requested: Option<HeartbeatPolicy>,
 }
 
 impl Slot {
-    /// Of a connection whose thread has not begun to receive.
+    /// The slot of a connection whose thread has not begun to receive.
     pub(super) fn new(now: Instant) -> Self {
         let state = State { away_since: Some(now), ..State::default() };
         Self { state: Mutex::new(state), has_request: AtomicBool::new(false) }
@@ -54,7 +55,7 @@ impl Slot {
 }
 
 impl Shared {
-    /// The connection's thread is in `recv`, or wakes up there: it takes the reception. `None` after the end.
+    /// Takes the receiving end, for the connection's thread that enters `recv` or wakes up there. `None` after the end.
     pub(crate) fn take_receiving_end(&self) -> Option<Box<ReceivingEnd>> {
         let mut slot = self.slot.lock();
         slot.away_since = None;
@@ -63,14 +64,13 @@ impl Shared {
         slot.receiving.take()
     }
 
-    /// The connection is complete, and its thread about to begin in the handler: the supervisor and the stand-in learn of
-    /// it.
+    /// Announces the connection to the supervisor and the stand-in, before its thread calls the handler.
     pub(crate) fn announce_open(self: &Arc<Self>) {
         self.supervisor.notify(Notice::Opened(Arc::clone(self)));
         self.list_for_stand_in();
     }
 
-    /// Has the stand-in look at the connection, whether or not it is on its list.
+    /// Makes the stand-in look at the connection, whether or not it is on its list.
     pub(crate) fn list_for_stand_in(self: &Arc<Self>) {
         self.slot.lock().is_listed = true;
         self.supervisor.stand_in.watch(Arc::clone(self));
@@ -80,7 +80,7 @@ impl Shared {
     pub(crate) fn leave_recv(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
         let mut slot = self.slot.lock();
         if let Some(policy) = slot.requested.take() {
-            // If it cannot be written, the next read will tell why.
+            // If it cannot be written, the next read says why.
             let _ = receiving.change_heartbeat(self, policy);
         }
         slot.receiving = Some(receiving);
@@ -92,9 +92,8 @@ impl Shared {
         }
     }
 
-    /// Puts the reception where others find it: the connection's thread has not begun yet, or waits for its peer and takes
-    /// it again when something has come. Given back if another thread has asked for a heartbeat that it does not know of
-    /// yet.
+    /// Puts the receiving end into the slot, before the connection's thread begins, or while it waits for its peer.
+    /// Gives it back if another thread has requested a heartbeat that is not applied yet.
     pub(crate) fn offer(&self, receiving: Box<ReceivingEnd>) -> Option<Box<ReceivingEnd>> {
         let mut slot = self.slot.lock();
         if slot.requested.is_some() {
@@ -111,13 +110,13 @@ impl Shared {
 
     // Changing the heartbeat.
 
-    /// Looks at the reception, if it is here.
+    /// Calls a function on the receiving end, if it is here.
     pub(crate) fn with_receiving_end<T>(&self, look: impl FnOnce(&mut ReceivingEnd) -> T) -> Option<T> {
         self.slot.lock().receiving.as_deref_mut().map(look)
     }
 
-    /// Changes the heartbeat from whatever thread. A Ping leaves at once: it tells the peer, if the heartbeat announces,
-    /// and its clock runs, so that a peer which is dead already is found.
+    /// Changes the heartbeat from any thread. A Ping leaves at once: it tells the peer if the heartbeat announces, and
+    /// its miss clock runs, so that a peer which is dead already is found.
     pub(crate) fn request_heartbeat(self: &Arc<Self>, policy: HeartbeatPolicy) -> Result<(), Error> {
         let mut slot = self.slot.lock();
         let slot_ref = &mut *slot;
@@ -128,7 +127,7 @@ impl Shared {
                 slot_ref.is_listed = true;
                 pinged
             }
-            // Its thread is at work on it, and looks here soon.
+            // The connection's thread has it, and looks for requests soon.
             None => {
                 slot_ref.requested = Some(policy);
                 self.slot.has_request.store(true, Relaxed);
@@ -141,7 +140,7 @@ impl Shared {
         pinged
     }
 
-    /// The heartbeat that another thread has asked for since the last time.
+    /// The heartbeat that another thread has requested since the last call.
     pub(crate) fn take_requested_heartbeat(&self) -> Option<HeartbeatPolicy> {
         if !self.slot.has_request.load(Relaxed) {
             return None;
@@ -166,14 +165,14 @@ impl State {
             if !self.is_stale {
                 return Ok(Check::NotNeeded);
             }
-            // The thread reads what comes, and is woken by it; only its deadline has to be kept.
+            // What arrives wakes the thread, which reads it; only its deadline has to be kept.
             let at = receiving.beat_if_due(shared, now)?;
             self.is_stale = at.is_some();
             return Ok(if self.is_stale { Check::Again { at, socket: None } } else { Check::NotNeeded });
         };
         let from = since + GRACE;
         if now < from {
-            // It may be back in a moment, and reads by itself; but no deadline waits for it.
+            // It may be back in a moment, and read by itself; but deadlines do not wait for it.
             let at = receiving.beat_if_due(shared, now)?;
             self.is_listed = true;
             return Ok(Check::Again { at: Some(at.map_or(from, |at| at.min(from))), socket: None });

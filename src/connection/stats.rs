@@ -1,6 +1,6 @@
-//! What is counted of a connection: by its own thread or its stand-in, and read by anybody at any time.
+//! The counters of a connection. Its own thread or the stand-in counts; any thread may read at any time.
 //!
-//! Each number stands for itself, so they are atomics without an order. What the write half counts is its own.
+//! Each number stands for itself, so they are atomics without an order. The write half has its own counters.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ pub(crate) struct ConnectionStats {
     broadcasts_dropped: AtomicU64,
     missed: AtomicU32,
     max_missed: AtomicU32,
-    /// Milliseconds from `opened` to the newest byte from the peer.
+    /// Milliseconds from `opened` to the newest bytes from the peer.
     heard_after: AtomicU64,
 }
 
@@ -30,7 +30,7 @@ impl ConnectionStats {
         }
     }
 
-    // What came in.
+    // Received.
 
     pub(crate) fn count_bytes_in(&self, count: usize, now: Instant) {
         self.bytes_in.fetch_add(count as u64, Relaxed);
@@ -41,7 +41,7 @@ impl ConnectionStats {
         self.bytes_in.load(Relaxed)
     }
 
-    /// How long after the opening the newest byte came.
+    /// How long after the opening the newest bytes came.
     pub(super) fn heard_after(&self) -> Duration {
         Duration::from_millis(self.heard_after.load(Relaxed))
     }
@@ -54,9 +54,9 @@ impl ConnectionStats {
         self.messages_in.load(Relaxed)
     }
 
-    // What did not go out.
+    // Not sent.
 
-    /// Whether it is the first.
+    /// Counts a broadcast that was dropped. Returns whether it is the first.
     pub(super) fn count_dropped_broadcast(&self) -> bool {
         self.broadcasts_dropped.fetch_add(1, Relaxed) == 0
     }
@@ -81,7 +81,7 @@ impl ConnectionStats {
         self.max_missed.load(Relaxed)
     }
 
-    /// A heartbeat begins, which allows so many misses.
+    /// A heartbeat begins that allows `max_missed` misses.
     pub(super) fn begin_heartbeat(&self, max_missed: u32) {
         self.max_missed.store(max_missed, Relaxed);
         self.set_missed(0);

@@ -1,45 +1,45 @@
-//! Why a client did not come to a connection.
+//! Why a client could not connect.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// Why a client did not come to a connection.
+/// Why a client could not connect.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The URL, or a header or subprotocol to be sent, is not valid. Fatal.
+    /// The URL, a header or a subprotocol is not valid. Fatal.
     Invalid(String),
-    /// The function that prepares each attempt ([`Client::prepare`](crate::Client::prepare)) failed with this error, or
-    /// gave a URL or a header that is not valid.
+    /// The function given to [`Client::prepare`](crate::Client::prepare) failed with this error, or set a URL or a
+    /// header that is not valid.
     Prepare(Box<dyn StdError + Send + Sync>),
     /// The host's name could not be resolved.
     Resolve(io::Error),
-    /// No address of the host could be connected to; the error of the last one.
+    /// No address of the host could be connected to. This is the error of the last one.
     Unreachable(io::Error),
-    /// The server answered with another status than 101.
+    /// The server answered with a status other than 101.
     #[non_exhaustive]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// What `Retry-After` asked for, in whole seconds.
+        /// The pause that `Retry-After` asked for, in whole seconds. `None` if it gave none, or a date.
         retry_after: Option<Duration>,
     },
-    /// The server's answer is not that of a WebSocket server. Fatal.
-    BadAnswer(&'static str),
-    /// The opening handshake was not complete in time.
+    /// The response is not that of a WebSocket server. Fatal.
+    BadResponse(&'static str),
+    /// The opening handshake was not complete within [`handshake_timeout`](crate::Client::handshake_timeout).
     TimedOut,
     /// The connection was lost during the opening handshake.
     Lost(io::Error),
 }
 
 impl ConnectError {
-    /// Whether trying again is pointless: it would end in the same way. Of refusals these are the redirections (they
-    /// are not followed) and the client's errors (4xx) but for 408, 425 and 429, and 501 and 505.
+    /// Whether retrying is pointless, because it would fail in the same way. Fatal refusals are redirections (they are
+    /// not followed), client errors (4xx) except 408, 425 and 429, and the statuses 501 and 505.
     pub fn is_fatal(&self) -> bool {
         match self {
-            Self::Invalid(_) | Self::BadAnswer(_) => true,
+            Self::Invalid(_) | Self::BadResponse(_) => true,
             Self::Refused { status, .. } => match status {
                 408 | 425 | 429 => false,
                 501 | 505 => true,
@@ -59,11 +59,11 @@ impl fmt::Display for ConnectError {
             Self::Unreachable(error) => write!(f, "cannot connect: {error}"),
             Self::Refused { status, retry_after: None } => write!(f, "refused with HTTP status {status}"),
             Self::Refused { status, retry_after: Some(delay) } => {
-                write!(f, "refused with HTTP status {status}, to be retried after {delay:?}")
+                write!(f, "refused with HTTP status {status} (Retry-After {delay:?})")
             }
-            Self::BadAnswer(what) => write!(f, "not a WebSocket server: {what}"),
+            Self::BadResponse(what) => write!(f, "not a WebSocket server: {what}"),
             Self::TimedOut => f.write_str("the opening handshake took too long"),
-            Self::Lost(error) => write!(f, "lost during the opening handshake: {error}"),
+            Self::Lost(error) => write!(f, "connection lost during the opening handshake: {error}"),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Why a message was not sent, or not confirmed: one type for each set of things that can go wrong.
+//! Why a message was not sent or not confirmed: one error type for each set of causes.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::protocol::close::CloseReason;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TrySendError<T> {
-    /// The connection's queue is full: its peer is slow to take what it was sent.
+    /// The connection's queue is full, because its peer is slow.
     Full(T),
     /// The connection is closed or closing.
     Closed(T),
@@ -41,11 +41,12 @@ impl<T: fmt::Debug> StdError for TrySendError<T> {}
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ClientSendError<T> {
-    /// The client has no connection now, and no [outbox](crate::Client::outbox_size) to keep messages in.
+    /// The client has no connection now, and no [outbox](crate::Client::outbox_size).
     NotConnected(T),
-    /// The client has no connection now, and its outbox is full. From `try_send` also: the connection's queue is full.
+    /// The client has no connection now, and its outbox is full. From `try_send` also if the connection's queue is
+    /// full.
     Full(T),
-    /// The client was stopped, or has ended: there will be no connection any more.
+    /// The client was stopped or has ended: there will be no more connections.
     Closed(T),
 }
 
@@ -63,27 +64,27 @@ impl<T> fmt::Display for ClientSendError<T> {
         f.write_str(match self {
             Self::NotConnected(_) => "not connected",
             Self::Full(_) => "the outbox or the queue is full",
-            Self::Closed(_) => "the client has ended",
+            Self::Closed(_) => "the client was stopped or has ended",
         })
     }
 }
 
 impl<T: fmt::Debug> StdError for ClientSendError<T> {}
 
-/// Why [`Sender::confirm`](crate::Sender::confirm) cannot say that the peer has read everything.
+/// Why [`Sender::confirm`](crate::Sender::confirm) could not confirm that the peer has read everything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConfirmError {
     /// The Pong did not come in time.
     Timeout,
-    /// The connection is closed or closing, or has ended meanwhile.
+    /// The connection is closed or closing, or ended meanwhile.
     Closed(CloseReason),
 }
 
 impl fmt::Display for ConfirmError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Timeout => f.write_str("the peer has not confirmed in time"),
+            Self::Timeout => f.write_str("the peer did not confirm in time"),
             Self::Closed(reason) => write!(f, "connection closed: {reason}"),
         }
     }

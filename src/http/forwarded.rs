@@ -1,9 +1,9 @@
-//! The client that a peer speaks for: its address behind reverse proxies, as far as these are trusted.
+//! The client behind a peer: its address, as named by trusted reverse proxies.
 //!
-//! Anybody can write any address into a header. So a header is heeded only if the TCP peer, whose address cannot be
-//! forged, is a trusted proxy. Each proxy appends to `X-Forwarded-For` the address that it was called from, so the list
-//! is read from the right: an entry is true if whoever appended it is trusted. What stands further left came from
-//! outside, and is never looked at.
+//! Anybody can write any address into a header. A header therefore counts only if the TCP peer, whose address cannot be
+//! forged, is a trusted proxy. Each proxy appends the address of its own client to `X-Forwarded-For`, so the list is
+//! read from the right: an entry is true if the proxy that appended it is trusted. Entries further left came from
+//! outside and are ignored.
 //!
 //! Invariant: the headers of a peer that is not trusted change nothing.
 
@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// Who is at the other end: the TCP peer, and the client that it speaks for.
+/// The other end: the TCP peer, and the client behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Remote {
     pub(crate) peer_addr: SocketAddr,
@@ -35,7 +35,7 @@ impl fmt::Display for Remote {
     }
 }
 
-/// The networks of the proxies that are believed about their clients. By default there are none.
+/// The networks of the proxies that are trusted to name their clients. By default there are none.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Trusted(Vec<IpNet>);
 
@@ -44,7 +44,7 @@ impl Trusted {
         self.0.extend(networks.into_iter().map(|network| canonical(network.into())));
     }
 
-    /// Whom the peer speaks for, according to the lines of `X-Forwarded-For` and `X-Real-IP` in its request.
+    /// The client behind the peer, according to the lines of `X-Forwarded-For` and `X-Real-IP` in its request.
     pub(crate) fn remote<'a>(
         &self,
         peer: SocketAddr,
@@ -59,15 +59,15 @@ impl Trusted {
         let client = if lines.peek().is_some() {
             self.first_untrusted(itself.remote_ip, lines)
         } else {
-            // One address without a list: for proxies that send nothing else.
+            // A single address without a list, for proxies that send only that.
             real_ip.last().and_then(address).unwrap_or(itself.remote_ip)
         };
         Remote { remote_ip: client, ..itself }
     }
 
-    /// Goes back from hop to hop as long as they are trusted, from the last line to the first: lines of the same header
-    /// are one list (RFC 9110 section 5.3). An entry that is not an address ends the search: no proxy that we
-    /// understand has written it.
+    /// Goes back from hop to hop while they are trusted, from the last line to the first: lines of the same header are
+    /// one list (RFC 9110 section 5.3). An entry that is not an address ends the search: no proxy that we understand
+    /// wrote it.
     fn first_untrusted<'a>(&self, peer: IpAddr, lines_from_last: impl Iterator<Item = &'a [u8]>) -> IpAddr {
         let mut client = peer;
         for entry in lines_from_last.flat_map(|line| line.rsplit(|byte| *byte == b',')) {
@@ -80,7 +80,7 @@ impl Trusted {
         client
     }
 
-    /// Whether this peer may speak for others, so that its own address says nothing about its client.
+    /// Whether this peer may name other clients, so that its own address says nothing about its client.
     pub(crate) fn speaks_for_others(&self, peer: SocketAddr) -> bool {
         self.includes(peer.ip().to_canonical())
     }
@@ -91,7 +91,7 @@ impl Trusted {
 }
 
 /// An address as proxies write it: `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`.
-/// An IPv4 address that is mapped to IPv6 counts as IPv4, so that no rule depends on how a socket was bound.
+/// An IPv4 address mapped to IPv6 counts as IPv4, so that no rule depends on how a socket was bound.
 fn address(entry: &[u8]) -> Option<IpAddr> {
     let text = std::str::from_utf8(entry.trim_ascii()).ok()?;
     let bare = || text.parse().ok();

@@ -1,19 +1,19 @@
-//! The head of an HTTP/1.1 message: read piece by piece under one set of limits, and searched for headers.
+//! The head of an HTTP/1.1 message: it arrives piece by piece, under one set of limits, and is searched for headers.
 //!
-//! Both ends use it: the server for requests, the client for responses. There is no I/O here. [`HeadBuffer`] is told
-//! which bytes have arrived, and says whether the head is complete, not complete yet, or not acceptable.
+//! Both ends use it: the server for requests, the client for responses. There is no I/O here. [`HeadBuffer`] takes the
+//! bytes that have arrived, and says whether the head is complete, incomplete or not acceptable.
 //!
-//! Invariants: a buffer never holds more than [`MAX_HEAD`] bytes, and the work grows in proportion to the bytes that
+//! Invariants: a buffer never holds more than [`MAX_HEAD`] bytes, and the work is proportional to the bytes that
 //! arrived, however small the pieces.
 
 use std::ops::Range;
 
 use tungstenite::http::{HeaderName, HeaderValue};
 
-/// Longest head, in bytes. Interim responses before it count as well.
+/// The longest head, in bytes. Interim responses before it count too.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
 
-/// Most header lines in a head.
+/// The most header lines in a head.
 pub(crate) const MAX_HEADERS: usize = 100;
 
 /// Why a head is not accepted.
@@ -25,7 +25,7 @@ pub(crate) enum HeadError {
     TooManyHeaders,
     /// Neither HTTP/1.1 nor HTTP/1.0.
     UnsupportedVersion,
-    /// No HTTP at all.
+    /// Not HTTP.
     NotHttp,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum Parsed<T> {
     Complete(T, usize),
 }
 
-/// A head while it arrives.
+/// A head that is arriving.
 #[derive(Debug)]
 pub(crate) struct HeadBuffer {
     /// Initialised throughout; `len` bytes have arrived.
@@ -58,7 +58,7 @@ pub(crate) struct HeadBuffer {
     len: usize,
     /// Where the head begins: after empty lines and interim responses.
     start: usize,
-    /// How many bytes of the head have to be here for it to be parsed even without an empty line.
+    /// At this many bytes the head is parsed even without an empty line.
     parse_at: usize,
 }
 
@@ -69,7 +69,7 @@ impl HeadBuffer {
         Self { bytes: vec![0; 2048], len: 0, start: 0, parse_at: 0 }
     }
 
-    /// Whether nothing has arrived so far.
+    /// Whether nothing has arrived yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -79,8 +79,8 @@ impl HeadBuffer {
         &mut self.bytes[self.len..]
     }
 
-    /// Takes in the first `count` bytes of [`space`](Self::space). Once the head is complete, gives what `parse` made
-    /// of it, and the bytes that came after it.
+    /// Takes in the first `count` bytes of [`space`](Self::space). Once the head is complete, returns the result of
+    /// `parse` and the bytes after the head.
     pub(crate) fn filled<T>(
         &mut self,
         count: usize,
@@ -114,8 +114,8 @@ impl HeadBuffer {
         Ok(None)
     }
 
-    /// Whether to parse now: when a line may have been the last, and, to refuse early what is not HTTP, with the first
-    /// bytes and each time that twice as much is here.
+    /// Whether to parse now: when a line may have been the last. Also with the first bytes and each time that their
+    /// number has doubled, to refuse early what is not HTTP.
     fn is_due(&mut self, unsearched: usize) -> bool {
         self.skip_empty_lines();
         let head = &self.bytes[self.start..self.len];
@@ -147,7 +147,7 @@ pub(crate) struct Head {
     headers: Box<[(Span, Span)]>,
 }
 
-/// A place in the head. 32 bits do: the head's size is limited.
+/// A place in the head. 32 bits are enough: the head's size is limited.
 #[derive(Clone, Copy)]
 pub(crate) struct Span {
     start: u32,
@@ -155,7 +155,7 @@ pub(crate) struct Span {
 }
 
 impl Span {
-    /// Where `part` is in `whole`, of which it has to be a slice.
+    /// Where `part` is in `whole`. It must be a slice of it.
     pub(crate) fn of(part: &[u8], whole: &[u8]) -> Self {
         let start = part.as_ptr() as usize - whole.as_ptr() as usize;
         Self { start: start as u32, end: (start + part.len()) as u32 }
@@ -170,7 +170,7 @@ impl Head {
         Self { bytes: bytes.into(), headers: headers.iter().map(spans).collect() }
     }
 
-    /// All headers in their order, with values as they were sent.
+    /// All headers in order, with their values as sent.
     pub(crate) fn headers(&self) -> impl DoubleEndedIterator<Item = (&str, &[u8])> {
         self.headers.iter().map(|(name, value)| (self.text(*name), self.bytes(*value)))
     }
@@ -195,7 +195,7 @@ impl Head {
         &self.bytes[Range { start: span.start as usize, end: span.end as usize }]
     }
 
-    /// A method, a target or a name: the parser lets only ASCII, or checked UTF-8, through there.
+    /// A method, a target or a name: there the parser accepts only ASCII, or checked UTF-8.
     pub(crate) fn text(&self, span: Span) -> &str {
         str_of(self.bytes(span)).unwrap_or_default()
     }
@@ -205,13 +205,13 @@ pub(crate) fn str_of(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// Room for the headers of one head. On the heap, for what a thread's stack once held stays resident as long as the
-/// thread lives.
+/// Room for the headers of one head. On the heap, because stack pages that a thread once used stay resident while it
+/// lives.
 pub(super) fn header_slots<'a>() -> Vec<httparse::Header<'a>> {
     vec![httparse::EMPTY_HEADER; MAX_HEADERS]
 }
 
-/// Appends a header line. Nothing gets through that could end the line, and so forge another.
+/// Appends a header line. Refuses anything that could end the line and forge another.
 pub(super) fn push_header(bytes: &mut Vec<u8>, name: &str, value: &str) -> Result<(), &'static str> {
     if !is_token(name) {
         return Err("invalid header name");
@@ -225,7 +225,7 @@ pub(super) fn push_header(bytes: &mut Vec<u8>, name: &str, value: &str) -> Resul
     Ok(())
 }
 
-/// Whether this is a token (RFC 9110 section 5.6.2), as the names of headers and of subprotocols are.
+/// Whether this is a token (RFC 9110 section 5.6.2), such as the name of a header or a subprotocol.
 pub(super) fn is_token(text: &str) -> bool {
     HeaderName::from_bytes(text.as_bytes()).is_ok()
 }

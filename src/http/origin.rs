@@ -10,9 +10,9 @@ use crate::http::request::Request;
 /// The origin of a page, such as `https://example.org` or `http://localhost:8080`: a scheme, a host and a port, for
 /// [`Server::allow_origins`](crate::Server::allow_origins).
 ///
-/// It is parsed from text and kept as browsers send it (RFC 6454 section 6.2): in lower case, and without the port that
-/// belongs to `http` or `https` anyway. What no browser ever sends, and so could never match, is refused: a path, a
-/// wildcard, a host that is not ASCII (write its Punycode form, `xn--...`), and `null`, which many kinds of pages
+/// It is parsed from text and kept as browsers send it (RFC 6454 section 6.2): in lower case, and without the default
+/// port of `http` or `https`. Parsing refuses what no browser sends, and so could never match: a path, a wildcard, and
+/// a host that is not ASCII (write its Punycode form, `xn--...`). It also refuses `null`, which many kinds of pages
 /// share.
 ///
 /// ```
@@ -26,13 +26,13 @@ use crate::http::request::Request;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Origin(String);
 
-/// A text that is no [`Origin`].
+/// The error for a text that is not an [`Origin`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct InvalidOrigin;
 
 impl Origin {
-    /// Whether a header's value names this origin. Scheme and host have no case (RFC 6454 section 4).
+    /// Whether a header's value names this origin. Case does not matter in scheme and host (RFC 6454 section 4).
     fn is(&self, value: &[u8]) -> bool {
         self.0.as_bytes().eq_ignore_ascii_case(value)
     }
@@ -56,7 +56,7 @@ impl FromStr for Origin {
             return Err(InvalidOrigin);
         }
         let (host, port) = match authority.rsplit_once(':') {
-            // The last colon of an IPv6 address stands before no port.
+            // A colon inside the brackets of an IPv6 address does not precede a port.
             Some((host, port)) if !port.ends_with(']') => (host, Some(parse_port(port)?)),
             _ => (authority.as_str(), None),
         };
@@ -69,7 +69,7 @@ impl FromStr for Origin {
 }
 
 fn parse_port(text: &str) -> Result<u16, InvalidOrigin> {
-    // `parse` alone would take a sign.
+    // `parse` alone would accept a sign.
     let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
     text.parse().ok().filter(|port| is_number && *port > 0).ok_or(InvalidOrigin)
 }

@@ -1,4 +1,4 @@
-//! An HTTP request, of an opening handshake or of a plain exchange: kept as the bytes that came, looked into on demand.
+//! An HTTP request, of an opening handshake or of a plain exchange: kept as received, and searched on demand.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -8,7 +8,7 @@ use crate::http::forwarded::{Remote, Trusted};
 use crate::http::head::{Head, HeadError, Parsed, Span, header_slots, str_of};
 use crate::http::response::Refusal;
 
-/// An HTTP request (RFC 9112): method, target and headers. There is no body.
+/// An HTTP request (RFC 9112): method, target and headers. Bodies are not read.
 #[derive(Clone)]
 pub struct Request {
     head: Head,
@@ -18,15 +18,15 @@ pub struct Request {
     remote: Remote,
 }
 
-/// The target of a request as it was sent: the path, with the query if there is one.
+/// The target of a request as sent: the path, with the query if there is one.
 ///
-/// Queries often hold secrets, such as a token. So nothing prints one by itself: `Debug` leaves the query out, there is
-/// no `Display`, and whoever wants all of it asks for [`as_str`](Self::as_str). Cloning is cheap.
+/// Queries often hold secrets, such as a token, so the target does not print its own: `Debug` leaves the query out, and
+/// there is no `Display`. [`as_str`](Self::as_str) gives all of it. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestTarget(Arc<str>);
 
 impl RequestTarget {
-    /// The target as it was sent.
+    /// The target as sent, with the query.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -36,7 +36,7 @@ impl RequestTarget {
         path_of(&self.0)
     }
 
-    /// What follows the question mark.
+    /// The query: what follows the question mark, if there is one.
     pub fn query(&self) -> Option<&str> {
         self.0.split_once('?').map(|(_, query)| query)
     }
@@ -54,8 +54,8 @@ impl fmt::Debug for RequestTarget {
     }
 }
 
-/// The path in a target. One in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it, in
-/// which a password may stand.
+/// The path in a target. A target in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it,
+/// which may contain a password.
 fn path_of(target: &str) -> &str {
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     match path.split_once("://") {
@@ -97,7 +97,7 @@ impl Request {
         self.head.text(self.method)
     }
 
-    /// The target as it was sent: the path, with the query if there is one. Queries often hold secrets.
+    /// The target as sent: the path, with the query if there is one. Queries often hold secrets.
     pub fn target(&self) -> &str {
         self.head.text(self.target)
     }
@@ -107,22 +107,22 @@ impl Request {
         path_of(self.target())
     }
 
-    /// What follows the question mark in the target.
+    /// The query: what follows the question mark in the target, if there is one.
     pub fn query(&self) -> Option<&str> {
         self.target().split_once('?').map(|(_, query)| query)
     }
 
-    /// The value of the first header of this name, whatever its case; `None` if there is none, or it is not UTF-8.
+    /// The value of the first header with this name, whatever its case. `None` if there is none, or it is not UTF-8.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.values(name).next().and_then(str_of)
     }
 
-    /// All headers in their order, with values as they were sent.
+    /// All headers in order, with their values as sent.
     pub fn headers(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.head.headers()
     }
 
-    /// The items of a header that holds a list, over all lines of that name; those that are not UTF-8 are left out.
+    /// The items of a header that holds a list, from all lines with that name. Items that are not UTF-8 are left out.
     pub fn header_list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.head.list(name).filter_map(str_of)
     }
@@ -137,8 +137,8 @@ impl Request {
         self.remote.peer_addr
     }
 
-    /// The address of whoever is really at the other end: the one that a [trusted proxy](crate::Server::trust_proxies)
-    /// named, or else the peer's own. An IPv4 address mapped to IPv6 is given as IPv4.
+    /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
+    /// own. An IPv4 address mapped to IPv6 becomes IPv4.
     pub fn remote_ip(&self) -> IpAddr {
         self.remote.remote_ip
     }
@@ -147,7 +147,7 @@ impl Request {
         self.remote
     }
 
-    /// Finds the client that the peer speaks for, if the peer is a trusted proxy.
+    /// Finds the client behind the peer, if the peer is a trusted proxy.
     pub(crate) fn find_client(&mut self, trusted: &Trusted) {
         let forwarded_for = self.head.values("X-Forwarded-For");
         let real_ip = self.head.values("X-Real-IP");
@@ -162,13 +162,13 @@ impl Request {
         &self.head
     }
 
-    /// Whether the client asks to switch to the WebSocket protocol, rightly or not.
+    /// Whether the client requests an upgrade to WebSocket, valid or not.
     pub(crate) fn asks_for_upgrade(&self) -> bool {
         self.head.has_token("Upgrade", "websocket")
     }
 
-    /// Checks that there is one `Host`, which HTTP/1.0 may leave out (RFC 9112 section 3.2). If there were two, a proxy
-    /// may have gone by the other.
+    /// Checks that there is one `Host`, which HTTP/1.0 may leave out (RFC 9112 section 3.2). With two, a proxy may have
+    /// used the other.
     pub(crate) fn check_host(&self) -> Result<(), Box<Refusal>> {
         match self.head.values("Host").count() {
             1 => Ok(()),

@@ -7,7 +7,7 @@ use tungstenite::http::StatusCode;
 
 use crate::http::head::{Head, HeadError, Parsed, header_slots, push_header, str_of};
 
-/// A plain HTTP response: the rejection of an opening handshake, or the answer to a request that is none.
+/// A plain HTTP response: the rejection of an opening handshake, or the response to a plain HTTP request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "a response is sent only if a callback returns it"]
 pub struct Response {
@@ -18,32 +18,32 @@ pub struct Response {
 }
 
 impl Response {
-    /// A response with this status and no body. A status below 200 or above 999 makes no response: it is answered with
-    /// 500, and logged.
+    /// A response with this status and no body. A status below 200 or above 999 is not valid: the client gets 500, and
+    /// the log an error.
     pub fn new(status: u16) -> Self {
         Self { status, headers: Vec::new(), body: Vec::new(), because: None }
     }
 
-    /// Adds a header. `Content-Length` and `Connection` are set by the server. A name or value that is not valid is
-    /// answered with 500, and logged.
+    /// Adds a header. The server itself sets `Content-Length`, `Connection` and `Transfer-Encoding`. If you set one of
+    /// these, or a name or value that is not valid, the client gets 500, and the log an error.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Sets a body of any type, which a 204 and a 304 do not have; say which with a `Content-Type` header.
+    /// Sets the body. Add a `Content-Type` header for its type. Not sent with 204 and 304.
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
     }
 
-    /// Sets a plain-text body.
+    /// Sets a plain-text body, with its `Content-Type`.
     pub fn text(self, text: impl Into<String>) -> Self {
         self.header("Content-Type", "text/plain; charset=utf-8").body(text.into())
     }
 
-    /// Says why an opening handshake is rejected, to the log and to
-    /// [`Event::HandshakeFailed`](crate::Event::HandshakeFailed). Nothing of it is sent.
+    /// Sets the reason for a rejection, for the log and for [`Event::HandshakeFailed`](crate::Event::HandshakeFailed).
+    /// The client does not get it.
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.because = Some(reason.into());
         self
@@ -53,12 +53,12 @@ impl Response {
         self.status
     }
 
-    /// Why it is a rejection, if the application has said so.
+    /// The reason for the rejection, if the application gave one.
     pub(crate) fn reason(&self) -> Option<&str> {
         self.because.as_deref()
     }
 
-    /// Whether there may be a body at all, and so a length of it (RFC 9110 sections 6.4.1 and 8.6).
+    /// Whether the response may have a body, and so a length (RFC 9110 sections 6.4.1 and 8.6).
     fn has_content(&self) -> bool {
         !matches!(self.status, 204 | 304)
     }
@@ -76,7 +76,7 @@ impl Response {
             }
             push_header(&mut bytes, name, value)?;
         }
-        // An upgrade that is on offer has to be named here as well (RFC 9110 section 7.8).
+        // If the response offers an upgrade, Connection has to name it too (RFC 9110 section 7.8).
         let offers = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Upgrade"));
         push_header(&mut bytes, "Connection", if offers { "Upgrade, close" } else { "close" })?;
         if self.has_content() {
@@ -102,25 +102,25 @@ impl Refusal {
         Box::new(Self { response, reason: reason.into() })
     }
 
-    /// 400, with the reason for the client as well.
+    /// 400, with the reason as its text.
     pub(crate) fn bad_request(reason: &'static str) -> Box<Self> {
         Self::new(Response::new(400).text(format!("{reason}\n")), reason)
     }
 
-    /// 405: only GET and HEAD are answered here.
+    /// 405: the server itself answers only GET and HEAD.
     pub(crate) fn method_not_allowed() -> Box<Self> {
-        let response = Response::new(405).header("Allow", "GET, HEAD").text("only GET is allowed\n");
+        let response = Response::new(405).header("Allow", "GET, HEAD").text("only GET and HEAD are allowed\n");
         Self::new(response, "method not allowed")
     }
 }
 
-/// What a server answers to a request whose head it does not accept.
+/// A server's response to a request whose head it does not accept.
 impl From<HeadError> for Box<Refusal> {
     fn from(error: HeadError) -> Self {
         let (status, text, reason) = match error {
             HeadError::TooLarge => (431, "the request head is too large\n", "request head too large"),
             HeadError::TooManyHeaders => (431, "too many headers\n", "too many headers"),
-            HeadError::UnsupportedVersion => (505, "HTTP version is not 1.1\n", "HTTP version is not 1.1"),
+            HeadError::UnsupportedVersion => (505, "the HTTP version is not 1.1\n", "HTTP version is not 1.1"),
             HeadError::NotHttp => (400, "not an HTTP request\n", "not an HTTP request"),
         };
         Refusal::new(Response::new(status).text(text), reason)
@@ -142,15 +142,15 @@ impl ResponseHead {
             return Ok(Parsed::Incomplete);
         };
         let status = parsed.code.unwrap_or(0);
-        // Such as 103 (Early Hints): others follow them (RFC 9110 section 15.2). After 101 comes no more HTTP.
+        // Another response follows an interim one, such as 103 (RFC 9110 section 15.2). No more HTTP follows 101.
         if matches!(status, 100 | 102..=199) {
             return Ok(Parsed::Interim(len));
         }
         Ok(Parsed::Complete(Self { status, head: Head::new(&bytes[..len], parsed.headers) }, len))
     }
 
-    /// What `Retry-After` says in whole seconds (RFC 9110 section 10.2.3), [`Duration::MAX`] if that is more than can
-    /// be counted. `None` if it says nothing or gives a date.
+    /// The value of `Retry-After` in whole seconds (RFC 9110 section 10.2.3), or [`Duration::MAX`] if it is too large
+    /// to count. `None` without the header, or if it gives a date.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         let seconds = self.head.values("Retry-After").next()?;
         let is_number = !seconds.is_empty() && seconds.iter().all(u8::is_ascii_digit);

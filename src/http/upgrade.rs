@@ -15,7 +15,7 @@ use crate::http::head::{is_token, is_value, push_header};
 use crate::http::request::Request;
 use crate::http::response::{Refusal, Response, ResponseHead, status_line};
 
-/// What a client asks for.
+/// The request of a client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct UpgradeRequest<'a> {
     /// The host, and the port unless it is the default.
@@ -24,21 +24,21 @@ pub(crate) struct UpgradeRequest<'a> {
     pub(crate) target: &'a str,
     /// 16 random bytes in base64, new for each request.
     pub(crate) key: &'a str,
-    /// In the order of preference.
+    /// In order of preference.
     pub(crate) subprotocols: &'a [String],
-    /// Further headers. They and the subprotocols have passed [`check_additions`].
+    /// Additional headers. They and the subprotocols have passed [`check_additions`].
     pub(crate) headers: &'a [(String, String)],
 }
 
-/// What a server accepted.
+/// The terms that a server accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Accepted {
-    /// The one that it chose among those that were offered, if any.
+    /// The one that the server chose from those offered, if any.
     pub(crate) subprotocol: Option<String>,
 }
 
-/// Checks what an application adds to a request. Nothing may end a header and begin another, or stand in for a header
-/// of the handshake.
+/// Checks what an application adds to a request. Nothing may end a header and begin another, or replace a header of the
+/// handshake.
 pub(crate) fn check_additions(headers: &[(String, String)], subprotocols: &[String]) -> Result<(), ConnectError> {
     const RESERVED: [&str; 7] = [
         "host",
@@ -54,7 +54,7 @@ pub(crate) fn check_additions(headers: &[(String, String)], subprotocols: &[Stri
             return Err(ConnectError::Invalid(format!("invalid header {name:?}")));
         }
         if is_among(name, &RESERVED) {
-            return Err(ConnectError::Invalid(format!("header {name:?} belongs to the handshake")));
+            return Err(ConnectError::Invalid(format!("header {name:?} is reserved for the handshake")));
         }
     }
     match subprotocols.iter().find(|name| !is_token(name)) {
@@ -84,7 +84,7 @@ impl UpgradeRequest<'_> {
         head + "\r\n"
     }
 
-    /// Whether the response accepts this request, by the numbered list at the end of RFC 6455 section 4.1.
+    /// Checks that the response accepts this request, by the numbered list at the end of RFC 6455 section 4.1.
     pub(crate) fn check_response(&self, response: &ResponseHead) -> Result<Accepted, ConnectError> {
         let ResponseHead { status, head } = response;
         // 1. Any other status is for HTTP to handle.
@@ -93,18 +93,18 @@ impl UpgradeRequest<'_> {
         }
         // 2. and 3.
         if !head.has_token("Upgrade", "websocket") || !head.has_token("Connection", "Upgrade") {
-            return Err(ConnectError::BadAnswer("it does not upgrade to a WebSocket"));
+            return Err(ConnectError::BadResponse("it does not upgrade to WebSocket"));
         }
         // 4. "MUST NOT appear more than once" (section 11.3.3).
         let mut accept_keys = head.values("Sec-WebSocket-Accept");
         match (accept_keys.next(), accept_keys.next()) {
-            (Some(_), Some(_)) => return Err(ConnectError::BadAnswer("it has several Sec-WebSocket-Accept")),
+            (Some(_), Some(_)) => return Err(ConnectError::BadResponse("it has more than one Sec-WebSocket-Accept")),
             (Some(key), None) if key == derive_accept_key(self.key.as_bytes()).as_bytes() => {}
-            _ => return Err(ConnectError::BadAnswer("its Sec-WebSocket-Accept is wrong")),
+            _ => return Err(ConnectError::BadResponse("its Sec-WebSocket-Accept is wrong")),
         }
         // 5. Extensions would be checked against the offer here, and become part of `Accepted`.
         if head.values("Sec-WebSocket-Extensions").any(|extensions| !extensions.is_empty()) {
-            return Err(ConnectError::BadAnswer("it uses an extension that was not offered"));
+            return Err(ConnectError::BadResponse("it uses an extension that was not offered"));
         }
         // 6. "MUST NOT appear more than once" (section 11.3.4).
         let mut chosen = head.values("Sec-WebSocket-Protocol");
@@ -112,16 +112,16 @@ impl UpgradeRequest<'_> {
             (None, _) => None,
             (Some(chosen), None) => match self.subprotocols.iter().find(|offered| offered.as_bytes() == chosen) {
                 Some(offered) => Some(offered.clone()),
-                None => return Err(ConnectError::BadAnswer("it chose a subprotocol that was not offered")),
+                None => return Err(ConnectError::BadResponse("it chose a subprotocol that was not offered")),
             },
-            (Some(_), Some(_)) => return Err(ConnectError::BadAnswer("it chose several subprotocols")),
+            (Some(_), Some(_)) => return Err(ConnectError::BadResponse("it chose more than one subprotocol")),
         };
         Ok(Accepted { subprotocol })
     }
 }
 
-/// Whether a server can accept this request (RFC 6455 section 4.2.1). `Host` and `Upgrade` were looked at before.
-/// Extensions that the client offers may be ignored (item 9).
+/// Checks that a server can accept this request (RFC 6455 section 4.2.1). `Host` and `Upgrade` have been checked
+/// before. Extensions that the client offers may be ignored (item 9).
 pub(crate) fn check_request(request: &Request) -> Result<(), Box<Refusal>> {
     let head = request.head();
     // 1. A GET of HTTP/1.1 or higher.
@@ -134,12 +134,12 @@ pub(crate) fn check_request(request: &Request) -> Result<(), Box<Refusal>> {
     }
     // 4.
     if !head.has_token("Connection", "Upgrade") {
-        return Err(Refusal::bad_request("Connection does not say Upgrade"));
+        return Err(Refusal::bad_request("Connection header without Upgrade"));
     }
-    // 6. The answer says which version is spoken here (section 4.4).
+    // 6. The response names the supported version (section 4.4).
     if request.header("Sec-WebSocket-Version") != Some("13") {
         let response = Response::new(426).header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
-        let response = response.text("only WebSocket version 13 is spoken here\n");
+        let response = response.text("only WebSocket version 13 is supported\n");
         return Err(Refusal::new(response, "WebSocket version is not 13"));
     }
     // 5. "MUST NOT appear more than once" (section 11.3.1).
@@ -152,15 +152,15 @@ pub(crate) fn check_request(request: &Request) -> Result<(), Box<Refusal>> {
     }
 }
 
-/// Whether this is the base64 of 16 bytes: 22 digits and two signs of padding.
+/// Whether this is the base64 of 16 bytes: 22 digits and two padding characters.
 fn is_key(key: &[u8]) -> bool {
     key.strip_suffix(b"==").is_some_and(|digits| {
         digits.len() == 22 && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'/'))
     })
 }
 
-/// The response 101 (RFC 6455 section 4.2.2) to a request that [`check_request`] has passed, with what the application
-/// adds to it. An error says which of that cannot be sent. Accepted extensions would be a line here (item 5.6).
+/// The response 101 (RFC 6455 section 4.2.2) to a request that has passed [`check_request`], with what the application
+/// adds. An error names the addition that cannot be sent. Accepted extensions would be a line here (item 5.6).
 pub(crate) fn encode_response(
     request: &Request,
     subprotocol: Option<&str>,

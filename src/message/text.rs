@@ -1,7 +1,7 @@
 //! The payload of a text message: a string that is cheap to clone.
 //!
-//! Invariant: the bytes are UTF-8. Each way in checks that once, and no way out checks it again. The inner type keeps
-//! this invariant without `unsafe` code of ours; it is private, so that no other crate's version is part of our API.
+//! Invariant: the bytes are UTF-8. Each constructor checks that once, and nothing checks it again. The inner type keeps
+//! this invariant without `unsafe` code of ours. It is private, so that no other crate's version is part of our API.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -13,8 +13,8 @@ use tungstenite::Utf8Bytes;
 
 /// The payload of a text message: an immutable UTF-8 string (RFC 6455 section 5.6).
 ///
-/// It dereferences to [`str`], so all methods of `str` are there. It is to [`Bytes`] what `String` is to `Vec<u8>`: the
-/// payload is reference-counted, and cloning does not copy it.
+/// It dereferences to [`str`], and so has all methods of `str`. `Text` is to [`Bytes`] what `String` is to `Vec<u8>`.
+/// The payload is reference-counted: cloning does not copy it.
 ///
 /// ```
 /// use heartwire::{Bytes, Message, Text};
@@ -36,7 +36,7 @@ use tungstenite::Utf8Bytes;
 pub struct Text(Utf8Bytes);
 
 impl Text {
-    /// A text that lives as long as the program. Nothing is copied or counted.
+    /// A text that lives as long as the program. Nothing is copied or reference-counted.
     ///
     /// ```
     /// const GREETING: heartwire::Text = heartwire::Text::from_static("welcome");
@@ -77,7 +77,7 @@ impl AsRef<[u8]> for Text {
     }
 }
 
-/// `Hash`, `Eq` and `Ord` are those of `str`, so a map with keys of this type can be asked with a `&str`.
+/// `Hash`, `Eq` and `Ord` are those of `str`, so a map with keys of this type can be queried with a `&str`.
 impl Borrow<str> for Text {
     fn borrow(&self) -> &str {
         self.as_str()
@@ -110,7 +110,7 @@ impl From<&String> for Text {
     }
 }
 
-/// Takes over the string's memory.
+/// Reuses the string's memory.
 impl From<String> for Text {
     fn from(text: String) -> Self {
         Self(text.into())

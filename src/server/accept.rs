@@ -1,10 +1,10 @@
-//! How an opening handshake is accepted.
+//! The terms on which an opening handshake is accepted.
 
 use crate::heartbeat::HeartbeatPolicy;
 
 /// The acceptance of an opening handshake, from [`Server::on_handshake`](crate::Server::on_handshake).
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[must_use = "a handshake is accepted by what `on_handshake` returns"]
+#[must_use = "only an `Accept` that `on_handshake` returns accepts a handshake"]
 pub struct Accept {
     pub(crate) subprotocol: Option<String>,
     pub(crate) headers: Vec<(String, String)>,
@@ -19,31 +19,32 @@ impl Default for Accept {
 }
 
 impl Accept {
-    /// Accepts, with nothing special.
+    /// Accepts with no subprotocol, no extra headers and the server's heartbeat.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Agrees on a subprotocol. It must be one that the client offered; anything else is an error of ours, answered
-    /// with 500 and logged.
+    /// Chooses a subprotocol. It must be one that the client offered; any other is answered with 500 and logged as an
+    /// error.
     pub fn subprotocol(mut self, subprotocol: impl Into<String>) -> Self {
         self.subprotocol = Some(subprotocol.into());
         self
     }
 
-    /// Adds a header to the answer, such as `Set-Cookie`. Headers of the handshake itself cannot be set.
+    /// Adds a header to the response, such as `Set-Cookie`. The headers of the handshake itself cannot be set: one of
+    /// those is answered with 500 and logged as an error.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Gives this connection a heartbeat of its own.
+    /// Sets the heartbeat of this connection. Default: the [server's](crate::Server::heartbeat).
     pub fn heartbeat(mut self, policy: HeartbeatPolicy) -> Self {
         self.heartbeat = Some(policy);
         self
     }
 
-    /// Leaves this connection out of [broadcasts](crate::ServerHandle::broadcast): it is for something else.
+    /// Excludes this connection from [broadcasts](crate::ServerHandle::broadcast). Default: it gets them.
     pub fn without_broadcasts(mut self) -> Self {
         self.takes_broadcasts = false;
         self

@@ -1,4 +1,4 @@
-//! Who may see what the server tells of itself.
+//! Who may see the status page and the metrics.
 
 use std::net::Ipv4Addr;
 
@@ -9,52 +9,52 @@ use crate::http::response::Response;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StatusAccess {
-    /// Whoever connects from this machine and asks by a name of this machine: `localhost`, a name that ends with
-    /// `.localhost`, `127.x.y.z` or `[::1]` in the `Host` header. Anybody else gets 403.
+    /// Clients on this machine that also address it as this machine: with `localhost`, a name that ends with
+    /// `.localhost`, `127.x.y.z` or `[::1]` in the `Host` header. All others get 403.
     ///
-    /// The name keeps pages from the web out, whose own host name was made to point to this machine (DNS rebinding). A
-    /// reverse proxy on this machine that passes the outer `Host` on is refused as well; one that does not shows the
-    /// status to everyone whom it lets through.
+    /// The check of the name keeps out web pages whose host name was made to point to this machine (DNS rebinding). A
+    /// reverse proxy on this machine that passes the outer `Host` on is refused as well. A proxy that does not shows
+    /// the status to everyone it lets through.
     Loopback,
-    /// Whoever reaches the server. Nobody is asked for a password: a firewall, or a proxy in front, has to keep away
+    /// Every client that reaches the server. There is no password: a firewall, or a proxy in front, has to keep out
     /// those who should not see it.
     Everyone,
 }
 
-/// What a refused client is told, and why it was refused, for the log.
+/// The response to a refused client, and the reason for the log.
 pub(super) type Refused = (Response, &'static str);
 
 impl StatusAccess {
-    /// Refuses a request that may come from elsewhere.
+    /// Refuses a request that may come from another machine.
     pub(super) fn check_host(self, request: &Request) -> Result<(), Refused> {
         if self == Self::Everyone {
             return Ok(());
         }
         if !request.peer_addr().ip().to_canonical().is_loopback() {
-            let response = Response::new(403).text("The status is shown on the machine of the server only.\n");
+            let response = Response::new(403).text("The status is shown only on the server's own machine.\n");
             return Err((response, "the status is not shown to other machines"));
         }
         if !is_loopback_host(request.header("Host").unwrap_or_default()) {
-            let text = "The status is shown under the name localhost or a loopback address only.\n";
+            let text = "The status is shown only under the name localhost or a loopback address.\n";
             return Err((Response::new(403).text(text), "the status is not shown under this Host"));
         }
         Ok(())
     }
 
-    /// Refuses, beyond that, pages of another origin: browsers let them open WebSockets to anywhere.
+    /// Also refuses pages of another origin: browsers let them open WebSockets to any server.
     #[cfg(feature = "status")]
     pub(super) fn check_origin(self, request: &Request) -> Result<(), Refused> {
         self.check_host(request)?;
         let host = request.header("Host").unwrap_or_default();
-        // With https there is a proxy in front.
+        // With https, a proxy is in front.
         let own = ["http://", "https://"].map(|scheme| format!("{scheme}{host}"));
         let is_own = |origin: &[u8]| own.iter().any(|own| origin.eq_ignore_ascii_case(own.as_bytes()));
         let mut origins = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Origin"));
         if origins.all(|(_, origin)| is_own(origin)) {
             return Ok(());
         }
-        let response = Response::new(403).text("The status is not for pages from elsewhere.\n");
-        Err((response, "the status is not for pages of another origin"))
+        let response = Response::new(403).text("The status is not shown to pages of another origin.\n");
+        Err((response, "the status is not shown to pages of another origin"))
     }
 }
 

@@ -85,7 +85,8 @@ where
                 return Ok(());
             }
         };
-        let thread = ConnectionThread { server: Arc::clone(self), pending, id: None, admission };
+        // Boxed, for what a thread is given is moved over its stack more than once.
+        let thread = Box::new(ConnectionThread { server: Arc::clone(self), pending, id: None, admission });
         let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
         builder.spawn(move || thread.run())?;
         Ok(())
@@ -96,7 +97,7 @@ impl<H> ConnectionThread<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    fn run(mut self) {
+    fn run(mut self: Box<Self>) {
         let pending = Arc::clone(&self.pending);
         let (remote, outcome) = match socket::set_options(&pending.stream) {
             Ok(()) => {

@@ -1,4 +1,4 @@
-//! A server's remote control, for any thread.
+//! The handle to a server, for any thread.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::{Snapshot, Stats};
 
-/// The remote control of a [`Server`](crate::Server), for any number of threads. Cloning is cheap.
+/// A handle to a [`Server`](crate::Server), for any number of threads. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct ServerHandle {
     supervisor: Arc<SupervisorHandle>,
@@ -30,12 +30,14 @@ impl ServerHandle {
         self.address
     }
 
-    /// Sends a message to all connections. It is encoded once, and one thread fans out, so all receivers see the same
-    /// order of broadcasts. A peer whose queue is full does not get it: that is counted in its
-    /// [`Traffic::dropped`](crate::Traffic::dropped), and holds nobody else up.
+    /// Sends a message to all connections.
     ///
-    /// Returns at once, unless 64 broadcasts wait already. Before the server serves, and after its end, there is nobody to
-    /// send to.
+    /// The message is encoded once, and one thread sends it to all, so all receivers see broadcasts in the same order.
+    /// A peer whose queue is full does not get it and delays no other. Its
+    /// [`Traffic::dropped`](crate::Traffic::dropped) counts what it missed.
+    ///
+    /// Returns at once, unless 64 broadcasts are waiting already. Does nothing before the server serves, and after its
+    /// end.
     pub fn broadcast(&self, message: impl Into<Message>) {
         self.fan_out(message.into(), None);
     }
@@ -50,38 +52,42 @@ impl ServerHandle {
         self.supervisor.broadcast(Frame::encode(Outgoing::message(message), None), except);
     }
 
-    /// The open connections at this moment, in the order of their numbers; none before and after the server serves.
+    /// The connections that are open now, in the order of their numbers. None before the server serves, or after its
+    /// end.
     pub fn connections(&self) -> Vec<ConnectionInfo> {
         self.snapshot().connections
     }
 
-    /// The open connections and the counters at one moment. Each connection is in one of them only, so that sums over
-    /// both never go back.
+    /// The open connections and the counters at one moment. Each connection counts in only one of them, so sums over
+    /// both never decrease.
     pub fn snapshot(&self) -> Snapshot {
         self.supervisor.snapshot()
     }
 
-    /// The counters since the server started; they stay to be read after its end.
+    /// The counters since the server started. They stay readable after its end.
     pub fn stats(&self) -> Stats {
         self.supervisor.stats()
     }
 
-    /// Everything that happens from now on, in the order in which the supervisor hears of it. The channel is
-    /// disconnected when the server has ended.
+    /// All events from now on, in the order in which the supervisor receives them. The channel is disconnected when the
+    /// server has ended.
     ///
-    /// The server never waits for a subscriber. One that does not take its events out has 16 MiB of them waiting, some
-    /// 40,000; then it loses what comes, and is told how much by [`Event::Lost`] when there is room again. Drop the
-    /// receiver when it is no longer of use.
+    /// The server never waits for a subscriber. Up to 16 MiB of events, some 40,000, wait for one that does not take
+    /// them. Further events are lost, and [`Event::Lost`] says how many as soon as there is room again. Drop the
+    /// receiver when you no longer need it.
     ///
-    /// The receiver is that of `crossbeam-channel`, whose version 0.5 has been stable for years, so that its `select!`
-    /// can wait for these events and for other channels at once; `heartwire::crossbeam_channel` is that crate.
+    /// The receiver is that of `crossbeam-channel` 0.5, so `select!` can wait for these events and other channels at
+    /// once. `heartwire::crossbeam_channel` is that crate.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.supervisor.subscribers.add()
     }
 
-    /// Shuts the server down, and returns at once: nobody is accepted any more, all connections are closed with 1001,
-    /// and when all have ended, or after the close timeout, [`Server::serve`](crate::Server::serve) returns. The threads of
-    /// handlers that have not returned by then are left behind. Before `serve`, it makes that return at once.
+    /// Shuts the server down, and returns at once.
+    ///
+    /// The server accepts no more connections and closes the open ones with 1001.
+    /// [`Server::serve`](crate::Server::serve) returns when all have ended, or after the [close
+    /// timeout](crate::Server::close_timeout). The threads of handlers that have not returned by then are abandoned.
+    /// Called before `serve`, it makes `serve` return at once.
     pub fn shutdown(&self) {
         self.supervisor.shut_down();
     }

@@ -1,8 +1,8 @@
-//! The server's side of the opening handshake (RFC 6455 section 4.2): one deadline for all of it, however the bytes
-//! trickle in. Its rules are in [`crate::http`]; here are the I/O, the application's functions and the log.
+//! The server's side of the opening handshake (RFC 6455 section 4.2), under one deadline however slowly the bytes
+//! arrive. Its rules are in [`crate::http`]; here are the I/O, the application's functions and the log.
 //!
-//! Whatever is not an acceptable upgrade gets a proper HTTP answer. What follows the request in the same packet is kept
-//! for the connection. All bytes pass through [`socket::read_before`] and [`socket::write_before`].
+//! A request that is not an acceptable upgrade gets a proper HTTP response. Bytes that follow the request are kept for
+//! the connection. All bytes pass through [`socket::read_before`] and [`socket::write_before`].
 
 use std::borrow::Cow;
 use std::fmt;
@@ -31,30 +31,30 @@ pub(crate) type OnHandshake = Arc<dyn Fn(&Request) -> Result<Accept, Response> +
 /// Answers a request that is no opening handshake, or leaves it to the server.
 pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
 
-/// How handshakes are to be handled.
+/// The settings of opening handshakes.
 #[derive(Clone, Default)]
 pub(crate) struct HandshakeConfig {
-    /// Proxies that are believed about their clients.
+    /// The proxies that are trusted to name their clients.
     pub(crate) trusted: Trusted,
-    /// What the server answers by itself.
+    /// The paths that the server answers itself.
     pub(super) routes: Routes,
-    /// Origins of the pages that are let in; none stands for all.
+    /// The origins whose pages are let in. Empty: all.
     pub(crate) origins: Vec<Origin>,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
-    /// What the application does wrong is logged here.
+    /// Gets the application's mistakes.
     pub(crate) log: Arc<Log>,
 }
 
-/// What a handshake came to.
+/// The outcome of a handshake.
 pub(crate) enum Outcome {
-    /// The connection is a WebSocket. `tail` is what was received after the request.
+    /// The connection is a WebSocket. `tail` holds the bytes received after the request.
     Upgraded { id: ConnectionId, request: Request, accept: Box<Accept>, tail: Vec<u8> },
     /// A plain HTTP request was answered, and our end of the connection was closed.
     PlainHttp(Box<PlainExchange>),
-    /// Not a byte of a request came: the client has gone, or was told with 408 that it took too long.
+    /// Not a byte of a request came: the client has gone, or got 408 because it took too long.
     NoRequest { is_there: bool },
-    /// The client was refused, and our end of the connection closed, or it never asked properly.
+    /// The client was refused and our end of the connection closed, or the connection was lost.
     Failed(Box<HandshakeFailure>),
 }
 
@@ -64,7 +64,7 @@ pub(crate) struct PlainExchange {
     /// The method and the path.
     request: String,
     pub(crate) answer: io::Result<u16>,
-    /// Whether the server itself answered, since the application did not.
+    /// Whether nothing answered it but the server's own 426 or 405.
     pub(crate) is_unclaimed: bool,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for PlainExchange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { request, answer, is_unclaimed } = self;
         match answer {
-            Ok(status) if *is_unclaimed => write!(f, "{request} asked for no upgrade; answered with {status}"),
+            Ok(status) if *is_unclaimed => write!(f, "{request} requested no upgrade; answered with {status}"),
             Ok(status) => write!(f, "{request} answered with {status}"),
             Err(error) => write!(f, "{request} not answered: {error}"),
         }
@@ -82,13 +82,13 @@ impl fmt::Display for PlainExchange {
 /// The subprotocol of clients that send their heartbeat as text.
 pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 
-/// How long a client may take to take its answer if there is no time left, and to hang up after it got it.
+/// How long a client may take to receive its response when no time is left, and to hang up afterwards.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// The limit that keeps a client out whose request is valid.
+/// The limit that keeps out a client with a valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
-    /// There are as many connections as there may be.
+    /// The server has as many connections as it may have.
     Connections,
     /// The client's address has as many as it may have.
     PerAddress,
@@ -102,7 +102,7 @@ impl LimitReached {
         }
     }
 
-    /// 503 tells proxies that this server can take no more, and 429 that it can, but not from there.
+    /// 503 tells proxies that this server is full; 429 that it is not, but this client may not have more.
     fn refusal(self) -> Box<Refusal> {
         let (status, text) = match self {
             Self::Connections => (503, "too many connections\n"),
@@ -112,11 +112,10 @@ impl LimitReached {
     }
 }
 
-/// Does the handshake before the deadline, and says who is at the other end, as far as that became known. `check_limits`
-/// says whether one more connection of this client can be let in. `last_id` is the number of the newest connection.
+/// Performs the handshake before the deadline, and says who is at the other end, if that became known. `check_limits`
+/// checks whether this client may have one more connection. `last_id` is the number of the newest connection.
 ///
-/// The steps follow one another and none is inlined, so that their frames lie over one another: see
-/// `ConnectionThread::run`.
+/// The steps follow one another and none is inlined, so that their stack frames overlap: see `ConnectionThread::run`.
 #[inline(never)]
 pub(crate) fn perform(
     pending: &PendingHandshake,
@@ -151,19 +150,19 @@ struct Handshake<'a> {
 
 /// Why there is no request.
 enum NoRequest {
-    /// Its head is not accepted, or came too late.
+    /// Its head was not acceptable, or came too late.
     Refused(Box<Refusal>),
     /// The connection was lost in the middle of it.
     Lost(String),
-    /// The client left before it, such as a browser that connects in case it will need the connection.
+    /// The client left before it, such as a browser that connects in advance.
     Left,
-    /// Not a byte has come in all the time there was.
+    /// Not a byte came before the deadline.
     Silent,
 }
 
 /// Why a complete request does not become a WebSocket.
 enum Declined {
-    /// It did not ask for that, and this is its answer: the application's, or else our own.
+    /// It requested no upgrade. The response is the application's, or else our own.
     PlainHttp {
         response: Box<Response>,
         is_unclaimed: bool,
@@ -173,7 +172,7 @@ enum Declined {
 
 /// The steps.
 impl Handshake<'_> {
-    /// Reads up to the end of the request's head. What came after it is the second part of the result.
+    /// Reads the head of the request. The second part of the result is what came after it.
     #[inline(never)]
     fn read_request(&self) -> Result<(Request, Vec<u8>), NoRequest> {
         let Self { pending, deadline, .. } = *self;
@@ -181,9 +180,11 @@ impl Handshake<'_> {
         loop {
             let count = match socket::read_before(&pending.stream, buffer.space(), deadline) {
                 Ok(None) if buffer.is_empty() => return Err(NoRequest::Silent),
-                Ok(None) => return Err(NoRequest::Refused(Refusal::new(too_slow(), "request too slow"))),
+                Ok(None) => return Err(NoRequest::Refused(Refusal::new(too_slow(), "the request took too long"))),
                 Ok(Some(0)) | Err(_) if buffer.is_empty() => return Err(NoRequest::Left),
-                Ok(Some(0)) => return Err(NoRequest::Lost("closed in the middle of the request".to_owned())),
+                Ok(Some(0)) => {
+                    return Err(NoRequest::Lost("connection closed in the middle of the request".to_owned()));
+                }
                 Ok(Some(count)) => count,
                 Err(error) => return Err(NoRequest::Lost(error.to_string())),
             };
@@ -208,7 +209,7 @@ impl Handshake<'_> {
         }
     }
 
-    /// Whether a complete request is an opening handshake as it should be.
+    /// Checks whether a complete request is a valid opening handshake.
     #[inline(never)]
     fn check(&self, request: &Request) -> Result<(), Declined> {
         request.check_host().map_err(Declined::Refused)?;
@@ -221,7 +222,7 @@ impl Handshake<'_> {
         upgrade::check_request(request).map_err(Declined::Refused)
     }
 
-    /// Has the application decide, unless the path is the server's own, and encodes the answer 101.
+    /// Lets the application decide, unless the path is the server's own, and encodes the response 101.
     #[inline(never)]
     fn accept(&self, request: &Request) -> Result<(Box<Accept>, Vec<u8>), Box<Refusal>> {
         let mut accept = match self.config.routes.stream(request.path()) {
@@ -238,7 +239,7 @@ impl Handshake<'_> {
         }
         match upgrade::encode_response(request, accept.subprotocol.as_deref(), &accept.headers) {
             Ok(answer) => Ok((accept, answer)),
-            Err(what) => Err(self.on_handshake_failed(request, &format!("gave {what}"))),
+            Err(what) => Err(self.on_handshake_failed(request, &format!("returned {what}"))),
         }
     }
 
@@ -248,11 +249,11 @@ impl Handshake<'_> {
         if origins.is_empty() || origin::is_from_one_of(origins, request) {
             return Ok(());
         }
-        let response = Response::new(403).text("this origin is not allowed\n");
-        Err(Refusal::new(response, "its origin is not allowed (allow_origins)"))
+        let response = Response::new(403).text("pages of this origin are not allowed\n");
+        Err(Refusal::new(response, "origin not allowed (allow_origins)"))
     }
 
-    /// Sends the answer 101, unless the server is shutting down.
+    /// Sends the response 101, unless the server is shutting down.
     #[inline(never)]
     fn open(
         &self,
@@ -265,17 +266,17 @@ impl Handshake<'_> {
         if !self.pending.admit() {
             return Outcome::Failed(HandshakeFailure::of_request(&request, None, "the server is shutting down"));
         }
-        // Before the answer, so that a client which connects when another is in has the higher number.
+        // Before the response, so that a client which connects after another was let in has the higher number.
         let id = last_id.fetch_add(1, Relaxed) + 1;
         match socket::write_before(&self.pending.stream, answer, self.deadline) {
             Ok(()) => Outcome::Upgraded { id, request, accept, tail },
             Err(error) => {
-                Outcome::Failed(HandshakeFailure::of_request(&request, None, format!("answer not sent: {error}")))
+                Outcome::Failed(HandshakeFailure::of_request(&request, None, format!("response not sent: {error}")))
             }
         }
     }
 
-    /// Answers a request that does not become a WebSocket.
+    /// Responds to a request that does not become a WebSocket.
     #[inline(never)]
     fn decline(&self, request: &Request, declined: Declined) -> Outcome {
         let with_body = request.method() != "HEAD";
@@ -292,18 +293,18 @@ impl Handshake<'_> {
         }
     }
 
-    /// Answers and closes our end of the TCP connection. For the answer to arrive, what the client still sends has to
-    /// be taken in afterwards. Returns the status that was really sent.
+    /// Responds, and closes our end of the TCP connection. For the response to arrive, what the client still sends has
+    /// to be read afterwards. Returns the status that was really sent.
     fn respond_and_close(&self, response: &Response, with_body: bool) -> io::Result<u16> {
         let (status, bytes) = match response.encode(with_body) {
             Ok(bytes) => (response.status(), bytes),
             Err(what) => {
                 let status = response.status();
-                self.config.log.error(format_args!("response {status} with {what}; answered with 500"));
+                self.config.log.error(format_args!("cannot send response {status}: {what}; answered with 500"));
                 (500, internal_error().encode(with_body).unwrap_or_default())
             }
         };
-        // A request that came too late has no time left, and still gets its answer.
+        // A request that came too late still gets its response, although no time is left.
         let deadline = self.deadline.max(Instant::now() + LINGER);
         socket::write_before(&self.pending.stream, &bytes, deadline)?;
         self.pending.stream.shutdown(Shutdown::Write)?;
@@ -313,7 +314,7 @@ impl Handshake<'_> {
 
 /// The application's functions.
 impl Handshake<'_> {
-    /// The answer to a request that is no opening handshake: the server's own, or else the application's.
+    /// The response to a request that is no opening handshake: the server's own, or else the application's.
     fn answer(&self, request: &Request) -> Option<Box<Response>> {
         self.config.routes.answer(request).map(Box::new).or_else(|| self.ask_on_request(request))
     }
@@ -328,20 +329,21 @@ impl Handshake<'_> {
         answered.map(Box::new)
     }
 
-    /// Whether the application lets the client in, and on what terms.
+    /// Asks the application whether, and on what terms, to accept the client.
     fn ask_on_handshake(&self, request: &Request) -> Result<Box<Accept>, Box<Refusal>> {
         let Some(on_handshake) = &self.config.on_handshake else { return Ok(Box::default()) };
         match foreign::call(|| on_handshake(request)) {
             Ok(Ok(accept)) => Ok(Box::new(accept)),
             Ok(Err(response)) if (300..600).contains(&response.status()) => Err(rejected(response)),
-            Ok(Err(response)) => {
-                Err(self.on_handshake_failed(request, &format!("rejected with status {}", response.status())))
-            }
+            Ok(Err(response)) => Err(self.on_handshake_failed(
+                request,
+                &format!("rejected with status {}, outside 300..=599", response.status()),
+            )),
             Err(message) => Err(self.on_handshake_failed(request, &format!("panicked: {message}"))),
         }
     }
 
-    /// The log says what the application did wrong, and the client learns that the fault is not its own.
+    /// Logs what the application did wrong. The client learns that the fault is not its own.
     fn on_handshake_failed(&self, request: &Request, what: &str) -> Box<Refusal> {
         self.config.log.error(format_args!("{}: on_handshake {what}; answered with 500", request.remote()));
         Refusal::new(internal_error(), "on_handshake failed")
@@ -356,7 +358,7 @@ fn rejected(response: Response) -> Box<Refusal> {
     Refusal::new(response, reason)
 }
 
-/// The answer to a request that is no upgrade and that the application leaves to us.
+/// The response to a request that is no upgrade and that the application leaves to us.
 fn unclaimed(request: &Request) -> Response {
     match request.method() {
         "GET" | "HEAD" => {

@@ -1,6 +1,6 @@
 //! The server's counters in the text format of Prometheus (OpenMetrics 1.0).
 //!
-//! Nothing is kept for them: each scrape takes one snapshot, so that its figures are of one moment.
+//! They need no state of their own: each scrape takes one snapshot, so its figures belong to one moment.
 
 use std::fmt;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use crate::server::access::StatusAccess;
 use crate::server::handle::ServerHandle;
 use crate::supervisor::stats::{RoundTrips, Snapshot};
 
-/// With the feature `metrics`.
+/// Requires the feature `metrics`.
 impl Server {
-    /// Answers at this path, such as `"/metrics"`, with the server's [counters](crate::Stats) in the text format of
-    /// Prometheus (OpenMetrics 1.0). Default: no such path. Called again, it adds another.
+    /// Serves the server's [counters](crate::Stats) at this path, such as `"/metrics"`, in the text format of
+    /// Prometheus (OpenMetrics 1.0). Default: no such path. Further calls add paths.
     ///
-    /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by their cause, Pings,
-    /// Pongs and misses, a histogram of round trips, messages and bytes both ways, memory in queues, handshakes that
-    /// failed. All names begin with `heartwire_`. They name no peer, and yet show how much goes on: `access` says who
-    /// may see them, and everybody else gets 403.
+    /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by cause, Pings, Pongs
+    /// and misses, a histogram of round trips, messages and bytes in both directions, memory in queues, and failed
+    /// handshakes. All names begin with `heartwire_`. They name no peer but show how busy the server is, so `access`
+    /// says who may see them. All others get 403.
     ///
-    /// A scrape looks at each open connection once, in the supervisor's thread; between scrapes it costs nothing.
+    /// A scrape looks at each open connection once, in the supervisor's thread. Between scrapes metrics cost nothing.
     ///
     /// ```no_run
     /// use heartwire::{Server, StatusAccess};
@@ -60,7 +60,7 @@ fn answer(registry: &Registry) -> Response {
     }
 }
 
-/// Asks for the figures at each scrape.
+/// Takes the figures at each scrape.
 #[derive(Debug)]
 struct Figures(ServerHandle);
 
@@ -81,24 +81,16 @@ impl Collector for Figures {
         out.gauge("connections_missing", "Connections open now that have missed at least one Pong", None, missing)?;
         out.gauge("queue", "Bytes that wait for peers to take them", Some(&Unit::Bytes), queued)?;
 
-        let help = "Memory that queues and what was read ahead take";
+        let help = "Memory taken by queues and by data read ahead";
         out.gauge("buffered", help, Some(&Unit::Bytes), stats.buffered)?;
 
         out.counter("accepted", "TCP connections accepted", stats.accepted)?;
         out.counter("openings", "Connections that completed the opening handshake", stats.opened)?;
         out.counters("closures", "Connections that ended", "cause", stats.closed.into_iter())?;
-        out.counter("handshake_failures", "Opening handshakes that came to nothing", stats.handshakes_failed)?;
-        out.counter(
-            "refusals",
-            "Opening handshakes refused because the server, or their address, was full",
-            stats.refused,
-        )?;
+        out.counter("handshake_failures", "Opening handshakes that failed", stats.handshakes_failed)?;
+        out.counter("refusals", "Opening handshakes refused because of a limit on connections", stats.refused)?;
         out.counter("http_requests", "Plain HTTP requests answered", stats.http_requests)?;
-        out.counter(
-            "http_unclaimed",
-            "Plain HTTP requests that nobody answered, with 426 or 405",
-            stats.http_unclaimed,
-        )?;
+        out.counter("http_unclaimed", "Plain HTTP requests that only got 426 or 405", stats.http_unclaimed)?;
         out.counter("without_request", "Clients that connected and sent no request", stats.without_request)?;
         out.counter("accept_errors", "Failures to accept a TCP connection", stats.accept_errors)?;
         out.counter("thread_errors", "Failures to start a connection's thread", stats.thread_errors)?;
@@ -120,7 +112,7 @@ impl Collector for Figures {
             bytes,
         )?;
         out.counter("broadcasts_dropped", "Broadcasts dropped for peers whose queue was full", traffic.dropped)?;
-        out.counter("log_lines_lost", "Lines of the log that were lost", stats.log_lines_lost)
+        out.counter("log_lines_lost", "Log lines that were lost", stats.log_lines_lost)
     }
 }
 

@@ -1,7 +1,7 @@
-//! The paths that the server answers by itself, before it asks the application: a health check, the module for pages,
-//! and, with their features, metrics and the status page.
+//! The paths that the server answers itself, before it asks the application: a health check, the browser module, and,
+//! with their features, metrics and the status page.
 //!
-//! Invariant: a path that is not here is the application's alone, and so is any request that is neither GET nor HEAD.
+//! Invariant: all other paths, and all requests other than GET and HEAD, are left to the application.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -24,9 +24,9 @@ pub(super) struct Routes {
 /// Answers a plain HTTP request.
 type Page = dyn Fn(&Request) -> Response + Send + Sync;
 
-/// What the server does with the WebSockets of one path, in place of the application's functions.
+/// Serves the WebSockets of one path, in place of the application's functions.
 pub(super) trait Stream: Send + Sync {
-    /// In place of `on_handshake`: lets a client in, or gives the answer that refuses it, and the reason for the log.
+    /// In place of `on_handshake`: accepts a client, or gives the response that refuses it and the reason for the log.
     fn decide(&self, request: &Request) -> Result<Accept, (Response, &'static str)>;
 
     /// In place of the handler.
@@ -34,7 +34,7 @@ pub(super) trait Stream: Send + Sync {
 }
 
 impl Routes {
-    /// Answers this path from now on, in place of what may have answered it so far.
+    /// Adds a page, in place of an earlier one at the same path.
     pub(super) fn add_page(
         &mut self,
         path: impl Into<String>,
@@ -43,13 +43,13 @@ impl Routes {
         add(&mut self.pages, path.into(), Arc::new(page));
     }
 
-    /// Takes the WebSockets of this path.
+    /// Adds a stream, in place of an earlier one at the same path.
     #[cfg(feature = "status")]
     pub(super) fn add_stream(&mut self, path: impl Into<String>, stream: Arc<dyn Stream>) {
         add(&mut self.streams, path.into(), stream);
     }
 
-    /// The answer to a plain HTTP request, if it is for the server itself.
+    /// The response to a plain HTTP request, if the server answers it itself.
     pub(super) fn answer(&self, request: &Request) -> Option<Response> {
         if !matches!(request.method(), "GET" | "HEAD") {
             return None;
@@ -57,7 +57,7 @@ impl Routes {
         find(&self.pages, request.path()).map(|page| page(request))
     }
 
-    /// Who takes the WebSockets of a path, if it is not the application.
+    /// The stream of a path, if the server serves its WebSockets itself.
     pub(super) fn stream(&self, path: &str) -> Option<&dyn Stream> {
         find(&self.streams, path).map(|stream| &**stream)
     }
@@ -87,7 +87,7 @@ impl File {
         Self { media_type: "text/javascript; charset=utf-8", content }
     }
 
-    /// The file, or 304 to whoever has it already (RFC 9110 section 13.1.2).
+    /// The file, or 304 if the client has it already (RFC 9110 section 13.1.2).
     pub(super) fn respond(self, request: &Request) -> Response {
         let mut hasher = DefaultHasher::new();
         self.content.hash(&mut hasher);
@@ -102,13 +102,14 @@ impl File {
     }
 }
 
-/// Paths that the server answers by itself, to GET and HEAD, before [`on_request`](Server::on_request) is asked. A
-/// later call for the same path takes the place of an earlier one.
+/// Paths that the server answers itself, to GET and HEAD, before it calls [`on_request`](Server::on_request). A later
+/// setting for the same path replaces an earlier one.
 impl Server {
-    /// Answers health checks at this path, such as `"/healthz"`: 200 with the text `ok`, or 503 once the server shuts
-    /// down, as far as clients still get through then. Default: no such path. Called again, it adds another.
+    /// Answers health checks at this path, such as `"/healthz"`. Default: no such path. Further calls add paths.
     ///
-    /// Everybody may ask. It is answered while the server is [full](Self::max_connections) too.
+    /// The response is 200 with the text `ok`, or 503 while the server shuts down, if the client can still connect.
+    ///
+    /// It is open to every client, and is answered even when the server is [full](Self::max_connections).
     ///
     /// ```no_run
     /// # fn main() -> Result<(), heartwire::Error> {
@@ -127,11 +128,11 @@ impl Server {
         self
     }
 
-    /// Serves the module for pages, [`HEARTWIRE_JS`], at `/heartwire.js`, and its types, [`HEARTWIRE_D_TS`], at
-    /// `/heartwire.d.ts`. Default: not.
+    /// Serves the browser module, [`HEARTWIRE_JS`], at `/heartwire.js`, and its types, [`HEARTWIRE_D_TS`], at
+    /// `/heartwire.d.ts`. Default off.
     ///
-    /// Everybody may ask, and pages of any origin may import it (`Access-Control-Allow-Origin: *`): it is a static file
-    /// without secrets. Browsers ask each time whether it has changed, and get 304 if it has not.
+    /// It is open to every client, and pages of any origin may import it (`Access-Control-Allow-Origin: *`): it is a
+    /// static file without secrets. Browsers check for changes each time, and get 304 if there are none.
     ///
     /// ```no_run
     /// use heartwire::{Response, Server};

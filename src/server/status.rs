@@ -1,4 +1,4 @@
-//! The status page: its files, the live stream that it shows, and who may see them.
+//! The status page: its files, its live stream, and who may see them.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use crate::server::routes::{File, Stream};
 mod json;
 pub(super) mod publisher;
 
-/// Where the live stream is.
+/// The path of the live stream.
 const STREAM_PATH: &str = "/heartwire/status";
 
 const PAGE: File = File { media_type: "text/html; charset=utf-8", content: include_str!("status/page/index.html") };
 
-/// What the page consists of. It has its own copy of the module, so that it works whatever is at `/heartwire.js`.
+/// The parts of the page. It has its own copy of the module, so that it works whatever `/heartwire.js` serves.
 const PARTS: [(&str, File); 5] = [
     (
         "/heartwire/status.css",
@@ -35,25 +35,26 @@ const PARTS: [(&str, File); 5] = [
     ("/heartwire/icon.svg", File { media_type: "image/svg+xml", content: include_str!("status/page/icon.svg") }),
 ];
 
-/// With the feature `status`.
+/// Requires the feature `status`.
 impl Server {
-    /// Shows a status page at this path, such as `"/"` or `"/status"`. Default: not.
+    /// Serves a status page at this path, such as `"/"` or `"/status"`. Default: no such path.
     ///
-    /// It shows who is connected, each Pong as a spike in a moving line and each miss as a cross, the last connections
-    /// that ended and why, and the counters; and it has a field to try a connection. It names the addresses and the
-    /// paths of peers, without queries: `access` says who may see it, and everybody else gets 403.
+    /// The page shows the open connections, each Pong as a spike in a moving line and each miss as a cross, the
+    /// connections that ended last and why, and the counters. It also has a field to try a connection. It names the
+    /// addresses of peers and their paths, without queries, so `access` says who may see it. All others get 403.
     ///
-    /// The page uses nothing from other places, and its Content Security Policy lets nothing else run in it. What
-    /// belongs to it is below `/heartwire/`: its files, and the WebSocket `/heartwire/status` that the state comes
-    /// over, as JSON (of which the form may change). Pages of another origin are refused there, whatever
-    /// [`allow_origins`](Self::allow_origins) says, for browsers let every page open a WebSocket to everywhere.
+    /// The page loads nothing from other servers, and its Content Security Policy lets nothing else run in it. Its
+    /// parts are below `/heartwire/`: its files, and the WebSocket `/heartwire/status`, which carries the state as JSON
+    /// (whose form may change). That WebSocket refuses pages of another origin, whatever
+    /// [`allow_origins`](Self::allow_origins) says.
     ///
-    /// Who watches is a connection like any other, counted, limited, and found when dead, but it meets neither
-    /// [`on_handshake`](Self::on_handshake) nor the handler, and gets no broadcasts. One thread, `heartwire-status`,
-    /// takes a snapshot of the server twice a second, or four times when much happens, while somebody watches; with
-    /// more than 1,000 connections it looks a quarter as often. It sends the same text to all, with 100 connections at
-    /// most and their texts cut, and none to a watcher that has not taken the last. While nobody watches, it only keeps
-    /// what it would show of the last 30 connections that ended.
+    /// Each viewer counts as a connection, against the limits too, and has a heartbeat. It never reaches
+    /// [`on_handshake`](Self::on_handshake) or the handler, and receives no broadcasts.
+    ///
+    /// One thread, `heartwire-status`, takes a snapshot of the server twice a second while there are viewers, and up to
+    /// four times when much happens. With more than 1,000 connections it takes a quarter as many. It sends the same
+    /// text to all viewers, with 100 connections at most and long texts cut, and skips a viewer that has not taken the
+    /// last one. Without viewers it only remembers the last 30 connections that ended.
     ///
     /// ```no_run
     /// use heartwire::{Server, StatusAccess};
@@ -79,10 +80,10 @@ impl Server {
     }
 }
 
-/// Nothing from elsewhere runs in the page, and no other page shows it in a frame.
+/// Adds headers so that nothing from elsewhere runs in the page, and no other page shows it in a frame.
 fn guarded(response: Response, request: &Request) -> Response {
     let host = request.header("Host").unwrap_or_default();
-    // To some browsers 'self' does not stand for ws as well. What is no plain host does not get into the header.
+    // In some browsers 'self' does not include ws. A Host that is not plain stays out of the header.
     let is_plain = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:-[]".contains(&byte));
     let sockets = if is_plain && !host.is_empty() { format!(" ws://{host} wss://{host}") } else { String::new() };
     let policy = format!(
@@ -96,7 +97,7 @@ fn guarded(response: Response, request: &Request) -> Response {
         .header("Referrer-Policy", "no-referrer")
 }
 
-/// The WebSocket that the page listens to.
+/// The WebSocket that carries the state to the page.
 struct StatusStream {
     access: StatusAccess,
     /// To the publisher.
@@ -109,7 +110,7 @@ impl Stream for StatusStream {
     }
 
     fn run(&self, conn: &mut Connection) -> Result<(), Error> {
-        // Fails only when the server has ended, or the publisher has failed.
+        // Fails only if the server has ended or the publisher has failed.
         let watching = self.watchers.send(conn.sender());
         watching.map_err(|_| Error::handler("the status stream has failed"))?;
         loop {

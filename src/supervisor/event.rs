@@ -1,4 +1,4 @@
-//! What a server tells of itself: events as they happen, and snapshots on request.
+//! The events of servers and clients.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,7 +7,8 @@ use crate::connection::identity::ConnectionId;
 use crate::connection::report::CloseReport;
 use crate::http::request::RequestTarget;
 
-/// Something that happened to a connection. See [`ServerHandle::events`](crate::ServerHandle::events).
+/// Something that happened on a server or a client. See [`ServerHandle::events`](crate::ServerHandle::events) and
+/// [`ClientHandle::events`](crate::ClientHandle::events).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -18,16 +19,15 @@ pub enum Event {
         id: ConnectionId,
         /// The address of the peer's socket: behind a proxy, the proxy's.
         peer_addr: SocketAddr,
-        /// The address of whoever is really at the other end: the one that a [trusted
-        /// proxy](crate::Server::trust_proxies) named, or else the peer's own.
+        /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
+        /// own.
         remote_ip: IpAddr,
-        /// The path that it asked for, without the query.
+        /// The requested path, without the query.
         path: String,
         /// The path with the query, which may hold secrets.
         target: RequestTarget,
     },
-    /// Nothing that counts as life came within the heartbeat's timeout of a Ping, or within the window that the peer
-    /// had.
+    /// No sign of life came within the heartbeat's timeout of a Ping or, if the peer leads, within its window.
     #[non_exhaustive]
     Missed {
         /// The connection's number.
@@ -36,11 +36,11 @@ pub enum Event {
         peer_addr: SocketAddr,
         /// Misses in a row so far.
         missed: u32,
-        /// How many make the peer dead.
+        /// How many misses in a row make the peer dead.
         max_missed: u32,
     },
-    /// The handler has not called `recv` for longer than the heartbeat's interval. Said once per absence, and never
-    /// without an interval. The heartbeat goes on meanwhile: see [While the handler is
+    /// The handler has not called `recv` for longer than the heartbeat's interval. Reported once per absence, and never
+    /// without an interval. The heartbeat continues meanwhile: see [While the handler is
     /// away](crate#while-the-handler-is-away).
     #[non_exhaustive]
     HandlerStalled {
@@ -48,7 +48,7 @@ pub enum Event {
         id: ConnectionId,
         /// The address of the peer's socket: behind a proxy, the proxy's.
         peer_addr: SocketAddr,
-        /// For how long.
+        /// How long the handler has been away from `recv`.
         away: Duration,
     },
     /// The connection ended. There is exactly one for each `Opened`.
@@ -56,57 +56,57 @@ pub enum Event {
     /// A client begins an attempt to connect.
     #[non_exhaustive]
     Connecting {
-        /// The number of the attempt, counted from 1 and from the last connection that lasted.
+        /// The number of the attempt, from 1. A connection that lasts starts the count again.
         attempt: u32,
     },
-    /// A client's attempt to connect has failed.
+    /// A client's attempt to connect failed.
     #[non_exhaustive]
     ConnectFailed {
-        /// What was wrong.
+        /// The error in words.
         error: String,
-        /// Whether the client gives up, since another attempt would end in the same way.
+        /// Whether the client gives up, because another attempt would fail in the same way.
         is_fatal: bool,
     },
-    /// A client pauses before it tries again.
+    /// A client pauses before the next attempt.
     #[non_exhaustive]
     Retrying {
-        /// For how long.
+        /// The length of the pause.
         delay: Duration,
     },
-    /// An opening handshake did not come to a connection. Plain HTTP requests, and clients that never asked for
-    /// anything, are no failures: see [`Stats::http_unclaimed`](crate::Stats::http_unclaimed) and
+    /// An opening handshake failed. Plain HTTP requests, and clients that sent no request, are not failures: see
+    /// [`Stats::http_unclaimed`](crate::Stats::http_unclaimed) and
     /// [`Stats::without_request`](crate::Stats::without_request).
     #[non_exhaustive]
     HandshakeFailed {
         /// The address of the peer's socket: behind a proxy, the proxy's.
         peer_addr: SocketAddr,
-        /// The address of whoever is really at the other end: the one that a [trusted
-        /// proxy](crate::Server::trust_proxies) named, if its request was read that far, or else the peer's own.
+        /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, if its request was
+        /// read, or else the peer's own.
         remote_ip: IpAddr,
-        /// The HTTP status that it was given, if it got an answer.
+        /// The HTTP status of the response, if one was sent.
         status: Option<u16>,
-        /// What was wrong, and what refused it: `on_handshake`, with what
-        /// [`Response::because`](crate::Response::because) said, a limit, or a rule of the protocol.
+        /// What refused it: `on_handshake`, with the reason from [`Response::because`](crate::Response::because), a
+        /// limit, or a rule of the protocol.
         reason: String,
-        /// The path that it asked for, without the query, if its request was understood.
+        /// The requested path, without the query, if the request was valid HTTP.
         path: Option<String>,
-        /// The `Origin` of its request: browsers name the origin of the page there.
+        /// The `Origin` of the request, where browsers name the origin of the page.
         origin: Option<String>,
     },
-    /// So many events before this one are missing: the subscriber did not take out those before, and there was no room
-    /// for more (16 MiB, some 40,000 events), or more happened at once than could be told. Said when there is room
-    /// again, and at the end. The [counters](crate::Stats) have missed nothing.
+    /// Events before this one are missing. The subscriber did not take its events, and there was no room for more (16
+    /// MiB, some 40,000 events), or more happened at once than could be published. Reported when there is room again,
+    /// and at the end. The [counters](crate::Stats) missed nothing.
     #[non_exhaustive]
     Lost {
-        /// How many.
+        /// How many events are missing.
         count: u64,
     },
 }
 
 impl Event {
-    /// What it costs in memory while it waits for a subscriber.
+    /// The memory that it takes while it waits for a subscriber.
     pub(crate) fn cost(&self) -> usize {
-        /// What the allocator adds to a text, and we to count an event.
+        /// What the allocator adds to a text, and our counting to an event.
         const MORE: usize = 48;
         let texts = match self {
             Self::Opened { target, .. } => 2 * target.as_str().len(),

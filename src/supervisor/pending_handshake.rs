@@ -1,4 +1,4 @@
-//! A client whose opening handshake is not over yet, and why a handshake failed.
+//! A client during its opening handshake, and the failure of one.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,16 +13,16 @@ use crate::transport::socket;
 /// A client that has connected and is not admitted yet.
 #[derive(Debug)]
 pub(crate) struct PendingHandshake {
-    /// Counted from 1 over all that connect. A connection's number counts only those that are admitted.
+    /// Counts all clients that connect, from 1. A connection's number counts only those that are admitted.
     pub(crate) number: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: Arc<TcpStream>,
-    /// Whether it was decided that it is admitted, or that it is not.
+    /// Whether its admission was decided, either way.
     is_decided: AtomicBool,
     connected_at: Instant,
-    /// Microseconds from then to when it was last heard.
+    /// Microseconds from `connected_at` to its last sign of activity.
     heard_after: AtomicU64,
-    /// Whether it had to make room for another.
+    /// Whether it was evicted for another client.
     was_evicted: AtomicBool,
 }
 
@@ -39,33 +39,33 @@ impl PendingHandshake {
         }
     }
 
-    /// It has sent something, or was told something and may now send more.
+    /// The client sent something, or got a response and may now send more.
     pub(crate) fn mark_heard(&self) {
         self.heard_after.store(self.connected_at.elapsed().as_micros() as u64, Relaxed);
     }
 
-    /// When it was last heard, or connected.
+    /// When it was last active, or connected.
     pub(crate) fn heard_at(&self) -> Instant {
         self.connected_at + Duration::from_micros(self.heard_after.load(Relaxed))
     }
 
-    /// Hangs up on it: it has no place, and has to make room for another.
+    /// Hangs up, to make room for another client.
     pub(crate) fn evict(&self) {
         self.was_evicted.store(true, Relaxed);
         socket::shut_down(&self.stream);
     }
 
-    /// Whether it had to make room for another.
+    /// Whether it was evicted for another client.
     pub(crate) fn was_evicted(&self) -> bool {
         self.was_evicted.load(Relaxed)
     }
 
-    /// Whether it may be admitted. If so, it counts as a connection from here on, which has a right to a Close frame.
+    /// Admits the client, unless it was turned away. From here on it counts as a connection, and gets a Close frame.
     pub(crate) fn admit(&self) -> bool {
         !self.is_decided.swap(true, SeqCst)
     }
 
-    /// Hangs up on it, unless it is admitted already: the server is shutting down.
+    /// Hangs up unless the client is admitted already, because the server is shutting down.
     pub(crate) fn turn_away(&self) {
         if !self.is_decided.swap(true, SeqCst) {
             socket::shut_down(&self.stream);
@@ -73,25 +73,25 @@ impl PendingHandshake {
     }
 }
 
-/// An opening handshake that came to nothing.
+/// An opening handshake that failed.
 #[derive(Debug)]
 pub(crate) struct HandshakeFailure {
-    /// The HTTP status of the answer that the client was sent, if any.
+    /// The HTTP status of the response, if one was sent.
     pub(crate) status: Option<u16>,
     pub(crate) reason: Cow<'static, str>,
-    /// The path of its request, if that was understood.
+    /// The requested path, if the request was valid HTTP.
     pub(crate) path: Option<String>,
-    /// The `Origin` of its request, if that was understood and has one.
+    /// The `Origin` of the request, if it has one.
     pub(crate) origin: Option<String>,
 }
 
 impl HandshakeFailure {
-    /// Of a client that is known only by its address.
+    /// The failure of a client that is known only by its address.
     pub(crate) fn without_request(status: Option<u16>, reason: impl Into<Cow<'static, str>>) -> Box<Self> {
         Box::new(Self { status, reason: reason.into(), path: None, origin: None })
     }
 
-    /// Of a client whose request was read.
+    /// The failure of a client whose request was read.
     pub(crate) fn of_request(
         request: &Request,
         status: Option<u16>,

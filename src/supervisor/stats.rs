@@ -1,11 +1,12 @@
-//! Counters of a server or a client, and snapshots of all that is open.
+//! The counters of a server or a client, and snapshots with its open connections.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::connection::report::{ConnectionInfo, Traffic};
 
-/// A server's counters since it started. See [`ServerHandle::stats`](crate::ServerHandle::stats).
+/// The counters of a server or a client since it started. See [`ServerHandle::stats`](crate::ServerHandle::stats) and
+/// [`ClientHandle::stats`](crate::ClientHandle::stats).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
@@ -15,22 +16,20 @@ pub struct Stats {
     pub open: u64,
     /// Connections that completed the opening handshake.
     pub opened: u64,
-    /// Connections that ended, by the [name](crate::CloseReason::name) of the cause.
+    /// Connections that ended, by the [name](crate::CloseReason::name) of their cause.
     pub closed: BTreeMap<&'static str, u64>,
-    /// Opening handshakes that did not come to a connection, refusals included. Each client that was accepted is
-    /// counted, sooner or later, either here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or
-    /// `thread_errors`.
+    /// Opening handshakes that failed, including those that were refused. Every accepted TCP connection is eventually
+    /// counted once: here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or `thread_errors`.
     pub handshakes_failed: u64,
-    /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered, or the server for it, such as a
-    /// [health check](crate::Server::health).
+    /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered, or one of the server's own paths,
+    /// such as a [health check](crate::Server::health).
     pub http_requests: u64,
-    /// Plain HTTP requests that nobody answered but the server itself, with 426 or 405: a browser that asks for
-    /// `/favicon.ico`, a probe.
+    /// Plain HTTP requests that only got 426 or 405: a browser that requests `/favicon.ico`, or a probe.
     pub http_unclaimed: u64,
-    /// Clients that sent no request at all: a browser that connects in case it will need it, a check of whether the
-    /// port is open.
+    /// Clients that sent no request: a browser that connects in advance, or a check whether the port is open.
     pub without_request: u64,
-    /// Of the failures, those refused because the server, or their address, had as many connections as it may have.
+    /// Those of the failures that were refused because the server, or the client's address, was at its limit of
+    /// connections.
     pub refused: u64,
     /// Failures to accept a TCP connection (no file descriptors, no memory).
     pub accept_errors: u64,
@@ -40,39 +39,39 @@ pub struct Stats {
     pub pings: u64,
     /// Pongs that answered them.
     pub pongs: u64,
-    /// How long the Pongs took.
+    /// The distribution of the round trips.
     pub round_trips: RoundTrips,
     /// Pongs missed.
     pub missed: u64,
     /// Handlers reported as stalled.
     pub handlers_stalled: u64,
-    /// What waits in all queues and was read ahead now, in bytes, as it is counted against
+    /// What waits in all queues and was read ahead now, in bytes, as counted against
     /// [`max_buffered`](crate::Server::max_buffered).
     pub buffered: u64,
-    /// What passed over the connections that ended.
+    /// The traffic of the connections that ended.
     pub traffic: Traffic,
-    /// Lines of the log that were lost, because the logger was behind or has panicked.
+    /// Log lines that were lost, because the logger was slow or panicked.
     pub log_lines_lost: u64,
 }
 
 impl Stats {
-    /// Connections that ended, whatever the cause.
+    /// Connections that ended, for any cause.
     pub fn closed_total(&self) -> u64 {
         self.closed.values().sum()
     }
 }
 
-/// A server at one moment: see [`ServerHandle::snapshot`](crate::ServerHandle::snapshot).
+/// A server at one moment. See [`ServerHandle::snapshot`](crate::ServerHandle::snapshot).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Snapshot {
     /// The open connections, in the order of their numbers.
     pub connections: Vec<ConnectionInfo>,
-    /// The counters. What passed over a connection is either here, for it has ended, or with the open ones.
+    /// The counters. Their `traffic` covers the connections that ended; each open connection has its own.
     pub stats: Stats,
 }
 
-/// How long Pongs took, over all connections: how many came within each bound.
+/// A histogram of the round trips on all connections.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RoundTrips {
     counts: [u64; Self::BOUNDS.len() + 1],
@@ -107,18 +106,19 @@ impl RoundTrips {
         self.sum += sample;
     }
 
-    /// How many samples lie within each bound and above the one before; `None` stands for those above the last.
+    /// The number of samples within each bound and above the previous one. The bound `None` is for samples above the
+    /// last bound.
     pub fn counts(&self) -> impl Iterator<Item = (Option<Duration>, u64)> {
         let bounds = Self::BOUNDS.iter().copied().map(Some).chain([None]);
         bounds.zip(self.counts)
     }
 
-    /// How many samples there were.
+    /// The number of samples.
     pub fn samples(&self) -> u64 {
         self.counts.iter().sum()
     }
 
-    /// All samples together.
+    /// The sum of all samples.
     pub fn sum(&self) -> Duration {
         self.sum
     }

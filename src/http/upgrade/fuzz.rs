@@ -1,5 +1,5 @@
-//! The heads of both ends under mutation, cut anywhere: against the parser as a whole, against tungstenite's handshake,
-//! and against what any client must be able to rely on in our answers.
+//! Mutated heads of both ends, cut anywhere: checked against one parse of the whole, against tungstenite's handshake,
+//! and for what any client may rely on in our responses.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::http::head::{HeadBuffer, HeadError, MAX_HEAD, Parsed};
 
 const TELLING: &[u8] = b"\r\n\r\n\r\n\t :,;=/?%\"\0\x01\x7f\x80\xc3\xff0139AZaz";
 
-/// A request that is right, or wrong in one of the ways that peers think of.
+/// A request that is valid, or invalid in one of the usual ways.
 fn request_head() -> impl Strategy<Value = Raw> {
     let first = (
         prop_oneof![6 => Just("GET"), 1 => one_of(&["HEAD", "POST", "OPTIONS", "get", "PRI", ""])],
@@ -53,7 +53,7 @@ fn request_head() -> impl Strategy<Value = Raw> {
     message(start, right, more)
 }
 
-/// A response that is right for [`KEY`], or wrong in one of the ways that peers think of.
+/// A response that is valid for [`KEY`], or invalid in one of the usual ways.
 fn response_head() -> impl Strategy<Value = Raw> {
     let start = prop_oneof![
         6 => Just("HTTP/1.1 101 Switching Protocols"),
@@ -87,8 +87,8 @@ fn one_of(choices: &'static [&'static str]) -> impl Strategy<Value = &'static st
     prop::sample::select(choices)
 }
 
-/// A message with this first line, the headers that it needs, or all but one, and some `more`; under mutation, and with
-/// whatever comes after the head.
+/// A message with this first line, all or all but one of its required headers, and some `more` headers; mutated, and
+/// followed by any bytes.
 fn message(
     start: impl Strategy<Value = String>,
     right: Vec<&'static str>,
@@ -124,10 +124,10 @@ fn peer() -> SocketAddr {
 
 type Parser<T> = fn(&[u8]) -> Result<Parsed<T>, HeadError>;
 
-/// A head and what came after it, or why it is not accepted.
+/// A head and the bytes after it, or why it is not accepted.
 type Verdict<T> = Result<(T, Vec<u8>), HeadError>;
 
-/// What a head that arrives in these pieces comes to, if to anything, and how many bytes had arrived by then.
+/// The result of a head that arrives in these pieces, if any, and how many bytes had arrived by then.
 fn read<T>(pieces: &[&[u8]], parse: Parser<T>) -> (Option<Verdict<T>>, usize) {
     let mut buffer = HeadBuffer::new();
     let mut arrived = 0;
@@ -150,7 +150,7 @@ fn read<T>(pieces: &[&[u8]], parse: Parser<T>) -> (Option<Verdict<T>>, usize) {
     (None, arrived)
 }
 
-/// What the parser makes of all the bytes at once: the judge.
+/// The parser's result for all the bytes at once: the oracle.
 fn read_whole<T>(bytes: &[u8], parse: Parser<T>) -> Result<Option<(T, usize)>, HeadError> {
     let mut start = 0;
     loop {
@@ -182,7 +182,7 @@ fn pieces_make_no_difference<T>(
                 prop_assert_eq!(error, HeadError::TooLarge);
                 prop_assert!(arrived >= MAX_HEAD);
             }
-            // What is wrong may be found only at the end of the head, which then has not come.
+            // An error may show only at the end of the head, which has not come yet.
             (Ok(None) | Err(_), None) => prop_assert!(bytes.len() < MAX_HEAD),
             (whole, verdict) => {
                 let whole = whole.as_ref().map(|complete| complete.as_ref().map(|(head, len)| (look(head), len)));
@@ -210,7 +210,7 @@ fn pieces_of_a_response_make_no_difference((Raw(bytes), cuts): (Raw, Vec<Index>)
     })
 }
 
-/// An answer that any HTTP client understands: its status, and its headers by lower-case names.
+/// A response that any HTTP client understands: its status, and its headers by lower-case names.
 fn understood(answer: &[u8], with_body: bool) -> Result<(u16, Vec<(String, String)>), TestCaseError> {
     let mut headers = [httparse::EMPTY_HEADER; 16];
     let mut response = httparse::Response::new(&mut headers);
@@ -249,7 +249,7 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
     prop_assert_eq!(status, 101);
     let ours = headers.iter().find(|(name, _)| name == "sec-websocket-accept").map(|(_, value)| value.clone());
     prop_assert!(ours.is_some());
-    // They refuse more targets and all lists, which is theirs to do.
+    // tungstenite refuses more targets and all lists, as it may.
     if theirs.is_some() {
         prop_assert_eq!(theirs, ours);
     }
@@ -265,7 +265,7 @@ fn refusal_is_sound(refusal: &Refusal, with_body: bool) -> TestCaseResult {
     Ok(())
 }
 
-/// The client's check agrees with what the server says to the same key, and to no other.
+/// The client accepts the server's response to the same key, and to no other.
 fn client_accepts(request: &Request, answer: &[u8]) -> TestCaseResult {
     let Ok(Parsed::Complete(response, _)) = ResponseHead::parse(answer) else {
         return Err(TestCaseError::fail("not complete"));
@@ -281,7 +281,7 @@ fn client_accepts(request: &Request, answer: &[u8]) -> TestCaseResult {
 /// The example of RFC 6455 section 1.3.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// What a client accepts has the headers that RFC 6455 section 4.1 demands, as another search finds them.
+/// A response that a client accepts has the headers that RFC 6455 section 4.1 demands, as another search finds them.
 fn what_is_accepted_is_right(Raw(bytes): Raw) -> TestCaseResult {
     let Some(Ok((response, _))) = read(&[&bytes], ResponseHead::parse).0 else { return Ok(()) };
     let subprotocols = ["chat".to_owned()];
@@ -302,13 +302,13 @@ fn what_is_accepted_is_right(Raw(bytes): Raw) -> TestCaseResult {
             prop_assert_eq!(all("sec-websocket-protocol"), subprotocol.iter().collect::<Vec<_>>());
         }
         Err(ConnectError::Refused { status, .. }) => prop_assert!(status != 101),
-        Err(ConnectError::BadAnswer(_)) => prop_assert_eq!(response.status, 101),
+        Err(ConnectError::BadResponse(_)) => prop_assert_eq!(response.status, 101),
         Err(other) => prop_assert!(false, "{other:?}"),
     }
     Ok(())
 }
 
-/// What tungstenite would answer to the key; `None` if it refuses.
+/// tungstenite's response to the key. `None` if it refuses.
 fn accept_key_of_tungstenite(request: &Request) -> Option<String> {
     let mut builder = http::Request::builder().method(request.method()).uri(request.target());
     builder = builder.version(if request.is_http_1_1() { http::Version::HTTP_11 } else { http::Version::HTTP_10 });

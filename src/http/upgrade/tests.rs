@@ -12,7 +12,8 @@ fn request(head: &str) -> Request {
     Request::from_bytes(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap()
 }
 
-/// What the client makes of what it received: `None` if that is not complete. The second is what came after the head.
+/// The client's result for what it received: `None` if that is not complete. The second part is what came after the
+/// head.
 fn receive(received: &str) -> Result<Option<(Accepted, Vec<u8>)>, ConnectError> {
     let subprotocols = ["chat".to_owned(), "chat2".to_owned()];
     let request = UpgradeRequest { authority: "h", target: "/", key: KEY, subprotocols: &subprotocols, headers: &[] };
@@ -79,7 +80,7 @@ fn a_request_that_breaks_a_rule_is_refused_by_that_rule() {
     for (old, new, status, reason) in [
         ("GET", "POST", 405, "method not allowed"),
         ("HTTP/1.1", "HTTP/1.0", 505, "HTTP version is not 1.1"),
-        ("Connection: Upgrade", "Connection: close", 400, "Connection does not say Upgrade"),
+        ("Connection: Upgrade", "Connection: close", 400, "Connection header without Upgrade"),
         ("Version: 13", "Version: 8", 426, "WebSocket version is not 13"),
         ("Sec-WebSocket-Version: 13\r\n", "", 426, "WebSocket version is not 13"),
         (&key, "", 400, "missing Sec-WebSocket-Key"),
@@ -143,17 +144,17 @@ fn no_line_of_a_header_in_a_response_is_overlooked() {
     let other = "Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n";
     let chosen = "Sec-WebSocket-Protocol: chat\r\n";
     for (headers, complaint) in [
-        (format!("{ACCEPT}{other}"), "several Sec-WebSocket-Accept"),
-        (format!("{ACCEPT}{ACCEPT}"), "several Sec-WebSocket-Accept"),
+        (format!("{ACCEPT}{other}"), "more than one Sec-WebSocket-Accept"),
+        (format!("{ACCEPT}{ACCEPT}"), "more than one Sec-WebSocket-Accept"),
         (other.to_owned(), "Sec-WebSocket-Accept is wrong"),
         (String::new(), "Sec-WebSocket-Accept is wrong"),
         (format!("{ACCEPT}Sec-WebSocket-Extensions:\r\nSec-WebSocket-Extensions: x\r\n"), "extension"),
         (format!("{ACCEPT}Sec-WebSocket-Extensions: \u{e9}\r\n"), "extension"),
-        (format!("{ACCEPT}{chosen}{chosen}"), "several subprotocols"),
+        (format!("{ACCEPT}{chosen}{chosen}"), "more than one subprotocol"),
         (format!("{ACCEPT}Sec-WebSocket-Protocol: \u{e9}\r\n"), "not offered"),
     ] {
         match receive(&switching(&format!("{UPGRADES}{headers}"))) {
-            Err(ConnectError::BadAnswer(what)) => assert!(what.contains(complaint), "{headers}: {what}"),
+            Err(ConnectError::BadResponse(what)) => assert!(what.contains(complaint), "{headers}: {what}"),
             other => panic!("{headers}: {other:?}"),
         }
     }

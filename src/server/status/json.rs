@@ -1,7 +1,7 @@
-//! The state of the server as JSON, as the status page reads it. Durations are in milliseconds.
+//! The state of the server as JSON for the status page. Durations are in milliseconds.
 //!
-//! What a state costs is bounded, whatever peers do: so many connections are shown, and so much of each text that is
-//! theirs.
+//! The size of a state is bounded, whatever peers do: it shows a limited number of connections, and cuts each text that
+//! comes from a peer.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
@@ -14,13 +14,13 @@ use crate::heartbeat::HeartbeatPolicy;
 use crate::server::status::STREAM_PATH;
 use crate::supervisor::stats::{Snapshot, Stats};
 
-/// Most connections that are shown one by one.
+/// The most connections that are shown one by one.
 const SHOWN: usize = 100;
 
-/// Most characters that are shown of a path, or of the reason of an end.
+/// The most characters of a path or of a close reason that are shown.
 const MOST_CHARACTERS: usize = 120;
 
-/// What never changes: the server, and the heartbeat that its connections have by default.
+/// The part that never changes: the server, and the default heartbeat of its connections.
 pub(super) fn about(address: SocketAddr, policy: HeartbeatPolicy) -> Value {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let leader = match (policy.ping_interval(), policy.period()) {
@@ -87,7 +87,7 @@ fn is_watcher(connection: &ConnectionInfo) -> bool {
     connection.path == STREAM_PATH
 }
 
-/// Who it is: behind a proxy that is trusted, the client.
+/// The peer's name: its address, with the client's before it if a trusted proxy named one.
 fn name(peer: SocketAddr, client: IpAddr) -> String {
     if client == peer.ip().to_canonical() { peer.to_string() } else { format!("{client} via {peer}") }
 }

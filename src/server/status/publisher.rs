@@ -1,8 +1,7 @@
-//! The thread behind the live stream: it takes a snapshot now and then, as long as somebody watches, and sends the same
-//! text to all.
+//! The thread behind the live stream: while there are viewers, it takes snapshots and sends the same text to all.
 //!
-//! Each text is the whole state, so a watcher that is slow misses some and has lost nothing: while one still waits for
-//! it, it gets no other. How often the thread looks is bounded, whatever peers do.
+//! Each text is the whole state, so a slow viewer may skip some: it gets no text while an earlier one still waits for
+//! it. The rate of snapshots is bounded, whatever peers do.
 
 use std::collections::VecDeque;
 use std::io;
@@ -23,31 +22,31 @@ use crate::server::handle::ServerHandle;
 use crate::server::status::json;
 use crate::supervisor::event::Event;
 
-/// Time between two looks, while little happens or many are connected.
+/// The time between two snapshots: the default, and with many connections.
 const PERIOD: Duration = Duration::from_millis(500);
 const SLOW_PERIOD: Duration = Duration::from_secs(2);
 const MANY: usize = 1_000;
 
-/// After something happened, so much else may happen before the next look; and this part of a period lies between two
-/// looks at least.
+/// After an event, the next snapshot comes this much later, so that it covers what follows at once. At most so many
+/// snapshots fall into one period.
 const SOON: Duration = Duration::from_millis(50);
 const MOST_LOOKS_IN_A_PERIOD: u32 = 2;
 
-/// Most connections that have ended and are remembered.
+/// The most ended connections that are remembered.
 const REMEMBERED: usize = 30;
 
-/// What the thread needs, until the server serves.
+/// What the thread needs, kept until the server serves.
 pub(in crate::server) struct Start {
     pub(super) handle: ServerHandle,
     pub(super) log: std::sync::Arc<Log>,
     pub(super) arrivals: channel::Receiver<Sender>,
 }
 
-/// The thread, which ends with the server's events. It is waited for when this is dropped.
+/// The thread, which ends with the server's events. Dropping this waits for it.
 pub(in crate::server) struct Publisher(Option<JoinHandle<()>>);
 
 impl Start {
-    /// Starts the thread. `policy`: the heartbeat that connections have by default.
+    /// Starts the thread. `policy` is the default heartbeat of connections.
     pub(in crate::server) fn start(self, policy: HeartbeatPolicy) -> io::Result<Publisher> {
         let Self { handle, log, arrivals } = self;
         let events = handle.events();
@@ -59,9 +58,9 @@ impl Start {
             period: PERIOD,
         };
         let run = move || {
-            // Nothing that is promised needs this thread, so the server goes on without it.
+            // No guarantee depends on this thread, so the server goes on without it.
             if let Err(message) = foreign::call(|| state.run(&arrivals, &events)) {
-                log.error(format_args!("the status stream panicked: {message}; nobody is told the status any more"));
+                log.error(format_args!("the status stream panicked: {message}; the status page gets no more updates"));
                 for watcher in &state.watchers {
                     let _ = watcher.close(CloseCode::INTERNAL_ERROR, "the status stream has failed");
                 }
@@ -83,7 +82,7 @@ struct State {
     /// What never changes.
     about: Value,
     watchers: Vec<Sender>,
-    /// The last that ended, as they are shown, the newest first.
+    /// The connections that ended last, as JSON, the newest first.
     ended: VecDeque<(Instant, Value)>,
     period: Duration,
 }
@@ -92,7 +91,7 @@ impl State {
     /// Runs until the server has ended.
     fn run(&mut self, arrivals: &channel::Receiver<Sender>, events: &channel::Receiver<Event>) {
         let mut next_look = None;
-        // No look before this.
+        // No snapshot before this.
         let mut earliest = Instant::now();
         loop {
             let look = next_look.map_or_else(channel::never, channel::at);
@@ -110,7 +109,7 @@ impl State {
                         self.watchers.push(watcher);
                         next_look = Some(earliest);
                     }
-                    // The path has another stream by now.
+                    // Another stream has replaced this one.
                     Err(_) => return,
                 },
                 recv(look) -> _ => {

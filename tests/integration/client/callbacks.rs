@@ -95,9 +95,9 @@ fn prepare_that_fails_is_a_failed_attempt_and_the_next_is_made() {
     for said in [
         "cannot prepare the attempt: the token is out of reach",
         "cannot prepare the attempt: (an error that cannot be shown)",
-        "cannot prepare the attempt: a panic: a panic that is part of the test",
+        "cannot prepare the attempt: it panicked: a panic that is part of the test",
         "cannot prepare the attempt: invalid header \"Authorization\"",
-        "cannot prepare the attempt: header \"Host\" belongs to the handshake",
+        "cannot prepare the attempt: header \"Host\" is reserved for the handshake",
         "cannot prepare the attempt: invalid URL \"wss://***@127.0.0.1/\": ",
     ] {
         let (error, is_fatal) = client.connect_failed();

@@ -59,7 +59,7 @@ fn answers_that_no_websocket_server_gives_end_the_client() {
         // The client may have seen enough before it is all written.
         let _ = connection.stream.write_all(answer.as_bytes());
         let error = client.not_connected();
-        assert!(matches!(error, ConnectError::BadAnswer(_)) && error.is_fatal(), "{name}: {error:?}");
+        assert!(matches!(error, ConnectError::BadResponse(_)) && error.is_fatal(), "{name}: {error:?}");
     }
 }
 

@@ -328,7 +328,7 @@ fn clients_that_go_away_before_the_end_of_their_request_are_reported_without_a_s
     let mut client = Client::tcp(running.address());
     client.write(b"GET / HT");
     drop(client);
-    assert_eq!(running.events.handshake_failed(), (None, "closed in the middle of the request".into()));
+    assert_eq!(running.events.handshake_failed(), (None, "connection closed in the middle of the request".into()));
     let mut client = Client::tcp(running.address());
     client.write(b"GET / HT");
     client.reset();

@@ -88,7 +88,7 @@ fn who_asks_for_no_websocket_is_a_debug_line_without_a_number() {
     let health = |request: &heartwire::Request| (request.path() == "/healthz").then(|| Response::new(204));
     let running = start(server().on_request(health), echo);
     for (target, said) in [
-        ("/favicon.ico?token=s3cret", "GET /favicon.ico asked for no upgrade; answered with 426"),
+        ("/favicon.ico?token=s3cret", "GET /favicon.ico requested no upgrade; answered with 426"),
         ("/healthz?token=s3cret", "GET /healthz answered with 204"),
     ] {
         let peer = ask(running.address(), &format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
@@ -141,7 +141,7 @@ fn whatever_stands_in_a_line_it_is_one_line() {
     exchange(running.address(), request_with(&format!("/{hidden}"), origin));
     Lines::with(&[r"404, rejected by on_handshake: one\ntwo; path /", shown, r", origin \u{202e}"]);
     exchange(running.address(), format!("GET /{hidden} HTTP/1.1\r\nHost: test\r\n\r\n"));
-    Lines::with(&[&format!("GET /{shown} asked for no upgrade")]);
+    Lines::with(&[&format!("GET /{shown} requested no upgrade")]);
     drop(running);
     let misleads = |char: char| char.is_control() || ['\u{202e}', '\u{2028}'].contains(&char);
     let lines = Lines::all();

@@ -64,8 +64,8 @@ fn pages_of_other_origins_are_refused_before_on_handshake_is_asked() {
     asks("").expect_echo("no browser, no origin");
     let refused = |headers: &str| {
         let answer = exchange(running.address(), request_with("/", headers));
-        assert_eq!((answer.status, &*answer.body), (403, "this origin is not allowed\n"), "{headers}");
-        let reason = "its origin is not allowed (allow_origins)".to_owned();
+        assert_eq!((answer.status, &*answer.body), (403, "pages of this origin are not allowed\n"), "{headers}");
+        let reason = "origin not allowed (allow_origins)".to_owned();
         assert_eq!(running.events.handshake_failed(), (Some(403), reason));
     };
     for origin in ["https://evil.example", "https://example.org.evil.example", "https://example.org:8443", "null", ""] {
@@ -201,7 +201,7 @@ mod status {
         let friend = "https://friend.example".parse().unwrap();
         let server = server().status_page("/", StatusAccess::Loopback).allow_origins([friend]);
         let running = start(server, echo);
-        let foreign = "the status is not for pages of another origin";
+        let foreign = "the status is not shown to pages of another origin";
         for (headers, reason) in [
             (ELSEWHERE.to_owned(), "the status is not shown under this Host"),
             (format!("{ELSEWHERE}Origin: http://rebound.example\r\n"), "the status is not shown under this Host"),

@@ -180,7 +180,7 @@ fn attempts_that_explode_are_followed_by_others() {
         _ => Ok(()),
     });
     let client = run(client, listen);
-    for text in ["a panic: no message", "a bad end", UNSPEAKABLE] {
+    for text in ["it panicked: no message", "a bad end", UNSPEAKABLE] {
         let (said, is_fatal) = client.connect_failed();
         assert_eq!((said.as_str(), is_fatal), (&*format!("cannot prepare the attempt: {text}"), false));
     }
