@@ -199,8 +199,8 @@ impl Heartbeat {
     /// What is to be done `now`, by all that is known of the peer.
     ///
     /// Call it when [`deadline`](Self::deadline) has come, and when bytes arrive while
-    /// [life is awaited](Self::awaits_activity). Extra calls are harmless. After [`Action::Dead`] or [`Action::Stalled`] the
-    /// heartbeat is done; drop it.
+    /// [life is awaited](Self::awaits_activity). Extra calls are harmless. After [`Action::Dead`] or
+    /// [`Action::Stalled`] the heartbeat is done; drop it.
     pub fn judge(&mut self, now: Instant, evidence: &Evidence) -> Action {
         if self.missed() >= self.policy.max_missed {
             return Action::Dead(self.missed());

@@ -1,8 +1,8 @@
 //! The settings that both ends have: one type, one set of defaults, one function that keeps durations within reason.
 //!
-//! `setters_of_both_ends!` writes their setters once, into `impl Server` and `impl Client`. So the documentation of each
-//! type shows them with its own, and nobody has to import a trait or to build a second value first. Settings that only
-//! one end has are kept by that end.
+//! `setters_of_both_ends!` writes their setters once, into `impl Server` and `impl Client`. So the documentation of
+//! each type shows them with its own, and nobody has to import a trait or to build a second value first. Settings that
+//! only one end has are kept by that end.
 //!
 //! A new setting needs a field, a default and a setter here. In the program it needs a flag and its call in
 //! `with_settings!`, both in `src/bin/heartwire/cli/settings.rs`.

@@ -1,4 +1,5 @@
-//! Bytes over a TCP connection: the socket, the half that reads, the half that writes, and what both may keep in memory.
+//! Bytes over a TCP connection: the socket, the half that reads, the half that writes, and what both may keep in
+//! memory.
 
 pub(crate) mod budget;
 pub(crate) mod read_half;

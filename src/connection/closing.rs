@@ -29,8 +29,8 @@ impl Shared {
         self.write_half.close_state(|close_state| close_state.reason(CloseReason::Disconnected))
     }
 
-    /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this call
-    /// that began it; the caller sees to its end, or has the supervisor do it.
+    /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this
+    /// call that began it; the caller sees to its end, or has the supervisor do it.
     pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
         WriteHalf::close(self, reason, Instant::now())
     }

@@ -1,5 +1,5 @@
-//! Judging the peer: collects the evidence, has the pure [`Heartbeat`](crate::heartbeat::Heartbeat) weigh it, and carries
-//! out its verdict.
+//! Judging the peer: collects the evidence, has the pure [`Heartbeat`](crate::heartbeat::Heartbeat) weigh it, and
+//! carries out its verdict.
 //!
 //! The same code judges whether the connection's own thread drives the receiving end or the stand-in does.
 
@@ -172,8 +172,8 @@ impl Shared {
         self.notify_unless_over(Notice::Missed { connection: self.identity, what, missed, max_missed });
     }
 
-    /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is counted
-    /// here.
+    /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is
+    /// counted here.
     pub(super) fn notify_unless_over(&self, notice: Notice) {
         self.write_half.close_state(|close_state| {
             if close_state.phase() != Phase::Over {

@@ -137,7 +137,8 @@ impl Shared {
         });
     }
 
-    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held up.
+    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held
+    /// up.
     fn trace(&self, beat: impl FnOnce() -> String) {
         if log::max_level() == log::LevelFilter::Trace {
             self.tell_beat(beat);

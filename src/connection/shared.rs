@@ -1,8 +1,8 @@
 //! What all threads that touch a connection share: who it is, its two halves, and the first cause of its end.
 //!
 //! The connection's own thread, every [`Sender`](crate::Sender), the drainer, the stand-in and the supervisor hold a
-//! [`Shared`]. Whoever finds that the connection is over says so here; the first one wins, and the report goes out exactly
-//! once.
+//! [`Shared`]. Whoever finds that the connection is over says so here; the first one wins, and the report goes out
+//! exactly once.
 
 use std::fmt;
 use std::io;
@@ -151,8 +151,8 @@ impl Owner for Shared {
         builder.spawn(run).map(drop)
     }
 
-    /// The peer may have said Close before it went, and that would still be in the socket: so the last word on the cause
-    /// has whoever reads.
+    /// The peer may have said Close before it went, and that would still be in the socket: so the last word on the
+    /// cause has whoever reads.
     fn write_failed(&self, error: &io::Error) {
         self.supervisor.notify(Notice::WriteFailed { connection: self.identity, error: error.to_string() });
     }

@@ -101,8 +101,8 @@ fn hint(error: &io::Error) -> &'static str {
         Some(libc::ENFILE) => "; the system has reached its limit of open files (see sysctl fs.file-max)",
         // pthread_create(3) gives the same error for each of these limits.
         Some(libc::EAGAIN) => {
-            "; a limit on threads or memory is reached (see ulimit -u and -v, sysctl kernel.threads-max, kernel.pid_max \
-             and vm.max_map_count, and pids.max of the control group)"
+            "; a limit on threads or memory is reached (see ulimit -u and -v, sysctl kernel.threads-max, \
+             kernel.pid_max and vm.max_map_count, and pids.max of the control group)"
         }
         _ => "",
     }

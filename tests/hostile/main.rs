@@ -1,14 +1,14 @@
 //! Hostile and clumsy peers: each scenario against a real server, and a table of what was measured.
 //!
 //! After every scenario the server must still serve, a well-behaved bystander must have noticed nothing, threads, file
-//! descriptors and registry must be back to what they were, every connection that opened must be reported closed exactly
-//! once, and memory must have stayed within its bound. And each check has its negative control: it must fail where the
-//! fault is not injected, or the server is misconfigured.
+//! descriptors and registry must be back to what they were, every connection that opened must be reported closed
+//! exactly once, and memory must have stayed within its bound. And each check has its negative control: it must fail
+//! where the fault is not injected, or the server is misconfigured.
 //!
 //!     HEARTWIRE_HOSTILE=flood HEARTWIRE_SEED=7 cargo test --release --test hostile -- --nocapture
 //!
-//! runs the scenarios with that in their names, and repeats what was random. Heavy ones are scaled down in debug builds;
-//! the table says how many there were of everything.
+//! runs the scenarios with that in their names, and repeats what was random. Heavy ones are scaled down in debug
+//! builds; the table says how many there were of everything.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,5 @@
-//! What concerns a whole process, shown on the program: memory under many half-announced messages, and the limit of files.
+//! What concerns a whole process, shown on the program: memory under many half-announced messages, and the limit of
+//! files.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};

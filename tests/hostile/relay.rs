@@ -1,5 +1,5 @@
-//! A TCP relay that does to a connection what bad lines do: late, in small pieces, not at all for a while, cut off, reset,
-//! silent for ever, or a bit wrong. It knows nothing of WebSockets.
+//! A TCP relay that does to a connection what bad lines do: late, in small pieces, not at all for a while, cut off,
+//! reset, silent for ever, or a bit wrong. It knows nothing of WebSockets.
 //!
 //! All of it follows from a [`Plan`] for each connection, and a plan from a seed: the same seed, the same faults.
 

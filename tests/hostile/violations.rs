@@ -1,5 +1,5 @@
-//! What breaks the protocol: each violation is answered with its close code, reported as what it is, and nothing behind it
-//! is looked at.
+//! What breaks the protocol: each violation is answered with its close code, reported as what it is, and nothing behind
+//! it is looked at.
 
 use std::time::Instant;
 

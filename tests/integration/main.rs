@@ -1,7 +1,7 @@
 //! The library and the program as their users see them. The folders are those of `src/`.
 //!
-//! The tests run beside one another in one process. One that counts what a process has, or sets what there is one of in a
-//! process, starts one of its own: see [`support::alone`].
+//! The tests run beside one another in one process. One that counts what a process has, or sets what there is one of in
+//! a process, starts one of its own: see [`support::alone`].
 
 #[path = "../support/mod.rs"]
 mod support;

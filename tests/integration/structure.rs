@@ -275,8 +275,8 @@ fn the_ways_in_the_architecture_are_those_of_the_code() {
 
 #[test]
 fn a_way_that_is_wrong_is_found() {
-    let document = "### A way\n1. `src/a.rs` `A::one`: begins\n2. `src/a.rs` `two`: hands over to another thread\n3. `src/b.rs` \
-                    `B::three`\n";
+    let document = "### A way\n1. `src/a.rs` `A::one`: begins\n2. `src/a.rs` `two`: hands over to a thread\n\
+                    3. `src/b.rs` `B::three`\n";
     let ways = ways(document);
     let [("A way", steps)] = &ways[..] else { panic!("{ways:?}") };
     let of = |a: &'static str, b: &'static str| {

@@ -1,5 +1,5 @@
-//! Tests that need a process of their own: they count its threads, sockets or memory, set its logger, or change what its
-//! signals do. All other tests run beside one another in one process.
+//! Tests that need a process of their own: they count its threads, sockets or memory, set its logger, or change what
+//! its signals do. All other tests run beside one another in one process.
 
 use std::io::Read;
 use std::path::PathBuf;

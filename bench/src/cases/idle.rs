@@ -28,8 +28,8 @@ pub(crate) struct Options {
     /// Numbers of connections.
     #[arg(long, value_delimiter = ',', default_values_t = [1000, 10_000])]
     connections: Vec<usize>,
-    /// The brisk heartbeat's interval and timeout in milliseconds, 3 misses allowed: its processor time is measured too,
-    /// and then all fall silent.
+    /// The brisk heartbeat's interval and timeout in milliseconds, 3 misses allowed: its processor time is measured
+    /// too, and then all fall silent.
     #[arg(long, default_value_t = 1000)]
     brisk: u64,
     /// Seconds for which the processor time of heartbeats is watched.
@@ -57,7 +57,8 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
         for kind in SERVERS.into_iter().filter(|kind| common.wants(*kind)) {
             let mut idle = Idle { cell: &cell, name: kind.name().into(), count, watch: Duration::from_secs(1) };
             if kind == Kind::Heartwire {
-                // The first beats are spread over the second half of the interval, so one interval has one beat of each.
+                // The first beats are spread over the second half of the interval, so one interval has one beat of
+                // each.
                 idle.watch = Duration::from_secs(options.watch);
                 idle.name = format!("{} (20 s interval)", kind.name());
             }

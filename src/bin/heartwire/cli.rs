@@ -1,7 +1,7 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve` and `connect` hold the options of the two commands; `heartbeat`, `settings` and `log` hold those that both have;
-//! `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
+//! `serve` and `connect` hold the options of the two commands; `heartbeat`, `settings` and `log` hold those that both
+//! have; `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
 
 use std::ffi::OsString;
 

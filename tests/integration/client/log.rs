@@ -1,7 +1,7 @@
 //! What a client logs, and that its logger may use the client: here it ships each line over the client's own handle.
 //!
-//! The logger has a thread of its own, so a line is logged some time after what it tells of, and at the latest when `run`
-//! has returned. There is one logger for a process, so each test has one of its own.
+//! The logger has a thread of its own, so a line is logged some time after what it tells of, and at the latest when
+//! `run` has returned. There is one logger for a process, so each test has one of its own.
 
 use std::cell::Cell;
 use std::sync::Mutex;

@@ -128,8 +128,8 @@ fn print(bins: &[usize]) {
     }
 }
 
-/// From the highest bin on, none is higher than an earlier one by more than chance: a fifth, and four standard deviations.
-/// What is less than a twentieth of the highest is no peak: of many
+/// From the highest bin on, none is higher than an earlier one by more than chance: a fifth, and four standard
+/// deviations. What is less than a twentieth of the highest is no peak: of many
 /// small bins some are low by chance, and hardly anything is not higher than the lowest of them.
 fn one_peak(bins: &[usize]) {
     let top = (0..bins.len()).max_by_key(|bin| bins[*bin]).expect("some bins");

@@ -63,8 +63,8 @@ fn with_pong_only_a_chatty_peer_that_never_answers_dies() {
     assert_eq!((running.events.missed(), running.events.missed()), ((1, 2), (2, 2)));
 }
 
-/// Sends until the connection is closed, and tells why it was. The heartbeat begins when nothing is taken any more: a Ping
-/// that left before that would be missed, and that would be the cause.
+/// Sends until the connection is closed, and tells why it was. The heartbeat begins when nothing is taken any more: a
+/// Ping that left before that would be missed, and that would be the cause.
 fn flood(conn: &mut Connection, policy: HeartbeatPolicy, ends: &Sender<CloseReason>) -> Result<(), Error> {
     fill(&conn.sender());
     conn.set_heartbeat(policy);

@@ -128,7 +128,8 @@ fn a_sleeping_handler_kills_nobody_and_the_stand_in_beats_for_it() {
 fn what_came_while_the_handler_was_busy_is_life_even_if_the_deadline_has_passed() {
     // An interval until the Ping, and one miss.
     live(2 * ms(400), |pulse| {
-        // The handler is away for less than is clearly late, so that the deadline has come and counts, if nothing was read.
+        // The handler is away for less than is clearly late, so that the deadline has come and counts, if nothing was
+        // read.
         let policy = HeartbeatPolicy::new(ms(400), ms(400)).max_missed(1);
         let running = start(server().heartbeat(policy), |conn| {
             loop {

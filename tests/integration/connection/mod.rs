@@ -1,7 +1,7 @@
 //! Connections over real sockets: their heartbeats, what they send and receive, and how they end.
 //!
-//! Lower bounds of time are exact, since a peer must be given its time. Upper bounds have [`SLACK`]: on a machine that is
-//! busy a deadline may be noticed late, and then it is no miss.
+//! Lower bounds of time are exact, since a peer must be given its time. Upper bounds have [`SLACK`]: on a machine that
+//! is busy a deadline may be noticed late, and then it is no miss.
 
 mod closing;
 #[cfg(target_os = "linux")]

@@ -58,7 +58,8 @@ fn a_short_timeout_after_a_long_interval_forgives_one_pause_between_two_ticks() 
 #[test]
 fn a_machine_that_is_overloaded_for_good_excuses_nobody_for_ever() {
     let lag = 5 * S;
-    // Ping due at 20 s. A tick at 27.5 s comes at 32.5 s: excused, with a fresh Ping. Then three timeouts, each found late.
+    // Ping due at 20 s. A tick at 27.5 s comes at 32.5 s: excused, with a fresh Ping. Then three timeouts, each found
+    // late.
     let mut world = World::new(policy()).late([], lag);
     assert_eq!(world.fate(FOREVER), Some((77_500 * MS, Dead(3))));
     // interval + L, and n + 1 times T + L.
@@ -123,8 +124,8 @@ fn a_heartbeat_that_is_switched_on_finds_a_peer_that_is_dead_already() {
     }
 }
 
-/// The line is down from the instant at which a Ping leaves. TCP sends again ever more rarely, and whatever is under way
-/// arrives with the first segment that comes through: the answers are there at once.
+/// The line is down from the instant at which a Ping leaves. TCP sends again ever more rarely, and whatever is under
+/// way arrives with the first segment that comes through: the answers are there at once.
 #[test]
 fn which_policies_outlive_a_line_that_is_down() {
     let again = [300, 900, 2_100, 4_500, 9_300, 18_900, 38_100].map(|ms| ms * MS);

@@ -1,6 +1,7 @@
-//! The state machine of the heartbeat, without a socket: a [`World`](world::World) around it whose clock jumps, so that no
-//! test waits. `schedule` is when Pings leave and misses fall, `evidence` what may be concluded from what, `lateness` what
-//! our own lateness changes, `peer_led` where the peer beats. `properties` are bounds under random schedules of everything.
+//! The state machine of the heartbeat, without a socket: a [`World`](world::World) around it whose clock jumps, so that
+//! no test waits. `schedule` is when Pings leave and misses fall, `evidence` what may be concluded from what,
+//! `lateness` what our own lateness changes, `peer_led` where the peer beats. `properties` are bounds under random
+//! schedules of everything.
 
 mod evidence;
 mod lateness;

@@ -1,5 +1,5 @@
-//! The heartbeat's state machine where the peer leads: windows of silence, announcements, and lies about them. By tables
-//! and properties, as in `heartbeat.rs`.
+//! The heartbeat's state machine where the peer leads: windows of silence, announcements, and lies about them. By
+//! tables and properties, as in `heartbeat.rs`.
 
 use std::time::Duration;
 
@@ -217,7 +217,10 @@ proptest! {
     fn it_dies_within_a_bound_however_late_we_look(
         led in led_policies(), lives in vec((durations(), frames()), 0..20), lag in durations(),
         lags in vec(prop_oneof![Just(Duration::ZERO), durations()], 0..50), is_at_looks in any::<bool>(),
-        noise in vec((0..300_000u32, prop_oneof![Just(Event::Spurious), durations().prop_map(Event::Suspended)]), 0..10),
+        noise in vec(
+            (0..300_000u32, prop_oneof![Just(Event::Spurious), durations().prop_map(Event::Suspended)]),
+            0..10,
+        ),
     ) {
         let latest = lags.iter().copied().max().unwrap_or_default().max(lag);
         let mut world = World::new(led.policy).late(lags, lag);

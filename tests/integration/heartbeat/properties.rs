@@ -115,12 +115,14 @@ proptest! {
     /// But that what they see is known sooner: so here the driver looks, and reads, whenever anything happens.
     #[test]
     fn looks_that_nobody_asked_for_change_nothing(
-        (policy, ..) in deadly(), phase in phases(), reader in readers().prop_filter("reads", |r| *r != Reader::AtLooks),
+        (policy, ..) in deadly(), phase in phases(),
+        reader in readers().prop_filter("reads", |reader| *reader != Reader::AtLooks),
         arrivals in happenings(frames().prop_map(Event::Arrives)), resistance in happenings(resistance()),
         reading in happenings(reading()),
         spurious in vec(0..300_000u32, 1..100),
     ) {
-        let looks = arrivals.iter().chain(&resistance).chain(&reading).map(|(at, _)| (*at, Spurious)).collect::<Vec<_>>();
+        let happenings = arrivals.iter().chain(&resistance).chain(&reading);
+        let looks: Vec<_> = happenings.map(|(at, _)| (*at, Spurious)).collect();
         let mut quiet = World::in_phase(policy, phase).read_by(reader);
         quiet = quiet.with(arrivals).with(resistance).with(reading).with(looks);
         let mut disturbed = quiet.clone().with(spurious.into_iter().map(|at| (at * MS, Spurious)));
@@ -129,7 +131,8 @@ proptest! {
         prop_assert_eq!(disturbed.trace, quiet.trace);
     }
 
-    /// Whatever we do, and whenever we look: interval + T / 4 + L, and n + 1 times T + L, after the last byte came or went.
+    /// Whatever we do, and whenever we look: interval + T / 4 + L, and n + 1 times T + L, after the last byte came or
+    /// went.
     #[test]
     fn however_late_we_look_a_silent_peer_dies_within_a_bound(
         (policy, interval, timeout, n) in deadly(), phase in phases(), reader in readers(), lags in lags(),
@@ -141,7 +144,8 @@ proptest! {
         ]),
     ) {
         // A pause holds us up once, by its length, and lags do at each look.
-        let pauses: Duration = noise.iter().map(|(_, event)| if let Paused(length, _) = event { *length } else { Duration::ZERO }).sum();
+        let paused = |event: &Event| if let Paused(length, _) = event { *length } else { Duration::ZERO };
+        let pauses: Duration = noise.iter().map(|(_, event)| paused(event)).sum();
         let latest = lags.iter().copied().max().unwrap_or_default().max(lag);
         let mut world = World::in_phase(policy, phase).read_by(reader).late(lags, lag);
         world = world.with(arrivals).with(resistance).with(noise).with(reading).with([(300 * S, Reads)]);

@@ -1,8 +1,8 @@
 //! The world of a heartbeat under test: a driver, a peer, the line between them and a clock that jumps.
 //!
-//! The driver knows what a real one knows, and passes all of it on as evidence: what has arrived, by when, and how much of
-//! that was read; whether it reads at all; what waits to be taken; how long the machine slept. What the world knows beyond
-//! that (when a byte really arrived) is for the tests to judge the heartbeat by.
+//! The driver knows what a real one knows, and passes all of it on as evidence: what has arrived, by when, and how much
+//! of that was read; whether it reads at all; what waits to be taken; how long the machine slept. What the world knows
+//! beyond that (when a byte really arrived) is for the tests to judge the heartbeat by.
 
 mod happenings;
 
@@ -393,8 +393,8 @@ impl World {
         !self.unread.is_empty()
     }
 
-    /// From when on a silence counts for anything: what arrives is read again; or, while it is not, something waits to be
-    /// taken.
+    /// From when on a silence counts for anything: what arrives is read again; or, while it is not, something waits to
+    /// be taken.
     pub(crate) fn counts_from(&self) -> Duration {
         let waits = if self.reading == Reading::Stopped { self.began_to_wait } else { Duration::ZERO };
         self.resumed.max(waits)

@@ -1,5 +1,5 @@
-//! `heartwire connect`: in a pipe, under somebody's fingers, and with its server coming and going. What happens when its
-//! input is over while something is unsent is in `connect_end_of_input.rs`.
+//! `heartwire connect`: in a pipe, under somebody's fingers, and with its server coming and going. What happens when
+//! its input is over while something is unsent is in `connect_end_of_input.rs`.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What nobody can make us use more of than is said: memory of queues, processor time; and that no write of ours ends the
-//! process. All these are of a process, so each test has one of its own.
+//! What nobody can make us use more of than is said: memory of queues, processor time; and that no write of ours ends
+//! the process. All these are of a process, so each test has one of its own.
 
 use std::net::TcpListener;
 use std::thread;
@@ -181,7 +181,8 @@ fn where_sigpipe_ends_a_process_no_write_of_ours_raises_it() {
         },
         _ => echo(conn),
     });
-    // A peer that takes nothing is cut while a write of several pieces waits for it; one that resets while it is behind.
+    // A peer that takes nothing is cut while a write of several pieces waits for it; one that resets while it is
+    // behind.
     let _never_reads = Client::tcp(running.address()).upgraded(&request_with("/flood", ""));
     running.closed();
     let resets = Client::tcp(running.address()).upgraded(&request_with("/flood", ""));

@@ -1,5 +1,5 @@
-//! Loggers that do anything: they send over the connections that they are told of, ask the server questions, panic, block.
-//! It costs nobody else anything.
+//! Loggers that do anything: they send over the connections that they are told of, ask the server questions, panic,
+//! block. It costs nobody else anything.
 //!
 //! There is one logger for a process, so each test has one of its own.
 

@@ -1,5 +1,5 @@
-//! While a handler is away from `recv`, a thread stands in for it: the peer is answered and judged all the same, and what
-//! it sends waits in order.
+//! While a handler is away from `recv`, a thread stands in for it: the peer is answered and judged all the same, and
+//! what it sends waits in order.
 
 mod closing;
 mod heartbeat;

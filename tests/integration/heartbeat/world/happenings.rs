@@ -66,7 +66,8 @@ impl World {
     }
 
     fn arrive(&mut self, what: What) {
-        // A pause of the machine loses what arrives, and TCP keeps the order: it sends again when twice the time is over.
+        // A pause of the machine loses what arrives, and TCP keeps the order: it sends again when twice the time is
+        // over.
         if self.is_paused()
             && let Some(again) = self.retransmission
         {

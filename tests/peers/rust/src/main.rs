@@ -1,6 +1,7 @@
 //! The peers in Rust: `tokio-tungstenite` and actix's `awc`, which answers no Ping unless its user does.
 //!
-//! Usage: `heartwire-test-peers tokio-tungstenite|awc-silent|awc-answering URL`. What a peer does is written in peer.py.
+//! Usage: `heartwire-test-peers tokio-tungstenite|awc-silent|awc-answering URL`. What a peer does is written in
+//! peer.py.
 
 mod awc_client;
 mod script;
