@@ -306,16 +306,6 @@ impl<O: Owner> WriteHalf<O> {
     }
 }
 
-/// Whether this is a socket's timeout, which has two faces depending on the system, and not the end of a connection
-/// that the kernel gave up on, which on Unix wears one of them.
-pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(libc::ETIMEDOUT) {
-        return false;
-    }
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
-}
-
 #[cfg(all(test, shuttle))]
 mod model;
 #[cfg(all(test, not(shuttle)))]

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Batch;
-use super::{Owner, Refused, Sent, Socket, WriteHalf, is_timeout};
+use super::{Owner, Refused, Sent, Socket, WriteHalf};
 use crate::foreign;
 use crate::protocol::close::CloseReason;
+use crate::transport::socket::is_timeout;
 
 impl<O: Owner> WriteHalf<O> {
     /// Starts the drainer, for frames that are queued and a socket that takes nothing now.
