@@ -215,7 +215,7 @@ impl Client {
         let Self { target, mut settings, backoff, state, receivers, woken } = self;
         target.check().map_err(Error::Connect)?;
         let supervisor = Arc::clone(&state.supervisor);
-        settings.make_room_for(state.current().outbox_limit);
+        settings.make_room_for(state.current().most_that_leaves());
         let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
         let target = Arc::new(target);
         let settings = Arc::new(settings);

@@ -169,7 +169,8 @@ impl ClientHandle {
 pub(super) struct ClientState {
     pub(super) supervisor: Arc<SupervisorHandle>,
     /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block or
-    /// that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application.
+    /// that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application. The write
+    /// half's lock is taken under it.
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,
@@ -184,8 +185,8 @@ pub(super) struct Current {
     outbox: VecDeque<Message>,
     /// What the messages in the outbox count for.
     outbox_size: usize,
-    /// What those count for that have left with a connection that is opening. Its queue has room for one outbox, so where
-    /// a full outbox refuses, they take their room until all have left.
+    /// What those count for that have left with a connection that is opening: one outbox at most. Where a full outbox
+    /// refuses, they take their room in it until all have left.
     leaving: usize,
     pub(super) outbox_limit: usize,
     pub(super) drops_oldest: bool,
@@ -216,15 +217,18 @@ impl ClientState {
 
     /// Sends what waited, ahead of whatever is sent from now on, and lets everybody know.
     ///
-    /// The lock is not held while a message is handed over, for a write that fails is logged, and the logger may send
-    /// over a handle. Until the last has left there is no link: what is sent meanwhile waits in its turn.
+    /// What is sent meanwhile waits in its turn, in the outbox. So that senders which fill it as fast as it empties do
+    /// not keep the handler waiting, one outbox leaves message by message, and what is there then leaves at once: the
+    /// connection's queue has room for both.
     pub(super) fn opened(&self, connection: Arc<Shared>) {
-        while let Some(message) = self.next_to_leave(&connection) {
+        while let Some(message) = self.next_to_leave() {
+            // Not under the lock, since the message's memory may be the application's, and is let go of here.
             if let Err(error) = connection.try_send(message, Wait::No) {
-                self.stays(&connection, error);
+                self.current().put_back(error.into_inner());
                 break;
             }
         }
+        self.connect(&connection);
         self.changed.notify_all();
         self.log_dropped();
         if self.is_stopping() {
@@ -232,30 +236,31 @@ impl ClientState {
         }
     }
 
-    /// The oldest message of the outbox; when there is none left, the link is there for all.
-    fn next_to_leave(&self, connection: &Arc<Shared>) -> Option<Message> {
+    /// The oldest message of the outbox, unless it is one more than there was room for at a time.
+    fn next_to_leave(&self) -> Option<Message> {
         let mut current = self.current();
-        let overrun = current.is_overrun().then(|| current.drop_all());
-        let message = current.pop();
-        match &message {
-            Some(message) => current.leaving += ClientHandle::size(message),
-            None => current.connect(connection),
+        let leaving = current.leaving + current.outbox.front().map(ClientHandle::size)?;
+        if leaving > current.outbox_limit {
+            return None;
         }
-        drop(current);
-        drop(overrun);
-        message
+        current.leaving = leaving;
+        current.pop()
     }
 
-    /// A message was not taken. What a connection that is lost already does not take waits for the next.
-    fn stays(&self, connection: &Arc<Shared>, error: TrySendError<Message>) {
+    /// Lets everybody send over this connection, after what is left in the outbox. What a connection that is lost
+    /// already does not take waits for the next.
+    fn connect(&self, connection: &Arc<Shared>) {
         let mut current = self.current();
-        // The queue has room for a whole outbox, so it is full only of what came since, which made the oldest go.
-        let is_full = matches!(error, TrySendError::Full(_)) && current.drops_oldest;
-        current.put_back(error.into_inner());
-        let overrun = is_full.then(|| current.drop_all());
-        current.connect(connection);
+        // Feeding never waits, and drops nothing that is not kept here.
+        let is_taken = |message: &&Message| connection.try_feed(Message::clone(message)).is_ok();
+        let taken = current.outbox.iter().take_while(is_taken).count();
+        let left: Vec<Message> = std::iter::from_fn(|| current.pop()).take(taken).collect();
+        current.connection = Some(Arc::clone(connection));
+        current.leaving = 0;
         drop(current);
-        drop(overrun);
+        drop(left);
+        // If it cannot be written, the first read will tell why.
+        let _ = connection.flush();
     }
 
     /// Not where they are dropped: a send that succeeds logs nothing, for loggers may send.
@@ -291,12 +296,6 @@ impl Current {
     /// The connection that can be sent to.
     fn open_connection(&self) -> Option<Arc<Shared>> {
         self.connection.clone().filter(|connection| !connection.write_half.is_closing())
-    }
-
-    /// Has this link be the one that is sent to.
-    fn connect(&mut self, connection: &Arc<Shared>) {
-        self.connection = Some(Arc::clone(connection));
-        self.leaving = 0;
     }
 
     /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
@@ -335,16 +334,10 @@ impl Current {
         std::mem::take(&mut self.outbox)
     }
 
-    /// Whether several outboxes have left, and senders still fill it faster than it empties: that has to end, for
-    /// meanwhile the handler waits. It cannot be where a full outbox refuses.
-    fn is_overrun(&self) -> bool {
-        self.leaving > self.outbox_limit.saturating_mul(4)
-    }
-
-    /// Gives all of them, for the caller to drop without the lock.
-    fn drop_all(&mut self) -> VecDeque<Message> {
-        self.dropped += self.outbox.len() as u64;
-        self.take_outbox()
+    /// What of the outbox may leave when a connection opens, while nobody takes it there: what waits, and, where senders
+    /// can make room for more by dropping the oldest, as much again.
+    pub(super) fn most_that_leaves(&self) -> usize {
+        self.outbox_limit.saturating_mul(if self.drops_oldest { 2 } else { 1 })
     }
 }
 
@@ -400,20 +393,6 @@ mod tests {
         assert_eq!(kept(&mut current, "c"), None);
         current.leaving = 0;
         assert_eq!(kept(&mut current, "c"), Some(vec![]));
-    }
-
-    #[test]
-    fn an_outbox_that_drops_its_oldest_takes_the_newest_while_others_leave_but_not_for_ever() {
-        let mut current = outbox(2, true);
-        let mut left = 0;
-        while !current.is_overrun() {
-            assert_eq!(kept(&mut current, "x"), Some(vec![]));
-            leave(&mut current);
-            left += 1;
-        }
-        assert_eq!(left, 4 * 2 + 1);
-        kept(&mut current, "the last").unwrap();
-        assert_eq!((current.drop_all().len(), current.dropped, current.outbox_size), (1, 1, 0));
     }
 
     #[test]
