@@ -11,7 +11,7 @@
 //! - Nothing follows a Close frame.
 //! - Who waits for room gets it in the order of the calls, so that a large message is not kept out by small ones.
 //! - The lock is never held across a call that can block, nor while a payload is dropped: the application may have lent
-//!   its memory, and then its code runs.
+//!   its memory, and then its code runs. Only the thread that sends it, or the drainer, drops such a payload.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -169,7 +169,8 @@ impl<O: Owner> WriteHalf<O> {
 
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
     pub(crate) fn feed(owner: &Arc<O>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
-        Self::feed_frame(owner, owner.write_half().encode(data), wait)
+        // The stand-in or the supervisor may flush it, and then drops it.
+        Self::feed_frame(owner, owner.write_half().encode(data).into_own(), wait)
     }
 
     /// Feeds a data frame that is encoded for our role already.

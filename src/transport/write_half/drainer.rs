@@ -4,9 +4,11 @@
 //! - There is one at a time: whoever finds that the socket does not take everything starts it, and until it has caught
 //!   up all others only queue.
 //! - While it is at work it has the batch, and writes to the socket without the lock.
+//! - It drops what the end of the connection leaves behind: payloads may be the application's, whose code then runs.
 //! - Whatever stops it early ends the connection: a write that fails, a panic, or that no thread can be had.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -25,6 +27,7 @@ impl<O: Owner> WriteHalf<O> {
             Ok(()) => Ok(Sent::Queued),
             Err(error) => {
                 owner.abort(CloseReason::io(&error));
+                owner.write_half().drop_remains();
                 Err(Refused::Closed)
             }
         }
@@ -41,6 +44,12 @@ impl<O: Owner> WriteHalf<O> {
             // A message may borrow memory of the application, which is let go here.
             Err(message) => owner.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
         }
+        write_half.drop_remains();
+    }
+
+    fn drop_remains(&self) {
+        let remains = mem::take(&mut self.lock().remains);
+        drop(remains);
     }
 
     /// Writes until the queue is empty, or the connection has ended.
