@@ -169,8 +169,12 @@ impl<O: Owner> WriteHalf<O> {
 
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
     pub(crate) fn feed(owner: &Arc<O>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
-        // The stand-in or the supervisor may flush it, and then drops it.
-        Self::feed_frame(owner, owner.write_half().encode(data).into_own(), wait)
+        let mut frame = owner.write_half().encode(data);
+        // What stays in memory may be flushed, and dropped, by the stand-in or the supervisor.
+        if frame.len() < Self::FEED_LIMIT {
+            frame = frame.into_own();
+        }
+        Self::feed_frame(owner, frame, wait)
     }
 
     /// Feeds a data frame that is encoded for our role already.
