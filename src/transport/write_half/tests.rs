@@ -812,6 +812,11 @@ fn lent_memory_is_given_back_without_the_lock() {
         write_half.drain();
         given_back(3);
     }
+    // Nor is it kept where no drainer can be had.
+    let (write_half, _socket) = super::tests::write_half(1 << 20, 1000);
+    write_half.set_threads(Threads::None);
+    assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
+    given_back(1);
 }
 
 #[test]
