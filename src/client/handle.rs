@@ -168,9 +168,9 @@ impl ClientHandle {
 #[derive(Debug)]
 pub(super) struct ClientState {
     pub(super) supervisor: Arc<SupervisorHandle>,
-    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block or
-    /// that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application. The write
-    /// half's lock is taken under it.
+    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block
+    /// or that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application. The
+    /// write half's lock is taken under it.
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,

@@ -46,8 +46,8 @@ impl ServerHandle {
     }
 
     fn fan_out(&self, message: Message, except: Option<ConnectionId>) {
-        // A server's frames are not masked, so one serves all connections. The supervisor drops the last, and must not run
-        // the application's code.
+        // A server's frames are not masked, so one serves all connections. The supervisor may drop the last, and must
+        // not run the application's code.
         self.supervisor.broadcast(Frame::encode(Outgoing::message(message), None).into_own(), except);
     }
 

@@ -1,5 +1,5 @@
-//! Memory that is lent to a message may ask the server something when it is given back: no thread of ours that the answer
-//! needs gives it back.
+//! Memory that is lent to a message may ask the server something when it is given back: no thread of ours that the
+//! answer needs gives it back.
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use heartwire::{Bytes, HeartbeatPolicy, Message, ServerHandle};
