@@ -219,10 +219,15 @@ impl Client {
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
         let Self { target, mut settings, backoff, state, receivers, woken } = self;
-        target.check().map_err(Error::Connect)?;
         let supervisor = Arc::clone(&state.supervisor);
-        settings.make_room_for(state.current().outbox_limit);
-        let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
+        settings.make_room_for(state.current().most_that_leaves());
+        let checked = target.check().map_err(Error::Connect);
+        let started = checked.and_then(|()| Ok(ServiceThreads::start(&supervisor, receivers, &settings)?));
+        let threads = started.inspect_err(|_| {
+            // Its handles wait for no connection.
+            supervisor.mark_ended();
+            state.ended();
+        })?;
         let target = Arc::new(target);
         let settings = Arc::new(settings);
         let mut run = Run { target, settings, backoff, state, woken, last_id: 0, handler: &mut handler };

@@ -53,7 +53,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whatever was kept in an outbox of this size gets in when a connection opens.
+    /// When a connection opens, so much can leave a client's outbox without waiting.
     pub(crate) fn make_room_for(&mut self, outbox: usize) {
         /// Of a Ping and a Pong, which may get in first.
         const CONTROL: usize = 1024;

@@ -47,12 +47,20 @@ impl Target {
     /// The connect timeout begins once the name is resolved: a slow name server does not shorten it.
     fn connect(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
         let addresses = (self.resolve)(&self.location.host, self.location.port).map_err(ConnectError::Resolve)?;
-        race::connect(addresses, self.connect_timeout).map_err(ConnectError::Unreachable)
+        race::connect(addresses, self.connect_timeout).map_err(not_connected)
     }
 
     fn upgrade_request<'a>(&'a self, key: &'a str) -> UpgradeRequest<'a> {
         let (authority, target) = (&*self.location.authority, &*self.location.path);
         UpgradeRequest { authority, target, key, subprotocols: &self.subprotocols, headers: &self.headers }
+    }
+}
+
+/// A host where nobody listens refuses. What is reset had been accepted, perhaps before we could look.
+fn not_connected(error: io::Error) -> ConnectError {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => ConnectError::Lost(error),
+        _ => ConnectError::Unreachable(error),
     }
 }
 
@@ -84,4 +92,39 @@ fn bad_response(error: HeadError) -> ConnectError {
         HeadError::TooManyHeaders => "its response has too many headers",
         HeadError::UnsupportedVersion | HeadError::NotHttp => "its response is not HTTP",
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::thread;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn an_address_that_accepts_and_resets_was_reached_and_one_that_refuses_was_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        for has_ended_before in [false, true] {
+            let stream = TcpStream::connect(address).unwrap();
+            let accepted = listener.accept().unwrap().0;
+            if has_ended_before {
+                accepted.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            SockRef::from(&accepted).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(accepted);
+            let error = loop {
+                match stream.take_error().unwrap() {
+                    Some(error) => break error,
+                    None => thread::yield_now(),
+                }
+            };
+            assert!(matches!(not_connected(error), ConnectError::Lost(_)));
+        }
+        drop(listener);
+        let refused = race::connect(vec![address], Duration::from_secs(60)).unwrap_err();
+        assert!(matches!(not_connected(refused), ConnectError::Unreachable(_)));
+    }
 }

@@ -172,8 +172,9 @@ impl ClientHandle {
 #[derive(Debug)]
 pub(super) struct ClientState {
     pub(super) supervisor: Arc<SupervisorHandle>,
-    /// Protects the open connection and the outbox. Never held across a call that can block or that runs foreign code:
-    /// the logger, or the `Drop` of memory that the application lent to a message.
+    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block
+    /// or that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application. The
+    /// write half's lock is taken under it.
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,
@@ -188,8 +189,8 @@ pub(super) struct Current {
     outbox: VecDeque<Message>,
     /// What the messages in the outbox count for.
     outbox_size: usize,
-    /// What the messages count for that have left the outbox while the connection opens. Its queue has room for one
-    /// outbox. If a full outbox refuses messages, these keep their room until all have left.
+    /// What those count for that have left with a connection that is opening: one outbox at most. Where a full outbox
+    /// refuses, they take their room in it until all have left.
     leaving: usize,
     pub(super) outbox_limit: usize,
     pub(super) drops_oldest: bool,
@@ -220,16 +221,18 @@ impl ClientState {
 
     /// Sends what waited in the outbox ahead of all later messages, and wakes all who wait for a connection.
     ///
-    /// The lock is not held while a message is handed over, because a failed write is logged, and the logger may send
-    /// over a handle. Until the last message has left, the connection is not open to others: what they send goes to the
-    /// outbox.
+    /// What is sent meanwhile waits in its turn, in the outbox. So that senders which fill it as fast as it empties do
+    /// not keep the handler waiting, one outbox leaves message by message, and what is there then leaves at once: the
+    /// connection's queue has room for both.
     pub(super) fn opened(&self, connection: Arc<Shared>) {
-        while let Some(message) = self.next_to_leave(&connection) {
+        while let Some(message) = self.next_to_leave() {
+            // Not under the lock, since the message's memory may be the application's, and is let go of here.
             if let Err(error) = connection.try_send(message, Wait::No) {
-                self.stays(&connection, error);
+                self.current().put_back(error.into_inner());
                 break;
             }
         }
+        self.connect(&connection);
         self.changed.notify_all();
         self.log_dropped();
         if self.is_stopping() {
@@ -237,31 +240,31 @@ impl ClientState {
         }
     }
 
-    /// The oldest message of the outbox. When there is none left, the connection opens to all senders.
-    fn next_to_leave(&self, connection: &Arc<Shared>) -> Option<Message> {
+    /// The oldest message of the outbox, unless it is one more than there was room for at a time.
+    fn next_to_leave(&self) -> Option<Message> {
         let mut current = self.current();
-        let overrun = current.is_overrun().then(|| current.drop_all());
-        let message = current.pop();
-        match &message {
-            Some(message) => current.leaving += ClientHandle::size(message),
-            None => current.connect(connection),
+        let leaving = current.leaving + current.outbox.front().map(ClientHandle::size)?;
+        if leaving > current.outbox_limit {
+            return None;
         }
-        drop(current);
-        drop(overrun);
-        message
+        current.leaving = leaving;
+        current.pop()
     }
 
-    /// The connection did not take a message, which goes back to the outbox. If the connection is lost, the message
-    /// waits for the next.
-    fn stays(&self, connection: &Arc<Shared>, error: TrySendError<Message>) {
+    /// Lets everybody send over this connection, after what is left in the outbox. What a connection that is lost
+    /// already does not take waits for the next.
+    fn connect(&self, connection: &Arc<Shared>) {
         let mut current = self.current();
-        // The queue has room for a whole outbox, so it is full only if later messages have displaced the oldest.
-        let is_full = matches!(error, TrySendError::Full(_)) && current.drops_oldest;
-        current.put_back(error.into_inner());
-        let overrun = is_full.then(|| current.drop_all());
-        current.connect(connection);
+        // Feeding never waits, and drops nothing that is not kept here.
+        let is_taken = |message: &&Message| connection.try_feed(Message::clone(message)).is_ok();
+        let taken = current.outbox.iter().take_while(is_taken).count();
+        let left: Vec<Message> = std::iter::from_fn(|| current.pop()).take(taken).collect();
+        current.connection = Some(Arc::clone(connection));
+        current.leaving = 0;
         drop(current);
-        drop(overrun);
+        drop(left);
+        // If it cannot be written, the first read will tell why.
+        let _ = connection.flush();
     }
 
     /// Logs the dropped messages. Not when they are dropped: a successful send logs nothing, because loggers may send.
@@ -299,13 +302,7 @@ impl Current {
         self.connection.clone().filter(|connection| !connection.write_half.is_closing())
     }
 
-    /// Opens this connection to all senders.
-    fn connect(&mut self, connection: &Arc<Shared>) {
-        self.connection = Some(Arc::clone(connection));
-        self.leaving = 0;
-    }
-
-    /// Keeps a message. Returns the messages that gave way to it, for the caller to drop without the lock.
+    /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
     fn keep(&mut self, message: Message) -> Result<Vec<Message>, ClientSendError<Message>> {
         if self.outbox_limit == 0 {
             return Err(ClientSendError::NotConnected(message));
@@ -341,16 +338,10 @@ impl Current {
         std::mem::take(&mut self.outbox)
     }
 
-    /// Whether several outboxes have left, and senders still fill it faster than it empties. That has to end, because
-    /// the handler waits meanwhile. It cannot happen if a full outbox refuses messages.
-    fn is_overrun(&self) -> bool {
-        self.leaving > self.outbox_limit.saturating_mul(4)
-    }
-
-    /// Takes all messages, for the caller to drop without the lock.
-    fn drop_all(&mut self) -> VecDeque<Message> {
-        self.dropped += self.outbox.len() as u64;
-        self.take_outbox()
+    /// What of the outbox may leave when a connection opens, while nobody takes it there: what waits, and, where senders
+    /// can make room for more by dropping the oldest, as much again.
+    pub(super) fn most_that_leaves(&self) -> usize {
+        self.outbox_limit.saturating_mul(if self.drops_oldest { 2 } else { 1 })
     }
 }
 
@@ -406,20 +397,6 @@ mod tests {
         assert_eq!(kept(&mut current, "c"), None);
         current.leaving = 0;
         assert_eq!(kept(&mut current, "c"), Some(vec![]));
-    }
-
-    #[test]
-    fn an_outbox_that_drops_its_oldest_takes_the_newest_while_others_leave_but_not_for_ever() {
-        let mut current = outbox(2, true);
-        let mut left = 0;
-        while !current.is_overrun() {
-            assert_eq!(kept(&mut current, "x"), Some(vec![]));
-            leave(&mut current);
-            left += 1;
-        }
-        assert_eq!(left, 4 * 2 + 1);
-        kept(&mut current, "the last").unwrap();
-        assert_eq!((current.drop_all().len(), current.dropped, current.outbox_size), (1, 1, 0));
     }
 
     #[test]

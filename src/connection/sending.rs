@@ -40,6 +40,11 @@ impl Shared {
         }
     }
 
+    /// Like [`feed`](Self::feed), without ever waiting for room. The caller keeps what the message may have borrowed.
+    pub(crate) fn try_feed(self: &Arc<Self>, message: Message) -> Result<(), Refused> {
+        WriteHalf::feed(self, Outgoing::message(message), Wait::No).map(drop)
+    }
+
     /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
         self.count_dropped(WriteHalf::send_frame(self, frame.clone(), Wait::No));

@@ -131,6 +131,15 @@ impl Frame {
         Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
     }
 
+    /// With a payload that is ours alone, which is copied unless it is known to be: so no code of the application runs
+    /// when the frame is dropped.
+    pub(crate) fn into_own(mut self) -> Self {
+        if !self.payload.0.is_unique() {
+            self.payload = Payload(Bytes::copy_from_slice(&self.payload.0));
+        }
+        self
+    }
+
     /// Whether the application may have lent the payload, so that its code runs when the frame is dropped.
     pub(crate) fn may_be_lent(&self) -> bool {
         self.kind == Kind::Data && self.header_len > 0

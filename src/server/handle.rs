@@ -48,8 +48,9 @@ impl ServerHandle {
     }
 
     fn fan_out(&self, message: Message, except: Option<ConnectionId>) {
-        // A server's frames are not masked, so one serves all connections.
-        self.supervisor.broadcast(Frame::encode(Outgoing::message(message), None), except);
+        // A server's frames are not masked, so one serves all connections. The supervisor may drop the last, and must
+        // not run the application's code.
+        self.supervisor.broadcast(Frame::encode(Outgoing::message(message), None).into_own(), except);
     }
 
     /// The connections that are open now, in the order of their numbers. None before the server serves, or after its

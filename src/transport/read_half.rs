@@ -26,7 +26,6 @@ use std::time::{Duration, Instant};
 use crate::protocol::close::CloseReason;
 use crate::protocol::decoder::Decoder;
 use crate::transport::socket;
-use crate::transport::write_half::is_timeout;
 
 /// What a read gave.
 #[derive(Debug)]
@@ -164,7 +163,9 @@ fn outcome(read: io::Result<(usize, bool)>) -> io::Result<ReadOutcome> {
     match read {
         Ok((0, _)) => Ok(ReadOutcome::End),
         Ok((count, is_drained)) => Ok(ReadOutcome::Bytes { count, is_drained }),
-        Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(ReadOutcome::Nothing),
+        Err(error) if socket::is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {
+            Ok(ReadOutcome::Nothing)
+        }
         Err(error) => Err(error),
     }
 }

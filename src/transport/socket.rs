@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
-use crate::transport::write_half::{Socket, is_timeout};
+use crate::transport::write_half::Socket;
 
 impl Socket for TcpStream {
     #[cfg(unix)]
@@ -81,6 +81,16 @@ const DRAINER_WAIT: Duration = Duration::from_secs(1);
 /// Documentation/networking/ip-sysctl.rst of Linux, `tcp_notsent_lowat`.)
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const UNSENT_LIMIT: u32 = 16 * 1024;
+
+/// Whether this is a socket's timeout, which has two faces depending on the system, and not the end of a connection
+/// that the kernel gave up on, which on Unix wears one of them.
+pub(crate) fn is_timeout(error: &io::Error) -> bool {
+    #[cfg(unix)]
+    if error.raw_os_error() == Some(libc::ETIMEDOUT) {
+        return false;
+    }
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}
 
 /// Sets the options of every connection: small frames leave at once (no Nagle), the socket blocks (on some systems it
 /// inherits the listener's mode), no write raises SIGPIPE, and the send buffer holds few unsent bytes.

@@ -11,7 +11,7 @@
 //! - Nothing follows a Close frame.
 //! - Who waits for room gets it in the order of the calls, so that a large message is not kept out by small ones.
 //! - The lock is never held across a call that can block, nor while a payload is dropped: the application may have lent
-//!   its memory, and then its code runs.
+//!   its memory, and then its code runs. Only the thread that sends it, or the drainer, drops such a payload.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -169,7 +169,12 @@ impl<O: Owner> WriteHalf<O> {
 
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
     pub(crate) fn feed(owner: &Arc<O>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
-        Self::feed_frame(owner, owner.write_half().encode(data), wait)
+        let mut frame = owner.write_half().encode(data);
+        // What stays in memory may be flushed, and dropped, by the stand-in or the supervisor.
+        if frame.len() < Self::FEED_LIMIT {
+            frame = frame.into_own();
+        }
+        Self::feed_frame(owner, frame, wait)
     }
 
     /// Feeds a data frame that is encoded for our role already.
@@ -304,16 +309,6 @@ impl<O: Owner> WriteHalf<O> {
             Err(TryLockError::WouldBlock) => None,
         }
     }
-}
-
-/// Whether this is a socket's timeout, which has two faces depending on the system, and not the end of a connection
-/// that the kernel gave up on, which on Unix wears one of them.
-pub(crate) fn is_timeout(error: &io::Error) -> bool {
-    #[cfg(unix)]
-    if error.raw_os_error() == Some(libc::ETIMEDOUT) {
-        return false;
-    }
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 #[cfg(all(test, shuttle))]

@@ -118,10 +118,9 @@ impl<O: Owner> WriteHalf<O> {
         report: impl FnOnce(Figures),
     ) {
         let mut spent = Vec::new();
+        let has_drainer = state.is_draining();
         // Our last word: straight into the socket, or not at all.
-        if !state.is_draining()
-            && let Some(frame) = state.close_state.close(otherwise.clone(), now)
-        {
+        if !has_drainer && let Some(frame) = state.close_state.close(otherwise.clone(), now) {
             let _ = state.write(&mut self.encode_close(frame), &mut spent);
         }
         // The end, and its report while nobody else can say anything of it.
@@ -129,6 +128,10 @@ impl<O: Owner> WriteHalf<O> {
         self.let_go(&mut state, shut_down, &mut spent);
         if is_first {
             report(state.figures());
+        }
+        // We may be the stand-in or the supervisor, and what waits may be lent by the application.
+        if has_drainer {
+            state.remains.append(&mut spent);
         }
         drop(state);
     }

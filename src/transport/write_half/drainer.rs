@@ -4,16 +4,19 @@
 //! - There is one at a time: whoever finds that the socket does not take everything starts it, and until it has caught
 //!   up all others only queue.
 //! - While it is at work it has the batch, and writes to the socket without the lock.
+//! - It drops what the end of the connection leaves behind: payloads may be the application's, whose code then runs.
 //! - Whatever stops it early ends the connection: a write that fails, a panic, or that no thread can be had.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::batch::Batch;
-use super::{Owner, Refused, Sent, Socket, WriteHalf, is_timeout};
+use super::{Owner, Refused, Sent, Socket, WriteHalf};
 use crate::foreign;
 use crate::protocol::close::CloseReason;
+use crate::transport::socket::is_timeout;
 
 impl<O: Owner> WriteHalf<O> {
     /// Starts the drainer, for frames that are queued and a socket that takes nothing now.
@@ -24,6 +27,7 @@ impl<O: Owner> WriteHalf<O> {
             Ok(()) => Ok(Sent::Queued),
             Err(error) => {
                 owner.abort(CloseReason::io(&error));
+                owner.write_half().drop_remains();
                 Err(Refused::Closed)
             }
         }
@@ -40,6 +44,12 @@ impl<O: Owner> WriteHalf<O> {
             // A message may borrow memory of the application, which is let go here.
             Err(message) => owner.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
         }
+        write_half.drop_remains();
+    }
+
+    fn drop_remains(&self) {
+        let remains = mem::take(&mut self.lock().remains);
+        drop(remains);
     }
 
     /// Writes until the queue is empty, or the connection has ended.

@@ -4,6 +4,7 @@
 //! - `blocked_since` is `Some` while a drainer is at work, or about to be started, and only that drainer writes then.
 //! - Without a drainer, only what was fed waits.
 //! - Frames that are done with go to `spent`, which the caller drops after the lock.
+//! - Payloads that the application may have lent wait only for a drainer.
 
 use std::io::{self, IoSlice};
 use std::mem;
@@ -36,6 +37,8 @@ pub(super) struct State<S> {
     pub(super) messages: u64,
     /// Bytes that were accepted, and that the socket will never take.
     unsent: usize,
+    /// What waited when another thread ended the connection, for the drainer to drop.
+    pub(super) remains: Vec<Frame>,
 }
 
 /// What became of an attempt to write.
@@ -61,6 +64,7 @@ impl<S: Socket> State<S> {
             bytes: 0,
             messages: 0,
             unsent: 0,
+            remains: Vec::new(),
         }
     }
 

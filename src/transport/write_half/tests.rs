@@ -788,16 +788,16 @@ fn lent_memory_is_given_back_without_the_lock() {
     for _ in 0..3 {
         write_half.feed(lend(&write_half), Wait::Forever).unwrap();
     }
-    given_back(0);
-    write_half.flush().unwrap();
+    // Whoever flushes has copies: that may be a thread of ours.
     given_back(3);
+    write_half.flush().unwrap();
     // A write that fails, with others that wait.
     write_half.feed(lend(&write_half), Wait::Forever).unwrap();
     socket.fail();
     assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
     assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
     given_back(3);
-    // Written by the drainer; forgotten at the end.
+    // Written by the drainer; left behind at the end, which may come from a thread of ours.
     for is_cut in [false, true] {
         let (write_half, socket) = super::tests::write_half(1 << 20, 1000);
         for _ in 0..3 {
@@ -805,13 +805,18 @@ fn lent_memory_is_given_back_without_the_lock() {
         }
         if is_cut {
             write_half.end_now();
-            given_back(3);
         } else {
             socket.allow(1 << 20);
         }
+        given_back(0);
         write_half.drain();
-        given_back(if is_cut { 0 } else { 3 });
+        given_back(3);
     }
+    // Nor is it kept where no drainer can be had.
+    let (write_half, _socket) = super::tests::write_half(1 << 20, 1000);
+    write_half.set_threads(Threads::None);
+    assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
+    given_back(1);
 }
 
 #[test]

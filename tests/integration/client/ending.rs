@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
 use crossbeam_channel::unbounded;
-use heartwire::{ClientSendError, CloseReason, Connection, Error, Event, Message};
+use heartwire::{ClientSendError, CloseReason, ConnectError, Connection, Error, Event, Message};
 
 use super::forward;
 use crate::support::{BareServer, CEILING, End, SLACK, client, codes, listen, ms, receive, run};
@@ -121,4 +121,16 @@ fn stop_before_run_means_that_nothing_is_tried() {
     client.run(listen).unwrap();
     assert!(server.accept_within(ms(50)).is_none());
     assert!(handle.has_ended() && !handle.wait_connected(CEILING), "and nobody waits for a connection");
+}
+
+#[test]
+fn a_client_that_cannot_begin_has_ended_for_its_handles() {
+    let client = client(BareServer::bind().address()).header("X", "a\r\nY: b").outbox_size(1000);
+    let handle = client.handle();
+    let events = handle.events();
+    assert!(matches!(client.run(listen), Err(Error::Connect(ConnectError::Invalid(_)))));
+    assert!(handle.has_ended());
+    assert!(!handle.wait_connected(CEILING));
+    assert!(matches!(handle.send("hello"), Err(ClientSendError::Closed(_))));
+    assert!(events.recv_timeout(CEILING).is_err_and(|error| error.is_disconnected()), "nothing happens any more");
 }

@@ -122,6 +122,58 @@ fn what_is_sent_while_a_full_outbox_leaves_is_in_order_and_sent_or_counted() {
     send_while_a_full_outbox_leaves(500, 60_000, 4 << 20);
 }
 
+/// The memory of a message that sends the next as soon as it is let go of, until so many were sent: its sender is never
+/// too slow for an outbox that leaves.
+struct Chain {
+    handle: ClientHandle,
+    bytes: Vec<u8>,
+    last: u8,
+}
+
+impl Chain {
+    fn send(handle: &ClientHandle, number: u8, len: usize, last: u8) {
+        let chain = Self { handle: handle.clone(), bytes: vec![number; len], last };
+        handle.send(Bytes::from_owner(chain)).expect("there is always room for the newest");
+    }
+}
+
+impl AsRef<[u8]> for Chain {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Chain {
+    fn drop(&mut self) {
+        if self.bytes[0] < self.last {
+            Self::send(&self.handle, self.bytes[0] + 1, self.bytes.len(), self.last);
+        }
+    }
+}
+
+/// One message at a time is in the outbox, each sent when the one before it leaves: none is ever too many.
+fn send_whenever_one_leaves(last: u8, len: usize) {
+    let server = BareServer::bind();
+    let client = client(server.address()).outbox_size(len + KEPT).outbox_drops_oldest(true).queue_size(1);
+    Chain::send(&client.handle(), 1, len, last);
+    let client = run(client, listen);
+    let mut connection = server.open();
+    assert!(client.handle.wait_connected(CEILING), "the handler does not wait for the server to read");
+    for number in 1..=last {
+        assert!(connection.frame().payload == vec![number; len], "message {number}");
+    }
+    assert_eq!(client.handle.outbox_dropped(), 0);
+    connection.expect_close_at_stop(&client);
+}
+
+#[test]
+fn the_newest_messages_are_not_dropped_for_older_ones_that_have_left_the_outbox() {
+    // Several outboxes leave while the connection opens.
+    send_whenever_one_leaves(20, 4);
+    // A server that does not read yet: what left stays in the connection's queue.
+    send_whenever_one_leaves(2, 16 << 20);
+}
+
 /// The memory of a message, which asks the client something when it is let go of.
 struct Nosy(ClientHandle, Sender<usize>);
 
