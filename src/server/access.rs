@@ -1,6 +1,6 @@
 //! Who may see the status page and the metrics.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -13,8 +13,9 @@ pub enum StatusAccess {
     /// `.localhost`, `127.x.y.z` or `[::1]` in the `Host` header. All others get 403.
     ///
     /// The check of the name keeps out web pages whose host name was made to point to this machine (DNS rebinding). A
-    /// reverse proxy on this machine that passes the outer `Host` on is refused as well. A proxy that does not shows
-    /// the status to everyone it lets through.
+    /// reverse proxy on this machine that passes the outer `Host` on is refused as well. One that does not pass it on
+    /// has to be a [trusted proxy](crate::Server::trust_proxies), which names its clients, or it shows the status to
+    /// everyone it lets through.
     Loopback,
     /// Every client that reaches the server. There is no password: a firewall, or a proxy in front, has to keep out
     /// those who should not see it.
@@ -30,7 +31,8 @@ impl StatusAccess {
         if self == Self::Everyone {
             return Ok(());
         }
-        if !request.peer_addr().ip().to_canonical().is_loopback() {
+        let is_here = |ip: IpAddr| ip.to_canonical().is_loopback();
+        if !is_here(request.peer_addr().ip()) || !is_here(request.remote_ip()) {
             let response = Response::new(403).text("The status is shown only on the server's own machine.\n");
             return Err((response, "the status is not shown to other machines"));
         }
@@ -71,6 +73,7 @@ fn is_loopback_host(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::forwarded::Trusted;
 
     #[test]
     fn loopback_has_many_names_and_no_others() {
@@ -90,6 +93,20 @@ mod tests {
         ] {
             assert!(!is_loopback_host(host), "{host}");
         }
+    }
+
+    #[test]
+    fn a_client_behind_a_trusted_proxy_on_this_machine_is_not_on_it() {
+        let mut trusted = Trusted::default();
+        trusted.add([IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        let check = |client: &str| {
+            let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nX-Forwarded-For: {client}\r\n\r\n");
+            let mut request = Request::from_bytes(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap();
+            request.find_client(&trusted);
+            StatusAccess::Loopback.check_host(&request).is_ok()
+        };
+        assert!(check("127.0.0.1") && check("::1"));
+        assert!(!check("192.0.2.1"));
     }
 
     #[test]
