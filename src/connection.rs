@@ -45,7 +45,7 @@ pub struct Connection {
     stream: Arc<TcpStream>,
     request: Request,
     subprotocol: Option<String>,
-    /// A message was fed and is perhaps not written yet.
+    /// A message was fed and may not be written yet.
     has_fed: bool,
     /// The connection has ended and was reported.
     is_over: bool,
@@ -192,30 +192,33 @@ impl Connection {
         self.shared.with_receiving_end(|receiving| {
             receiving.set_heartbeat(&self.shared, policy);
             if policy.announcement().is_some() {
-                // If it cannot be written, the next read says why.
+                // If the Ping cannot be written, the next read returns the cause.
                 let _ = receiving.ping(&self.shared);
             }
         });
-        // The stand-in has to learn the new deadline.
+        // The stand-in must learn the new deadline.
         self.shared.list_for_stand_in();
     }
 
     // Receiving.
 
     fn receive(&mut self, until: Option<Instant>) -> Result<Option<Message>, Error> {
+        // Take the receiving end from the slot. Without one, the connection has ended.
         let Some(mut receiving) = self.shared.take_receiving_end().filter(|_| !self.is_over) else {
             return Err(self.shared.closed());
         };
         let mut now = Instant::now();
         let mut has_looked = false;
         loop {
+            // First apply a heartbeat that another thread has requested.
             if let Some(policy) = self.shared.take_requested_heartbeat() {
-                // If it cannot be written, the next read says why.
+                // If the Ping cannot be written, the next read returns the cause.
                 let _ = receiving.change_heartbeat(&self.shared, policy);
             }
+            // Then look for a message among the bytes that are in memory already.
             match receiving.next(&self.shared, now) {
                 Ok(Some(message)) => {
-                    // The handler still gets what came before the end.
+                    // If the heartbeat finds the peer dead, the handler still gets what arrived before.
                     let _ = receiving.beat_if_due(&self.shared, now);
                     self.shared.leave_recv(receiving, now);
                     return Ok(Some(message));
@@ -223,24 +226,29 @@ impl Connection {
                 Ok(None) => {}
                 Err(last) => return Err(self.ended_by_peer(receiving, *last)),
             }
+            // Nothing is complete: run the heartbeat, and learn when it next has work.
             let deadline = match self.next_deadline(&mut receiving, now, has_looked) {
                 Ok(deadline) => deadline,
                 Err(Over) => return Err(self.finish(receiving)),
             };
+            // The caller's timeout ends the call, after at least one look at the socket.
             if has_looked && until.is_some_and(|until| until <= now) {
                 self.shared.leave_recv(receiving, now);
                 return Ok(None);
             }
+            // Before waiting, send what the handler has fed.
             if std::mem::take(&mut self.has_fed) {
-                // If it cannot be written, the read says why.
+                // If it cannot be written, the read below returns the cause.
                 let _ = self.shared.flush();
             }
+            // Wait for the peer, the heartbeat's deadline or the caller's, whichever comes first.
             let wake = [until, deadline].into_iter().flatten().min();
             let read;
             (receiving, read) = match self.wait(receiving, wake, &mut now) {
                 Some(waited) => waited,
                 None => return Err(self.shared.closed()),
             };
+            // Record what the read returned, and go round again.
             if let Err(last) = receiving.on_read(&self.shared, read, now) {
                 return Err(self.ended_by_peer(receiving, *last));
             }
@@ -248,7 +256,8 @@ impl Connection {
         }
     }
 
-    /// Does what is due, and returns the next deadline.
+    /// Does what is due, and returns the next deadline. `has_looked`: the socket was read at least once in this call,
+    /// so what has arrived by now was seen.
     fn next_deadline(
         &self,
         receiving: &mut ReceivingEnd,
@@ -260,18 +269,21 @@ impl Connection {
         }
         match self.shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Open => receiving.beat_if_due(&self.shared, now),
-            // Another thread has begun to close: the peer has until then to answer, and the heartbeat is over.
+            // One side has begun to close, so the heartbeat is over. The handshake has until `by`, and the peer's bytes
+            // are read at least once before it is given up.
             Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } if has_looked && by <= now => {
                 Err(Over)
             }
             Phase::PeerEnded { by } | Phase::Closing { by } | Phase::Closed { by } => Ok(Some(by)),
-            // The socket is at its end, as the next read will show.
+            // The socket has failed or is shut down: the next read shows it.
             Phase::Broken | Phase::Over => Ok(None),
         }
     }
 
-    /// Waits for something to read, or until `wake`, and reads once. `now` is the time before and after that. While a
-    /// quiet connection waits, its receiving end is in the slot, where other threads find it.
+    /// Waits until the socket is readable or `wake` comes, and reads once. `None` after the end. `now` is set to the
+    /// time after the wait.
+    ///
+    /// A quiet connection's receiving end is in the slot while it waits, where other threads find it.
     fn wait(
         &self,
         mut receiving: Box<ReceivingEnd>,
@@ -281,16 +293,19 @@ impl Connection {
         let from = *now;
         let wait = wake.map(|wake| wake.saturating_duration_since(from));
         let read = if receiving.read_half.blocks_in_read(wait) {
+            // An active connection waits in the read itself.
             receiving.read_half.read_blocking()
         } else if wait.is_some_and(|wait| wait.is_zero()) {
+            // No time to wait: take what is there.
             receiving.read_half.read_now()
         } else {
             receiving.read_half.release_idle_buffer();
             if let Some(back) = self.shared.offer(receiving) {
-                // A change of the heartbeat comes first.
+                // A heartbeat was requested meanwhile. Applying it comes before any wait.
                 receiving = back;
                 receiving.read_half.read_now()
             } else {
+                // Wait without the receiving end, and take it back afterwards.
                 let is_readable = socket::wait_readable(&self.stream, wait);
                 receiving = self.shared.take_receiving_end()?;
                 match is_readable {
@@ -300,17 +315,19 @@ impl Connection {
                 }
             }
         };
+        // The length of the wait decides how to wait next time.
         *now = Instant::now();
         receiving.read_half.record_wait(now.saturating_duration_since(from), !matches!(read, Ok(ReadOutcome::Nothing)));
         Some((receiving, read))
     }
 }
 
-/// Makes sure that the end is reported, even if its thread panicked.
+/// Ensures that the end is reported, even if the connection's thread panicked.
 impl Drop for Connection {
     fn drop(&mut self) {
         if !self.is_over {
-            // Does nothing if it has ended. Otherwise our own code panicked before it was concluded.
+            // This does nothing if the connection has ended. Otherwise our own code panicked before `conclude` was
+            // through.
             self.shared.abort(CloseReason::HandlerPanicked("heartwire itself panicked".to_owned()));
         }
     }

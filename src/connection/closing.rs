@@ -1,7 +1,7 @@
-//! How a connection comes to its end: the closing handshake from both sides (RFC 6455 section 7), and what is left when
-//! there is none.
+//! How a connection ends: the closing handshake from both sides (RFC 6455 section 7), and an end without one.
 //!
-//! Every path ends in [`Connection::finish`], and nothing here takes longer than the close timeout.
+//! Invariants: every path of the connection's own thread ends in [`Connection::finish`]; nothing here takes longer than
+//! the close timeout; the report reaches the supervisor's channel before any other notice of the end.
 
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
@@ -17,9 +17,9 @@ use crate::supervisor::notice::Notice;
 use crate::transport::socket;
 use crate::transport::write_half::{Figures, WriteHalf};
 
-/// What any thread may do.
+/// Any thread may call these.
 impl Shared {
-    /// The error for whoever uses a connection that is closed.
+    /// The error of calls on a closed connection.
     pub(crate) fn closed(&self) -> Error {
         Error::Closed(self.reason())
     }
@@ -29,28 +29,31 @@ impl Shared {
         self.write_half.close_state(|close_state| close_state.reason(CloseReason::Disconnected))
     }
 
-    /// Begins the closing handshake with what `reason` says, behind everything accepted so far. Whether it was this
-    /// call that began it; the caller sees to its end, or has the supervisor do it.
+    /// Begins the closing handshake: `reason` goes out in a Close frame, after everything that was accepted before.
+    /// Returns whether this call began it.
+    ///
+    /// The caller then sees the handshake through, or makes the supervisor watch it.
     pub(crate) fn begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
         WriteHalf::close(self, reason, Instant::now())
     }
 
-    /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
+    /// Like [`begin_close`](Self::begin_close), but gives up if another thread holds the write half's lock. Returns
+    /// whether the connection is closing, by this call or an earlier one.
     pub(crate) fn try_begin_close(self: &Arc<Self>, reason: CloseReason) -> bool {
         WriteHalf::try_close(self, reason, Instant::now()).is_some()
     }
 
-    /// The peer has said its last word.
+    /// Records the peer's end.
     pub(crate) fn peer_ended(&self, last: PeerEnd, now: Instant) {
         self.write_half.close_state(|close_state| close_state.peer_ended(last, now));
     }
 
-    /// Answers the peer's last word (RFC 6455 section 5.5.1).
+    /// Answers the peer's end with our Close frame (RFC 6455 section 5.5.1).
     pub(crate) fn answer_close(self: &Arc<Self>, now: Instant) {
         WriteHalf::answer_close(self, now);
     }
 
-    /// Closes from a thread that is not the connection's: the supervisor watches that the handshake comes to an end.
+    /// Closes from a thread other than the connection's. The supervisor watches that the handshake ends in time.
     pub(crate) fn close_from_outside(self: &Arc<Self>, reason: CloseReason) -> Result<(), Error> {
         if !self.begin_close(reason) {
             return Err(self.closed());
@@ -59,25 +62,27 @@ impl Shared {
         Ok(())
     }
 
-    /// Has the supervisor see to it that the closing handshake comes to an end.
+    /// Makes the supervisor end the connection if the closing handshake takes too long.
     pub(crate) fn watch_closing(self: &Arc<Self>) {
         if let Some(deadline) = self.close_deadline() {
             self.supervisor.notify(Notice::Closing { shared: Arc::clone(self), deadline });
         }
     }
 
-    /// Until when the closing handshake may take, if it has begun.
+    /// The deadline of the closing handshake, if it has begun.
     pub(crate) fn close_deadline(&self) -> Option<Instant> {
         self.write_half.close_state(|close_state| close_state.deadline())
     }
 
-    /// Ends the connection at once: best-effort Close frame, socket shut down both ways, reported.
+    /// Ends the connection at once: sends a Close frame if the socket takes it now, shuts the socket down both ways,
+    /// and reports the end.
     pub(crate) fn abort(&self, reason: CloseReason) {
         let is_dead = matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. });
         self.end(reason, if is_dead { socket::abandon } else { socket::shut_down });
     }
 
-    /// The same, unless another thread is at work on the connection. Whether it was done, now or before.
+    /// Like [`abort`](Self::abort), but gives up if another thread holds the write half's lock. Returns whether the
+    /// connection has ended, by this call or an earlier one.
     pub(crate) fn try_abort(&self, reason: CloseReason) -> bool {
         let has_ended =
             self.write_half.try_end(reason, Instant::now(), socket::shut_down, |figures| self.notify_end(figures));
@@ -87,29 +92,31 @@ impl Shared {
         has_ended
     }
 
-    /// Ends our side in good order: what was to be sent is on its way, and the peer learns that nothing follows.
+    /// Ends our side in an orderly way, once everything is written. The end of our stream shows the peer that nothing
+    /// follows.
     pub(crate) fn end_in_order(&self) {
         self.end(CloseReason::Disconnected, |stream| {
-            // It fails only when the connection has ended already.
+            // This fails only if the connection has ended already.
             let _ = stream.shutdown(Shutdown::Write);
         });
     }
 
-    /// The connection is over: lets go of the socket and reports, once.
+    /// Ends the connection, releases the socket, and reports the end once.
     fn end(&self, otherwise: CloseReason, shut_down: fn(&TcpStream)) {
         self.write_half.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
         self.pings.close();
     }
 
-    /// The channel is unbounded, so this cannot block; and the report is in it before anything else is said of the end.
+    /// Sends the report. The channel is unbounded, so this cannot block under the lock. The report is in the channel
+    /// before any other notice of the end.
     fn notify_end(&self, figures: Figures) {
         self.supervisor.notify(Notice::Closed(Box::new(self.report(figures))));
     }
 }
 
-/// What the connection's own thread does.
+/// Only the connection's own thread calls these.
 impl Connection {
-    /// The peer has said its last word, and now the handler learns of it: it is answered, and that is the end.
+    /// Ends a connection whose handler now learns of the peer's end: answers that end, and finishes.
     pub(super) fn ended_by_peer(&mut self, receiving: Box<ReceivingEnd>, last: PeerEnd) -> Error {
         let now = Instant::now();
         self.shared.peer_ended(last, now);
@@ -117,12 +124,14 @@ impl Connection {
         self.finish(receiving)
     }
 
-    /// Our Close frame is on its way, or the socket broke: reads up to the peer's last word, and finishes.
+    /// Reads up to the peer's end or the deadline, and finishes. Our Close frame is queued or sent, or the socket is
+    /// broken.
     pub(super) fn await_close(&mut self, mut receiving: Box<ReceivingEnd>) {
         let deadline = self.close_deadline();
         let mut now = Instant::now();
         let last = loop {
             match receiving.next(&self.shared, now) {
+                // The handler is done, so messages are discarded.
                 Ok(Some(_)) => continue,
                 Ok(None) => {}
                 Err(last) => break Some(last),
@@ -136,38 +145,42 @@ impl Connection {
             }
         };
         match last {
-            // Nothing that came behind our Close frame is a reason to end.
+            // A violation after our Close frame is no cause of the end.
             Some(last) if !matches!(*last, PeerEnd::Violation(_)) => _ = self.ended_by_peer(receiving, *last),
             Some(_) | None => _ = self.finish(receiving),
         }
     }
 
-    /// The last steps, whatever came before: what is queued goes out within the close timeout, then our end of the TCP
-    /// connection, and that is reported. The peer's last bytes are still taken in for a while, so that closing the
-    /// socket is no reset.
+    /// Performs the last steps of every end, within the close timeout.
+    ///
+    /// Sends what is queued, ends our side of the TCP connection, and reports the end. Then takes in the peer's last
+    /// bytes for up to a second, because closing a socket with unread bytes resets the connection.
     pub(super) fn finish(&mut self, mut receiving: Box<ReceivingEnd>) -> Error {
         const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
+        // Nobody will receive what was read ahead.
         receiving.discard_read_ahead();
+        // If everything goes out in time, the end is orderly.
         if self.shared.write_half.wait_until_drained(deadline) {
             self.shared.end_in_order();
             receiving.read_half.discard_to_end(deadline.min(Instant::now() + LINGER));
         }
-        // Also wakes a drainer that is still blocked.
+        // Otherwise this cuts the connection, and wakes a drainer that is still blocked.
         receiving.read_half.shut_down(Shutdown::Both);
+        // This does nothing if the end is reported already.
         self.shared.abort(CloseReason::Disconnected);
         self.is_over = true;
         self.shared.closed()
     }
 
-    /// The handler is done, for this reason: whatever is left of the connection comes to its end.
+    /// Ends the connection after its handler has returned, failed or panicked, for this reason.
     pub(crate) fn conclude(&mut self, reason: CloseReason) {
         let Some(receiving) = self.shared.take_receiving_end().filter(|_| !self.is_over) else {
-            // It is over; or a panic in the midst of `recv` took the receiving end with it.
+            // The connection has ended, or a panic during `recv` lost the receiving end.
             self.shared.abort(reason);
             return;
         };
-        // If it is closing already, or its socket broke, the end is near and only needs to be seen.
+        // If it is closing already or its socket is broken, this changes nothing, and the end is near.
         self.shared.begin_close(reason);
         self.await_close(receiving);
     }
@@ -177,7 +190,7 @@ impl Connection {
         self.shared.reason()
     }
 
-    /// Whether the connection has ended, is closing, or cannot be written to any more.
+    /// Whether the connection has ended, is closing, or cannot be written to.
     pub(crate) fn is_closing(&self) -> bool {
         self.is_over || self.shared.write_half.is_closing()
     }

@@ -1,4 +1,4 @@
-//! Who a connection is: its number, and who is at the other end.
+//! The identity of a connection: its number and its peer.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use crate::http::forwarded::Remote;
 /// A connection's number, unique within a server or client and counted from 1 over the connections that open.
 pub type ConnectionId = u64;
 
-/// What names a connection in every line of the log, and in what the supervisor is told of it.
+/// Names a connection in every log line and in every notice to the supervisor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) id: ConnectionId,

@@ -1,7 +1,8 @@
-//! Judging the peer: collects the evidence, has the pure [`Heartbeat`](crate::heartbeat::Heartbeat) weigh it, and
-//! carries out its verdict.
+//! Judging the peer: collects the evidence, passes it to the pure [`Heartbeat`](crate::heartbeat::Heartbeat), and
+//! carries out the verdict.
 //!
-//! The same code judges whether the connection's own thread drives the receiving end or the stand-in does.
+//! Invariants: the same code judges, whether the connection's own thread or the stand-in drives the receiving end. Once
+//! either side has begun to close, nothing is judged.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,13 +19,14 @@ use crate::transport::socket;
 use crate::transport::write_half::{Sent, Uptake};
 
 impl ReceivingEnd {
-    /// Does what the heartbeat asks for, if anything is due, and returns until when nothing else is. Once either side
-    /// has begun to close, the heartbeat is over.
+    /// Does what the heartbeat requires, and returns the time of its next check. `None` once either side has begun to
+    /// close.
     pub(crate) fn beat_if_due(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
         if !shared.write_half.is_open() {
             return Ok(None);
         }
         if self.is_calm && self.deadline.is_none_or(|deadline| now < deadline) {
+            // The usual case: nothing can be due yet.
             return Ok(self.deadline);
         }
         self.judge(shared, now)
@@ -32,19 +34,21 @@ impl ReceivingEnd {
 
     fn judge(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
         if self.is_dead {
+            // The verdict is final.
             return Err(Over);
         }
         let before = self.heartbeat.missed();
-        // The heartbeat asks for one thing at a time, and each may change the evidence for the next.
+        // The heartbeat requests one action at a time. Each action may change the evidence for the next.
         loop {
-            // The full queue has a time limit of its own, whether the peer is alive or not.
+            // A full queue has a time limit of its own, even if the peer is alive.
             let (evidence, blocked_too_long) = self.evidence(shared, now);
             if let Some(limit) = blocked_too_long {
                 return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
             }
+            // Then the heartbeat judges.
             let policy = self.heartbeat.policy();
             match self.heartbeat.judge(now, &evidence) {
-                // If it cannot be sent at all, the next read will tell why.
+                // If the Ping cannot be sent, the next read returns the cause.
                 Action::Ping => _ = self.ping(shared),
                 Action::Missed(missed) => shared.miss(missed, &policy),
                 Action::Dead(missed) => {
@@ -54,7 +58,7 @@ impl ReceivingEnd {
                 Action::Stalled(limit) => {
                     return Err(self.found_dead(shared, CloseReason::WriteStalled { limit }));
                 }
-                // Nothing is due: publish the count, and remember until when `beat_if_due` can return at once.
+                // Nothing is due. Publish the count of misses, and store until when `beat_if_due` can return at once.
                 Action::Wait(deadline) => {
                     self.publish_missed(shared, before);
                     let full = shared
@@ -76,14 +80,16 @@ impl ReceivingEnd {
         Over
     }
 
-    /// Sends a Ping, and starts its clock.
+    /// Sends a Ping, and starts its miss clock.
     pub(crate) fn ping(&mut self, shared: &Arc<Shared>) -> Result<(), Error> {
-        // Counted before it is written: what comes back at once is its answer, and news.
+        // Count the arrived bytes before the write: whatever arrives later may be the answer, and is a sign of life.
         let before = Instant::now();
         self.has_arrived(shared.stats.bytes_in() + socket::unread_bytes(self.read_half.stream()), before);
         if !self.heartbeat.has_miss_timer() {
+            // No miss clock runs, so the silence is measured from this Ping.
             self.ping = JudgedPing { asked: before, left: None };
         }
+        // Send it. Its miss clock starts when the socket has taken it.
         let sent = shared.ping(self.heartbeat.policy().announcement(), None);
         self.is_calm = false;
         match sent {
@@ -91,14 +97,14 @@ impl ReceivingEnd {
                 self.note_ping_left(&shared.write_half.uptake());
                 self.heartbeat.ping_written(Instant::now(), self.arrived);
             }
-            // It may have left the queue by now, too.
+            // The drainer may have written it by now. The next look at the evidence finds that.
             Ok(_) | Err(_) => self.heartbeat.ping_queued(before, self.arrived),
         }
         sent.map(drop)
     }
 
-    /// Begins afresh by another policy, with a Ping at once if that beats: it tells the peer, if it announces, and a
-    /// peer that is dead already is found.
+    /// Starts another policy. If that sends Pings, one leaves at once: it announces the new interval, and it finds a
+    /// peer that is dead already.
     pub(crate) fn change_heartbeat(&mut self, shared: &Arc<Shared>, policy: HeartbeatPolicy) -> Result<(), Error> {
         self.set_heartbeat(shared, policy);
         if policy.ping_interval().is_some() {
@@ -114,13 +120,15 @@ impl ReceivingEnd {
         shared.stats.begin_heartbeat(policy.misses_allowed());
     }
 
-    /// All that is known of the peer. Also the limit of `full_queue_timeout`, if the queue has been blocked for longer.
+    /// Collects the evidence about the peer. Also returns the limit of `full_queue_timeout` if the queue has been
+    /// blocked for that long.
     fn evidence(&mut self, shared: &Shared, now: Instant) -> (Evidence, Option<Duration>) {
         // What has arrived, read or not.
         let read = shared.stats.bytes_in();
         self.has_arrived(read + socket::unread_bytes(self.read_half.stream()), now);
 
-        // What the peer has taken. The send buffer is asked only when that decides something: it costs system calls.
+        // What the socket has taken. Looking into the system's send buffer costs system calls, so that happens only
+        // when a timeout is over.
         let uptake = shared.write_half.uptake();
         self.note_ping_left(&uptake);
         let is_held_back = match self.ping.left {
@@ -130,6 +138,7 @@ impl ReceivingEnd {
             _ => false,
         };
 
+        // All of it, for the heartbeat.
         let evidence = Evidence {
             arrived: self.arrived,
             examined: read - self.read_half.decoder.unexamined() as u64,
@@ -140,6 +149,7 @@ impl ReceivingEnd {
             blocked_since: uptake.blocked_since,
             suspended: suspension::so_far(),
         };
+        // The queue's own time limit.
         let limit = shared
             .settings
             .full_queue_timeout
@@ -147,6 +157,8 @@ impl ReceivingEnd {
         (evidence, limit)
     }
 
+    /// Records when the judged Ping left our queue. Of several waiting Pings only the newest remains, so a newer one
+    /// that has left counts as well.
     fn note_ping_left(&mut self, uptake: &Uptake) {
         let last_left = uptake.ping_left.filter(|(at, _)| *at >= self.ping.asked);
         self.ping.left = self.ping.left.or(last_left);
@@ -164,7 +176,7 @@ impl ReceivingEnd {
 }
 
 impl Shared {
-    /// One more miss: noted, and told to the supervisor, unless the end was told before.
+    /// Records a miss and notifies the supervisor, unless the end was reported before.
     pub(crate) fn miss(&self, missed: u32, policy: &HeartbeatPolicy) {
         self.stats.set_missed(missed);
         let max_missed = policy.misses_allowed();
@@ -172,8 +184,10 @@ impl Shared {
         self.notify_unless_over(Notice::Missed { connection: self.identity, what, missed, max_missed });
     }
 
-    /// Tells the supervisor something that nobody wants to hear after the end, and that can be done without: it is
-    /// counted here.
+    /// Counts a notice and passes it to the supervisor, unless the connection has ended. The notice is dropped if the
+    /// supervisor is behind.
+    ///
+    /// The lock orders this with the report of the end, so no such notice follows that report.
     pub(super) fn notify_unless_over(&self, notice: Notice) {
         self.write_half.close_state(|close_state| {
             if close_state.phase() != Phase::Over {
@@ -187,7 +201,7 @@ impl Shared {
         });
     }
 
-    /// When in its interval a heartbeat that begins now first beats.
+    /// The point within its interval at which a heartbeat that starts now first beats, as a fraction.
     pub(crate) fn phase(&self, policy: &HeartbeatPolicy, now: Instant) -> f64 {
         heartbeat::phase(self.id(), policy, now.saturating_duration_since(self.supervisor.epoch))
     }

@@ -1,4 +1,7 @@
-//! The Pings of a connection that are under way: how they are sent, by any thread, and what their Pongs tell.
+//! The Pings of a connection: any thread sends them, and their Pongs give round-trip times.
+//!
+//! Invariants: a Ping is registered before it is written, because its Pong may arrive before the sending thread runs
+//! again. The tracker's lock is never held across a write.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -15,36 +18,36 @@ use crate::transport::write_half::{Refused, Sent, Wait, WriteHalf};
 
 #[derive(Debug, Default)]
 pub(super) struct Pings {
-    /// Protects the tracker; taken for moments only.
+    /// Protects the tracker. Held for moments only.
     tracker: Mutex<PingTracker>,
 }
 
-/// A Pong that answered a Ping of ours.
+/// A Pong that answered one of our Pings.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Answered {
-    /// The time since that Ping.
+    /// The time since the Ping.
     pub(super) elapsed: Duration,
-    /// Whether it says something about the line.
+    /// Whether the time is a round-trip sample.
     pub(super) is_sample: bool,
 }
 
 impl Pings {
-    /// Enters a Ping before it is written, for its Pong may be here before its sender runs again. Gives its payload.
+    /// Registers a Ping before it is written, and returns its payload.
     pub(super) fn enter(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> String {
         self.tracker().ping(Instant::now(), next, waiter)
     }
 
-    /// The same for one that takes its turn among the data.
+    /// Like [`enter`](Self::enter), for a Ping that keeps its place among the data.
     pub(super) fn enter_ordered(&self, waiter: channel::Sender<Duration>) -> String {
         self.tracker().ordered_ping(Instant::now(), waiter)
     }
 
-    /// The Ping with this payload went straight to the socket.
+    /// Records that the Ping with this payload went straight to the socket.
     pub(super) fn written(&self, payload: &[u8]) {
         self.tracker().written(payload);
     }
 
-    /// A Pong arrived. `None` if it answers no Ping of ours.
+    /// Records a Pong. `None` if it answers none of our Pings.
     pub(super) fn answer(&self, payload: &[u8], now: Instant) -> Option<Answered> {
         let mut tracker = self.tracker();
         let samples = |tracker: &PingTracker| tracker.round_trip().map_or(0, |round_trip| round_trip.samples);
@@ -57,12 +60,12 @@ impl Pings {
         self.tracker().round_trip()
     }
 
-    /// Pings sent, Pongs that answered them, and the round-trip figures.
+    /// The number of Pings sent, the number of Pongs that answered them, and the round-trip figures.
     pub(super) fn figures(&self) -> (u64, u64, Option<RoundTrip>) {
         self.tracker().figures()
     }
 
-    /// No Pong will come any more: those who wait for one learn it by the end of their channel.
+    /// Ends the wait of all who wait for a Pong: their channels disconnect.
     pub(super) fn close(&self) {
         self.tracker().close();
     }
@@ -73,14 +76,14 @@ impl Pings {
 }
 
 impl Shared {
-    /// Sends a Ping with the next number, which may announce when the next is due. `waiter` is told the round-trip
-    /// time.
+    /// Sends a Ping with the next number. `next` announces when the following Ping is due. `waiter` receives the
+    /// round-trip time.
     pub(crate) fn ping(
         self: &Arc<Self>,
         next: Option<Duration>,
         waiter: Option<channel::Sender<Duration>>,
     ) -> Result<Sent, Error> {
-        // Entered before it is written: the Pong may be here before this thread is back.
+        // Register first: the Pong may arrive before this thread runs again.
         let payload = self.enter_ping(next, waiter);
         let sent = WriteHalf::send_control(self, Outgoing::ping(payload.clone())).map_err(|_| self.closed())?;
         if sent == Sent::Written {
@@ -91,8 +94,10 @@ impl Shared {
         Ok(sent)
     }
 
-    /// Sends a Ping behind everything that was accepted before, and has `waiter` told of its Pong: then the peer has
-    /// read all of it. `false` if there was no room for it as long as `wait` says.
+    /// Sends a Ping after everything that was accepted before. Its Pong proves that the peer has read all of that, and
+    /// goes to `waiter`.
+    ///
+    /// Returns `false` if no room became free within `wait`.
     pub(crate) fn ping_in_line(self: &Arc<Self>, waiter: channel::Sender<Duration>, wait: Wait) -> Result<bool, Error> {
         let payload = self.pings.enter_ordered(waiter);
         let sent = match WriteHalf::send_in_line(self, Outgoing::ping_in_line(payload.clone()), wait) {
@@ -105,13 +110,13 @@ impl Shared {
         Ok(true)
     }
 
-    /// Not inlined, to keep the stack low for the send that follows.
+    /// Not inlined: this keeps the stack small for the send that follows.
     #[inline(never)]
     fn enter_ping(&self, next: Option<Duration>, waiter: Option<channel::Sender<Duration>>) -> Bytes {
         self.pings.enter(next, waiter).into()
     }
 
-    /// A Pong arrived: its round trip counts for this connection and for all of them.
+    /// Handles a Pong. Its round trip counts for this connection and for the totals of all connections.
     pub(crate) fn pong_received(&self, payload: &[u8], now: Instant) {
         let answered = self.pings.answer(payload, now);
         self.trace(|| match answered {
@@ -137,15 +142,14 @@ impl Shared {
         });
     }
 
-    /// Has the supervisor log a beat, if anybody listens at that level: others hold locks here, and must not be held
-    /// up.
+    /// Makes the supervisor log a beat, if the log level is trace. This thread may hold locks, and a logger may block.
     fn trace(&self, beat: impl FnOnce() -> String) {
         if log::max_level() == log::LevelFilter::Trace {
             self.tell_beat(beat);
         }
     }
 
-    /// Not inlined, to keep the stack of all others low.
+    /// Not inlined: this keeps the stack of the usual path small.
     #[cold]
     #[inline(never)]
     fn tell_beat(&self, beat: impl FnOnce() -> String) {

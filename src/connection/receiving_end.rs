@@ -1,8 +1,12 @@
-//! The receiving end of a connection: what arrives, what it says of the peer, and what is to be done about it.
+//! The receiving end of a connection: reads and decodes what arrives, answers control frames, and drives the heartbeat.
 //!
-//! Two threads can drive it, one at a time: the connection's own while its handler waits in `recv`, and the
-//! [stand-in](crate::supervisor::stand_in) while the handler is away. Both go by the same decoder, the same heartbeat
-//! and the same evidence; so a peer is answered and judged in the same way, whatever the handler does.
+//! Invariants:
+//! - One thread at a time drives it. That is the connection's own thread while its handler waits in `recv`, and the
+//!   [stand-in](crate::supervisor::stand_in) while the handler is away. Both use the same decoder, heartbeat and
+//!   evidence, so the handler makes no difference to the peer.
+//! - Messages reach the handler in the order of their arrival, and before the peer's end. That end is its Close frame,
+//!   a violation of the protocol, or the end of its stream ([`PeerEnd`]).
+//! - The stand-in never waits, reads only as far as there is room, and does a bounded amount of work in each look.
 
 use std::collections::VecDeque;
 use std::io;
@@ -24,52 +28,54 @@ use crate::transport::socket;
 pub(crate) struct ReceivingEnd {
     pub(crate) read_half: ReadHalf,
     pub(super) heartbeat: Heartbeat,
-    /// Whether nothing is to be judged before `deadline`, whatever comes.
+    /// Whether no check is needed before `deadline`, whatever bytes arrive until then. A decoded sign of life, a Ping
+    /// and a new policy clear this.
     pub(super) is_calm: bool,
     pub(super) deadline: Option<Instant>,
-    /// Whether texts that are heartbeats are taken as such, and kept from the handler.
+    /// Whether text heartbeats are answered here, and kept from the handler.
     pub(super) text_heartbeat: bool,
-    /// How many bytes were ever seen to have arrived, read or not, and when the newest of them was first seen.
+    /// How many bytes have arrived in all, read or not, and when the newest of them were first seen.
     pub(super) arrived: u64,
     pub(super) last_arrival: Instant,
     pub(super) reading: Reading,
-    /// The Ping whose clock runs.
+    /// The Ping whose miss clock runs.
     pub(super) ping: JudgedPing,
-    /// Messages that were read for a handler that is away, in order.
+    /// Messages that were read while the handler was away, in order.
     pub(super) ahead: VecDeque<Message>,
-    /// What they cost in memory.
+    /// The memory that these messages cost.
     pub(super) ahead_share: BudgetShare,
-    /// What comes behind the messages that were read ahead.
+    /// The peer's end, if it follows the messages that were read ahead.
     pub(super) peer_end: Option<Box<PeerEnd>>,
-    /// Whether the system was asked to probe the peer.
+    /// Whether TCP keepalive is on.
     pub(super) is_kept_alive: bool,
-    /// Whether the peer was found dead. What it sent before is still the handler's.
+    /// Whether the peer was found dead. The handler still receives what the peer sent before.
     pub(super) is_dead: bool,
 }
 
-/// The Ping that the peer's silence is judged by: the first of those that are unanswered, or the first after a miss.
+/// The Ping that the peer's silence is measured from: the first unanswered one, or the first after a miss.
 #[derive(Debug)]
 pub(super) struct JudgedPing {
     pub(super) asked: Instant,
-    /// When it left our queue, and how many bytes the socket had taken before it.
+    /// When the Ping left our queue, and how many bytes the socket had taken before it.
     pub(super) left: Option<(Instant, u64)>,
 }
 
-/// The connection has ended: what there is to say was said.
+/// The connection has ended, and its end is reported.
 #[derive(Debug)]
 pub(crate) struct Over;
 
 impl ReceivingEnd {
-    /// How many reads one look of the stand-in is worth: others wait for it too.
+    /// The most reads in one look of the stand-in: other connections wait for it, too.
     const READS: usize = 16;
-    /// And how many frames: a read may bring thousands that are Pings, and each answer is a system call.
+    /// The most frames in one look. One read may bring thousands of Pings, and each answer is a system call.
     const FRAMES: usize = 256;
-    /// When to look again whether there is room for reading ahead, where others have used it up.
+    /// The time until the next look for room, if other connections have used up the memory budget.
     const RETRY: Duration = Duration::from_millis(250);
 
-    /// The receiving end of a connection that has just opened. `tail` is what came after the opening handshake.
+    /// Makes the receiving end of a connection that has just opened. `tail` holds the bytes that followed the opening
+    /// handshake.
     ///
-    /// Not inlined: it is put together on the stack, and its caller holds as much again.
+    /// Not inlined: the value is built on the stack, and the caller's frame is as large again.
     #[inline(never)]
     pub(crate) fn open(
         shared: &Shared,
@@ -105,8 +111,9 @@ impl ReceivingEnd {
 
     // Receiving.
 
-    /// The next message among what has arrived, or the peer's last word. Control frames on the way are dealt with.
+    /// The next message among the bytes that were read, or the peer's end. Handles the control frames before it.
     pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<PeerEnd>> {
+        // First come the messages that were read ahead, then the end that followed them.
         if self.ahead_share.held() > 0
             && let Some(message) = self.ahead.pop_front()
         {
@@ -119,7 +126,7 @@ impl ReceivingEnd {
         }
     }
 
-    /// Looks through so many frames at most, and takes them off.
+    /// Decodes up to the next message. `frames` limits how many frames it looks at, and counts down.
     fn decode(
         &mut self,
         shared: &Arc<Shared>,
@@ -135,7 +142,7 @@ impl ReceivingEnd {
                         return Ok(Some(message));
                     };
                     self.on_activity(shared, activity, now);
-                    // If an answer cannot be written, here or below, the next read will tell why.
+                    // If an answer cannot be written, here or below, the next read returns the cause.
                     let _ = shared.text_pong();
                 }
                 Ok(Some(Incoming::Ping(payload))) => {
@@ -154,11 +161,12 @@ impl ReceivingEnd {
         Ok(None)
     }
 
-    /// The heartbeat that a message is, where texts can be.
+    /// The text heartbeat in a message, if the connection accepts those.
     fn text_activity(&self, message: &Message) -> Option<Activity> {
         if self.text_heartbeat { message.as_text().and_then(text_ping) } else { None }
     }
 
+    /// Passes a decoded sign of life to the heartbeat, with its position in the stream.
     pub(super) fn on_activity(&mut self, shared: &Shared, activity: Activity, now: Instant) {
         let position = shared.stats.bytes_in() - self.read_half.decoder.undecoded() as u64;
         let before = self.heartbeat.missed();
@@ -167,13 +175,14 @@ impl ReceivingEnd {
         self.publish_missed(shared, before);
     }
 
-    /// Takes note of what a read gave. The peer's last word, if that was it.
+    /// Records the outcome of a read. Returns whether bytes came, or the peer's end.
     pub(crate) fn on_read(
         &mut self,
         shared: &Shared,
         read: std::io::Result<ReadOutcome>,
         now: Instant,
     ) -> Result<bool, Box<PeerEnd>> {
+        // Count the bytes. The end of the stream and a failed read are the peer's end.
         let (has_come, is_drained) = match read {
             Ok(ReadOutcome::Bytes { count, is_drained }) => {
                 shared.stats.count_bytes_in(count, now);
@@ -185,6 +194,7 @@ impl ReceivingEnd {
             Err(error) => return Err(Box::new(PeerEnd::Lost(CloseReason::io(&error)))),
         };
         if is_drained && self.reading == Reading::Stopped {
+            // Reading has caught up, so silence counts again from now on.
             self.reading = Reading::Since(now);
             if std::mem::take(&mut self.is_kept_alive) {
                 socket::stop_keepalive(self.read_half.stream());
@@ -193,7 +203,7 @@ impl ReceivingEnd {
         Ok(has_come)
     }
 
-    /// So many bytes have arrived in all. Reading those that were seen before is no news.
+    /// Records that `arrived` bytes have arrived in all. Reading bytes that were seen unread before is no new arrival.
     pub(super) fn has_arrived(&mut self, arrived: u64, now: Instant) {
         if arrived > self.arrived {
             (self.arrived, self.last_arrival) = (arrived, now);
@@ -202,9 +212,11 @@ impl ReceivingEnd {
 
     // Standing in.
 
-    /// One look at a connection whose handler is away, which never waits: reads ahead, answers, judges. When to look
-    /// again, unless something comes to read before, and whether that would be read.
+    /// Reads ahead, answers and judges, for a handler that is away. Never waits.
+    ///
+    /// Returns when to look again if nothing arrives before, and whether the next look would read what arrives.
     pub(crate) fn stand_in(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
+        // After the peer's end nothing is read. Only deadlines are left.
         match shared.write_half.close_state(|close_state| close_state.phase()) {
             Phase::Over => return Err(Over),
             Phase::PeerEnded { by } if by <= now => {
@@ -215,11 +227,13 @@ impl ReceivingEnd {
             Phase::Closed { .. } => return Self::end_if_drained(shared, now),
             Phase::Open | Phase::Closing { .. } | Phase::Broken => {}
         }
+        // Read ahead, as far as there is room.
         let is_at_once = self.read_ahead(shared, now);
         self.read_half.release_idle_buffer();
+        // If the peer has ended its side, the handler learns of that after the messages that were read ahead.
         if let Some(last) = &self.peer_end {
             if let PeerEnd::Lost(reason @ CloseReason::Io { .. }) = &**last {
-                // Nothing that the handler may still send would arrive.
+                // The handler's replies would not arrive any more, so the end is reported now.
                 shared.abort(reason.clone());
                 return Err(Over);
             }
@@ -230,29 +244,32 @@ impl ReceivingEnd {
                 _ => Self::end_if_drained(shared, now),
             };
         }
+        // Where no read can show that the socket failed, ask for its state.
         let reads = self.has_room(shared);
         let phase = shared.write_half.close_state(|close_state| close_state.phase());
         let failure = match phase {
-            // A read tells.
+            // The next read shows it.
             _ if reads => None,
             Phase::Broken => Some(CloseReason::Disconnected),
             _ => self.read_half.failure(),
         };
         if let Some(reason) = failure {
-            // What has come so far is still the handler's.
+            // The handler still receives what has arrived so far.
             shared.abort(reason);
             return Err(Over);
         }
+        // Judge the peer.
         let deadline = match phase {
             Phase::Open => self.beat_if_due(shared, now)?,
-            // The supervisor watches that the closing handshake comes to an end.
+            // The supervisor enforces the deadline of the closing handshake.
             _ => None,
         };
+        // When to look again without the peer's doing.
         let soon = if is_at_once {
-            // Others first.
+            // More is to be read, but other connections come first.
             Some(now + Duration::from_millis(1))
         } else if !reads && self.ahead_share.held() < shared.settings.read_ahead {
-            // All together have used up what may be buffered. Nobody tells when they have less.
+            // All connections together have used up the memory budget. No notice comes when memory becomes free.
             Some(now + Self::RETRY)
         } else {
             None
@@ -260,12 +277,15 @@ impl ReceivingEnd {
         Ok(([soon, deadline].into_iter().flatten().min(), reads))
     }
 
-    /// Both sides have had their last word: that is the end, unless something still waits to go out and has time left.
+    /// Ends a connection on which both sides have ended. If data still waits to go out, it has until the close
+    /// deadline.
     fn end_if_drained(shared: &Arc<Shared>, now: Instant) -> Result<(Option<Instant>, bool), Over> {
         let by = shared.close_deadline().filter(|by| *by > now);
         if shared.write_half.uptake().blocked_since.is_none() {
+            // Everything is written: an orderly end.
             shared.end_in_order();
         } else if by.is_some() {
+            // The drainer still writes, and has time left.
             return Ok((by, false));
         } else {
             shared.abort(CloseReason::Disconnected);
@@ -273,11 +293,12 @@ impl ReceivingEnd {
         Err(Over)
     }
 
-    /// Reads as far as there is room for it. Whether there may be more to read at once.
+    /// Reads ahead as far as there is room. Returns whether there may be more to read at once.
     fn read_ahead(&mut self, shared: &Arc<Shared>, now: Instant) -> bool {
         let mut frames = Self::FRAMES;
         for _ in 0..Self::READS {
             loop {
+                // First decode what was read, as far as there is room for messages.
                 if !self.has_room(shared) {
                     self.stop_reading();
                     return false;
@@ -295,6 +316,7 @@ impl ReceivingEnd {
                     }
                 }
             }
+            // Only then read more.
             let read = self.read_half.read_now();
             match self.on_read(shared, read, now) {
                 Ok(true) => {}
@@ -308,26 +330,28 @@ impl ReceivingEnd {
         true
     }
 
-    /// Whether more may be read ahead. A message that has begun is read to its end.
+    /// Whether more may be read ahead. A message that has begun is read to its end, beyond the limit.
     fn has_room(&self, shared: &Shared) -> bool {
         let share = &self.ahead_share;
         share.held() < shared.settings.read_ahead && share.has_room(1) || self.read_half.decoder.is_in_message()
     }
 
-    /// There is no room for more. The peer feels it as soon as the system's buffers are full; and what it has sent may
-    /// be all that it could send. From then on the system alone can tell whether its host is there.
+    /// Stops reading for lack of room. The peer feels backpressure once the system's buffers are full, and what it has
+    /// sent may be all that it could send. From then on only the system, by TCP keepalive, can tell whether its host is
+    /// there.
     fn stop_reading(&mut self) {
         if self.read_half.decoder.undecoded() == 0 && socket::unread_bytes(self.read_half.stream()) == 0 {
+            // Nothing is left unread, so silence still counts.
             return;
         }
         self.reading = Reading::Stopped;
         if let Some(limit) = self.heartbeat.policy().longest_silence().filter(|_| !self.is_kept_alive) {
-            // A system without the option has the handler's return all the same.
+            // On a system without keepalive, reading resumes when the handler returns.
             self.is_kept_alive = socket::start_keepalive(self.read_half.stream(), limit).is_ok();
         }
     }
 
-    /// The connection is over for its handler: what was read ahead is nobody's any more.
+    /// Discards the messages that were read ahead: the handler will not ask for them any more.
     pub(crate) fn discard_read_ahead(&mut self) {
         self.ahead = VecDeque::new();
         self.ahead_share.clear();

@@ -1,4 +1,7 @@
-//! Sending over a connection, for all threads: from a message to the write half, and from what it says to an error.
+//! Sending over a connection, from any thread.
+//!
+//! These functions turn a message into a frame, pass it to the write half, and turn a refusal into the caller's error.
+//! The write half keeps the order and the limits.
 
 use std::sync::Arc;
 
@@ -16,13 +19,13 @@ impl Shared {
         self.accepted(WriteHalf::send(self, Outgoing::message(message), Wait::Forever))
     }
 
-    /// Sends a message when the thread next blocks in `recv`, or earlier.
+    /// Keeps a message in memory until the connection's thread next blocks in `recv`. It may leave earlier.
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
         self.accepted(WriteHalf::feed(self, Outgoing::message(message), Wait::Forever))
     }
 
-    /// The first frame of all, which waits in memory until [`flush`](Self::flush) or the next frame. It counts as no
-    /// message.
+    /// Feeds the very first frame. It stays in memory until [`flush`](Self::flush) or the next frame, and does not
+    /// count as a message.
     pub(crate) fn feed_first(&self, text: String) {
         self.write_half.feed_first(Outgoing::message(text.into()));
     }
@@ -31,7 +34,7 @@ impl Shared {
         self.accepted(WriteHalf::flush(self))
     }
 
-    /// Sends a message, waiting for room only as long as `wait` says.
+    /// Sends a message. `wait` limits the wait for room.
     pub(crate) fn try_send(self: &Arc<Self>, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
         match WriteHalf::send(self, Outgoing::message(message.clone()), wait) {
             Ok(_) => Ok(()),
@@ -40,23 +43,24 @@ impl Shared {
         }
     }
 
-    /// Like [`feed`](Self::feed), without ever waiting for room. The caller keeps what the message may have borrowed.
+    /// Like [`feed`](Self::feed), but never waits for room. On a refusal, the caller still owns the memory that the
+    /// message may borrow.
     pub(crate) fn try_feed(self: &Arc<Self>, message: Message) -> Result<(), Refused> {
         WriteHalf::feed(self, Outgoing::message(message), Wait::No).map(drop)
     }
 
-    /// Sends a copy of a frame that goes to many, or drops it for a peer that is behind.
+    /// Sends a copy of a broadcast frame. Drops the copy if the queue is full.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
         self.count_dropped(WriteHalf::send_frame(self, frame.clone(), Wait::No));
     }
 
-    /// The same, but it may wait for [`flush`](Self::flush).
+    /// Like [`send_copy`](Self::send_copy), but the frame may stay in memory until [`flush`](Self::flush).
     pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
         self.count_dropped(WriteHalf::feed_frame(self, frame.clone(), Wait::No));
     }
 
     fn count_dropped(&self, sent: Result<Sent, Refused>) {
-        // If the connection has ended, its thread will find out why.
+        // A closed connection needs no warning: its thread reports the end.
         if let Err(Refused::Full) = sent
             && self.stats.count_dropped_broadcast()
         {
@@ -69,12 +73,12 @@ impl Shared {
         self.accepted(WriteHalf::send_control(self, Outgoing::pong(payload)))
     }
 
-    /// Answers a heartbeat in text. A peer that is behind on what it was sent gets it when it has caught up.
+    /// Answers a text heartbeat. If the socket takes nothing now, the answer waits, ahead of the data.
     pub(crate) fn text_pong(self: &Arc<Self>) -> Result<(), Error> {
         self.accepted(WriteHalf::send_control(self, Outgoing::text_pong()))
     }
 
-    /// For what waits for room as long as there may be any: it is refused only at the end.
+    /// Maps the refusal of a frame that is refused only when the connection is closed.
     fn accepted(&self, sent: Result<Sent, Refused>) -> Result<(), Error> {
         sent.map(drop).map_err(|_| self.closed())
     }

@@ -1,8 +1,10 @@
-//! What all threads that touch a connection share: who it is, its two halves, and the first cause of its end.
+//! What all threads of a connection share: its identity, its write half, its slot, its counters.
 //!
 //! The connection's own thread, every [`Sender`](crate::Sender), the drainer, the stand-in and the supervisor hold a
-//! [`Shared`]. Whoever finds that the connection is over says so here; the first one wins, and the report goes out
-//! exactly once.
+//! [`Shared`].
+//!
+//! Invariants: any of these threads may end the connection; the first cause stays; the connection is reported exactly
+//! once.
 
 use std::fmt;
 use std::io;
@@ -29,7 +31,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
     pub(crate) settings: Arc<Settings>,
-    /// Whether broadcasts are for this connection too.
+    /// Whether the connection receives broadcasts.
     pub(crate) takes_broadcasts: bool,
     pub(crate) write_half: WriteHalf<Self>,
     pub(super) slot: Slot,
@@ -38,7 +40,7 @@ pub(crate) struct Shared {
     pub(super) supervisor: Arc<SupervisorHandle>,
 }
 
-/// What a [`Shared`] is made from.
+/// The parts of a new [`Shared`].
 pub(crate) struct NewConnection {
     pub(crate) role: Role,
     pub(crate) identity: Identity,
@@ -71,7 +73,7 @@ impl Shared {
         self.identity.id
     }
 
-    /// A share of what may be buffered for all connections together.
+    /// A new share of the memory budget of all connections together.
     pub(crate) fn share(&self) -> BudgetShare {
         BudgetShare::new(&self.supervisor.buffered)
     }
@@ -87,7 +89,7 @@ impl Shared {
         }
     }
 
-    /// The report of a connection that has ended, for whoever has lost it.
+    /// The report of a connection that has ended. The supervisor makes it if the first report was lost.
     pub(crate) fn last_report(&self) -> CloseReport {
         self.report(self.write_half.figures())
     }
@@ -112,7 +114,7 @@ impl Shared {
         }
     }
 
-    /// The connection as it is now.
+    /// A snapshot of the connection.
     pub(crate) fn info(&self) -> ConnectionInfo {
         let now = Instant::now();
         let age = now.saturating_duration_since(self.stats.opened);
@@ -151,8 +153,8 @@ impl Owner for Shared {
         builder.spawn(run).map(drop)
     }
 
-    /// The peer may have said Close before it went, and that would still be in the socket: so the last word on the
-    /// cause has whoever reads.
+    /// Only notifies the supervisor. The peer's Close frame may still be unread in the socket, so the thread that reads
+    /// decides on the cause.
     fn write_failed(&self, error: &io::Error) {
         self.supervisor.notify(Notice::WriteFailed { connection: self.identity, error: error.to_string() });
     }

@@ -1,6 +1,7 @@
-//! The counters of a connection. Its own thread or the stand-in counts; any thread may read at any time.
+//! The counters of what a connection received, dropped and missed. The write half has its own.
 //!
-//! Each number stands for itself, so they are atomics without an order. The write half has its own counters.
+//! The thread that drives the receiving end counts, and so do threads that broadcast; any thread may read. Each number
+//! stands alone, so they are relaxed atomics.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -41,7 +42,7 @@ impl ConnectionStats {
         self.bytes_in.load(Relaxed)
     }
 
-    /// How long after the opening the newest bytes came.
+    /// The time from the opening to the newest bytes from the peer.
     pub(super) fn heard_after(&self) -> Duration {
         Duration::from_millis(self.heard_after.load(Relaxed))
     }
@@ -56,7 +57,7 @@ impl ConnectionStats {
 
     // Not sent.
 
-    /// Counts a broadcast that was dropped. Returns whether it is the first.
+    /// Counts a dropped broadcast. Returns whether it is the first.
     pub(super) fn count_dropped_broadcast(&self) -> bool {
         self.broadcasts_dropped.fetch_add(1, Relaxed) == 0
     }
@@ -67,7 +68,7 @@ impl ConnectionStats {
 
     // The heartbeat.
 
-    /// Misses in a row.
+    /// The misses in a row.
     pub(super) fn missed(&self) -> u32 {
         self.missed.load(Relaxed)
     }
@@ -76,12 +77,12 @@ impl ConnectionStats {
         self.missed.store(missed, Relaxed);
     }
 
-    /// How many misses in a row make the peer dead.
+    /// The number of misses in a row after which the peer is dead.
     pub(super) fn max_missed(&self) -> u32 {
         self.max_missed.load(Relaxed)
     }
 
-    /// A heartbeat begins that allows `max_missed` misses.
+    /// Starts a heartbeat that allows `max_missed` misses.
     pub(super) fn begin_heartbeat(&self, max_missed: u32) {
         self.max_missed.store(max_missed, Relaxed);
         self.set_missed(0);

@@ -1,4 +1,4 @@
-//! What is told of a connection, and in which order.
+//! What a connection reports, and in which order.
 
 use std::net::TcpListener;
 use std::thread;
@@ -14,12 +14,12 @@ use crate::supervisor::event::Event;
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
 use crate::supervisor::notice::Notice;
 
-/// A connection that is open, and what the supervisor would hear of it.
+/// An open connection, and the channels on which the supervisor would receive.
 fn connection() -> (Arc<Shared>, Box<Connection>, Receivers) {
     connection_with(&[])
 }
 
-/// The same, and this has come from the peer.
+/// The same, after these bytes have arrived from the peer.
 fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     let (shared, stream, receivers) = shared_and_stream();
     let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, head, HeartbeatPolicy::off(), false).unwrap();
@@ -29,7 +29,7 @@ fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     (shared, Box::new(connection), receivers)
 }
 
-/// Why it ended, by each report.
+/// The reason in each report of the end.
 fn reasons(receivers: &Receivers) -> Vec<CloseReason> {
     let notices = receivers.notices.try_iter();
     let reports = notices.filter_map(|notice| if let Notice::Closed(report) = notice { Some(report) } else { None });
@@ -46,7 +46,7 @@ fn a_connection_that_is_dropped_is_reported_even_if_nobody_concluded_it() {
 #[test]
 fn a_connection_whose_receiving_end_was_lost_is_reported_with_the_cause() {
     let (shared, mut connection, receivers) = connection();
-    // As a panic in the midst of `recv` leaves it.
+    // A panic during `recv` leaves the connection in this state.
     drop(shared.take_receiving_end());
     connection.conclude(CloseReason::HandlerPanicked("in recv".to_owned()));
     drop(connection);
@@ -59,7 +59,7 @@ fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
     let events = shared.supervisor.subscribers.add();
     shared.announce_open();
     shared.abort(CloseReason::Protocol("as a test wants it"));
-    // As a panic in the middle of the report leaves it.
+    // A panic during the report leaves the connection in this state.
     let opened = receivers.notices.try_iter().find(|notice| matches!(notice, Notice::Opened(_))).unwrap();
     assert_eq!(receivers.notices.len(), 1, "the report");
     receivers.notices.recv().unwrap();
@@ -74,7 +74,7 @@ fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
     assert_eq!((shared.supervisor.stats().open, shared.supervisor.stats().closed_total()), (0, 1));
 }
 
-/// Shared state without a connection around it, and what the supervisor would hear of it.
+/// Shared state without a connection around it, and the channels on which the supervisor would receive.
 fn shared() -> (Arc<Shared>, Receivers) {
     let (shared, _, receivers) = shared_and_stream();
     (shared, receivers)

@@ -1,4 +1,6 @@
-//! How a connection ends: close codes, the reason, and the report that the supervisor hands on.
+//! Close codes, the payload of a Close frame, and the reason for which a connection ended (RFC 6455 section 7).
+//!
+//! Invariants: a Close frame of ours has only a code that may be sent, and its payload is at most 125 bytes.
 
 use std::fmt;
 use std::io;
@@ -11,29 +13,29 @@ use bytes::Bytes;
 pub struct CloseCode(u16);
 
 impl CloseCode {
-    /// 1000: done.
+    /// 1000: the connection has served its purpose.
     pub const NORMAL: Self = Self(1000);
-    /// 1001: the server shuts down, or the page was left.
+    /// 1001: the server is shutting down, or the user has left the page.
     pub const GOING_AWAY: Self = Self(1001);
     /// 1002: the peer broke the protocol.
     pub const PROTOCOL_ERROR: Self = Self(1002);
-    /// 1003: a kind of message that cannot be accepted.
+    /// 1003: the peer sent a kind of message that is not accepted.
     pub const UNSUPPORTED: Self = Self(1003);
-    /// 1007: text that is not UTF-8.
+    /// 1007: a text message is not UTF-8.
     pub const INVALID_DATA: Self = Self(1007);
-    /// 1008: against our policy.
+    /// 1008: a message violates our policy.
     pub const POLICY: Self = Self(1008);
-    /// 1009: the message is too big.
+    /// 1009: a message is too big.
     pub const TOO_BIG: Self = Self(1009);
     /// 1011: we failed (a handler panicked, or the heartbeat was lost).
     pub const INTERNAL_ERROR: Self = Self(1011);
-    /// 1012: the server restarts.
+    /// 1012: the server is restarting.
     pub const RESTART: Self = Self(1012);
-    /// 1013: overloaded, try again later.
+    /// 1013: the server is overloaded; the client may try again later.
     pub const TRY_AGAIN_LATER: Self = Self(1013);
 
-    /// Whether the code may stand in a Close frame: 1000 to 1003, 1007 to 1014, 3000 to 4999. Others are reserved, or
-    /// stand for something that was never sent (1005, 1006, 1015).
+    /// Whether a Close frame may carry the code: 1000 to 1003, 1007 to 1014, 3000 to 4999. Other codes are reserved, or
+    /// denote something that is never sent (1005, 1006, 1015).
     pub fn is_sendable(self) -> bool {
         matches!(self.0, 1000..=1003 | 1007..=1014 | 3000..=4999)
     }
@@ -57,10 +59,10 @@ impl fmt::Display for CloseCode {
     }
 }
 
-/// Longest reason that fits a Close frame beside its code, in bytes (RFC 6455 section 5.5).
+/// The longest reason that fits into a Close frame after its code, in bytes (RFC 6455 section 5.5).
 pub(crate) const MAX_REASON: usize = 123;
 
-/// The payload of a Close frame. A reason that is too long is cut at a character boundary.
+/// Makes the payload of a Close frame. A reason that is too long is cut at a character boundary.
 pub(crate) fn close_payload(code: Option<CloseCode>, reason: &str) -> Bytes {
     let Some(code) = code else { return Bytes::new() };
     let mut end = reason.len().min(MAX_REASON);
@@ -91,12 +93,12 @@ pub(crate) fn close_payload(code: Option<CloseCode>, reason: &str) -> Bytes {
 pub enum CloseReason {
     /// The peer sent a Close frame.
     Peer {
-        /// Its code; `None` if it gave none.
+        /// The peer's code; `None` if it gave none.
         code: Option<CloseCode>,
-        /// Its reason, often empty.
+        /// The peer's reason, often empty.
         reason: String,
     },
-    /// We closed: the handler returned, or somebody called `close`.
+    /// We closed: the handler returned, or the application called `close`.
     Local {
         /// The code that we sent.
         code: CloseCode,
@@ -105,16 +107,16 @@ pub enum CloseReason {
     },
     /// The server is shutting down (1001).
     Shutdown,
-    /// The peer showed no life for this many timeouts in a row (1011, as far as it can still be sent).
+    /// The peer gave no sign of life for this many timeouts in a row (1011, if it can still be sent).
     #[non_exhaustive]
     HeartbeatLost {
         /// Misses in a row.
         missed: u32,
     },
-    /// Data waited for the peer, and it took not one byte of it for this long.
+    /// Data waited for the peer, and the peer took no byte of it for this long.
     #[non_exhaustive]
     WriteStalled {
-        /// For how long: `max_missed x timeout`, or the limit of a full queue.
+        /// The time without progress: `max_missed x timeout`, or the limit of a full queue.
         limit: Duration,
     },
     /// The peer broke the protocol (1002).
@@ -124,7 +126,7 @@ pub enum CloseReason {
     /// A message was larger than the limit (1009).
     #[non_exhaustive]
     TooBig {
-        /// Its size as far as announced, in bytes.
+        /// The message's size as far as announced, in bytes.
         size: u64,
         /// The limit in bytes.
         limit: usize,
@@ -136,7 +138,7 @@ pub enum CloseReason {
     Io {
         /// The kind of error.
         kind: io::ErrorKind,
-        /// The error in words.
+        /// The error as text.
         message: String,
     },
     /// The handler panicked, with this message (1011).
@@ -150,7 +152,7 @@ impl CloseReason {
         Self::Io { kind: error.kind(), message: error.to_string() }
     }
 
-    /// A short name of the cause, for logs and counters.
+    /// A short name of the reason, for logs and counters.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Peer { .. } => "peer",
@@ -168,7 +170,7 @@ impl CloseReason {
         }
     }
 
-    /// The text in it that is not ours.
+    /// The text that comes from outside heartwire: the peer, the application or the system. Empty for other reasons.
     pub(crate) fn text(&self) -> &str {
         match self {
             Self::Peer { reason: text, .. }
@@ -180,12 +182,12 @@ impl CloseReason {
         }
     }
 
-    /// Whether this is an orderly end: one side said Close, or the server shut down.
+    /// Whether the end is orderly: either side closed, or the server shut down.
     pub fn is_clean(&self) -> bool {
         matches!(self, Self::Peer { .. } | Self::Local { .. } | Self::Shutdown)
     }
 
-    /// What our Close frame says, if we are the first to send one.
+    /// The code and text of our Close frame, if we send one first.
     pub(crate) fn close_frame(&self) -> Option<(CloseCode, &str)> {
         Some(match self {
             Self::Local { code, reason } => (*code, reason),
@@ -226,7 +228,7 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// A number of things, in words.
+/// A count with its noun in the singular or plural.
 pub(crate) fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,10 +1,10 @@
-//! How far a connection is closed: one state machine for both halves, the stand-in and the supervisor.
+//! The closing state of a connection: one state machine for both halves, the stand-in and the supervisor.
 //!
-//! Pure: instants are passed in, and the frame to send comes back. The state lies under the write half's lock, because
-//! nothing may be sent after a Close frame.
+//! It is pure: the caller passes instants in, and sends the frame that comes back. The write half's lock protects it,
+//! because nothing may be sent after a Close frame.
 //!
 //! ```text
-//!            our Close frame                 the peer's
+//!            our Close frame                 the peer's end
 //!   Open ─────────────────────> Closing ──────────────────> Closed
 //!    │                                                         ^
 //!    └──> PeerEnded ───────────────────────────────────────────┘
@@ -13,8 +13,7 @@
 //!   any of them ── a write fails ──> Broken          any of them ──> Over
 //! ```
 //!
-//! Invariants: a phase is never followed by an earlier one; the first cause stays; [`CloseState::end`] returns `true`
-//! once.
+//! Invariants: no phase is followed by an earlier one; the first cause stays; [`CloseState::end`] returns `true` once.
 
 use std::time::{Duration, Instant};
 
@@ -25,15 +24,14 @@ use crate::protocol::close::{CloseCode, CloseReason};
 pub(crate) enum Phase {
     /// Messages go both ways.
     Open,
-    /// The peer has ended its side, and the handler does not know it yet: what the handler sends still goes out. By
-    /// this deadline the peer's Close frame is answered.
+    /// The peer has ended its side, and the handler does not know it yet. What the handler sends still goes out. The
+    /// peer's Close frame is answered by this deadline.
     PeerEnded { by: Instant },
-    /// Our Close frame follows all that was accepted before it, and nothing more is accepted. The peer has to answer by
-    /// this deadline.
+    /// Our Close frame is queued or sent, and nothing more is accepted. The peer must answer by this deadline.
     Closing { by: Instant },
-    /// Both sides have ended. What is queued has to go out by this deadline.
+    /// Both sides have ended. Queued frames must go out by this deadline.
     Closed { by: Instant },
-    /// A write has failed: nothing goes out any more. What the peer sent before is still read, since it may be the
+    /// A write has failed, and nothing more goes out. What the peer sent before is still read, since it may give the
     /// cause.
     Broken,
     /// The connection has ended.
@@ -51,7 +49,7 @@ pub(crate) enum PeerEnd {
     Lost(CloseReason),
 }
 
-/// A Close frame that is to be sent.
+/// The code and reason of a Close frame to send.
 pub(crate) type CloseFrame = (Option<CloseCode>, String);
 
 /// How far a connection is closed, and why.
@@ -65,7 +63,7 @@ pub(crate) struct CloseState {
     write_error: Option<CloseReason>,
     /// The Close frame that answers the peer's end.
     answer: Option<CloseFrame>,
-    /// The code in our Close frame, once that is sent or queued.
+    /// The code in our Close frame, once the frame is sent or queued.
     sent: Option<CloseCode>,
     is_written: bool,
     /// The code in the peer's Close frame.
@@ -118,8 +116,9 @@ impl CloseState {
         self.received
     }
 
-    /// We close, for this reason. Returns the frame to send, if it was not sent before and there is somebody to send it
-    /// to. If the peer has ended first, the frame is the answer, and the cause stays the peer's.
+    /// Closes for this reason. Returns the frame to send, if none was sent before and the connection still stands.
+    ///
+    /// If the peer has ended first, the frame is the answer, and the peer's cause stays.
     pub(crate) fn close(&mut self, reason: CloseReason, now: Instant) -> Option<CloseFrame> {
         match self.phase {
             Phase::Open => {
@@ -135,7 +134,7 @@ impl CloseState {
         }
     }
 
-    /// The peer has ended its side. Further calls are harmless.
+    /// Records the peer's end. Further calls have no effect.
     pub(crate) fn peer_ended(&mut self, last: PeerEnd, now: Instant) {
         let by = now + self.timeout;
         self.phase = match self.phase {
@@ -160,8 +159,8 @@ impl CloseState {
         self.answer = answer;
     }
 
-    /// The handler knows that the peer has ended, or the time for that is over. Returns the frame to send, if there is
-    /// one.
+    /// Answers the peer's end, once the handler knows of it or the deadline has passed. Returns the frame to send, if
+    /// there is one.
     pub(crate) fn answer(&mut self, now: Instant) -> Option<CloseFrame> {
         let Phase::PeerEnded { .. } = self.phase else { return None };
         self.phase = Phase::Closed { by: now + self.timeout };
@@ -170,12 +169,12 @@ impl CloseState {
         Some(frame)
     }
 
-    /// The socket has taken our Close frame.
+    /// Records that the socket has taken our whole Close frame.
     pub(crate) fn close_written(&mut self) {
         self.is_written = true;
     }
 
-    /// A write has failed.
+    /// Records a failed write.
     pub(crate) fn write_failed(&mut self, reason: CloseReason) {
         if self.phase != Phase::Over {
             self.phase = Phase::Broken;
@@ -183,7 +182,7 @@ impl CloseState {
         self.write_error.get_or_insert(reason);
     }
 
-    /// The connection has ended, with `otherwise` as its reason if none is known. Whether this call was the first.
+    /// Ends the connection. `otherwise` is the reason if none is known. Returns whether this call was the first.
     pub(crate) fn end(&mut self, otherwise: CloseReason) -> bool {
         let reason = self.reason(otherwise);
         self.cause.get_or_insert(reason);

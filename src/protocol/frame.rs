@@ -1,5 +1,7 @@
-//! What is sent, and the frame that it is encoded to: once, in the form of the role that sends it. The payload is
-//! shared, so that a broadcast is encoded once for all.
+//! Outgoing messages and control frames, and their encoded form (RFC 6455 section 5.2).
+//!
+//! Invariants: a frame is encoded once, for the role that sends it. Clones share the payload, so a broadcast is encoded
+//! once for all connections.
 
 use std::io::IoSlice;
 use std::mem;
@@ -11,17 +13,17 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use crate::foreign;
 use crate::message::Message;
 
-/// The longest header: two bytes, a length of eight, and a mask.
+/// The longest header: two bytes, an extended length of eight, and a mask of four.
 const MAX_HEADER: usize = 14;
 
-/// Which end of the connection we are. Clients mask what they send, servers do not (RFC 6455 section 5.1).
+/// Our end of the connection. Clients mask what they send, servers do not (RFC 6455 section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Server,
     Client,
 }
 
-/// What is to be sent: not encoded yet.
+/// A message or control frame to send, not yet encoded.
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     kind: Kind,
@@ -38,8 +40,8 @@ pub(crate) struct Frame {
     payload: Payload,
 }
 
-/// Bytes that may be lent by the application (`Bytes::from_owner`): then it is its `Drop` that runs when the last frame
-/// of them is gone, in whatever thread that was.
+/// Bytes that the application may have lent (`Bytes::from_owner`). Its `Drop` then runs when the last frame with these
+/// bytes is dropped, on whichever thread that happens.
 #[derive(Debug, Clone)]
 struct Payload(Bytes);
 
@@ -49,24 +51,24 @@ impl Drop for Payload {
     }
 }
 
-// A queue of frames has room for twice as many at most, and an allocation adds 16 bytes or, of a shared payload, twice
-// that.
+// A queue of frames has room for at most twice its frames. An allocation adds 16 bytes, and that of a shared payload
+// 32.
 const _: () = assert!(2 * size_of::<Frame>() + 32 <= Message::OVERHEAD);
 
-/// Nothing: what is left of a frame that was moved to a queue.
+/// An empty frame: the remains of one that was moved to a queue.
 impl Default for Frame {
     fn default() -> Self {
         Self::from_encoded(Vec::new())
     }
 }
 
-/// What the queue needs to know of a frame.
+/// The kind of a frame, which decides its place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Data,
     Ping,
     Pong,
-    /// The answer to a heartbeat in text: a data frame that is as urgent as a Pong.
+    /// The answer to a text heartbeat: a data frame that is as urgent as a Pong.
     TextPong,
     Close,
 }
@@ -92,12 +94,12 @@ impl Outgoing {
         Self::new(Kind::Pong, OpCode::Control(Control::Pong), payload)
     }
 
-    /// The answer to a heartbeat in text. It is as urgent as a Pong, and of several only the newest counts as well.
+    /// The answer to a text heartbeat. It is as urgent as a Pong, and of several waiting ones only the newest remains.
     pub(crate) fn text_pong() -> Self {
         Self::new(Kind::TextPong, OpCode::Data(Data::Text), Bytes::from_static(b"pong"))
     }
 
-    /// `payload` as [`close_payload`](crate::protocol::close::close_payload) makes it.
+    /// A Close frame. [`close_payload`](crate::protocol::close::close_payload) makes its payload.
     pub(crate) fn close(payload: Bytes) -> Self {
         Self::new(Kind::Close, OpCode::Control(Control::Close), payload)
     }
@@ -110,8 +112,8 @@ impl Outgoing {
 }
 
 impl Frame {
-    /// Encodes it: unmasked, as a server sends it, or masked with this key, as a client does. The key must not be
-    /// foreseeable (RFC 6455 section 10.3).
+    /// Encodes a frame: unmasked for a server, masked with this key for a client. The key must be unpredictable (RFC
+    /// 6455 section 10.3).
     pub(crate) fn encode(outgoing: Outgoing, mask: Option<[u8; 4]>) -> Self {
         let Outgoing { kind, opcode, payload } = outgoing;
         let (header, header_len) = encode_header(opcode, mask, payload.len());
@@ -126,13 +128,13 @@ impl Frame {
         Self { header, header_len, kind, payload: Payload(payload) }
     }
 
-    /// Data frames that were encoded one after the other, with [`write_to`](Self::write_to).
+    /// Wraps data frames that were encoded one after the other by [`write_to`](Self::write_to).
     pub(crate) fn from_encoded(frames: Vec<u8>) -> Self {
         Self { header: [0; MAX_HEADER], header_len: 0, kind: Kind::Data, payload: Payload(frames.into()) }
     }
 
-    /// With a payload that is ours alone, which is copied unless it is known to be: so no code of the application runs
-    /// when the frame is dropped.
+    /// Makes the payload our own, by a copy unless it is known to be. Dropping the frame then runs no code of the
+    /// application.
     pub(crate) fn into_own(mut self) -> Self {
         if !self.payload.0.is_unique() {
             self.payload = Payload(Bytes::copy_from_slice(&self.payload.0));
@@ -140,7 +142,7 @@ impl Frame {
         self
     }
 
-    /// Whether the application may have lent the payload, so that its code runs when the frame is dropped.
+    /// Whether the application may have lent the payload, so that dropping the frame runs its code.
     pub(crate) fn may_be_lent(&self) -> bool {
         self.kind == Kind::Data && self.header_len > 0
     }
@@ -158,17 +160,17 @@ impl Frame {
         bytes.extend_from_slice(&self.payload.0);
     }
 
-    /// Bytes on the wire.
+    /// The length on the wire, in bytes.
     pub(crate) fn len(&self) -> usize {
         self.header().len() + self.payload.0.len()
     }
 
-    /// What it costs in memory to keep it. A payload that many frames share counts for each of them.
+    /// The memory that the frame costs, in bytes. A shared payload counts for each of its frames.
     pub(crate) fn cost(&self) -> usize {
         self.payload.0.len() + Message::OVERHEAD
     }
 
-    /// What is left to write after `offset` bytes, header and payload.
+    /// The bytes left to write after `offset`: the rest of the header and of the payload.
     pub(crate) fn rest(&self, offset: usize) -> [IoSlice<'_>; 2] {
         let header = self.header();
         let (in_header, in_payload) = (offset.min(header.len()), offset.saturating_sub(header.len()));
@@ -180,7 +182,7 @@ fn encode_header(opcode: OpCode, mask: Option<[u8; 4]>, len: usize) -> ([u8; MAX
     let mut header = [0; MAX_HEADER];
     let mut rest = &mut header[..];
     let fields = FrameHeader { opcode, mask, ..FrameHeader::default() };
-    // Writing to a slice fails only when it is too short, and MAX_HEADER is the longest header.
+    // Writing to a slice fails only if it is too short, and MAX_HEADER is the longest header.
     let written = fields.format(len as u64, &mut rest);
     debug_assert!(written.is_ok());
     let header_len = (MAX_HEADER - rest.len()) as u8;
@@ -193,7 +195,7 @@ pub(crate) fn apply_mask(payload: &mut [u8], key: [u8; 4]) {
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
     let mut chunks = payload.chunks_exact_mut(8);
     for chunk in &mut chunks {
-        // chunks_exact gives eight bytes, so the array is never the default.
+        // `chunks_exact` returns eight bytes, so the array is never the default.
         let word = u64::from_ne_bytes((&*chunk).try_into().unwrap_or_default()) ^ wide;
         chunk.copy_from_slice(&word.to_ne_bytes());
     }
@@ -204,7 +206,7 @@ pub(crate) fn apply_mask(payload: &mut [u8], key: [u8; 4]) {
 
 #[cfg(test)]
 impl Frame {
-    /// What is left to write, in one piece.
+    /// The bytes left to write, in one buffer.
     pub(crate) fn to_bytes(&self, offset: usize) -> Vec<u8> {
         self.rest(offset).iter().flat_map(|slice| slice.to_vec()).collect()
     }

@@ -1,17 +1,18 @@
-//! The write half of a connection, shared by every thread that sends.
+//! The write half of a connection, shared by all threads that send.
 //!
 //! A frame goes straight to the socket, under a short lock and without blocking. What the socket does not take is
-//! queued, and a [drainer] is started: a thread that blocks in writes and ends when the queue is empty. So a
-//! connection costs a second thread only while it is behind.
+//! queued, and a [drainer] starts: a thread that blocks in writes and ends when the queue is empty. A connection thus
+//! costs a second thread only while its peer is slow.
 //!
 //! Invariants:
-//! - Frames are never torn: a frame that is partly written is continued before anything else is.
-//! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary; of Pings,
-//!   of Pongs and of answers to heartbeats in text only the newest waits, since it answers for the earlier ones.
+//! - Frames are never torn: a partly written frame is completed before anything else is written.
+//! - Data frames leave in the order of the calls. Control frames overtake queued data at a frame boundary. Of waiting
+//!   Pings, Pongs and text heartbeat answers, only the newest of each kind remains, since it answers for the earlier
+//!   ones.
 //! - Nothing follows a Close frame.
-//! - Who waits for room gets it in the order of the calls, so that a large message is not kept out by small ones.
+//! - Threads that wait for room get it in the order of their calls, so small messages do not keep out a large one.
 //! - The lock is never held across a call that can block, nor while a payload is dropped: the application may have lent
-//!   its memory, and then its code runs. Only the thread that sends it, or the drainer, drops such a payload.
+//!   the memory, and then its code runs. Only the sending thread or the drainer drops such a payload.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,52 +34,52 @@ mod state;
 
 use state::{Outcome, State};
 
-/// The connection that a write half belongs to, as far as the write half needs it.
+/// The connection that owns a write half, as far as the write half needs it.
 pub(crate) trait Owner: Send + Sync + Sized + 'static {
     type Socket: Socket;
 
     fn write_half(&self) -> &WriteHalf<Self>;
 
-    /// Starts a thread, for a drainer.
+    /// Starts a thread for the drainer.
     fn start_thread(&self, run: impl FnOnce() + Send + 'static) -> io::Result<()>;
 
-    /// A write failed. Nothing is sent any more, and the socket is shut down: that wakes whoever reads, who ends the
-    /// connection.
+    /// Called after a write has failed. Nothing more is sent, and the socket is shut down. That wakes the thread that
+    /// reads, and it ends the connection.
     fn write_failed(&self, error: &io::Error);
 
-    /// Ends the connection at once, for this reason if there is no earlier one.
+    /// Ends the connection at once. `reason` applies if there is no earlier one.
     fn abort(&self, reason: CloseReason);
 }
 
 /// The socket, as far as the write half needs it.
 pub(crate) trait Socket: Send + Sync {
-    /// Takes what it can without blocking; `WouldBlock` if that is nothing.
+    /// Writes what the socket takes without blocking. `WouldBlock` if that is nothing.
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Blocks until some is taken, and says how much; `WouldBlock` if that was nothing for a while.
+    /// Blocks until the socket takes some bytes, and returns their number. `WouldBlock` if it took none for a while.
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Ends it both ways: whoever is blocked in a read or a write of it returns.
+    /// Shuts the socket down both ways. Threads that are blocked in a read or a write return.
     fn shut_down(&self);
 }
 
-/// What became of a frame that was accepted.
+/// The outcome of a frame that was accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
-    /// The socket has it.
+    /// The socket has taken the frame.
     Written,
-    /// It waits: for the drainer that is at work, or, if it was fed, for the next flush.
+    /// The frame waits for the drainer, or, if it was fed, for the next flush.
     Queued,
 }
 
 /// Why a frame was not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// A Close frame was sent or queued, a write failed, now or before, or the connection has ended.
+    /// A Close frame was sent or queued, a write has failed, or the connection has ended.
     Closed,
-    /// The queue is full, and the caller did not want to wait any longer.
+    /// The queue is full, and the caller's wait for room is over.
     Full,
 }
 
-/// Whether to wait for room in the queue.
+/// How long to wait for room in the queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Wait {
     No,
@@ -86,7 +87,7 @@ pub(crate) enum Wait {
     Forever,
 }
 
-/// What has passed over the write half, and how the connection ended, if it has.
+/// The totals of the write half, and how the connection ended, if it has.
 #[derive(Debug)]
 pub(crate) struct Figures {
     /// Messages accepted.
@@ -95,45 +96,45 @@ pub(crate) struct Figures {
     pub(crate) bytes: u64,
     /// Bytes that wait.
     pub(crate) queued: usize,
-    /// Bytes that were accepted, and that the socket will never take.
+    /// Bytes that were accepted and that the socket will never take.
     pub(crate) unsent: usize,
     pub(crate) reason: CloseReason,
-    /// The code in our Close frame, if it has one and the socket has taken it whole.
+    /// The code in our Close frame, if the frame has one and the socket has taken all of it.
     pub(crate) sent: Option<CloseCode>,
     /// The code in the peer's Close frame.
     pub(crate) received: Option<CloseCode>,
 }
 
-/// How far the socket is with what it was given, for whoever judges the peer.
+/// What the socket has taken so far: evidence for judging the peer.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Uptake {
-    /// Since when data has waited without any of it being taken; `None` if nothing waits.
+    /// Since when data has waited with no byte of it taken; `None` if nothing waits.
     pub(crate) blocked_since: Option<Instant>,
-    /// When a Ping was last handed to the socket whole, and how many bytes had been before it.
+    /// When the socket last took a whole Ping, and how many bytes it had taken before that Ping.
     pub(crate) ping_left: Option<(Instant, u64)>,
     /// Bytes that the socket has taken.
     pub(crate) bytes: u64,
 }
 
-/// The write half of this owner. What may have to start a drainer takes the owner itself.
+/// The write half of a connection. A call that may start a drainer takes the owner itself.
 pub(crate) struct WriteHalf<O: Owner> {
-    /// Protects the order of everything that is to be written, the socket's non-blocking use, and how far the
-    /// connection is closed.
+    /// Protects the order of all frames, the non-blocking use of the socket, and the closing state.
     state: Mutex<State<O::Socket>>,
-    /// Signalled when the queue has become shorter, when nothing is accepted any more, and at the end.
+    /// Signalled when the queue has become shorter, when frames are no longer accepted, and at the end.
     progress: Condvar,
-    /// Whether nobody has begun to close, for those who come by often and need not take the lock to know.
+    /// Whether neither side has begun to close. A copy for frequent callers, who need not take the lock.
     is_open: AtomicBool,
-    /// What the frames that wait may cost in memory.
+    /// The memory in bytes that the waiting frames may cost.
     queue_limit: usize,
     role: Role,
 }
 
 impl<O: Owner> WriteHalf<O> {
-    /// What was fed is written when it comes to this, without waiting for a flush.
+    /// Fed frames are written once they come to this many bytes, without waiting for a flush.
     const FEED_LIMIT: usize = 16 * 1024;
 
-    /// `queue_limit`: what may wait, as it costs in memory, before `send` does, unless the total is nearly used up.
+    /// `queue_limit`: the memory that waiting frames may cost before `send` waits, or less when the total is nearly
+    /// used up.
     /// `close_timeout`: how long a closing handshake may take.
     pub(crate) fn new(
         role: Role,
@@ -153,12 +154,12 @@ impl<O: Owner> WriteHalf<O> {
 
     // Sending.
 
-    /// Sends a data frame. If the queue is full, waits for room as `wait` says, or fails.
+    /// Sends a data frame. `wait` limits the wait for room in a full queue.
     pub(crate) fn send(owner: &Arc<O>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
         Self::send_frame(owner, owner.write_half().encode(data), wait)
     }
 
-    /// Sends a data frame that is encoded for our role already.
+    /// Sends a data frame that is already encoded for our role.
     pub(crate) fn send_frame(owner: &Arc<O>, mut frame: Frame, wait: Wait) -> Result<Sent, Refused> {
         let mut spent = Vec::new();
         let mut state = owner.write_half().admit(frame.cost(), wait)?;
@@ -170,14 +171,14 @@ impl<O: Owner> WriteHalf<O> {
     /// Like [`send`](Self::send), but a small frame stays in memory until [`flush`](Self::flush) or the next `send`.
     pub(crate) fn feed(owner: &Arc<O>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
         let mut frame = owner.write_half().encode(data);
-        // What stays in memory may be flushed, and dropped, by the stand-in or the supervisor.
+        // The stand-in or the supervisor may flush and drop what stays in memory, so a kept payload must be our own.
         if frame.len() < Self::FEED_LIMIT {
             frame = frame.into_own();
         }
         Self::feed_frame(owner, frame, wait)
     }
 
-    /// Feeds a data frame that is encoded for our role already.
+    /// Feeds a data frame that is already encoded for our role.
     pub(crate) fn feed_frame(owner: &Arc<O>, mut frame: Frame, wait: Wait) -> Result<Sent, Refused> {
         let mut spent = Vec::new();
         let write_half = owner.write_half();
@@ -188,7 +189,7 @@ impl<O: Owner> WriteHalf<O> {
         Self::settle(owner, state, outcome)
     }
 
-    /// Keeps a frame in memory, to be the first that leaves. It is no message of the application's, and not counted.
+    /// Keeps a frame in memory, to leave before all others. It does not count as a message of the application.
     pub(crate) fn feed_first(&self, data: Outgoing) {
         let frame = self.encode(data);
         let mut state = self.lock();
@@ -197,7 +198,7 @@ impl<O: Owner> WriteHalf<O> {
         }
     }
 
-    /// Sends a Ping that takes its turn among the data, as a data frame does, but is no message.
+    /// Sends a Ping that keeps its place among the data, as a data frame does. It does not count as a message.
     pub(crate) fn send_in_line(owner: &Arc<O>, ping: Outgoing, wait: Wait) -> Result<Sent, Refused> {
         let mut frame = owner.write_half().encode(ping);
         let mut spent = Vec::new();
@@ -206,8 +207,7 @@ impl<O: Owner> WriteHalf<O> {
         Self::settle(owner, state, outcome)
     }
 
-    /// Sends a Ping, a Pong or the answer to a heartbeat in text, ahead of the data that waits and whatever the queue's
-    /// limit.
+    /// Sends a Ping, a Pong or a text heartbeat answer, ahead of waiting data and regardless of the queue's limit.
     pub(crate) fn send_control(owner: &Arc<O>, control: Outgoing) -> Result<Sent, Refused> {
         let mut frame = owner.write_half().encode(control);
         let mut spent = Vec::new();
@@ -219,7 +219,7 @@ impl<O: Owner> WriteHalf<O> {
         Self::settle(owner, state, outcome)
     }
 
-    /// Writes what was fed.
+    /// Writes the fed frames.
     pub(crate) fn flush(owner: &Arc<O>) -> Result<Sent, Refused> {
         let mut spent = Vec::new();
         let mut state = owner.write_half().lock();
@@ -227,7 +227,7 @@ impl<O: Owner> WriteHalf<O> {
         Self::settle(owner, state, outcome)
     }
 
-    /// The frame as our role sends it. Before the lock is taken, for masking copies the payload.
+    /// Encodes the frame for our role. Call this without the lock, because masking copies the payload.
     fn encode(&self, outgoing: Outgoing) -> Frame {
         let mask = match self.role {
             Role::Server => None,
@@ -236,7 +236,7 @@ impl<O: Owner> WriteHalf<O> {
         Frame::encode(outgoing, mask)
     }
 
-    /// Lets go of the lock, and does what an attempt to write asks for then.
+    /// Releases the lock, and does what the attempt to write requires: starts a drainer, or reports a failed write.
     fn settle(
         owner: &Arc<O>,
         state: MutexGuard<'_, State<O::Socket>>,
@@ -257,15 +257,15 @@ impl<O: Owner> WriteHalf<O> {
         }
     }
 
-    // Looking.
+    // Observing.
 
-    /// How far the socket is, for the judgement of the peer.
+    /// What the socket has taken so far, for judging the peer.
     pub(crate) fn uptake(&self) -> Uptake {
         let state = self.lock();
         Uptake { blocked_since: state.blocked_since, ping_left: state.ping_left, bytes: state.bytes }
     }
 
-    /// How far the connection is closed, and why: for a look, or for something that was read.
+    /// Calls a function on the closing state, under the lock. It may read the state, or record the peer's end.
     pub(crate) fn close_state<T>(&self, use_it: impl FnOnce(&mut CloseState) -> T) -> T {
         let mut state = self.lock();
         let result = use_it(&mut state.close_state);
@@ -273,12 +273,12 @@ impl<O: Owner> WriteHalf<O> {
         result
     }
 
-    /// Whether nobody has begun to close.
+    /// Whether neither side has begun to close.
     pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Relaxed)
     }
 
-    /// Whether nothing is accepted any more.
+    /// Whether frames are no longer accepted.
     pub(crate) fn is_closing(&self) -> bool {
         !self.lock().close_state.accepts()
     }
@@ -288,7 +288,7 @@ impl<O: Owner> WriteHalf<O> {
         self.lock().queue.bytes()
     }
 
-    /// What has passed, and how it ended.
+    /// The totals, and how the connection ended.
     pub(crate) fn figures(&self) -> Figures {
         self.lock().figures()
     }
@@ -301,7 +301,7 @@ impl<O: Owner> WriteHalf<O> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, if nobody holds it.
+    /// The lock, if no thread holds it.
     fn try_lock(&self) -> Option<MutexGuard<'_, State<O::Socket>>> {
         match self.state.try_lock() {
             Ok(state) => Some(state),

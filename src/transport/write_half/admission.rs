@@ -1,9 +1,9 @@
-//! Who may queue a frame, and who waits until there is room for theirs.
+//! Admission to the queue: which thread may queue a frame, and which threads wait for room.
 //!
 //! Invariants:
-//! - A frame is admitted at once only if nobody waits for room: so room goes to those who wait, in the order of the
-//!   calls.
-//! - Whoever waits learns of the first phase in which nothing is accepted any more.
+//! - A frame is admitted at once only if no other thread waits for room. Room thus goes to the waiting threads, in the
+//!   order of their calls.
+//! - A waiting thread returns as soon as frames are no longer accepted, before the end of the connection.
 
 use std::collections::VecDeque;
 use std::sync::PoisonError;
@@ -13,10 +13,10 @@ use super::state::State;
 use super::{Owner, Refused, Wait, WriteHalf};
 use crate::transport::sync::MutexGuard;
 
-/// Those who wait for room.
+/// The threads that wait for room.
 #[derive(Debug, Default)]
 pub(super) struct WaitingLine {
-    /// Their tickets, in the order in which they came.
+    /// Their tickets, in the order of their calls.
     tickets: VecDeque<u64>,
     last_ticket: u64,
 }
@@ -31,7 +31,7 @@ impl WaitingLine {
         self.tickets.len()
     }
 
-    /// Takes a place at the end.
+    /// Takes a ticket at the end of the line.
     fn join(&mut self) -> u64 {
         self.last_ticket += 1;
         self.tickets.push_back(self.last_ticket);
@@ -42,7 +42,7 @@ impl WaitingLine {
         self.tickets.front() == Some(&ticket)
     }
 
-    /// Gives the place up. Whether another one is first now.
+    /// Returns the ticket. Returns whether another one became the first by that.
     fn leave(&mut self, ticket: u64) -> bool {
         let was_first = self.is_first(ticket);
         self.tickets.retain(|other| *other != ticket);
@@ -51,8 +51,8 @@ impl WaitingLine {
 }
 
 impl<O: Owner> WriteHalf<O> {
-    /// The lock, once there is room for a frame of this cost. One larger than the whole queue is let in when nothing
-    /// waits.
+    /// Takes the lock once there is room for a frame of this cost. A frame larger than the whole queue is admitted when
+    /// nothing waits.
     pub(super) fn admit(&self, cost: usize, wait: Wait) -> Result<MutexGuard<'_, State<O::Socket>>, Refused> {
         let state = self.lock();
         if !state.close_state.accepts() {
@@ -71,14 +71,18 @@ impl<O: Owner> WriteHalf<O> {
         cost: usize,
         wait: Wait,
     ) -> Result<MutexGuard<'a, State<O::Socket>>, Refused> {
+        // Take a place in the line.
         let ticket = state.waiting.join();
         let outcome = loop {
+            // A Close frame, a failed write and the end refuse the frame, before any room counts.
             if !state.close_state.accepts() {
                 break Err(Refused::Closed);
             }
+            // Only the first in the line may take the room.
             if state.waiting.is_first(ticket) && state.has_room(cost, self.queue_limit) {
                 break Ok(());
             }
+            // Otherwise wait for progress, as long as the caller allows.
             state = match wait {
                 Wait::No => break Err(Refused::Full),
                 Wait::Forever => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -91,7 +95,7 @@ impl<O: Owner> WriteHalf<O> {
                 }
             };
         };
-        // There may be room for the next as well, or for a smaller one than this.
+        // There may be room for the next thread as well, or for its smaller frame if this one gave up.
         if state.waiting.leave(ticket) {
             self.progress.notify_all();
         }

@@ -1,4 +1,7 @@
-//! Frames on their way into the socket.
+//! A batch: frames on their way into the socket, in one system call.
+//!
+//! Invariants: a frame leaves the batch when the socket has taken all of it, or is discarded at the end; only the first
+//! may be partly written; nothing follows a Close frame.
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -9,13 +12,13 @@ use crate::protocol::frame::{Frame, Kind};
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     frames: VecDeque<Frame>,
-    /// Bytes of the first frame that are written.
+    /// The bytes of the first frame that are written.
     offset: usize,
-    /// Bytes of all frames, without the offset taken off.
+    /// The bytes of all frames, those written included.
     len: usize,
 }
 
-/// Control frames of which it matters when they were written.
+/// The control frames whose time of writing matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Control {
     Ping { len: usize },
@@ -23,7 +26,7 @@ pub(super) enum Control {
 }
 
 impl Batch {
-    /// Few enough for a control frame to find a boundary soon, many enough to save system calls.
+    /// Few enough that a control frame soon finds a boundary, many enough to save system calls.
     pub(super) const MOST_FRAMES: usize = 32;
     const MOST_BYTES: usize = 64 * 1024;
 
@@ -40,7 +43,7 @@ impl Batch {
         self.frames.push_back(frame);
     }
 
-    /// The first frame, of which so many bytes are written.
+    /// Adds the first frame, of which `written` bytes are written.
     pub(super) fn push_written(&mut self, frame: Frame, written: usize) {
         self.push(frame);
         self.offset = written;
@@ -59,8 +62,8 @@ impl Batch {
         &room[..2 * self.frames.len()]
     }
 
-    /// So many bytes were taken. What the frames cost in memory that were completed by them, and the last control frame
-    /// among those of which the time counts.
+    /// Records that the socket took `count` bytes. Returns the memory cost of the frames that were completed, and the
+    /// last of them whose time matters.
     pub(super) fn advance(&mut self, count: usize, spent: &mut Vec<Frame>) -> (usize, Option<Control>) {
         let (mut freed, mut control) = (0, None);
         self.offset += count;
@@ -69,10 +72,10 @@ impl Batch {
             freed += first.cost();
             self.offset -= len;
             self.len -= len;
-            // What is ours is dropped here, for `spent` would take memory for it.
+            // Payloads of our own are dropped here, because `spent` would allocate for them.
             spent.extend(self.frames.pop_front().filter(Frame::may_be_lent));
             match kind {
-                // Nothing follows it.
+                // Nothing follows a Close frame.
                 Kind::Close => return (freed, Some(Control::Close)),
                 Kind::Ping => control = Some(Control::Ping { len }),
                 Kind::Pong | Kind::TextPong | Kind::Data => {}

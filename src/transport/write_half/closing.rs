@@ -1,10 +1,10 @@
-//! The end of a write half: a Close frame behind everything that was accepted, a write that failed, or the end of the
+//! How a write half ends: by a Close frame after everything that was accepted, a failed write, or the end of the
 //! connection.
 //!
 //! Invariants:
-//! - The first cause stays, and the end is reported once, before any call that ends returns.
-//! - Once nothing is accepted any more, whoever waits for room is woken.
-//! - The end takes the socket away, and with it everything that waits.
+//! - The first cause stays. The end is reported once, before any call that ends the connection returns.
+//! - When frames are no longer accepted, the threads that wait for room wake.
+//! - The end releases the socket and discards all waiting frames.
 
 use std::io;
 use std::sync::{Arc, PoisonError};
@@ -18,13 +18,14 @@ use crate::protocol::frame::{Frame, Outgoing};
 use crate::transport::sync::MutexGuard;
 
 impl<O: Owner> WriteHalf<O> {
-    /// Closes, for this reason: a Close frame goes out behind everything that was accepted before it. Whether it was
-    /// this call that began it; if the peer was first, it is the answer.
+    /// Closes for this reason: a Close frame follows everything that was accepted before. Returns whether this call
+    /// began to close. If the peer has ended first, the frame is the answer to that.
     pub(crate) fn close(owner: &Arc<O>, reason: CloseReason, now: Instant) -> bool {
         Self::close_with(owner, owner.write_half().lock(), reason, now)
     }
 
-    /// The same, unless another thread is at work here: it may have to wait for a processor, and we shall not.
+    /// Like [`close`](Self::close), but `None` if another thread holds the lock. That thread may be waiting for a
+    /// processor, and the caller must not.
     pub(crate) fn try_close(owner: &Arc<O>, reason: CloseReason, now: Instant) -> Option<bool> {
         Some(Self::close_with(owner, owner.write_half().try_lock()?, reason, now))
     }
@@ -40,14 +41,14 @@ impl<O: Owner> WriteHalf<O> {
         Self::send_close(owner, state, frame) && is_first
     }
 
-    /// Answers the peer's last word (RFC 6455 section 5.5.1), if that was not done before.
+    /// Answers the peer's end (RFC 6455 section 5.5.1), unless it is answered already.
     pub(crate) fn answer_close(owner: &Arc<O>, now: Instant) {
         let mut state = owner.write_half().lock();
         let frame = state.close_state.answer(now);
         Self::send_close(owner, state, frame);
     }
 
-    /// Writes a Close frame, if there is one to write. Whether it was written or waits.
+    /// Writes a Close frame, if there is one. Returns whether it was written or queued.
     fn send_close(owner: &Arc<O>, mut state: MutexGuard<'_, State<O::Socket>>, frame: Option<CloseFrame>) -> bool {
         let write_half = owner.write_half();
         write_half.note_phase(&state);
@@ -62,9 +63,10 @@ impl<O: Owner> WriteHalf<O> {
         self.encode(Outgoing::close(close_payload(code, &text)))
     }
 
-    /// Waits until all is written, or the deadline has come. Whether all was.
+    /// Waits until everything is written or the deadline comes. Returns whether everything was written.
     pub(crate) fn wait_until_drained(&self, deadline: Instant) -> bool {
         let mut state = self.lock();
+        // A drainer without a socket has nothing left to write.
         while state.is_draining() && state.socket.is_some() {
             let Some(remaining) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
                 return false;
@@ -74,7 +76,7 @@ impl<O: Owner> WriteHalf<O> {
         state.queue.bytes() == 0
     }
 
-    /// A write has failed: nothing goes out any more, and whoever reads is woken.
+    /// Handles a failed write: nothing more is sent, and the thread that reads wakes.
     #[cold]
     pub(super) fn fail(&self, mut state: MutexGuard<'_, State<O::Socket>>, error: &io::Error) {
         let mut spent = Vec::new();
@@ -83,9 +85,10 @@ impl<O: Owner> WriteHalf<O> {
         drop(state);
     }
 
-    /// Ends the connection, for this reason if nobody knows a better one. What was written of it is complete; if
-    /// nothing waits, our reason goes out in a Close frame as far as the socket takes it at once. `report` is called
-    /// the first time only, before this returns to anybody.
+    /// Ends the connection. `otherwise` is the reason if none is known.
+    ///
+    /// If no frame waits, the reason goes out in a Close frame, as far as the socket takes it at once. Only the first
+    /// call runs `report`, before any such call returns.
     pub(crate) fn end(
         &self,
         otherwise: CloseReason,
@@ -96,7 +99,7 @@ impl<O: Owner> WriteHalf<O> {
         self.end_with(self.lock(), otherwise, now, shut_down, report);
     }
 
-    /// The same, unless another thread is at work here. Whether it was done.
+    /// Like [`end`](Self::end), but does nothing if another thread holds the lock. Returns whether it ran.
     pub(crate) fn try_end(
         &self,
         otherwise: CloseReason,
@@ -119,24 +122,25 @@ impl<O: Owner> WriteHalf<O> {
     ) {
         let mut spent = Vec::new();
         let has_drainer = state.is_draining();
-        // Our last word: straight into the socket, or not at all.
+        // Our Close frame goes straight to the socket, or not at all.
         if !has_drainer && let Some(frame) = state.close_state.close(otherwise.clone(), now) {
             let _ = state.write(&mut self.encode_close(frame), &mut spent);
         }
-        // The end, and its report while nobody else can say anything of it.
+        // End and report under the lock, so no other thread can report anything of the end before.
         let is_first = state.close_state.end(otherwise);
         self.let_go(&mut state, shut_down, &mut spent);
         if is_first {
             report(state.figures());
         }
-        // We may be the stand-in or the supervisor, and what waits may be lent by the application.
+        // This thread may be the stand-in or the supervisor, and the application may have lent the waiting payloads.
+        // The drainer drops them.
         if has_drainer {
             state.remains.append(&mut spent);
         }
         drop(state);
     }
 
-    /// Takes the socket and everything that waits away, and tells all who wait.
+    /// Releases the socket, discards all waiting frames, and wakes all waiting threads.
     fn let_go(&self, state: &mut State<O::Socket>, shut_down: impl FnOnce(&O::Socket), spent: &mut Vec<Frame>) {
         self.note_phase(state);
         if let Some(socket) = state.socket.take() {

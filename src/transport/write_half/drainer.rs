@@ -1,11 +1,12 @@
-//! The drainer: the second thread of a connection that is behind, which blocks in writes until the queue is empty.
+//! The drainer: the second thread of a connection whose peer is slow. It blocks in writes until the queue is empty.
 //!
 //! Invariants:
-//! - There is one at a time: whoever finds that the socket does not take everything starts it, and until it has caught
-//!   up all others only queue.
-//! - While it is at work it has the batch, and writes to the socket without the lock.
-//! - It drops what the end of the connection leaves behind: payloads may be the application's, whose code then runs.
-//! - Whatever stops it early ends the connection: a write that fails, a panic, or that no thread can be had.
+//! - There is one at a time. The thread that finds the socket full starts it. Until it has caught up, all other threads
+//!   only queue.
+//! - While it runs, it has the batch, and writes to the socket without the lock.
+//! - It drops what the end of the connection leaves: the application may have lent the payloads, and then its code
+//!   runs.
+//! - Anything that stops it early ends the connection: a failed write, a panic, or a failure to start its thread.
 
 use std::io;
 use std::mem;
@@ -19,7 +20,7 @@ use crate::protocol::close::CloseReason;
 use crate::transport::socket::is_timeout;
 
 impl<O: Owner> WriteHalf<O> {
-    /// Starts the drainer, for frames that are queued and a socket that takes nothing now.
+    /// Starts the drainer, when frames are queued and the socket is full.
     #[cold]
     pub(super) fn start_drainer(owner: &Arc<O>) -> Result<Sent, Refused> {
         let owned = Arc::clone(owner);
@@ -41,7 +42,7 @@ impl<O: Owner> WriteHalf<O> {
                 write_half.fail(write_half.lock(), &error);
                 owner.write_failed(&error);
             }
-            // A message may borrow memory of the application, which is let go here.
+            // A message may borrow memory of the application, whose code runs when the message is dropped here.
             Err(message) => owner.abort(CloseReason::io(&io::Error::other(format!("a write panicked: {message}")))),
         }
         write_half.drop_remains();
@@ -52,12 +53,12 @@ impl<O: Owner> WriteHalf<O> {
         drop(remains);
     }
 
-    /// Writes until the queue is empty, or the connection has ended.
+    /// Writes until the queue is empty or the connection has ended.
     fn drain(&self) -> io::Result<()> {
         let mut batch = Batch::default();
         let mut spent = Vec::new();
         loop {
-            // What is next: the rest of the batch, then control frames, then other data.
+            // Take the next frames: the rest of the batch, then control frames, then other data.
             let socket = {
                 let mut state = self.lock();
                 state.queue.refill_for_drainer(&mut batch);
@@ -68,17 +69,19 @@ impl<O: Owner> WriteHalf<O> {
                 };
                 socket
             };
-            // As much as the socket takes, however long that takes.
+            // Write without the lock, however long the socket takes. Ending the wait is the heartbeat's task.
             let count = match socket.send_patiently(batch.slices(&mut Batch::room())) {
                 Ok(count) => count,
                 Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
+            // Record the progress, and wake the threads that wait for room.
             let mut state = self.lock();
             state.blocked_since = Some(Instant::now());
             state.note_taken(&mut batch, count, &mut spent);
             self.progress.notify_all();
             drop(state);
+            // Drop the written payloads without the lock.
             spent.clear();
         }
     }

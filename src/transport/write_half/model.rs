@@ -1,11 +1,12 @@
-//! The write half model-checked: `shuttle` runs small races under thousands of schedules, and none may break a promise.
+//! The write half, model-checked: `shuttle` runs small races under thousands of schedules, and every promise must hold
+//! in each.
 //!
 //!     RUSTFLAGS="--cfg shuttle" cargo test --lib write_half::model
 //!
-//! The whole write half is checked, its drainer included: the rig below stands for the connection that owns it.
+//! The check covers the whole write half, including its drainer. The rig below stands for the connection that owns it.
 //!
-//! Under the checker, waits with a timeout never time out: whoever would have to rely on one is found as a deadlock. A
-//! failure prints the schedule; `shuttle::replay` runs it again.
+//! Under the checker, waits with a timeout never time out, so a thread that depends on a timeout shows up as a
+//! deadlock. A failure prints the schedule, and `shuttle::replay` runs it again.
 
 use std::sync::Arc;
 
@@ -15,16 +16,16 @@ use shuttle::thread::{self, JoinHandle};
 use super::*;
 use crate::message::Message;
 
-/// How many schedules of each race are tried.
+/// The number of schedules for each race.
 const SCHEDULES: usize = 2_000;
 
-/// A limit on the queue that two frames reach.
+/// A queue limit that two frames reach.
 const QUEUE: usize = 2 * (5 + Message::OVERHEAD);
 
-/// Far enough away never to come.
+/// A deadline that never comes.
 const FAR: Duration = Duration::from_secs(3600);
 
-/// Explores the race under random schedules, and under those that preempt rarely, which find other things.
+/// Explores the race under random schedules, and under schedules with few preemptions, which find other defects.
 fn explore(race: fn()) {
     let schedules = std::env::var("HEARTWIRE_SCHEDULES").ok().map(|count| count.parse().expect("a number"));
     let schedules = schedules.unwrap_or(SCHEDULES);
@@ -32,7 +33,7 @@ fn explore(race: fn()) {
     shuttle::check_pct(race, schedules, 3);
 }
 
-/// A socket with little room, which a peer makes.
+/// A socket with little room. The peer makes room.
 #[derive(Debug, Default)]
 struct Pipe {
     state: Mutex<PipeState>,
@@ -44,9 +45,9 @@ struct PipeState {
     room: usize,
     wire: Vec<u8>,
     is_shut: bool,
-    /// Somebody is in `send_patiently`.
+    /// Whether a thread is in `send_patiently`.
     has_drainer: bool,
-    /// How often it was shut down.
+    /// How often the socket was shut down.
     shut_downs: usize,
 }
 
@@ -57,13 +58,13 @@ impl Pipe {
         self.changed.notify_all();
     }
 
-    /// The peer is gone: from now on writes fail.
+    /// The peer resets the connection: from now on writes fail.
     fn reset(&self) {
         self.state.lock().unwrap().is_shut = true;
         self.changed.notify_all();
     }
 
-    /// What a blocked read does: it returns at the end.
+    /// Plays a blocked read, which returns when the socket is shut down.
     fn wait_for_end(&self) {
         let mut state = self.state.lock().unwrap();
         while state.shut_downs == 0 {
@@ -97,7 +98,7 @@ impl Socket for Pipe {
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let mut state = self.state.lock().unwrap();
         assert!(!std::mem::replace(&mut state.has_drainer, true), "a second drainer");
-        // Patience may end at any time.
+        // The blocking write may time out at any point.
         while state.room == 0 && !state.is_shut && thread_rng().gen_range(0..4) > 0 {
             state = self.changed.wait(state).unwrap();
         }
@@ -114,18 +115,18 @@ impl Socket for Pipe {
     }
 }
 
-/// A connection: its write half, and what happens to it.
+/// A connection: its write half, and a record of what happens to it.
 struct Rig {
     write_half: WriteHalf<Self>,
     pipe: Arc<Pipe>,
-    /// A thread that is asked for may not be had.
+    /// Whether starting a thread may fail.
     threads_are_scarce: bool,
-    /// How many threads could not be had.
+    /// How many threads failed to start.
     without_thread: Mutex<usize>,
-    /// Whether a write was told to have failed.
+    /// Whether a failed write was reported.
     has_failed: Mutex<bool>,
     failed: Condvar,
-    /// Why it ended, as often as that was reported.
+    /// The reasons of all reported ends.
     reports: Mutex<Vec<CloseReason>>,
 }
 
@@ -152,7 +153,7 @@ impl Owner for Rig {
         self.failed.notify_all();
     }
 
-    /// A drainer that panics comes here as well: that is no race but a failed assertion of ours.
+    /// A drainer that panics comes here as well. That is a failed assertion of the test, not a race.
     fn abort(&self, reason: CloseReason) {
         assert!(!reason.to_string().contains("panicked"), "{reason}");
         self.end(reason);
@@ -184,7 +185,8 @@ impl Rig {
         thread::spawn(move || run(&rig))
     }
 
-    /// Sends frames that say who and which, in all ways there are, until one is not taken. How many were.
+    /// Sends frames that name their sender and number, in all ways there are, until one is refused. Returns how many
+    /// were accepted.
     fn send_some(self: &Arc<Self>, sender: usize, count: usize) -> usize {
         (0..count).take_while(|n| self.send(sender, *n).is_ok()).count()
     }
@@ -197,7 +199,7 @@ impl Rig {
         }
     }
 
-    /// Sends a Ping and a Pong, unless it is too late.
+    /// Sends a Ping and a Pong, unless the connection is closing.
     fn ping(self: &Arc<Self>) {
         for control in [Outgoing::ping("p"), Outgoing::pong("q")] {
             let _ = WriteHalf::send_control(self, control);
@@ -208,18 +210,18 @@ impl Rig {
         let _ = WriteHalf::flush(self);
     }
 
-    /// Whether it was this call that began to close.
+    /// Closes. Returns whether this call began to close.
     fn close(self: &Arc<Self>) -> bool {
         WriteHalf::close(self, CloseReason::Shutdown, Instant::now())
     }
 
-    /// What the connection's thread does: it waits in a read, and ends the connection when that returns.
+    /// Plays the connection's thread: waits in a read, and ends the connection when the read returns.
     fn read_to_end(self: &Arc<Self>) {
         self.pipe.wait_for_end();
         self.abort();
     }
 
-    /// Waits until a write was told to have failed: the drainer may still be about to.
+    /// Waits until a failed write was reported, which the drainer may still be about to do.
     fn wait_until_failed(&self) {
         let mut has_failed = self.has_failed.lock().unwrap();
         while !*has_failed {
@@ -227,14 +229,14 @@ impl Rig {
         }
     }
 
-    /// The connection is over, for this reason unless there is a better one: the socket is shut down and let go of.
+    /// Ends the connection, for this reason unless there is a better one. The socket is shut down and released.
     fn end(&self, reason: CloseReason) {
         let report = |figures: Figures| self.reports.lock().unwrap().push(figures.reason);
         self.write_half.end(reason, Instant::now(), <Pipe as Socket>::shut_down, report);
         assert_eq!(self.reports.lock().unwrap().len(), 1, "reported once, before anybody goes on");
     }
 
-    /// Ends it without a reason of its own.
+    /// Ends the connection without a reason of its own.
     fn abort(self: &Arc<Self>) {
         self.end(CloseReason::Disconnected);
     }
@@ -243,7 +245,7 @@ impl Rig {
         self.write_half.uptake().blocked_since.is_some()
     }
 
-    /// Takes a few bytes at a time, and then whatever comes.
+    /// Plays a peer that takes a few bytes at a time, and then everything.
     fn read_slowly(self: &Arc<Self>) {
         for _ in 0..4 {
             self.pipe.make_room(thread_rng().gen_range(1..8));
@@ -255,7 +257,7 @@ impl Rig {
         self.write_half.wait_until_drained(Instant::now() + FAR)
     }
 
-    /// What arrived. `is_cut`: the end of the wire may be in the middle of a frame.
+    /// The frames that arrived. `is_cut`: the wire may end in the middle of a frame.
     fn received(&self, is_cut: bool) -> Received {
         Received::parse(&self.pipe.state.lock().unwrap().wire, is_cut)
     }
@@ -267,10 +269,10 @@ fn data(sender: usize, n: usize) -> Outgoing {
 
 #[derive(Debug, Default)]
 struct Received {
-    /// How many frames of each sender, which came in order.
+    /// How many frames of each sender arrived, all in order.
     of: [usize; 2],
     is_closed: bool,
-    /// How many frames of the first sender came before its Ping in line.
+    /// How many frames of the first sender arrived before its Ping in line.
     at_ping_in_line: Option<usize>,
 }
 
@@ -308,7 +310,7 @@ impl Received {
     }
 }
 
-/// Two senders and a Ping, while the peer takes what comes bit by bit.
+/// Two senders and a Ping, while the peer takes a few bytes at a time.
 fn senders_race() {
     let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
@@ -323,7 +325,8 @@ fn senders_race() {
     assert_eq!((rig.write_half.queued(), rig.is_behind()), (0, false));
 }
 
-/// Two threads close while others send: one of them does, and what was taken before is sent before.
+/// Two threads close while others send. One of them wins, and frames that were accepted before leave before the Close
+/// frame.
 fn a_close_races_with_senders() {
     let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
@@ -341,7 +344,7 @@ fn a_close_races_with_senders() {
     assert_eq!(received.of, taken, "what was taken before the Close frame, and nothing else, arrives");
 }
 
-/// The peer takes nothing: whoever waits for room learns of the Close frame at once, and not by the end.
+/// The peer takes nothing. A thread that waits for room is refused on the Close frame, and not only at the end.
 fn a_close_reaches_those_who_wait_for_room() {
     let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 5)), rig.spawn(|rig| rig.send_some(1, 5))];
@@ -356,7 +359,7 @@ fn a_close_reaches_those_who_wait_for_room() {
     assert_eq!(*rig.reports.lock().unwrap(), [CloseReason::Shutdown], "the first cause");
 }
 
-/// The socket is shut down at any time: nobody waits any longer, and what arrived is in order up to the cut.
+/// The connection ends at any point. No thread waits any longer, and what arrived is in order up to the cut.
 fn the_end_races_with_everything() {
     let rig = Rig::new(3);
     let senders = [rig.spawn(|rig| rig.send_some(0, 3)), rig.spawn(|rig| rig.send_some(1, 3))];
@@ -376,8 +379,8 @@ fn the_end_races_with_everything() {
     assert_eq!(rig.write_half.queued(), 0);
 }
 
-/// Whoever judges the peer loses patience, at any point at which something waits: that ends the connection, and nobody
-/// waits any longer.
+/// The peer is found stalled, at any point at which frames wait. That ends the connection, and no thread waits any
+/// longer.
 fn a_stall_ends_everything() {
     let rig = Rig::new(3);
     let judge = rig.spawn(|rig| {
@@ -410,8 +413,8 @@ fn a_stall_ends_everything() {
     rig.received(true);
 }
 
-/// A sender that waits for room by a deadline, and a peer that takes what comes: as under [`senders_race`], for no
-/// deadline comes here.
+/// A sender waits for room with a deadline, and the peer takes everything. The outcome is as in [`senders_race`],
+/// because no deadline comes here.
 fn a_wait_with_a_deadline_is_woken() {
     let rig = Rig::new(3);
     let senders = [0, 1].map(|sender| {
@@ -427,7 +430,7 @@ fn a_wait_with_a_deadline_is_woken() {
     assert_eq!(rig.received(false).of, [3, 3]);
 }
 
-/// A Ping in line, with an ordinary one and data of others around it: what its sender sent before it arrives before it.
+/// A Ping in line, between an ordinary Ping and data of other threads. What its sender sent before arrives before it.
 fn a_ping_in_line_stays_in_line() {
     let rig = Rig::new(3);
     let confirming = rig.spawn(|rig| {
@@ -445,8 +448,8 @@ fn a_ping_in_line_stays_in_line() {
     assert_eq!((received.of, received.at_ping_in_line), ([2, 2], Some(2)));
 }
 
-/// The peer resets the connection at any time. Who sends and who waits learns of it, and so does whoever reads, who
-/// ends the connection: with the failed write as the cause, if there was one.
+/// The peer resets the connection at any point. Senders and waiting threads are refused. The thread that reads wakes
+/// and ends the connection, with the failed write as the cause if there was one.
 fn a_reset_races_with_senders() {
     let rig = Rig::new(3);
     let reader = rig.spawn(Rig::read_to_end);
@@ -456,7 +459,7 @@ fn a_reset_races_with_senders() {
     for other in others {
         other.join().unwrap();
     }
-    // Whatever was fed, the next write fails.
+    // Fed frames or not, the next write fails.
     let _ = WriteHalf::send(&rig, data(0, 9), Wait::Forever);
     reader.join().unwrap();
     rig.wait_until_failed();
@@ -467,7 +470,7 @@ fn a_reset_races_with_senders() {
     assert!(rig.wait_until_drained() && rig.write_half.queued() == 0);
 }
 
-/// A drainer that is needed cannot always be started: then the connection ends at once, for that reason, and nobody
+/// The thread of a needed drainer may fail to start. Then the connection ends at once with that reason, and no thread
 /// waits any longer. Otherwise everything arrives.
 fn threads_are_scarce() {
     let rig = Rig::with(3, true);

@@ -1,10 +1,10 @@
-//! The frames that wait, and in which order they leave.
+//! The queue: the frames that wait, and the order in which they leave.
 //!
-//! Order: a frame that is partly written; then a Pong, an answer in text and a Ping, each the newest of its kind; then
-//! what was fed, and then the other data.
+//! Order: a partly written frame; then a Pong, a text heartbeat answer and a Ping, each the newest of its kind; then
+//! the fed frames; then the other data.
 //!
-//! Invariants: what is counted, in bytes and in memory, is what waits here or in the drainer's batch. Data leaves in
-//! the order in which it came.
+//! Invariants: the counts of bytes and memory cover what waits here or in the drainer's batch. Data leaves in the order
+//! of its arrival.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -16,23 +16,23 @@ use crate::transport::budget::{BudgetShare, MemoryBudget};
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Frames whose turn has come. While a drainer is at work, it has them.
+    /// The frames whose turn has come. While a drainer runs, it has them.
     batch: Batch,
     ping: Option<Frame>,
     pong: Option<Frame>,
     text_pong: Option<Frame>,
-    /// Small frames that were fed, in one piece. They are ahead of `data`.
+    /// Small fed frames, encoded in one buffer. They leave before `data`.
     fed: Vec<u8>,
     data: VecDeque<Frame>,
     /// Bytes that were accepted and not yet taken by the socket.
     bytes: usize,
-    /// What the frames that wait cost in memory, but for small ones that were fed. It counts while a drainer is at
-    /// work: what goes straight to the socket costs nothing.
+    /// The memory cost of the waiting frames, except for small fed ones. It counts toward the total only while a
+    /// drainer runs, so frames that go straight to the socket cost nothing.
     share: BudgetShare,
 }
 
 impl Queue {
-    /// Fed frames up to this length are copied together: cheaper for the kernel than to gather them.
+    /// Fed frames up to this length are copied into one buffer. For the kernel that is cheaper than gathering them.
     const COPIED: usize = 1024;
 
     pub(super) fn new(total: &Arc<MemoryBudget>) -> Self {
@@ -58,22 +58,22 @@ impl Queue {
         self.share.held()
     }
 
-    /// Whether a frame of this cost may be added under this limit, and that of all queues together.
+    /// Whether a frame of this cost fits under `limit` and under the total of all queues.
     pub(super) fn has_room(&self, cost: usize, limit: usize) -> bool {
         self.share.held().saturating_add(cost) <= limit && self.share.has_room(cost)
     }
 
-    /// Whether there are more data frames than are worth gathering.
+    /// Whether there are at least as many data frames as one batch takes.
     pub(super) fn fills_a_batch(&self) -> bool {
         self.data.len() >= Batch::MOST_FRAMES
     }
 
-    /// From now on what waits counts for the total of all queues, or does not.
+    /// Sets whether the waiting frames count toward the total of all queues.
     pub(super) fn set_counted(&mut self, counts: bool) {
         self.share.set_counted(counts);
     }
 
-    /// Adds a frame; a control frame takes the place of one of its kind.
+    /// Adds a frame. A control frame replaces a waiting one of its kind.
     pub(super) fn push(&mut self, frame: Frame) {
         self.bytes += frame.len();
         self.share.add(frame.cost());
@@ -92,14 +92,14 @@ impl Queue {
         }
     }
 
-    /// Adds a frame of which so many bytes are written. Nothing else may wait.
+    /// Adds a frame of which `written` bytes are written. The queue must be empty.
     pub(super) fn push_written(&mut self, frame: Frame, written: usize) {
         self.bytes += frame.len() - written;
         self.share.add(frame.cost());
         self.batch.push_written(frame, written);
     }
 
-    /// Adds a data frame while no drainer is at work; a small one is copied behind others that were fed.
+    /// Adds a data frame while no drainer runs. A small one is copied after the other fed ones.
     pub(super) fn feed(&mut self, frame: &mut Frame) {
         if frame.len() <= Self::COPIED && self.data.is_empty() {
             self.bytes += frame.len();
@@ -109,20 +109,19 @@ impl Queue {
         }
     }
 
-    /// The batch, with all frames in it that it has room for.
+    /// Takes the batch, filled with the next frames as far as it has room.
     pub(super) fn take_batch(&mut self) -> Batch {
         let mut batch = mem::take(&mut self.batch);
         self.refill(&mut batch);
         batch
     }
 
-    /// Takes back what [`take_batch`](Self::take_batch) gave. An empty one is worth keeping: it has memory for the
-    /// next.
+    /// Returns the batch that [`take_batch`](Self::take_batch) gave. An empty one is worth keeping for its memory.
     pub(super) fn put_back(&mut self, batch: Batch) {
         self.batch = batch;
     }
 
-    /// The same for a drainer, which keeps the batch.
+    /// Fills the batch of a drainer, which keeps it.
     pub(super) fn refill_for_drainer(&mut self, batch: &mut Batch) {
         if batch.is_empty() {
             *batch = mem::take(&mut self.batch);
@@ -130,7 +129,7 @@ impl Queue {
         self.refill(batch);
     }
 
-    /// Moves frames whose turn has come to the batch: control frames first.
+    /// Moves the next frames into the batch, control frames first.
     pub(super) fn refill(&mut self, batch: &mut Batch) {
         if !self.fed.is_empty() {
             let frame = Frame::from_encoded(mem::take(&mut self.fed));
@@ -144,7 +143,8 @@ impl Queue {
         }
     }
 
-    /// The socket has taken so many bytes of the batch. The last control frame in them of which the time counts.
+    /// Records that the socket took `count` bytes of the batch. Returns the last completed control frame whose time
+    /// matters.
     pub(super) fn note_taken(&mut self, batch: &mut Batch, count: usize, spent: &mut Vec<Frame>) -> Option<Control> {
         self.bytes = self.bytes.saturating_sub(count);
         let (freed, control) = batch.advance(count, spent);
@@ -152,12 +152,12 @@ impl Queue {
         control
     }
 
-    /// The queue is empty, and keeps no memory beyond what a batch takes.
+    /// Reduces the memory of the empty queue to what a batch takes.
     pub(super) fn shrink(&mut self) {
         self.data.shrink_to(Batch::MOST_FRAMES);
     }
 
-    /// Forgets everything. How many bytes that was.
+    /// Discards all frames. Returns how many bytes they had left.
     pub(super) fn discard(&mut self, spent: &mut Vec<Frame>) -> usize {
         mem::take(&mut self.batch).discard(spent);
         spent.extend(mem::take(&mut self.data));

@@ -1,9 +1,9 @@
-//! What the lock protects: the socket's non-blocking use, the frames that wait, and how far the connection is closed.
+//! What the lock protects: the non-blocking use of the socket, the waiting frames, and the closing state.
 //!
 //! Invariants:
-//! - `blocked_since` is `Some` while a drainer is at work, or about to be started, and only that drainer writes then.
-//! - Without a drainer, only what was fed waits.
-//! - Frames that are done with go to `spent`, which the caller drops after the lock.
+//! - `blocked_since` is `Some` while a drainer runs or is about to start. Only that drainer writes then.
+//! - Without a drainer, only fed frames wait.
+//! - Frames that are done with go to `spent`, and the caller drops them after it has released the lock.
 //! - Payloads that the application may have lent wait only for a drainer.
 
 use std::io::{self, IoSlice};
@@ -22,33 +22,33 @@ use crate::transport::budget::MemoryBudget;
 
 #[derive(Debug)]
 pub(super) struct State<S> {
-    /// Taken away at the end, so that a `Sender` kept for longer does not keep the file descriptor.
+    /// Released at the end, so a `Sender` that is kept longer does not keep the file descriptor.
     pub(super) socket: Option<Arc<S>>,
     pub(super) close_state: CloseState,
     pub(super) queue: Queue,
     pub(super) waiting: WaitingLine,
-    /// While a drainer is at work: when the socket last took anything, or refused the first byte.
+    /// While a drainer runs: when the socket last took any byte, or refused the first one.
     pub(super) blocked_since: Option<Instant>,
-    /// When the newest Ping that was taken whole was, and how many bytes had been before it.
+    /// When the socket took the newest whole Ping, and how many bytes it had taken before that Ping.
     pub(super) ping_left: Option<(Instant, u64)>,
     /// Bytes taken by the socket.
     pub(super) bytes: u64,
     /// Messages accepted.
     pub(super) messages: u64,
-    /// Bytes that were accepted, and that the socket will never take.
+    /// Bytes that were accepted and that the socket will never take.
     unsent: usize,
-    /// What waited when another thread ended the connection, for the drainer to drop.
+    /// The frames that waited when another thread ended the connection. The drainer drops them.
     pub(super) remains: Vec<Frame>,
 }
 
-/// What became of an attempt to write.
+/// The outcome of an attempt to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The socket has everything.
+    /// The socket has taken everything.
     Written,
-    /// It waits: for the drainer that is at work, or for the next flush.
+    /// Frames wait for the drainer that runs, or for the next flush.
     Queued,
-    /// It waits, and a drainer must be started.
+    /// Frames wait, and the caller must start a drainer.
     FellBehind,
 }
 
@@ -74,19 +74,19 @@ impl<S: Socket> State<S> {
 
     /// Whether a frame of this cost may be queued.
     pub(super) fn has_room(&self, cost: usize, queue_limit: usize) -> bool {
-        // Without a drainer at work what waits was fed, and goes out together with the frame.
+        // Without a drainer only fed frames wait, and they leave together with this one.
         !self.is_draining() || self.queue.bytes() == 0 || self.queue.has_room(cost, queue_limit)
     }
 
-    /// Writes the frame, behind what waits, as far as the socket takes it without blocking. It is taken only if it has
-    /// to wait.
+    /// Writes the waiting frames and then this one, as far as the socket takes them without blocking. `frame` is moved
+    /// out only if it has to wait.
     pub(super) fn write(&mut self, frame: &mut Frame, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         let waits = self.is_draining() || self.queue.bytes() > 0;
         let Some(socket) = self.socket.as_ref().filter(|_| !waits) else {
             self.queue.push(mem::take(frame));
             return self.flush(spent);
         };
-        // The fast path: nothing waits, so nothing needs to be queued.
+        // The fast path: nothing waits, so nothing is queued.
         let count = send_now(&**socket, &frame.rest(0))?;
         self.bytes += count as u64;
         if count == frame.len() {
@@ -97,7 +97,7 @@ impl<S: Socket> State<S> {
             }
             return Ok(Outcome::Written);
         }
-        // The socket is full. A frame of which nothing is written may still be overtaken.
+        // The socket is full. Control frames may still overtake a frame of which nothing is written.
         let frame = mem::take(frame);
         if count == 0 {
             self.queue.push(frame);
@@ -108,7 +108,7 @@ impl<S: Socket> State<S> {
         Ok(Outcome::FellBehind)
     }
 
-    /// Keeps the frame for the next flush, or writes it if what waits comes to the limit with it.
+    /// Keeps the frame for the next flush, or writes it if the waiting bytes reach the limit with it.
     pub(super) fn feed(&mut self, frame: &mut Frame, limit: usize, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         if self.is_draining() {
             self.queue.push(mem::take(frame));
@@ -120,7 +120,7 @@ impl<S: Socket> State<S> {
         Ok(Outcome::Queued)
     }
 
-    /// Writes what waits as far as the socket takes it without blocking.
+    /// Writes the waiting frames as far as the socket takes them without blocking.
     pub(super) fn flush(&mut self, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         if self.is_draining() {
             return Ok(Outcome::Queued);
@@ -132,7 +132,7 @@ impl<S: Socket> State<S> {
         result
     }
 
-    /// Not inlined, to keep the stack of the fast path low.
+    /// Not inlined: this keeps the stack of the fast path small.
     #[inline(never)]
     fn write_batches(&mut self, socket: &S, batch: &mut Batch, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         while !batch.is_empty() {
@@ -150,25 +150,25 @@ impl<S: Socket> State<S> {
         Ok(Outcome::Written)
     }
 
-    /// The socket has taken so many bytes of the batch.
+    /// Records that the socket took `count` bytes of the batch.
     pub(super) fn note_taken(&mut self, batch: &mut Batch, count: usize, spent: &mut Vec<Frame>) {
         self.bytes += count as u64;
         match self.queue.note_taken(batch, count, spent) {
             Some(Control::Close) => self.close_is_written(spent),
-            // Other frames may have been taken behind it: that it is judged to have waited for them as well costs
-            // nothing.
+            // Frames after the Ping may have been taken with it. The Ping then counts as having waited for them as
+            // well, which does no harm.
             Some(Control::Ping { len }) => self.ping_left = Some((Instant::now(), self.bytes - len as u64)),
             None => {}
         }
     }
 
-    /// What waits is the drainer's from now on.
+    /// Hands the waiting frames to the drainer that the caller starts.
     fn fall_behind(&mut self) {
         self.blocked_since = Some(Instant::now());
         self.queue.set_counted(true);
     }
 
-    /// The drainer has nothing left to do.
+    /// Ends the drainer's part: nothing waits.
     pub(super) fn catch_up(&mut self) {
         self.blocked_since = None;
         self.queue.set_counted(false);
@@ -180,7 +180,7 @@ impl<S: Socket> State<S> {
         self.discard(spent);
     }
 
-    /// Forgets everything that waits.
+    /// Discards all waiting frames.
     pub(super) fn discard(&mut self, spent: &mut Vec<Frame>) {
         self.unsent += self.queue.discard(spent);
     }
@@ -198,7 +198,7 @@ impl<S: Socket> State<S> {
     }
 }
 
-/// Like [`Socket::send_now`], with nothing taken as 0 and interruptions retried.
+/// Like [`Socket::send_now`], but returns 0 if nothing was taken, and retries after an interruption.
 fn send_now<S: Socket>(socket: &S, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
         match socket.send_now(slices) {

@@ -1,4 +1,4 @@
-//! The write half against a socket whose appetite the test decides, byte by byte.
+//! The write half against a fake socket that takes exactly as many bytes as the test allows.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::protocol::close::close_payload;
 use crate::protocol::close_state::PeerEnd;
 use crate::protocol::frame::Kind;
 
-/// Takes as many bytes as it was allowed to, and remembers them.
+/// A socket that takes as many bytes as it is allowed, and records them.
 #[derive(Debug, Default)]
 struct FakeSocket {
     state: Mutex<FakeState>,
@@ -38,7 +38,7 @@ impl FakeSocket {
         self.changed.notify_all();
     }
 
-    /// Its next write panics, as a bug would.
+    /// The next write panics, as a bug would.
     fn panic(&self) {
         self.state.lock().unwrap().panics = true;
     }
@@ -94,28 +94,28 @@ impl Socket for FakeSocket {
     }
 }
 
-/// How long the socket waits before it says that it took nothing. A drainer is not to care.
+/// How long a blocking write waits before it returns `WouldBlock`. The drainer must not mind.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// A queue that no test fills by itself.
+/// A queue limit that no test reaches by accident.
 const ENOUGH: usize = 100_000;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// The owner of a write half. Its drainers wait until the test has them run.
+/// The owner of a write half. Its drainers wait until the test runs them.
 struct Connection {
     write_half: WriteHalf<Self>,
     drainers: Mutex<Vec<Drainer>>,
     threads: Mutex<Threads>,
-    /// Writes that failed.
+    /// The failed writes.
     failures: Mutex<Vec<io::ErrorKind>>,
-    /// The reasons of the ends that were reported.
+    /// The reasons of all reported ends.
     reports: Mutex<Vec<CloseReason>>,
 }
 
 type Drainer = Box<dyn FnOnce() + Send>;
 
-/// What becomes of a thread that is asked for.
+/// What happens to a requested thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Threads {
     Kept,
@@ -158,7 +158,7 @@ impl Deref for Connection {
     }
 }
 
-/// What takes the owner is called on it here.
+/// Calls that take the owner, as methods.
 impl Connection {
     fn send(self: &Arc<Self>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
         WriteHalf::send(self, data, wait)
@@ -196,12 +196,12 @@ impl Connection {
         *self.threads.lock().unwrap() = threads;
     }
 
-    /// How many drainers wait. More than one is an error.
+    /// How many drainers wait to run. More than one is an error.
     fn drainers(&self) -> usize {
         self.drainers.lock().unwrap().len()
     }
 
-    /// Runs the drainer that was asked for.
+    /// Runs the drainer that was requested.
     fn drain(&self) {
         let drainers = std::mem::take(&mut *self.drainers.lock().unwrap());
         let [drainer] = drainers.try_into().unwrap_or_else(|drainers: Vec<_>| panic!("{} drainers", drainers.len()));
@@ -216,7 +216,7 @@ impl Connection {
         self.reports.lock().unwrap().clone()
     }
 
-    /// Ends as an abort does. How often that was reported.
+    /// Ends the connection as an abort does. Returns how often the end was reported.
     fn end_now(&self) -> usize {
         let mut reports = 0;
         self.end(CloseReason::Disconnected, Instant::now(), FakeSocket::shut_down, |_| reports += 1);
@@ -227,7 +227,7 @@ impl Connection {
         self.uptake().blocked_since.is_some()
     }
 
-    /// How many wait for room.
+    /// How many threads wait for room.
     fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
@@ -237,12 +237,12 @@ impl Connection {
     }
 }
 
-/// With a queue of so many bytes, and a socket that takes so many.
+/// A write half with a queue of `queue_limit` bytes, and a socket that takes `room` bytes.
 fn write_half(queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
     write_half_of(&Arc::new(MemoryBudget::new(usize::MAX)), queue_limit, room)
 }
 
-/// With its part of this total.
+/// The same, with its share of this total.
 fn write_half_of(total: &Arc<MemoryBudget>, queue_limit: usize, room: usize) -> (Arc<Connection>, Arc<FakeSocket>) {
     let socket = Arc::new(FakeSocket::default());
     socket.allow(room);
@@ -256,7 +256,7 @@ fn write_half_of(total: &Arc<MemoryBudget>, queue_limit: usize, room: usize) -> 
     (Arc::new(connection), socket)
 }
 
-/// What the frames of these texts cost in a queue.
+/// The memory cost of the frames of these texts.
 fn cost(texts: &[&str]) -> usize {
     texts.iter().map(|content| encoded(&text(content)).cost()).sum()
 }
@@ -269,7 +269,7 @@ fn normal() -> CloseReason {
     CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
 }
 
-/// The frame that says so.
+/// The Close frame of [`normal`].
 fn close() -> Outgoing {
     Outgoing::close(close_payload(Some(CloseCode::NORMAL), ""))
 }
@@ -301,13 +301,13 @@ fn a_frame_cut_anywhere_is_continued_before_anything_else() {
         write_half.send(frames[0].clone(), Wait::Forever).unwrap();
         write_half.send(frames[1].clone(), Wait::Forever).unwrap();
         write_half.send_control(Outgoing::ping("1")).unwrap();
-        // Exactly one of the three finds the socket full.
+        // Exactly one of the three threads finds the socket full.
         assert_eq!(write_half.drainers(), 1, "cut at {cut}");
         socket.allow(1000);
         write_half.drain();
 
         let expected = match cut {
-            // Nothing of either is written: the Ping overtakes both.
+            // No byte of either is written, so the Ping overtakes both.
             0 => wire(&[Outgoing::ping("1"), frames[0].clone(), frames[1].clone()]),
             1..=7 => wire(&[frames[0].clone(), Outgoing::ping("1"), frames[1].clone()]),
             _ => wire(&[frames[0].clone(), frames[1].clone(), Outgoing::ping("1")]),
@@ -363,7 +363,7 @@ fn a_send_that_waits_for_room_gets_it_when_the_peer_takes_something() {
         move || write_half.drain()
     });
     socket.allow(1000);
-    // Queued while the drainer was at work, or written right after it had ended.
+    // The frame was queued while the drainer ran, or written right after it had ended.
     sender.join().unwrap();
     drainer.join().unwrap();
     assert_eq!(socket.taken(), wire(&[text("01234567"), text("89")]));
@@ -401,7 +401,7 @@ fn a_frame_counts_with_what_it_costs_in_memory_until_the_peer_has_all_of_it() {
     assert_eq!(write_half.held(), 0);
 }
 
-/// Of several that wait: the order of the calls, whatever each needs.
+/// Several threads wait: they get room in the order of their calls, whatever their sizes.
 #[test]
 fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
     let (small, large) = ("small", "l".repeat(100));
@@ -415,7 +415,7 @@ fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
         waiting.push(thread::spawn(move || sender.send(text(&content), Wait::Forever).map(drop)));
         wait_for(|| write_half.waiting() == number + 1);
     }
-    // There is room for a small one, but not for it.
+    // There is room for a small frame, but not for the first in line.
     assert!(matches!(write_half.send(text(""), Wait::No), Err(Refused::Full)));
     let in_vain = Wait::Until(Instant::now() + 3 * PATIENCE);
     assert!(matches!(write_half.send(text(""), in_vain), Err(Refused::Full)));
@@ -424,7 +424,7 @@ fn a_large_send_that_waits_is_not_kept_out_by_small_ones() {
     socket.allow(1000);
     write_half.drain();
     waiting.into_iter().for_each(|sender| sender.join().unwrap().unwrap());
-    // The last may have found the socket free, and those before it may have left a drainer's work.
+    // The last frame may have found the socket free, and the earlier ones may have needed a drainer.
     write_half.flush().unwrap();
     if write_half.drainers() > 0 {
         write_half.drain();
@@ -448,14 +448,14 @@ fn of_all_queues_together_the_fattest_is_refused_first() {
     let (thin, _) = write_half_of(&total, ENOUGH, 0);
     assert_eq!(fill(&thin), 5, "half of what is left");
     assert!(matches!(fat.send(text("x"), Wait::No), Err(Refused::Full)));
-    // One that was never behind is not concerned, and what goes straight through costs nothing.
+    // A connection that was never behind is not affected: what goes straight through costs nothing.
     let (quick, _) = write_half_of(&total, ENOUGH, 1000);
     for _ in 0..20 {
         assert_eq!(quick.send(text("x"), Wait::No).unwrap(), Sent::Written);
         quick.feed(text("fed"), Wait::No).unwrap();
     }
     assert_eq!(total.held(), 15 * cost(&["x"]));
-    // What the fat one gives up is there for the others; and what ends gives up all.
+    // What the largest queue frees is there for the others, and a connection that ends frees everything.
     socket.allow(1000);
     fat.drain();
     assert_eq!(total.held(), 5 * cost(&["x"]));
@@ -509,7 +509,7 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     assert_eq!((figures.sent, figures.received, figures.reason), (Some(CloseCode::NORMAL), None, normal()));
 }
 
-/// Whoever judges the peer by it is the heartbeat: a drainer waits as long as it is let.
+/// Judging a stalled peer is the heartbeat's task: the drainer waits without a limit.
 #[test]
 fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
     let (write_half, socket) = write_half(ENOUGH, 1);
@@ -524,7 +524,7 @@ fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
         move || write_half.drain()
     });
     for byte in 2..=6 {
-        // The socket's patience ends several times: that nothing was taken is no progress.
+        // The blocking write times out several times. A timeout is no progress.
         thread::sleep(3 * PATIENCE);
         assert_eq!(write_half.uptake().blocked_since, Some(blocked_since));
         let before = Instant::now();
@@ -555,7 +555,7 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
     let uptake = write_half.uptake();
     assert_eq!((uptake.ping_left, uptake.bytes), (None, 0), "there was none");
 
-    // Straight to the socket.
+    // The Ping goes straight to the socket.
     write_half.send(text("before"), Wait::Forever).unwrap();
     let before = Instant::now();
     write_half.send_control(Outgoing::ping("1")).unwrap();
@@ -567,7 +567,7 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
     assert_eq!(write_half.uptake().bytes - first.1, 3 + 10 + 3);
     assert_eq!(write_half.uptake().ping_left, Some(first), "a Pong is no Ping");
 
-    // Cut: the drainer writes the rest of it.
+    // The Ping is cut, and the drainer writes the rest.
     let room = 2 + 1000 - socket.taken().len() - 3;
     write_half.send(text(&"x".repeat(room - 4 - 1)), Wait::Forever).unwrap();
     assert_eq!(write_half.send_control(Outgoing::ping("2")).unwrap(), Sent::Queued);
@@ -580,7 +580,8 @@ fn a_ping_has_left_when_the_socket_has_all_of_it_and_what_follows_is_counted() {
     write_half.drain();
     let second = write_half.uptake().ping_left.expect("the first had left already");
     assert!((before..=Instant::now()).contains(&second.0));
-    // Taken together with it: judged to have waited in the system's buffer as well, which costs nothing.
+    // The socket takes data together with the Ping. The Ping then counts as having waited for that as well, which does
+    // no harm.
     assert!([3, 3 + 8].contains(&(write_half.uptake().bytes - second.1)));
 }
 
@@ -598,7 +599,7 @@ fn a_ping_that_waits_has_not_left_and_of_two_that_wait_the_newest_does() {
     assert_eq!(socket.taken(), wire(&[text("data"), Outgoing::ping("2")]));
 }
 
-/// Confirmed delivery: its Pong says that everything before it was read.
+/// Confirmed delivery: the Pong proves that the peer has read everything before the Ping.
 #[test]
 fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
     let sent = [text("first"), text("second"), Outgoing::ping_in_line("3"), text("third"), Outgoing::ping("4")];
@@ -628,7 +629,7 @@ fn a_ping_in_line_overtakes_no_data_wherever_the_socket_stops() {
                 frames.iter().position(|other| *other == encoded(frame).to_bytes(0)).expect("it is there")
             };
             assert_eq!(frames.len(), sent.len(), "cut at {cut}, fed: {fed}");
-            // The ordinary Ping may be anywhere; what stands in line is in the order of the calls.
+            // The ordinary Ping may be anywhere. Pings in line and data are in the order of the calls.
             let in_line: Vec<_> = sent[..4].iter().map(place).collect();
             assert!(in_line.is_sorted(), "{in_line:?}, cut at {cut}, fed: {fed}");
         }
@@ -649,7 +650,7 @@ fn many_pings_in_line_wait_each_for_itself() {
     assert_eq!(write_half.uptake().ping_left, None, "the heartbeat's are others");
 }
 
-/// Each waits for itself, so there may be many of them.
+/// Pings in line do not replace one another, so many of them may wait.
 #[test]
 fn pings_in_line_take_room_in_the_queue_like_data() {
     let (write_half, _socket) = write_half(3 * cost(&["1"]), 0);
@@ -672,7 +673,7 @@ fn a_send_waits_until_its_deadline_and_no_longer() {
     }
     assert_eq!(write_half.figures().messages, 1, "what was refused does not count");
 
-    // Room in time.
+    // Room becomes free in time.
     let sender = thread::spawn({
         let write_half = Arc::clone(&write_half);
         move || write_half.send(text("89"), Wait::Until(Instant::now() + 60 * SECOND))
@@ -681,7 +682,7 @@ fn a_send_waits_until_its_deadline_and_no_longer() {
     write_half.drain();
     sender.join().unwrap().unwrap();
     assert_eq!(socket.taken(), wire(&[text("01234567"), text("89")]));
-    // A deadline that is over refuses nothing while there is room.
+    // A deadline in the past refuses nothing while there is room.
     assert_eq!(write_half.send(text("x"), Wait::Until(Instant::now())).unwrap(), Sent::Written);
 }
 
@@ -734,7 +735,7 @@ fn without_a_thread_for_the_drainer_the_connection_ends() {
     assert_eq!(write_half.reports(), [CloseReason::io(&io::ErrorKind::OutOfMemory.into())]);
     assert_eq!((socket.shut_downs(), Arc::strong_count(&socket), write_half.queued()), (1, 1, 0));
     assert_eq!(socket.taken(), wire(&[text("waits")])[..4], "and no Close frame within a frame");
-    // The same for a Close frame, which gives the reason.
+    // The same happens for a Close frame, which gives the reason.
     let (write_half, _socket) = super::tests::write_half(ENOUGH, 1);
     write_half.set_threads(Threads::None);
     assert!(!write_half.close(normal(), Instant::now()));
@@ -754,7 +755,7 @@ fn a_drainer_that_panics_ends_the_connection() {
     assert!(write_half.wait_until_drained(Instant::now() + SECOND));
 }
 
-/// Memory that was lent, whose owner looks at the connection when it is given back.
+/// Lent memory. When it is given back, its owner looks at the connection.
 struct Lent {
     connection: Arc<Connection>,
     returned: Arc<AtomicUsize>,
@@ -781,23 +782,23 @@ fn lent_memory_is_given_back_without_the_lock() {
         Outgoing::message(Message::binary(bytes::Bytes::from_owner(lent)))
     };
     let given_back = |count: usize| assert_eq!(returned.swap(0, SeqCst), count);
-    // Written at once; fed and flushed; refused.
+    // Frames that are written at once, fed and flushed, or refused.
     let (write_half, socket) = write_half(1 << 20, 1 << 20);
     write_half.send(lend(&write_half), Wait::Forever).unwrap();
     given_back(1);
     for _ in 0..3 {
         write_half.feed(lend(&write_half), Wait::Forever).unwrap();
     }
-    // Whoever flushes has copies: that may be a thread of ours.
+    // Fed frames are copies, because a thread of ours may flush them.
     given_back(3);
     write_half.flush().unwrap();
-    // A write that fails, with others that wait.
+    // A write fails while other frames wait.
     write_half.feed(lend(&write_half), Wait::Forever).unwrap();
     socket.fail();
     assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
     assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
     given_back(3);
-    // Written by the drainer; left behind at the end, which may come from a thread of ours.
+    // Frames that the drainer writes, or that are left at the end. A thread of ours may cause that end.
     for is_cut in [false, true] {
         let (write_half, socket) = super::tests::write_half(1 << 20, 1000);
         for _ in 0..3 {
@@ -812,7 +813,7 @@ fn lent_memory_is_given_back_without_the_lock() {
         write_half.drain();
         given_back(3);
     }
-    // Nor is it kept where no drainer can be had.
+    // The memory is given back, too, if no drainer can start.
     let (write_half, _socket) = super::tests::write_half(1 << 20, 1000);
     write_half.set_threads(Threads::None);
     assert!(write_half.send(lend(&write_half), Wait::Forever).is_err());
@@ -873,7 +874,7 @@ fn the_end_says_why_if_the_socket_takes_it_at_once() {
     let frame = Outgoing::close(close_payload(Some(CloseCode::INTERNAL_ERROR), "heartbeat lost"));
     for (room, is_sent) in [(1000, true), (4, false)] {
         let (write_half, socket) = write_half(ENOUGH, room);
-        // What was fed goes out before.
+        // Fed frames leave before the Close frame.
         write_half.feed(text("a"), Wait::Forever).unwrap();
         let mut reported = None;
         write_half.end(lost.clone(), Instant::now(), |_| (), |figures| reported = Some(figures));
@@ -996,7 +997,7 @@ fn many_senders_never_tear_or_reorder() {
     assert_eq!(next, [EACH; SENDERS]);
 }
 
-/// The payloads of the text frames, all of which are short.
+/// The payloads of the text frames, all of them short.
 fn text_payloads(mut wire: &[u8]) -> Vec<String> {
     let mut payloads = Vec::new();
     while let [first, len, rest @ ..] = wire {
@@ -1011,7 +1012,7 @@ fn text_payloads(mut wire: &[u8]) -> Vec<String> {
     payloads
 }
 
-/// The frames on a wire, all of which are short.
+/// The frames on a wire, all of them short.
 fn frames(mut wire: &[u8]) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     while let [_, len, ..] = wire {
@@ -1024,7 +1025,7 @@ fn frames(mut wire: &[u8]) -> Vec<Vec<u8>> {
     frames
 }
 
-/// Waits for what another thread does, under a generous ceiling.
+/// Waits for another thread's action, under a generous ceiling.
 fn wait_for(condition: impl Fn() -> bool) {
     let ceiling = Instant::now() + 60 * SECOND;
     while !condition() {
