@@ -338,8 +338,8 @@ impl Current {
         std::mem::take(&mut self.outbox)
     }
 
-    /// What of the outbox may leave when a connection opens, while nobody takes it there: what waits, and, where senders
-    /// can make room for more by dropping the oldest, as much again.
+    /// What of the outbox may leave when a connection opens, while nobody takes it there: what waits, and, where
+    /// senders can make room for more by dropping the oldest, as much again.
     pub(super) fn most_that_leaves(&self) -> usize {
         self.outbox_limit.saturating_mul(if self.drops_oldest { 2 } else { 1 })
     }

@@ -1,8 +1,8 @@
 //! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, and a client to go with it. It uses the
 //! library by its public API alone.
 //!
-//! `cli` parses the command line. `serve` is the server, `connect` the client. Both share `output`: the log, signals, and
-//! lines on standard output. `log_thread` writes the log.
+//! `cli` parses the command line. `serve` is the server, `connect` the client. Both share `output`: the log, signals,
+//! and lines on standard output. `log_thread` writes the log.
 
 // The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
 // called.
