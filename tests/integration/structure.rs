@@ -59,7 +59,8 @@ fn sources() -> BTreeMap<String, String> {
     let mut sources = BTreeMap::new();
     for path in paths {
         let name = path.strip_prefix(&src).expect("a path in src").to_string_lossy().replace('\\', "/");
-        let is_test = ["tests.rs", "fuzz.rs", "model.rs"].iter().any(|end| name.ends_with(end));
+        let is_test =
+            name.contains("/tests/") || ["tests.rs", "fuzz.rs", "model.rs"].iter().any(|end| name.ends_with(end));
         if !name.starts_with("bin/") && name != "lib.rs" && !is_test {
             sources.insert(name, code(&fs::read_to_string(&path).expect("a source")));
         }
