@@ -189,12 +189,14 @@ pub(crate) fn tcp(address: SocketAddr) -> TcpStream {
 
 /// The next text or binary message; Pings in between are answered.
 pub(crate) fn next_message(client: &mut Client) -> Message {
+    let deadline = Instant::now() + CEILING;
     loop {
         let message = client.read().expect("a message comes");
         if !message.is_ping() && !message.is_pong() {
             return message;
         }
         client.flush().unwrap();
+        assert!(Instant::now() < deadline, "only Pings and Pongs come");
     }
 }
 
@@ -205,18 +207,23 @@ pub(crate) fn next_text(client: &mut Client) -> String {
 
 /// Reads up to the server's Close frame, and completes the closing handshake. Gives the code.
 pub(crate) fn close_code(mut client: Client) -> u16 {
+    let deadline = Instant::now() + CEILING;
     loop {
         if let Message::Close(frame) = client.read().expect("a Close frame comes") {
             let _ = client.flush();
             return frame.map_or(1005, |frame| frame.code.into());
         }
+        assert!(Instant::now() < deadline, "no Close frame comes");
     }
 }
 
 /// Closes as a client should: Close frame, the server's answer, end.
 pub(crate) fn hang_up(mut client: Client, code: CloseCode, reason: &str) {
+    let deadline = Instant::now() + CEILING;
     client.close(Some(CloseFrame { code, reason: reason.into() })).unwrap();
-    while client.read().is_ok() {}
+    while client.read().is_ok() {
+        assert!(Instant::now() < deadline, "the server does not close");
+    }
 }
 
 /// Sends an HTTP request as it stands, and reads the answer to its end.
