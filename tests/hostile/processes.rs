@@ -1,5 +1,5 @@
-//! What concerns a whole process, shown on the program: memory under many half-announced messages, and the limit of
-//! files.
+//! What concerns a whole process, shown on the program: memory under many half-announced messages, the stacks of idle
+//! connections, and the limit of files.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -10,7 +10,7 @@ use std::{fs, thread};
 use crate::rig::Rig;
 use crate::support::process::Process;
 use crate::support::usage::kib_of;
-use crate::support::{Client, Incoming, TEXT, masked, ms};
+use crate::support::{Client, Incoming, PING, TEXT, masked, ms};
 use crate::{Checked, Control, Scenario, ensure, plain, scaled};
 
 pub(crate) fn scenarios() -> Vec<Scenario> {
@@ -21,6 +21,14 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             check: |_| announcers(scaled(10_000, 1_000), 0),
             control: Control { what: "32 KiB of each do come", server: plain, check: |_| announcers(300, 32 * 1024) },
             memory: 48,
+        },
+        Scenario {
+            name: "idle stacks",
+            server: plain,
+            // Two pages, as ARCHITECTURE.md says. A build without optimisation needs more.
+            check: |_| idle_stacks(scaled(8, 32) as u64),
+            control: Control { what: "one page were enough", server: plain, check: |_| idle_stacks(4) },
+            memory: 16,
         },
         Scenario {
             name: "out of file descriptors, and back",
@@ -126,6 +134,42 @@ fn announcers(wanted: usize, really: usize) -> Checked {
         idle / 1024,
         idle as f64 / count as f64,
     ))
+}
+
+/// The resident memory of the stacks of idle connections that were pinged, in KiB: at most `most` for nine in ten. One
+/// whose thread waited for a lock may be deeper.
+fn idle_stacks(most: u64) -> Checked {
+    const COUNT: usize = 100;
+    let program = Program::start("$(ulimit -Hn)", &["--ping-interval", "200ms", "--pong-timeout", "60s"]);
+    let mut clients: Vec<Client> = (0..COUNT).map(|_| Client::connect(program.address())).collect();
+    for client in &mut clients {
+        // Nothing here answers, and the timeout is far away.
+        (0..2).for_each(|_| assert_eq!(client.frame().opcode, PING));
+    }
+    let mut stacks = stacks(&program.pid);
+    ensure!(stacks.len() >= COUNT, "{} stacks for {COUNT} connections", stacks.len());
+    stacks.sort_unstable();
+    let (usual, deepest) = (stacks[COUNT * 9 / 10 - 1], stacks[COUNT - 1]);
+    ensure!(usual <= most, "nine in ten stacks take up to {usual} KiB, {most} are allowed");
+    program.still_serves()?;
+    Ok(format!("{COUNT} idle stacks: {usual} KiB for nine in ten, {deepest} at most"))
+}
+
+/// The resident KiB of each mapping of a process that is as large as a connection's stack.
+fn stacks(pid: &str) -> Vec<u64> {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("it runs");
+    let kib = |line: &str| line.split_whitespace().nth(1).and_then(|number| number.parse::<u64>().ok());
+    let mut stacks = Vec::new();
+    let mut is_stack = false;
+    for line in smaps.lines() {
+        if line.starts_with("Size:") {
+            // The default of `Server::stack_size`.
+            is_stack = kib(line) == Some(256);
+        } else if is_stack && line.starts_with("Rss:") {
+            stacks.extend(kib(line));
+        }
+    }
+    stacks
 }
 
 fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Result<(), String> {
