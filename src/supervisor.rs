@@ -212,7 +212,7 @@ impl Supervisor {
 
     fn closed(&mut self, report: CloseReport) {
         let CloseReport { id, peer_addr, remote_ip, .. } = report;
-        let remote = Remote { peer_addr, remote_ip };
+        let connection = Identity { id, remote: Remote { peer_addr, remote_ip } };
         self.supervisor.count(|stats| {
             stats.open -= 1;
             *stats.closed.entry(report.reason.name()).or_default() += 1;
@@ -221,7 +221,7 @@ impl Supervisor {
         if let Some(registered) = self.registry.get_mut(&id) {
             registered.is_reported = true;
         }
-        let line = format_args!("#{id} {remote} ended: {report}");
+        let line = format_args!("{connection} ended: {report}");
         match &report.reason {
             reason if reason.is_clean() => self.supervisor.log.info(line),
             CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) => self.supervisor.log.error(line),
@@ -237,6 +237,11 @@ impl Supervisor {
         const MOST_AT_ONCE: usize = 64;
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
+        // The selection may have looked for notices before one came that precedes the broadcast: a handler's first
+        // broadcast must find its own connection.
+        for notice in self.notices.clone().try_iter().take(self.notices.len()) {
+            self.on_notice(notice);
+        }
         for Registered { shared, .. } in self.open_connections().filter(|registered| registered.shared.takes_broadcasts)
         {
             let is_recipient = |except: &Option<ConnectionId>| *except != Some(shared.id());

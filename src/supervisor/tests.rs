@@ -6,7 +6,7 @@ use std::thread;
 
 use super::*;
 use crate::connection::shared::NewConnection;
-use crate::protocol::frame::Role;
+use crate::protocol::frame::{Frame, Outgoing, Role};
 use crate::supervisor::handle::Receivers;
 
 /// Longer than anything here takes on a busy machine.
@@ -66,6 +66,22 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
         }
         supervising.join().unwrap();
     });
+}
+
+#[test]
+fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_still_waits() {
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (shared, mut peer) = connection(&supervisor, 1);
+    let mut thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), CEILING);
+    // The handler's thread does the same in this order. The supervisor may find the command first, if it looked for
+    // notices a moment before.
+    supervisor.notify(Notice::Opened(shared));
+    let frame = Frame::encode(Outgoing::message("joined".into()), None);
+    thread.broadcast(Command::Broadcast { frame, except: None });
+    let mut received = [0; 8];
+    peer.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    peer.read_exact(&mut received).expect("the broadcast arrives");
+    assert_eq!(&received[2..], b"joined");
 }
 
 #[test]
