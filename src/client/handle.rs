@@ -12,7 +12,7 @@ use crate::durations::LONGEST;
 use crate::error::{ClientSendError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
-use crate::protocol::close::{CloseCode, CloseReason, counted};
+use crate::protocol::close::{CloseReason, counted};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::Stats;
@@ -150,7 +150,7 @@ impl ClientHandle {
         let connection = self.state.current().connection.clone();
         if let Some(connection) = connection {
             // Fails only if it is closing already.
-            let _ = connection.close_from_outside(normal_closure());
+            let _ = connection.close_from_outside(CloseReason::normal());
         }
         let _ = self.state.wake.try_send(());
     }
@@ -172,9 +172,9 @@ impl ClientHandle {
 #[derive(Debug)]
 pub(super) struct ClientState {
     pub(super) supervisor: Arc<SupervisorHandle>,
-    /// Protects the connection that is open now, and what waits for the next. Never held across a call that can block
-    /// or that runs foreign code: the logger, or the `Drop` of memory that a message borrows from the application. The
-    /// write half's lock is taken under it.
+    /// Protects the open connection and the outbox. Never held across a call that can block or that runs foreign code:
+    /// the logger, or the `Drop` of memory that the application lent to a message. The write half's lock may be taken
+    /// while it is held.
     current: Mutex<Current>,
     /// Signalled when a connection has opened, and at the end.
     changed: Condvar,
@@ -189,8 +189,8 @@ pub(super) struct Current {
     outbox: VecDeque<Message>,
     /// What the messages in the outbox count for.
     outbox_size: usize,
-    /// What those count for that have left with a connection that is opening: one outbox at most. Where a full outbox
-    /// refuses, they take their room in it until all have left.
+    /// What the messages count for that have left the outbox while the connection opens: one outbox at most. If a full
+    /// outbox refuses messages, these keep their room until all have left.
     leaving: usize,
     pub(super) outbox_limit: usize,
     pub(super) drops_oldest: bool,
@@ -221,12 +221,12 @@ impl ClientState {
 
     /// Sends what waited in the outbox ahead of all later messages, and wakes all who wait for a connection.
     ///
-    /// What is sent meanwhile waits in its turn, in the outbox. So that senders which fill it as fast as it empties do
-    /// not keep the handler waiting, one outbox leaves message by message, and what is there then leaves at once: the
-    /// connection's queue has room for both.
+    /// Until then, the outbox keeps what others send. They may fill it as fast as it empties, and the handler must not
+    /// wait for that. So one outbox leaves message by message, and what waits then leaves at once. The connection's
+    /// queue has room for both.
     pub(super) fn opened(&self, connection: Arc<Shared>) {
         while let Some(message) = self.next_to_leave() {
-            // Not under the lock, since the message's memory may be the application's, and is let go of here.
+            // Without the lock: the application may have lent the message's memory, which is given back here.
             if let Err(error) = connection.try_send(message, Wait::No) {
                 self.current().put_back(error.into_inner());
                 break;
@@ -236,11 +236,11 @@ impl ClientState {
         self.changed.notify_all();
         self.log_dropped();
         if self.is_stopping() {
-            let _ = connection.close_from_outside(normal_closure());
+            let _ = connection.close_from_outside(CloseReason::normal());
         }
     }
 
-    /// The oldest message of the outbox, unless it is one more than there was room for at a time.
+    /// The oldest message of the outbox. `None` once as much has left as an outbox holds.
     fn next_to_leave(&self) -> Option<Message> {
         let mut current = self.current();
         let leaving = current.leaving + current.outbox.front().map(ClientHandle::size)?;
@@ -251,11 +251,11 @@ impl ClientState {
         current.pop()
     }
 
-    /// Lets everybody send over this connection, after what is left in the outbox. What a connection that is lost
-    /// already does not take waits for the next.
+    /// Sends the rest of the outbox at once, and opens the connection to all senders. If the connection is already
+    /// lost, what it does not take waits for the next.
     fn connect(&self, connection: &Arc<Shared>) {
         let mut current = self.current();
-        // Feeding never waits, and drops nothing that is not kept here.
+        // Feeding never waits, and it drops only clones: the messages stay here until the lock is released.
         let is_taken = |message: &&Message| connection.try_feed(Message::clone(message)).is_ok();
         let taken = current.outbox.iter().take_while(is_taken).count();
         let left: Vec<Message> = std::iter::from_fn(|| current.pop()).take(taken).collect();
@@ -263,7 +263,7 @@ impl ClientState {
         current.leaving = 0;
         drop(current);
         drop(left);
-        // If it cannot be written, the first read will tell why.
+        // If it cannot be written, the first read returns the cause.
         let _ = connection.flush();
     }
 
@@ -302,7 +302,7 @@ impl Current {
         self.connection.clone().filter(|connection| !connection.write_half.is_closing())
     }
 
-    /// Keeps a message. Gives those that are dropped for it, which the caller drops without the lock.
+    /// Keeps a message. Returns the messages that gave way to it, for the caller to drop without the lock.
     fn keep(&mut self, message: Message) -> Result<Vec<Message>, ClientSendError<Message>> {
         if self.outbox_limit == 0 {
             return Err(ClientSendError::NotConnected(message));
@@ -338,15 +338,11 @@ impl Current {
         std::mem::take(&mut self.outbox)
     }
 
-    /// What of the outbox may leave when a connection opens, while nobody takes it there: what waits, and, where
-    /// senders can make room for more by dropping the oldest, as much again.
+    /// How much may leave the outbox when a connection opens, before the peer takes any of it: one outbox. Or two, if a
+    /// full one drops its oldest messages, for then senders can fill it again meanwhile.
     pub(super) fn most_that_leaves(&self) -> usize {
         self.outbox_limit.saturating_mul(if self.drops_oldest { 2 } else { 1 })
     }
-}
-
-fn normal_closure() -> CloseReason {
-    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
 }
 
 #[cfg(test)]

@@ -164,7 +164,7 @@ where
         let outcome = catch_unwind(AssertUnwindSafe(|| (self.handler)(&mut connection)));
         self.state.current().connection = None;
         let (reason, done) = match outcome {
-            Ok(Ok(())) => (CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }, Some(Ok(()))),
+            Ok(Ok(())) => (CloseReason::normal(), Some(Ok(()))),
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => (reason, None),
             Ok(Err(error)) => (CloseReason::HandlerFailed(foreign::display_text(&error)), Some(Err(error))),
             Err(panic) => {

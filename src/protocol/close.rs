@@ -148,6 +148,11 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// We close because all is done: 1000, without a reason.
+    pub(crate) fn normal() -> Self {
+        Self::Local { code: CloseCode::NORMAL, reason: String::new() }
+    }
+
     pub(crate) fn io(error: &io::Error) -> Self {
         Self::Io { kind: error.kind(), message: error.to_string() }
     }

@@ -20,7 +20,7 @@ use crate::foreign;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::http::forwarded::Remote;
 use crate::http::request::Request;
-use crate::protocol::close::{CloseCode, CloseReason};
+use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::admission::{Admission, Limits};
@@ -236,7 +236,7 @@ where
             None => (self.server.handler)(connection),
         });
         let reason = match handled {
-            Ok(Ok(())) => CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() },
+            Ok(Ok(())) => CloseReason::normal(),
             // The handler returned the end of this very connection, whose reason is known.
             Ok(Err(Error::Closed(reason))) if connection.is_closing() => reason,
             Ok(Err(error)) => {

@@ -8,28 +8,29 @@ use socket2::SockRef;
 
 use crate::logging::Log;
 
+/// A listening socket.
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) address: SocketAddr,
-    /// Whether it was made by us. Another process may hold the same socket otherwise, and go on with it after us.
+    /// Whether we made the socket. Otherwise another process may hold it too, and use it after us.
     is_ours: bool,
 }
 
 impl Listener {
     /// Listens on an address.
     pub(super) fn bind(address: impl ToSocketAddrs, log: &Log) -> io::Result<Self> {
-        /// Clients that may wait to be accepted. The 128 of std would make a mass reconnect wait for seconds.
+        /// How many clients may wait to be accepted. With the 128 of std, a mass reconnect would take seconds.
         const BACKLOG: i32 = 4096;
         let socket = TcpListener::bind(address)?;
-        // To listen once more is to change the backlog. Where that is refused, the smaller one does as well.
+        // Listening again changes the backlog. If that is refused, the smaller one will do.
         if let Err(error) = SockRef::from(&socket).listen(BACKLOG) {
             log.debug(format_args!("the backlog stays as it is: {error}"));
         }
         Self::new(socket, true)
     }
 
-    /// Takes over a socket that somebody else has made.
+    /// Takes over a socket that the application has made.
     pub(super) fn from_socket(socket: TcpListener) -> io::Result<Self> {
         Self::new(socket, false)
     }
@@ -40,10 +41,10 @@ impl Listener {
         Ok(Self { socket, address, is_ours })
     }
 
-    /// Has a blocked `accept` return.
+    /// Makes a blocked `accept` return.
     pub(super) fn wake(&self, log: &Log) {
         let shut_down = || SockRef::from(&self.socket).shutdown(Shutdown::Both);
-        // On Linux this is enough. Elsewhere, and for a socket that others may share, somebody has to connect.
+        // On Linux this is enough. Elsewhere, and for a socket that others may share, only a connection wakes it.
         if self.is_ours && shut_down().is_ok() {
             return;
         }

@@ -82,8 +82,8 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
-/// Every connection takes a file descriptor. So does each client without a place, of which there may be 64 and as many
-/// on their way out; and a few more are in use anyway.
+/// Raises the limit of open files. Every connection takes a file descriptor, and so does each client beyond the limit:
+/// up to 64, and as many that are being dropped. A few more are in use anyway.
 fn raise_file_limit(max_connections: usize) {
     const OTHERS: u64 = 160;
     let needed = max_connections as u64 + OTHERS;

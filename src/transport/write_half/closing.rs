@@ -81,7 +81,7 @@ impl<O: Owner> WriteHalf<O> {
     pub(super) fn fail(&self, mut state: MutexGuard<'_, State<O::Socket>>, error: &io::Error) {
         let mut spent = Vec::new();
         state.close_state.write_failed(CloseReason::io(error));
-        self.let_go(&mut state, O::Socket::shut_down, &mut spent);
+        self.release(&mut state, O::Socket::shut_down, &mut spent);
         drop(state);
     }
 
@@ -128,7 +128,7 @@ impl<O: Owner> WriteHalf<O> {
         }
         // End and report under the lock, so no other thread can report anything of the end before.
         let is_first = state.close_state.end(otherwise);
-        self.let_go(&mut state, shut_down, &mut spent);
+        self.release(&mut state, shut_down, &mut spent);
         if is_first {
             report(state.figures());
         }
@@ -141,7 +141,7 @@ impl<O: Owner> WriteHalf<O> {
     }
 
     /// Releases the socket, discards all waiting frames, and wakes all waiting threads.
-    fn let_go(&self, state: &mut State<O::Socket>, shut_down: impl FnOnce(&O::Socket), spent: &mut Vec<Frame>) {
+    fn release(&self, state: &mut State<O::Socket>, shut_down: impl FnOnce(&O::Socket), spent: &mut Vec<Frame>) {
         self.note_phase(state);
         if let Some(socket) = state.socket.take() {
             shut_down(&socket);

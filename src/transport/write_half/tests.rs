@@ -271,7 +271,7 @@ fn text(text: &str) -> Outgoing {
 }
 
 fn normal() -> CloseReason {
-    CloseReason::Local { code: CloseCode::NORMAL, reason: String::new() }
+    CloseReason::normal()
 }
 
 /// The Close frame of [`normal`].
