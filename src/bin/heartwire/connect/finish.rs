@@ -75,8 +75,11 @@ impl Progress {
 
             match (remaining.lines, self.was_connected()) {
                 (0, true) if remaining.queued == Some(0) => return handle.stop(),
-                // There is nothing to send: all that remained to find out was whether there is a server.
-                (0, false) if failed_attempt.is_some() || Instant::now() >= deadline => {
+                // There is nothing to send: all that remained to find out was whether there is a server. (A connection that
+                // has just opened may have taken the last line.)
+                (0, false)
+                    if remaining.queued.is_some() && (failed_attempt.is_some() || Instant::now() >= deadline) =>
+                {
                     let nobody = || format!("no connection within {}", humantime::format_duration(timeout));
                     self.failed(failed_attempt.unwrap_or_else(nobody));
                     return handle.stop();
@@ -133,4 +136,56 @@ impl Progress {
 
 fn waiting(lines: usize) -> String {
     if lines == 1 { "1 line waits".to_owned() } else { format!("{lines} lines wait") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    use heartwire::{Accept, Backoff, Client, Response, Server};
+
+    use super::*;
+    use crate::connect::send_line;
+
+    #[test]
+    fn a_line_that_left_as_the_connection_opened_is_not_in_vain() {
+        const MOMENT: Duration = Duration::from_millis(1);
+        let is_first = AtomicBool::new(true);
+        let server = Server::bind("127.0.0.1:0").unwrap().on_handshake(move |_| match is_first.swap(false, SeqCst) {
+            true => Err(Response::new(503)),
+            false => Ok(Accept::new()),
+        });
+        let (address, server_handle) = (server.local_addr(), server.handle());
+        let client = Client::new(&format!("ws://{address}/")).unwrap();
+        let client = client.reconnect(Backoff::default().first(MOMENT).longest(MOMENT));
+        let handle = client.handle();
+        let progress = Arc::new(Progress::default());
+        progress.input.read(&b"patience\n"[..]).unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                server.serve(|conn| {
+                    loop {
+                        conn.recv()?;
+                    }
+                })
+            });
+            scope.spawn(|| progress.input.send_all(|line| send_line(&handle, line)));
+            scope.spawn(|| progress.finish(&handle, Duration::from_secs(30)));
+            client
+                .run({
+                    let progress = Arc::clone(&progress);
+                    move |conn| {
+                        thread::sleep(3 * CHECK_INTERVAL);
+                        progress.opened(conn.sender());
+                        loop {
+                            conn.recv()?;
+                        }
+                    }
+                })
+                .unwrap();
+            server_handle.shutdown();
+        });
+        assert_eq!((progress.failure(), progress.unsent(&handle)), (None, None));
+    }
 }
