@@ -424,7 +424,7 @@
 //! # How data flows
 //!
 //! ```text
-//! TcpListener -- accept loop --> thread per connection --> opening handshake --> your handler(conn)
+//! TcpListener -- accept ------> thread per connection --> opening handshake --> your handler(conn)
 //!                                      |    recv: socket -> decoder -> Message
 //!                                      |          (a read ends at the heartbeat's next deadline)
 //!                                      |          the heartbeat says: Ping | Missed | Dead | wait until
@@ -438,11 +438,11 @@
 //!
 //! | thread | lives | does |
 //! | --- | --- | --- |
-//! | the caller of `serve` | as long as the server | accepts |
+//! | the caller of `serve` | as long as the server | accepts, while no idle thread does |
 //! | `heartwire-supervisor` | as long as the server or client | counters, events, broadcasts, closing deadlines |
 //! | `heartwire-stand-in` | as long as the server or client | `recv`'s work, for handlers that are away |
 //! | `heartwire-log` | as long as the server or client | calls the logger |
-//! | `heartwire-conn` | as long as its connection | opening handshake, handler, heartbeat, closing handshake |
+//! | `heartwire-conn` | as long as its connection, and idle for a second | handshakes, handler, heartbeat; if idle, accepts |
 //! | `heartwire-drain-N` | while connection N is behind | writes its queue, and blocks |
 //! | `heartwire-status` | as long as a server with a status page | sends the state to the viewers |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, handshake |

@@ -17,7 +17,6 @@ use crate::logging::Log;
 use crate::settings::{Settings, setters_of_both_ends};
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
 use crate::supervisor::notice::Notice;
-use crate::supervisor::pending_handshake::PendingHandshake;
 use crate::supervisor::threads::ServiceThreads;
 
 pub(crate) mod accept;
@@ -29,6 +28,7 @@ mod admission;
 mod connection_thread;
 pub(crate) mod handle;
 mod handshake;
+mod idle_threads;
 mod listener;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -42,6 +42,7 @@ use admission::Limits;
 use connection_thread::ServerInner;
 use handle::ServerHandle;
 use handshake::HandshakeConfig;
+use idle_threads::IdleThreads;
 use listener::Listener;
 
 /// A WebSocket server. Set it up, then call [`serve`](Self::serve).
@@ -90,7 +91,8 @@ impl Server {
         Self::new(Listener::bind(address, &log)?, log)
     }
 
-    /// Serves an existing listener.
+    /// Serves an existing listener, which other processes may share. It gets no socket options, and each connection a
+    /// thread of its own.
     ///
     /// # Errors
     /// [`Error::Io`] if the listener's address cannot be read, or the process has no file descriptors left.
@@ -271,8 +273,14 @@ impl Server {
         self
     }
 
-    /// Serves until the server is [shut down](ServerHandle::shutdown). Each connection gets its own thread, which calls
-    /// `handler`.
+    /// Serves until the server is [shut down](ServerHandle::shutdown). Each connection has a thread to itself, which
+    /// calls `handler`.
+    ///
+    /// A thread may serve one connection after another (on Linux, and unless the server was made
+    /// [from a listener](Self::from_listener)): starting a thread takes longer than opening a connection. So what a
+    /// handler leaves in a `thread_local!` may be seen by the handler of another connection. Up to 64 threads wait for
+    /// the next client, for a second each. One whose connection has used much of its stack is not used again, for that
+    /// memory would stay with the next connection.
     ///
     /// The connection is closed when the handler returns: with 1000 after `Ok`, and with 1011 after a panic or after an
     /// error other than the end of this connection. A panic affects no other connection. That needs `panic = "unwind"`,
@@ -315,13 +323,14 @@ impl Server {
             text_heartbeat,
             config,
             handler,
+            is_prepared: listener.is_prepared,
+            idle_threads: IdleThreads::new(Arc::downgrade(&listener)),
+            accepted: AtomicU64::new(0),
             last_id: AtomicU64::new(0),
         });
-        let mut accepted = 0;
         let looped = foreign::call(|| {
-            accept_loop::run(&listener.socket, &supervisor, &stop, |stream, peer| {
-                accepted += 1;
-                server.start(PendingHandshake::new(accepted, peer, stream))
+            accept_loop::run(&listener, &server.idle_threads, &supervisor, &stop, |stream, peer| {
+                server.start(stream, peer)
             });
         });
         if let Err(message) = looped {

@@ -101,21 +101,51 @@ impl Supervisor {
     }
 
     fn work(&mut self) {
+        let mut is_busy = false;
         loop {
             let retry = self.supervisor.subscribers.report_lost();
-            let wake = self.next_wake().into_iter().chain(retry).min().map_or_else(channel::never, channel::at);
-            channel::select_biased! {
-                // The handle keeps the senders, so neither channel can be disconnected.
-                recv(self.notices) -> notice => if let Ok(notice) = notice { self.on_notice(notice) },
-                recv(self.commands) -> command => if let Ok(command) = command { self.broadcast(command) },
-                recv(wake) -> _ => {}
-            }
+            let wake = self.next_wake().into_iter().chain(retry).min();
+            let command = if is_busy { self.wait_for_command(wake) } else { self.wait_for_anything(wake) };
+            is_busy = self.take(command);
             let now = Instant::now();
             self.cut_overdue_closings(now);
             if self.has_ended(now) {
                 return;
             }
         }
+    }
+
+    /// Waits for a notice, a command or the deadline.
+    fn wait_for_anything(&self, wake: Option<Instant>) -> Option<Command> {
+        let mut select = channel::Select::new();
+        select.recv(&self.notices);
+        select.recv(&self.commands);
+        match wake {
+            Some(wake) => _ = select.ready_deadline(wake),
+            None => _ = select.ready(),
+        }
+        self.commands.try_recv().ok()
+    }
+
+    /// Lets notices gather for a moment, while they come one after another. A wake-up for each would cost more than all
+    /// that is done for it. Commands do not wait.
+    fn wait_for_command(&self, wake: Option<Instant>) -> Option<Command> {
+        const MOMENT: Duration = Duration::from_millis(1);
+        let moment = Instant::now() + MOMENT;
+        self.commands.recv_deadline(wake.map_or(moment, |wake| wake.min(moment))).ok()
+    }
+
+    /// Deals with all notices that wait, and then with a command: a handler's first broadcast is to find its own
+    /// connection, which was reported before. Returns whether there were notices.
+    fn take(&mut self, command: Option<Command>) -> bool {
+        let waiting = self.notices.len();
+        for notice in self.notices.clone().try_iter().take(waiting) {
+            self.on_notice(notice);
+        }
+        if let Some(command) = command {
+            self.broadcast(command);
+        }
+        waiting > 0
     }
 
     fn next_wake(&self) -> Option<Instant> {
@@ -237,11 +267,6 @@ impl Supervisor {
         const MOST_AT_ONCE: usize = 64;
         let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
         let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
-        // The selection may have looked for notices before one came that precedes the broadcast: a handler's first
-        // broadcast must find its own connection.
-        for notice in self.notices.clone().try_iter().take(self.notices.len()) {
-            self.on_notice(notice);
-        }
         for Registered { shared, .. } in self.open_connections().filter(|registered| registered.shared.takes_broadcasts)
         {
             let is_recipient = |except: &Option<ConnectionId>| *except != Some(shared.id());

@@ -217,7 +217,7 @@ where
             takes_broadcasts: true,
             supervisor: Arc::clone(&self.state.supervisor),
         }));
-        let receiving = ReceivingEnd::open(&shared, Role::Client, &stream, &tail, settings.heartbeat, false)?;
+        let receiving = ReceivingEnd::open(&shared, Role::Client, &stream, &tail, settings.heartbeat, false);
         let connection = Connection::new(Arc::clone(&shared), receiving, request, subprotocol);
         shared.announce_open();
         if let Some(next) = settings.heartbeat.announcement() {

@@ -9,7 +9,6 @@
 //! - The stand-in never waits, reads only as far as there is room, and does a bounded amount of work in each look.
 
 use std::collections::VecDeque;
-use std::io;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -84,15 +83,15 @@ impl ReceivingEnd {
         tail: &[u8],
         policy: HeartbeatPolicy,
         text_heartbeat: bool,
-    ) -> io::Result<Box<Self>> {
+    ) -> Box<Self> {
         let (settings, now) = (&shared.settings, shared.stats.opened);
         shared.stats.count_bytes_in(tail.len(), now);
         shared.stats.begin_heartbeat(policy.misses_allowed());
         let decoder = Decoder::new(role, tail, settings.read_buffer_size, settings.max_message_size);
         let mut ahead_share = shared.share();
         ahead_share.set_counted(true);
-        Ok(Box::new(Self {
-            read_half: ReadHalf::new(Arc::clone(stream), decoder)?,
+        Box::new(Self {
+            read_half: ReadHalf::new(Arc::clone(stream), decoder),
             heartbeat: Heartbeat::new(policy, now, shared.phase(&policy, now)),
             is_calm: false,
             deadline: None,
@@ -106,7 +105,7 @@ impl ReceivingEnd {
             peer_end: None,
             is_kept_alive: false,
             is_dead: false,
-        }))
+        })
     }
 
     // Receiving.

@@ -22,7 +22,7 @@ fn connection() -> (Arc<Shared>, Box<Connection>, Receivers) {
 /// The same, after these bytes have arrived from the peer.
 fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     let (shared, stream, receivers) = shared_and_stream();
-    let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, head, HeartbeatPolicy::off(), false).unwrap();
+    let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, head, HeartbeatPolicy::off(), false);
     let request =
         Request::from_bytes(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.identity.remote.peer_addr).unwrap();
     let connection = Connection::new(Arc::clone(&shared), receiving, request, None);

@@ -1,31 +1,38 @@
 //! The accept loop. It survives every error of `accept` and runs until the server is told to stop.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 
 use crate::logging::Log;
+use crate::server::idle_threads::IdleThreads;
+use crate::server::listener::Listener;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::socket;
 
 /// Accepts until the server ends, and gives each connection to `start`. If `start` cannot start a thread, that is
 /// treated like an error of `accept`: the system is short of something, and an immediate retry would not help.
 pub(crate) fn run(
-    listener: &TcpListener,
+    listener: &Listener,
+    idle_threads: &IdleThreads,
     supervisor: &SupervisorHandle,
     stop: &Receiver<()>,
     mut start: impl FnMut(TcpStream, SocketAddr) -> io::Result<()>,
 ) {
     let mut failures = FailureBurst::default();
-    while !supervisor.is_ending() {
+    loop {
+        idle_threads.stand_back();
+        if supervisor.is_ending() {
+            return;
+        }
         if supervisor.is_behind() {
             // Each new connection would add notices.
             let _ = stop.recv_timeout(FailureBurst::FIRST_PAUSE);
             continue;
         }
-        let started = match listener.accept() {
+        let started = match listener.socket.accept() {
             Ok(_) if supervisor.is_ending() => return,
             Ok((stream, peer)) => start(stream, peer).map_err(|error| {
                 supervisor.count(|stats| stats.thread_errors += 1);
@@ -36,7 +43,6 @@ pub(crate) fn run(
                 wait(listener, stop);
                 continue;
             }
-            // The client hung up before it was accepted, or a signal arrived: no reason to pause.
             Err(error) if is_transient(&error) => continue,
             Err(error) => {
                 supervisor.count(|stats| stats.accept_errors += 1);
@@ -44,8 +50,12 @@ pub(crate) fn run(
             }
         };
         match started {
-            Ok(()) => failures.end(&supervisor.log),
+            Ok(()) => {
+                failures.end(&supervisor.log);
+                idle_threads.suspend(false);
+            }
             Err((what, error)) => {
+                idle_threads.suspend(true);
                 let pause = failures.add(what, &error, &supervisor.log);
                 // A stop ends the pause at once.
                 let _ = stop.recv_timeout(pause);
@@ -54,22 +64,24 @@ pub(crate) fn run(
     }
 }
 
-/// Waits for a client on a listener that another holder of the socket has made non-blocking, and may need so. The wait
-/// has a limit, because the other holder may accept the connection that is to wake us at the end.
-fn wait(listener: &TcpListener, stop: &Receiver<()>) {
+/// Waits for a client on a listener whose `accept` does not: it has given up, or another holder of the socket has made
+/// it non-blocking, and may need it so. In that case the wait has a limit, because the other holder may accept the
+/// connection that is to wake us at the end.
+fn wait(listener: &Listener, stop: &Receiver<()>) {
     const AT_MOST: Duration = Duration::from_secs(1);
     #[cfg(unix)]
-    if socket::wait_for_client(listener, AT_MOST).is_ok() {
+    if socket::wait_for_client(&listener.socket, (!listener.is_ours).then_some(AT_MOST)).is_ok() {
         return;
     }
     #[cfg(not(unix))]
-    if listener.set_nonblocking(false).is_ok() {
+    if listener.socket.set_nonblocking(false).is_ok() {
         return;
     }
     let _ = stop.recv_timeout(AT_MOST);
 }
 
-fn is_transient(error: &io::Error) -> bool {
+/// Whether to try again at once: the client hung up before it was accepted, or a signal arrived.
+pub(super) fn is_transient(error: &io::Error) -> bool {
     use io::ErrorKind::*;
     matches!(
         error.kind(),
@@ -144,6 +156,7 @@ impl FailureBurst {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::sync::Arc;
     use std::thread;
 
     use super::*;
@@ -153,7 +166,7 @@ mod tests {
 
     #[test]
     fn while_the_supervisor_is_behind_nobody_is_accepted_and_misses_are_counted_as_lost() {
-        let (supervisor, receivers) = SupervisorHandle::new(std::sync::Arc::default(), || {}).unwrap();
+        let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
         let events = supervisor.subscribers.add();
         let miss = || {
             let remote = SocketAddr::from(([192, 0, 2, 1], 1)).into();
@@ -168,13 +181,14 @@ mod tests {
         assert_eq!((receivers.notices.len(), supervisor.subscribers.report_lost()), (notified, None));
         assert!(matches!(events.try_recv(), Ok(Event::Lost { count: 10 })));
 
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let listener = Arc::new(Listener::bind("127.0.0.1:0", &Log::default()).unwrap());
+        let _client = TcpStream::connect(listener.address).unwrap();
         let (_stop, stop) = crossbeam_channel::bounded(1);
         let (started, accepted) = crossbeam_channel::unbounded();
         thread::scope(|scope| {
             scope.spawn(|| {
-                run(&listener, &supervisor, &stop, |_, _| {
+                let idle_threads = IdleThreads::new(Arc::downgrade(&listener));
+                run(&listener, &idle_threads, &supervisor, &stop, |_, _| {
                     let _ = started.send(());
                     supervisor.mark_ended();
                     Ok(())

@@ -54,8 +54,6 @@ impl Limits {
     /// Admits a client to a connection slot or to the overflow. A proxy's client is counted for its address only once
     /// its request is known.
     ///
-    /// The accept loop alone calls this, so nobody else takes the slot between the check and the count.
-    ///
     /// # Errors
     /// The limit that was reached, if the overflow has no room either.
     pub(super) fn admit(
@@ -74,15 +72,14 @@ impl Limits {
     }
 
     fn take_slot(&self, peer: IpAddr, is_proxy: bool) -> Result<Option<AddressSlot>, LimitReached> {
-        if self.connections.load(Relaxed) >= self.max_connections {
-            return Err(LimitReached::Connections);
+        let one_more = |connections| (connections < self.max_connections).then_some(connections + 1);
+        self.connections.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| LimitReached::Connections)?;
+        let Some(addresses) = self.addresses.as_ref().filter(|_| !is_proxy) else { return Ok(None) };
+        let slot = addresses.take_slot(peer);
+        if slot.is_none() {
+            self.connections.fetch_sub(1, Relaxed);
         }
-        let address = match self.addresses.as_ref().filter(|_| !is_proxy) {
-            Some(addresses) => Some(addresses.take_slot(peer).ok_or(LimitReached::PerAddress)?),
-            None => None,
-        };
-        self.connections.fetch_add(1, Relaxed);
-        Ok(address)
+        slot.map(Some).ok_or(LimitReached::PerAddress)
     }
 }
 

@@ -5,9 +5,9 @@
 //! inlined into one another, and their stack frames overlap.
 
 use std::io;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::Instant;
 
@@ -25,6 +25,7 @@ use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::admission::{Admission, Limits};
 use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT};
+use crate::server::idle_threads::IdleThreads;
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
@@ -39,12 +40,18 @@ pub(super) struct ServerInner<H> {
     pub(super) text_heartbeat: bool,
     pub(super) config: HandshakeConfig,
     pub(super) handler: H,
+    /// Whether connections have our socket options from the start.
+    pub(super) is_prepared: bool,
+    pub(super) idle_threads: IdleThreads,
+    /// How many clients have connected.
+    pub(super) accepted: AtomicU64,
     /// The number of the newest connection.
     pub(super) last_id: AtomicU64,
 }
 
-/// A connection's thread. Dropping it reports the end of the thread, whatever ended it.
-struct ConnectionThread<H> {
+/// A client, with all that its thread does for it. Dropping it reports that the thread is done with it, for whatever
+/// reason.
+struct ServedClient<H> {
     server: Arc<ServerInner<H>>,
     pending: Arc<PendingHandshake>,
     /// The connection's number, once it has opened.
@@ -52,7 +59,7 @@ struct ConnectionThread<H> {
     admission: Admission,
 }
 
-impl<H> Drop for ConnectionThread<H> {
+impl<H> Drop for ServedClient<H> {
     fn drop(&mut self) {
         self.admission.free_connection();
         self.server.supervisor.notify(match self.id {
@@ -70,36 +77,62 @@ where
     ///
     /// # Errors
     /// The system's error if the thread cannot be started.
-    pub(super) fn start(self: &Arc<Self>, pending: PendingHandshake) -> io::Result<()> {
-        let pending = Arc::new(pending);
-        let (peer, number) = (pending.peer, pending.number);
+    pub(super) fn start(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+        let Some(client) = self.admit(stream, peer) else { return Ok(()) };
+        let server = Arc::clone(self);
+        let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
+        builder.spawn(move || server.run_thread(client))?;
+        Ok(())
+    }
+
+    /// Serves a client, and then others as long as they come.
+    fn run_thread(self: Arc<Self>, first: Box<ServedClient<H>>) {
+        let mut client = Some(first);
+        loop {
+            if let Some(mut client) = client.take() {
+                client.serve();
+            }
+            let Some((stream, peer)) = self.idle_threads.accept(&self.supervisor) else { break };
+            client = self.admit(stream, peer);
+        }
+        // If the server has abandoned this thread, it may own the last reference to the application's functions.
+        foreign::dispose(self);
+    }
+
+    /// Sets the socket's options, unless the listener has passed them on.
+    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+        if self.is_prepared { Ok(()) } else { socket::set_options(stream) }
+    }
+
+    /// Admits a client that has just connected. `None` if it was refused without a word.
+    #[inline(never)]
+    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
+        let number = self.accepted.fetch_add(1, Relaxed) + 1;
+        let pending = Arc::new(PendingHandshake::new(number, peer, stream));
         self.supervisor.notify(Notice::Accepted(Arc::clone(&pending)));
         let is_proxy = self.config.trusted.speaks_for_others(peer);
-        let admission = match self.limits.admit(&pending, is_proxy) {
-            Ok(admission) => admission,
+        match self.limits.admit(&pending, is_proxy) {
+            // Boxed, for what a thread is given is moved over its stack more than once.
+            Ok(admission) => Some(Box::new(ServedClient { server: Arc::clone(self), pending, id: None, admission })),
             Err(limit) => {
                 self.supervisor.count(|stats| stats.refused += 1);
                 let failure = HandshakeFailure::without_request(None, limit.reason());
                 self.supervisor.notify(Notice::HandshakeFailed { remote: peer.into(), failure });
                 self.supervisor.notify(Notice::HandshakeEnds { number });
-                return Ok(());
+                None
             }
-        };
-        // Boxed, for what a thread is given is moved over its stack more than once.
-        let thread = Box::new(ConnectionThread { server: Arc::clone(self), pending, id: None, admission });
-        let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
-        builder.spawn(move || thread.run())?;
-        Ok(())
+        }
     }
 }
 
-impl<H> ConnectionThread<H>
+impl<H> ServedClient<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    fn run(mut self: Box<Self>) {
+    #[inline(never)]
+    fn serve(&mut self) {
         let pending = Arc::clone(&self.pending);
-        let (remote, outcome) = match socket::set_options(&pending.stream) {
+        let (remote, outcome) = match self.server.prepare(&pending.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.server.settings.handshake_timeout;
                 let server = Arc::clone(&self.server);
@@ -113,10 +146,6 @@ where
         if let Some(mut connection) = self.conclude_handshake(&pending.stream, remote, outcome) {
             self.handle(&mut connection);
         }
-        // If the server has abandoned this thread, it may own the last reference to the application's functions.
-        let server = Arc::clone(&self.server);
-        drop(self);
-        foreign::dispose(server);
     }
 
     /// Makes a connection of a complete handshake. Logs, counts and reports any other outcome.
@@ -158,12 +187,8 @@ where
                 let heartbeat = accept.heartbeat.unwrap_or(self.server.settings.heartbeat);
                 let answers_texts = self.server.text_heartbeat || has_text_heartbeat(&accept);
                 let shared = self.shared(id, stream, &request, accept.takes_broadcasts);
-                match ReceivingEnd::open(&shared, Role::Server, stream, &tail, heartbeat, answers_texts) {
-                    Ok(receiving) => return Some(self.open(shared, receiving, request, accept, heartbeat)),
-                    Err(error) => {
-                        self.report_failure(remote, HandshakeFailure::without_request(None, error.to_string()))
-                    }
-                }
+                let receiving = ReceivingEnd::open(&shared, Role::Server, stream, &tail, heartbeat, answers_texts);
+                return Some(self.open(shared, receiving, request, accept, heartbeat));
             }
         }
         None

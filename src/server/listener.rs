@@ -7,6 +7,8 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use crate::logging::Log;
+use crate::server::idle_threads;
+use crate::transport::socket;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -14,7 +16,10 @@ pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) address: SocketAddr,
     /// Whether we made the socket. Otherwise another process may hold it too, and use it after us.
-    is_ours: bool,
+    pub(super) is_ours: bool,
+    /// Whether connections have all our socket options from the start, and `accept` gives up after
+    /// [`PATIENCE`](idle_threads::PATIENCE).
+    pub(super) is_prepared: bool,
 }
 
 impl Listener {
@@ -27,7 +32,9 @@ impl Listener {
         if let Err(error) = SockRef::from(&socket).listen(BACKLOG) {
             log.debug(format_args!("the backlog stays as it is: {error}"));
         }
-        Self::new(socket, true)
+        let mut listener = Self::new(socket, true)?;
+        listener.is_prepared = socket::set_options_for_all(&listener.socket, idle_threads::PATIENCE).is_ok();
+        Ok(listener)
     }
 
     /// Takes over a socket that the application has made.
@@ -38,7 +45,7 @@ impl Listener {
     fn new(socket: TcpListener, is_ours: bool) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, is_ours })
+        Ok(Self { socket, address, is_ours, is_prepared: false })
     }
 
     /// Makes a blocked `accept` return.

@@ -77,7 +77,7 @@ fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_st
     // notices a moment before.
     supervisor.notify(Notice::Opened(shared));
     let frame = Frame::encode(Outgoing::message("joined".into()), None);
-    thread.broadcast(Command::Broadcast { frame, except: None });
+    thread.take(Some(Command::Broadcast { frame, except: None }));
     let mut received = [0; 8];
     peer.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     peer.read_exact(&mut received).expect("the broadcast arrives");

@@ -51,6 +51,8 @@ pub(crate) struct ReadHalf {
     short_waits: u8,
     /// Set while the connection is active.
     active: Option<ActiveConnection>,
+    /// Whether the socket has its read timeout, which it gets when the connection first becomes active.
+    has_timeout: bool,
     last_wait: Duration,
 }
 
@@ -62,9 +64,8 @@ impl ReadHalf {
     /// not.
     const SHORT_WAITS_UNTIL_ACTIVE: u8 = 4;
 
-    pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> io::Result<Self> {
-        stream.set_read_timeout(Some(Self::READ_TIMEOUT))?;
-        Ok(Self { stream, decoder, short_waits: 0, active: None, last_wait: Duration::MAX })
+    pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> Self {
+        Self { stream, decoder, short_waits: 0, active: None, has_timeout: false, last_wait: Duration::MAX }
     }
 
     pub(crate) fn stream(&self) -> &Arc<TcpStream> {
@@ -127,9 +128,16 @@ impl ReadHalf {
         if !has_data || wait >= Self::READ_TIMEOUT {
             (self.short_waits, self.active) = (0, None);
         } else if self.active.is_none() {
-            self.short_waits += 1;
-            self.active = (self.short_waits >= Self::SHORT_WAITS_UNTIL_ACTIVE).then(ActiveConnection::new);
+            self.short_waits = self.short_waits.saturating_add(1);
+            let is_active = self.short_waits >= Self::SHORT_WAITS_UNTIL_ACTIVE && self.set_timeout();
+            self.active = is_active.then(ActiveConnection::new);
         }
+    }
+
+    /// Sets the socket's read timeout. Returns whether it is set.
+    fn set_timeout(&mut self) -> bool {
+        self.has_timeout = self.has_timeout || self.stream.set_read_timeout(Some(Self::READ_TIMEOUT)).is_ok();
+        self.has_timeout
     }
 
     /// What the end of the stream means. The kernel reports a reset only once, and another thread's write may have got
@@ -211,7 +219,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (ReadHalf::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000)).unwrap(), peer)
+        (ReadHalf::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000)), peer)
     }
 
     #[test]

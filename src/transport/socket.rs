@@ -4,7 +4,9 @@
 //! non-blocking, reads included. There `send_now` takes nothing, so every frame goes through the drainer. The
 //! guarantees are the same, at the cost of a second thread while there is something to write.
 
-use std::io::{self, IoSlice, Read, Write};
+#[cfg(not(unix))]
+use std::io::Write;
+use std::io::{self, IoSlice, Read};
 use std::net::{Shutdown, TcpListener, TcpStream};
 #[cfg(unix)]
 use std::os::fd::AsFd;
@@ -96,11 +98,30 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 /// inherits the listener's mode), no write raises SIGPIPE, and the send buffer holds few unsent bytes.
 pub(crate) fn set_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nonblocking(false)?;
-    stream.set_nodelay(true)?;
+    set_tcp_options(SockRef::from(stream))
+}
+
+/// Sets the same on a listener, and a timeout for its `accept`. Its connections block anyway, and inherit the rest.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+pub(crate) fn set_options_for_all(listener: &TcpListener, accept_timeout: Duration) -> io::Result<()> {
+    let listener = SockRef::from(listener);
+    // A connection inherits this timeout too. Whoever reads from it sets its own before.
+    listener.set_read_timeout(Some(accept_timeout))?;
+    set_tcp_options(listener)
+}
+
+/// Only Linux has connections that inherit options, and an `accept` that keeps to a timeout (socket(7)).
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+pub(crate) fn set_options_for_all(_: &TcpListener, _: Duration) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+fn set_tcp_options(socket: SockRef<'_>) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
     #[cfg(target_vendor = "apple")]
-    SockRef::from(stream).set_nosigpipe(true)?;
+    socket.set_nosigpipe(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_LIMIT)?;
+    socket.set_tcp_notsent_lowat(UNSENT_LIMIT)?;
     Ok(())
 }
 
@@ -195,6 +216,37 @@ pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant, mut on_bytes
 }
 
 /// Reads once before the deadline. `None` if the deadline passes first.
+#[cfg(unix)]
+pub(crate) fn read_before(stream: &TcpStream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+    use rustix::net::{RecvFlags, recv};
+    before(stream, deadline, rustix::event::PollFlags::IN, || {
+        recv(stream, &mut *space, RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(Into::into)
+    })
+}
+
+/// Tries, and tries again whenever the socket is ready, until the deadline. Mostly it is ready at once, so the first try
+/// does not wait for it.
+#[cfg(unix)]
+fn before<T>(
+    stream: &TcpStream,
+    deadline: Instant,
+    events: rustix::event::PollFlags,
+    mut attempt: impl FnMut() -> io::Result<T>,
+) -> io::Result<Option<T>> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
+            outcome => return outcome.map(Some),
+        }
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if remaining.is_zero() {
+            return Ok(None);
+        }
+        poll_for(stream, events, Some(remaining))?;
+    }
+}
+
+#[cfg(not(unix))]
 pub(crate) fn read_before(mut stream: &TcpStream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
@@ -270,8 +322,8 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
 
 /// Waits until a client can be accepted. It may return early.
 #[cfg(unix)]
-pub(crate) fn wait_for_client(listener: &TcpListener, wait: Duration) -> io::Result<()> {
-    poll_for(listener, rustix::event::PollFlags::IN, Some(wait)).map(drop)
+pub(crate) fn wait_for_client(listener: &TcpListener, wait: Option<Duration>) -> io::Result<()> {
+    poll_for(listener, rustix::event::PollFlags::IN, wait).map(drop)
 }
 
 #[cfg(unix)]
@@ -311,17 +363,28 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
     }
 }
 
-/// `write_all` under one deadline for the whole. It uses std's plain `write`, which raises no SIGPIPE, unlike
-/// `write_vectored`.
+/// `write_all` under one deadline for the whole.
+#[cfg(unix)]
 pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
-    let mut writer = stream;
+    while !bytes.is_empty() {
+        let send = || SockRef::from(stream).send_with_flags(bytes, SEND_FLAGS);
+        match before(stream, deadline, rustix::event::PollFlags::OUT, send)? {
+            Some(count) => bytes = &bytes[count..],
+            None => return Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(crate) fn write_before(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
         stream.set_write_timeout(Some(remaining))?;
-        match writer.write(bytes) {
+        match stream.write(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
             Err(error) => return Err(error),

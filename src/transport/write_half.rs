@@ -293,6 +293,28 @@ impl<O: Owner> WriteHalf<O> {
         self.lock().figures()
     }
 
+    /// Releases the lock until [`signal_progress`](Self::signal_progress), or for `limit` at most.
+    fn wait_for_progress<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State<O::Socket>>,
+        limit: Option<Duration>,
+    ) -> MutexGuard<'a, State<O::Socket>> {
+        state.sleepers += 1;
+        let mut state = match limit {
+            Some(limit) => self.progress.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
+            None => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+        state.sleepers -= 1;
+        state
+    }
+
+    /// Wakes the threads that wait for progress. If there are none, that takes no system call.
+    fn signal_progress(&self, state: &State<O::Socket>) {
+        if state.sleepers > 0 {
+            self.progress.notify_all();
+        }
+    }
+
     fn note_phase(&self, state: &State<O::Socket>) {
         self.is_open.store(state.close_state.phase() == Phase::Open, Relaxed);
     }

@@ -6,7 +6,6 @@
 //! - A waiting thread returns as soon as frames are no longer accepted, before the end of the connection.
 
 use std::collections::VecDeque;
-use std::sync::PoisonError;
 use std::time::Instant;
 
 use super::state::State;
@@ -85,19 +84,19 @@ impl<O: Owner> WriteHalf<O> {
             // Otherwise wait for progress, as long as the caller allows.
             state = match wait {
                 Wait::No => break Err(Refused::Full),
-                Wait::Forever => self.progress.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Wait::Forever => self.wait_for_progress(state, None),
                 Wait::Until(deadline) => {
                     let remaining = deadline.saturating_duration_since(Instant::now());
                     if remaining.is_zero() {
                         break Err(Refused::Full);
                     }
-                    self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0
+                    self.wait_for_progress(state, Some(remaining))
                 }
             };
         };
         // There may be room for the next thread as well, or for its smaller frame if this one gave up.
         if state.waiting.leave(ticket) {
-            self.progress.notify_all();
+            self.signal_progress(&state);
         }
         outcome.map(|()| state)
     }

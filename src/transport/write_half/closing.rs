@@ -7,7 +7,7 @@
 //! - The end releases the socket and discards all waiting frames.
 
 use std::io;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::state::State;
@@ -52,7 +52,7 @@ impl<O: Owner> WriteHalf<O> {
     fn send_close(owner: &Arc<O>, mut state: MutexGuard<'_, State<O::Socket>>, frame: Option<CloseFrame>) -> bool {
         let write_half = owner.write_half();
         write_half.note_phase(&state);
-        write_half.progress.notify_all();
+        write_half.signal_progress(&state);
         let Some(frame) = frame else { return false };
         let mut spent = Vec::new();
         let outcome = state.write(&mut write_half.encode_close(frame), &mut spent);
@@ -71,7 +71,7 @@ impl<O: Owner> WriteHalf<O> {
             let Some(remaining) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
                 return false;
             };
-            state = self.progress.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait_for_progress(state, Some(remaining));
         }
         state.queue.bytes() == 0
     }
@@ -147,6 +147,6 @@ impl<O: Owner> WriteHalf<O> {
             shut_down(&socket);
         }
         state.discard(spent);
-        self.progress.notify_all();
+        self.signal_progress(state);
     }
 }

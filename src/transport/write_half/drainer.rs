@@ -64,7 +64,7 @@ impl<O: Owner> WriteHalf<O> {
                 state.queue.refill_for_drainer(&mut batch);
                 let Some(socket) = state.socket.clone().filter(|_| !batch.is_empty()) else {
                     state.catch_up();
-                    self.progress.notify_all();
+                    self.signal_progress(&state);
                     return Ok(());
                 };
                 socket
@@ -79,7 +79,7 @@ impl<O: Owner> WriteHalf<O> {
             let mut state = self.lock();
             state.blocked_since = Some(Instant::now());
             state.note_taken(&mut batch, count, &mut spent);
-            self.progress.notify_all();
+            self.signal_progress(&state);
             drop(state);
             // Drop the written payloads without the lock.
             spent.clear();

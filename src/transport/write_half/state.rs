@@ -27,6 +27,8 @@ pub(super) struct State<S> {
     pub(super) close_state: CloseState,
     pub(super) queue: Queue,
     pub(super) waiting: WaitingLine,
+    /// How many threads wait for progress.
+    pub(super) sleepers: usize,
     /// While a drainer runs: when the socket last took any byte, or refused the first one.
     pub(super) blocked_since: Option<Instant>,
     /// When the socket took the newest whole Ping, and how many bytes it had taken before that Ping.
@@ -59,6 +61,7 @@ impl<S: Socket> State<S> {
             close_state: CloseState::new(close_timeout),
             queue: Queue::new(total),
             waiting: WaitingLine::default(),
+            sleepers: 0,
             blocked_since: None,
             ping_left: None,
             bytes: 0,

@@ -12,6 +12,7 @@ mod reports;
 mod routes;
 mod shortages;
 mod shutdown;
+mod threads;
 
 use heartwire::{Accept, Response, Server};
 

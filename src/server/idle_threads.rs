@@ -1,0 +1,105 @@
+//! Idle threads: they have ended a connection, and wait in `accept` for another client.
+//!
+//! Starting a thread takes longer than opening a connection. So a thread that is free takes the next client itself, and
+//! nothing is handed over. Meanwhile the accept loop stands back. The last idle thread to leave calls it, so somebody
+//! always waits in `accept`.
+//!
+//! Few threads may be idle, and each only for a moment. A thread whose stack may be deep does not wait at all: what a
+//! stack was once used for stays resident, and the next client may stay for days.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::thread::{self, Thread};
+use std::time::Duration;
+
+use crate::server::accept_loop::is_transient;
+use crate::server::listener::Listener;
+use crate::supervisor::handle::SupervisorHandle;
+
+/// How long a thread is idle before it ends.
+pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The idle threads of a server.
+#[derive(Debug)]
+pub(super) struct IdleThreads {
+    /// Gone when the server accepts no more clients, whatever threads are left.
+    listener: Weak<Listener>,
+    waiting: AtomicUsize,
+    /// Whether clients are left to the accept loop, which has met a shortage and learns by them that it is over.
+    is_suspended: AtomicBool,
+    accept_loop: Thread,
+}
+
+impl IdleThreads {
+    /// Enough for clients that come and go, and less memory than a hundred connections.
+    const MOST: usize = 64;
+
+    /// Called by the thread of the accept loop.
+    pub(super) fn new(listener: Weak<Listener>) -> Self {
+        Self {
+            listener,
+            waiting: AtomicUsize::new(0),
+            is_suspended: AtomicBool::new(false),
+            accept_loop: thread::current(),
+        }
+    }
+
+    /// Waits for a client. `None` if the thread is to end.
+    pub(super) fn accept(&self, supervisor: &SupervisorHandle) -> Option<(TcpStream, SocketAddr)> {
+        let listener = self.listener.upgrade().filter(|listener| listener.is_prepared)?;
+        let _place = self.take_place().filter(|_| has_shallow_stack())?;
+        // A thread may have taken its place when the server was already ending.
+        while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
+            match listener.socket.accept() {
+                Ok(accepted) => return Some(accepted).filter(|_| !supervisor.is_ending()),
+                Err(error) if is_transient(&error) => {}
+                // No client came for long, or the system is short of something. The accept loop will learn that too.
+                Err(_) => break,
+            }
+        }
+        None
+    }
+
+    /// Blocks the accept loop while others wait for clients, unless it has met a shortage.
+    pub(super) fn stand_back(&self) {
+        while self.waiting.load(SeqCst) > 0 && !self.is_suspended.load(SeqCst) {
+            thread::park();
+        }
+    }
+
+    /// Leaves clients to the accept loop, or no longer.
+    pub(super) fn suspend(&self, is_suspended: bool) {
+        self.is_suspended.store(is_suspended, SeqCst);
+    }
+
+    fn take_place(&self) -> Option<Place<'_>> {
+        let one_more = |waiting| (waiting < Self::MOST).then_some(waiting + 1);
+        self.waiting.fetch_update(SeqCst, SeqCst, one_more).ok().map(|_| Place(self))
+    }
+}
+
+/// One of those that wait. Dropping it leaves.
+struct Place<'a>(&'a IdleThreads);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, SeqCst) == 1 {
+            self.0.accept_loop.unpark();
+        }
+    }
+}
+
+/// Whether little of this thread's stack is resident. Each page of it was a page fault when it was first used. Pages of
+/// the heap count too, so a thread may end too early, and never too late.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn has_shallow_stack() -> bool {
+    use nix::sys::resource::{UsageWho, getrusage};
+    const MOST_PAGES: i64 = 24;
+    getrusage(UsageWho::RUSAGE_THREAD).is_ok_and(|usage| usage.minor_page_faults() <= MOST_PAGES)
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn has_shallow_stack() -> bool {
+    false
+}
