@@ -224,8 +224,7 @@ pub(crate) fn read_before(stream: &TcpStream, space: &mut [u8], deadline: Instan
     })
 }
 
-/// Tries, and tries again whenever the socket is ready, until the deadline. Mostly it is ready at once, so the first try
-/// does not wait for it.
+/// Tries at once, for mostly the socket is ready. Then tries again whenever it is, until the deadline.
 #[cfg(unix)]
 fn before<T>(
     stream: &TcpStream,
