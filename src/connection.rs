@@ -317,7 +317,8 @@ impl Connection {
         };
         // The length of the wait decides how to wait next time.
         *now = Instant::now();
-        receiving.read_half.record_wait(now.saturating_duration_since(from), !matches!(read, Ok(ReadOutcome::Nothing)));
+        let has_data = !matches!(read, Ok(ReadOutcome::Nothing));
+        receiving.read_half.record_wait(now.saturating_duration_since(from), *now, has_data);
         Some((receiving, read))
     }
 }

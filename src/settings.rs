@@ -24,6 +24,7 @@ pub(crate) struct Settings {
     pub(crate) read_ahead: usize,
     pub(crate) max_buffered: usize,
     pub(crate) stack_size: usize,
+    pub(crate) busy_poll: Duration,
 }
 
 impl Default for Settings {
@@ -48,6 +49,8 @@ impl Default for Settings {
             max_buffered: 256 * 1024 * 1024,
             // A handler that formats and parses takes some tens of KiB; 10,000 threads reserve 2.5 GiB of addresses.
             stack_size: 256 * 1024,
+            // A peer's wake-up and our own on a machine whose idle processors wake slowly.
+            busy_poll: Duration::from_micros(200),
         }
     }
 }
@@ -69,6 +72,8 @@ impl Settings {
 
 /// The largest read buffer, in bytes: more would serve nobody, and a size that cannot be allocated ends the process.
 pub(crate) const LARGEST_READ_BUFFER: usize = 16 * 1024 * 1024;
+/// A connection that waits for so long is no active one.
+pub(crate) const LONGEST_BUSY_POLL: Duration = Duration::from_millis(100);
 /// What heartwire's own code needs of a stack, in bytes, with some to spare.
 pub(crate) const SMALLEST_STACK: usize = 64 * 1024;
 
@@ -191,6 +196,19 @@ macro_rules! setters_of_both_ends {
         /// [`run`](crate::Client::run).
         pub fn stack_size(mut self, bytes: usize) -> Self {
             self.settings.stack_size = bytes.max($crate::settings::SMALLEST_STACK);
+            self
+        }
+
+        /// How long `recv` may try again and again before it sleeps (busy polling), on a connection whose messages come
+        /// in quick succession. A peer may answer faster than a thread falls asleep and wakes up. Default 200 µs; kept
+        /// at 100 ms or less; zero: never.
+        ///
+        /// That is a limit. How long it really tries adapts to how long the last waits took, and in all it is half of
+        /// the time at most. Nothing is polled on a machine with one processor, or while the process has more than one
+        /// active connection for every two processors, or where other threads need the processor. Choose zero where
+        /// power counts for more than a faster round trip.
+        pub fn busy_poll(mut self, limit: std::time::Duration) -> Self {
+            self.settings.busy_poll = limit.min($crate::settings::LONGEST_BUSY_POLL);
             self
         }
     };

@@ -2,6 +2,7 @@
 //! memory.
 
 pub(crate) mod budget;
+pub(crate) mod busy_polling;
 pub(crate) mod read_half;
 pub(crate) mod socket;
 mod sync;

@@ -91,7 +91,7 @@ impl ReceivingEnd {
         let mut ahead_share = shared.share();
         ahead_share.set_counted(true);
         Box::new(Self {
-            read_half: ReadHalf::new(Arc::clone(stream), decoder),
+            read_half: ReadHalf::new(Arc::clone(stream), decoder, settings.busy_poll),
             heartbeat: Heartbeat::new(policy, now, shared.phase(&policy, now)),
             is_calm: false,
             deadline: None,

@@ -12,19 +12,16 @@
 //!   again. (A socket timeout is no way to wait for long: Linux ends it up to an eighth late, 2 s at 20 s;
 //!   kernel/time/timer.c, "timer wheel".)
 //!
-//! A peer may answer faster than a thread can fall asleep and wake up. If processors are idle, the read then tries
-//! again for a moment before it sleeps (busy polling).
+//! If processors are idle, such a read tries again for a moment before it sleeps (busy polling).
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
-use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, LazyLock};
-use std::thread;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::decoder::Decoder;
+use crate::transport::busy_polling::{BusyPolling, Polled};
 use crate::transport::socket;
 
 /// What a read gave.
@@ -50,10 +47,13 @@ pub(crate) struct ReadHalf {
     /// Short waits in a row, counted until they make the connection active.
     short_waits: u8,
     /// Set while the connection is active.
-    active: Option<ActiveConnection>,
+    active: Option<BusyPolling>,
+    /// What the last read has spent on busy polling.
+    polled: Polled,
+    /// The longest that a read may poll.
+    busy_poll: Duration,
     /// Whether the socket has its read timeout, which it gets when the connection first becomes active.
     has_timeout: bool,
-    last_wait: Duration,
 }
 
 impl ReadHalf {
@@ -64,8 +64,10 @@ impl ReadHalf {
     /// not.
     const SHORT_WAITS_UNTIL_ACTIVE: u8 = 4;
 
-    pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder) -> Self {
-        Self { stream, decoder, short_waits: 0, active: None, has_timeout: false, last_wait: Duration::MAX }
+    /// `busy_poll`: the longest that a read may poll before it sleeps.
+    pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder, busy_poll: Duration) -> Self {
+        let polled = Polled::default();
+        Self { stream, decoder, short_waits: 0, active: None, polled, busy_poll, has_timeout: false }
     }
 
     pub(crate) fn stream(&self) -> &Arc<TcpStream> {
@@ -93,12 +95,12 @@ impl ReadHalf {
 
     /// Reads once and blocks for [`READ_TIMEOUT`](Self::READ_TIMEOUT) at most.
     pub(crate) fn read_blocking(&mut self) -> io::Result<ReadOutcome> {
-        let busy_polls = self.last_wait < ActiveConnection::BUSY_POLL
-            && self.active.as_ref().is_some_and(ActiveConnection::may_busy_poll);
-        let stream = &self.stream;
-        let read = self.decoder.fill(|buffer| match busy_polls {
-            true => socket::read_busy_polling(stream, buffer, ActiveConnection::BUSY_POLL),
-            false => socket::read(stream, buffer),
+        let time = self.active.as_ref().map_or(Duration::ZERO, BusyPolling::time);
+        let (stream, polled) = (&self.stream, &mut self.polled);
+        *polled = Polled::default();
+        let read = self.decoder.fill(|buffer| match time.is_zero() {
+            true => socket::read(stream, buffer),
+            false => socket::read_busy_polling(stream, buffer, time, polled),
         });
         outcome(read)
     }
@@ -122,15 +124,16 @@ impl ReadHalf {
         }
     }
 
-    /// Records how long a wait took and whether data ended it. That decides how to wait next.
-    pub(crate) fn record_wait(&mut self, wait: Duration, has_data: bool) {
-        self.last_wait = wait;
+    /// Records how long a wait took, which ended now, and whether data ended it. That decides how to wait next.
+    pub(crate) fn record_wait(&mut self, wait: Duration, now: Instant, has_data: bool) {
         if !has_data || wait >= Self::READ_TIMEOUT {
             (self.short_waits, self.active) = (0, None);
-        } else if self.active.is_none() {
+        } else if let Some(polling) = &mut self.active {
+            polling.record(wait, self.polled, now);
+        } else {
             self.short_waits = self.short_waits.saturating_add(1);
             let is_active = self.short_waits >= Self::SHORT_WAITS_UNTIL_ACTIVE && self.set_timeout();
-            self.active = is_active.then(ActiveConnection::new);
+            self.active = is_active.then(|| BusyPolling::new(self.busy_poll, now));
         }
     }
 
@@ -178,35 +181,6 @@ fn outcome(read: io::Result<(usize, bool)>) -> io::Result<ReadOutcome> {
     }
 }
 
-/// One active connection among those of the process. While there are few, they may busy-poll.
-#[derive(Debug)]
-struct ActiveConnection;
-
-static ACTIVE_CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
-
-impl ActiveConnection {
-    /// How long a read tries again before it blocks. It does so only if the last wait was shorter than this.
-    const BUSY_POLL: Duration = Duration::from_micros(20);
-
-    fn new() -> Self {
-        ACTIVE_CONNECTIONS.fetch_add(1, Relaxed);
-        Self
-    }
-
-    /// Whether there is a processor for each active connection and one for its peer. With more connections, or a single
-    /// processor, busy polling would take processors from threads that have work to do.
-    fn may_busy_poll(&self) -> bool {
-        static PROCESSORS: LazyLock<usize> = LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
-        2 * ACTIVE_CONNECTIONS.load(Relaxed) <= *PROCESSORS
-    }
-}
-
-impl Drop for ActiveConnection {
-    fn drop(&mut self) {
-        ACTIVE_CONNECTIONS.fetch_sub(1, Relaxed);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -219,7 +193,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (ReadHalf::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000)), peer)
+        (ReadHalf::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000), Duration::ZERO), peer)
     }
 
     #[test]
@@ -255,11 +229,11 @@ mod tests {
         for end in [(short, false), (long, true)] {
             for n in 1..=ReadHalf::SHORT_WAITS_UNTIL_ACTIVE {
                 assert!(!read_half.blocks_in_read(None), "active after {n}");
-                read_half.record_wait(short, true);
+                read_half.record_wait(short, Instant::now(), true);
             }
             assert!(read_half.blocks_in_read(None) && read_half.blocks_in_read(Some(long)));
             assert!(!read_half.blocks_in_read(Some(short)), "the deadline is nearer than the read timeout");
-            read_half.record_wait(end.0, end.1);
+            read_half.record_wait(end.0, Instant::now(), end.1);
             assert!(!read_half.blocks_in_read(None));
         }
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 
+use crate::transport::busy_polling::Polled;
 use crate::transport::write_half::Socket;
 
 impl Socket for TcpStream {
@@ -267,13 +268,22 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize
     Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(buffer))?)
 }
 
-/// Like [`read`], but tries again for `busy_poll` before it blocks.
+/// Like [`read`], but tries for so long before it blocks.
 #[cfg(unix)]
-pub(crate) fn read_busy_polling(stream: &TcpStream, buffer: &mut Vec<u8>, busy_poll: Duration) -> io::Result<usize> {
+pub(crate) fn read_busy_polling(
+    stream: &TcpStream,
+    buffer: &mut Vec<u8>,
+    time: Duration,
+    polled: &mut Polled,
+) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
-    let begin = Instant::now();
-    while begin.elapsed() < busy_poll {
-        match recv(stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT) {
+    let mut before = Instant::now();
+    while polled.time < time {
+        let received = recv(stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT);
+        let now = Instant::now();
+        polled.add(now - before);
+        before = now;
+        match received {
             Err(rustix::io::Errno::AGAIN) => {}
             received => return Ok(received?.0),
         }
@@ -299,7 +309,12 @@ pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<u
 
 /// This system has no non-blocking read to poll with.
 #[cfg(not(unix))]
-pub(crate) fn read_busy_polling(stream: &TcpStream, buffer: &mut Vec<u8>, _: Duration) -> io::Result<usize> {
+pub(crate) fn read_busy_polling(
+    stream: &TcpStream,
+    buffer: &mut Vec<u8>,
+    _: Duration,
+    _: &mut Polled,
+) -> io::Result<usize> {
     read(stream, buffer)
 }
 

@@ -47,10 +47,11 @@ const SIZES: [usize; 2] = [0, usize::MAX];
 #[test]
 fn a_server_works_with_any_duration() {
     type Set = fn(Server, Duration) -> Server;
-    let settings: [(&str, Set); 4] = [
+    let settings: [(&str, Set); 5] = [
         ("handshake_timeout", Server::handshake_timeout),
         ("close_timeout", Server::close_timeout),
         ("full_queue_timeout", |server, duration| server.full_queue_timeout(Some(duration))),
+        ("busy_poll", Server::busy_poll),
         ("heartbeat", |server, duration| server.heartbeat(HeartbeatPolicy::keepalive(duration))),
     ];
     for (name, set) in settings {
@@ -63,11 +64,12 @@ fn a_server_works_with_any_duration() {
 #[test]
 fn a_client_works_with_any_duration() {
     type Set = fn(Client, Duration) -> Client;
-    let settings: [(&str, Set); 5] = [
+    let settings: [(&str, Set); 6] = [
         ("connect_timeout", Client::connect_timeout),
         ("handshake_timeout", Client::handshake_timeout),
         ("close_timeout", Client::close_timeout),
         ("full_queue_timeout", |client, duration| client.full_queue_timeout(Some(duration))),
+        ("busy_poll", Client::busy_poll),
         ("heartbeat", |client, duration| client.heartbeat(HeartbeatPolicy::keepalive(duration))),
     ];
     for (name, set) in settings {

@@ -189,6 +189,8 @@ mod tests {
             &["--ping-interval", "soon"],
             &["--max-missed", "0"],
             &["--max-connections", "0"],
+            &["--busy-poll", "1s"],
+            &["--busy-poll", "20"],
             &["--liveness", "maybe"],
             &["--allow-origin", "example.org"],
             &["--allow-origin", "https://example.org/"],

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::Args;
 use heartwire::{Client, Server};
 
-use super::values::{Optional, parse_duration, parse_optional, parse_read_buffer, parse_size, parse_size_or_zero};
+use super::values::{
+    Optional, parse_busy_poll, parse_duration, parse_optional, parse_read_buffer, parse_size, parse_size_or_zero,
+};
 
 /// How long everything may take, and how large it may be.
 #[derive(Debug, Args)]
@@ -45,6 +47,10 @@ pub(crate) struct Settings {
     /// Memory for all connections together, for what waits to be sent and what is read ahead
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_size_or_zero)]
     max_buffered: usize,
+
+    /// How long to poll for the next message of a busy connection before sleeping, or "off"
+    #[arg(long, value_name = "DURATION|off", default_value = "200us", value_parser = parse_busy_poll)]
+    busy_poll: Duration,
 }
 
 /// A server or a client with these settings. The setters of both have the same names, but are no trait's.
@@ -60,6 +66,7 @@ macro_rules! with_settings {
             read_buffer_size,
             read_ahead,
             max_buffered,
+            busy_poll,
         } = *$settings;
         $end.handshake_timeout(handshake_timeout)
             .close_timeout(close_timeout)
@@ -69,6 +76,7 @@ macro_rules! with_settings {
             .read_buffer_size(read_buffer_size)
             .read_ahead(read_ahead)
             .max_buffered(max_buffered)
+            .busy_poll(busy_poll)
     }};
 }
 

@@ -64,6 +64,18 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long to poll, or off, which is nothing.
+pub(super) fn parse_busy_poll(text: &str) -> Result<Duration, String> {
+    const LONGEST: Duration = Duration::from_millis(100);
+    if text == "off" {
+        return Ok(Duration::ZERO);
+    }
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= LONGEST => Ok(duration),
+        _ => Err("expected a duration of 100ms at most, such as 50us or 1ms, or \"off\"".to_owned()),
+    }
+}
+
 pub(super) fn parse_optional(text: &str) -> Result<Optional, String> {
     if text == "off" { Ok(Optional(None)) } else { parse_duration(text).map(|duration| Optional(Some(duration))) }
 }
