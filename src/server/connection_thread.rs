@@ -24,7 +24,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::admission::{Admission, Limits};
-use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT};
+use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT, Upgraded};
 use crate::server::idle_threads::IdleThreads;
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
@@ -183,7 +183,8 @@ where
                 self.report_failure(remote, failure);
                 self.linger(is_there);
             }
-            Outcome::Upgraded { id, request, accept, tail } => {
+            Outcome::Upgraded(upgraded) => {
+                let Upgraded { id, request, accept, tail } = *upgraded;
                 let heartbeat = accept.heartbeat.unwrap_or(self.server.settings.heartbeat);
                 let answers_texts = self.server.text_heartbeat || has_text_heartbeat(&accept);
                 let shared = self.shared(id, stream, &request, accept.takes_broadcasts);

@@ -48,14 +48,23 @@ pub(crate) struct HandshakeConfig {
 
 /// The outcome of a handshake.
 pub(crate) enum Outcome {
-    /// The connection is a WebSocket. `tail` holds the bytes received after the request.
-    Upgraded { id: ConnectionId, request: Request, accept: Box<Accept>, tail: Vec<u8> },
+    /// The connection is a WebSocket.
+    Upgraded(Box<Upgraded>),
     /// A plain HTTP request was answered, and our end of the connection was closed.
     PlainHttp(Box<PlainExchange>),
     /// Not a byte of a request came: the client has gone, or got 408 because it took too long.
     NoRequest { is_there: bool },
     /// The client was refused and our end of the connection closed, or the connection was lost.
     Failed(Box<HandshakeFailure>),
+}
+
+/// A client that has become a connection.
+pub(crate) struct Upgraded {
+    pub(crate) id: ConnectionId,
+    pub(crate) request: Request,
+    pub(crate) accept: Box<Accept>,
+    /// The bytes received after the request.
+    pub(crate) tail: Vec<u8>,
 }
 
 /// A plain HTTP request, and what became of it.
@@ -269,7 +278,7 @@ impl Handshake<'_> {
         // Before the response, so that a client which connects after another was let in has the higher number.
         let id = last_id.fetch_add(1, Relaxed) + 1;
         match socket::write_before(&self.pending.stream, answer, self.deadline) {
-            Ok(()) => Outcome::Upgraded { id, request, accept, tail },
+            Ok(()) => Outcome::Upgraded(Box::new(Upgraded { id, request, accept, tail })),
             Err(error) => {
                 Outcome::Failed(HandshakeFailure::of_request(&request, None, format!("response not sent: {error}")))
             }

@@ -45,7 +45,8 @@ impl IdleThreads {
         }
     }
 
-    /// Waits for a client. `None` if the thread is to end.
+    /// Waits for a client. `None` if the thread is to end. Not inlined, for its caller's frame lies below a connection.
+    #[inline(never)]
     pub(super) fn accept(&self, supervisor: &SupervisorHandle) -> Option<(TcpStream, SocketAddr)> {
         let listener = self.listener.upgrade().filter(|listener| listener.is_prepared)?;
         let _place = self.take_place().filter(|_| has_shallow_stack())?;

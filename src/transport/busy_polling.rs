@@ -22,6 +22,8 @@ pub(super) struct BusyPolling {
     limit: Duration,
     /// How long the next read tries.
     time: Duration,
+    /// What the last read has spent.
+    polled: Polled,
     /// The time that may be spent on polling, as of `updated`.
     credit: Duration,
     updated: Instant,
@@ -65,6 +67,7 @@ impl BusyPolling {
         Self {
             limit,
             time: Duration::ZERO,
+            polled: Polled::default(),
             credit: Duration::ZERO,
             updated: now,
             undisturbed: Duration::ZERO,
@@ -72,13 +75,17 @@ impl BusyPolling {
         }
     }
 
-    /// How long the next read is to try before it blocks.
-    pub(super) fn time(&self) -> Duration {
-        if self.time <= self.credit && has_idle_processors() { self.time } else { Duration::ZERO }
+    /// Begins a read: how long it is to try before it blocks, and where to note what it spends. `None` if it is to
+    /// block at once.
+    pub(super) fn begin(&mut self) -> Option<(Duration, &mut Polled)> {
+        self.polled = Polled::default();
+        let may_poll = !self.time.is_zero() && self.time <= self.credit && has_idle_processors();
+        may_poll.then_some((self.time, &mut self.polled))
     }
 
     /// Records a wait of this length, which something ended that has arrived.
-    pub(super) fn record(&mut self, wait: Duration, polled: Polled, now: Instant) {
+    pub(super) fn record(&mut self, wait: Duration, now: Instant) {
+        let polled = self.polled;
         let earned = now.saturating_duration_since(self.updated) / 2;
         self.credit = (self.credit + earned).min(Self::MOST_CREDIT).saturating_sub(polled.time);
         self.updated = now;
@@ -138,10 +145,10 @@ mod tests {
             let is_met = until_there <= time && !self.shares_processor;
             let held_up = if self.shares_processor { time } else { Duration::ZERO };
             let wait = held_up + if is_met { until_there } else { until_there + wake_up };
-            let polled = Polled { time: if is_met { until_there } else { time }, was_interrupted: false };
+            self.polling.polled = Polled { time: if is_met { until_there } else { time }, was_interrupted: false };
             self.now += wait + us(5);
-            self.polled += polled.time;
-            self.polling.record(wait, polled, self.now);
+            self.polled += self.polling.polled.time;
+            self.polling.record(wait, self.now);
             is_met
         }
     }
@@ -177,7 +184,8 @@ mod tests {
         assert!(!polled.was_interrupted);
         polled.add(us(1_000));
         assert!(polled.was_interrupted);
-        waits.polling.record(us(20), polled, waits.now);
+        waits.polling.polled = polled;
+        waits.polling.record(us(20), waits.now);
         let (before, until) = (waits.polled, waits.now + BusyPolling::PAUSE);
         while waits.now < until {
             assert!(!waits.wait(us(20), us(20)));
@@ -200,9 +208,9 @@ mod tests {
         let now = Instant::now();
         let mut polling = BusyPolling::new(Duration::ZERO, now);
         for n in 1..100 {
-            polling.record(Duration::ZERO, Polled::default(), now + n * us(1_000));
-            polling.record(us(1), Polled::default(), now + n * us(1_000));
-            assert_eq!(polling.time, Duration::ZERO);
+            polling.record(Duration::ZERO, now + n * us(1_000));
+            polling.record(us(1), now + n * us(1_000));
+            assert!(polling.begin().is_none());
         }
     }
 }

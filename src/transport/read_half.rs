@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::close::CloseReason;
 use crate::protocol::decoder::Decoder;
-use crate::transport::busy_polling::{BusyPolling, Polled};
+use crate::transport::busy_polling::BusyPolling;
 use crate::transport::socket;
 
 /// What a read gave.
@@ -46,10 +46,8 @@ pub(crate) struct ReadHalf {
     pub(crate) decoder: Decoder,
     /// Short waits in a row, counted until they make the connection active.
     short_waits: u8,
-    /// Set while the connection is active.
-    active: Option<BusyPolling>,
-    /// What the last read has spent on busy polling.
-    polled: Polled,
+    /// Set while the connection is active. Boxed, so that an idle one does not pay for it.
+    active: Option<Box<BusyPolling>>,
     /// The longest that a read may poll.
     busy_poll: Duration,
     /// Whether the socket has its read timeout, which it gets when the connection first becomes active.
@@ -66,8 +64,7 @@ impl ReadHalf {
 
     /// `busy_poll`: the longest that a read may poll before it sleeps.
     pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder, busy_poll: Duration) -> Self {
-        let polled = Polled::default();
-        Self { stream, decoder, short_waits: 0, active: None, polled, busy_poll, has_timeout: false }
+        Self { stream, decoder, short_waits: 0, active: None, busy_poll, has_timeout: false }
     }
 
     pub(crate) fn stream(&self) -> &Arc<TcpStream> {
@@ -95,12 +92,11 @@ impl ReadHalf {
 
     /// Reads once and blocks for [`READ_TIMEOUT`](Self::READ_TIMEOUT) at most.
     pub(crate) fn read_blocking(&mut self) -> io::Result<ReadOutcome> {
-        let time = self.active.as_ref().map_or(Duration::ZERO, BusyPolling::time);
-        let (stream, polled) = (&self.stream, &mut self.polled);
-        *polled = Polled::default();
-        let read = self.decoder.fill(|buffer| match time.is_zero() {
-            true => socket::read(stream, buffer),
-            false => socket::read_busy_polling(stream, buffer, time, polled),
+        let stream = &self.stream;
+        let polling = self.active.as_mut().and_then(|polling| polling.begin());
+        let read = self.decoder.fill(|buffer| match polling {
+            None => socket::read(stream, buffer),
+            Some((time, polled)) => socket::read_busy_polling(stream, buffer, time, polled),
         });
         outcome(read)
     }
@@ -129,11 +125,11 @@ impl ReadHalf {
         if !has_data || wait >= Self::READ_TIMEOUT {
             (self.short_waits, self.active) = (0, None);
         } else if let Some(polling) = &mut self.active {
-            polling.record(wait, self.polled, now);
+            polling.record(wait, now);
         } else {
             self.short_waits = self.short_waits.saturating_add(1);
             let is_active = self.short_waits >= Self::SHORT_WAITS_UNTIL_ACTIVE && self.set_timeout();
-            self.active = is_active.then(|| BusyPolling::new(self.busy_poll, now));
+            self.active = is_active.then(|| Box::new(BusyPolling::new(self.busy_poll, now)));
         }
     }
 
