@@ -45,6 +45,10 @@ impl Template {
         Self { dialect, frame, head, payload }
     }
 
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
     /// Appends a message.
     pub(crate) fn write(&self, number: u64, out: &mut Vec<u8>) {
         let start = out.len() + self.head;

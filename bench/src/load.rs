@@ -54,11 +54,7 @@ pub(crate) fn run(server: &Server, load: &Load) -> io::Result<Option<Outcome>> {
     thread::scope(|scope| {
         let workers: Vec<_> =
             groups.into_iter().map(|group| scope.spawn(move || Worker::new(group, load, span)?.run())).collect();
-        interrupt::sleep_until(from);
-        let pids = [server.process.pid(), std::process::id()];
-        let before = pids.map(procfs::processor);
-        interrupt::sleep_until(until);
-        let after = pids.map(procfs::processor);
+        let processors = span.processors(server);
 
         let mut latency = new_histogram();
         for worker in workers {
@@ -67,7 +63,7 @@ pub(crate) fn run(server: &Server, load: &Load) -> io::Result<Option<Outcome>> {
         }
         let answers = u32::try_from(latency.len().max(1)).unwrap_or(u32::MAX);
         let rate = latency.len() as f64 / load.duration.as_secs_f64();
-        let [processor, own_processor] = [0, 1].map(|process| after[process].saturating_sub(before[process]) / answers);
+        let [processor, own_processor] = processors.map(|time| time / answers);
         let outcome = Outcome { rate, latency, processor, own_processor };
         Ok((!interrupt::is_set()).then_some(outcome))
     })
@@ -104,9 +100,25 @@ pub(crate) fn new_histogram() -> Histogram<u64> {
 
 /// What is counted.
 #[derive(Debug, Clone, Copy)]
-struct Span {
-    from: Instant,
-    until: Instant,
+pub(crate) struct Span {
+    pub(crate) from: Instant,
+    pub(crate) until: Instant,
+}
+
+impl Span {
+    pub(crate) fn contains(self, now: Instant) -> bool {
+        (self.from..self.until).contains(&now)
+    }
+
+    /// Waits until it is over. What it took of the processors: the server, and this process.
+    pub(crate) fn processors(self, server: &Server) -> [Duration; 2] {
+        let pids = [server.process.pid(), std::process::id()];
+        interrupt::sleep_until(self.from);
+        let before = pids.map(procfs::processor);
+        interrupt::sleep_until(self.until);
+        let after = pids.map(procfs::processor);
+        [0, 1].map(|process| after[process].saturating_sub(before[process]))
+    }
 }
 
 /// A thread's share of the connections.
@@ -178,7 +190,7 @@ impl Worker {
         requester.receive(&mut self.scratch)?;
         let now = Instant::now();
         while let Some(sent) = requester.take_answer() {
-            if (self.span.from..self.span.until).contains(&now) {
+            if self.span.contains(now) {
                 self.latency.saturating_record((now - sent).as_nanos() as u64);
             }
         }

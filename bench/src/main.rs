@@ -20,6 +20,7 @@ mod procfs;
 mod report;
 mod requester;
 mod server;
+mod visitors;
 mod wire;
 
 use std::process::ExitCode;

@@ -39,6 +39,15 @@ pub(crate) fn available() -> f64 {
     kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")
 }
 
+/// Connections that found the backlog of their listener full, since the system began.
+pub(crate) fn listen_overflows() -> f64 {
+    let netstat = fs::read_to_string("/proc/net/netstat").unwrap_or_default();
+    let mut rows = netstat.lines().filter(|line| line.starts_with("TcpExt:")).map(str::split_whitespace);
+    let (Some(names), Some(values)) = (rows.next(), rows.next()) else { return f64::NAN };
+    let found = names.zip(values).find(|(name, _)| *name == "ListenOverflows");
+    found.and_then(|(_, value)| value.parse().ok()).unwrap_or(f64::NAN)
+}
+
 fn resident(pid: u32) -> Option<f64> {
     // VmRSS lags behind by up to 64 pages per thread; this one is exact.
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;

@@ -122,31 +122,65 @@ pub(crate) fn wrong(what: &str) -> io::Error {
 /// Connections that this process has opened.
 static CONNECTIONS: AtomicUsize = AtomicUsize::new(0);
 
-/// Connects from a loopback address of its own for every few thousand connections: one has 28,000 ports only, and
-/// closed connections keep theirs for a minute.
+/// Connects to the server.
 pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    let socket = bound(Type::STREAM)?;
+    socket.connect_timeout(&server.into(), Duration::from_secs(10))?;
+    Ok(socket.into())
+}
+
+/// Begins to connect, without blocking: the connection is there when it takes the first byte.
+pub(crate) fn begin_connect(server: SocketAddr) -> io::Result<TcpStream> {
+    let socket = bound(Type::STREAM.nonblocking())?;
+    match socket.connect(&server.into()) {
+        Err(error) if error.raw_os_error() != Some(rustix::io::Errno::INPROGRESS.raw_os_error()) => Err(error),
+        _ => Ok(socket.into()),
+    }
+}
+
+/// A socket with another loopback address for every 4,000: an address has 28,000 ports only, and whoever closes a
+/// connection first keeps its port for a minute. 250 addresses are enough for 100,000 connections a second.
+fn bound(kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, kind, None)?;
     let number = CONNECTIONS.fetch_add(1, Relaxed);
     let source = Ipv4Addr::new(127, 0, 1, (number / 4000 % 250 + 1) as u8);
-    socket.bind(&SocketAddr::from((source, 0)).into())?;
-    socket.connect_timeout(&server.into(), Duration::from_secs(10))?;
+    socket.bind(&SocketAddr::from((source, 0)).into()).map_err(|error| match error.kind() {
+        // Which of the two it is depends on where the kernel looks for a port.
+        io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable => {
+            io::Error::new(io::ErrorKind::AddrNotAvailable, format!("{source} has no free port: {error}"))
+        }
+        _ => error,
+    })?;
     socket.set_tcp_nodelay(true)?;
-    Ok(socket.into())
+    Ok(socket)
+}
+
+/// An opening handshake. The key and its answer are the example of RFC 6455 section 1.3.
+pub(crate) const UPGRADE: &[u8] = b"GET /bench HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// The length of the answer to [`UPGRADE`] at the front of these bytes; `None` if it is not complete.
+pub(crate) fn upgraded(bytes: &[u8]) -> io::Result<Option<usize>> {
+    const ACCEPT: &[u8] = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let Some(end) = bytes.windows(4).position(|window| window == b"\r\n\r\n").map(|position| position + 4) else {
+        return Ok(None);
+    };
+    let head = &bytes[..end];
+    if !head.starts_with(b"HTTP/1.1 101 ") || !head.windows(ACCEPT.len()).any(|window| window == ACCEPT) {
+        return Err(wrong(&format!("no upgrade but: {}", String::from_utf8_lossy(head))));
+    }
+    Ok(Some(end))
 }
 
 /// The opening handshake. What the server sent behind it is returned.
 pub(crate) fn upgrade(stream: &TcpStream) -> io::Result<Vec<u8>> {
-    // The key and its answer are the example of RFC 6455 section 1.3.
-    const REQUEST: &[u8] = b"GET /bench HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
-    const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     let mut stream = stream;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(REQUEST)?;
+    stream.write_all(UPGRADE)?;
     let mut answer = Vec::with_capacity(1024);
     let end = loop {
-        if let Some(end) = answer.windows(4).position(|window| window == b"\r\n\r\n") {
-            break end + 4;
+        if let Some(end) = upgraded(&answer)? {
+            break end;
         }
         let mut chunk = [0; 1024];
         match stream.read(&mut chunk)? {
@@ -154,10 +188,6 @@ pub(crate) fn upgrade(stream: &TcpStream) -> io::Result<Vec<u8>> {
             count => answer.extend_from_slice(&chunk[..count]),
         }
     };
-    let head = String::from_utf8_lossy(&answer[..end]);
-    if !head.starts_with("HTTP/1.1 101 ") || !head.contains(ACCEPT) {
-        return Err(wrong(&format!("no upgrade but: {head}")));
-    }
     stream.set_read_timeout(None)?;
     Ok(answer.split_off(end))
 }
@@ -198,6 +228,15 @@ mod tests {
         for head in [[0x02, 0], [0x82, 0x80], [0xc2, 0]] {
             assert!(Parser::default().next(&mut &head[..]).is_err());
         }
+    }
+
+    #[test]
+    fn only_the_right_answer_upgrades() {
+        let answer = b"HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        assert_eq!(upgraded(&answer[..answer.len() - 1]).unwrap(), None);
+        assert_eq!(upgraded(&[&answer[..], b"more"].concat()).unwrap(), Some(answer.len()));
+        assert!(upgraded(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").is_err());
+        assert!(upgraded(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").is_err());
     }
 
     #[test]
