@@ -28,7 +28,7 @@ struct Cli {
 
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
-    /// How often everything is measured; the median counts.
+    /// How often everything is measured; the median counts, and from 6 on it has an interval of 95 %.
     #[arg(long, global = true, default_value_t = 3)]
     pub(crate) rounds: usize,
     /// Seconds that one measurement of a load takes.

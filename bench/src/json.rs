@@ -5,8 +5,9 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::report::{Report, Spread};
+use crate::report::Report;
 use crate::server::Kind;
+use crate::spread::Spread;
 
 pub(crate) fn write(report: &Report, rounds: usize, seconds: f64) -> String {
     let series: Vec<Value> = report
@@ -22,7 +23,7 @@ pub(crate) fn write(report: &Report, rounds: usize, seconds: f64) -> String {
                 "unit": series.figure.unit,
                 "less_is_better": series.figure.less_is_better,
                 "values": series.values,
-                "spread": Spread::of(&series.values).map(spread),
+                "spread": series.spread().map(spread),
                 "ratio_to_bare": ratio(Kind::Bare),
                 "ratio_to_tokio_tungstenite": ratio(Kind::TokioTungstenite),
             })
@@ -33,7 +34,7 @@ pub(crate) fn write(report: &Report, rounds: usize, seconds: f64) -> String {
 }
 
 fn spread(spread: Spread) -> Value {
-    json!({ "median": spread.median, "least": spread.least, "most": spread.most })
+    json!({ "median": spread.median, "low": spread.low, "high": spread.high, "coverage": spread.coverage })
 }
 
 fn machine() -> Value {

@@ -3,7 +3,7 @@
 //! ```text
 //! cli ─> cases ─┬─> process: starts servers (this program again, `serve`) ──> server::*
 //!               ├─> load: connections that send and verify ──> wire: frames as a client sees them
-//!               └─> report: medians, ratios, table
+//!               └─> report: ratios, tables ──> spread: medians and intervals
 //! ```
 
 mod answers;
@@ -20,6 +20,7 @@ mod procfs;
 mod report;
 mod requester;
 mod server;
+mod spread;
 mod visitors;
 mod wire;
 

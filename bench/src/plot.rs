@@ -1,8 +1,9 @@
-//! The report as a picture: for each cell a panel of bars, one for each server, with the spread as whiskers.
+//! The report as a picture: for each cell a panel of bars, one for each server, with the interval as whiskers.
 
 use std::fmt::Write as _;
 
-use crate::report::{Report, Series, Spread, number};
+use crate::report::{Report, Series, number};
+use crate::spread::{Spread, interval_name};
 
 const WIDTH: f64 = 560.0;
 const LABELS: f64 = 190.0;
@@ -50,18 +51,20 @@ fn draw_panel(body: &mut String, panel: &[&Series], left: f64, top: f64) {
     let Some(first) = panel.first() else { return };
     let figure = first.figure;
     let better = if figure.less_is_better { "less is better" } else { "more is better" };
+    let spreads: Vec<Option<Spread>> = panel.iter().map(|series| series.spread()).collect();
+    let coverage = spreads.iter().flatten().map(|spread| spread.coverage).fold(0.0, f64::max);
+    let interval = if coverage > 0.0 { format!(" and {}", interval_name(coverage)) } else { String::new() };
     let (case, cell) = (escape(first.case), escape(&first.cell));
     let _ = writeln!(
         body,
         "<text x=\"{left}\" y=\"{}\" font-weight=\"bold\">{case}: {cell}</text>\n\
-         <text x=\"{left}\" y=\"{}\" fill=\"#666\">{} {}, {better}; median, least and most</text>",
+         <text x=\"{left}\" y=\"{}\" fill=\"#666\">{} {}, {better}; median{interval}</text>",
         top + 14.0,
         top + 30.0,
         escape(figure.name),
         escape(figure.unit),
     );
-    let spreads: Vec<Option<Spread>> = panel.iter().map(|series| Spread::of(&series.values)).collect();
-    let most = spreads.iter().flatten().map(|spread| spread.most).fold(f64::MIN_POSITIVE, f64::max);
+    let most = spreads.iter().flatten().map(|spread| spread.high).fold(f64::MIN_POSITIVE, f64::max);
     let scale = |value: f64| (value.max(0.0) / most) * (WIDTH - LABELS - VALUES);
     for (row, (series, spread)) in panel.iter().zip(&spreads).enumerate() {
         let y = top + HEAD + row as f64 * ROW;
@@ -79,14 +82,14 @@ fn draw_panel(body: &mut String, panel: &[&Series], left: f64, top: f64) {
             let _ = writeln!(body, "<text x=\"{bars}\" y=\"{}\" fill=\"#666\">failed</text>", middle + 4.0);
             continue;
         };
-        let (length, least, end) = (scale(spread.median), bars + scale(spread.least), bars + scale(spread.most));
+        let (length, low, high) = (scale(spread.median), bars + scale(spread.low), bars + scale(spread.high));
         let _ = writeln!(
             body,
             "<rect x=\"{bars}\" y=\"{y}\" width=\"{length:.1}\" height=\"{}\" fill=\"{colour}\"/>\n\
-             <path d=\"M{least:.1} {middle}H{end:.1}\" stroke=\"#222\" fill=\"none\"/>\n\
+             <path d=\"M{low:.1} {middle}H{high:.1}\" stroke=\"#222\" fill=\"none\"/>\n\
              <text x=\"{:.1}\" y=\"{}\">{}</text>",
             ROW - 5.0,
-            end + 6.0,
+            high + 6.0,
             middle + 4.0,
             number(spread.median)
         );

@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use crate::spread::{Spread, interval_name};
+
 /// A kind of figure. The first of a case is the one whose ratios are told.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Figure {
@@ -30,29 +32,18 @@ pub(crate) struct Series {
     pub(crate) values: Vec<f64>,
 }
 
+impl Series {
+    pub(crate) fn spread(&self) -> Option<Spread> {
+        Spread::of(&self.values)
+    }
+}
+
+/// Stands behind a ratio that may as well be 1.
+const SWAMPED: &str = "~";
+
 #[derive(Debug, Default)]
 pub(crate) struct Report {
     pub(crate) series: Vec<Series>,
-}
-
-/// A median with the smallest and the largest value.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Spread {
-    pub(crate) median: f64,
-    pub(crate) least: f64,
-    pub(crate) most: f64,
-}
-
-impl Spread {
-    pub(crate) fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
-        sorted.sort_by(f64::total_cmp);
-        let (least, most) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let median =
-            if sorted.len().is_multiple_of(2) { (sorted[middle - 1] + sorted[middle]) / 2.0 } else { sorted[middle] };
-        Some(Self { median, least, most })
-    }
 }
 
 impl Report {
@@ -92,7 +83,11 @@ impl Report {
                 cases.push(series.case);
             }
         }
-        cases.into_iter().map(|case| self.table(case, references)).collect()
+        let mut text: String = cases.into_iter().map(|case| self.table(case, references)).collect();
+        if text.contains(SWAMPED) {
+            let _ = writeln!(text, "\n{SWAMPED}  the interval contains 1: a difference that the spread swamps");
+        }
+        text
     }
 
     fn table(&self, case: &str, references: &[&str]) -> String {
@@ -125,6 +120,11 @@ impl Report {
             }
         }
         let references: Vec<&str> = references.iter().copied().filter(|name| servers.contains(name)).collect();
+        let first = figures.first();
+        let spreads =
+            of_cell.iter().filter(|series| Some(&series.figure) == first).filter_map(|series| series.spread());
+        // What most intervals cover. One that lacks a round says it for itself.
+        let coverage = spreads.map(|spread| spread.coverage).fold(0.0, f64::max);
         let mut heading = vec![String::new()];
         for (index, figure) in figures.iter().enumerate() {
             heading.push(if figure.unit.is_empty() {
@@ -133,7 +133,7 @@ impl Report {
                 format!("{} {}", figure.name, figure.unit)
             });
             if index == 0 {
-                heading.push("(least..most)".into());
+                heading.extend((coverage > 0.0).then(|| interval_name(coverage)));
                 heading.extend(references.iter().map(|reference| format!("to {reference}")));
             }
         }
@@ -142,16 +142,19 @@ impl Report {
             let mut row = vec![server.to_owned()];
             for (index, figure) in figures.iter().enumerate() {
                 let series = of_cell.iter().find(|series| series.server == server && series.figure == *figure);
-                let spread = series.and_then(|series| Spread::of(&series.values));
+                let spread = series.and_then(|series| series.spread());
                 let failed = if series.is_some() { "failed" } else { "-" };
                 row.push(spread.map_or(failed.into(), |spread| number(spread.median)));
                 if index == 0 {
-                    row.push(spread.map_or("-".into(), |s| format!("({}..{})", number(s.least), number(s.most))));
-                    for reference in &references {
+                    let interval = spread.map_or("-".into(), |spread| interval(&spread, coverage));
+                    row.extend((coverage > 0.0).then_some(interval));
+                    for &reference in &references {
                         let ratio = series.and_then(|series| self.ratio(series, reference));
-                        row.push(ratio.map_or("-".into(), |s| {
-                            format!("{} ({}..{})", number(s.median), number(s.least), number(s.most))
-                        }));
+                        row.push(match ratio {
+                            Some(_) if server == reference => "1".into(),
+                            Some(ratio) => tell_ratio(&ratio, coverage),
+                            None => "-".into(),
+                        });
                     }
                 }
             }
@@ -159,6 +162,25 @@ impl Report {
         }
         rows
     }
+}
+
+/// An interval, with what it covers if that is less than others do.
+fn interval(spread: &Spread, coverage: f64) -> String {
+    let (low, high) = (number(spread.low), number(spread.high));
+    if spread.is_single() {
+        String::new()
+    } else if spread.coverage < coverage.min(Spread::WANTED) {
+        format!("({low}..{high}, {})", interval_name(spread.coverage))
+    } else {
+        format!("({low}..{high})")
+    }
+}
+
+fn tell_ratio(ratio: &Spread, coverage: f64) -> String {
+    let is_swamped = !ratio.is_single() && (ratio.low..=ratio.high).contains(&1.0);
+    let mark = if is_swamped { SWAMPED } else { "" };
+    let told = format!("{}{mark} {}", number(ratio.median), interval(ratio, coverage));
+    told.trim_end().into()
 }
 
 fn align(rows: &[Vec<String>]) -> String {
@@ -191,13 +213,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_median_is_the_middle_or_the_mean_of_two() {
-        assert_eq!(Spread::of(&[3.0, 1.0, 2.0]), Some(Spread { median: 2.0, least: 1.0, most: 3.0 }));
-        assert_eq!(Spread::of(&[4.0, 1.0, f64::NAN]).unwrap().median, 2.5);
-        assert_eq!(Spread::of(&[f64::NAN]), None);
-    }
-
-    #[test]
     fn a_ratio_is_taken_round_by_round_and_above_one_is_better() {
         let mut report = Report::default();
         for (figure, expected) in [(more("rate", "1/s"), 2.0), (less("time", "s"), 0.5)] {
@@ -208,5 +223,30 @@ mod tests {
             let series = report.series.iter().find(|series| series.figure == figure).unwrap();
             assert_eq!(report.ratio(series, "theirs").unwrap().median, expected);
         }
+    }
+
+    #[test]
+    fn a_ratio_that_the_spread_swamps_is_marked() {
+        let mut report = Report::default();
+        for (round, other) in [90.0, 110.0, 95.0, 120.0, 100.0, 130.0].into_iter().enumerate() {
+            report.add("echo", "1", "bare", more("rate", "1/s"), 100.0);
+            report.add("echo", "1", "close", more("rate", "1/s"), other);
+            report.add("echo", "1", "fast", more("rate", "1/s"), other * 2.0);
+            report.add("echo", "1", "twice", more("rate", "1/s"), if round < 2 { 300.0 } else { f64::NAN });
+        }
+        let table = report.tables(&["bare"]);
+        for part in ["95 % interval", "1.05~ (0.90..1.30)\n", "2.10 (1.80..2.60)\n", "(3.00..3.00, range, 50 %)\n"] {
+            assert!(table.contains(part), "{part} is not in {table}");
+        }
+        assert!(table.ends_with("~  the interval contains 1: a difference that the spread swamps\n"));
+    }
+
+    #[test]
+    fn what_was_measured_once_has_no_interval() {
+        let mut report = Report::default();
+        report.add("idle", "1", "bare", less("memory", "KB"), 2.0);
+        report.add("idle", "1", "mine", less("memory", "KB"), 2.0);
+        let table = report.tables(&["bare"]);
+        assert!(!table.contains(['(', '~', '%']), "{table}");
     }
 }
