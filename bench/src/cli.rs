@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::cases::{connect, count, detect, echoes, fanout, idle};
 use crate::load::Load;
+use crate::machine::Machine;
 use crate::report::Report;
 use crate::server::{self, Kind, ServeOptions};
 use crate::{crowd, interrupt, json, plot};
@@ -132,6 +133,8 @@ pub(crate) fn run() -> io::Result<()> {
         command => command,
     };
     interrupt::watch()?;
+    let machine = Machine::look();
+    print!("{machine}");
     let mut report = Report::default();
     let measured = match command {
         Command::All => all(&common, &mut report),
@@ -139,10 +142,10 @@ pub(crate) fn run() -> io::Result<()> {
     };
     print!("{}", report.tables(&[Kind::Bare.name(), Kind::TokioTungstenite.name()]));
     if let Some(path) = &common.json {
-        fs::write(path, json::write(&report, common.rounds, common.seconds))?;
+        fs::write(path, json::write(&machine, &report, common.rounds, common.seconds))?;
     }
     if let Some(path) = &common.plot {
-        fs::write(path, plot::draw(&report))?;
+        fs::write(path, plot::draw(&report, &machine.name()))?;
     }
     measured
 }

@@ -14,6 +14,7 @@ mod crowd;
 mod interrupt;
 mod json;
 mod load;
+mod machine;
 mod plot;
 mod process;
 mod procfs;

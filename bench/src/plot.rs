@@ -13,8 +13,8 @@ const HEAD: f64 = 46.0;
 const MARGIN: f64 = 16.0;
 const COLUMNS: usize = 2;
 
-/// The first figure of each cell: what its ratios are made of.
-pub(crate) fn draw(report: &Report) -> String {
+/// The first figure of each cell: what its ratios are made of. Below them the machine.
+pub(crate) fn draw(report: &Report, machine: &str) -> String {
     let panels: Vec<Vec<&Series>> = panels(report);
     let mut body = String::new();
     let mut top = MARGIN;
@@ -25,6 +25,8 @@ pub(crate) fn draw(report: &Report) -> String {
         let rows = line.iter().map(Vec::len).max().unwrap_or(0);
         top += HEAD + rows as f64 * ROW + MARGIN;
     }
+    let _ = writeln!(body, "<text x=\"{MARGIN}\" y=\"{}\" fill=\"#666\">{}</text>", top + 4.0, escape(machine));
+    top += 2.0 * MARGIN;
     let width = MARGIN + COLUMNS as f64 * (WIDTH + MARGIN);
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {top}\" width=\"{width}\" height=\"{top}\" \
@@ -110,8 +112,9 @@ mod tests {
         let mut report = Report::default();
         report.add("echo", "1 <connection>", "mine", more("rate", "/s"), 12.0);
         report.add("echo", "1 <connection>", "theirs", more("rate", "/s"), f64::NAN);
-        let picture = draw(&report);
+        let picture = draw(&report, "2 processors & more");
         assert_eq!(picture.matches("fill=\"#9db4c0\"").count(), 1);
         assert!(picture.contains("failed") && picture.contains("1 &lt;connection&gt;"));
+        assert!(picture.contains("2 processors &amp; more"));
     }
 }
