@@ -115,7 +115,7 @@ impl Worker {
             for event in &events {
                 let slot = &mut visitors[event.token().0];
                 let Some(visitor) = slot else { continue };
-                if !visitor.serve(&mut scratch)? {
+                if !visitor.serve(&mut scratch, event.is_read_closed())? {
                     continue;
                 }
                 let now = Instant::now();
@@ -208,8 +208,8 @@ impl Visitor {
         Ok(true)
     }
 
-    /// Does what can be done. Whether the connection is over.
-    fn serve(&mut self, scratch: &mut [u8]) -> io::Result<bool> {
+    /// Does what can be done. Whether the connection is over. `is_ended`: the server's end is among what is to be read.
+    fn serve(&mut self, scratch: &mut [u8], is_ended: bool) -> io::Result<bool> {
         if !self.is_connected()? {
             return Ok(false);
         }
@@ -219,10 +219,13 @@ impl Visitor {
                     let is_due = matches!(self.stage, Stage::Closing { is_answered: true, .. });
                     return if is_due { Ok(true) } else { Err(wrong("its end")) };
                 }
-                // We have spoken: what answers that will wake us. If we have not, the end may be here already, of
-                // which no further event will tell.
-                Ok(count) if self.take(&scratch[..count])? => return Ok(false),
-                Ok(_) => {}
+                Ok(count) => {
+                    self.take(&scratch[..count])?;
+                    // Whatever comes later is another event.
+                    if count < scratch.len() && !is_ended {
+                        return Ok(false);
+                    }
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -230,12 +233,12 @@ impl Visitor {
         }
     }
 
-    /// Takes bytes in. Where a stage is complete, says what leads to the next; whether it did.
-    fn take(&mut self, mut bytes: &[u8]) -> io::Result<bool> {
+    /// Takes bytes in. Where a stage is complete, says what leads to the next.
+    fn take(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         match &mut self.stage {
             Stage::Upgrading(answer) => {
                 answer.extend_from_slice(bytes);
-                let Some(end) = wire::upgraded(answer)? else { return Ok(false) };
+                let Some(end) = wire::upgraded(answer)? else { return Ok(()) };
                 if end < answer.len() {
                     return Err(wrong("something before it was asked"));
                 }
@@ -243,16 +246,11 @@ impl Visitor {
                 let mut request = Vec::with_capacity(64);
                 self.template.write(0, &mut request);
                 self.stage = Stage::Echoing(self.template.answers(0));
-                is_whole(self.stream.write(&request)?, request.len())?;
-                Ok(true)
+                is_whole(self.stream.write(&request)?, request.len())
             }
             Stage::Echoing(answers) => {
                 answers.take(bytes, &mut Vec::new())?;
-                let is_complete = answers.number() == 1;
-                if is_complete {
-                    self.take_leave()?;
-                }
-                Ok(is_complete)
+                if answers.number() == 1 { self.take_leave() } else { Ok(()) }
             }
             Stage::Closing { parser, is_answered } => {
                 let was_answered = *is_answered;
@@ -260,10 +258,7 @@ impl Visitor {
                     *is_answered |= matches!(piece, Piece::Begin(wire::CLOSE, _));
                 }
                 // Some servers close by themselves now, others wait for our end.
-                if *is_answered && !was_answered {
-                    self.stream.shutdown(Shutdown::Write)?;
-                }
-                Ok(false)
+                if *is_answered && !was_answered { self.stream.shutdown(Shutdown::Write) } else { Ok(()) }
             }
         }
     }
