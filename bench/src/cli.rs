@@ -12,7 +12,7 @@ use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
 use crate::server::{self, Kind, ServeOptions};
-use crate::{crowd, interrupt, json, plot};
+use crate::{callgrind, crowd, interrupt, json, plot};
 
 /// Measures heartwire next to others, every server in a process of its own, in one run.
 ///
@@ -151,8 +151,14 @@ pub(crate) fn run() -> io::Result<()> {
 }
 
 fn all(common: &Common, report: &mut Report) -> io::Result<()> {
-    let count = count::is_available().then_some("count");
-    let names: Vec<&str> = ALL.into_iter().chain(count).collect();
+    let mut names = ALL.to_vec();
+    for (name, tool, is_available) in [("count", "valgrind", callgrind::is_available())] {
+        if is_available {
+            names.push(name);
+        } else {
+            eprintln!("== {name} is skipped: {tool} is not installed");
+        }
+    }
     for (index, name) in names.iter().enumerate() {
         if interrupt::is_set() {
             break;

@@ -8,6 +8,7 @@
 
 mod answers;
 mod audience;
+mod callgrind;
 mod cases;
 mod cli;
 mod crowd;

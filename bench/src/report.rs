@@ -201,7 +201,7 @@ fn align(rows: &[Vec<String>]) -> String {
 /// Three digits that count, and no more.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
-        0.0 => "0".into(),
+        size if size < 0.005 => "0".into(),
         size if size < 10.0 => format!("{value:.2}"),
         size if size < 100.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),

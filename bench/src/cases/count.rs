@@ -2,15 +2,14 @@
 //!
 //! The server runs under valgrind twice, for a few messages and for many; the difference is what the messages cost.
 
-use std::fs;
 use std::io;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
-use super::interleave;
+use super::{FEW, MANY, interleave};
 use crate::answers::Dialect;
+use crate::callgrind;
 use crate::cli::Common;
 use crate::process::Server;
 use crate::report::{Figure, Report, less};
@@ -40,16 +39,14 @@ pub(crate) struct Options {
     /// Fail if one of heartwire's deliveries takes more.
     #[arg(long)]
     max_delivery: Option<f64>,
-}
-
-pub(crate) fn is_available() -> bool {
-    let version = Command::new("valgrind").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-    version.is_ok_and(|status| status.success())
+    /// Print by function where heartwire's instructions go, and those of other servers named by --servers.
+    #[arg(long = "where")]
+    by_function: bool,
 }
 
 /// Counts once: the figure hardly varies.
 pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io::Result<()> {
-    if !is_available() {
+    if !callgrind::is_available() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "valgrind is not installed"));
     }
     let mut once = common.clone();
@@ -62,8 +59,13 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
             if listeners > 0 && !broadcasts {
                 continue;
             }
-            match difference(kind, listeners) {
-                Ok(count) => {
+            // A list is long: of others only if they are named.
+            let by_function = options.by_function && (kind == Kind::Heartwire || !common.servers.is_empty());
+            match difference(kind, listeners, by_function) {
+                Ok((count, functions)) => {
+                    if by_function {
+                        tell_where(cell, kind.name(), count, &functions);
+                    }
                     once.progress(CASE, cell, 1, &format!("{}: {count:.0}", kind.name()));
                     report.add(CASE, cell, kind.name(), INSTRUCTIONS, count);
                     if kind == Kind::Heartwire && limit.is_some_and(|limit| count > limit) {
@@ -77,31 +79,35 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
     failure.map_or(Ok(()), Err)
 }
 
-/// Instructions for one message to each of its receivers.
-fn difference(kind: Kind, listeners: usize) -> io::Result<f64> {
-    const FEW: u64 = 200;
-    const MANY: u64 = 1200;
-    let few = instructions(kind, listeners, FEW)?;
-    let many = instructions(kind, listeners, MANY)?;
-    Ok((many as f64 - few as f64) / (MANY - FEW) as f64 / listeners.max(1) as f64)
-}
-
-fn instructions(kind: Kind, listeners: usize, messages: u64) -> io::Result<u64> {
-    let log = std::env::temp_dir().join(format!("heartwire-bench-{}.callgrind", std::process::id()));
-    let mut command = Command::new("valgrind");
-    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]);
-    command.arg(format!("--log-file={}", log.display())).arg(std::env::current_exe()?);
+/// Instructions for one message to each of its receivers, and by function if that is wanted.
+fn difference(kind: Kind, listeners: usize, by_function: bool) -> io::Result<(f64, Vec<(String, f64)>)> {
     // No beat falls into the count.
     let serve = ServeOptions { broadcast: listeners > 0, interval: Some(600_000), ..ServeOptions::default() };
-    command.args(serve.arguments(kind));
-    let server = Server::spawn(kind, &mut command)?;
-    exchange(&server, listeners, messages)?;
-    server.process.finish()?;
-    let text = fs::read_to_string(&log)?;
-    fs::remove_file(&log)?;
-    let collected = text.lines().find_map(|line| line.split_once("Collected : ").map(|(_, count)| count.trim()));
-    let count = collected.and_then(|count| count.split(' ').next()?.parse().ok());
-    count.ok_or_else(|| io::Error::other(format!("callgrind said: {text}")))
+    let count = |messages| callgrind::count(kind, &serve, by_function, |server| exchange(server, listeners, messages));
+    let (few, many) = (count(FEW)?, count(MANY)?);
+    let per_message = |few: u64, many: u64| (many as f64 - few as f64) / (MANY - FEW) as f64 / listeners.max(1) as f64;
+    let mut functions: Vec<(String, f64)> = many
+        .functions
+        .into_iter()
+        .map(|(name, count)| {
+            let before = few.functions.get(&name).copied().unwrap_or_default();
+            (name, per_message(before, count))
+        })
+        .collect();
+    functions.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    Ok((per_message(few.total, many.total), functions))
+}
+
+/// The functions that take most, and what is left.
+fn tell_where(cell: &str, server: &str, total: f64, functions: &[(String, f64)]) {
+    const TOLD: usize = 25;
+    println!("\nwhere the instructions of {cell} go, {server}");
+    let mut rest = total;
+    for (name, count) in functions.iter().take(TOLD).filter(|(_, count)| *count >= 0.5) {
+        rest -= count;
+        println!("{count:>9.1}  {name}");
+    }
+    println!("{rest:>9.1}  the rest\n{total:>9.1}  in all");
 }
 
 /// Sends messages one by one, each after all receivers have the one before.

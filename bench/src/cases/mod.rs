@@ -10,6 +10,10 @@ pub(crate) mod idle;
 use crate::cli::Common;
 use crate::interrupt;
 
+/// Messages of the two runs whose difference is what the ones between cost: start and end of the server drop out.
+const FEW: u64 = 200;
+const MANY: u64 = 1200;
+
 /// Does a measurement for each of `what`, again in each round, and each round beginning with another: what disturbs the
 /// machine for a while disturbs all of them.
 fn interleave<T>(common: &Common, what: &[T], mut measure: impl FnMut(usize, &T)) {
