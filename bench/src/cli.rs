@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{connect, count, detect, echoes, fanout, idle};
+use crate::cases::{connect, count, detect, echoes, fanout, idle, syscalls};
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
 use crate::server::{self, Kind, ServeOptions};
-use crate::{callgrind, crowd, interrupt, json, plot};
+use crate::{callgrind, crowd, interrupt, json, plot, strace};
 
 /// Measures heartwire next to others, every server in a process of its own, in one run.
 ///
@@ -103,6 +103,8 @@ enum Command {
     Detect(detect::Options),
     /// Instructions for one message, by callgrind.
     Count(count::Options),
+    /// System calls for one message, by strace.
+    Syscalls(syscalls::Options),
     /// A server, for another process of this program.
     #[command(hide = true)]
     Serve {
@@ -152,7 +154,9 @@ pub(crate) fn run() -> io::Result<()> {
 
 fn all(common: &Common, report: &mut Report) -> io::Result<()> {
     let mut names = ALL.to_vec();
-    for (name, tool, is_available) in [("count", "valgrind", callgrind::is_available())] {
+    for (name, tool, is_available) in
+        [("count", "valgrind", callgrind::is_available()), ("syscalls", "strace", strace::is_available())]
+    {
         if is_available {
             names.push(name);
         } else {
@@ -185,6 +189,7 @@ fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result
         Command::Idle(options) => idle::run(common, &options, report),
         Command::Detect(options) => detect::run(common, &options, report),
         Command::Count(options) => count::run(common, &options, report),
+        Command::Syscalls(options) => syscalls::run(common, &options, report),
         // Not measurements; they were dealt with before.
         Command::All | Command::Serve { .. } | Command::Crowd { .. } => Ok(()),
     }

@@ -23,6 +23,7 @@ mod report;
 mod requester;
 mod server;
 mod spread;
+mod strace;
 mod visitors;
 mod wire;
 
