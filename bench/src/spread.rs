@@ -2,8 +2,8 @@
 
 /// A median with an interval that holds the true one, the median of endlessly many rounds.
 ///
-/// The ends are two of the values themselves (order statistics). That assumes nothing of their distribution, only that
-/// the rounds are independent: Le Boudec, Performance Evaluation of Computer and Communication Systems, theorem 2.1.
+/// The ends are two of the values themselves, as the sign test has it. That assumes nothing of their distribution, only
+/// that the rounds are independent: Le Boudec, Performance Evaluation of Computer and Communication Systems, chapter 2.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Spread {
     pub(crate) median: f64,
@@ -69,7 +69,7 @@ mod tests {
         assert!(Spread::of(&[7.0]).unwrap().is_single());
     }
 
-    /// By hand up to 6; from the usual tables of the sign test above.
+    /// By hand up to 6; above, those of published tables for the population median.
     #[test]
     fn intervals_are_those_of_the_tables() {
         for (count, left_out, coverage) in [
