@@ -11,7 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, Thread};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::server::accept_loop::is_transient;
 use crate::server::listener::Listener;
@@ -26,6 +26,8 @@ pub(super) struct IdleThreads {
     /// Gone when the server accepts no more clients, whatever threads are left.
     listener: Weak<Listener>,
     waiting: AtomicUsize,
+    /// How many have become idle since the accept loop last looked.
+    came: AtomicUsize,
     /// Whether clients are left to the accept loop, which has met a shortage and learns by them that it is over.
     is_suspended: AtomicBool,
     accept_loop: Thread,
@@ -40,6 +42,7 @@ impl IdleThreads {
         Self {
             listener,
             waiting: AtomicUsize::new(0),
+            came: AtomicUsize::new(0),
             is_suspended: AtomicBool::new(false),
             accept_loop: thread::current(),
         }
@@ -64,9 +67,37 @@ impl IdleThreads {
 
     /// Blocks the accept loop while others wait for clients, unless it has met a shortage.
     pub(super) fn stand_back(&self) {
-        while self.waiting.load(SeqCst) > 0 && !self.is_suspended.load(SeqCst) {
-            thread::park();
+        while !self.is_suspended.load(SeqCst) {
+            if self.waiting.load(SeqCst) > 0 {
+                thread::park();
+            } else if !self.gives_way() {
+                return;
+            }
         }
+    }
+
+    /// Gives way to the threads that run. Where the processors are busy with them, one that becomes free serves the next
+    /// client sooner than a new one, which would only make more of them. Where they are not, this takes microseconds.
+    /// Returns whether a thread has become free.
+    fn gives_way(&self) -> bool {
+        const MOST_YIELDS: usize = 64;
+        const LONGEST: Duration = Duration::from_millis(1);
+        // If none has become free since the last client, none will so soon.
+        if self.came.swap(0, SeqCst) == 0 {
+            return false;
+        }
+        let begin = Instant::now();
+        for _ in 0..MOST_YIELDS {
+            thread::yield_now();
+            // It may have served the next client already.
+            if self.came.load(SeqCst) > 0 {
+                return true;
+            }
+            if begin.elapsed() >= LONGEST {
+                break;
+            }
+        }
+        false
     }
 
     /// Leaves clients to the accept loop, or no longer.
@@ -76,7 +107,9 @@ impl IdleThreads {
 
     fn take_place(&self) -> Option<Place<'_>> {
         let one_more = |waiting| (waiting < Self::MOST).then_some(waiting + 1);
-        self.waiting.fetch_update(SeqCst, SeqCst, one_more).ok().map(|_| Place(self))
+        self.waiting.fetch_update(SeqCst, SeqCst, one_more).ok()?;
+        self.came.fetch_add(1, SeqCst);
+        Some(Place(self))
     }
 }
 
