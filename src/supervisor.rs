@@ -9,6 +9,7 @@
 //! server ends, and every open connection is reported.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -135,15 +136,22 @@ impl Supervisor {
         self.commands.recv_deadline(wake.map_or(moment, |wake| wake.min(moment))).ok()
     }
 
-    /// Deals with all notices that wait, and then with a command: a handler's first broadcast is to find its own
-    /// connection, which was reported before. Returns whether there were notices.
+    /// Deals with all notices that wait, and then with a command and those that wait after it: a handler's first
+    /// broadcast is to find its own connection, which was reported before. Returns whether there were notices.
     fn take(&mut self, command: Option<Command>) -> bool {
+        /// Enough to save system calls, and few enough that notices do not wait for long.
+        const MOST_AT_ONCE: usize = 64;
+        // Before the notices are counted, for a connection may open while they are dealt with.
+        let commands: Vec<Command> = match command {
+            Some(command) => iter::once(command).chain(self.commands.try_iter().take(MOST_AT_ONCE - 1)).collect(),
+            None => Vec::new(),
+        };
         let waiting = self.notices.len();
         for notice in self.notices.clone().try_iter().take(waiting) {
             self.on_notice(notice);
         }
-        if let Some(command) = command {
-            self.broadcast(command);
+        if !commands.is_empty() {
+            self.broadcast(&commands);
         }
         waiting > 0
     }
@@ -260,17 +268,12 @@ impl Supervisor {
         self.supervisor.subscribers.publish(|| Event::Closed(report));
     }
 
-    /// Sends a broadcast, together with those that wait after it, so that each connection gets all of them with one
-    /// system call.
-    fn broadcast(&mut self, first: Command) {
-        /// Enough to save system calls, and few enough that notices do not wait for long.
-        const MOST_AT_ONCE: usize = 64;
-        let waiting = self.commands.try_iter().take(MOST_AT_ONCE - 1);
-        let broadcasts: Vec<_> = std::iter::once(first).chain(waiting).collect();
+    /// Sends broadcasts together, so that each connection gets all of them with one system call.
+    fn broadcast(&self, broadcasts: &[Command]) {
         for Registered { shared, .. } in self.open_connections().filter(|registered| registered.shared.takes_broadcasts)
         {
             let is_recipient = |except: &Option<ConnectionId>| *except != Some(shared.id());
-            match &broadcasts[..] {
+            match broadcasts {
                 [Command::Broadcast { frame, except }] if is_recipient(except) => shared.send_copy(frame),
                 [_] => {}
                 several => {

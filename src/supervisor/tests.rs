@@ -85,6 +85,39 @@ fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_st
 }
 
 #[test]
+fn a_broadcast_that_goes_out_together_with_another_reaches_a_connection_that_opened_before_it() {
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    supervisor.mark_running(0);
+    let (shared, mut peer) = connection(&supervisor, 1);
+    let mut thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), CEILING);
+    let frame = |text: &str| Frame::encode(Outgoing::message(text.into()), None);
+    let (heard, until_heard) = channel::bounded(0);
+    supervisor.notify(Notice::ThreadEnds { id: 0, heard: Some(heard) });
+    // Enough for the connection to open while the supervisor deals with these.
+    let remote = Remote::from(peer.local_addr().unwrap());
+    for _ in 0..100_000 {
+        let connection = Identity { id: 0, remote };
+        supervisor.notify(Notice::Missed { connection, what: "Pong", missed: 1, max_missed: 3 });
+    }
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let _ = until_heard.recv();
+            supervisor.notify(Notice::Opened(shared));
+            supervisor.broadcast(frame("joined"), None);
+        });
+        thread.take(Some(Command::Broadcast { frame: frame("others"), except: None }));
+    });
+    let command = thread.commands.try_recv().ok();
+    thread.take(command);
+    let mut received = [0; 8];
+    peer.read_exact(&mut received).expect("a broadcast arrives");
+    if &received[2..] == b"others" {
+        peer.read_exact(&mut received).expect("its own broadcast arrives too");
+    }
+    assert_eq!(&received[2..], b"joined");
+}
+
+#[test]
 fn a_connection_whose_lock_is_held_up_to_the_end_is_reported_all_the_same() {
     let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
     let events = supervisor.subscribers.add();
