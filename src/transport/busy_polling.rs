@@ -57,7 +57,7 @@ static ACTIVE: AtomicUsize = AtomicUsize::new(0);
 impl BusyPolling {
     /// The first try that is made.
     const START: Duration = Duration::from_micros(10);
-    /// What may be saved up of the time for polling.
+    /// What may be saved up of the time for polling, or one try if that is more.
     const MOST_CREDIT: Duration = Duration::from_millis(1);
     /// How long to leave busy processors alone.
     const PAUSE: Duration = Duration::from_millis(100);
@@ -87,7 +87,8 @@ impl BusyPolling {
     pub(super) fn record(&mut self, wait: Duration, now: Instant) {
         let polled = self.polled;
         let earned = now.saturating_duration_since(self.updated) / 2;
-        self.credit = (self.credit + earned).min(Self::MOST_CREDIT).saturating_sub(polled.time);
+        let most = Self::MOST_CREDIT.max(self.limit);
+        self.credit = (self.credit + earned).min(most).saturating_sub(polled.time);
         self.updated = now;
         if polled.time.is_zero() {
             self.undisturbed = wait;
@@ -161,6 +162,16 @@ mod tests {
             assert!(met > 4_000, "{met} of 10,000 with wake-ups of {wake_up:?}");
             let share = waits.polled.as_secs_f64() / (waits.now - begin).as_secs_f64();
             assert!(share <= 0.5, "{share} of the time with wake-ups of {wake_up:?}");
+        }
+    }
+
+    #[test]
+    fn a_longer_limit_meets_what_a_shorter_one_meets() {
+        for limit in [us(1_000), us(2_000), us(10_000), us(100_000)] {
+            let mut waits = Waits::new();
+            waits.polling.limit = limit;
+            let met = (0..1_000).filter(|_| waits.wait(us(700), us(60))).count();
+            assert!(met > 300, "{met} of 1,000 with a limit of {limit:?}");
         }
     }
 
