@@ -338,6 +338,7 @@ impl Server {
         }
         // From here on the system refuses clients.
         drop(listener);
+        server.idle_threads.wait_until_none();
         supervisor.notify(Notice::NoMoreConnections);
         threads.join(&supervisor)
     }

@@ -92,8 +92,9 @@ where
             if let Some(mut client) = client.take() {
                 client.serve();
             }
-            let Some((stream, peer)) = self.idle_threads.accept(&self.supervisor) else { break };
-            client = self.admit(stream, peer);
+            let admit = |stream, peer| self.admit(stream, peer);
+            let Some(admitted) = self.idle_threads.accept(&self.supervisor, admit) else { break };
+            client = admitted;
         }
         // If the server has abandoned this thread, it may own the last reference to the application's functions.
         foreign::dispose(self);

@@ -48,15 +48,22 @@ impl IdleThreads {
         }
     }
 
-    /// Waits for a client. `None` if the thread is to end. Not inlined, for its caller's frame lies below a connection.
+    /// Waits for a client and admits it. `None` if the thread is to end. Not inlined, for its caller's frame lies below a
+    /// connection.
     #[inline(never)]
-    pub(super) fn accept(&self, supervisor: &SupervisorHandle) -> Option<(TcpStream, SocketAddr)> {
+    pub(super) fn accept<T>(
+        &self,
+        supervisor: &SupervisorHandle,
+        admit: impl FnOnce(TcpStream, SocketAddr) -> T,
+    ) -> Option<T> {
         let listener = self.listener.upgrade().filter(|listener| listener.is_prepared)?;
+        // Held until the client is admitted: the server does not end before.
         let _place = self.take_place().filter(|_| has_shallow_stack())?;
         // A thread may have taken its place when the server was already ending.
         while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
             match listener.socket.accept() {
-                Ok(accepted) => return Some(accepted).filter(|_| !supervisor.is_ending()),
+                Ok(_) if supervisor.is_ending() => break,
+                Ok((stream, peer)) => return Some(admit(stream, peer)),
                 Err(error) if is_transient(&error) => {}
                 // No client came for long, or the system is short of something. The accept loop will learn that too.
                 Err(_) => break,
@@ -100,6 +107,13 @@ impl IdleThreads {
         false
     }
 
+    /// Blocks until the last thread has left, when the server is ending. After that no thread reports another client.
+    pub(super) fn wait_until_none(&self) {
+        while self.waiting.load(SeqCst) > 0 {
+            thread::park();
+        }
+    }
+
     /// Leaves clients to the accept loop, or no longer.
     pub(super) fn suspend(&self, is_suspended: bool) {
         self.is_suspended.store(is_suspended, SeqCst);
@@ -136,4 +150,38 @@ fn has_shallow_stack() -> bool {
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn has_shallow_stack() -> bool {
     false
+}
+
+#[cfg(all(test, any(target_os = "linux", target_os = "android")))]
+mod tests {
+    use std::sync::Arc;
+
+    use crossbeam_channel as channel;
+
+    use super::*;
+    use crate::logging::Log;
+
+    #[test]
+    fn the_end_waits_for_a_thread_that_is_about_to_report_its_client() {
+        const CEILING: Duration = Duration::from_secs(30);
+        let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+        let listener = Arc::new(Listener::bind("127.0.0.1:0", &Log::default()).unwrap());
+        let idle_threads = IdleThreads::new(Arc::downgrade(&listener));
+        let is_reported = AtomicBool::new(false);
+        let (accepted, is_accepted) = channel::bounded(1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                idle_threads.accept(&supervisor, |_, _| {
+                    accepted.send(()).unwrap();
+                    thread::sleep(Duration::from_millis(100));
+                    is_reported.store(true, SeqCst);
+                })
+            });
+            let _client = TcpStream::connect(listener.address).unwrap();
+            is_accepted.recv_timeout(CEILING).expect("the idle thread accepts");
+            supervisor.shut_down();
+            idle_threads.wait_until_none();
+            assert!(is_reported.load(SeqCst), "the end came before the report");
+        });
+    }
 }
