@@ -15,8 +15,8 @@ pub(crate) fn is_available() -> bool {
     version.is_ok_and(|status| status.success())
 }
 
-/// Starts a server on one processor, lets `exchange` talk to it, and counts when it has ended: system calls of its whole
-/// life, by name.
+/// Starts a server on one processor, lets `exchange` talk to it, and counts when it has ended: system calls of its
+/// whole life, by name.
 pub(crate) fn count(
     kind: Kind,
     serve: &ServeOptions,

@@ -48,8 +48,8 @@ impl IdleThreads {
         }
     }
 
-    /// Waits for a client and admits it. `None` if the thread is to end. Not inlined, for its caller's frame lies below a
-    /// connection.
+    /// Waits for a client and admits it. `None` if the thread is to end. Not inlined, for its caller's frame lies below
+    /// a connection.
     #[inline(never)]
     pub(super) fn accept<T>(
         &self,
@@ -83,9 +83,9 @@ impl IdleThreads {
         }
     }
 
-    /// Gives way to the threads that run. Where the processors are busy with them, one that becomes free serves the next
-    /// client sooner than a new one, which would only make more of them. Where they are not, this takes microseconds.
-    /// Returns whether a thread has become free.
+    /// Gives way to the threads that run. Where the processors are busy with them, one that becomes free serves the
+    /// next client sooner than a new one, which would only make more of them. Where they are not, this takes
+    /// microseconds. Returns whether a thread has become free.
     fn gives_way(&self) -> bool {
         const MOST_YIELDS: usize = 64;
         const LONGEST: Duration = Duration::from_millis(1);

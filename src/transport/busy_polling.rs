@@ -6,8 +6,8 @@
 //! - A connection spends at most half of the time on polling, and polls only while there is a processor for each active
 //!   connection of the process and another for its peer. So polling takes a quarter of all processors at most, and none
 //!   on a machine that has one.
-//! - Where another thread needs the processor, there is no polling for a while. Such a thread may interrupt a try. Or it
-//!   is the peer's own, and cannot answer while we try: then waits become longer by what is tried.
+//! - Where another thread needs the processor, there is no polling for a while. Such a thread may interrupt a try. Or
+//!   it is the peer's own, and cannot answer while we try: then waits become longer by what is tried.
 
 use std::num::NonZero;
 use std::sync::LazyLock;
@@ -139,7 +139,8 @@ mod tests {
             Self { polling: BusyPolling::new(LIMIT, now), now, polled: Duration::ZERO, shares_processor: false }
         }
 
-        /// What comes after `until_there` is met by a try that is long enough, or else later, by a thread that wakes up.
+        /// What comes after `until_there` is met by a try that is long enough, or else later, by a thread that wakes
+        /// up.
         /// Returns whether it was met.
         fn wait(&mut self, until_there: Duration, wake_up: Duration) -> bool {
             let time = if self.polling.time <= self.polling.credit { self.polling.time } else { Duration::ZERO };

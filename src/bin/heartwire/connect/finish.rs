@@ -75,8 +75,8 @@ impl Progress {
 
             match (remaining.lines, self.was_connected()) {
                 (0, true) if remaining.queued == Some(0) => return handle.stop(),
-                // There is nothing to send, not even by a connection that is just opening: all that remained to find out
-                // was whether there is a server.
+                // There is nothing to send, not even by a connection that is just opening: all that remained to find
+                // out was whether there is a server.
                 (0, false)
                     if remaining.queued.is_some() && (failed_attempt.is_some() || Instant::now() >= deadline) =>
                 {
