@@ -7,7 +7,6 @@ use std::io::IoSlice;
 use std::mem;
 
 use bytes::Bytes;
-use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use crate::foreign;
@@ -27,7 +26,7 @@ pub(crate) enum Role {
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     kind: Kind,
-    opcode: OpCode,
+    opcode: u8,
     payload: Bytes,
 }
 
@@ -107,7 +106,7 @@ impl Outgoing {
     fn new(kind: Kind, opcode: OpCode, payload: impl Into<Bytes>) -> Self {
         let payload = payload.into();
         debug_assert!(kind == Kind::Data || payload.len() <= 125, "control payloads are short (RFC 6455 section 5.5)");
-        Self { kind, opcode, payload }
+        Self { kind, opcode: opcode.into(), payload }
     }
 }
 
@@ -116,16 +115,40 @@ impl Frame {
     /// 6455 section 10.3).
     pub(crate) fn encode(outgoing: Outgoing, mask: Option<[u8; 4]>) -> Self {
         let Outgoing { kind, opcode, payload } = outgoing;
-        let (header, header_len) = encode_header(opcode, mask, payload.len());
         let payload = match mask {
             None => payload,
-            Some(key) => {
-                let mut payload = Vec::from(payload);
-                apply_mask(&mut payload, key);
-                payload.into()
+            Some(key) => masked(payload, key),
+        };
+        let mut frame = Self { header: [0; MAX_HEADER], header_len: 0, kind, payload: Payload(payload) };
+        frame.write_header(opcode, mask);
+        frame
+    }
+
+    fn write_header(&mut self, opcode: u8, mask: Option<[u8; 4]>) {
+        let (len, header) = (self.payload.0.len(), &mut self.header);
+        header[0] = 0x80 | opcode;
+        let mut end = match len {
+            0..126 => {
+                header[1] = len as u8;
+                2
+            }
+            126..=0xffff => {
+                header[1] = 126;
+                header[2..4].copy_from_slice(&(len as u16).to_be_bytes());
+                4
+            }
+            _ => {
+                header[1] = 127;
+                header[2..10].copy_from_slice(&(len as u64).to_be_bytes());
+                10
             }
         };
-        Self { header, header_len, kind, payload: Payload(payload) }
+        if let Some(key) = mask {
+            header[1] |= 0x80;
+            header[end..end + 4].copy_from_slice(&key);
+            end += 4;
+        }
+        self.header_len = end as u8;
     }
 
     /// Wraps data frames that were encoded one after the other by [`write_to`](Self::write_to).
@@ -178,15 +201,12 @@ impl Frame {
     }
 }
 
-fn encode_header(opcode: OpCode, mask: Option<[u8; 4]>, len: usize) -> ([u8; MAX_HEADER], u8) {
-    let mut header = [0; MAX_HEADER];
-    let mut rest = &mut header[..];
-    let fields = FrameHeader { opcode, mask, ..FrameHeader::default() };
-    // Writing to a slice fails only if it is too short, and MAX_HEADER is the longest header.
-    let written = fields.format(len as u64, &mut rest);
-    debug_assert!(written.is_ok());
-    let header_len = (MAX_HEADER - rest.len()) as u8;
-    (header, header_len)
+/// Not inlined: this keeps the path of a server short.
+#[inline(never)]
+fn masked(payload: Bytes, key: [u8; 4]) -> Bytes {
+    let mut payload = Vec::from(payload);
+    apply_mask(&mut payload, key);
+    payload.into()
 }
 
 /// Masks a payload, or removes the mask (RFC 6455 section 5.3), eight bytes at a time.
@@ -214,6 +234,8 @@ impl Frame {
 
 #[cfg(test)]
 mod tests {
+    use tungstenite::protocol::frame::FrameHeader;
+
     use super::*;
 
     fn unmasked(outgoing: Outgoing) -> Frame {
@@ -237,6 +259,26 @@ mod tests {
             assert_eq!(frame.header(), header);
             assert_eq!(frame.len(), header.len() + len);
             assert_eq!(frame.to_bytes(0).len(), frame.len());
+        }
+    }
+
+    #[test]
+    fn headers_are_what_tungstenite_writes() {
+        let opcodes = [
+            OpCode::Data(Data::Text),
+            OpCode::Data(Data::Binary),
+            OpCode::Control(Control::Ping),
+            OpCode::Control(Control::Pong),
+            OpCode::Control(Control::Close),
+        ];
+        for (opcode, mask) in opcodes.into_iter().flat_map(|opcode| [(opcode, None), (opcode, Some([1, 2, 3, 4]))]) {
+            for len in [0, 1, 125, 126, 127, 65_535, 65_536, 70_000] {
+                let mut expected = Vec::new();
+                let fields = FrameHeader { opcode, mask, ..FrameHeader::default() };
+                fields.format(len as u64, &mut expected).unwrap();
+                let outgoing = Outgoing { kind: Kind::Data, opcode: opcode.into(), payload: vec![0; len].into() };
+                assert_eq!(Frame::encode(outgoing, mask).header(), expected);
+            }
         }
     }
 
