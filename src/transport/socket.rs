@@ -12,6 +12,8 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::transport::busy_polling::Polled;
@@ -27,7 +29,7 @@ impl Socket for TcpStream {
         if let [header, payload] = slices
             && header.is_empty()
         {
-            return SockRef::from(self).send_with_flags(payload, SEND_FLAGS);
+            return Ok(rustix::net::send(self, payload, SEND_FLAGS)?);
         }
         if let [header, payload] = slices
             && header.len() + payload.len() <= MAX_COPIED
@@ -36,9 +38,9 @@ impl Socket for TcpStream {
             let len = header.len() + payload.len();
             frame[..header.len()].copy_from_slice(header);
             frame[header.len()..len].copy_from_slice(payload);
-            return SockRef::from(self).send_with_flags(&frame[..len], SEND_FLAGS);
+            return Ok(rustix::net::send(self, &frame[..len], SEND_FLAGS)?);
         }
-        SockRef::from(self).send_vectored_with_flags(slices, SEND_FLAGS)
+        Ok(rustix::net::sendmsg(self, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS)?)
     }
 
     #[cfg(not(unix))]
@@ -71,10 +73,10 @@ impl Socket for TcpStream {
 /// A send with these flags neither blocks nor raises SIGPIPE. SIGPIPE would end a process that does not ignore it: Rust
 /// programs do, but a library may be linked into others.
 #[cfg(all(unix, not(target_vendor = "apple")))]
-pub(crate) const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+pub(crate) const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// On Apple's systems [`set_options`] turns SIGPIPE off for the whole socket.
 #[cfg(target_vendor = "apple")]
-pub(crate) const SEND_FLAGS: i32 = libc::MSG_DONTWAIT;
+pub(crate) const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT;
 
 /// How long a drainer waits before it checks whether it is still needed. The end of the connection wakes it at once.
 const DRAINER_WAIT: Duration = Duration::from_secs(1);

@@ -15,7 +15,6 @@ mod unix {
     use std::time::Duration;
 
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use socket2::SockRef;
 
     use super::super::{GRACE, Socket};
     use crate::connection::identity::ConnectionId;
@@ -42,7 +41,7 @@ mod unix {
         pub(crate) fn wake(&self) {
             loop {
                 // std's own write may raise SIGPIPE if the other end has gone.
-                match SockRef::from(&self.0).send_with_flags(&[0], socket::SEND_FLAGS).map_err(|error| error.kind()) {
+                match rustix::net::send(&self.0, &[0], socket::SEND_FLAGS).map_err(|error| error.kind()) {
                     Err(ErrorKind::Interrupted) => {}
                     // The pair is full, so the stand-in wakes up anyway.
                     Ok(_) | Err(ErrorKind::WouldBlock) => return,
