@@ -51,12 +51,12 @@ impl Shared {
 
     /// Sends a copy of a broadcast frame. Drops the copy if the queue is full.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
-        self.count_dropped(WriteHalf::send_frame(self, frame.clone(), Wait::No));
+        self.count_dropped(WriteHalf::send_frame(self, frame, Wait::No));
     }
 
     /// Like [`send_copy`](Self::send_copy), but the frame may stay in memory until [`flush`](Self::flush).
     pub(crate) fn feed_copy(self: &Arc<Self>, frame: &Frame) {
-        self.count_dropped(WriteHalf::feed_frame(self, frame.clone(), Wait::No));
+        self.count_dropped(WriteHalf::feed_frame(self, frame, Wait::No));
     }
 
     fn count_dropped(&self, sent: Result<Sent, Refused>) {

@@ -54,13 +54,6 @@ impl Drop for Payload {
 // 32.
 const _: () = assert!(2 * size_of::<Frame>() + 32 <= Message::OVERHEAD);
 
-/// An empty frame: the remains of one that was moved to a queue.
-impl Default for Frame {
-    fn default() -> Self {
-        Self::from_encoded(Vec::new())
-    }
-}
-
 /// The kind of a frame, which decides its place in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -163,6 +156,18 @@ impl Frame {
             self.payload = Payload(Bytes::copy_from_slice(&self.payload.0));
         }
         self
+    }
+
+    /// Joins the header and the payload of a short data frame of our own. Then no send of the broadcast has to.
+    pub(crate) fn joined(self) -> Self {
+        /// A longer payload costs more to copy than a few sends that gather two pieces.
+        const LONGEST: usize = 4096;
+        if self.payload.0.len() > LONGEST {
+            return self;
+        }
+        let mut joined = Vec::with_capacity(self.len());
+        self.write_to(&mut joined);
+        Self::from_encoded(joined)
     }
 
     /// Whether the application may have lent the payload, so that dropping the frame runs its code.

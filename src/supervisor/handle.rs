@@ -158,7 +158,7 @@ impl SupervisorHandle {
     pub(crate) fn broadcast(&self, frame: Frame, except: Option<ConnectionId>) {
         if self.is_running.load(SeqCst) {
             // Fails only after the supervisor has ended, when nobody is left to receive it.
-            let _ = self.commands.send(Command::Broadcast { frame, except });
+            let _ = self.commands.send(Command::Broadcast { frame: frame.joined(), except });
         }
     }
 

@@ -156,15 +156,15 @@ impl<O: Owner> WriteHalf<O> {
 
     /// Sends a data frame. `wait` limits the wait for room in a full queue.
     pub(crate) fn send(owner: &Arc<O>, data: Outgoing, wait: Wait) -> Result<Sent, Refused> {
-        Self::send_frame(owner, owner.write_half().encode(data), wait)
+        Self::send_frame(owner, &owner.write_half().encode(data), wait)
     }
 
-    /// Sends a data frame that is already encoded for our role.
-    pub(crate) fn send_frame(owner: &Arc<O>, mut frame: Frame, wait: Wait) -> Result<Sent, Refused> {
+    /// Sends a data frame that is already encoded for our role. It is cloned only if it has to wait.
+    pub(crate) fn send_frame(owner: &Arc<O>, frame: &Frame, wait: Wait) -> Result<Sent, Refused> {
         let mut spent = Vec::new();
         let mut state = owner.write_half().admit(frame.cost(), wait)?;
         state.messages += 1;
-        let outcome = state.write(&mut frame, &mut spent);
+        let outcome = state.write(frame, &mut spent);
         Self::settle(owner, state, outcome)
     }
 
@@ -175,17 +175,17 @@ impl<O: Owner> WriteHalf<O> {
         if frame.len() < Self::FEED_LIMIT {
             frame = frame.into_own();
         }
-        Self::feed_frame(owner, frame, wait)
+        Self::feed_frame(owner, &frame, wait)
     }
 
-    /// Feeds a data frame that is already encoded for our role.
-    pub(crate) fn feed_frame(owner: &Arc<O>, mut frame: Frame, wait: Wait) -> Result<Sent, Refused> {
+    /// Feeds a data frame that is already encoded for our role. It is cloned only if it is kept as it is.
+    pub(crate) fn feed_frame(owner: &Arc<O>, frame: &Frame, wait: Wait) -> Result<Sent, Refused> {
         let mut spent = Vec::new();
         let write_half = owner.write_half();
         let mut state = write_half.admit(frame.cost(), wait)?;
         state.messages += 1;
         let limit = Self::FEED_LIMIT.min(write_half.queue_limit);
-        let outcome = state.feed(&mut frame, limit, &mut spent);
+        let outcome = state.feed(frame, limit, &mut spent);
         Self::settle(owner, state, outcome)
     }
 
@@ -200,22 +200,22 @@ impl<O: Owner> WriteHalf<O> {
 
     /// Sends a Ping that keeps its place among the data, as a data frame does. It does not count as a message.
     pub(crate) fn send_in_line(owner: &Arc<O>, ping: Outgoing, wait: Wait) -> Result<Sent, Refused> {
-        let mut frame = owner.write_half().encode(ping);
+        let frame = owner.write_half().encode(ping);
         let mut spent = Vec::new();
         let mut state = owner.write_half().admit(frame.cost(), wait)?;
-        let outcome = state.write(&mut frame, &mut spent);
+        let outcome = state.write(&frame, &mut spent);
         Self::settle(owner, state, outcome)
     }
 
     /// Sends a Ping, a Pong or a text heartbeat answer, ahead of waiting data and regardless of the queue's limit.
     pub(crate) fn send_control(owner: &Arc<O>, control: Outgoing) -> Result<Sent, Refused> {
-        let mut frame = owner.write_half().encode(control);
+        let frame = owner.write_half().encode(control);
         let mut spent = Vec::new();
         let mut state = owner.write_half().lock();
         if !state.close_state.accepts() {
             return Err(Refused::Closed);
         }
-        let outcome = state.write(&mut frame, &mut spent);
+        let outcome = state.write(&frame, &mut spent);
         Self::settle(owner, state, outcome)
     }
 

@@ -55,7 +55,7 @@ impl<O: Owner> WriteHalf<O> {
         write_half.signal_progress(&state);
         let Some(frame) = frame else { return false };
         let mut spent = Vec::new();
-        let outcome = state.write(&mut write_half.encode_close(frame), &mut spent);
+        let outcome = state.write(&write_half.encode_close(frame), &mut spent);
         Self::settle(owner, state, outcome).is_ok()
     }
 
@@ -124,7 +124,7 @@ impl<O: Owner> WriteHalf<O> {
         let has_drainer = state.is_draining();
         // Our Close frame goes straight to the socket, or not at all.
         if !has_drainer && let Some(frame) = state.close_state.close(otherwise.clone(), now) {
-            let _ = state.write(&mut self.encode_close(frame), &mut spent);
+            let _ = state.write(&self.encode_close(frame), &mut spent);
         }
         // End and report under the lock, so no other thread can report anything of the end before.
         let is_first = state.close_state.end(otherwise);

@@ -100,12 +100,12 @@ impl Queue {
     }
 
     /// Adds a data frame while no drainer runs. A small one is copied after the other fed ones.
-    pub(super) fn feed(&mut self, frame: &mut Frame) {
+    pub(super) fn feed(&mut self, frame: &Frame) {
         if frame.len() <= Self::COPIED && self.data.is_empty() {
             self.bytes += frame.len();
             frame.write_to(&mut self.fed);
         } else {
-            self.push(mem::take(frame));
+            self.push(frame.clone());
         }
     }
 

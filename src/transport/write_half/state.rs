@@ -7,7 +7,6 @@
 //! - Payloads that the application may have lent wait only for a drainer.
 
 use std::io::{self, IoSlice};
-use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -81,12 +80,12 @@ impl<S: Socket> State<S> {
         !self.is_draining() || self.queue.bytes() == 0 || self.queue.has_room(cost, queue_limit)
     }
 
-    /// Writes the waiting frames and then this one, as far as the socket takes them without blocking. `frame` is moved
-    /// out only if it has to wait.
-    pub(super) fn write(&mut self, frame: &mut Frame, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
+    /// Writes the waiting frames and then this one, as far as the socket takes them without blocking. `frame` is
+    /// cloned only if it has to wait.
+    pub(super) fn write(&mut self, frame: &Frame, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         let waits = self.is_draining() || self.queue.bytes() > 0;
         let Some(socket) = self.socket.as_ref().filter(|_| !waits) else {
-            self.queue.push(mem::take(frame));
+            self.queue.push(frame.clone());
             return self.flush(spent);
         };
         // The fast path: nothing waits, so nothing is queued.
@@ -95,26 +94,31 @@ impl<S: Socket> State<S> {
         if count == frame.len() {
             match frame.kind() {
                 Kind::Close => self.close_is_written(spent),
-                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes - frame.len() as u64)),
+                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes - count as u64)),
                 Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
             return Ok(Outcome::Written);
         }
-        // The socket is full. Control frames may still overtake a frame of which nothing is written.
-        let frame = mem::take(frame);
-        if count == 0 {
-            self.queue.push(frame);
-        } else {
-            self.queue.push_written(frame, count);
-        }
-        self.fall_behind();
+        self.fall_behind_with(frame.clone(), count);
         Ok(Outcome::FellBehind)
     }
 
+    /// Keeps a frame of which a full socket has taken `written` bytes.
+    #[cold]
+    fn fall_behind_with(&mut self, frame: Frame, written: usize) {
+        // Control frames may still overtake a frame of which nothing is written.
+        if written == 0 {
+            self.queue.push(frame);
+        } else {
+            self.queue.push_written(frame, written);
+        }
+        self.fall_behind();
+    }
+
     /// Keeps the frame for the next flush, or writes it if the waiting bytes reach the limit with it.
-    pub(super) fn feed(&mut self, frame: &mut Frame, limit: usize, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
+    pub(super) fn feed(&mut self, frame: &Frame, limit: usize, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         if self.is_draining() {
-            self.queue.push(mem::take(frame));
+            self.queue.push(frame.clone());
         } else if self.queue.bytes() + frame.len() >= limit || self.queue.fills_a_batch() {
             return self.write(frame, spent);
         } else {
