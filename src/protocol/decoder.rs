@@ -123,8 +123,11 @@ impl Decoder {
         self.buffer.reserve_exact(self.target_size.saturating_sub(self.buffer.len()).max(1));
         let room = self.buffer.capacity() - self.buffer.len();
         let count = read(&mut self.buffer)?;
-        self.adapt_size(count < room);
-        Ok((count, count < room))
+        let had_room = count < room;
+        if !had_room || self.target_size > self.min_size {
+            self.adapt_size(had_room);
+        }
+        Ok((count, had_room))
     }
 
     /// Grows a full buffer, and shrinks one that was hardly used for a while.
@@ -134,7 +137,7 @@ impl Decoder {
             self.small_reads = 0;
         } else if self.buffer.len() > self.min_size {
             self.small_reads = 0;
-        } else if self.target_size > self.min_size {
+        } else {
             self.small_reads += 1;
             if self.small_reads == u8::MAX {
                 self.target_size = self.min_size;
@@ -169,6 +172,9 @@ impl Decoder {
 
     /// The next complete message or control frame, or `None` if more bytes are needed. After an error the decoder is of
     /// no further use.
+    ///
+    /// Not inlined: the caller loops over it, and would prepare for all of it before each loop.
+    #[inline(never)]
     pub(crate) fn next(&mut self) -> Result<Option<Incoming>, CloseReason> {
         let next = self.decode();
         self.needs_more = matches!(next, Ok(None));
@@ -178,66 +184,101 @@ impl Decoder {
     fn decode(&mut self) -> Result<Option<Incoming>, CloseReason> {
         loop {
             // Between frames: the next header, as soon as it is complete.
-            if self.frame.is_none() && !self.parse_header()? {
-                return Ok(None);
-            }
-            let Some(frame) = &mut self.frame else { return Ok(None) };
-
-            // Inside a frame: take what has arrived of the payload. A control frame waits until it is whole.
-            let capacity = self.buffer.capacity();
-            let available = (self.buffer.len() - self.start) as u64;
-            if matches!(frame.opcode, OpCode::Control(_)) && available < frame.remaining {
-                return Ok(None);
-            }
-            let taken = frame.remaining.min(available) as usize;
-            let payload = &mut self.buffer[self.start..self.start + taken];
-            frame.unmask(payload);
-            self.start += taken;
-
-            // A control frame is complete, and may lie between the frames of a message (RFC 6455 section 5.4).
-            if let OpCode::Control(control) = frame.opcode {
-                let incoming = control_frame(control, payload)?;
-                self.frame = None;
-                return Ok(Some(incoming));
-            }
-
-            // A whole message at once that fills most of the buffer: hand the buffer over.
-            if taken >= Self::LARGE
-                && 2 * taken >= capacity
-                && frame.remaining == 0
-                && frame.is_final
-                && let Some(message) = self.message.take_if(|message| message.len() == 0)
-            {
-                self.frame = None;
-                return Ok(Some(Incoming::Message(message.all_of(self.take_buffer(taken))?)));
-            }
-
-            // Any other payload: append it to the message.
-            match &mut self.message {
-                Some(PartialMessage::Text(text)) => text.push(payload, frame.remaining)?,
-                Some(PartialMessage::Binary(bytes)) => {
-                    bytes.reserve(room_for_chunk(bytes.len(), bytes.capacity(), payload.len(), frame.remaining));
-                    bytes.extend_from_slice(payload);
+            if self.frame.is_none() {
+                let Some(frame) = self.parse_header()? else { return Ok(None) };
+                // As usual, the frame is a whole message and is all here.
+                if let OpCode::Data(data) = frame.opcode
+                    && frame.is_final
+                    && self.message.is_none()
+                    && frame.remaining <= self.undecoded() as u64
+                {
+                    let len = frame.remaining as usize;
+                    if let Some(key) = frame.mask {
+                        apply_mask(&mut self.buffer[self.start..self.start + len], key);
+                    }
+                    self.start += len;
+                    return self.whole_message(data, len);
                 }
-                // Unreachable: parse_header begins a message with its first frame and refuses a continuation without
-                // one.
-                None => return Err(CloseReason::Protocol("continuation of no message")),
+                self.frame = Some(frame);
             }
-
-            // At the end of the frame: the message is complete, or its next frame follows.
-            if frame.remaining > 0 {
-                return Ok(None);
-            }
-            let is_final = frame.is_final;
-            self.frame = None;
-            if is_final {
-                return match self.message.take() {
-                    Some(PartialMessage::Text(text)) => Ok(Some(Incoming::Message(text.finish()?))),
-                    Some(PartialMessage::Binary(bytes)) => Ok(Some(Incoming::Message(Message::Binary(bytes.into())))),
-                    None => Ok(None),
-                };
+            // Any other frame. Without a result, it waits for more bytes, or is over and its message is not.
+            let incoming = self.decode_part()?;
+            if incoming.is_some() || self.frame.is_some() {
+                return Ok(incoming);
             }
         }
+    }
+
+    /// Takes what has arrived of a frame that is a control frame, a part of its message, or not all here.
+    ///
+    /// Not inlined: this keeps the usual path of [`next`](Self::next) short.
+    #[inline(never)]
+    fn decode_part(&mut self) -> Result<Option<Incoming>, CloseReason> {
+        // A control frame waits until it is whole.
+        let Some(frame) = &mut self.frame else { return Ok(None) };
+        let available = (self.buffer.len() - self.start) as u64;
+        if matches!(frame.opcode, OpCode::Control(_)) && available < frame.remaining {
+            return Ok(None);
+        }
+        let taken = frame.remaining.min(available) as usize;
+        let payload = &mut self.buffer[self.start..self.start + taken];
+        frame.unmask(payload);
+        self.start += taken;
+
+        // A control frame is complete, and may lie between the frames of a message (RFC 6455 section 5.4).
+        let data = match frame.opcode {
+            OpCode::Control(control) => {
+                self.frame = None;
+                return control_frame(control, payload).map(Some);
+            }
+            OpCode::Data(data) => data,
+        };
+
+        // A whole message at once, whose header came before.
+        if frame.remaining == 0
+            && frame.is_final
+            && data != Data::Continue
+            && self.message.take_if(|message| message.len() == 0).is_some()
+        {
+            self.frame = None;
+            return self.whole_message(data, taken);
+        }
+
+        // Any other payload: append it to the message, which its first frame begins.
+        match self.message.get_or_insert_with(|| PartialMessage::new(data)) {
+            PartialMessage::Text(text) => text.push(payload, frame.remaining)?,
+            PartialMessage::Binary(bytes) => {
+                bytes.reserve(room_for_chunk(bytes.len(), bytes.capacity(), payload.len(), frame.remaining));
+                bytes.extend_from_slice(payload);
+            }
+        }
+
+        // At the end of the frame: the message is complete, or its next frame follows.
+        if frame.remaining > 0 {
+            return Ok(None);
+        }
+        let is_final = frame.is_final;
+        self.frame = None;
+        match self.message.take_if(|_| is_final) {
+            Some(PartialMessage::Text(text)) => text.finish().map(|message| Some(Incoming::Message(message))),
+            Some(PartialMessage::Binary(bytes)) => Ok(Some(Incoming::Message(Message::Binary(bytes.into())))),
+            None => Ok(None),
+        }
+    }
+
+    /// The message whose payload is the last `len` bytes that were decoded. If they fill most of the buffer, the
+    /// message takes the buffer.
+    fn whole_message(&mut self, data: Data, len: usize) -> Result<Option<Incoming>, CloseReason> {
+        let payload = if len >= Self::LARGE && 2 * len >= self.buffer.capacity() {
+            self.take_buffer(len)
+        } else {
+            Bytes::copy_from_slice(&self.buffer[self.start - len..self.start])
+        };
+        let message = match data {
+            Data::Text => Message::Text(Text::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
+            _ => Message::Binary(payload),
+        };
+        Ok(Some(Incoming::Message(message)))
     }
 
     /// The last `len` bytes that were decoded, together with the buffer.
@@ -249,46 +290,33 @@ impl Decoder {
     }
 
     /// Parses a header if it is complete, and checks all that can be checked before the payload arrives.
-    fn parse_header(&mut self) -> Result<bool, CloseReason> {
+    fn parse_header(&mut self) -> Result<Option<PartialFrame>, CloseReason> {
         let parsed = Header::parse(&self.buffer[self.start..]);
         let parsed = parsed.map_err(|ReservedOpcode| CloseReason::Protocol("reserved opcode"))?;
-        let Some((header, header_len)) = parsed else { return Ok(false) };
+        let Some((header, header_len)) = parsed else { return Ok(None) };
         self.start += header_len;
 
-        let length = header.length;
-        if header.has_reserved {
+        let Header { is_final, has_reserved, opcode, mask, length } = header;
+        if has_reserved {
             return Err(CloseReason::Protocol("reserved bits"));
         }
-        match (self.role, header.mask) {
+        match (self.role, mask) {
             (Role::Server, None) => return Err(CloseReason::Protocol("unmasked frame")),
             (Role::Client, Some(_)) => return Err(CloseReason::Protocol("masked frame")),
             _ => {}
         }
-        match header.opcode {
-            OpCode::Control(_) if !header.is_final => return Err(CloseReason::Protocol("fragmented control frame")),
+        match opcode {
+            OpCode::Control(_) if !is_final => return Err(CloseReason::Protocol("fragmented control frame")),
             OpCode::Control(_) if length > 125 => return Err(CloseReason::Protocol("control frame over 125 bytes")),
             OpCode::Control(_) => {}
-            OpCode::Data(data) => self.begin_data(data, length)?,
+            OpCode::Data(data) => self.check_data(data, length)?,
         }
-        self.frame = Some(PartialFrame {
-            opcode: header.opcode,
-            is_final: header.is_final,
-            mask: header.mask,
-            remaining: length,
-        });
-        Ok(true)
+        Ok(Some(PartialFrame { opcode, is_final, mask, remaining: length }))
     }
 
-    fn begin_data(&mut self, data: Data, length: u64) -> Result<(), CloseReason> {
+    fn check_data(&self, data: Data, length: u64) -> Result<(), CloseReason> {
         let so_far = match (&self.message, data) {
-            (None, Data::Text) => {
-                self.message = Some(PartialMessage::Text(PartialText::default()));
-                0
-            }
-            (None, Data::Binary) => {
-                self.message = Some(PartialMessage::Binary(Vec::new()));
-                0
-            }
+            (None, Data::Text | Data::Binary) => 0,
             (Some(message), Data::Continue) => message.len() as u64,
             (None, _) => return Err(CloseReason::Protocol("continuation of no message")),
             (Some(_), _) => return Err(CloseReason::Protocol("new message inside a fragmented one")),
@@ -306,19 +334,20 @@ impl PartialFrame {
     fn unmask(&mut self, piece: &mut [u8]) {
         if let Some(mask) = &mut self.mask {
             apply_mask(piece, *mask);
-            mask.rotate_left(piece.len() % 4);
+            let bits = 8 * (piece.len() as u32 % 4);
+            *mask = u32::from_le_bytes(*mask).rotate_right(bits).to_le_bytes();
         }
         self.remaining -= piece.len() as u64;
     }
 }
 
 impl PartialMessage {
-    /// The message of this kind whose whole payload is here.
-    fn all_of(&self, payload: Bytes) -> Result<Message, CloseReason> {
-        Ok(match self {
-            Self::Text(_) => Message::Text(Text::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
-            Self::Binary(_) => Message::Binary(payload),
-        })
+    /// The message that a frame of this kind begins.
+    fn new(data: Data) -> Self {
+        match data {
+            Data::Text => Self::Text(PartialText::default()),
+            _ => Self::Binary(Vec::new()),
+        }
     }
 
     fn len(&self) -> usize {

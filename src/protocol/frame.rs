@@ -214,17 +214,13 @@ fn masked(payload: Bytes, key: [u8; 4]) -> Bytes {
     payload.into()
 }
 
-/// Masks a payload, or removes the mask (RFC 6455 section 5.3), eight bytes at a time.
+/// Masks a payload, or removes the mask (RFC 6455 section 5.3).
 pub(crate) fn apply_mask(payload: &mut [u8], key: [u8; 4]) {
-    let [a, b, c, d] = key;
-    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
-    let mut chunks = payload.chunks_exact_mut(8);
-    for chunk in &mut chunks {
-        // `chunks_exact` returns eight bytes, so the array is never the default.
-        let word = u64::from_ne_bytes((&*chunk).try_into().unwrap_or_default()) ^ wide;
-        chunk.copy_from_slice(&word.to_ne_bytes());
+    let (words, rest) = payload.as_chunks_mut();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
     }
-    for (byte, key) in chunks.into_remainder().iter_mut().zip(key.iter().cycle()) {
+    for (byte, key) in rest.iter_mut().zip(key) {
         *byte ^= key;
     }
 }
