@@ -291,11 +291,10 @@ impl Connection {
         now: &mut Instant,
     ) -> Option<(Box<ReceivingEnd>, std::io::Result<ReadOutcome>)> {
         let from = *now;
-        let wait = wake.map(|wake| wake.saturating_duration_since(from));
-        let read = if receiving.read_half.blocks_in_read(wait) {
+        let read = if receiving.read_half.blocks_in_read(wake, from) {
             // An active connection waits in the read itself.
             receiving.read_half.read_blocking()
-        } else if wait.is_some_and(|wait| wait.is_zero()) {
+        } else if wake.is_some_and(|wake| wake <= from) {
             // No time to wait: take what is there.
             receiving.read_half.read_now()
         } else {
@@ -306,6 +305,7 @@ impl Connection {
                 receiving.read_half.read_now()
             } else {
                 // Wait without the receiving end, and take it back afterwards.
+                let wait = wake.map(|wake| wake.saturating_duration_since(from));
                 let is_readable = socket::wait_readable(&self.stream, wait);
                 receiving = self.shared.take_receiving_end()?;
                 match is_readable {

@@ -32,6 +32,8 @@ impl ReceivingEnd {
         self.judge(shared, now)
     }
 
+    /// Not inlined: this keeps the usual case of [`beat_if_due`](Self::beat_if_due) small.
+    #[inline(never)]
     fn judge(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Instant>, Over> {
         if self.is_dead {
             // The verdict is final.

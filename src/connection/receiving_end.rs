@@ -7,11 +7,15 @@
 //! - Messages reach the handler in the order of their arrival, and before the peer's end. That end is its Close frame,
 //!   a violation of the protocol, or the end of its stream ([`PeerEnd`]).
 //! - The stand-in never waits, reads only as far as there is room, and does a bounded amount of work in each look.
+//!
+//! What answers control frames is not inlined: this keeps the path of a message short, and the stack small.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use crate::connection::shared::Shared;
 use crate::heartbeat::{Activity, Heartbeat, HeartbeatPolicy, Reading, announcement, text_ping};
@@ -36,6 +40,8 @@ pub(crate) struct ReceivingEnd {
     /// How many bytes have arrived in all, read or not, and when the newest of them were first seen.
     pub(super) arrived: u64,
     pub(super) last_arrival: Instant,
+    /// When bytes that come are next worth telling other threads.
+    next_heard: Instant,
     pub(super) reading: Reading,
     /// The Ping whose miss clock runs.
     pub(super) ping: JudgedPing,
@@ -68,6 +74,9 @@ impl ReceivingEnd {
     const READS: usize = 16;
     /// The most frames in one look. One read may bring thousands of Pings, and each answer is a system call.
     const FRAMES: usize = 256;
+    /// How exactly other threads know when the peer was last heard. Telling them of each read would cost a twentieth of
+    /// an echo.
+    const HEARD_PRECISION: Duration = Duration::from_millis(1);
     /// The time until the next look for room, if other connections have used up the memory budget.
     const RETRY: Duration = Duration::from_millis(250);
 
@@ -85,7 +94,7 @@ impl ReceivingEnd {
         text_heartbeat: bool,
     ) -> Box<Self> {
         let (settings, now) = (&shared.settings, shared.stats.opened);
-        shared.stats.count_bytes_in(tail.len(), now);
+        shared.stats.count_bytes_in(tail.len());
         shared.stats.begin_heartbeat(policy.misses_allowed());
         let decoder = Decoder::new(role, tail, settings.read_buffer_size, settings.max_message_size);
         let mut ahead_share = shared.share();
@@ -98,6 +107,7 @@ impl ReceivingEnd {
             text_heartbeat,
             arrived: 0,
             last_arrival: now,
+            next_heard: now,
             reading: Reading::Always,
             ping: JudgedPing { asked: now, left: None },
             ahead: VecDeque::new(),
@@ -121,6 +131,7 @@ impl ReceivingEnd {
         }
         match self.peer_end.take() {
             Some(last) => Err(last),
+            None if self.read_half.decoder.needs_more() => Ok(None),
             None => self.decode(shared, now, &mut { usize::MAX }),
         }
     }
@@ -135,23 +146,15 @@ impl ReceivingEnd {
         while let Some(left) = frames.checked_sub(1) {
             *frames = left;
             match self.read_half.decoder.next() {
-                Ok(Some(Incoming::Message(message))) => {
-                    let Some(activity) = self.text_activity(&message) else {
+                Ok(Some(Incoming::Message(message))) => match self.text_activity(&message) {
+                    Some(activity) => self.on_text_ping(shared, activity, now),
+                    None => {
                         shared.stats.count_message_in();
                         return Ok(Some(message));
-                    };
-                    self.on_activity(shared, activity, now);
-                    // If an answer cannot be written, here or below, the next read returns the cause.
-                    let _ = shared.text_pong();
-                }
-                Ok(Some(Incoming::Ping(payload))) => {
-                    self.on_activity(shared, Activity::Ping { next: announcement(&payload) }, now);
-                    let _ = shared.pong(payload);
-                }
-                Ok(Some(Incoming::Pong(payload))) => {
-                    shared.pong_received(&payload, now);
-                    self.on_activity(shared, Activity::Pong, now);
-                }
+                    }
+                },
+                Ok(Some(Incoming::Ping(payload))) => self.on_ping(shared, payload, now),
+                Ok(Some(Incoming::Pong(payload))) => self.on_pong(shared, &payload, now),
                 Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(PeerEnd::Close(code, reason))),
                 Ok(None) => return Ok(None),
                 Err(violation) => return Err(Box::new(PeerEnd::Violation(violation))),
@@ -163,6 +166,25 @@ impl ReceivingEnd {
     /// The text heartbeat in a message, if the connection accepts those.
     fn text_activity(&self, message: &Message) -> Option<Activity> {
         if self.text_heartbeat { message.as_text().and_then(text_ping) } else { None }
+    }
+
+    #[inline(never)]
+    fn on_text_ping(&mut self, shared: &Arc<Shared>, activity: Activity, now: Instant) {
+        self.on_activity(shared, activity, now);
+        // If an answer cannot be written, here or below, the next read returns the cause.
+        let _ = shared.text_pong();
+    }
+
+    #[inline(never)]
+    fn on_ping(&mut self, shared: &Arc<Shared>, payload: Bytes, now: Instant) {
+        self.on_activity(shared, Activity::Ping { next: announcement(&payload) }, now);
+        let _ = shared.pong(payload);
+    }
+
+    #[inline(never)]
+    fn on_pong(&mut self, shared: &Arc<Shared>, payload: &[u8], now: Instant) {
+        shared.pong_received(payload, now);
+        self.on_activity(shared, Activity::Pong, now);
     }
 
     /// Passes a decoded sign of life to the heartbeat, with its position in the stream.
@@ -184,13 +206,17 @@ impl ReceivingEnd {
         // Count the bytes. The end of the stream and a failed read are the peer's end.
         let (has_come, is_drained) = match read {
             Ok(ReadOutcome::Bytes { count, is_drained }) => {
-                shared.stats.count_bytes_in(count, now);
-                self.has_arrived(shared.stats.bytes_in(), now);
+                let arrived = shared.stats.count_bytes_in(count);
+                self.has_arrived(arrived, now);
+                if now >= self.next_heard {
+                    shared.stats.set_heard(now);
+                    self.next_heard = now + Self::HEARD_PRECISION;
+                }
                 (true, is_drained)
             }
             Ok(ReadOutcome::Nothing) => (false, true),
-            Ok(ReadOutcome::End) => return Err(Box::new(PeerEnd::Lost(self.read_half.end_reason()))),
-            Err(error) => return Err(Box::new(PeerEnd::Lost(CloseReason::io(&error)))),
+            Ok(ReadOutcome::End) => return Err(PeerEnd::lost(self.read_half.end_reason())),
+            Err(error) => return Err(PeerEnd::lost(CloseReason::io(&error))),
         };
         if is_drained && self.reading == Reading::Stopped {
             // Reading has caught up, so silence counts again from now on.

@@ -82,9 +82,8 @@ impl Shared {
     /// Puts the receiving end back when the connection's thread returns to its handler.
     pub(crate) fn leave_recv(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
         let mut slot = self.slot.lock();
-        if let Some(policy) = slot.requested.take() {
-            // If the Ping cannot be written, the next read returns the cause.
-            let _ = receiving.change_heartbeat(self, policy);
+        if slot.requested.is_some() {
+            self.apply_request(&mut slot, &mut receiving);
         }
         slot.receiving = Some(receiving);
         slot.away_since = Some(now);
@@ -92,6 +91,14 @@ impl Shared {
         drop(slot);
         if !is_listed {
             self.supervisor.stand_in.watch(Arc::clone(self));
+        }
+    }
+
+    #[cold]
+    fn apply_request(self: &Arc<Self>, slot: &mut State, receiving: &mut ReceivingEnd) {
+        if let Some(policy) = slot.requested.take() {
+            // If the Ping cannot be written, the next read returns the cause.
+            let _ = receiving.change_heartbeat(self, policy);
         }
     }
 

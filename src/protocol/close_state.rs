@@ -49,6 +49,13 @@ pub(crate) enum PeerEnd {
     Lost(CloseReason),
 }
 
+impl PeerEnd {
+    #[cold]
+    pub(crate) fn lost(reason: CloseReason) -> Box<Self> {
+        Box::new(Self::Lost(reason))
+    }
+}
+
 /// The code and reason of a Close frame to send.
 pub(crate) type CloseFrame = (Option<CloseCode>, String);
 

@@ -160,6 +160,11 @@ impl Decoder {
         self.buffer.len() - self.start
     }
 
+    /// Whether [`next`](Self::next) returns `None` until more bytes arrive.
+    pub(crate) fn needs_more(&self) -> bool {
+        self.needs_more
+    }
+
     /// Bytes that have arrived and may contain a whole frame that [`next`](Self::next) has not seen.
     pub(crate) fn unexamined(&self) -> usize {
         if self.needs_more { 0 } else { self.undecoded() }
@@ -177,7 +182,7 @@ impl Decoder {
     #[inline(never)]
     pub(crate) fn next(&mut self) -> Result<Option<Incoming>, CloseReason> {
         let next = self.decode();
-        self.needs_more = matches!(next, Ok(None));
+        self.needs_more = matches!(next, Ok(None)) || self.undecoded() == 0;
         next
     }
 

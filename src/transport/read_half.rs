@@ -71,9 +71,9 @@ impl ReadHalf {
         &self.stream
     }
 
-    /// Whether to wait in the read itself, when the next deadline is `wait` away.
-    pub(crate) fn blocks_in_read(&self, wait: Option<Duration>) -> bool {
-        self.active.is_some() && wait.is_none_or(|wait| wait >= Self::READ_TIMEOUT)
+    /// Whether to wait in the read itself from now on, if the next deadline is `wake`.
+    pub(crate) fn blocks_in_read(&self, wake: Option<Instant>, now: Instant) -> bool {
+        self.active.is_some() && wake.is_none_or(|wake| wake >= now + Self::READ_TIMEOUT)
     }
 
     /// Frees the buffer of a quiet connection before it waits.
@@ -221,16 +221,16 @@ mod tests {
     #[test]
     fn a_connection_is_active_after_several_short_waits_and_quiet_after_a_long_or_vain_one() {
         let (mut read_half, _peer) = pair();
-        let (short, long) = (Duration::from_millis(1), ReadHalf::READ_TIMEOUT);
+        let (short, long, now) = (Duration::from_millis(1), ReadHalf::READ_TIMEOUT, Instant::now());
         for end in [(short, false), (long, true)] {
             for n in 1..=ReadHalf::SHORT_WAITS_UNTIL_ACTIVE {
-                assert!(!read_half.blocks_in_read(None), "active after {n}");
-                read_half.record_wait(short, Instant::now(), true);
+                assert!(!read_half.blocks_in_read(None, now), "active after {n}");
+                read_half.record_wait(short, now, true);
             }
-            assert!(read_half.blocks_in_read(None) && read_half.blocks_in_read(Some(long)));
-            assert!(!read_half.blocks_in_read(Some(short)), "the deadline is nearer than the read timeout");
-            read_half.record_wait(end.0, Instant::now(), end.1);
-            assert!(!read_half.blocks_in_read(None));
+            assert!(read_half.blocks_in_read(None, now) && read_half.blocks_in_read(Some(now + long), now));
+            assert!(!read_half.blocks_in_read(Some(now + short), now), "the deadline is nearer than the read timeout");
+            read_half.record_wait(end.0, now, end.1);
+            assert!(!read_half.blocks_in_read(None, now));
         }
     }
 }
