@@ -8,7 +8,8 @@
 //!   a violation of the protocol, or the end of its stream ([`PeerEnd`]).
 //! - The stand-in never waits, reads only as far as there is room, and does a bounded amount of work in each look.
 //!
-//! What answers control frames is not inlined: this keeps the path of a message short, and the stack small.
+//! What every message passes through is inlined by force, and what answers control frames is not. Both keep the path of
+//! a message short; the second keeps the stack small as well.
 
 use std::collections::VecDeque;
 use std::net::TcpStream;
@@ -121,6 +122,7 @@ impl ReceivingEnd {
     // Receiving.
 
     /// The next message among the bytes that were read, or the peer's end. Handles the control frames before it.
+    #[inline(always)]
     pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<PeerEnd>> {
         // First come the messages that were read ahead, then the end that followed them.
         if self.ahead_share.held() > 0
@@ -137,6 +139,7 @@ impl ReceivingEnd {
     }
 
     /// Decodes up to the next message. `frames` limits how many frames it looks at, and counts down.
+    #[inline(always)]
     fn decode(
         &mut self,
         shared: &Arc<Shared>,
@@ -197,6 +200,7 @@ impl ReceivingEnd {
     }
 
     /// Records the outcome of a read. Returns whether bytes came, or the peer's end.
+    #[inline(always)]
     pub(crate) fn on_read(
         &mut self,
         shared: &Shared,

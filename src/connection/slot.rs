@@ -80,6 +80,7 @@ impl Shared {
     }
 
     /// Puts the receiving end back when the connection's thread returns to its handler.
+    #[inline(always)]
     pub(crate) fn leave_recv(self: &Arc<Self>, mut receiving: Box<ReceivingEnd>, now: Instant) {
         let mut slot = self.slot.lock();
         if slot.requested.is_some() {

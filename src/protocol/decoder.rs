@@ -273,6 +273,7 @@ impl Decoder {
 
     /// The message whose payload is the last `len` bytes that were decoded. If they fill most of the buffer, the
     /// message takes the buffer.
+    #[inline(always)]
     fn whole_message(&mut self, data: Data, len: usize) -> Result<Option<Incoming>, CloseReason> {
         let payload = if len >= Self::LARGE && 2 * len >= self.buffer.capacity() {
             self.take_buffer(len)

@@ -21,6 +21,7 @@ use crate::transport::write_half::Socket;
 
 impl Socket for TcpStream {
     #[cfg(unix)]
+    #[inline(always)]
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         /// Up to this size, copying is cheaper than a gathering write. The copy lies on the stack of every thread that
         /// sends a Ping, so it is short.

@@ -13,6 +13,9 @@
 //! - Threads that wait for room get it in the order of their calls, so small messages do not keep out a large one.
 //! - The lock is never held across a call that can block, nor while a payload is dropped: the application may have lent
 //!   the memory, and then its code runs. Only the sending thread or the drainer drops such a payload.
+//!
+//! The steps of the fast path are inlined by force, here and in its modules: the compiler takes them for too large, and
+//! their calls would cost a tenth of a delivery.
 
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -160,6 +163,7 @@ impl<O: Owner> WriteHalf<O> {
     }
 
     /// Sends a data frame that is already encoded for our role. It is cloned only if it has to wait.
+    #[inline(always)]
     pub(crate) fn send_frame(owner: &Arc<O>, frame: &Frame, wait: Wait) -> Result<Sent, Refused> {
         let mut spent = Vec::new();
         let mut state = owner.write_half().admit(frame.cost(), wait)?;
@@ -228,6 +232,7 @@ impl<O: Owner> WriteHalf<O> {
     }
 
     /// Encodes the frame for our role. Call this without the lock, because masking copies the payload.
+    #[inline(always)]
     fn encode(&self, outgoing: Outgoing) -> Frame {
         let mask = match self.role {
             Role::Server => None,
@@ -237,6 +242,7 @@ impl<O: Owner> WriteHalf<O> {
     }
 
     /// Releases the lock, and does what the attempt to write requires: starts a drainer, or reports a failed write.
+    #[inline(always)]
     fn settle(
         owner: &Arc<O>,
         state: MutexGuard<'_, State<O::Socket>>,

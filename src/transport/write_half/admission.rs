@@ -52,6 +52,7 @@ impl WaitingLine {
 impl<O: Owner> WriteHalf<O> {
     /// Takes the lock once there is room for a frame of this cost. A frame larger than the whole queue is admitted when
     /// nothing waits.
+    #[inline(always)]
     pub(super) fn admit(&self, cost: usize, wait: Wait) -> Result<MutexGuard<'_, State<O::Socket>>, Refused> {
         let state = self.lock();
         if !state.close_state.accepts() {

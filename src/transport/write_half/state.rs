@@ -82,6 +82,7 @@ impl<S: Socket> State<S> {
 
     /// Writes the waiting frames and then this one, as far as the socket takes them without blocking. `frame` is
     /// cloned only if it has to wait.
+    #[inline(always)]
     pub(super) fn write(&mut self, frame: &Frame, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         let waits = self.is_draining() || self.queue.bytes() > 0;
         let Some(socket) = self.socket.as_ref().filter(|_| !waits) else {
@@ -206,6 +207,7 @@ impl<S: Socket> State<S> {
 }
 
 /// Like [`Socket::send_now`], but returns 0 if nothing was taken, and retries after an interruption.
+#[inline(always)]
 fn send_now<S: Socket>(socket: &S, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
         match socket.send_now(slices) {
