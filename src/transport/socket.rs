@@ -384,7 +384,7 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
 #[cfg(unix)]
 pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        let send = || SockRef::from(stream).send_with_flags(bytes, SEND_FLAGS);
+        let send = || Ok(rustix::net::send(stream, bytes, SEND_FLAGS)?);
         match before(stream, deadline, rustix::event::PollFlags::OUT, send)? {
             Some(count) => bytes = &bytes[count..],
             None => return Err(io::ErrorKind::TimedOut.into()),
