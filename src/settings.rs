@@ -204,8 +204,8 @@ macro_rules! setters_of_both_ends {
         /// at 100 ms or less; zero: never.
         ///
         /// That is a limit. How long it really tries adapts to how long the last waits took, and in all it is half of
-        /// the time at most. Nothing is polled on a machine with one processor, or while the process has more than one
-        /// active connection for every two processors, or where other threads need the processor. Choose zero where
+        /// the waiting at most. Nothing is polled on a machine with one processor, or while the process has more than
+        /// one active connection for every two processors, or where other threads need the processor. Choose zero where
         /// power counts for more than a faster round trip.
         pub fn busy_poll(mut self, limit: std::time::Duration) -> Self {
             self.settings.busy_poll = limit.min($crate::settings::LONGEST_BUSY_POLL);

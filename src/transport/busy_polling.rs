@@ -3,7 +3,7 @@
 //!
 //! How long it tries adapts, as in the halt polling of hypervisors (Documentation/virt/kvm/halt-polling.rst of Linux).
 //! It grows while longer tries would have met what came, and a wait that was too long for any try ends it. Invariants:
-//! - A connection spends at most half of the time on polling, and polls only while there is a processor for each active
+//! - A connection polls for at most half of the time that it waits, and only while there is a processor for each active
 //!   connection of the process and another for its peer. So polling takes a quarter of all processors at most, and none
 //!   on a machine that has one.
 //! - Where another thread needs the processor, there is no polling for a while. Such a thread may interrupt a try. Or
@@ -24,9 +24,8 @@ pub(super) struct BusyPolling {
     time: Duration,
     /// What the last read has spent.
     polled: Polled,
-    /// The time that may be spent on polling, as of `updated`.
+    /// The time that may be spent on polling.
     credit: Duration,
-    updated: Instant,
     /// The last wait without a try.
     undisturbed: Duration,
     /// Until when the processors are taken to be busy.
@@ -69,7 +68,6 @@ impl BusyPolling {
             time: Duration::ZERO,
             polled: Polled::default(),
             credit: Duration::ZERO,
-            updated: now,
             undisturbed: Duration::ZERO,
             busy_until: now,
         }
@@ -85,11 +83,16 @@ impl BusyPolling {
 
     /// Records a wait of this length, which something ended that has arrived.
     pub(super) fn record(&mut self, wait: Duration, now: Instant) {
+        if !has_idle_processors() {
+            return;
+        }
+        self.learn(wait, now);
+    }
+
+    fn learn(&mut self, wait: Duration, now: Instant) {
         let polled = self.polled;
-        let earned = now.saturating_duration_since(self.updated) / 2;
         let most = Self::MOST_CREDIT.max(self.limit);
-        self.credit = (self.credit + earned).min(most).saturating_sub(polled.time);
-        self.updated = now;
+        self.credit = (self.credit + wait / 2).min(most).saturating_sub(polled.time);
         if polled.time.is_zero() {
             self.undisturbed = wait;
         } else if polled.was_interrupted || wait > 2 * self.undisturbed {
@@ -150,7 +153,7 @@ mod tests {
             self.polling.polled = Polled { time: if is_met { until_there } else { time }, was_interrupted: false };
             self.now += wait + us(5);
             self.polled += self.polling.polled.time;
-            self.polling.record(wait, self.now);
+            self.polling.learn(wait, self.now);
             is_met
         }
     }
@@ -160,7 +163,7 @@ mod tests {
         for wake_up in [us(3), us(30), us(60)] {
             let mut waits = Waits::new();
             let (begin, met) = (waits.now, (0..10_000).filter(|_| waits.wait(wake_up + us(5), wake_up)).count());
-            assert!(met > 4_000, "{met} of 10,000 with wake-ups of {wake_up:?}");
+            assert!(met > 3_000, "{met} of 10,000 with wake-ups of {wake_up:?}");
             let share = waits.polled.as_secs_f64() / (waits.now - begin).as_secs_f64();
             assert!(share <= 0.5, "{share} of the time with wake-ups of {wake_up:?}");
         }
@@ -172,7 +175,7 @@ mod tests {
             let mut waits = Waits::new();
             waits.polling.limit = limit;
             let met = (0..1_000).filter(|_| waits.wait(us(700), us(60))).count();
-            assert!(met > 300, "{met} of 1,000 with a limit of {limit:?}");
+            assert!(met > 200, "{met} of 1,000 with a limit of {limit:?}");
         }
     }
 
@@ -197,7 +200,7 @@ mod tests {
         polled.add(us(1_000));
         assert!(polled.was_interrupted);
         waits.polling.polled = polled;
-        waits.polling.record(us(20), waits.now);
+        waits.polling.learn(us(20), waits.now);
         let (before, until) = (waits.polled, waits.now + BusyPolling::PAUSE);
         while waits.now < until {
             assert!(!waits.wait(us(20), us(20)));
@@ -220,9 +223,9 @@ mod tests {
         let now = Instant::now();
         let mut polling = BusyPolling::new(Duration::ZERO, now);
         for n in 1..100 {
-            polling.record(Duration::ZERO, now + n * us(1_000));
-            polling.record(us(1), now + n * us(1_000));
-            assert!(polling.begin().is_none());
+            polling.learn(Duration::ZERO, now + n * us(1_000));
+            polling.learn(us(1), now + n * us(1_000));
+            assert!(polling.time.is_zero());
         }
     }
 }

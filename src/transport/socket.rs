@@ -271,8 +271,9 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize
     Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(buffer))?)
 }
 
-/// Like [`read`], but tries for so long before it blocks.
+/// Like [`read`], but tries for so long before it blocks. Not inlined, for few reads poll.
 #[cfg(unix)]
+#[inline(never)]
 pub(crate) fn read_busy_polling(
     stream: &TcpStream,
     buffer: &mut Vec<u8>,
