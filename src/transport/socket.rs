@@ -228,7 +228,8 @@ pub(crate) fn read_before(stream: &TcpStream, space: &mut [u8], deadline: Instan
     })
 }
 
-/// Tries at once, for mostly the socket is ready. Then tries again whenever it is, until the deadline.
+/// Tries at once, for mostly the socket is ready. Then tries again whenever it is, until the deadline. After it there is
+/// no try at all: what came before may have taken too long.
 #[cfg(unix)]
 fn before<T>(
     stream: &TcpStream,
@@ -237,13 +238,13 @@ fn before<T>(
     mut attempt: impl FnMut() -> io::Result<T>,
 ) -> io::Result<Option<T>> {
     loop {
-        match attempt() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
-            outcome => return outcome.map(Some),
-        }
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
             return Ok(None);
+        }
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
+            outcome => return outcome.map(Some),
         }
         poll_for(stream, events, Some(remaining))?;
     }

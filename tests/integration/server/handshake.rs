@@ -311,6 +311,19 @@ fn handshake_timeout_gives_a_slow_request_its_time_and_not_more() {
 }
 
 #[test]
+fn a_client_is_not_let_in_after_the_handshake_timeout_however_long_on_handshake_takes() {
+    let slow = |_: &heartwire::Request| {
+        thread::sleep(ms(200));
+        Ok(heartwire::Accept::new())
+    };
+    let running = start(server().handshake_timeout(ms(100)).on_handshake(slow), echo);
+    let mut client = Client::tcp(running.address());
+    client.write(request().as_bytes());
+    assert_eq!(running.events.handshake_failed().0, None, "no response is sent");
+    assert_eq!(running.handle.stats().opened, 0);
+}
+
+#[test]
 fn a_tls_client_is_turned_away_at_once() {
     let running = start(server().handshake_timeout(2 * CEILING), echo);
     // The beginning of a ClientHello: handshake record, TLS 1.0, 512 bytes to come.
