@@ -72,14 +72,19 @@ impl Limits {
     }
 
     fn take_slot(&self, peer: IpAddr, is_proxy: bool) -> Result<Option<AddressSlot>, LimitReached> {
-        let one_more = |connections| (connections < self.max_connections).then_some(connections + 1);
-        self.connections.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| LimitReached::Connections)?;
-        let Some(addresses) = self.addresses.as_ref().filter(|_| !is_proxy) else { return Ok(None) };
-        let slot = addresses.take_slot(peer);
-        if slot.is_none() {
-            self.connections.fetch_sub(1, Relaxed);
+        let is_full = |connections| connections >= self.max_connections;
+        if is_full(self.connections.load(Relaxed)) {
+            return Err(LimitReached::Connections);
         }
-        slot.map(Some).ok_or(LimitReached::PerAddress)
+        // Before the connection is counted: a client whose address may have no more takes no slot from others, not even
+        // for a moment.
+        let address = match self.addresses.as_ref().filter(|_| !is_proxy) {
+            Some(addresses) => Some(addresses.take_slot(peer).ok_or(LimitReached::PerAddress)?),
+            None => None,
+        };
+        let one_more = |connections| (!is_full(connections)).then_some(connections + 1);
+        self.connections.fetch_update(Relaxed, Relaxed, one_more).map_err(|_| LimitReached::Connections)?;
+        Ok(address)
     }
 }
 
@@ -138,5 +143,36 @@ impl Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         self.free_connection();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn clients_beyond_the_limit_of_their_address_keep_no_other_out() {
+        let limits = Limits::new(2, Some(1));
+        let (many, other) = (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2)));
+        let _held = limits.take_slot(many, false).unwrap();
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Relaxed) {
+                    assert!(limits.take_slot(many, false).is_err());
+                }
+            });
+            let kept_out = (0..100_000).filter(|_| match limits.take_slot(other, false) {
+                Ok(_address) => limits.connections.fetch_sub(1, Relaxed) == 0,
+                Err(_) => true,
+            });
+            let kept_out = kept_out.count();
+            is_over.store(true, Relaxed);
+            assert_eq!(kept_out, 0);
+        });
     }
 }
