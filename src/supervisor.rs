@@ -137,7 +137,7 @@ impl Supervisor {
     }
 
     /// Deals with all notices that wait, and then with a command and those that wait after it: a handler's first
-    /// broadcast is to find its own connection, which was reported before. Returns whether there were notices.
+    /// broadcast is to find its own connection, which was reported before. Returns whether others may follow at once.
     fn take(&mut self, command: Option<Command>) -> bool {
         /// Enough to save system calls, and few enough that notices do not wait for long.
         const MOST_AT_ONCE: usize = 64;
@@ -147,13 +147,16 @@ impl Supervisor {
             None => Vec::new(),
         };
         let waiting = self.notices.len();
+        let mut is_busy = false;
         for notice in self.notices.clone().try_iter().take(waiting) {
+            // Whoever asks waits for the answer, and may ask again at once.
+            is_busy |= !matches!(notice, Notice::Snapshot { .. });
             self.on_notice(notice);
         }
         if !commands.is_empty() {
             self.broadcast(&commands);
         }
-        waiting > 0
+        is_busy
     }
 
     fn next_wake(&self) -> Option<Instant> {

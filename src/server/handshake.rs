@@ -124,7 +124,7 @@ impl LimitReached {
 /// Performs the handshake before the deadline, and says who is at the other end, if that became known. `check_limits`
 /// checks whether this client may have one more connection. `last_id` is the number of the newest connection.
 ///
-/// The steps follow one another and none is inlined, so that their stack frames overlap: see `ConnectionThread::run`.
+/// The steps follow one another and none is inlined, so that their stack frames overlap: see `ServedClient::serve`.
 #[inline(never)]
 pub(crate) fn perform(
     pending: &PendingHandshake,

@@ -59,7 +59,7 @@ impl IdleThreads {
         let listener = self.listener.upgrade().filter(|listener| listener.is_prepared)?;
         // Held until the client is admitted: the server does not end before.
         let _place = self.take_place().filter(|_| has_shallow_stack())?;
-        // A thread may have taken its place when the server was already ending.
+        // Checked after the place is taken: the end waits for those who have one.
         while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
             match listener.socket.accept() {
                 Ok(_) if supervisor.is_ending() => break,

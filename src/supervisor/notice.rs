@@ -13,9 +13,9 @@ use crate::protocol::frame::Frame;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
-/// What connections and the accept loop report: a few notices for each connection. While too many wait, no connection
-/// is accepted, and misses and stalled handlers are not reported. A notice is small, since it passes over the stack of
-/// every connection's thread.
+/// What threads of connections and the accept loop report: a few notices for each connection. While too many wait, no
+/// connection is accepted, and misses and stalled handlers are not reported. A notice is small, since it passes over
+/// the stack of every connection's thread.
 #[derive(Debug)]
 pub(crate) enum Notice {
     /// A TCP connection was accepted, and its thread is about to start.

@@ -9,6 +9,7 @@
 //! - Where another thread needs the processor, there is no polling for a while. Such a thread may interrupt a try. Or
 //!   it is the peer's own, and cannot answer while we try: then waits become longer by what is tried.
 
+use std::mem;
 use std::num::NonZero;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -90,7 +91,7 @@ impl BusyPolling {
     }
 
     fn learn(&mut self, wait: Duration, now: Instant) {
-        let polled = self.polled;
+        let polled = mem::take(&mut self.polled);
         let most = Self::MOST_CREDIT.max(self.limit);
         self.credit = (self.credit + wait / 2).min(most).saturating_sub(polled.time);
         if polled.time.is_zero() {
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_are_met_wherever_the_wake_up_lies_that_they_wait_for() {
+    fn answers_are_met_whether_wake_ups_are_quick_or_slow() {
         for wake_up in [us(3), us(30), us(60)] {
             let mut waits = Waits::new();
             let (begin, met) = (waits.now, (0..10_000).filter(|_| waits.wait(wake_up + us(5), wake_up)).count());

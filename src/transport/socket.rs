@@ -228,8 +228,8 @@ pub(crate) fn read_before(stream: &TcpStream, space: &mut [u8], deadline: Instan
     })
 }
 
-/// Tries at once, for mostly the socket is ready. Then tries again whenever it is, until the deadline. After it there is
-/// no try at all: what came before may have taken too long.
+/// Tries at once, for mostly the socket is ready. Then tries again whenever it is, until the deadline. After it there
+/// is no try at all: what came before may have taken too long.
 #[cfg(unix)]
 fn before<T>(
     stream: &TcpStream,

@@ -88,7 +88,7 @@ fn a_logger_may_ask_and_tell_the_server_anything() {
     });
     // The stand-in reads for handlers that are away, and is not held up either.
     let away = ms(300);
-    let running = start(server(), move |conn: &mut Connection| {
+    let running = start(server().close_timeout(ms(1000)), move |conn: &mut Connection| {
         loop {
             let message = conn.recv()?;
             std::thread::sleep(away);
@@ -104,8 +104,8 @@ fn a_logger_may_ask_and_tell_the_server_anything() {
     }
     clients.iter_mut().for_each(assert_echo);
     running.handle.shutdown();
-    // All of it within the close timeout, as without a logger.
-    assert!(running.wait_for_end() < ms(5000));
+    // Nobody answers the Close, so it takes most of the close timeout, as without a logger.
+    assert!(running.wait_for_end() < CEILING);
     assert_eq!(closures(&running.events.rest()), 5);
     assert!(LINES.load(SeqCst) >= 10);
 }
