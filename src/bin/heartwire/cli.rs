@@ -1,21 +1,25 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve` and `connect` hold the options of the two commands; `heartbeat`, `settings` and `log` hold those that both
-//! have; `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
+//! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `opening` and `log` hold
+//! those that several have; `values` says how each kind of value is spelled, and `usage_error` how a mistake is
+//! reported.
 
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+mod check;
 mod connect;
 mod heartbeat;
 mod log;
+mod opening;
 mod serve;
 mod settings;
 mod usage_error;
 mod values;
 
+pub(crate) use check::CheckOptions;
 pub(crate) use connect::ConnectOptions;
 pub(crate) use log::LogOptions;
 pub(crate) use serve::{Mode, ServeOptions};
@@ -39,6 +43,8 @@ pub(crate) enum Command {
     Serve(ServeOptions),
     /// Connect to a server: send lines typed, print messages received, reconnect when the connection is lost
     Connect(ConnectOptions),
+    /// Check that a server takes a connection and answers a Ping: for health checks, monitoring and scripts
+    Check(CheckOptions),
     /// The text that `--help` or `--version` asks for, which is an error to clap.
     #[command(skip)]
     Help(clap::Error),
@@ -67,6 +73,7 @@ fn parse_from(arguments: Vec<OsString>) -> Result<Command, UsageError> {
     match &command {
         Command::Serve(options) => options.check(given)?,
         Command::Connect(options) => options.check(given)?,
+        Command::Check(options) => options.check()?,
         Command::Help(_) => {}
     }
     Ok(command)
@@ -83,7 +90,7 @@ fn command() -> clap::Command {
     Cli::command().mut_args(with_minus).mut_subcommands(|command| command.mut_args(with_minus))
 }
 
-const COMMANDS: [&str; 3] = ["serve", "connect", "help"];
+const COMMANDS: [&str; 4] = ["serve", "connect", "check", "help"];
 
 fn is_command(word: &str) -> bool {
     COMMANDS.contains(&word)
@@ -98,12 +105,15 @@ fn check_command(word: &str) -> Result<(), UsageError> {
     let commands = clap::Command::new("heartwire").subcommands(COMMANDS.map(clap::Command::new));
     let commands = commands.disable_help_subcommand(true).try_get_matches_from(["heartwire", word]);
     let similar = commands.as_ref().err().and_then(|error| error.get(ContextKind::SuggestedSubcommand));
-    match similar {
-        Some(ContextValue::Strings(similar)) => Err(UsageError::new(format!(
-            "unknown command '{word}'; a similar command exists: '{}'",
-            similar.join("', '")
-        ))),
-        _ => parse_address(word).map(|_| ()).map_err(|error| UsageError::new(format!("'{word}' is {error}"))),
+    let most_similar = match similar {
+        Some(ContextValue::Strings(similar)) => similar.last(),
+        _ => None,
+    };
+    match most_similar {
+        Some(similar) => {
+            Err(UsageError::new(format!("unknown command '{word}'; a similar command exists: '{similar}'")))
+        }
+        None => parse_address(word).map(|_| ()).map_err(|error| UsageError::new(format!("'{word}' is {error}"))),
     }
 }
 

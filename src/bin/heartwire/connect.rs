@@ -15,7 +15,7 @@ use std::time::Duration;
 use heartwire::{Client, ClientHandle, ConnectError, Connection, Error, Message};
 
 use crate::Failure;
-use crate::cli::{ConnectOptions, UsageError};
+use crate::cli::ConnectOptions;
 use crate::output;
 
 mod finish;
@@ -27,7 +27,7 @@ use input::Delivery;
 use screen::Screen;
 
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
-    let client = client(options).map_err(failure_of)?;
+    let client = client(options).map_err(Failure::of_client)?;
     output::start_log(&options.log)?;
     let handle = client.handle();
     let stop = handle.clone();
@@ -55,19 +55,10 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
 
 /// A client as the options want it.
 fn client(options: &ConnectOptions) -> Result<Client, Error> {
-    let client =
-        Client::new(&options.url)?.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
-    let mut client = options.settings.apply_to_client(client);
-    if options.no_reconnect {
-        client = client.no_reconnect();
-    }
-    for (name, value) in &options.header {
-        client = client.header(name, value);
-    }
-    for name in &options.subprotocol {
-        client = client.subprotocol(name);
-    }
-    Ok(client)
+    let client = options.opening.client()?;
+    let client = client.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
+    let client = options.settings.apply_to_client(client);
+    Ok(if options.no_reconnect { client.no_reconnect() } else { client })
 }
 
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
@@ -75,18 +66,10 @@ fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String>
     thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
-/// A URL or a header that makes no sense is a mistake on the command line, and nothing else is.
-fn failure_of(error: Error) -> Failure {
-    match error {
-        Error::Connect(ConnectError::Invalid(what)) => Failure::Usage(UsageError::new(what)),
-        other => Failure::Run(other.to_string()),
-    }
-}
-
 /// How the program ends: the client's own end, another failure and what was not sent, in one line.
 fn verdict(result: Result<(), Error>, unsent: Option<String>, failure: Option<&String>) -> Result<(), Failure> {
     if let Err(error @ Error::Connect(ConnectError::Invalid(_))) = result {
-        return Err(failure_of(error));
+        return Err(Failure::of_client(error));
     }
     let causes = [result.err().map(|error| error.to_string()), failure.cloned(), unsent];
     let causes: Vec<_> = causes.into_iter().flatten().collect();

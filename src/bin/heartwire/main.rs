@@ -1,13 +1,14 @@
-//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, and a client to go with it. It uses the
-//! library by its public API alone.
+//! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, a client to go with it, and a check
+//! whether a server answers. It uses the library by its public API alone.
 //!
-//! `cli` parses the command line. `serve` is the server, `connect` the client. Both share `output`: the log, signals,
-//! and lines on standard output. `log_thread` writes the log.
+//! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks whether
+//! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` writes the log.
 
 // The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
 // called.
 #![allow(clippy::disallowed_macros, reason = "see clippy.toml")]
 
+mod check;
 mod cli;
 mod connect;
 mod log_thread;
@@ -19,6 +20,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use cli::{Command, UsageError};
+use heartwire::{ConnectError, Error};
 
 fn main() -> ExitCode {
     let result = run();
@@ -36,6 +38,7 @@ fn run() -> Result<(), Failure> {
     match cli::parse().map_err(Failure::Usage)? {
         Command::Serve(options) => serve::run(&options).map_err(Failure::Run),
         Command::Connect(options) => connect::run(&options),
+        Command::Check(options) => check::run(&options),
         Command::Help(text) => {
             // Nobody may want to read it to its end.
             let _ = text.print();
@@ -53,6 +56,14 @@ enum Failure {
 }
 
 impl Failure {
+    /// To a client, a URL or a header that makes no sense is a mistake on the command line, and nothing else is.
+    fn of_client(error: Error) -> Self {
+        match error {
+            Error::Connect(ConnectError::Invalid(what)) => Self::Usage(UsageError::new(what)),
+            other => Self::Run(other.to_string()),
+        }
+    }
+
     fn exit_code(&self) -> ExitCode {
         match self {
             Self::Usage(_) => ExitCode::from(2),

@@ -153,13 +153,14 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (&["serve", "127.0.0.1:70000"], "127.0.0.1:70000", "expected HOST:PORT or PORT"),
         (&["127.0.0.1"], "127.0.0.1", "expected HOST:PORT or PORT"),
         (&["70000"], "70000", "expected HOST:PORT or PORT"),
-        (&["nowhere"], "nowhere", "neither a command (serve, connect) nor an address; expected HOST:PORT"),
-        (&["--mode", "echo", "nowhere"], "nowhere", "neither a command (serve, connect) nor an address"),
+        (&["nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address; expected HOST:PORT"),
+        (&["--mode", "echo", "nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address"),
         (&["conect", "ws://127.0.0.1:9001/"], "conect", "a similar command exists: 'connect'"),
         (&["ws://127.0.0.1:9001/"], "[ADDRESS]", "URLs go with \"heartwire connect\""),
         (&["--mode", "echo", "connect"], "connect", "must come first"),
         (&["127.0.0.1:0", "127.0.0.1:0"], "127.0.0.1:0", "(try heartwire --help)"),
         (&["connect"], "heartwire connect needs the URL", "heartwire connect ws://127.0.0.1:9001/"),
+        (&["check"], "heartwire check needs the URL", "heartwire check ws://127.0.0.1:9001/"),
     ] {
         let line = failure(bad, 2);
         assert!(line.starts_with("error: ") && line.contains(named) && line.contains(advice), "{bad:?}: {line}");

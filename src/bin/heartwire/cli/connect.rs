@@ -7,9 +7,10 @@ use heartwire::HeartbeatPolicy;
 
 use super::LogOptions;
 use super::heartbeat::ClientHeartbeat;
+use super::opening::Opening;
 use super::settings::Settings;
 use super::usage_error::UsageError;
-use super::values::{parse_duration, parse_header, parse_subprotocol};
+use super::values::parse_duration;
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
 const AFTER_HELP: &str = "\
@@ -38,16 +39,8 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ConnectOptions {
-    /// URL of the server, as ws://HOST[:PORT][/PATH]
-    pub(crate) url: String,
-
-    /// Add a header to the opening handshake; repeatable
-    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
-    pub(crate) header: Vec<(String, String)>,
-
-    /// Offer a subprotocol; repeatable, in order of preference
-    #[arg(long, value_name = "NAME", value_parser = parse_subprotocol)]
-    pub(crate) subprotocol: Vec<String>,
+    #[command(flatten)]
+    pub(crate) opening: Opening,
 
     /// End when the connection is lost or cannot be made
     #[arg(long)]

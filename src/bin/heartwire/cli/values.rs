@@ -36,7 +36,7 @@ pub(super) fn parse_address(text: &str) -> Result<String, String> {
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(match text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-            true => format!("neither a command (serve, connect) nor an address; {EXPECTED}"),
+            true => format!("neither a command (serve, connect, check) nor an address; {EXPECTED}"),
             false => EXPECTED.to_owned(),
         });
     };
@@ -230,7 +230,7 @@ mod tests {
             (":9001", "expected HOST:PORT or PORT"),
             ("::1", "expected HOST:PORT or PORT"),
             ("", "expected HOST:PORT or PORT"),
-            ("nowhere", "neither a command (serve, connect) nor an address"),
+            ("nowhere", "neither a command (serve, connect, check) nor an address"),
             ("ws://127.0.0.1:9001/", "URLs go with \"heartwire connect\""),
         ] {
             let error = parse_address(bad).expect_err(bad);

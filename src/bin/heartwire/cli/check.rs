@@ -1,0 +1,77 @@
+//! The options of `heartwire check`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::LogOptions;
+use super::opening::Opening;
+use super::usage_error::UsageError;
+use super::values::parse_duration;
+
+/// What stands below the options: how values are written, examples and exit codes.
+const AFTER_HELP: &str = "\
+Values:
+  DURATION takes a unit: 500ms, 20s, 1m30s.
+
+Examples:
+  heartwire check ws://127.0.0.1:9001/
+      Print \"ok: ws://127.0.0.1:9001/ round trip 0.31 ms\", or what is wrong
+  HEALTHCHECK CMD [\"heartwire\", \"check\", \"ws://127.0.0.1:9001/\", \"--timeout\", \"3s\"]
+      Have Docker look after a server
+  heartwire check ws://127.0.0.1:9001/ --log-level trace
+      See each step on standard error
+
+Exit codes:
+  0  the server took the connection and answered a Ping, in time
+  1  it did not: standard error has one line with what is wrong and what to do
+  2  a mistake on the command line";
+
+/// Options of the check.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP, mut_arg("level", |level| level.default_value("off")))]
+pub(crate) struct CheckOptions {
+    #[command(flatten)]
+    pub(crate) opening: Opening,
+
+    /// Time limit for everything together, whatever the server does
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
+    pub(crate) timeout: Duration,
+
+    /// Shorter time limit for connecting over TCP
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    connect_timeout: Option<Duration>,
+
+    /// Shorter time limit for the opening handshake
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+    handshake_timeout: Option<Duration>,
+
+    #[command(flatten)]
+    pub(crate) log: LogOptions,
+}
+
+impl CheckOptions {
+    /// Refuses options that would have no effect beside the others.
+    pub(super) fn check(&self) -> Result<(), UsageError> {
+        let steps = [("connect", self.connect_timeout), ("handshake", self.handshake_timeout)];
+        match steps.iter().find(|(_, limit)| limit.is_some_and(|limit| limit >= self.timeout)) {
+            Some((step, _)) => Err(UsageError::new(format!(
+                "--{step}-timeout has no effect unless it is shorter than --timeout; shorten it, or leave it out"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn connect_timeout(&self) -> Duration {
+        self.connect_timeout.unwrap_or(self.longest_step())
+    }
+
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        self.handshake_timeout.unwrap_or(self.longest_step())
+    }
+
+    /// A little less than all of the time: the error of a step says which one it was, so it has to come first.
+    fn longest_step(&self) -> Duration {
+        self.timeout - self.timeout / 16
+    }
+}

@@ -1,0 +1,40 @@
+//! The options of the opening handshake, which all clients share: to whom, and what is said.
+
+use clap::Args;
+use heartwire::{Client, Error};
+
+use super::values::{parse_header, parse_subprotocol};
+
+/// What a client sends to open a connection.
+#[derive(Debug, Args)]
+pub(crate) struct Opening {
+    /// URL of the server, as ws://HOST[:PORT][/PATH]
+    pub(crate) url: String,
+
+    /// Add a header to the opening handshake; repeatable
+    #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
+    header: Vec<(String, String)>,
+
+    /// Offer a subprotocol; repeatable, in order of preference
+    #[arg(long, value_name = "NAME", value_parser = parse_subprotocol)]
+    subprotocol: Vec<String>,
+}
+
+impl Opening {
+    /// A client that opens its connections so.
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        let mut client = Client::new(&self.url)?;
+        for (name, value) in &self.header {
+            client = client.header(name, value);
+        }
+        for name in &self.subprotocol {
+            client = client.subprotocol(name);
+        }
+        Ok(client)
+    }
+
+    /// The URL as it may be shown: a query often holds a token.
+    pub(crate) fn url_without_query(&self) -> &str {
+        self.url.split(['?', '#']).next().unwrap_or_default()
+    }
+}
