@@ -1,8 +1,8 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
 //! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `opening` and `log` hold
-//! those that several have; `values` says how each kind of value is spelled, and `usage_error` how a mistake is
-//! reported.
+//! those that several have; `environment` finds options in variables; `values` says how each kind of value is spelled,
+//! and `usage_error` how a mistake is reported.
 
 use std::ffi::OsString;
 
@@ -11,6 +11,7 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod check;
 mod connect;
+mod environment;
 mod heartbeat;
 mod log;
 mod opening;
@@ -50,30 +51,46 @@ pub(crate) enum Command {
     Help(clap::Error),
 }
 
-/// Parses the command line of this process.
+/// Parses the command line and the environment of this process.
 pub(crate) fn parse() -> Result<Command, UsageError> {
-    parse_from(std::env::args_os().collect())
+    parse_from(std::env::args_os().collect(), |name| std::env::var_os(name))
 }
 
-/// Parses these arguments; the first is the program's name.
-fn parse_from(arguments: Vec<OsString>) -> Result<Command, UsageError> {
+/// Parses these arguments, of which the first is the program's name, and what `read` finds in the environment.
+fn parse_from(arguments: Vec<OsString>, read: impl Fn(&str) -> Option<OsString>) -> Result<Command, UsageError> {
     let first = arguments.get(1).and_then(|word| word.to_str()).unwrap_or_default();
     check_command(first)?;
-    let name = if is_command(first) { format!("heartwire {first}") } else { "heartwire".to_owned() };
-    let parsed = command().try_get_matches_from(arguments).and_then(|matches| {
-        let cli = Cli::from_arg_matches(&matches)?;
-        Ok((matches, cli.command.unwrap_or(Command::Serve(cli.serve))))
-    });
-    let (matches, command) = match parsed {
-        Ok(parsed) => parsed,
-        Err(error) if error.use_stderr() => return Err(UsageError::from_clap(error, &name)),
-        Err(help) => return Ok(Command::Help(help)),
+    let (name, words) = if is_command(first) { (first, 2) } else { ("serve", 1) };
+    let called = if is_command(first) { format!("heartwire {first}") } else { "heartwire".to_owned() };
+
+    // The command line by itself. What is required may still come from the environment.
+    let optional = |arg: Arg| arg.required(false);
+    let given = command().mut_args(optional).mut_subcommands(|command| command.mut_args(optional));
+    let given = match given.try_get_matches_from(&arguments) {
+        Ok(given) => given,
+        Err(error) if error.use_stderr() => return Err(UsageError::from_clap(error, &called)),
+        // Help, or the version.
+        Err(help) => {
+            let with_variables = environment::with_variables_in_help(command()).try_get_matches_from(arguments);
+            return Ok(Command::Help(with_variables.err().unwrap_or(help)));
+        }
     };
-    let given = matches.subcommand().map_or(&matches, |(_, given)| given);
+    let given = given.subcommand().map_or(&given, |(_, given)| given);
+
+    // With the environment: its arguments come before all others, for there may be a "--" among these.
+    let mut command = command();
+    command.build();
+    let chosen = command.find_subcommand(name).expect("a command has this name, or help was asked for");
+    let added = environment::arguments(chosen, given, read)?;
+    let rest = arguments.get(words..).unwrap_or_default();
+    let all = [&["heartwire".into(), name.into()], &added[..], rest].concat();
+    let parsed = command.clone().try_get_matches_from(all).and_then(|matches| Cli::from_arg_matches(&matches));
+    let parsed = parsed.map_err(|error| UsageError::of_environment(error, &called, chosen))?;
+    let command = parsed.command.unwrap_or(Command::Serve(parsed.serve));
     match &command {
         Command::Serve(options) => options.check(given)?,
         Command::Connect(options) => options.check(given)?,
-        Command::Check(options) => options.check()?,
+        Command::Check(options) => options.check(given)?,
         Command::Help(_) => {}
     }
     Ok(command)
@@ -128,7 +145,7 @@ mod tests {
     use super::*;
 
     fn options(arguments: &[&str]) -> Result<ServeOptions, String> {
-        match parse_from(["heartwire"].iter().chain(arguments).map(OsString::from).collect()) {
+        match parse_from(["heartwire"].iter().chain(arguments).map(OsString::from).collect(), |_| None) {
             Ok(Command::Serve(options)) => Ok(options),
             Ok(other) => unreachable!("not asked for: {other:?}"),
             Err(error) => Err(error.to_string()),
@@ -168,8 +185,8 @@ mod tests {
         let url = "ws://user:it's s3cret@example.org/?token=s3cret";
         for arguments in [&[url][..], &["9001", url], &["--mode", "echo", url], &["connect", url, url], &["help", url]]
         {
-            let error = parse_from(["heartwire"].iter().chain(arguments).map(OsString::from).collect()).unwrap_err();
-            let error = error.to_string();
+            let arguments: Vec<_> = ["heartwire"].iter().chain(arguments).map(OsString::from).collect();
+            let error = parse_from(arguments.clone(), |_| None).unwrap_err().to_string();
             assert!(error.contains("'ws://***'") && !error.contains("s3cret"), "{arguments:?}: {error}");
         }
     }

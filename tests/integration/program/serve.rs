@@ -168,6 +168,47 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
 }
 
 #[test]
+fn options_can_come_from_the_environment_and_the_command_line_wins() {
+    let server = Process::start(
+        heartwire(&["--max-missed", "2"])
+            .env("HEARTWIRE_ADDRESS", "127.0.0.1:0")
+            .env("HEARTWIRE_PING_INTERVAL", "500ms")
+            .env("HEARTWIRE_PONG_TIMEOUT", "250ms")
+            .env("HEARTWIRE_MAX_MISSED", "9")
+            .env("HEARTWIRE_MODE", ""),
+    );
+    let line = server.stdout.line_with(&["listening on "]);
+    assert!(line.contains("a dead peer is found within 1s"), "{line}");
+    assert_eq!(next_echo(&server), "hello");
+}
+
+#[test]
+fn a_bad_variable_is_one_line_that_names_it_and_exit_2() {
+    let mut process = Process::start(heartwire(&["127.0.0.1:0"]).env("HEARTWIRE_PING_INTERVAL", "20"));
+    assert_eq!(process.wait().code(), Some(2));
+    let lines = process.stderr.lines();
+    let expected =
+        "error: invalid value '20' for 'HEARTWIRE_PING_INTERVAL': a duration needs a unit, such as 20s or 20ms";
+    assert_eq!(lines, [expected]);
+}
+
+#[test]
+fn help_names_variables_and_shows_none_of_their_values() {
+    for command in ["serve", "connect", "check"] {
+        let secret = "Authorization: Bearer s3cret";
+        let mut process = Process::start(
+            heartwire(&[command, "--help"])
+                .env("HEARTWIRE_HEADER", secret)
+                .env("HEARTWIRE_URL", "ws://127.0.0.1/?s3cret")
+                .env("HEARTWIRE_LOG_FILE", "s3cret"),
+        );
+        assert_eq!(process.wait().code(), Some(0));
+        let help = process.stdout.lines().join(" ");
+        assert!(help.contains("HEARTWIRE_LOG_FILE") && !help.contains("s3cret"), "{help}");
+    }
+}
+
+#[test]
 fn a_bare_port_is_an_address() {
     let address = free_address();
     let (_, port) = address.rsplit_once(':').unwrap();
@@ -213,8 +254,8 @@ fn help_and_version_are_on_stdout_and_no_failure() {
 
 #[test]
 fn help_is_grouped_and_ends_with_signals_examples_and_exit_codes() {
-    let common = ["Heartbeat:", "Limits:", "Log:", "Values:", "Signals:", "Examples:", "Exit codes:"];
-    for (command, groups) in [(&["--help"][..], 8), (&["serve", "--help"], 8), (&["connect", "--help"], 7)] {
+    let common = ["Heartbeat:", "Limits:", "Log:", "Values:", "Environment:", "Signals:", "Examples:", "Exit codes:"];
+    for (command, groups) in [(&["--help"][..], 9), (&["serve", "--help"], 9), (&["connect", "--help"], 8)] {
         let mut process = Process::start(&mut heartwire(command));
         assert_eq!(process.wait().code(), Some(0));
         let lines = process.stdout.lines();
@@ -223,7 +264,7 @@ fn help_is_grouped_and_ends_with_signals_examples_and_exit_codes() {
         let expected = common.iter().filter(|heading| headings.contains(&&heading.to_string())).count();
         assert_eq!(
             (expected, headings.contains(&&"Access:".to_owned())),
-            (7, groups == 8),
+            (8, groups == 9),
             "{command:?}: {headings:?}"
         );
         let signals = lines.iter().find(|line| line.contains("SIGHUP")).expect("a line on SIGHUP");

@@ -2,17 +2,23 @@
 
 use std::time::Duration;
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 
 use super::LogOptions;
 use super::opening::Opening;
-use super::usage_error::UsageError;
+use super::usage_error::{UsageError, refuse};
 use super::values::parse_duration;
 
 /// What stands below the options: how values are written, examples and exit codes.
 const AFTER_HELP: &str = "\
 Values:
   DURATION takes a unit: 500ms, 20s, 1m30s.
+
+Environment:
+  Each option and argument can come from the variable beside it, such as
+  HEARTWIRE_TIMEOUT=3s. What the command line says wins, and an empty
+  variable counts as not set. Flags take true or false.
+  Subprotocols are separated by commas, headers by line ends.
 
 Examples:
   heartwire check ws://127.0.0.1:9001/
@@ -52,22 +58,24 @@ pub(crate) struct CheckOptions {
 
 impl CheckOptions {
     /// Refuses options that would have no effect beside the others.
-    pub(super) fn check(&self) -> Result<(), UsageError> {
-        let steps = [("connect", self.connect_timeout), ("handshake", self.handshake_timeout)];
-        match steps.iter().find(|(_, limit)| limit.is_some_and(|limit| limit >= self.timeout)) {
-            Some((step, _)) => Err(UsageError::new(format!(
-                "--{step}-timeout has no effect unless it is shorter than --timeout; shorten it, or leave it out"
-            ))),
-            None => Ok(()),
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
+        let because = "unless it is shorter than --timeout; shorten it, or leave it out";
+        for (option, limit) in
+            [("connect_timeout", self.connect_timeout), ("handshake_timeout", self.handshake_timeout)]
+        {
+            if limit.is_some_and(|limit| limit >= self.timeout) {
+                refuse(given, &[option], because)?;
+            }
         }
+        self.opening.check(given)
     }
 
     pub(crate) fn connect_timeout(&self) -> Duration {
-        self.connect_timeout.unwrap_or(self.longest_step())
+        self.longest_step().min(self.connect_timeout.unwrap_or(Duration::MAX))
     }
 
     pub(crate) fn handshake_timeout(&self) -> Duration {
-        self.handshake_timeout.unwrap_or(self.longest_step())
+        self.longest_step().min(self.handshake_timeout.unwrap_or(Duration::MAX))
     }
 
     /// A little less than all of the time: the error of a step says which one it was, so it has to come first.

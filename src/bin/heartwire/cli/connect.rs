@@ -17,6 +17,12 @@ const AFTER_HELP: &str = "\
 Values:
   DURATION takes a unit: 500ms, 20s, 1m30s. BYTES may take one: 65536, 64KiB, 1.5MiB, 1GiB.
 
+Environment:
+  Each option and argument can come from the variable beside it, such as
+  HEARTWIRE_PING_INTERVAL=5s. What the command line says wins, and an empty
+  variable counts as not set. Flags take true or false.
+  Subprotocols are separated by commas, headers by line ends.
+
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close the connection with
   1000 and end the client within --close-timeout. A second signal ends it at once.
@@ -75,7 +81,8 @@ pub(crate) struct Timeouts {
 impl ConnectOptions {
     /// Refuses options that would have no effect beside the others.
     pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
-        self.heartbeat.check(given)
+        self.heartbeat.check(given)?;
+        self.opening.check(given)
     }
 
     pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {

@@ -3,11 +3,10 @@
 
 use std::time::Duration;
 
-use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, Liveness};
 
-use super::usage_error::UsageError;
+use super::usage_error::{UsageError, refuse};
 use super::values::{Optional, parse_duration, parse_misses, parse_optional, parse_range};
 
 /// A server's heartbeat.
@@ -78,14 +77,6 @@ enum Leader {
 enum LivenessOption {
     AnyByte,
     PongOnly,
-}
-
-/// Refuses each of these options if it was given, for it has no effect `because`.
-fn refuse(given: &ArgMatches, options: &[&str], because: &str) -> Result<(), UsageError> {
-    match options.iter().find(|option| given.value_source(option) == Some(ValueSource::CommandLine)) {
-        Some(option) => Err(UsageError::new(format!("--{} has no effect {because}", option.replace('_', "-")))),
-        None => Ok(()),
-    }
 }
 
 impl ServerHeartbeat {

@@ -1,8 +1,9 @@
 //! The options of the opening handshake, which all clients share: to whom, and what is said.
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use heartwire::{Client, Error};
 
+use super::usage_error::UsageError;
 use super::values::{parse_header, parse_subprotocol};
 
 /// What a client sends to open a connection.
@@ -21,6 +22,15 @@ pub(crate) struct Opening {
 }
 
 impl Opening {
+    /// Says where a URL comes from that is not on the command line. The library, which says what is wrong with it, does
+    /// not know that.
+    pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
+        if given.contains_id("url") {
+            return Ok(());
+        }
+        self.client().map(drop).map_err(|error| UsageError::new(format!("the value of HEARTWIRE_URL: {error}")))
+    }
+
     /// A client that opens its connections so.
     pub(crate) fn client(&self) -> Result<Client, Error> {
         let mut client = Client::new(&self.url)?;

@@ -14,6 +14,12 @@ const AFTER_HELP: &str = "\
 Values:
   DURATION takes a unit: 500ms, 20s, 1m30s. BYTES may take one: 65536, 64KiB, 1.5MiB, 1GiB.
 
+Environment:
+  Each option and argument can come from the variable beside it, such as
+  HEARTWIRE_PING_INTERVAL=5s. What the command line says wins, and an empty
+  variable counts as not set. Flags take true or false.
+  Lists, as for --allow-origin and --trust-proxy, are separated by commas.
+
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close all connections
   with 1001 and end the server within --close-timeout. A second signal ends it at once.
@@ -101,7 +107,7 @@ pub(crate) struct Access {
     status: bool,
 
     /// Show neither the status page nor the metrics
-    #[arg(long)]
+    #[arg(long, conflicts_with = "status")]
     no_status: bool,
 }
 

@@ -2,7 +2,11 @@
 
 use std::fmt;
 
+use clap::ArgMatches;
 use clap::error::{ContextKind, ContextValue, Error, ErrorKind};
+use clap::parser::ValueSource;
+
+use super::environment;
 
 /// A command line that makes no sense: one line, to stand after "error: ".
 #[derive(Debug)]
@@ -15,7 +19,7 @@ impl UsageError {
 
     /// clap's paragraphs, joined. `command` is what was being parsed, such as "heartwire connect".
     pub(super) fn from_clap(mut error: Error, command: &str) -> Self {
-        hide_urls(&mut error);
+        hide_secrets(&mut error);
         let second = match error.get(ContextKind::InvalidSubcommand) {
             Some(ContextValue::String(second)) => second.as_str(),
             _ => "",
@@ -35,6 +39,32 @@ impl UsageError {
             kind => join_lines(&error.to_string(), kind == ErrorKind::ValueValidation, command),
         })
     }
+
+    /// Like [`from_clap`](Self::from_clap), for what comes from the environment: names variables in place of options.
+    pub(super) fn of_environment(mut error: Error, command: &str, chosen: &clap::Command) -> Self {
+        let variable = |option: &str| {
+            let arg = chosen.get_arguments().find(|arg| arg.to_string() == option);
+            arg.map_or_else(|| option.to_owned(), environment::variable)
+        };
+        if error.kind() != ErrorKind::MissingRequiredArgument {
+            for kind in [ContextKind::InvalidArg, ContextKind::PriorArg] {
+                if let Some(ContextValue::String(option)) = error.get(kind) {
+                    let variable = variable(option);
+                    error.insert(kind, ContextValue::String(variable));
+                }
+            }
+        }
+        Self::from_clap(error, command)
+    }
+}
+
+/// Refuses each of these options if it is on the command line, for it has no effect `because`. From the environment it
+/// may come, for that may serve several commands.
+pub(super) fn refuse(given: &ArgMatches, options: &[&str], because: &str) -> Result<(), UsageError> {
+    match options.iter().find(|option| given.value_source(option) == Some(ValueSource::CommandLine)) {
+        Some(option) => Err(UsageError::new(format!("--{} has no effect {because}", option.replace('_', "-")))),
+        None => Ok(()),
+    }
 }
 
 impl fmt::Display for UsageError {
@@ -44,8 +74,14 @@ impl fmt::Display for UsageError {
 }
 
 /// Leaves no more of URLs than their scheme in what clap quotes: a URL that is out of place may hold a password, or a
-/// token in its query. What the library says about the URL of a server hides those by itself.
-fn hide_urls(error: &mut Error) {
+/// token in its query. What the library says about the URL of a server hides those by itself. Of headers it leaves
+/// nothing.
+fn hide_secrets(error: &mut Error) {
+    if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
+        && (option.starts_with("--header") || option == "HEARTWIRE_HEADER")
+    {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("***".to_owned()));
+    }
     for kind in [ContextKind::InvalidArg, ContextKind::InvalidValue, ContextKind::InvalidSubcommand] {
         if let Some(ContextValue::String(quoted)) = error.get(kind)
             && let Some((scheme, _)) = quoted.split_once("://")
