@@ -510,6 +510,7 @@
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
 //! | `cli` (default) | the program `heartwire` | both, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
+//! | `completions` (default) | `heartwire completions`, `heartwire manual` | `cli`, `clap_complete`, `clap_mangen` |
 //!
 //! No feature changes the behaviour of the rest. With `default-features = false` only the library is built. It needs
 //! Rust 1.88 or newer, and has no `unsafe` code of its own.

@@ -2,7 +2,7 @@
 //!
 //! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `opening` and `log` hold
 //! those that several have; `environment` finds options in variables; `values` says how each kind of value is spelled,
-//! and `usage_error` how a mistake is reported.
+//! and `usage_error` how a mistake is reported. `generated` makes completions and manual pages of all that.
 
 use std::ffi::OsString;
 
@@ -12,6 +12,8 @@ use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 mod check;
 mod connect;
 mod environment;
+#[cfg(feature = "completions")]
+mod generated;
 mod heartbeat;
 mod log;
 mod opening;
@@ -22,6 +24,8 @@ mod values;
 
 pub(crate) use check::CheckOptions;
 pub(crate) use connect::ConnectOptions;
+#[cfg(feature = "completions")]
+pub(crate) use generated::{CompletionsOptions, ManualOptions};
 pub(crate) use log::LogOptions;
 pub(crate) use serve::{Mode, ServeOptions};
 pub(crate) use usage_error::UsageError;
@@ -46,6 +50,12 @@ pub(crate) enum Command {
     Connect(ConnectOptions),
     /// Check that a server takes a connection and answers a Ping: for health checks, monitoring and scripts
     Check(CheckOptions),
+    #[cfg(feature = "completions")]
+    /// Print completions of commands and options for a shell
+    Completions(CompletionsOptions),
+    #[cfg(feature = "completions")]
+    /// Print the manual page, as man(1) reads it
+    Manual(ManualOptions),
     /// The text that `--help` or `--version` asks for, which is an error to clap.
     #[command(skip)]
     Help(clap::Error),
@@ -91,6 +101,8 @@ fn parse_from(arguments: Vec<OsString>, read: impl Fn(&str) -> Option<OsString>)
         Command::Serve(options) => options.check(given)?,
         Command::Connect(options) => options.check(given)?,
         Command::Check(options) => options.check(given)?,
+        #[cfg(feature = "completions")]
+        Command::Completions(_) | Command::Manual(_) => {}
         Command::Help(_) => {}
     }
     Ok(command)
@@ -107,7 +119,16 @@ fn command() -> clap::Command {
     Cli::command().mut_args(with_minus).mut_subcommands(|command| command.mut_args(with_minus))
 }
 
-const COMMANDS: [&str; 4] = ["serve", "connect", "check", "help"];
+const COMMANDS: &[&str] = &[
+    "serve",
+    "connect",
+    "check",
+    #[cfg(feature = "completions")]
+    "completions",
+    #[cfg(feature = "completions")]
+    "manual",
+    "help",
+];
 
 fn is_command(word: &str) -> bool {
     COMMANDS.contains(&word)
@@ -119,7 +140,7 @@ fn check_command(word: &str) -> Result<(), UsageError> {
     if !is_word || is_command(word) {
         return Ok(());
     }
-    let commands = clap::Command::new("heartwire").subcommands(COMMANDS.map(clap::Command::new));
+    let commands = clap::Command::new("heartwire").subcommands(COMMANDS.iter().map(clap::Command::new));
     let commands = commands.disable_help_subcommand(true).try_get_matches_from(["heartwire", word]);
     let similar = commands.as_ref().err().and_then(|error| error.get(ContextKind::SuggestedSubcommand));
     let most_similar = match similar {

@@ -39,12 +39,23 @@ fn run() -> Result<(), Failure> {
         Command::Serve(options) => serve::run(&options).map_err(Failure::Run),
         Command::Connect(options) => connect::run(&options),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "completions")]
+        Command::Completions(options) => print(&options.script()),
+        #[cfg(feature = "completions")]
+        Command::Manual(options) => print(&options.page().map_err(|error| error.to_string())?),
         Command::Help(text) => {
             // Nobody may want to read it to its end.
             let _ = text.print();
             Ok(())
         }
     }
+}
+
+/// Prints what was generated.
+#[cfg(feature = "completions")]
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let printed = io::stdout().write_all(text).and_then(|()| io::stdout().flush());
+    printed.map_err(|error| Failure::Run(format!("cannot write to standard output: {error}")))
 }
 
 /// Why the program ends with another exit status than 0.

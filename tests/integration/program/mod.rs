@@ -1,8 +1,11 @@
-//! The program `heartwire` as it is run: `serve` with its options and its status page, `connect` and `check`.
+//! The program `heartwire` as it is run: `serve` with its options and its status page, `connect` and
+//! `check`, and what it prints of itself.
 
 mod check;
 mod connect;
 mod connect_end_of_input;
+#[cfg(feature = "completions")]
+mod generated;
 mod serve;
 mod serve_options;
 mod status;

@@ -160,6 +160,12 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (&["--mode", "echo", "connect"], "connect", "must come first"),
         (&["127.0.0.1:0", "127.0.0.1:0"], "127.0.0.1:0", "(try heartwire --help)"),
         (&["connect"], "heartwire connect needs the URL", "heartwire connect ws://127.0.0.1:9001/"),
+        #[cfg(feature = "completions")]
+        (&["completions"], "heartwire completions needs the name of a shell", "heartwire completions bash"),
+        #[cfg(feature = "completions")]
+        (&["completions", "csh"], "csh", "[possible values: bash, elvish, fish, powershell, zsh]"),
+        #[cfg(feature = "completions")]
+        (&["manual", "help"], "help", "[possible values: serve, connect, check]"),
         (&["check"], "heartwire check needs the URL", "heartwire check ws://127.0.0.1:9001/"),
     ] {
         let line = failure(bad, 2);

@@ -25,7 +25,10 @@ impl UsageError {
             _ => "",
         };
         Self(match error.kind() {
-            // The URL is all that is ever required.
+            ErrorKind::MissingRequiredArgument if command.ends_with(" completions") => {
+                format!("{command} needs the name of a shell, such as {command} bash")
+            }
+            // The URL is all else that is ever required.
             ErrorKind::MissingRequiredArgument => {
                 format!("{command} needs the URL of a server, such as {command} ws://127.0.0.1:9001/")
             }
