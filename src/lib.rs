@@ -558,7 +558,7 @@ pub use message::{Message, Text};
 pub use protocol::close::{CloseCode, CloseReason};
 #[cfg(any(feature = "metrics", feature = "status"))]
 pub use server::access::StatusAccess;
-pub use server::{Server, accept::Accept, handle::ServerHandle};
+pub use server::{Server, accept::Accept, handle::ServerHandle, probe::ServerPart};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 

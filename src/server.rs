@@ -33,6 +33,7 @@ mod listener;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod overflow;
+pub(crate) mod probe;
 mod routes;
 #[cfg(feature = "status")]
 mod status;
@@ -44,6 +45,7 @@ use handle::ServerHandle;
 use handshake::HandshakeConfig;
 use idle_threads::IdleThreads;
 use listener::Listener;
+use probe::Probes;
 
 /// A WebSocket server. Set it up, then call [`serve`](Self::serve).
 ///
@@ -68,6 +70,7 @@ pub struct Server {
     /// Wakes the accept loop, so that it checks whether the server is to stop.
     stop: channel::Receiver<()>,
     supervisor: Arc<SupervisorHandle>,
+    probes: Arc<Probes>,
     receivers: Receivers,
     settings: Settings,
     max_connections: usize,
@@ -117,6 +120,7 @@ impl Server {
             address,
             stop,
             supervisor,
+            probes: Arc::default(),
             receivers,
             settings: Settings::default(),
             max_connections: 10_000,
@@ -135,7 +139,7 @@ impl Server {
 
     /// A handle to the server, for any thread. It works before [`serve`](Self::serve) too.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.supervisor), self.address)
+        ServerHandle::new(Arc::clone(&self.supervisor), Arc::clone(&self.probes), self.address)
     }
 
     #[cfg(test)]
@@ -298,6 +302,7 @@ impl Server {
             listener,
             stop,
             supervisor,
+            probes,
             receivers,
             settings,
             max_connections,
@@ -318,6 +323,7 @@ impl Server {
 
         let server = Arc::new(ServerInner {
             supervisor: Arc::clone(&supervisor),
+            probes,
             settings: Arc::new(settings),
             limits: Arc::new(Limits::new(max_connections, max_per_address)),
             text_heartbeat,

@@ -225,10 +225,13 @@ impl Supervisor {
                 // The caller may have gone.
                 let _ = reply.try_send(Snapshot { connections, stats: self.supervisor.stats() });
             }
+            Notice::Probe { reply } => _ = reply.try_send(()),
             Notice::Shutdown => self.begin_shutdown(),
             Notice::Failed => self.cut_all(),
             #[cfg(test)]
             Notice::Panic => panic!("as the test wants it"),
+            #[cfg(test)]
+            Notice::Stall(until_released) => _ = until_released.recv(),
             Notice::NoMoreConnections => self.expects_more = false,
         }
     }

@@ -26,6 +26,7 @@ use crate::server::accept::Accept;
 use crate::server::admission::{Admission, Limits};
 use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT, Upgraded};
 use crate::server::idle_threads::IdleThreads;
+use crate::server::probe::Probes;
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
@@ -35,6 +36,7 @@ use crate::transport::socket;
 /// What all connection threads share.
 pub(super) struct ServerInner<H> {
     pub(super) supervisor: Arc<SupervisorHandle>,
+    pub(super) probes: Arc<Probes>,
     pub(super) settings: Arc<Settings>,
     pub(super) limits: Arc<Limits>,
     pub(super) text_heartbeat: bool,
@@ -105,9 +107,12 @@ where
         if self.is_prepared { Ok(()) } else { socket::set_options(stream) }
     }
 
-    /// Admits a client that has just connected. `None` if it was refused without a word.
+    /// Admits a client that has just connected. `None` if it was refused without a word, or is a probe of our own.
     #[inline(never)]
     fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
+        if self.probes.is_one(peer) {
+            return None;
+        }
         let number = self.accepted.fetch_add(1, Relaxed) + 1;
         let pending = Arc::new(PendingHandshake::new(number, peer, stream));
         self.supervisor.notify(Notice::Accepted(Arc::clone(&pending)));

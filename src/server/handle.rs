@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossbeam_channel as channel;
 
@@ -9,6 +10,7 @@ use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
 use crate::message::Message;
 use crate::protocol::frame::{Frame, Outgoing};
+use crate::server::probe::{self, Probes, ServerPart};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::{Snapshot, Stats};
@@ -17,12 +19,13 @@ use crate::supervisor::stats::{Snapshot, Stats};
 #[derive(Debug, Clone)]
 pub struct ServerHandle {
     supervisor: Arc<SupervisorHandle>,
+    pub(super) probes: Arc<Probes>,
     address: SocketAddr,
 }
 
 impl ServerHandle {
-    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, address: SocketAddr) -> Self {
-        Self { supervisor, address }
+    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, probes: Arc<Probes>, address: SocketAddr) -> Self {
+        Self { supervisor, probes, address }
     }
 
     /// The address that the server listens on, with the real port.
@@ -81,6 +84,31 @@ impl ServerHandle {
     /// once. `heartwire::crossbeam_channel` is that crate.
     pub fn events(&self) -> channel::Receiver<Event> {
         self.supervisor.subscribers.add()
+    }
+
+    /// Checks that the threads which everything hangs on make progress, for a watchdog. Returns those that have not
+    /// answered within `timeout` (clamped to 1 ms to 10 years): none, if all is well.
+    ///
+    /// The server connects to itself, and the supervisor and the stand-in each get a notice to answer. So an idle
+    /// server can be told from one that hangs, and a server that is never asked pays nothing for it. Such a connection
+    /// takes no place, and is neither counted nor logged.
+    ///
+    /// Threads of connections and their handlers are not asked: one that hangs is its own connection's affair. A
+    /// shortage, such as of file descriptors, is no stall, since the accept loop keeps trying. During a shutdown nobody
+    /// needs to accept. Before [`serve`](crate::Server::serve) and after its end, all parts are returned. If another
+    /// process accepts from the same listener, its progress counts as ours.
+    ///
+    /// It blocks for `timeout` at most. Call it every few seconds, from a thread that does little else.
+    ///
+    /// ```no_run
+    /// # fn f(handle: heartwire::ServerHandle) {
+    /// for part in handle.stalled_parts(std::time::Duration::from_secs(10)) {
+    ///     eprintln!("{part} hangs");
+    /// }
+    /// # }
+    /// ```
+    pub fn stalled_parts(&self, timeout: Duration) -> Vec<ServerPart> {
+        probe::stalled_parts(&self.supervisor, &self.probes, self.address, timeout)
     }
 
     /// Shuts the server down, and returns at once.

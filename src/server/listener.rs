@@ -55,15 +55,19 @@ impl Listener {
         if self.is_ours && shut_down().is_ok() {
             return;
         }
-        let mut address = self.address;
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-            _ => {}
-        }
-        if let Err(error) = TcpStream::connect_timeout(&address, Duration::from_millis(200)) {
+        if let Err(error) = TcpStream::connect_timeout(&reachable(self.address), Duration::from_millis(200)) {
             log.debug(format_args!("accept could not be woken by connecting: {error}"));
             let _ = shut_down();
         }
     }
+}
+
+/// The address at which this process can connect to a listener of its own.
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }

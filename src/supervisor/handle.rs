@@ -112,6 +112,10 @@ impl SupervisorHandle {
         lock(&self.failure).clone()
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.is_running.load(SeqCst)
+    }
+
     pub(crate) fn is_ending(&self) -> bool {
         self.is_ending.load(SeqCst)
     }
@@ -166,6 +170,10 @@ impl SupervisorHandle {
 
     pub(crate) fn count(&self, change: impl FnOnce(&mut Stats)) {
         change(&mut lock(&self.stats));
+    }
+
+    pub(crate) fn with_stats<T>(&self, read: impl FnOnce(&Stats) -> T) -> T {
+        read(&lock(&self.stats))
     }
 
     pub(crate) fn stats(&self) -> Stats {

@@ -42,6 +42,8 @@ pub(crate) enum Notice {
     ThreadEnds { id: ConnectionId, heard: Option<channel::Sender<()>> },
     /// Somebody asks which connections are open.
     Snapshot { reply: channel::Sender<Snapshot> },
+    /// Somebody asks whether the supervisor makes progress.
+    Probe { reply: channel::Sender<()> },
     /// The server or client shuts down.
     Shutdown,
     /// A thread of ours has panicked: the server or client ends at once.
@@ -49,6 +51,9 @@ pub(crate) enum Notice {
     /// Makes the supervisor panic.
     #[cfg(test)]
     Panic,
+    /// Stalls the supervisor until the other end is dropped.
+    #[cfg(test)]
+    Stall(channel::Receiver<()>),
     /// No more connections will come.
     NoMoreConnections,
 }

@@ -35,10 +35,15 @@ const SOCKET_POLL_INTERVAL: Duration = Duration::from_millis(25);
 enum Command {
     /// Watch this connection: its thread has left `recv`, or waits there by a deadline that is out of date.
     Watch(Arc<Shared>),
+    /// Answer, to show that the stand-in makes progress.
+    Probe(channel::Sender<()>),
     End,
     /// Has the stand-in panic.
     #[cfg(test)]
     Panic,
+    /// Stalls the stand-in until the other end is dropped.
+    #[cfg(test)]
+    Stall(channel::Receiver<()>),
 }
 
 /// The stand-in as other threads know it.
@@ -71,6 +76,11 @@ impl StandInHandle {
         self.send(Command::Watch(shared));
     }
 
+    /// Has the stand-in answer as soon as it gets to its commands.
+    pub(crate) fn probe(&self, reply: channel::Sender<()>) {
+        self.send(Command::Probe(reply));
+    }
+
     /// Ends the stand-in.
     pub(crate) fn end(&self) {
         self.send(Command::End);
@@ -80,6 +90,12 @@ impl StandInHandle {
     #[cfg(test)]
     pub(crate) fn panic(&self) {
         self.send(Command::Panic);
+    }
+
+    /// Stalls the stand-in until the other end is dropped.
+    #[cfg(test)]
+    pub(crate) fn stall(&self, until_released: channel::Receiver<()>) {
+        self.send(Command::Stall(until_released));
     }
 
     fn send(&self, command: Command) {
@@ -137,9 +153,12 @@ impl StandIn {
             while let Ok(command) = self.commands.try_recv() {
                 match command {
                     Command::Watch(shared) => self.check(shared, now),
+                    Command::Probe(reply) => _ = reply.try_send(()),
                     Command::End => return,
                     #[cfg(test)]
                     Command::Panic => panic!("as the test wants it"),
+                    #[cfg(test)]
+                    Command::Stall(until_released) => _ = until_released.recv(),
                 }
             }
             for id in ready {

@@ -8,6 +8,7 @@ mod forwarded;
 mod handshake;
 mod limits;
 mod log;
+mod probes;
 mod reports;
 mod routes;
 mod shortages;

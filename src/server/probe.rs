@@ -1,0 +1,167 @@
+//! Probes: whether the threads that everything else of a server hangs on still make progress.
+//!
+//! An idle server does nothing, so that it does nothing proves nothing: a probe gives each of these threads something
+//! to do. Nothing is counted or measured meanwhile, so a server that is not probed pays for none of it.
+
+use std::fmt;
+use std::io::{self, ErrorKind, Read};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+use socket2::{Domain, Socket, Type};
+
+use crate::durations::clamp_duration;
+use crate::server::listener::reachable;
+use crate::supervisor::handle::SupervisorHandle;
+use crate::supervisor::notice::Notice;
+
+/// A part of a server that nothing works without:
+/// see [`ServerHandle::stalled_parts`](crate::ServerHandle::stalled_parts).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ServerPart {
+    /// Accepts clients.
+    AcceptLoop,
+    /// Receives a notice of every opening, miss and closure, fans broadcasts out, and keeps closing deadlines.
+    Supervisor,
+    /// Reads, answers and judges in place of handlers that are away from `recv`.
+    StandIn,
+}
+
+impl fmt::Display for ServerPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AcceptLoop => "the accept loop",
+            Self::Supervisor => "the supervisor",
+            Self::StandIn => "the stand-in",
+        })
+    }
+}
+
+/// The addresses that a server's own probes connect from, so that these are no clients.
+#[derive(Debug, Default)]
+pub(crate) struct Probes {
+    /// How many there are: without one, no client costs a lock.
+    under_way: AtomicUsize,
+    /// Protects the addresses. Held for moments only.
+    addresses: Mutex<Vec<SocketAddr>>,
+    /// Stalls whoever accepts a probe while a test holds it.
+    #[cfg(test)]
+    gate: Mutex<()>,
+}
+
+impl Probes {
+    /// Whether this client is a probe. Dropping its connection is the answer.
+    pub(crate) fn is_one(&self, peer: SocketAddr) -> bool {
+        if self.under_way.load(SeqCst) == 0 {
+            return false;
+        }
+        #[cfg(test)]
+        let _passed = self.gate.lock();
+        self.addresses().contains(&peer)
+    }
+
+    /// Whether the server at this address accepts a connection before the deadline.
+    ///
+    /// # Errors
+    /// The system's error if it has no socket for a probe.
+    fn is_accepted(&self, server: SocketAddr, deadline: Instant) -> io::Result<bool> {
+        let server = reachable(server);
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+        let mut any_port = server;
+        any_port.set_port(0);
+        socket.bind(&any_port.into())?;
+        let address = socket.local_addr()?.as_socket().ok_or(ErrorKind::Unsupported)?;
+        // Before it connects, for it may be accepted at once.
+        let _entry = Entry::new(self, address);
+        if socket.connect_timeout(&server.into(), remaining(deadline)).is_err() {
+            return Ok(false);
+        }
+        // Should it be taken for a client, because something has changed its address on the way, it has nothing to say.
+        let _ = socket.shutdown(Shutdown::Write);
+        Ok(has_ended_before(socket.into(), deadline))
+    }
+
+    fn addresses(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+        self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A probe under way.
+struct Entry<'a>(&'a Probes, SocketAddr);
+
+impl<'a> Entry<'a> {
+    fn new(probes: &'a Probes, address: SocketAddr) -> Self {
+        probes.addresses().push(address);
+        probes.under_way.fetch_add(1, SeqCst);
+        Self(probes, address)
+    }
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, SeqCst);
+        self.0.addresses().retain(|address| *address != self.1);
+    }
+}
+
+/// Whether the other end closes or resets the connection, whatever it says before.
+fn has_ended_before(mut stream: TcpStream, deadline: Instant) -> bool {
+    loop {
+        let read = stream.set_read_timeout(Some(remaining(deadline))).and_then(|()| stream.read(&mut [0; 256]));
+        match read.map_err(|error| error.kind()) {
+            Ok(0) => return true,
+            Ok(_) | Err(ErrorKind::Interrupted) => {}
+            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) if Instant::now() < deadline => {}
+            Err(ErrorKind::WouldBlock | ErrorKind::TimedOut) => return false,
+            Err(_) => return true,
+        }
+    }
+}
+
+/// The time left, and a moment at least, for no timeout of a socket is zero.
+fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+}
+
+/// The parts that do not answer within `timeout`.
+pub(crate) fn stalled_parts(
+    supervisor: &SupervisorHandle,
+    probes: &Probes,
+    address: SocketAddr,
+    timeout: Duration,
+) -> Vec<ServerPart> {
+    if !supervisor.is_running() {
+        return vec![ServerPart::AcceptLoop, ServerPart::Supervisor, ServerPart::StandIn];
+    }
+    let deadline = Instant::now() + clamp_duration(timeout);
+    let (to_supervisor, from_supervisor) = channel::bounded(1);
+    let (to_stand_in, from_stand_in) = channel::bounded(1);
+    supervisor.notify(Notice::Probe { reply: to_supervisor });
+    supervisor.stand_in.probe(to_stand_in);
+
+    let answers = [
+        (ServerPart::AcceptLoop, accepts(supervisor, probes, address, deadline)),
+        (ServerPart::Supervisor, from_supervisor.recv_deadline(deadline).is_ok()),
+        (ServerPart::StandIn, from_stand_in.recv_deadline(deadline).is_ok()),
+    ];
+    answers.into_iter().filter(|(_, answers)| !answers).map(|(part, _)| part).collect()
+}
+
+/// Whether clients are accepted, or cannot be for lack of something, or need not be any more.
+fn accepts(supervisor: &SupervisorHandle, probes: &Probes, address: SocketAddr, deadline: Instant) -> bool {
+    // The accept loop counts each of its tries that has failed.
+    let failures = || supervisor.with_stats(|stats| stats.accept_errors + stats.thread_errors);
+    let before = failures();
+    // Without a socket we learn nothing of it, and that is no reason to take it for stalled.
+    supervisor.is_ending()
+        || probes.is_accepted(address, deadline).unwrap_or(true)
+        || failures() != before
+        || supervisor.is_ending()
+}
+
+#[cfg(test)]
+mod tests;
