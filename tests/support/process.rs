@@ -50,6 +50,12 @@ impl Process {
         address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"))
     }
 
+    /// Its number, to find it by.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by its name, such as `INT`. Only Unix has them.
     pub(crate) fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.child.id().to_string()]).status();

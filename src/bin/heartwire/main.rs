@@ -3,6 +3,7 @@
 //!
 //! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks whether
 //! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` writes the log.
+//! `systemd` tells the service manager how the server is.
 
 // The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
 // called.
@@ -14,6 +15,8 @@ mod connect;
 mod log_thread;
 mod output;
 mod serve;
+#[cfg_attr(not(target_os = "linux"), path = "no_systemd.rs")]
+mod systemd;
 
 use std::fmt;
 use std::io::{self, Write};

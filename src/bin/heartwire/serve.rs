@@ -6,6 +6,7 @@ use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::cli::{Mode, ServeOptions};
 use crate::output;
+use crate::systemd::Service;
 
 /// Serves until a signal.
 pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
@@ -27,9 +28,14 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         None => server,
     };
     let handle = server.handle();
-    let stop = handle.clone();
-    output::on_signals(move || stop.shutdown())?;
+    let mut service = Service::new();
+    let (stop, tell_stopping) = (handle.clone(), service.stopper());
+    output::on_signals(move || {
+        tell_stopping();
+        stop.shutdown();
+    })?;
     announce(&handle, access.is_some(), options);
+    service.start(&handle)?;
     raise_file_limit(options.capacity.max_connections);
 
     let (mode, room) = (options.mode, handle.clone());
@@ -37,6 +43,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
         Mode::Echo => echo(conn),
         Mode::Broadcast => broadcast(&room, conn),
     });
+    service.finish();
     served.map_err(|error| error.to_string())?;
     print_summary(&handle, options);
     Ok(())

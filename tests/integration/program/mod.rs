@@ -9,3 +9,5 @@ mod generated;
 mod serve;
 mod serve_options;
 mod status;
+#[cfg(target_os = "linux")]
+mod systemd;

@@ -25,6 +25,10 @@ Signals:
   with 1001 and end the server within --close-timeout. A second signal ends it at once.
   nohup does not keep SIGHUP away; setsid does.
 
+systemd:
+  As a service of Type=notify it says when it listens, how many are connected and when
+  it stops. With WatchdogSec= it says so often that all of its parts make progress.
+
 Examples:
   heartwire
       Send every message back, on 127.0.0.1:9001; the status page is at http://127.0.0.1:9001/

@@ -1,0 +1,193 @@
+//! What systemd is told of the server while it runs as a service of `Type=notify` (sd_notify(3)): that it listens, how
+//! many connections are open, that it stops, and, if a watchdog asks for that, that it makes progress.
+//!
+//! A thread of its own tells all that, for systemd may be slow to take it. Without systemd there is no such thread.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
+use heartwire::{Event, ServerHandle, ServerPart};
+use sd_notify::NotifyState;
+
+/// The shortest time between two status lines.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the end of the program waits for the thread to have told everything.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// The service, as systemd knows it.
+pub(crate) struct Service {
+    stop: Sender<()>,
+    stopping: Receiver<()>,
+    /// Disconnected when everything is told.
+    ended: Option<Receiver<()>>,
+}
+
+impl Service {
+    pub(crate) fn new() -> Self {
+        let (stop, stopping) = bounded(1);
+        Self { stop, stopping, ended: None }
+    }
+
+    /// A function that has systemd told that the server stops. It never blocks.
+    pub(crate) fn stopper(&self) -> impl Fn() + Send + 'static {
+        let stop = self.stop.clone();
+        move || _ = stop.try_send(())
+    }
+
+    /// Has systemd told that the server listens, and all that follows.
+    ///
+    /// # Errors
+    /// What is wrong, in a line, if there is no thread for it.
+    pub(crate) fn start(&mut self, handle: &ServerHandle) -> Result<(), String> {
+        if std::env::var_os("NOTIFY_SOCKET").is_none_or(|socket| socket.is_empty()) {
+            return Ok(());
+        }
+        let (end, ended) = bounded(0);
+        self.ended = Some(ended);
+        let teller = Teller {
+            handle: handle.clone(),
+            events: handle.events(),
+            watchdog: sd_notify::watchdog_enabled().map(Watchdog::new),
+            status: String::new(),
+            cannot_tell: false,
+        };
+        let stopping = self.stopping.clone();
+        let thread = thread::Builder::new().name("heartwire-systemd".to_owned()).spawn(move || {
+            teller.run(stopping);
+            drop(end);
+        });
+        thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+    }
+
+    /// The server has ended. Waits until systemd was told, for a moment at most.
+    pub(crate) fn finish(self) {
+        if let Some(ended) = self.ended {
+            let _ = ended.recv_timeout(LAST_WAIT);
+        }
+    }
+}
+
+/// The thread that tells systemd.
+struct Teller {
+    handle: ServerHandle,
+    events: Receiver<Event>,
+    watchdog: Option<Watchdog>,
+    /// What was told last.
+    status: String,
+    /// Whether it was logged that systemd takes nothing.
+    cannot_tell: bool,
+}
+
+/// When systemd wants to hear that the server makes progress.
+struct Watchdog {
+    /// A quarter of the time that systemd allows: one for the pause, one for the answer, and as much again in reserve.
+    quarter: Duration,
+    next: Instant,
+}
+
+impl Watchdog {
+    fn new(limit: Duration) -> Self {
+        let quarter = limit / 4;
+        Self { quarter, next: Instant::now() + quarter }
+    }
+
+    /// Whether to feed the watchdog, now that these parts have not answered. Also says when to ask next.
+    fn asked(&mut self, stalled: &[ServerPart], now: Instant) -> bool {
+        self.next = if stalled.is_empty() { now + self.quarter } else { now };
+        stalled.is_empty()
+    }
+}
+
+impl Teller {
+    /// Runs until the server has ended.
+    fn run(mut self, mut stopping: Receiver<()>) {
+        self.tell_status(&[NotifyState::Ready]);
+        let mut next_status = Instant::now() + STATUS_INTERVAL;
+        let mut has_changed = false;
+        loop {
+            let watchdog = self.watchdog.as_ref().map(|watchdog| watchdog.next);
+            let status = has_changed.then_some(next_status);
+            let wake = watchdog.into_iter().chain(status).min().map_or_else(never, at);
+            // What has changed once is told soon: until then nothing wakes us again.
+            let events = if has_changed { never() } else { self.events.clone() };
+            select! {
+                recv(events) -> event => match event {
+                    Ok(_) => has_changed = true,
+                    // The server has ended.
+                    Err(_) => break,
+                },
+                recv(stopping) -> _ => {
+                    self.tell(&[NotifyState::Stopping]);
+                    stopping = never();
+                }
+                recv(wake) -> _ => {}
+            }
+            let now = Instant::now();
+            if has_changed && now >= next_status {
+                has_changed = false;
+                next_status = now + STATUS_INTERVAL;
+                self.events.try_iter().for_each(drop);
+                self.tell_status(&[]);
+            }
+            if self.watchdog.as_ref().is_some_and(|watchdog| now >= watchdog.next) {
+                self.feed_watchdog();
+            }
+        }
+        if stopping.try_recv().is_ok() {
+            self.tell(&[NotifyState::Stopping]);
+        }
+    }
+
+    /// Tells the status if it has changed, and this before it.
+    fn tell_status(&mut self, first: &[NotifyState<'_>]) {
+        let status = match self.handle.stats().open {
+            0 => "no connections".to_owned(),
+            1 => "1 connection".to_owned(),
+            open => format!("{open} connections"),
+        };
+        if status != self.status || !first.is_empty() {
+            self.tell(&[first, &[NotifyState::Status(&status)]].concat());
+            self.status = status;
+        }
+    }
+
+    fn feed_watchdog(&mut self) {
+        let Some(watchdog) = &mut self.watchdog else { return };
+        let stalled = self.handle.stalled_parts(watchdog.quarter);
+        // A server that ends has parts that have ended, and is no longer fed then.
+        let quarter = watchdog.quarter;
+        for part in stalled.iter().filter(|_| !self.handle.is_shutting_down()) {
+            log::error!("{part} has not answered for {quarter:.1?}: the watchdog of systemd is not fed");
+        }
+        if watchdog.asked(&stalled, Instant::now()) {
+            self.tell(&[NotifyState::Watchdog]);
+        }
+    }
+
+    fn tell(&mut self, states: &[NotifyState<'_>]) {
+        if let Err(error) = sd_notify::notify(states)
+            && !std::mem::replace(&mut self.cannot_tell, true)
+        {
+            log::warn!("cannot tell systemd how the server is: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_watchdog_is_fed_only_if_every_part_has_answered_and_else_asks_again_at_once() {
+        let mut watchdog = Watchdog::new(Duration::from_secs(40));
+        let now = watchdog.next;
+        assert!(watchdog.asked(&[], now));
+        assert_eq!(watchdog.next, now + Duration::from_secs(10));
+        for part in [ServerPart::AcceptLoop, ServerPart::Supervisor, ServerPart::StandIn] {
+            assert!(!watchdog.asked(&[part], now));
+            assert_eq!(watchdog.next, now);
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! The program as a service of systemd: what it tells a service manager.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::time::Instant;
+
+use tungstenite::protocol::frame::coding::CloseCode;
+
+use crate::support::process::{Process, connect, hang_up, heartwire};
+use crate::support::{CEILING, ms};
+
+/// A service manager: what it is told through its socket.
+struct Manager {
+    socket: UnixDatagram,
+    path: PathBuf,
+}
+
+impl Manager {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("heartwire-{}-{}.socket", std::process::id(), COUNT.fetch_add(1, SeqCst));
+        let path = std::env::temp_dir().join(name);
+        let _ = fs::remove_file(&path);
+        let socket = UnixDatagram::bind(&path).expect("a socket in the folder for temporary files");
+        Self { socket, path }
+    }
+
+    /// A server that tells this manager.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = heartwire(&[&["127.0.0.1:0"][..], arguments].concat());
+        command.env("NOTIFY_SOCKET", &self.path).env_remove("WATCHDOG_PID").env_remove("WATCHDOG_USEC");
+        command
+    }
+
+    /// The next message, line by line.
+    fn told(&self) -> Vec<String> {
+        self.socket.set_read_timeout(Some(CEILING)).unwrap();
+        self.receive().expect("the server tells something")
+    }
+
+    fn receive(&self) -> Option<Vec<String>> {
+        let mut message = [0; 4096];
+        let length = self.socket.recv(&mut message).ok()?;
+        Some(str::from_utf8(&message[..length]).expect("text").lines().map(str::to_owned).collect())
+    }
+
+    /// What has come and was not taken yet.
+    fn rest(&self) -> Vec<Vec<String>> {
+        self.socket.set_nonblocking(true).unwrap();
+        std::iter::from_fn(|| self.receive()).collect()
+    }
+}
+
+impl Drop for Manager {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+#[test]
+fn it_tells_that_it_listens_how_many_are_connected_and_that_it_stops() {
+    let manager = Manager::new();
+    let started = Instant::now();
+    let mut server = Process::start(&mut manager.command(&[]));
+    assert_eq!(manager.told(), ["READY=1", "STATUS=no connections"]);
+    let (one, two) = (connect(server.address(), "/"), connect(server.address(), "/"));
+    // Told once a second at most, so perhaps by two messages.
+    while manager.told() != ["STATUS=2 connections"] {}
+    assert!(started.elapsed() >= ms(1000), "sooner than it may be");
+    hang_up(one, CloseCode::Normal, "");
+    assert_eq!(manager.told(), ["STATUS=1 connection"]);
+    server.signal("TERM");
+    // Who is left answers, and so the server ends.
+    hang_up(two, CloseCode::Normal, "");
+    assert_eq!(server.wait().code(), Some(0));
+    let rest = manager.rest();
+    assert!(rest.contains(&vec!["STOPPING=1".to_owned()]), "{rest:?}");
+    assert!(rest.iter().flatten().all(|line| !line.contains("WATCHDOG")), "nobody has asked for that: {rest:?}");
+}
+
+#[test]
+fn who_ends_at_once_has_told_that_it_stops() {
+    for _ in 0..5 {
+        let manager = Manager::new();
+        let mut server = Process::start(&mut manager.command(&[]));
+        manager.told();
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+        assert_eq!(manager.rest(), [["STOPPING=1"]]);
+    }
+}
+
+#[test]
+fn a_watchdog_is_fed_while_it_lives_and_not_while_it_is_stopped() {
+    let manager = Manager::new();
+    let server = Process::start(manager.command(&["--log-level", "trace"]).env("WATCHDOG_USEC", "200000"));
+    assert_eq!(manager.told()[0], "READY=1");
+    for _ in 0..5 {
+        assert_eq!(manager.told(), ["WATCHDOG=1"]);
+    }
+    // Such probes are no clients.
+    assert_eq!(server.stderr.lines().iter().filter(|line| line.contains("connected and sent")).count(), 0);
+    server.signal("STOP");
+    // One may be on its way.
+    manager.socket.set_read_timeout(Some(ms(500))).unwrap();
+    while manager.receive().is_some() {}
+    server.signal("CONT");
+    assert_eq!(manager.told(), ["WATCHDOG=1"]);
+}
+
+#[test]
+fn a_watchdog_of_another_process_is_not_fed() {
+    let manager = Manager::new();
+    let mut command = manager.command(&[]);
+    let mut server = Process::start(command.env("WATCHDOG_USEC", "1000").env("WATCHDOG_PID", "1"));
+    manager.told();
+    server.signal("TERM");
+    server.wait();
+    assert_eq!(manager.rest(), [["STOPPING=1"]]);
+}
+
+#[test]
+fn without_a_manager_there_is_no_thread_for_it_and_one_that_cannot_be_reached_is_logged_once() {
+    let threads = |server: &Process| {
+        let tasks = fs::read_dir(format!("/proc/{}/task", server.id())).expect("a process");
+        let names = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("comm")).unwrap_or_default());
+        names.filter(|name| name.trim() == &"heartwire-systemd"[..15]).count()
+    };
+    let alone = Process::start(heartwire(&["127.0.0.1:0"]).env("NOTIFY_SOCKET", "").env("WATCHDOG_USEC", "1000"));
+    let _client = connect(alone.address(), "/");
+    alone.stderr.line_with(&["#1 ", "opened"]);
+    assert_eq!(threads(&alone), 0);
+
+    let lost =
+        Process::start(heartwire(&["127.0.0.1:0"]).env("NOTIFY_SOCKET", "/nowhere").env("WATCHDOG_USEC", "40000"));
+    let _client = connect(lost.address(), "/");
+    lost.stderr.line_with(&["#1 ", "opened"]);
+    lost.stderr.line_with(&["WARN", "cannot tell systemd how the server is: "]);
+    assert_eq!(threads(&lost), 1);
+    assert_eq!(lost.stderr.lines().iter().filter(|line| line.contains("cannot tell systemd")).count(), 1);
+}
