@@ -35,7 +35,8 @@ impl Process {
         (process, stdin)
     }
 
-    fn start_reading(command: &mut Command, stdin: Stdio) -> Self {
+    /// Starts a program with this standard input.
+    pub(crate) fn start_reading(command: &mut Command, stdin: Stdio) -> Self {
         let spawned = command.stdin(stdin).spawn();
         let mut child = spawned.unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
         let stdout = child.stdout.take().map_or_else(Output::none, Output::collect);

@@ -1,6 +1,13 @@
-//! What stands in the place of `systemd.rs` on systems that have none: nobody is told anything.
+//! What stands in the place of `systemd.rs` on systems that have none: nothing is given, and nobody is told anything.
+
+use std::net::TcpListener;
 
 use heartwire::ServerHandle;
+
+/// The listener that nobody has opened.
+pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
+    Ok(None)
+}
 
 /// The service, which nobody manages.
 pub(crate) struct Service;

@@ -6,13 +6,12 @@ use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::cli::{Mode, ServeOptions};
 use crate::output;
-use crate::systemd::Service;
+use crate::systemd::{self, Service};
 
 /// Serves until a signal.
 pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     output::start_log(&options.log)?;
-    let server = Server::bind(&options.address)
-        .map_err(|error| format!("cannot listen on {}: {error}", options.address))?
+    let server = bind(options)?
         .heartbeat(options.heartbeat())
         .text_heartbeat(options.text_heartbeat())
         .max_connections(options.capacity.max_connections)
@@ -47,6 +46,17 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     served.map_err(|error| error.to_string())?;
     print_summary(&handle, options);
     Ok(())
+}
+
+/// A server on the socket that systemd has opened, or else on the address.
+fn bind(options: &ServeOptions) -> Result<Server, String> {
+    match systemd::listener()? {
+        Some(listener) => Server::from_listener(listener).map_err(|error| format!("cannot serve: {error}")),
+        None => {
+            let address = &options.address;
+            Server::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))
+        }
+    }
 }
 
 fn echo(conn: &mut Connection) -> Result<(), Error> {

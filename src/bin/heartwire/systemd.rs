@@ -1,13 +1,16 @@
-//! What systemd is told of the server while it runs as a service of `Type=notify` (sd_notify(3)): that it listens, how
-//! many connections are open, that it stops, and, if a watchdog asks for that, that it makes progress.
+//! What systemd gives the server, and what it is told of it.
 //!
-//! A thread of its own tells all that, for systemd may be slow to take it. Without systemd there is no such thread.
+//! It may give a listener (sd_listen_fds(3)). A service of `Type=notify` tells it (sd_notify(3)) that it listens, how
+//! many connections are open, that it stops, and, if a watchdog asks for that, that it makes progress. A thread of its
+//! own tells all that, for systemd may be slow to take it. Without systemd there is no such thread.
 
+use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
 use heartwire::{Event, ServerHandle, ServerPart};
+use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 /// The shortest time between two status lines.
@@ -15,6 +18,25 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the end of the program waits for the thread to have told everything.
 const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// The listener that systemd has opened for this process, if there is one.
+///
+/// # Errors
+/// What is wrong, in a line, if what it has opened is not a single TCP listener.
+pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
+    // The crate also takes what was meant for nobody in particular.
+    if std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+        return Ok(None);
+    }
+    let mut passed = ListenFd::from_env();
+    match passed.len() {
+        0 => Ok(None),
+        1 => passed
+            .take_tcp_listener(0)
+            .map_err(|error| format!("the socket of systemd cannot be used: {error}; use ListenStream= with a port")),
+        count => Err(format!("systemd has opened {count} sockets; use one ListenStream= for each server")),
+    }
+}
 
 /// The service, as systemd knows it.
 pub(crate) struct Service {

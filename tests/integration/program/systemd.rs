@@ -1,15 +1,18 @@
-//! The program as a service of systemd: what it tells a service manager.
+//! The program as a service of systemd: what it tells a service manager, and what it takes from one.
 
 use std::fs;
+use std::net::{TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::thread;
 use std::time::Instant;
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::process::{Process, connect, hang_up, heartwire};
+use crate::support::process::{Process, connect, hang_up, heartwire, next_text};
 use crate::support::{CEILING, ms};
 
 /// A service manager: what it is told through its socket.
@@ -141,4 +144,60 @@ fn without_a_manager_there_is_no_thread_for_it_and_one_that_cannot_be_reached_is
     lost.stderr.line_with(&["WARN", "cannot tell systemd how the server is: "]);
     assert_eq!(threads(&lost), 1);
     assert_eq!(lost.stderr.lines().iter().filter(|line| line.contains("cannot tell systemd")).count(), 1);
+}
+
+// Socket activation.
+
+/// The server with this as its file descriptor 3, which `LISTEN_PID` says is meant for it.
+fn activated(socket: impl Into<OwnedFd>, listen_pid: &str, count: u32) -> Process {
+    let script = format!("exec 3<&0 </dev/null; export LISTEN_PID={listen_pid} LISTEN_FDS={count}; exec \"$@\"");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script, "bash", env!("CARGO_BIN_EXE_heartwire"), "127.0.0.1:0"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    Process::start_reading(&mut command, Stdio::from(socket.into()))
+}
+
+#[test]
+fn a_socket_of_the_manager_is_served_in_place_of_the_address_and_outlives_the_server() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    for _ in 0..2 {
+        // Who comes before the server waits for it.
+        let waiting = thread::spawn(move || {
+            let mut client = connect(address, "/");
+            client.send("hello".into()).unwrap();
+            (next_text(&mut client), client)
+        });
+        let mut server = activated(listener.try_clone().unwrap(), "$$", 1);
+        assert_eq!(server.address(), address);
+        let (text, client) = waiting.join().unwrap();
+        assert_eq!(text, "hello");
+        hang_up(client, CloseCode::Normal, "");
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(0));
+    }
+}
+
+#[test]
+fn a_socket_that_is_meant_for_another_process_is_left_alone() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for listen_pid in ["1", ""] {
+        let server = activated(listener.try_clone().unwrap(), listen_pid, 1);
+        assert_ne!(server.address(), listener.local_addr().unwrap());
+    }
+}
+
+#[test]
+fn what_is_no_single_tcp_listener_is_one_line_and_exit_1() {
+    let listener = || OwnedFd::from(TcpListener::bind("127.0.0.1:0").unwrap());
+    let datagrams = OwnedFd::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    for (socket, count, told) in [
+        (datagrams, 1, "error: the socket of systemd cannot be used: "),
+        (listener(), 2, "error: systemd has opened 2 sockets; use one ListenStream= for each server"),
+    ] {
+        let mut server = activated(socket, "$$", count);
+        assert_eq!(server.wait().code(), Some(1));
+        let lines = server.stderr.lines();
+        assert!(lines.len() == 1 && lines[0].starts_with(told), "{lines:?}");
+    }
 }
