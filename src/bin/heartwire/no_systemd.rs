@@ -3,10 +3,17 @@
 use std::net::TcpListener;
 
 use heartwire::ServerHandle;
+use log::LevelFilter;
+use simplelog::SharedLogger;
 
 /// The listener that nobody has opened.
 pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
     Ok(None)
+}
+
+/// The logger of a journal that there is not.
+pub(crate) fn journal_logger(_: LevelFilter) -> Option<Box<dyn SharedLogger>> {
+    None
 }
 
 /// The service, which nobody manages.

@@ -10,7 +10,7 @@ use simplelog::{
 use time::macros::format_description;
 
 use crate::cli::LogOptions;
-use crate::log_thread;
+use crate::{log_thread, systemd};
 
 /// Sends the log to standard error, and to the log file if there is one.
 pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
@@ -27,7 +27,7 @@ pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
     // Standard output is for the lines of `say`, and for messages.
     let color = if io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };
     let terminal = TermLogger::new(level, config.clone(), TerminalMode::Stderr, color);
-    let mut loggers: Vec<Box<dyn SharedLogger>> = vec![terminal];
+    let mut loggers: Vec<Box<dyn SharedLogger>> = vec![systemd::journal_logger(level).unwrap_or(terminal)];
     if let Some(path) = &options.file {
         let file = OpenOptions::new().create(true).append(true).open(path);
         let file = file.map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;

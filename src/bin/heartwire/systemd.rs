@@ -1,17 +1,24 @@
 //! What systemd gives the server, and what it is told of it.
 //!
-//! It may give a listener (sd_listen_fds(3)). A service of `Type=notify` tells it (sd_notify(3)) that it listens, how
-//! many connections are open, that it stops, and, if a watchdog asks for that, that it makes progress. A thread of its
-//! own tells all that, for systemd may be slow to take it. Without systemd there is no such thread.
+//! It may give a listener (sd_listen_fds(3)), and take the log into its journal. A service of `Type=notify` tells it
+//! (sd_notify(3)) that it listens, how many connections are open, that it stops, and, if a watchdog asks for that, that
+//! it makes progress. A thread of its own tells all that, for systemd may be slow to take it. Without systemd there is
+//! no such thread.
 
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::TcpListener;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
 use heartwire::{Event, ServerHandle, ServerPart};
 use listenfd::ListenFd;
+use log::{Level, LevelFilter, Log, Metadata, Record};
 use sd_notify::NotifyState;
+use simplelog::{Config, SharedLogger};
 
 /// The shortest time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,6 +42,56 @@ pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
             .take_tcp_listener(0)
             .map_err(|error| format!("the socket of systemd cannot be used: {error}; use ListenStream= with a port")),
         count => Err(format!("systemd has opened {count} sockets; use one ListenStream= for each server")),
+    }
+}
+
+/// A logger for standard error, if that goes to the journal.
+pub(crate) fn journal_logger(level: LevelFilter) -> Option<Box<dyn SharedLogger>> {
+    logs_to_journal().then(|| -> Box<dyn SharedLogger> { Box::new(JournalLogger(level)) })
+}
+
+/// Whether standard error goes to the journal, as systemd.exec(5) says how to tell.
+fn logs_to_journal() -> bool {
+    let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
+    let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).metadata());
+    stderr.is_ok_and(|stderr| journal == format!("{}:{}", stderr.dev(), stderr.ino()))
+}
+
+/// Lines for the journal. It knows the time of each by itself, and is told the level as a priority (sd-daemon(3)).
+struct JournalLogger(LevelFilter);
+
+impl Log for JournalLogger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= self.0
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        let priority = match record.level() {
+            Level::Error => 3,
+            Level::Warn => 4,
+            Level::Info => 6,
+            Level::Debug | Level::Trace => 7,
+        };
+        if self.enabled(record.metadata()) {
+            // In one piece, so that no other line gets between its parts.
+            let _ = io::stderr().write_all(format!("<{priority}>{}\n", record.args()).as_bytes());
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl SharedLogger for JournalLogger {
+    fn level(&self) -> LevelFilter {
+        self.0
+    }
+
+    fn config(&self) -> Option<&Config> {
+        None
+    }
+
+    fn as_log(self: Box<Self>) -> Box<dyn Log> {
+        self
     }
 }
 

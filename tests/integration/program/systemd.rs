@@ -1,8 +1,10 @@
 //! The program as a service of systemd: what it tells a service manager, and what it takes from one.
 
 use std::fs;
+use std::io::{self, BufRead};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -199,5 +201,33 @@ fn what_is_no_single_tcp_listener_is_one_line_and_exit_1() {
         assert_eq!(server.wait().code(), Some(1));
         let lines = server.stderr.lines();
         assert!(lines.len() == 1 && lines[0].starts_with(told), "{lines:?}");
+    }
+}
+
+// The journal.
+
+/// The first line of the log of a server whose `JOURNAL_STREAM` is this, or if `None` its standard error.
+fn first_line(journal_stream: Option<&str>) -> String {
+    let (reader, stderr) = io::pipe().unwrap();
+    let stderr = OwnedFd::from(stderr);
+    let metadata = fs::File::from(stderr.try_clone().unwrap()).metadata().unwrap();
+    let its_own = format!("{}:{}", metadata.dev(), metadata.ino());
+    let mut command = heartwire(&["127.0.0.1:0", "--max-connections", "10"]);
+    command.env("JOURNAL_STREAM", journal_stream.unwrap_or(&its_own));
+    let server = Process::start(command.stderr(stderr));
+    drop(command);
+    let _client = connect(server.address(), "/");
+    let line = io::BufReader::new(reader).lines().next().expect("a line").unwrap();
+    assert!(line.contains(" opened /"), "{line}");
+    line
+}
+
+#[test]
+fn lines_for_the_journal_begin_with_a_priority_and_others_with_the_time() {
+    let line = first_line(None);
+    assert!(line.starts_with("<6>#1 127.0.0.1:"), "{line}");
+    for other in ["", "1:1", "journal"] {
+        let line = first_line(Some(other));
+        assert!(line.starts_with("20") && line.contains("Z [INFO ] #1 "), "{other:?}: {line}");
     }
 }

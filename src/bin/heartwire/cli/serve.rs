@@ -28,7 +28,7 @@ Signals:
 systemd:
   As a service of Type=notify it says when it listens, how many are connected and when
   it stops. With WatchdogSec= it says so often that all of its parts make progress. The
-  socket of a .socket unit takes the place of ADDRESS.
+  socket of a .socket unit takes the place of ADDRESS. Time stamps are left to the journal.
 
 Examples:
   heartwire
