@@ -150,7 +150,7 @@ impl Supervisor {
         let mut is_busy = false;
         for notice in self.notices.clone().try_iter().take(waiting) {
             // Whoever asks waits for the answer, and may ask again at once.
-            is_busy |= !matches!(notice, Notice::Snapshot { .. });
+            is_busy |= !matches!(notice, Notice::Snapshot { .. } | Notice::Probe { .. });
             self.on_notice(notice);
         }
         if !commands.is_empty() {
