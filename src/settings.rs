@@ -203,10 +203,10 @@ macro_rules! setters_of_both_ends {
         /// in quick succession. A peer may answer faster than a thread falls asleep and wakes up. Default 200 µs; kept
         /// at 100 ms or less; zero: never.
         ///
-        /// That is a limit. How long it really tries adapts to how long the last waits took, and in all it is half of
-        /// the waiting at most. Nothing is polled on a machine with one processor, or while the process has more than
-        /// one active connection for every two processors, or where other threads need the processor. Choose zero where
-        /// power counts for more than a faster round trip.
+        /// That is a limit. How long it really tries adapts to how long the last waits took, and in all it is three
+        /// quarters of the waiting at most. Nothing is polled on a machine with one processor, or while the process has
+        /// more than one active connection for every two processors, or where other threads need the processor. Choose
+        /// zero where power counts for more than a faster round trip.
         pub fn busy_poll(mut self, limit: std::time::Duration) -> Self {
             self.settings.busy_poll = limit.min($crate::settings::LONGEST_BUSY_POLL);
             self
