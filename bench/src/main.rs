@@ -14,11 +14,13 @@ mod crowd;
 mod interrupt;
 mod json;
 mod load;
+mod paced;
 mod plot;
 mod process;
 mod procfs;
 mod report;
 mod requester;
+mod rude;
 mod server;
 mod wire;
 

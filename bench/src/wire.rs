@@ -134,11 +134,12 @@ pub(crate) fn connect(server: SocketAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
+/// The request of the opening handshake. The key and its answer are the example of RFC 6455 section 1.3.
+pub(crate) const REQUEST: &[u8] = b"GET /bench HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
 /// The opening handshake. What the server sent behind it is returned.
 pub(crate) fn upgrade(stream: &TcpStream) -> io::Result<Vec<u8>> {
-    // The key and its answer are the example of RFC 6455 section 1.3.
-    const REQUEST: &[u8] = b"GET /bench HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
     let mut stream = stream;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;

@@ -6,6 +6,7 @@ pub(crate) mod detect;
 pub(crate) mod echoes;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod isolation;
 
 use crate::cli::Common;
 use crate::interrupt;
