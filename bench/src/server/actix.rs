@@ -57,8 +57,8 @@ async fn upgraded(request: HttpRequest, body: web::Payload) -> Result<HttpRespon
     Ok(response)
 }
 
-/// With a handler that does what messages ask for. The heartbeat is that of its example `chat`: a task that sends a Ping
-/// at each tick, and looks at when the last Pong came.
+/// With a handler that does what messages ask for. The heartbeat is that of its example `chat`: a task that sends a
+/// Ping at each tick, and looks at when the last Pong came.
 async fn upgraded_handled(
     request: HttpRequest,
     body: web::Payload,
