@@ -28,12 +28,21 @@ pub(crate) struct Template {
 }
 
 impl Template {
-    const DIGITS: usize = 16;
+    pub(crate) const DIGITS: usize = 16;
 
     pub(crate) fn new(dialect: Dialect, length: usize, sender: usize) -> Self {
+        Self::with_text(dialect, length, &format!(" {sender} "))
+    }
+
+    /// Messages that ask a server's handler for something.
+    pub(crate) fn asking(dialect: Dialect, what: &str) -> Self {
+        let text = format!(" {what} ");
+        Self::with_text(dialect, Self::DIGITS + text.len(), &text)
+    }
+
+    fn with_text(dialect: Dialect, length: usize, text: &str) -> Self {
         let mut payload = vec![b'0'; length.max(Self::DIGITS)];
-        let name = format!(" {sender} ");
-        for (byte, letter) in payload[Self::DIGITS..].iter_mut().zip(name.bytes().cycle()) {
+        for (byte, letter) in payload[Self::DIGITS..].iter_mut().zip(text.bytes().cycle()) {
             *byte = letter;
         }
         let mut frame = Vec::new();
@@ -118,6 +127,9 @@ impl Answers {
         while let Some(piece) = self.parser.next(&mut bytes)? {
             match (piece, &mut self.control) {
                 (Piece::Begin(wire::PING, _), control) => *control = Some(Vec::new()),
+                (Piece::Begin(wire::CLOSE, _), _) => {
+                    return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server sent a Close frame"));
+                }
                 (Piece::Begin(opcode, length), _) => self.begin(opcode, length)?,
                 (Piece::Payload(payload), Some(control)) => control.extend_from_slice(payload),
                 (Piece::Payload(payload), None) => self.compare(payload)?,

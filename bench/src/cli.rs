@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{connect, count, detect, echoes, fanout, idle, syscalls};
+use crate::cases::{connect, count, detect, echoes, fanout, idle, isolation, syscalls};
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
@@ -95,6 +95,8 @@ enum Command {
     Bulk(echoes::BulkOptions),
     /// One message to all.
     Fanout(fanout::Options),
+    /// What a few rude connections do to the others.
+    Isolation(isolation::Options),
     /// Connections opened per second.
     Connect(connect::Options),
     /// Idle connections: memory, threads, the heartbeat's processor time; then all go silent at once.
@@ -124,7 +126,7 @@ enum Command {
 }
 
 /// What `all` does.
-const ALL: [&str; 7] = ["echo", "pipelined", "bulk", "fanout", "connect", "idle", "detect"];
+const ALL: [&str; 8] = ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "detect"];
 
 pub(crate) fn run() -> io::Result<()> {
     let Cli { command, common } = Cli::parse();
@@ -185,6 +187,7 @@ fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result
         Command::Pipelined(options) => echoes::pipelined(common, &options, report),
         Command::Bulk(options) => echoes::bulk(common, &options, report),
         Command::Fanout(options) => fanout::run(common, &options, report),
+        Command::Isolation(options) => isolation::run(common, &options, report),
         Command::Connect(options) => connect::run(common, &options, report),
         Command::Idle(options) => idle::run(common, &options, report),
         Command::Detect(options) => detect::run(common, &options, report),

@@ -34,6 +34,15 @@ pub(crate) fn processor(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// Processor time that all processes together have used so far, interrupts apart, in steps of 10 ms.
+pub(crate) fn processor_of_all() -> Duration {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let cpu = stat.lines().next().unwrap_or_default();
+    // Its name, then user, nice and system.
+    let ticks: u64 = cpu.split_whitespace().skip(1).take(3).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
 /// Memory that could be had for new programs, in bytes: what falls is the cost of everything, kernel included.
 pub(crate) fn available() -> f64 {
     kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "MemAvailable:")

@@ -22,9 +22,12 @@ pub(crate) struct Requester {
 
 impl Requester {
     pub(crate) fn open(server: SocketAddr, dialect: Dialect, payload: usize, number: usize) -> io::Result<Self> {
+        Self::with_template(server, dialect, Template::new(dialect, payload, number))
+    }
+
+    pub(crate) fn with_template(server: SocketAddr, dialect: Dialect, template: Template) -> io::Result<Self> {
         let stream = wire::connect(server)?;
         let tail = if dialect.is_websocket { wire::upgrade(&stream)? } else { Vec::new() };
-        let template = Template::new(dialect, payload, number);
         let mut answers = template.answers(0);
         let mut out = Vec::new();
         answers.take(&tail, &mut out)?;
@@ -72,7 +75,7 @@ impl Requester {
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<()> {
         loop {
             match (&self.stream).read(scratch) {
-                Ok(0) => return Err(wrong("its end")),
+                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server sent its end")),
                 Ok(count) => {
                     self.answers.take(&scratch[..count], &mut self.out)?;
                     if self.answers.number() > self.requests {
@@ -93,6 +96,11 @@ impl Requester {
     pub(crate) fn take_answer(&mut self) -> Option<Instant> {
         let taken = self.requests - self.sent.len() as u64;
         if taken < self.answers.number() { self.sent.pop_front() } else { None }
+    }
+
+    /// When those requests were made whose answers are awaited no more.
+    pub(crate) fn give_up(&mut self) -> impl Iterator<Item = Instant> {
+        self.sent.drain(..)
     }
 
     pub(crate) fn is_websocket(&self) -> bool {

@@ -6,6 +6,7 @@ pub(crate) mod detect;
 pub(crate) mod echoes;
 pub(crate) mod fanout;
 pub(crate) mod idle;
+pub(crate) mod isolation;
 pub(crate) mod syscalls;
 
 use crate::cli::Common;

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use heartwire::{Event, HeartbeatPolicy, Server, ServerHandle};
 
 use super::ServeOptions;
+use super::handler::Work;
 use crate::process::announce;
 
 /// How an echo answers.
@@ -32,6 +33,13 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
         _ if options.broadcast => server.serve(move |conn| {
             loop {
                 handle.broadcast(conn.recv()?);
+            }
+        }),
+        _ if options.handler.is_some() => server.serve(|conn| {
+            loop {
+                let message = conn.recv()?;
+                Work::of(message.as_bytes()).run();
+                conn.send(message)?;
             }
         }),
         Reply::Send => server.serve(|conn| {

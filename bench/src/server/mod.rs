@@ -5,6 +5,9 @@ mod actix;
 mod bare;
 #[cfg(feature = "peers")]
 mod fast;
+#[cfg(feature = "peers")]
+mod hand_written;
+mod handler;
 mod heart;
 #[cfg(feature = "peers")]
 mod tokio_ws;
@@ -16,6 +19,8 @@ use std::io;
 use clap::{Args, ValueEnum};
 
 use crate::process;
+
+pub(crate) use handler::Calls;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub(crate) enum Kind {
@@ -74,7 +79,10 @@ pub(crate) struct ServeOptions {
     /// Send each message to all connections, its sender included, in place of an echo; some servers only.
     #[arg(long)]
     pub(crate) broadcast: bool,
-    /// The heartbeat's interval in milliseconds; heartwire only, its default of 20 s if not given.
+    /// Do what messages ask for before they are answered, and keep a heartbeat; some servers only.
+    #[arg(long)]
+    pub(crate) handler: Option<Calls>,
+    /// The heartbeat's interval in milliseconds, 20 s if not given; heartwire, and others with --handler.
     #[arg(long)]
     pub(crate) interval: Option<u64>,
     /// The heartbeat's timeout in milliseconds, with --interval.
@@ -90,7 +98,7 @@ pub(crate) struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { broadcast: false, interval: None, timeout: 1000, max_missed: 3, events: false }
+        Self { broadcast: false, handler: None, interval: None, timeout: 1000, max_missed: 3, events: false }
     }
 }
 
@@ -103,6 +111,9 @@ impl ServeOptions {
             arguments.extend(["--interval".into(), interval.to_string()]);
             arguments.extend(["--timeout".into(), self.timeout.to_string()]);
             arguments.extend(["--max-missed".into(), self.max_missed.to_string()]);
+        }
+        if let Some(calls) = self.handler.and_then(|calls| calls.to_possible_value()) {
+            arguments.extend(["--handler".into(), calls.get_name().to_owned()]);
         }
         if self.broadcast {
             arguments.push("--broadcast".into());
@@ -118,10 +129,12 @@ impl ServeOptions {
 pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
     process::end_with_stdin();
     match kind {
-        Kind::Bare => bare::serve(options.broadcast),
+        Kind::Bare => bare::serve(options),
         Kind::Heartwire => heart::serve(options, heart::Reply::Send),
         Kind::HeartwireFeed => heart::serve(options, heart::Reply::Feed),
         Kind::Tungstenite => tungsten::serve(),
+        #[cfg(feature = "peers")]
+        Kind::TokioTungstenite if options.handler.is_some() => tokio_ws::serve_handler(options),
         #[cfg(feature = "peers")]
         Kind::TokioTungstenite => tokio_ws::serve(tokio_ws::Reply::Send, None, options.broadcast),
         #[cfg(feature = "peers")]
@@ -131,7 +144,7 @@ pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
         #[cfg(feature = "peers")]
         Kind::Fastwebsockets => fast::serve(),
         #[cfg(feature = "peers")]
-        Kind::ActixWs => actix::serve(),
+        Kind::ActixWs => actix::serve(options),
         _ => Err(io::Error::other("this server is not built in")),
     }
 }

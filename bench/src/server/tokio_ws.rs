@@ -1,6 +1,7 @@
 //! tokio-tungstenite on a runtime with a worker for each core, its default.
 
 use std::io;
+use std::time::Instant;
 
 use futures_util::{SinkExt, StreamExt, TryStreamExt, future};
 use tokio::net::{TcpListener, TcpStream};
@@ -9,6 +10,9 @@ use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tungstenite::Message;
 use tungstenite::protocol::WebSocketConfig;
 
+use super::ServeOptions;
+use super::hand_written::HandWritten;
+use super::handler::{Calls, Work};
 use crate::process::announce;
 
 /// How an echo answers.
@@ -37,6 +41,57 @@ pub(super) fn serve(reply: Reply, buffers: Option<usize>, broadcast: bool) -> io
             }
         }
     })
+}
+
+/// With a handler that does what messages ask for.
+pub(super) fn serve_handler(options: &ServeOptions) -> io::Result<()> {
+    let calls = options.handler.unwrap_or(Calls::InPlace);
+    let heartbeat = HandWritten::of(options);
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        announce(listener.local_addr()?);
+        loop {
+            let (stream, _) = listener.accept().await?;
+            tokio::spawn(handled(stream, calls, heartbeat));
+        }
+    })
+}
+
+/// The shape of its example `interval-server`: messages and ticks in one task. A tick sends a Ping, and looks at when
+/// the last Pong came.
+async fn handled(stream: TcpStream, calls: Calls, heartbeat: HandWritten) -> Option<()> {
+    let mut websocket = open(stream, None).await?;
+    let mut interval = tokio::time::interval(heartbeat.interval);
+    let mut last_pong = Instant::now();
+    loop {
+        tokio::select! {
+            message = websocket.next() => {
+                let message = message?.ok()?;
+                if is_data(&message) {
+                    let work = Work::of(match &message {
+                        Message::Text(text) => text.as_bytes(),
+                        Message::Binary(bytes) => bytes,
+                        _ => &[],
+                    });
+                    match calls {
+                        Calls::Offloaded if work != Work::Nothing => {
+                            tokio::task::spawn_blocking(move || work.run()).await.ok()?;
+                        }
+                        _ => work.run(),
+                    }
+                    websocket.send(message).await.ok()?;
+                } else if message.is_pong() {
+                    last_pong = Instant::now();
+                }
+            }
+            _ = interval.tick() => {
+                if last_pong.elapsed() > heartbeat.bound {
+                    return None;
+                }
+                websocket.send(Message::Ping(Default::default())).await.ok()?;
+            }
+        }
+    }
 }
 
 async fn open(stream: TcpStream, config: Option<WebSocketConfig>) -> Option<WebSocketStream<TcpStream>> {
