@@ -172,9 +172,10 @@ impl Watchdog {
         Self { quarter, next: Instant::now() + quarter }
     }
 
-    /// Whether to feed the watchdog, now that these parts have not answered. Also says when to ask next.
-    fn asked(&mut self, stalled: &[ServerPart], now: Instant) -> bool {
-        self.next = if stalled.is_empty() { now + self.quarter } else { now };
+    /// Whether to feed the watchdog, now that these parts have not answered what was asked at `began`. Also sets when
+    /// to ask next: a part that hangs has used up its time, and one that could not be asked at all has not.
+    fn asked(&mut self, stalled: &[ServerPart], began: Instant, now: Instant) -> bool {
+        self.next = if stalled.is_empty() { now } else { began } + self.quarter;
         stalled.is_empty()
     }
 }
@@ -234,13 +235,14 @@ impl Teller {
 
     fn feed_watchdog(&mut self) {
         let Some(watchdog) = &mut self.watchdog else { return };
+        let began = Instant::now();
         let stalled = self.handle.stalled_parts(watchdog.quarter);
         // A server that ends has parts that have ended, and is no longer fed then.
         let quarter = watchdog.quarter;
         for part in stalled.iter().filter(|_| !self.handle.is_shutting_down()) {
             log::error!("{part} has not answered for {quarter:.1?}: the watchdog of systemd is not fed");
         }
-        if watchdog.asked(&stalled, Instant::now()) {
+        if watchdog.asked(&stalled, began, Instant::now()) {
             self.tell(&[NotifyState::Watchdog]);
         }
     }
@@ -259,14 +261,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_watchdog_is_fed_only_if_every_part_has_answered_and_else_asks_again_at_once() {
-        let mut watchdog = Watchdog::new(Duration::from_secs(40));
-        let now = watchdog.next;
-        assert!(watchdog.asked(&[], now));
-        assert_eq!(watchdog.next, now + Duration::from_secs(10));
+    fn the_watchdog_is_fed_only_if_every_part_has_answered_and_asks_once_in_a_quarter_of_its_time() {
+        let quarter = Duration::from_secs(10);
+        let mut watchdog = Watchdog::new(4 * quarter);
+        let began = watchdog.next;
+        let late = began + quarter;
+        assert!(watchdog.asked(&[], began, late));
+        assert_eq!(watchdog.next, late + quarter);
         for part in [ServerPart::AcceptLoop, ServerPart::Supervisor, ServerPart::StandIn] {
-            assert!(!watchdog.asked(&[part], now));
-            assert_eq!(watchdog.next, now);
+            // One that hangs is asked again at once, and one that could not be asked, later.
+            assert!(!watchdog.asked(&[part], began, late));
+            assert_eq!(watchdog.next, late);
+            assert!(!watchdog.asked(&[part], began, began));
+            assert_eq!(watchdog.next, began + quarter);
         }
     }
 }
