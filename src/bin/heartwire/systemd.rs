@@ -99,14 +99,21 @@ impl SharedLogger for JournalLogger {
 pub(crate) struct Service {
     stop: Sender<()>,
     stopping: Receiver<()>,
+    teller: Option<TellerThread>,
+}
+
+/// The thread that tells systemd, as `main` knows it.
+struct TellerThread {
+    /// Dropped when the server has ended.
+    end: Sender<()>,
     /// Disconnected when everything is told.
-    ended: Option<Receiver<()>>,
+    ended: Receiver<()>,
 }
 
 impl Service {
     pub(crate) fn new() -> Self {
         let (stop, stopping) = bounded(1);
-        Self { stop, stopping, ended: None }
+        Self { stop, stopping, teller: None }
     }
 
     /// A function that has systemd told that the server stops. It never blocks.
@@ -123,8 +130,9 @@ impl Service {
         if std::env::var_os("NOTIFY_SOCKET").is_none_or(|socket| socket.is_empty()) {
             return Ok(());
         }
-        let (end, ended) = bounded(0);
-        self.ended = Some(ended);
+        let (end, until_end) = bounded(0);
+        let (has_ended, ended) = bounded::<()>(0);
+        self.teller = Some(TellerThread { end, ended });
         let teller = Teller {
             handle: handle.clone(),
             events: handle.events(),
@@ -134,15 +142,16 @@ impl Service {
         };
         let stopping = self.stopping.clone();
         let thread = thread::Builder::new().name("heartwire-systemd".to_owned()).spawn(move || {
-            teller.run(stopping);
-            drop(end);
+            teller.run(stopping, &until_end);
+            drop(has_ended);
         });
         thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
     }
 
     /// The server has ended. Waits until systemd was told, for a moment at most.
     pub(crate) fn finish(self) {
-        if let Some(ended) = self.ended {
+        if let Some(TellerThread { end, ended }) = self.teller {
+            drop(end);
             let _ = ended.recv_timeout(LAST_WAIT);
         }
     }
@@ -182,7 +191,7 @@ impl Watchdog {
 
 impl Teller {
     /// Runs until the server has ended.
-    fn run(mut self, mut stopping: Receiver<()>) {
+    fn run(mut self, mut stopping: Receiver<()>, until_end: &Receiver<()>) {
         self.tell_status(&[NotifyState::Ready]);
         let mut next_status = Instant::now() + STATUS_INTERVAL;
         let mut has_changed = false;
@@ -193,10 +202,11 @@ impl Teller {
             // What has changed once is told soon: until then nothing wakes us again.
             let events = if has_changed { never() } else { self.events.clone() };
             select! {
+                recv(until_end) -> _ => break,
                 recv(events) -> event => match event {
                     Ok(_) => has_changed = true,
-                    // The server has ended.
-                    Err(_) => break,
+                    // There are no more.
+                    Err(_) => self.events = never(),
                 },
                 recv(stopping) -> _ => {
                     self.tell(&[NotifyState::Stopping]);

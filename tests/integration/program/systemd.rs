@@ -99,6 +99,26 @@ fn who_ends_at_once_has_told_that_it_stops() {
 }
 
 #[test]
+fn the_end_does_not_wait_for_the_next_status_line() {
+    // A busy machine may make some of them last longer.
+    let shortest = (0..5).map(|_| {
+        let manager = Manager::new();
+        let mut server = Process::start(&mut manager.command(&[]));
+        assert_eq!(manager.told()[0], "READY=1");
+        let client = connect(server.address(), "/");
+        assert_eq!(manager.told(), ["STATUS=1 connection"]);
+        // From now on there is none for a second.
+        let signalled = Instant::now();
+        server.signal("TERM");
+        hang_up(client, CloseCode::Normal, "");
+        assert_eq!(server.wait().code(), Some(0));
+        signalled.elapsed()
+    });
+    let shortest = shortest.min().unwrap();
+    assert!(shortest < ms(500), "{shortest:?}");
+}
+
+#[test]
 fn a_watchdog_is_fed_while_it_lives_and_not_while_it_is_stopped() {
     let manager = Manager::new();
     let server = Process::start(manager.command(&["--log-level", "trace"]).env("WATCHDOG_USEC", "200000"));
