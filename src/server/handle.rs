@@ -96,7 +96,8 @@ impl ServerHandle {
     /// Threads of connections and their handlers are not asked: one that hangs is its own connection's affair. A
     /// shortage, such as of file descriptors, is no stall, since the accept loop keeps trying. During a shutdown nobody
     /// needs to accept. Before [`serve`](crate::Server::serve) and after its end, all parts are returned. If another
-    /// process accepts from the same listener, its progress counts as ours.
+    /// process accepts from the same listener, its progress counts as ours. A firewall has to let the server connect to
+    /// its own address, or else the accept loop seems to hang.
     ///
     /// It blocks for `timeout` at most. Call it every few seconds, from a thread that does little else.
     ///
