@@ -73,6 +73,17 @@ def count_faults(path):
     return len(re.findall(r"\(INJECTED\)", pathlib.Path(path).read_text(errors="replace")))
 
 
+def threads_of_connections(pid):
+    count = 0
+    for thread in pathlib.Path(f"/proc/{pid}/task").iterdir():
+        try:
+            count += (thread / "comm").read_text().startswith("heartwire-conn")
+        except OSError:
+            # It has just ended.
+            pass
+    return count
+
+
 def usage(pid):
     """Threads, open files and resident KiB of a process."""
     status = pathlib.Path(f"/proc/{pid}/status").read_text()

@@ -94,10 +94,13 @@ class Site:
         deadline = time.monotonic() + heartwire.CEILING / 3
         while checks.reports(self.server.log()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        # The threads end after the reports.
-        count = None
-        while count != (count := strace.usage(self.pid)[0]) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        self.wait_for_threads(0, heartwire.CEILING / 3)
+
+    def wait_for_threads(self, most, timeout):
+        """Threads of connections wait for another client for a second before they end."""
+        deadline = time.monotonic() + timeout
+        while strace.threads_of_connections(self.pid) > most and time.monotonic() < deadline:
+            time.sleep(0.01)
 
     def survivors(self):
         """How many of the peers that stay are still served."""
@@ -123,6 +126,7 @@ def server_recovers(fault):
             for resident in site.residents:
                 resident.echoes("during", IMPATIENCE)
             work(site.port)
+            site.wait_for_threads(len(site.residents), 2.0)
         require(checks.was_injected(injection.faults()))
         require(checks.does_not_spin(injection.faults(), injection.took))
         require(serves(site.port))
