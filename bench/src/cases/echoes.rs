@@ -62,7 +62,9 @@ pub(crate) struct BulkOptions {
 }
 
 pub(crate) fn round_trips(common: &Common, options: &EchoOptions, report: &mut Report) -> io::Result<()> {
-    let servers = start(common, &SERVERS)?;
+    let mut kinds = SERVERS.to_vec();
+    kinds.insert(2, Kind::HeartwireBusyPoll);
+    let servers = start(common, &kinds)?;
     for &connections in &options.connections {
         let load = Load { connections, ..common.load() };
         measure(common, &servers, &load, (ROUND_TRIPS, &plural(connections)), report);

@@ -15,6 +15,8 @@ use crate::process::announce;
 pub(super) enum Reply {
     Send,
     Feed,
+    /// By `send`, after busy polling for the message.
+    SendAndPoll,
 }
 
 pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
@@ -22,6 +24,9 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
     if let Some(interval) = options.interval {
         let policy = HeartbeatPolicy::new(Duration::from_millis(interval), Duration::from_millis(options.timeout));
         server = server.heartbeat(policy.max_missed(options.max_missed));
+    }
+    if let Reply::SendAndPoll = reply {
+        server = server.busy_poll(Duration::from_micros(200));
     }
     announce(server.local_addr());
     let handle = server.handle();
@@ -42,7 +47,7 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
                 conn.send(message)?;
             }
         }),
-        Reply::Send => server.serve(|conn| {
+        Reply::Send | Reply::SendAndPoll => server.serve(|conn| {
             loop {
                 let message = conn.recv()?;
                 conn.send(message)?;

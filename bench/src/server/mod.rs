@@ -29,6 +29,8 @@ pub(crate) enum Kind {
     Heartwire,
     /// heartwire, answering with `feed` in place of `send`.
     HeartwireFeed,
+    /// heartwire with `busy_poll` of 200 µs.
+    HeartwireBusyPoll,
     /// A blocking loop of read and send, as in tungstenite's README.
     Tungstenite,
     /// tokio-tungstenite with its defaults: buffers of 128 KiB.
@@ -49,6 +51,7 @@ impl Kind {
             Self::Bare => "bare TCP echo",
             Self::Heartwire => "heartwire",
             Self::HeartwireFeed => "heartwire (feed)",
+            Self::HeartwireBusyPoll => "heartwire (busy poll)",
             Self::Tungstenite => "tungstenite, blocking",
             Self::TokioTungstenite => "tokio-tungstenite",
             Self::TokioTungsteniteForward => "tokio-tungstenite (forward)",
@@ -66,7 +69,7 @@ impl Kind {
 
     pub(crate) fn is_available(self) -> bool {
         match self {
-            Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::Tungstenite => true,
+            Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::HeartwireBusyPoll | Self::Tungstenite => true,
             Self::Websockets => websockets::is_installed(),
             _ => cfg!(feature = "peers"),
         }
@@ -132,6 +135,7 @@ pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
         Kind::Bare => bare::serve(options),
         Kind::Heartwire => heart::serve(options, heart::Reply::Send),
         Kind::HeartwireFeed => heart::serve(options, heart::Reply::Feed),
+        Kind::HeartwireBusyPoll => heart::serve(options, heart::Reply::SendAndPoll),
         Kind::Tungstenite => tungsten::serve(),
         #[cfg(feature = "peers")]
         Kind::TokioTungstenite if options.handler.is_some() => tokio_ws::serve_handler(options),

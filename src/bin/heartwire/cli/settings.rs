@@ -48,8 +48,8 @@ pub(crate) struct Settings {
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_size_or_zero)]
     max_buffered: usize,
 
-    /// How long to poll for the next message of a busy connection before sleeping, or "off"
-    #[arg(long, value_name = "DURATION|off", default_value = "200us", value_parser = parse_busy_poll)]
+    /// How long to poll for the next message of a busy connection before sleeping: may save a wake-up, takes power
+    #[arg(long, value_name = "DURATION|off", default_value = "off", value_parser = parse_busy_poll)]
     busy_poll: Duration,
 }
 
