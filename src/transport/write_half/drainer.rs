@@ -57,11 +57,15 @@ impl<O: Owner> WriteHalf<O> {
     fn drain(&self) -> io::Result<()> {
         let mut batch = Batch::default();
         let mut spent = Vec::new();
+        let mut has_progress = true;
         loop {
-            // Take the next frames: the rest of the batch, then control frames, then other data.
+            // Take the next frames: the rest of the batch, then control frames, then other data. After a wait in vain
+            // the rest waits alone: of all Pongs that come meanwhile, only the newest is to be sent.
             let socket = {
                 let mut state = self.lock();
-                state.queue.refill_for_drainer(&mut batch);
+                if has_progress {
+                    state.queue.refill_for_drainer(&mut batch);
+                }
                 let Some(socket) = state.socket.clone().filter(|_| !batch.is_empty()) else {
                     state.catch_up();
                     self.signal_progress(&state);
@@ -72,9 +76,13 @@ impl<O: Owner> WriteHalf<O> {
             // Write without the lock, however long the socket takes. Ending the wait is the heartbeat's task.
             let count = match socket.send_patiently(batch.slices(&mut Batch::room())) {
                 Ok(count) => count,
-                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {
+                    has_progress = false;
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
+            has_progress = true;
             // Record the progress, and wake the threads that wait for room.
             let mut state = self.lock();
             state.blocked_since = Some(Instant::now());

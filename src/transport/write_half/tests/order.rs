@@ -52,6 +52,25 @@ fn of_pings_and_of_pongs_only_the_newest_waits() {
 }
 
 #[test]
+fn a_drainer_that_waits_for_long_gathers_no_pongs() {
+    let (write_half, socket) = write_half(ENOUGH, 3);
+    write_half.send(text("data"), Wait::Forever).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| write_half.drain());
+        let mut most = 0;
+        // In each of its waits, which are all in vain, several come.
+        for n in 10..60 {
+            write_half.send_control(Outgoing::pong(n.to_string())).unwrap();
+            thread::sleep(PATIENCE / 4);
+            most = most.max(write_half.queued());
+        }
+        socket.allow(1000);
+        let pong = wire(&[Outgoing::pong("10")]).len();
+        assert!(most <= wire(&[text("data")]).len() - 3 + 2 * pong, "{most} bytes wait");
+    });
+}
+
+#[test]
 fn control_frames_get_in_however_full_the_queue_is() {
     let (write_half, _socket) = write_half(cost(&["0123456789"]), 0);
     write_half.send(text("0123456789"), Wait::No).unwrap();
