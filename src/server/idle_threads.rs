@@ -1,8 +1,7 @@
 //! Idle threads: they have ended a connection, and wait in `accept` for another client.
 //!
 //! Starting a thread takes longer than opening a connection. So a thread that is free takes the next client itself, and
-//! nothing is handed over. Meanwhile the accept loop stands back. The last idle thread to leave calls it, so somebody
-//! always waits in `accept`.
+//! nothing is handed over. Meanwhile the accept loop stands back. The last idle thread to leave calls it back.
 //!
 //! Few threads may be idle, and each only for a moment. A thread whose stack may be deep does not wait at all: what a
 //! stack was once used for stays resident, and the next client may stay for days.

@@ -84,10 +84,9 @@ impl BusyPolling {
 
     /// Records a wait of this length, which something ended that has arrived.
     pub(super) fn record(&mut self, wait: Duration, now: Instant) {
-        if !has_idle_processors() {
-            return;
+        if !self.limit.is_zero() && has_idle_processors() {
+            self.learn(wait, now);
         }
-        self.learn(wait, now);
     }
 
     fn learn(&mut self, wait: Duration, now: Instant) {

@@ -206,6 +206,27 @@ mod tests {
         assert!(matches!(read_half.read_until(Instant::now(), &mut Instant::now()).unwrap(), ReadOutcome::End));
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn a_polling_read_takes_what_comes_while_it_tries_or_blocks_for_it() {
+        let (read_half, mut peer) = pair();
+        let stream = read_half.stream();
+        for time in [Duration::from_secs(30), Duration::from_micros(1)] {
+            let mut polled = crate::transport::busy_polling::Polled::default();
+            let mut buffer = Vec::with_capacity(16);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(20));
+                    peer.write_all(b"12345").unwrap();
+                });
+                assert_eq!(socket::read_busy_polling(stream, &mut buffer, time, &mut polled).unwrap(), 5);
+            });
+            assert_eq!(buffer, b"12345");
+            // It ends with the first try that finds something, or with the first that is over the time.
+            assert_eq!(polled.time < time, time > Duration::from_secs(1), "{polled:?}");
+        }
+    }
+
     #[test]
     fn a_deadline_is_kept_and_not_before_its_time() {
         let (mut read_half, _peer) = pair();
