@@ -55,9 +55,9 @@ impl IdleThreads {
         supervisor: &SupervisorHandle,
         admit: impl FnOnce(TcpStream, SocketAddr) -> T,
     ) -> Option<T> {
-        let listener = self.listener.upgrade().filter(|listener| listener.is_prepared)?;
+        let listener = self.listener.upgrade().filter(|listener| listener.is_prepared && has_shallow_stack())?;
         // Held until the client is admitted: the server does not end before.
-        let _place = self.take_place().filter(|_| has_shallow_stack())?;
+        let _place = self.take_place()?;
         // Checked after the place is taken: the end waits for those who have one.
         while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
             match listener.socket.accept() {
