@@ -94,8 +94,8 @@ impl Server {
         Self::new(Listener::bind(address, &log)?, log)
     }
 
-    /// Serves an existing listener, which other processes may share. It gets no socket options, and each connection a
-    /// thread of its own.
+    /// Serves an existing listener. Other processes may share it, so its socket options stay as they are, and a new
+    /// thread is started for each connection.
     ///
     /// # Errors
     /// [`Error::Io`] if the listener's address cannot be read, or the process has no file descriptors left.
