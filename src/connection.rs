@@ -4,7 +4,7 @@
 //! deadline. While the handler does something else, the stand-in drives it.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,7 @@ use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::close_state::Phase;
 use crate::transport::read_half::ReadOutcome;
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 mod closing;
 pub(crate) mod identity;
@@ -42,7 +43,7 @@ mod tests;
 /// Only this thread receives. Any thread can send: see [`sender`](Self::sender).
 pub struct Connection {
     shared: Arc<Shared>,
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     request: Request,
     subprotocol: Option<String>,
     /// A message was fed and may not be written yet.

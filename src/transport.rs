@@ -5,5 +5,6 @@ pub(crate) mod budget;
 pub(crate) mod busy_polling;
 pub(crate) mod read_half;
 pub(crate) mod socket;
+pub(crate) mod stream;
 mod sync;
 pub(crate) mod write_half;

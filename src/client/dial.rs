@@ -3,7 +3,7 @@
 //! [`socket::read_before`] and [`socket::write_before`].
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use tungstenite::handshake::client::generate_key;
@@ -15,11 +15,12 @@ use crate::http::request::Request;
 use crate::http::response::ResponseHead;
 use crate::http::upgrade::{Accepted, UpgradeRequest};
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 /// The result of a successful attempt.
 #[derive(Debug)]
 pub(crate) struct Dialed {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Stream,
     pub(crate) peer: SocketAddr,
     pub(crate) request: Request,
     pub(crate) subprotocol: Option<String>,
@@ -45,7 +46,7 @@ impl Target {
     }
 
     /// The connect timeout begins once the name is resolved: a slow name server does not shorten it.
-    fn connect(&self) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    fn connect(&self) -> Result<(Stream, SocketAddr), ConnectError> {
         let addresses = (self.resolve)(&self.location.host, self.location.port).map_err(ConnectError::Resolve)?;
         race::connect(addresses, self.connect_timeout).map_err(not_connected)
     }
@@ -64,7 +65,7 @@ fn not_connected(error: io::Error) -> ConnectError {
     }
 }
 
-fn send(stream: &TcpStream, head: &[u8], deadline: Instant) -> Result<(), ConnectError> {
+fn send(stream: &Stream, head: &[u8], deadline: Instant) -> Result<(), ConnectError> {
     socket::write_before(stream, head, deadline).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => ConnectError::TimedOut,
         _ => ConnectError::Lost(error),
@@ -72,7 +73,7 @@ fn send(stream: &TcpStream, head: &[u8], deadline: Instant) -> Result<(), Connec
 }
 
 /// Reads the head of the response. The second part of the result is what came after it.
-fn receive(stream: &TcpStream, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
+fn receive(stream: &Stream, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
     let mut buffer = HeadBuffer::new();
     loop {
         let count = match socket::read_before(stream, buffer.space(), deadline).map_err(ConnectError::Lost)? {
@@ -96,7 +97,7 @@ fn bad_response(error: HeadError) -> ConnectError {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::thread;
 
     use socket2::SockRef;

@@ -6,10 +6,12 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::transport::stream::Stream;
 
 /// The addresses that are not tried yet, and when the next is due.
 #[derive(Debug)]
@@ -73,7 +75,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
 
 /// Connects to the first of these addresses that answers. The error is that of the last attempt, or `TimedOut` if any
 /// is still under way.
-pub(super) fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> io::Result<(TcpStream, SocketAddr)> {
+pub(super) fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> io::Result<(Stream, SocketAddr)> {
     let begin = Instant::now();
     let deadline = begin + timeout;
     let mut race = Race::new(addresses, begin, timeout);
@@ -172,7 +174,7 @@ fn wait_for_any(_: &[(Socket, SocketAddr)], wait: Duration) -> io::Result<()> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -252,7 +254,7 @@ pub(super) mod tests {
         let (_, refusing) = bound();
         let (_listener, open) = bound();
         let (stream, reached) = connect(vec![refusing, open], LONG).unwrap();
-        assert_eq!((reached, stream.peer_addr().unwrap()), (open, open));
+        assert_eq!((reached, stream.socket().peer_addr().unwrap()), (open, open.into()));
         assert_eq!(connect(vec![refusing], LONG).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
         assert_eq!(connect(Vec::new(), LONG).unwrap_err().kind(), io::ErrorKind::NotFound);
     }

@@ -3,7 +3,7 @@
 //! Invariants: every path of the connection's own thread ends in [`Connection::finish`]; nothing here takes longer than
 //! the close timeout; the report reaches the supervisor's channel before any other notice of the end.
 
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::PeerEnd;
 use crate::supervisor::notice::Notice;
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 use crate::transport::write_half::{Figures, WriteHalf};
 
 /// Any thread may call these.
@@ -102,7 +103,7 @@ impl Shared {
     }
 
     /// Ends the connection, releases the socket, and reports the end once.
-    fn end(&self, otherwise: CloseReason, shut_down: fn(&TcpStream)) {
+    fn end(&self, otherwise: CloseReason, shut_down: fn(&Stream)) {
         self.write_half.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
         self.pings.close();
     }

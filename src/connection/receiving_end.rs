@@ -12,7 +12,6 @@
 //! a message short; the second keeps the stack small as well.
 
 use std::collections::VecDeque;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -28,6 +27,7 @@ use crate::protocol::frame::Role;
 use crate::transport::budget::BudgetShare;
 use crate::transport::read_half::{ReadHalf, ReadOutcome};
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 pub(crate) struct ReceivingEnd {
     pub(crate) read_half: ReadHalf,
@@ -89,7 +89,7 @@ impl ReceivingEnd {
     pub(crate) fn open(
         shared: &Shared,
         role: Role,
-        stream: &Arc<TcpStream>,
+        stream: &Arc<Stream>,
         tail: &[u8],
         policy: HeartbeatPolicy,
         text_heartbeat: bool,

@@ -8,7 +8,6 @@
 
 use std::fmt;
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
@@ -25,6 +24,7 @@ use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::transport::budget::BudgetShare;
+use crate::transport::stream::Stream;
 use crate::transport::write_half::{Figures, Owner, WriteHalf};
 
 pub(crate) struct Shared {
@@ -45,7 +45,7 @@ pub(crate) struct NewConnection {
     pub(crate) role: Role,
     pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
-    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) stream: Arc<Stream>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) takes_broadcasts: bool,
     pub(crate) supervisor: Arc<SupervisorHandle>,
@@ -141,7 +141,7 @@ impl Shared {
 }
 
 impl Owner for Shared {
-    type Socket = TcpStream;
+    type Socket = Stream;
 
     fn write_half(&self) -> &WriteHalf<Self> {
         &self.write_half

@@ -1,6 +1,6 @@
 //! What a connection reports, and in which order.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::thread;
 
 use super::*;
@@ -13,6 +13,7 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
 use crate::supervisor::notice::Notice;
+use crate::transport::stream::Stream;
 
 /// An open connection, and the channels on which the supervisor would receive.
 fn connection() -> (Arc<Shared>, Box<Connection>, Receivers) {
@@ -80,13 +81,15 @@ fn shared() -> (Arc<Shared>, Receivers) {
     (shared, receivers)
 }
 
-fn shared_and_stream() -> (Arc<Shared>, Arc<TcpStream>, Receivers) {
+fn shared_and_stream() -> (Arc<Shared>, Arc<Stream>, Receivers) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let stream = Arc::new(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+    let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let peer = stream.peer_addr().unwrap();
+    let stream = Arc::new(Stream::from(stream));
     let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
     let shared = Shared::new(NewConnection {
         role: Role::Server,
-        identity: Identity { id: 1, remote: stream.peer_addr().unwrap().into() },
+        identity: Identity { id: 1, remote: peer.into() },
         target: "/".into(),
         stream: Arc::clone(&stream),
         settings: Arc::new(Settings { read_buffer_size: 256, max_message_size: 256, ..Settings::default() }),

@@ -1,7 +1,7 @@
 //! The accept loop. It survives every error of `accept` and runs until the server is told to stop.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
@@ -11,6 +11,7 @@ use crate::server::idle_threads::IdleThreads;
 use crate::server::listener::Listener;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 /// Accepts until the server ends, and gives each connection to `start`. If `start` cannot start a thread, that is
 /// treated like an error of `accept`: the system is short of something, and an immediate retry would not help.
@@ -19,7 +20,7 @@ pub(crate) fn run(
     idle_threads: &IdleThreads,
     supervisor: &SupervisorHandle,
     stop: &Receiver<()>,
-    mut start: impl FnMut(TcpStream, SocketAddr) -> io::Result<()>,
+    mut start: impl FnMut(Stream, SocketAddr) -> io::Result<()>,
 ) {
     let mut failures = FailureBurst::default();
     loop {
@@ -32,7 +33,7 @@ pub(crate) fn run(
             let _ = stop.recv_timeout(FailureBurst::FIRST_PAUSE);
             continue;
         }
-        let started = match listener.socket.accept() {
+        let started = match listener.accept() {
             Ok(_) if supervisor.is_ending() => return,
             Ok((stream, peer)) => start(stream, peer).map_err(|error| {
                 supervisor.count(|stats| stats.thread_errors += 1);
@@ -156,6 +157,7 @@ impl FailureBurst {
 
 #[cfg(all(test, unix))]
 mod tests {
+    use std::net::TcpStream;
     use std::sync::Arc;
     use std::thread;
 

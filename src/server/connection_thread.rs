@@ -5,7 +5,7 @@
 //! inlined into one another, and their stack frames overlap.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread;
@@ -32,6 +32,7 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 /// What all connection threads share.
 pub(super) struct ServerInner<H> {
@@ -79,7 +80,7 @@ where
     ///
     /// # Errors
     /// The system's error if the thread cannot be started.
-    pub(super) fn start(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> io::Result<()> {
+    pub(super) fn start(self: &Arc<Self>, stream: Stream, peer: SocketAddr) -> io::Result<()> {
         let Some(client) = self.admit(stream, peer) else { return Ok(()) };
         let server = Arc::clone(self);
         let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
@@ -103,13 +104,13 @@ where
     }
 
     /// Sets the socket's options, unless the listener has passed them on.
-    fn prepare(&self, stream: &TcpStream) -> io::Result<()> {
+    fn prepare(&self, stream: &Stream) -> io::Result<()> {
         if self.is_prepared { Ok(()) } else { socket::set_options(stream) }
     }
 
     /// Admits a client that has just connected. `None` if it was refused without a word, or is a probe of our own.
     #[inline(never)]
-    fn admit(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
+    fn admit(self: &Arc<Self>, stream: Stream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
         if self.probes.is_one(peer) {
             return None;
         }
@@ -158,7 +159,7 @@ where
     #[inline(never)]
     fn conclude_handshake(
         &mut self,
-        stream: &Arc<TcpStream>,
+        stream: &Arc<Stream>,
         remote: Remote,
         outcome: Outcome,
     ) -> Option<Box<Connection>> {
@@ -241,13 +242,7 @@ where
     }
 
     #[inline(never)]
-    fn shared(
-        &self,
-        id: ConnectionId,
-        stream: &Arc<TcpStream>,
-        request: &Request,
-        takes_broadcasts: bool,
-    ) -> Arc<Shared> {
+    fn shared(&self, id: ConnectionId, stream: &Arc<Stream>, request: &Request, takes_broadcasts: bool) -> Arc<Shared> {
         let settings = &self.server.settings;
         Arc::new(Shared::new(NewConnection {
             role: Role::Server,

@@ -6,7 +6,7 @@
 //! Few threads may be idle, and each only for a moment. A thread whose stack may be deep does not wait at all: what a
 //! stack was once used for stays resident, and the next client may stay for days.
 
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::thread::{self, Thread};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use crate::server::accept_loop::is_transient;
 use crate::server::listener::Listener;
 use crate::supervisor::handle::SupervisorHandle;
+use crate::transport::stream::Stream;
 
 /// How long a thread is idle before it ends.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
@@ -53,14 +54,14 @@ impl IdleThreads {
     pub(super) fn accept<T>(
         &self,
         supervisor: &SupervisorHandle,
-        admit: impl FnOnce(TcpStream, SocketAddr) -> T,
+        admit: impl FnOnce(Stream, SocketAddr) -> T,
     ) -> Option<T> {
         let listener = self.listener.upgrade().filter(|listener| listener.is_prepared && has_shallow_stack())?;
         // Held until the client is admitted: the server does not end before.
         let _place = self.take_place()?;
         // Checked after the place is taken: the end waits for those who have one.
         while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
-            match listener.socket.accept() {
+            match listener.accept() {
                 Ok(_) if supervisor.is_ending() => break,
                 Ok((stream, peer)) => return Some(admit(stream, peer)),
                 Err(error) if is_transient(&error) => {}
@@ -153,6 +154,7 @@ fn has_shallow_stack() -> bool {
 
 #[cfg(all(test, any(target_os = "linux", target_os = "android")))]
 mod tests {
+    use std::net::TcpStream;
     use std::sync::Arc;
 
     use crossbeam_channel as channel;

@@ -9,6 +9,7 @@ use socket2::SockRef;
 use crate::logging::Log;
 use crate::server::idle_threads;
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -46,6 +47,12 @@ impl Listener {
         socket.set_nonblocking(false)?;
         let address = socket.local_addr()?;
         Ok(Self { socket, address, is_ours, is_prepared: false })
+    }
+
+    /// Waits for the next client.
+    pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        let (stream, peer) = self.socket.accept()?;
+        Ok((stream.into(), peer))
     }
 
     /// Makes a blocked `accept` return.

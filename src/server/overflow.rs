@@ -87,7 +87,7 @@ mod tests {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             {
                 let (stream, peer) = listener.accept().unwrap();
-                (Arc::new(PendingHandshake::new(number as u64, peer, stream)), client)
+                (Arc::new(PendingHandshake::new(number as u64, peer, stream.into())), client)
             }
         });
         pairs.unzip()

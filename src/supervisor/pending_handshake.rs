@@ -2,13 +2,14 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 use crate::http::request::Request;
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 /// A client that has connected and is not admitted yet.
 #[derive(Debug)]
@@ -16,7 +17,7 @@ pub(crate) struct PendingHandshake {
     /// Counts all clients that connect, from 1. A connection's number counts only those that are admitted.
     pub(crate) number: u64,
     pub(crate) peer: SocketAddr,
-    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) stream: Arc<Stream>,
     /// Whether its admission was decided, either way.
     is_decided: AtomicBool,
     connected_at: Instant,
@@ -27,7 +28,7 @@ pub(crate) struct PendingHandshake {
 }
 
 impl PendingHandshake {
-    pub(crate) fn new(number: u64, peer: SocketAddr, stream: TcpStream) -> Self {
+    pub(crate) fn new(number: u64, peer: SocketAddr, stream: Stream) -> Self {
         Self {
             number,
             peer,

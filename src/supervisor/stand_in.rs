@@ -10,7 +10,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -19,6 +18,7 @@ use crossbeam_channel as channel;
 
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
+use crate::transport::stream::Stream;
 
 mod wait;
 use wait::{Sleep, Waker};
@@ -130,7 +130,7 @@ struct Watched {
 /// The socket of a connection that the stand-in drives.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    pub(crate) stream: Arc<TcpStream>,
+    pub(crate) stream: Arc<Stream>,
     /// Whether the stand-in would read what arrives. If not, only a failure of the socket matters.
     pub(crate) reads: bool,
 }

@@ -22,7 +22,7 @@ fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shar
         role: Role::Server,
         identity: Identity { id, remote: address.into() },
         target: "/".into(),
-        stream: Arc::new(stream),
+        stream: Arc::new(stream.into()),
         settings: Arc::default(),
         takes_broadcasts: true,
         supervisor: Arc::clone(supervisor),

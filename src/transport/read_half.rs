@@ -15,7 +15,7 @@
 //! If processors are idle, such a read tries again for a moment before it sleeps (busy polling).
 
 use std::io;
-use std::net::{Shutdown, TcpStream};
+use std::net::Shutdown;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::decoder::Decoder;
 use crate::transport::busy_polling::BusyPolling;
 use crate::transport::socket;
+use crate::transport::stream::Stream;
 
 /// What a read gave.
 #[derive(Debug)]
@@ -42,7 +43,7 @@ pub(crate) enum ReadOutcome {
 /// The read half.
 #[derive(Debug)]
 pub(crate) struct ReadHalf {
-    stream: Arc<TcpStream>,
+    stream: Arc<Stream>,
     pub(crate) decoder: Decoder,
     /// Short waits in a row, counted until they make the connection active.
     short_waits: u8,
@@ -63,11 +64,11 @@ impl ReadHalf {
     const SHORT_WAITS_UNTIL_ACTIVE: u8 = 4;
 
     /// `busy_poll`: the longest that a read may poll before it sleeps.
-    pub(crate) fn new(stream: Arc<TcpStream>, decoder: Decoder, busy_poll: Duration) -> Self {
+    pub(crate) fn new(stream: Arc<Stream>, decoder: Decoder, busy_poll: Duration) -> Self {
         Self { stream, decoder, short_waits: 0, active: None, busy_poll, has_timeout: false }
     }
 
-    pub(crate) fn stream(&self) -> &Arc<TcpStream> {
+    pub(crate) fn stream(&self) -> &Arc<Stream> {
         &self.stream
     }
 
@@ -142,16 +143,16 @@ impl ReadHalf {
     /// What the end of the stream means. The kernel reports a reset only once, and another thread's write may have got
     /// the report. But after a reset the socket has no peer any more, and after an orderly end it still has.
     pub(crate) fn end_reason(&self) -> CloseReason {
-        match self.stream.peer_addr() {
-            Ok(_) => CloseReason::Disconnected,
-            Err(_) => CloseReason::io(&io::ErrorKind::ConnectionReset.into()),
+        match self.stream.has_peer() {
+            true => CloseReason::Disconnected,
+            false => CloseReason::io(&io::ErrorKind::ConnectionReset.into()),
         }
     }
 
     /// Why the socket has failed, if it has. For callers that do not read.
     pub(crate) fn failure(&self) -> Option<CloseReason> {
         let error = self.stream.take_error().ok().flatten().map(|error| CloseReason::io(&error));
-        error.or_else(|| self.stream.peer_addr().err().map(|_| self.end_reason()))
+        error.or_else(|| (!self.stream.has_peer()).then(|| self.end_reason()))
     }
 
     /// Reads and discards until the end of the stream, an error or the deadline.
@@ -180,7 +181,7 @@ fn outcome(read: io::Result<(usize, bool)>) -> io::Result<ReadOutcome> {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::protocol::frame::Role;
@@ -189,7 +190,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().unwrap();
-        (ReadHalf::new(Arc::new(stream), Decoder::new(Role::Server, &[], 256, 1000), Duration::ZERO), peer)
+        (ReadHalf::new(Arc::new(stream.into()), Decoder::new(Role::Server, &[], 256, 1000), Duration::ZERO), peer)
     }
 
     #[test]
@@ -198,7 +199,7 @@ mod tests {
         assert!(matches!(read_half.read_now().unwrap(), ReadOutcome::Nothing));
         assert_eq!(socket::unread_bytes(read_half.stream()), 0);
         peer.write_all(b"12345").unwrap();
-        read_half.stream().peek(&mut [0]).unwrap();
+        socket::wait_readable(read_half.stream(), None).unwrap();
         assert_eq!(socket::unread_bytes(read_half.stream()), 5);
         assert!(matches!(read_half.read_now().unwrap(), ReadOutcome::Bytes { count: 5, is_drained: true }));
         assert!(matches!(read_half.read_now().unwrap(), ReadOutcome::Nothing));

@@ -1,4 +1,4 @@
-//! The TCP socket: its options, and writes that do not block.
+//! What is done with a connected socket: its options, and reads and writes that do not block or keep a deadline.
 //!
 //! On Linux and macOS a single call can be non-blocking (`MSG_DONTWAIT`). Windows can only make the whole socket
 //! non-blocking, reads included. There `send_now` takes nothing, so every frame goes through the drainer. The
@@ -7,7 +7,9 @@
 #[cfg(not(unix))]
 use std::io::Write;
 use std::io::{self, IoSlice, Read};
-use std::net::{Shutdown, TcpListener, TcpStream};
+#[cfg(not(unix))]
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, TcpListener};
 #[cfg(unix)]
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -17,9 +19,10 @@ use rustix::net::{SendAncillaryBuffer, SendFlags};
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::transport::busy_polling::Polled;
+use crate::transport::stream::Stream;
 use crate::transport::write_half::Socket;
 
-impl Socket for TcpStream {
+impl Socket for Stream {
     #[cfg(unix)]
     #[inline(always)]
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
@@ -61,9 +64,9 @@ impl Socket for TcpStream {
 
     #[cfg(not(unix))]
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        let mut stream = self;
-        self.set_write_timeout(Some(DRAINER_WAIT))?;
-        stream.write_vectored(slices)
+        let mut socket = self.socket();
+        socket.set_write_timeout(Some(DRAINER_WAIT))?;
+        socket.write_vectored(slices)
     }
 
     fn shut_down(&self) {
@@ -100,8 +103,8 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 
 /// Sets the options of every connection: small frames leave at once (no Nagle), the socket blocks (on some systems it
 /// inherits the listener's mode), no write raises SIGPIPE, and the send buffer holds few unsent bytes.
-pub(crate) fn set_options(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nonblocking(false)?;
+pub(crate) fn set_options(stream: &Stream) -> io::Result<()> {
+    stream.socket().set_nonblocking(false)?;
     set_tcp_options(SockRef::from(stream))
 }
 
@@ -132,7 +135,7 @@ fn set_tcp_options(socket: SockRef<'_>) -> io::Result<()> {
 /// Whether the send buffer of the system still holds unsent bytes that were written before the last `newest` bytes,
 /// because the peer has no room for them. `false` on systems that cannot tell.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn has_unsent_before_last(stream: &TcpStream, newest: u64) -> bool {
+pub(crate) fn has_unsent_before_last(stream: &Stream, newest: u64) -> bool {
     use rustix::event::PollFlags;
     let socket = SockRef::from(stream);
     // A socket is writable if it has fewer unsent bytes than half of the mark (net/ipv4/tcp.c,
@@ -148,26 +151,26 @@ pub(crate) fn has_unsent_before_last(stream: &TcpStream, newest: u64) -> bool {
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn has_unsent_before_last(_: &TcpStream, _: u64) -> bool {
+pub(crate) fn has_unsent_before_last(_: &Stream, _: u64) -> bool {
     false
 }
 
 /// How many bytes have arrived and were not read.
 #[cfg(unix)]
-pub(crate) fn unread_bytes(stream: &TcpStream) -> u64 {
+pub(crate) fn unread_bytes(stream: &Stream) -> u64 {
     // It does not fail for an open socket.
     rustix::io::ioctl_fionread(stream).unwrap_or(0)
 }
 
 /// 1 if bytes have arrived and were not read, else 0: this system does not tell how many there are.
 #[cfg(not(unix))]
-pub(crate) fn unread_bytes(stream: &TcpStream) -> u64 {
+pub(crate) fn unread_bytes(stream: &Stream) -> u64 {
     wait_readable(stream, Some(Duration::ZERO)).unwrap_or(false).into()
 }
 
 /// Turns TCP keepalive on (RFC 9293 section 3.8.4), for a peer that we do not read from for now. The system then probes
 /// the peer's host and reports it gone after `limit`.
-pub(crate) fn start_keepalive(stream: &TcpStream, limit: Duration) -> io::Result<()> {
+pub(crate) fn start_keepalive(stream: &Stream, limit: Duration) -> io::Result<()> {
     const PROBES: u32 = 4;
     let probe = (limit / (PROBES + 1)).clamp(Duration::from_secs(1), Duration::from_secs(30_000));
     let keepalive = TcpKeepalive::new().with_time(probe).with_interval(probe);
@@ -177,13 +180,13 @@ pub(crate) fn start_keepalive(stream: &TcpStream, limit: Duration) -> io::Result
 }
 
 /// Turns TCP keepalive off: we read again, so the heartbeat judges the peer.
-pub(crate) fn stop_keepalive(stream: &TcpStream) {
+pub(crate) fn stop_keepalive(stream: &Stream) {
     // If it fails, the system sends needless probes.
     let _ = SockRef::from(stream).set_keepalive(false);
 }
 
 /// Shuts down both directions to a dead peer, and limits how long the system keeps trying to deliver unsent data.
-pub(crate) fn abandon(stream: &TcpStream) {
+pub(crate) fn abandon(stream: &Stream) {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     {
         // Long enough for a peer whose line comes back to get our Close frame, and to reconnect.
@@ -195,16 +198,16 @@ pub(crate) fn abandon(stream: &TcpStream) {
 }
 
 /// Shuts down both directions. A thread that is blocked in a read or a write of the socket returns at once.
-pub(crate) fn shut_down(stream: &TcpStream) {
+pub(crate) fn shut_down(stream: &Stream) {
     // It fails only if the connection has ended already.
     let _ = stream.shutdown(Shutdown::Both);
 }
 
 /// Reads and discards until the end of the stream, an error or the deadline, and calls `on_bytes` after each read that
 /// gave any. Closing a socket with unread bytes resets the connection, and the peer may lose what we sent last.
-pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant, mut on_bytes: impl FnMut()) {
+pub(crate) fn discard_to_end(stream: &Stream, deadline: Instant, mut on_bytes: impl FnMut()) {
     let mut scratch = [0; 2048];
-    let mut reader = stream;
+    let mut reader = stream.socket();
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() || stream.set_read_timeout(Some(remaining)).is_err() {
@@ -221,7 +224,7 @@ pub(crate) fn discard_to_end(stream: &TcpStream, deadline: Instant, mut on_bytes
 
 /// Reads once before the deadline. `None` if the deadline passes first.
 #[cfg(unix)]
-pub(crate) fn read_before(stream: &TcpStream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+pub(crate) fn read_before(stream: &Stream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
     use rustix::net::{RecvFlags, recv};
     before(stream, deadline, rustix::event::PollFlags::IN, || {
         recv(stream, &mut *space, RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(Into::into)
@@ -232,7 +235,7 @@ pub(crate) fn read_before(stream: &TcpStream, space: &mut [u8], deadline: Instan
 /// is no try at all: what came before may have taken too long.
 #[cfg(unix)]
 fn before<T>(
-    stream: &TcpStream,
+    stream: &Stream,
     deadline: Instant,
     events: rustix::event::PollFlags,
     mut attempt: impl FnMut() -> io::Result<T>,
@@ -251,14 +254,14 @@ fn before<T>(
 }
 
 #[cfg(not(unix))]
-pub(crate) fn read_before(mut stream: &TcpStream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+pub(crate) fn read_before(stream: &Stream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
             return Ok(None);
         }
         stream.set_read_timeout(Some(remaining))?;
-        match stream.read(space) {
+        match stream.socket().read(space) {
             Ok(count) => return Ok(Some(count)),
             Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
             Err(error) => return Err(error),
@@ -268,7 +271,7 @@ pub(crate) fn read_before(mut stream: &TcpStream, space: &mut [u8], deadline: In
 
 /// Reads once and appends to the buffer, up to its capacity.
 #[cfg(unix)]
-pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+pub(crate) fn read(stream: &Stream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     Ok(rustix::io::read(stream, rustix::buffer::spare_capacity(buffer))?)
 }
 
@@ -276,7 +279,7 @@ pub(crate) fn read(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize
 #[cfg(unix)]
 #[inline(never)]
 pub(crate) fn read_busy_polling(
-    stream: &TcpStream,
+    stream: &Stream,
     buffer: &mut Vec<u8>,
     time: Duration,
     polled: &mut Polled,
@@ -298,24 +301,24 @@ pub(crate) fn read_busy_polling(
 
 /// Like [`read`], but never blocks: `WouldBlock` if nothing is there.
 #[cfg(unix)]
-pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+pub(crate) fn read_now(stream: &Stream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     use rustix::net::{RecvFlags, recv};
     Ok(recv(stream, rustix::buffer::spare_capacity(buffer), RecvFlags::DONTWAIT)?.0)
 }
 
 /// This system can only make the whole socket non-blocking. A drainer that writes at this moment tries again.
 #[cfg(not(unix))]
-pub(crate) fn read_now(stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
-    stream.set_nonblocking(true)?;
+pub(crate) fn read_now(stream: &Stream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    stream.socket().set_nonblocking(true)?;
     let read = read(stream, buffer);
-    stream.set_nonblocking(false)?;
+    stream.socket().set_nonblocking(false)?;
     read
 }
 
 /// This system has no non-blocking read to poll with.
 #[cfg(not(unix))]
 pub(crate) fn read_busy_polling(
-    stream: &TcpStream,
+    stream: &Stream,
     buffer: &mut Vec<u8>,
     _: Duration,
     _: &mut Polled,
@@ -324,10 +327,10 @@ pub(crate) fn read_busy_polling(
 }
 
 #[cfg(not(unix))]
-pub(crate) fn read(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<usize> {
+pub(crate) fn read(stream: &Stream, buffer: &mut Vec<u8>) -> io::Result<usize> {
     let len = buffer.len();
     buffer.resize(buffer.capacity(), 0);
-    let read = stream.read(&mut buffer[len..]);
+    let read = stream.socket().read(&mut buffer[len..]);
     buffer.truncate(len + *read.as_ref().unwrap_or(&0));
     read
 }
@@ -335,7 +338,7 @@ pub(crate) fn read(mut stream: &TcpStream, buffer: &mut Vec<u8>) -> io::Result<u
 /// Waits until there is data to read, the end of the stream or an error, or until `wait` is over; `None` waits for
 /// ever. It may return `false` early.
 #[cfg(unix)]
-pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::Result<bool> {
+pub(crate) fn wait_readable(stream: &Stream, wait: Option<Duration>) -> io::Result<bool> {
     poll_for(stream, rustix::event::PollFlags::IN, wait)
 }
 
@@ -370,10 +373,10 @@ pub(crate) fn pause_briefly(wait: Option<Duration>) {
 
 /// The same by a peek under a read timeout. The socket's own timeout is restored afterwards.
 #[cfg(not(unix))]
-pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::Result<bool> {
-    let before = stream.read_timeout()?;
+pub(crate) fn wait_readable(stream: &Stream, wait: Option<Duration>) -> io::Result<bool> {
+    let before = stream.socket().read_timeout()?;
     stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_micros(1))))?;
-    let looked = stream.peek(&mut [0]);
+    let looked = stream.socket().peek(&mut [MaybeUninit::uninit()]);
     stream.set_read_timeout(before)?;
     match looked {
         Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => Ok(false),
@@ -384,7 +387,7 @@ pub(crate) fn wait_readable(stream: &TcpStream, wait: Option<Duration>) -> io::R
 
 /// `write_all` under one deadline for the whole.
 #[cfg(unix)]
-pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub(crate) fn write_before(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         let send = || Ok(rustix::net::send(stream, bytes, SEND_FLAGS)?);
         match before(stream, deadline, rustix::event::PollFlags::OUT, send)? {
@@ -396,14 +399,14 @@ pub(crate) fn write_before(stream: &TcpStream, mut bytes: &[u8], deadline: Insta
 }
 
 #[cfg(not(unix))]
-pub(crate) fn write_before(mut stream: &TcpStream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub(crate) fn write_before(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        stream.set_write_timeout(Some(remaining))?;
-        match stream.write(bytes) {
+        stream.socket().set_write_timeout(Some(remaining))?;
+        match stream.socket().write(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}
             Err(error) => return Err(error),
