@@ -98,7 +98,7 @@ impl Shared {
     pub(crate) fn end_in_order(&self) {
         self.end(CloseReason::Disconnected, |stream| {
             // This fails only if the connection has ended already.
-            let _ = stream.shutdown(Shutdown::Write);
+            let _ = stream.end_writing();
         });
     }
 

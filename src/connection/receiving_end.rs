@@ -95,9 +95,10 @@ impl ReceivingEnd {
         text_heartbeat: bool,
     ) -> Box<Self> {
         let (settings, now) = (&shared.settings, shared.stats.opened);
+        let tail = stream.tail(tail);
         shared.stats.count_bytes_in(tail.len());
         shared.stats.begin_heartbeat(policy.misses_allowed());
-        let decoder = Decoder::new(role, tail, settings.read_buffer_size, settings.max_message_size);
+        let decoder = Decoder::new(role, &tail, settings.read_buffer_size, settings.max_message_size);
         let mut ahead_share = shared.share();
         ahead_share.set_counted(true);
         Box::new(Self {

@@ -7,7 +7,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Shutdown};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -316,7 +316,7 @@ impl Handshake<'_> {
         // A request that came too late still gets its response, although no time is left.
         let deadline = self.deadline.max(Instant::now() + LINGER);
         socket::write_before(&self.pending.stream, &bytes, deadline)?;
-        self.pending.stream.shutdown(Shutdown::Write)?;
+        self.pending.stream.end_writing()?;
         Ok(status)
     }
 }

@@ -22,13 +22,14 @@ use std::time::{Duration, Instant};
 use crate::protocol::close::CloseReason;
 use crate::protocol::decoder::Decoder;
 use crate::transport::busy_polling::BusyPolling;
+use crate::transport::secured::Arrived;
 use crate::transport::socket;
 use crate::transport::stream::Stream;
 
 /// What a read gave.
 #[derive(Debug)]
 pub(crate) enum ReadOutcome {
-    /// The decoder has so many more bytes.
+    /// So many bytes were read. The decoder has what is in them.
     Bytes {
         count: usize,
         /// Whether the read emptied the socket.
@@ -45,6 +46,8 @@ pub(crate) enum ReadOutcome {
 pub(crate) struct ReadHalf {
     stream: Arc<Stream>,
     pub(crate) decoder: Decoder,
+    /// The records of TLS that are not whole yet, if the stream is secured.
+    arrived: Option<Box<Arrived>>,
     /// Short waits in a row, counted until they make the connection active.
     short_waits: u8,
     /// Set while the connection is active. Boxed, so that an idle one does not pay for it.
@@ -65,7 +68,8 @@ impl ReadHalf {
 
     /// `busy_poll`: the longest that a read may poll before it sleeps.
     pub(crate) fn new(stream: Arc<Stream>, decoder: Decoder, busy_poll: Duration) -> Self {
-        Self { stream, decoder, short_waits: 0, active: None, busy_poll, has_timeout: false }
+        let arrived = stream.secured().map(|_| Box::default());
+        Self { stream, decoder, arrived, short_waits: 0, active: None, busy_poll, has_timeout: false }
     }
 
     pub(crate) fn stream(&self) -> &Arc<Stream> {
@@ -81,25 +85,24 @@ impl ReadHalf {
     pub(crate) fn release_idle_buffer(&mut self) {
         if self.active.is_none() {
             self.decoder.release();
+            if let Some(arrived) = &mut self.arrived {
+                arrived.release();
+            }
         }
     }
 
     /// Reads what is there, without blocking.
     pub(crate) fn read_now(&mut self) -> io::Result<ReadOutcome> {
-        let stream = &self.stream;
-        let read = self.decoder.fill(|buffer| socket::read_now(stream, buffer));
-        outcome(read)
+        outcome(fill(&self.stream, &mut self.decoder, &mut self.arrived, socket::read_now))
     }
 
     /// Reads once and blocks for [`READ_TIMEOUT`](Self::READ_TIMEOUT) at most.
     pub(crate) fn read_blocking(&mut self) -> io::Result<ReadOutcome> {
-        let stream = &self.stream;
         let polling = self.active.as_mut().and_then(|polling| polling.begin());
-        let read = self.decoder.fill(|buffer| match polling {
+        outcome(fill(&self.stream, &mut self.decoder, &mut self.arrived, |stream, buffer| match polling {
             None => socket::read(stream, buffer),
             Some((time, polled)) => socket::read_busy_polling(stream, buffer, time, polled),
-        });
-        outcome(read)
+        }))
     }
 
     /// Waits until the deadline for a read that gives something. Unlike the wait of a quiet connection, this one holds
@@ -163,6 +166,22 @@ impl ReadHalf {
     pub(crate) fn shut_down(&self, how: Shutdown) {
         // It fails only if the connection has ended already.
         let _ = self.stream.shutdown(how);
+    }
+}
+
+/// Reads once, and gives the decoder what is in the bytes.
+#[inline(always)]
+fn fill(
+    stream: &Stream,
+    decoder: &mut Decoder,
+    arrived: &mut Option<Box<Arrived>>,
+    read: impl FnOnce(&Stream, &mut Vec<u8>) -> io::Result<usize>,
+) -> io::Result<(usize, bool)> {
+    match arrived.as_mut().zip(stream.secured()) {
+        None => decoder.fill(|buffer| read(stream, buffer)),
+        Some((arrived, secured)) => {
+            arrived.read(stream, secured, |buffer| read(stream, buffer), |open| decoder.fill(|buffer| open(buffer)))
+        }
     }
 }
 

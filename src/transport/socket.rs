@@ -20,41 +20,20 @@ use socket2::{SockRef, TcpKeepalive};
 
 use crate::transport::busy_polling::Polled;
 use crate::transport::stream::Stream;
-use crate::transport::write_half::Socket;
+use crate::transport::write_half::{Socket, Taken};
 
 impl Socket for Stream {
-    #[cfg(unix)]
     #[inline(always)]
-    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        /// Up to this size, copying is cheaper than a gathering write. The copy lies on the stack of every thread that
-        /// sends a Ping, so it is short.
-        const MAX_COPIED: usize = 128;
-
-        if let [header, payload] = slices
-            && header.is_empty()
-        {
-            return Ok(rustix::net::send(self, payload, SEND_FLAGS)?);
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
+        match self.secured() {
+            None => send_raw(self, slices).map(Taken::from),
+            Some(secured) => secured.send(slices, |bytes| write_now(self, bytes)),
         }
-        if let [header, payload] = slices
-            && header.len() + payload.len() <= MAX_COPIED
-        {
-            let mut frame = [0; MAX_COPIED];
-            let len = header.len() + payload.len();
-            frame[..header.len()].copy_from_slice(header);
-            frame[header.len()..len].copy_from_slice(payload);
-            return Ok(rustix::net::send(self, &frame[..len], SEND_FLAGS)?);
-        }
-        Ok(rustix::net::sendmsg(self, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS)?)
-    }
-
-    #[cfg(not(unix))]
-    fn send_now(&self, _: &[IoSlice<'_>]) -> io::Result<usize> {
-        Ok(0)
     }
 
     /// Writes what fits as soon as there is room, so that the heartbeat sees every step of the peer's progress.
     #[cfg(unix)]
-    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
         if poll_for(self, rustix::event::PollFlags::OUT, Some(DRAINER_WAIT))? {
             self.send_now(slices)
         } else {
@@ -63,15 +42,66 @@ impl Socket for Stream {
     }
 
     #[cfg(not(unix))]
-    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
         let mut socket = self.socket();
         socket.set_write_timeout(Some(DRAINER_WAIT))?;
-        socket.write_vectored(slices)
+        match self.secured() {
+            None => socket.write_vectored(slices).map(Taken::from),
+            // One write at a time, so that its progress is seen.
+            Some(secured) => {
+                let mut has_written = false;
+                secured.send(slices, |bytes| {
+                    if std::mem::replace(&mut has_written, true) { Ok(0) } else { socket.write(bytes) }
+                })
+            }
+        }
     }
 
     fn shut_down(&self) {
         shut_down(self);
     }
+}
+
+/// Writes what the socket takes without blocking.
+#[cfg(unix)]
+#[inline(always)]
+fn send_raw(stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    /// Up to this size, copying is cheaper than a gathering write. The copy lies on the stack of every thread that
+    /// sends a Ping, so it is short.
+    const MAX_COPIED: usize = 128;
+
+    if let [header, payload] = slices
+        && header.is_empty()
+    {
+        return write_now(stream, payload);
+    }
+    if let [header, payload] = slices
+        && header.len() + payload.len() <= MAX_COPIED
+    {
+        let mut frame = [0; MAX_COPIED];
+        let len = header.len() + payload.len();
+        frame[..header.len()].copy_from_slice(header);
+        frame[header.len()..len].copy_from_slice(payload);
+        return write_now(stream, &frame[..len]);
+    }
+    Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS)?)
+}
+
+#[cfg(not(unix))]
+fn send_raw(_: &Stream, _: &[IoSlice<'_>]) -> io::Result<usize> {
+    Ok(0)
+}
+
+/// Writes what the socket takes of these bytes without blocking, without any layer between.
+#[cfg(unix)]
+#[inline(always)]
+pub(super) fn write_now(stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(stream, bytes, SEND_FLAGS)?)
+}
+
+#[cfg(not(unix))]
+pub(super) fn write_now(_: &Stream, _: &[u8]) -> io::Result<usize> {
+    Ok(0)
 }
 
 /// A send with these flags neither blocks nor raises SIGPIPE. SIGPIPE would end a process that does not ignore it: Rust
@@ -223,8 +253,16 @@ pub(crate) fn discard_to_end(stream: &Stream, deadline: Instant, mut on_bytes: i
 }
 
 /// Reads once before the deadline. `None` if the deadline passes first.
-#[cfg(unix)]
 pub(crate) fn read_before(stream: &Stream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+    match stream.secured() {
+        None => read_raw_before(stream, space, deadline),
+        Some(secured) => secured.read_before(stream, space, deadline),
+    }
+}
+
+/// The same without any layer between.
+#[cfg(unix)]
+pub(crate) fn read_raw_before(stream: &Stream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
     use rustix::net::{RecvFlags, recv};
     before(stream, deadline, rustix::event::PollFlags::IN, || {
         recv(stream, &mut *space, RecvFlags::DONTWAIT).map(|(count, _)| count).map_err(Into::into)
@@ -254,7 +292,7 @@ fn before<T>(
 }
 
 #[cfg(not(unix))]
-pub(crate) fn read_before(stream: &Stream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
+pub(crate) fn read_raw_before(stream: &Stream, space: &mut [u8], deadline: Instant) -> io::Result<Option<usize>> {
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {
@@ -386,11 +424,18 @@ pub(crate) fn wait_readable(stream: &Stream, wait: Option<Duration>) -> io::Resu
 }
 
 /// `write_all` under one deadline for the whole.
+pub(crate) fn write_before(stream: &Stream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
+    match stream.secured() {
+        None => write_raw_before(stream, bytes, deadline),
+        Some(secured) => secured.write_before(stream, bytes, deadline),
+    }
+}
+
+/// The same without any layer between.
 #[cfg(unix)]
-pub(crate) fn write_before(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub(crate) fn write_raw_before(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
-        let send = || Ok(rustix::net::send(stream, bytes, SEND_FLAGS)?);
-        match before(stream, deadline, rustix::event::PollFlags::OUT, send)? {
+        match before(stream, deadline, rustix::event::PollFlags::OUT, || write_now(stream, bytes))? {
             Some(count) => bytes = &bytes[count..],
             None => return Err(io::ErrorKind::TimedOut.into()),
         }
@@ -399,7 +444,7 @@ pub(crate) fn write_before(stream: &Stream, mut bytes: &[u8], deadline: Instant)
 }
 
 #[cfg(not(unix))]
-pub(crate) fn write_before(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
+pub(crate) fn write_raw_before(stream: &Stream, mut bytes: &[u8], deadline: Instant) -> io::Result<()> {
     while !bytes.is_empty() {
         let remaining = deadline.saturating_duration_since(Instant::now());
         if remaining.is_zero() {

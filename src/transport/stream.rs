@@ -1,22 +1,58 @@
 //! A connected socket, which the two halves of a connection share.
 
+use std::borrow::Cow;
 use std::io;
 use std::net::{Shutdown, TcpStream};
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
 #[cfg(windows)]
 use std::os::windows::io::{AsSocket, BorrowedSocket};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use socket2::Socket;
+
+use crate::transport::secured::Secured;
 
 /// A connected socket. Reads and writes are functions of [`socket`](crate::transport::socket).
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Socket,
+    /// The layer of TLS, once its handshake is complete. Boxed, so that a connection without does not pay for it.
+    secured: OnceLock<Box<Secured>>,
 }
 
 impl Stream {
+    /// Puts the layer of TLS between the connection and its socket, from now on.
+    #[cfg_attr(not(any(feature = "tls", test)), expect(dead_code, reason = "nothing else secures a connection"))]
+    pub(crate) fn secure(&self, secured: Secured) {
+        // A second layer would be a mistake of ours, and would change nothing.
+        let _ = self.secured.set(Box::new(secured));
+    }
+
+    /// The layer of TLS, if there is one.
+    #[inline(always)]
+    pub(crate) fn secured(&self) -> Option<&Secured> {
+        self.secured.get().map(|secured| &**secured)
+    }
+
+    /// What has arrived after the opening handshake: the bytes that were read together with its end, and those that were
+    /// opened together with it.
+    pub(crate) fn tail<'a>(&self, read: &'a [u8]) -> Cow<'a, [u8]> {
+        match self.secured() {
+            None => read.into(),
+            Some(secured) => [read, &secured.take_early_rest()].concat().into(),
+        }
+    }
+
+    /// Ends our side in an orderly way: nothing follows what was written.
+    pub(crate) fn end_writing(&self) -> io::Result<()> {
+        if let Some(secured) = self.secured() {
+            secured.end(self);
+        }
+        self.shutdown(Shutdown::Write)
+    }
+
     /// Shuts down one direction or both.
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.socket.shutdown(how)
@@ -45,7 +81,7 @@ impl Stream {
 
 impl From<Socket> for Stream {
     fn from(socket: Socket) -> Self {
-        Self { socket }
+        Self { socket, secured: OnceLock::new() }
     }
 }
 

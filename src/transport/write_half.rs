@@ -57,11 +57,31 @@ pub(crate) trait Owner: Send + Sync + Sized + 'static {
 /// The socket, as far as the write half needs it.
 pub(crate) trait Socket: Send + Sync {
     /// Writes what the socket takes without blocking. `WouldBlock` if that is nothing.
-    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
-    /// Blocks until the socket takes some bytes, and returns their number. `WouldBlock` if it took none for a while.
-    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken>;
+    /// Blocks until the socket takes some bytes. `WouldBlock` if it took none for a while.
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken>;
     /// Shuts the socket down both ways. Threads that are blocked in a read or a write return.
     fn shut_down(&self);
+}
+
+/// What a socket has taken in one call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Taken {
+    /// Bytes of the frames. Where frames are sealed in records, bytes count once their whole record is taken.
+    pub(crate) frames: usize,
+    /// Bytes on the wire.
+    pub(crate) wire: usize,
+    /// How many more bytes a short frame is on the wire than by itself.
+    pub(crate) overhead: usize,
+    /// Whether the next frame has begun to leave, although none of its bytes counts yet: it has to come first.
+    pub(crate) is_pinned: bool,
+}
+
+/// What a socket has taken that writes frames as they are.
+impl From<usize> for Taken {
+    fn from(bytes: usize) -> Self {
+        Self { frames: bytes, wire: bytes, overhead: 0, is_pinned: false }
+    }
 }
 
 /// The outcome of a frame that was accepted.
@@ -95,7 +115,7 @@ pub(crate) enum Wait {
 pub(crate) struct Figures {
     /// Messages accepted.
     pub(crate) messages: u64,
-    /// Bytes taken by the socket.
+    /// Bytes taken by the socket, as they are on the wire.
     pub(crate) bytes: u64,
     /// Bytes that wait.
     pub(crate) queued: usize,
@@ -115,7 +135,7 @@ pub(crate) struct Uptake {
     pub(crate) blocked_since: Option<Instant>,
     /// When the socket last took a whole Ping, and how many bytes it had taken before that Ping.
     pub(crate) ping_left: Option<(Instant, u64)>,
-    /// Bytes that the socket has taken.
+    /// Bytes that the socket has taken, as they are on the wire.
     pub(crate) bytes: u64,
 }
 

@@ -74,8 +74,8 @@ impl<O: Owner> WriteHalf<O> {
                 socket
             };
             // Write without the lock, however long the socket takes. Ending the wait is the heartbeat's task.
-            let count = match socket.send_patiently(batch.slices(&mut Batch::room())) {
-                Ok(count) => count,
+            let taken = match socket.send_patiently(batch.slices(&mut Batch::room())) {
+                Ok(taken) => taken,
                 Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {
                     has_progress = false;
                     continue;
@@ -86,7 +86,7 @@ impl<O: Owner> WriteHalf<O> {
             // Record the progress, and wake the threads that wait for room.
             let mut state = self.lock();
             state.blocked_since = Some(Instant::now());
-            state.note_taken(&mut batch, count, &mut spent);
+            state.note_taken(&mut batch, taken, &mut spent);
             self.signal_progress(&state);
             drop(state);
             // Drop the written payloads without the lock.

@@ -91,11 +91,11 @@ impl PipeState {
 }
 
 impl Socket for Pipe {
-    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.state.lock().unwrap().take(slices)
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
+        self.state.lock().unwrap().take(slices).map(Taken::from)
     }
 
-    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
         let mut state = self.state.lock().unwrap();
         assert!(!std::mem::replace(&mut state.has_drainer, true), "a second drainer");
         // The blocking write may time out at any point.
@@ -103,7 +103,7 @@ impl Socket for Pipe {
             state = self.changed.wait(state).unwrap();
         }
         state.has_drainer = false;
-        state.take(slices)
+        state.take(slices).map(Taken::from)
     }
 
     fn shut_down(&self) {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::admission::WaitingLine;
 use super::batch::{Batch, Control};
 use super::queue::Queue;
-use super::{Figures, Socket};
+use super::{Figures, Socket, Taken};
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::CloseState;
 use crate::protocol::frame::{Frame, Kind};
@@ -32,7 +32,7 @@ pub(super) struct State<S> {
     pub(super) blocked_since: Option<Instant>,
     /// When the socket took the newest whole Ping, and how many bytes it had taken before that Ping.
     pub(super) ping_left: Option<(Instant, u64)>,
-    /// Bytes taken by the socket.
+    /// Bytes taken by the socket, as they are on the wire.
     pub(super) bytes: u64,
     /// Messages accepted.
     pub(super) messages: u64,
@@ -90,28 +90,28 @@ impl<S: Socket> State<S> {
             return self.flush(spent);
         };
         // The fast path: nothing waits, so nothing is queued.
-        let count = send_now(&**socket, &frame.rest(0))?;
-        self.bytes += count as u64;
-        if count == frame.len() {
+        let taken = send_now(&**socket, &frame.rest(0))?;
+        self.bytes += taken.wire as u64;
+        if taken.frames == frame.len() {
             match frame.kind() {
                 Kind::Close => self.close_is_written(spent),
-                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes - count as u64)),
+                Kind::Ping => self.ping_left = Some((Instant::now(), self.bytes - taken.wire as u64)),
                 Kind::Pong | Kind::TextPong | Kind::Data => {}
             }
             return Ok(Outcome::Written);
         }
-        self.fall_behind_with(frame.clone(), count);
+        self.fall_behind_with(frame.clone(), taken);
         Ok(Outcome::FellBehind)
     }
 
-    /// Keeps a frame of which a full socket has taken `written` bytes.
+    /// Keeps a frame of which a full socket has taken this part.
     #[cold]
-    fn fall_behind_with(&mut self, frame: Frame, written: usize) {
+    fn fall_behind_with(&mut self, frame: Frame, taken: Taken) {
         // Control frames may still overtake a frame of which nothing is written.
-        if written == 0 {
+        if taken.frames == 0 && !taken.is_pinned {
             self.queue.push(frame);
         } else {
-            self.queue.push_written(frame, written);
+            self.queue.push_written(frame, taken.frames);
         }
         self.fall_behind();
     }
@@ -147,9 +147,9 @@ impl<S: Socket> State<S> {
             let slices = &mut Batch::room();
             let slices = batch.slices(slices);
             let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            let count = send_now(socket, slices)?;
-            self.note_taken(batch, count, spent);
-            if count < offered {
+            let taken = send_now(socket, slices)?;
+            self.note_taken(batch, taken, spent);
+            if taken.frames < offered {
                 self.fall_behind();
                 return Ok(Outcome::FellBehind);
             }
@@ -158,14 +158,16 @@ impl<S: Socket> State<S> {
         Ok(Outcome::Written)
     }
 
-    /// Records that the socket took `count` bytes of the batch.
-    pub(super) fn note_taken(&mut self, batch: &mut Batch, count: usize, spent: &mut Vec<Frame>) {
-        self.bytes += count as u64;
-        match self.queue.note_taken(batch, count, spent) {
+    /// Records what the socket took of the batch.
+    pub(super) fn note_taken(&mut self, batch: &mut Batch, taken: Taken, spent: &mut Vec<Frame>) {
+        self.bytes += taken.wire as u64;
+        match self.queue.note_taken(batch, taken.frames, spent) {
             Some(Control::Close) => self.close_is_written(spent),
             // Frames after the Ping may have been taken with it. The Ping then counts as having waited for them as
             // well, which does no harm.
-            Some(Control::Ping { len }) => self.ping_left = Some((Instant::now(), self.bytes - len as u64)),
+            Some(Control::Ping { len }) => {
+                self.ping_left = Some((Instant::now(), self.bytes.saturating_sub((len + taken.overhead) as u64)));
+            }
             None => {}
         }
     }
@@ -206,12 +208,12 @@ impl<S: Socket> State<S> {
     }
 }
 
-/// Like [`Socket::send_now`], but returns 0 if nothing was taken, and retries after an interruption.
+/// Like [`Socket::send_now`], but it is no error if nothing was taken, and retries after an interruption.
 #[inline(always)]
-fn send_now<S: Socket>(socket: &S, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+fn send_now<S: Socket>(socket: &S, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
     loop {
         match socket.send_now(slices) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Taken::default()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }

@@ -74,11 +74,11 @@ impl FakeState {
 }
 
 impl Socket for FakeSocket {
-    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.state.lock().unwrap().take(slices)
+    fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
+        self.state.lock().unwrap().take(slices).map(Taken::from)
     }
 
-    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
         let mut state = self.state.lock().unwrap();
         let deadline = Instant::now() + PATIENCE;
         while state.room == 0 && !state.fails && Instant::now() < deadline {
@@ -88,7 +88,7 @@ impl Socket for FakeSocket {
             drop(state);
             panic!("a bug");
         }
-        state.take(slices)
+        state.take(slices).map(Taken::from)
     }
 
     fn shut_down(&self) {
