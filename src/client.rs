@@ -19,6 +19,8 @@ use crate::settings::{Settings, setters_of_both_ends};
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
+#[cfg(feature = "tls")]
+use crate::tls::ClientTls;
 
 mod attempt;
 mod backoff;
@@ -56,6 +58,9 @@ pub struct Client {
     settings: Settings,
     /// The pauses between attempts. `None`: no reconnection.
     backoff: Option<Backoff>,
+    /// For `wss://`.
+    #[cfg(feature = "tls")]
+    tls: ClientTls,
     state: Arc<ClientState>,
     receivers: crate::supervisor::handle::Receivers,
     /// Wakes the client, so that it checks whether to stop, and ends its pause.
@@ -81,6 +86,8 @@ impl Client {
             target,
             settings: Settings::default(),
             backoff: Some(Backoff::default()),
+            #[cfg(feature = "tls")]
+            tls: ClientTls::new(),
             state: Arc::new(state),
             receivers,
             woken,
@@ -98,6 +105,14 @@ impl Client {
     }
 
     setters_of_both_ends!();
+
+    /// Whom a `wss://` URL trusts, and the client's own certificate. Default: [the system's roots](ClientTls::new), and
+    /// no certificate. It changes nothing for a `ws://` URL.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: ClientTls) -> Self {
+        self.tls = tls;
+        self
+    }
 
     /// Adds a header to the opening handshake, such as `Authorization`. Default: no extra headers.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
@@ -218,7 +233,7 @@ impl Client {
     where
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
-        let Self { target, mut settings, backoff, state, receivers, woken } = self;
+        let Self { target, mut settings, backoff, state, receivers, woken, .. } = self;
         let supervisor = Arc::clone(&state.supervisor);
         settings.make_room_for(state.current().most_that_leaves());
         let checked = target.check().map_err(Error::Connect);

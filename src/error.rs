@@ -4,6 +4,8 @@ use std::error::Error as StdError;
 use std::{fmt, io};
 
 use crate::protocol::close::{CloseCode, CloseReason};
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
 
 mod connect;
 mod sending;
@@ -25,6 +27,9 @@ pub enum Error {
     Io(io::Error),
     /// A client could not connect.
     Connect(ConnectError),
+    /// TLS could not be set up: certificates or keys cannot be used.
+    #[cfg(feature = "tls")]
+    Tls(TlsError),
     /// The handler's own error. It closes the connection with 1011 and is reported as
     /// [`CloseReason::HandlerFailed`].
     Handler(Box<dyn StdError + Send + Sync>),
@@ -54,6 +59,8 @@ impl Error {
                 matches!(u16::from(*code), 1002 | 1003 | 1007..=1010)
             }
             Self::Closed(_) => false,
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => true,
             Self::InvalidCloseCode(_) | Self::Io(_) | Self::Handler(_) | Self::Internal(_) => true,
         }
     }
@@ -66,6 +73,8 @@ impl fmt::Display for Error {
             Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
             Self::Io(error) => error.fmt(f),
             Self::Connect(error) => error.fmt(f),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.fmt(f),
             Self::Handler(error) => error.fmt(f),
             Self::Internal(what) => write!(f, "internal error: {what}"),
         }
@@ -77,9 +86,18 @@ impl StdError for Error {
         match self {
             Self::Io(error) => Some(error),
             Self::Connect(error) => Some(error),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => Some(error),
             Self::Handler(error) => Some(&**error),
             Self::Closed(_) | Self::InvalidCloseCode(_) | Self::Internal(_) => None,
         }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl From<TlsError> for Error {
+    fn from(error: TlsError) -> Self {
+        Self::Tls(error)
     }
 }
 

@@ -509,6 +509,7 @@
 //! | --- | --- | --- |
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
+//! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
 //! | `cli` (default) | the program `heartwire` | both, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
 //! | `completions` (default) | `heartwire completions`, `heartwire manual` | `cli`, `clap_complete`, `clap_mangen` |
 //!
@@ -540,6 +541,8 @@ mod protocol;
 mod server;
 mod settings;
 mod supervisor;
+#[cfg(feature = "tls")]
+mod tls;
 mod transport;
 
 pub use browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};
@@ -561,6 +564,8 @@ pub use server::access::StatusAccess;
 pub use server::{Server, accept::Accept, handle::ServerHandle, probe::ServerPart};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
+#[cfg(feature = "tls")]
+pub use tls::{Certificate, ClientTls, ServerTls, TlsError, TlsErrorKind};
 
 // The types of other crates in our signatures. Many libraries share them, and they are stable.
 #[doc(no_inline)]
@@ -569,6 +574,9 @@ pub use bytes::Bytes;
 pub use crossbeam_channel;
 #[doc(no_inline)]
 pub use ipnet::IpNet;
+#[cfg(feature = "tls")]
+#[doc(no_inline)]
+pub use rustls;
 
 /// Compiles the examples of the README.
 #[cfg(doctest)]

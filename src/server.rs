@@ -18,6 +18,8 @@ use crate::settings::{Settings, setters_of_both_ends};
 use crate::supervisor::handle::{Receivers, SupervisorHandle};
 use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
+#[cfg(feature = "tls")]
+use crate::tls::ServerTls;
 
 pub(crate) mod accept;
 mod accept_loop;
@@ -77,6 +79,9 @@ pub struct Server {
     max_per_address: Option<usize>,
     text_heartbeat: bool,
     config: HandshakeConfig,
+    /// How connections are encrypted. `None`: not at all.
+    #[cfg(feature = "tls")]
+    tls: Option<ServerTls>,
     /// The publisher of a status page, which `serve` starts.
     #[cfg(feature = "status")]
     status: Option<status::publisher::Start>,
@@ -127,6 +132,8 @@ impl Server {
             max_per_address: None,
             text_heartbeat: false,
             config,
+            #[cfg(feature = "tls")]
+            tls: None,
             #[cfg(feature = "status")]
             status: None,
         })
@@ -170,6 +177,15 @@ impl Server {
     /// request on.
     pub fn max_connections_per_address(mut self, connections: Option<usize>) -> Self {
         self.max_per_address = connections;
+        self
+    }
+
+    /// Encrypts all connections (`wss://` and `https://`). Default: none.
+    ///
+    /// Keep a clone to [reload](ServerTls::reload) certificates while the server runs.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: ServerTls) -> Self {
+        self.tls = Some(tls);
         self
     }
 

@@ -5,6 +5,9 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
+
 /// Why a client could not connect.
 #[derive(Debug)]
 #[non_exhaustive]
@@ -32,6 +35,10 @@ pub enum ConnectError {
     TimedOut,
     /// The connection was lost during the opening handshake.
     Lost(io::Error),
+    /// TLS cannot be set up, or its handshake failed. Fatal if [the error is](TlsError::is_fatal): a wrong name and an
+    /// unknown issuer are, an expired certificate and one that is not valid yet are not.
+    #[cfg(feature = "tls")]
+    Tls(TlsError),
 }
 
 impl ConnectError {
@@ -45,6 +52,8 @@ impl ConnectError {
                 501 | 505 => true,
                 status => *status < 500,
             },
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.is_fatal(),
             Self::Prepare(_) | Self::Resolve(_) | Self::Unreachable(_) | Self::TimedOut | Self::Lost(_) => false,
         }
     }
@@ -64,6 +73,8 @@ impl fmt::Display for ConnectError {
             Self::BadResponse(what) => write!(f, "not a WebSocket server: {what}"),
             Self::TimedOut => f.write_str("the opening handshake took too long"),
             Self::Lost(error) => write!(f, "connection lost during the opening handshake: {error}"),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.fmt(f),
         }
     }
 }
@@ -73,6 +84,8 @@ impl StdError for ConnectError {
         match self {
             Self::Prepare(error) => Some(&**error),
             Self::Resolve(error) | Self::Unreachable(error) | Self::Lost(error) => Some(error),
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => Some(error),
             _ => None,
         }
     }
