@@ -70,15 +70,16 @@ impl ClientTls {
         Self::with(Source::default(), None)
     }
 
-    /// A configuration of the application's own. It is used as it is: have it offer `http/1.1` if it offers any protocol
-    /// (`alpn_protocols`).
+    /// A configuration of the application's own. It is used as it is: have it offer `http/1.1` if it offers any
+    /// protocol (`alpn_protocols`).
     pub fn from_config(config: Arc<ClientConfig>) -> Self {
         let current = Mutex::new(Some(config));
         Self { shared: Arc::new(Shared { source: None, server_name: None, current }) }
     }
 
     /// Trusts the CAs in this PEM file, **in place of** the system's roots, as curl's `--cacert` does: nobody else can
-    /// then vouch for the server. Further calls add to them, and [`system_roots`](Self::system_roots) adds the system's.
+    /// then vouch for the server. Further calls add to them, and [`system_roots`](Self::system_roots) adds the
+    /// system's.
     ///
     /// # Errors
     /// [`TlsErrorKind::Files`] if the file cannot be read, or has no certificate that can be used.
@@ -102,8 +103,8 @@ impl ClientTls {
         self.changed(|source| source.adds_system = true)
     }
 
-    /// Presents this certificate chain to a server that asks for one (mTLS), and proves that it has the key. Both are in
-    /// PEM: the client's own certificate first, then those of intermediate CAs. Default: none.
+    /// Presents this certificate chain to a server that asks for one (mTLS), and proves that it has the key. Both are
+    /// in PEM: the client's own certificate first, then those of intermediate CAs. Default: none.
     ///
     /// # Errors
     /// [`TlsErrorKind::Files`] if they cannot be read, or do not belong together.

@@ -119,7 +119,8 @@ impl TlsError {
     }
 
     /// Whether it is pointless for a client to retry: the next attempt would fail in the same way, unless somebody
-    /// changes something at either end. An expired certificate is not fatal, nor is one that is not valid yet: both pass.
+    /// changes something at either end. An expired certificate is not fatal, nor is one that is not valid yet: both
+    /// pass.
     pub fn is_fatal(&self) -> bool {
         !self.may_pass
     }
@@ -202,8 +203,8 @@ fn certificate(error: &CertificateError, peer: Peer<'_>) -> (TlsErrorKind, Strin
         CertificateError::Other(other) if foreign::display_text(other) == "CaUsedAsEndEntity" => (
             Kind::CaAsServer,
             format!(
-                "{of} is that of a CA, which signs others and must not be used by a server or a client itself: have one made \
-             with basicConstraints=CA:FALSE (`openssl req -x509` makes a CA unless it is told \
+                "{of} is that of a CA, which signs others and must not be used by a server or a client itself: have \
+             one made with basicConstraints=CA:FALSE (`openssl req -x509` makes a CA unless it is told \
              -addext basicConstraints=critical,CA:FALSE)"
             ),
         ),
@@ -215,7 +216,8 @@ fn wrong_name(of: &str, expected: &ServerName<'_>, presented: &[String]) -> Stri
     /// The peer chooses how many names there are, and how long they are.
     const SHOWN: usize = 5;
     let expected = expected.to_str();
-    let mut names: Vec<String> = presented.iter().take(SHOWN).map(|name| name.chars().take(100).collect()).collect();
+    let mut names: Vec<String> =
+        presented.iter().take(SHOWN).map(|name| bare(name).chars().take(100).collect()).collect();
     if presented.len() > SHOWN {
         names.push(format!("{} more", presented.len() - SHOWN));
     }
@@ -228,6 +230,14 @@ fn wrong_name(of: &str, expected: &ServerName<'_>, presented: &[String]) -> Stri
             "{of} is for {}, and not for {expected}: connect by one of its names, or have one made for this name",
             names.join(", ")
         ),
+    }
+}
+
+/// A name without the kind that rustls writes around it: `DnsName("example.org")`, `IpAddress(10.0.0.1)`.
+fn bare(name: &str) -> &str {
+    match name.split_once('(') {
+        Some(("DnsName" | "IpAddress", rest)) => rest.trim_end_matches(')').trim_matches('"'),
+        _ => name,
     }
 }
 
@@ -247,8 +257,8 @@ fn alert_received(alert: AlertDescription, peer: Peer<'_>) -> (TlsErrorKind, Str
         Alert::UnknownCA => (
             Kind::OurCertificate,
             format!(
-                "{peer} does not trust the issuer of our certificate: it needs the certificate of our CA, or we have left out \
-             intermediate certificates ({said})"
+                "{peer} does not trust the issuer of our certificate: it needs the certificate of our CA, or we have \
+             left out intermediate certificates ({said})"
             ),
         ),
         Alert::CertificateExpired => {
@@ -269,8 +279,8 @@ fn alert_received(alert: AlertDescription, peer: Peer<'_>) -> (TlsErrorKind, Str
         }
         Alert::HandshakeFailure | Alert::InsufficientSecurity => {
             let text = format!(
-                "{peer} finds nothing in common with us: cipher suites, curves or kinds of certificates; or it asks for \
-                 a client certificate ({said})"
+                "{peer} finds nothing in common with us: cipher suites, curves or kinds of certificates; or it asks \
+                 for a client certificate ({said})"
             );
             (Kind::NothingInCommon, text)
         }
@@ -285,13 +295,16 @@ fn alert_received(alert: AlertDescription, peer: Peer<'_>) -> (TlsErrorKind, Str
 
 /// The name of an alert in RFC 8446, of which rustls has another spelling.
 fn alert_name(alert: AlertDescription) -> String {
+    if let AlertDescription::Unknown(number) = alert {
+        return number.to_string();
+    }
     let spelled = format!("{alert:?}")
         .replace("CA", "Ca")
         .replace("Recognised", "Recognized")
         .replace("recognised", "recognized");
     let mut name = String::new();
     for char in spelled.chars() {
-        if char.is_ascii_uppercase() && !name.is_empty() && !name.ends_with('(') {
+        if char.is_ascii_uppercase() && !name.is_empty() {
             name.push('_');
         }
         name.push(char.to_ascii_lowercase());
@@ -350,7 +363,7 @@ mod tests {
             (AlertDescription::UnknownCA, "unknown_ca"),
             (AlertDescription::UnrecognisedName, "unrecognized_name"),
             (AlertDescription::BadRecordMac, "bad_record_mac"),
-            (AlertDescription::from(200), "unknown(0xc8)"),
+            (AlertDescription::from(200), "200"),
         ] {
             assert_eq!(alert_name(alert), name);
         }

@@ -65,7 +65,7 @@ fn string(value: Value<'_>) -> Option<String> {
         der::PRINTABLE_STRING | der::IA5_STRING if value.content.is_ascii() => {
             String::from_utf8(value.content.to_vec()).ok()
         }
-        der::BMP_STRING if value.content.len() % 2 == 0 => {
+        der::BMP_STRING if value.content.len().is_multiple_of(2) => {
             let units = value.content.chunks_exact(2).map(|pair| u16::from_be_bytes([pair[0], pair[1]]));
             String::from_utf16(&units.collect::<Vec<_>>()).ok()
         }

@@ -86,8 +86,8 @@ impl ServerTls {
         Self::load(Source { identities: vec![Identity::text(chain, key)], clients: None })
     }
 
-    /// A configuration of the application's own. It is used as it is: have it offer `http/1.1` if it offers any protocol
-    /// (`alpn_protocols`).
+    /// A configuration of the application's own. It is used as it is: have it offer `http/1.1` if it offers any
+    /// protocol (`alpn_protocols`).
     pub fn from_config(config: Arc<ServerConfig>) -> Self {
         Self { shared: Arc::new(Shared { source: None, current: Mutex::new(Current::of_application(config)) }) }
     }
