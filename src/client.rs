@@ -59,8 +59,6 @@ pub struct Client {
     /// The pauses between attempts. `None`: no reconnection.
     backoff: Option<Backoff>,
     /// For `wss://`.
-    #[cfg(feature = "tls")]
-    tls: ClientTls,
     state: Arc<ClientState>,
     receivers: crate::supervisor::handle::Receivers,
     /// Wakes the client, so that it checks whether to stop, and ends its pause.
@@ -68,7 +66,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client for this URL, `ws://HOST[:PORT][/PATH]`. TLS (`wss://`) is not supported yet.
+    /// A client for this URL, `ws://HOST[:PORT][/PATH]`, or `wss://` with TLS, for which the feature `tls` is needed.
     ///
     /// The URL must not contain a user name or password: send them in a [`header`](Self::header). Errors about a URL
     /// show neither them nor the query.
@@ -86,8 +84,6 @@ impl Client {
             target,
             settings: Settings::default(),
             backoff: Some(Backoff::default()),
-            #[cfg(feature = "tls")]
-            tls: ClientTls::new(),
             state: Arc::new(state),
             receivers,
             woken,
@@ -110,7 +106,7 @@ impl Client {
     /// no certificate. It changes nothing for a `ws://` URL.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
-        self.tls = tls;
+        self.target.tls = tls;
         self
     }
 

@@ -37,6 +37,8 @@ mod metrics;
 mod overflow;
 pub(crate) mod probe;
 mod routes;
+#[cfg(feature = "tls")]
+mod secure;
 #[cfg(feature = "status")]
 mod status;
 
@@ -324,11 +326,18 @@ impl Server {
             max_connections,
             max_per_address,
             text_heartbeat,
-            config,
+            #[allow(unused_mut, reason = "without the feature `tls`")]
+            mut config,
             #[cfg(feature = "status")]
             status,
+            #[cfg(feature = "tls")]
+            tls,
             ..
         } = self;
+        #[cfg(feature = "tls")]
+        {
+            config.secure = tls.map(|tls| Arc::new(secure::Secure::new(tls)));
+        }
         // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]
         let _publisher = match status {

@@ -1,5 +1,5 @@
-//! TLS: configurations of both ends, made from files and replaced while they are in use, and what is wrong when a
-//! handshake fails. It has no sockets: the transport seals and opens with what is made here.
+//! TLS: configurations of both ends, made from files, replaced while they are in use; what is wrong when a handshake
+//! fails; and the handshake itself. The transport seals and opens with what comes of it.
 //!
 //! Invariants: neither `Debug` output nor an error shows a key or a certificate. Every configuration names its crypto
 //! provider, so that it does not matter which one the process has installed, or whether it has one. What cannot be used
@@ -13,16 +13,17 @@ mod certificate;
 mod client;
 mod der;
 mod error;
+pub(crate) mod handshake;
 mod names;
 mod pem;
 mod server;
+pub(crate) mod session;
 #[cfg(test)]
 mod tests;
 mod text;
 
 pub use certificate::Certificate;
 pub use client::ClientTls;
-pub(crate) use error::Peer;
 pub use error::{TlsError, TlsErrorKind};
 pub use server::ServerTls;
 

@@ -4,6 +4,7 @@
 pub(crate) mod budget;
 pub(crate) mod busy_polling;
 pub(crate) mod read_half;
+#[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "nothing secures a connection then"))]
 pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod stream;

@@ -8,12 +8,22 @@ use std::time::{Duration, Instant};
 
 use tungstenite::handshake::client::generate_key;
 
+#[cfg(feature = "tls")]
+use super::target::Location;
 use super::target::Target;
 use super::{ConnectError, race};
 use crate::http::head::{HeadBuffer, HeadError};
 use crate::http::request::Request;
 use crate::http::response::ResponseHead;
 use crate::http::upgrade::{Accepted, UpgradeRequest};
+#[cfg(feature = "tls")]
+use crate::protocol::frame::Role;
+#[cfg(feature = "tls")]
+use crate::tls::TlsError;
+#[cfg(feature = "tls")]
+use crate::tls::handshake::{self, Handshake, HandshakeError};
+#[cfg(feature = "tls")]
+use crate::tls::session::Session;
 use crate::transport::socket;
 use crate::transport::stream::Stream;
 
@@ -34,6 +44,8 @@ impl Target {
         let (stream, peer) = self.connect()?;
         let deadline = Instant::now() + handshake_timeout;
         socket::set_options(&stream).map_err(ConnectError::Lost)?;
+        #[cfg(feature = "tls")]
+        self.secure(&stream, deadline)?;
         let key = generate_key();
         let asked = self.upgrade_request(&key);
         let head = asked.encode();
@@ -43,6 +55,33 @@ impl Target {
         let (response, tail) = receive(&stream, deadline)?;
         let Accepted { subprotocol } = asked.check_response(&response)?;
         Ok(Dialed { stream, peer, request, subprotocol, tail })
+    }
+
+    /// Performs the handshake of TLS, if the URL asks for it. The thread of an attempt ends with it, however deep its
+    /// stack has become.
+    #[cfg(feature = "tls")]
+    fn secure(&self, stream: &Stream, deadline: Instant) -> Result<(), ConnectError> {
+        let Location { is_secure: true, host, authority, .. } = &self.location else { return Ok(()) };
+        let session = self.tls.config().and_then(|config| Session::client(config, self.tls.name_for(host)?, authority));
+        let session = session.map_err(ConnectError::Tls)?;
+        let compute = |mut handshake: Box<Handshake>| {
+            handshake.compute();
+            Ok(handshake)
+        };
+        let read = |space: &mut [u8]| socket::read_before(stream, space, deadline);
+        match handshake::perform(Role::Client, stream, session, deadline, compute, read) {
+            Ok(_) => Ok(()),
+            Err(HandshakeError::Tls(error)) => Err(ConnectError::Tls(error)),
+            Err(HandshakeError::TimedOut) => Err(ConnectError::TimedOut),
+            Err(HandshakeError::Lost(error)) => Err(ConnectError::Lost(error)),
+            // Either it closed the connection without a word, or the time is over.
+            Err(HandshakeError::Silent | HandshakeError::PlainHttp) if Instant::now() >= deadline => {
+                Err(ConnectError::TimedOut)
+            }
+            Err(HandshakeError::Silent | HandshakeError::PlainHttp) => {
+                Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into()))
+            }
+        }
     }
 
     /// The connect timeout begins once the name is resolved: a slow name server does not shorten it.
@@ -68,15 +107,26 @@ fn not_connected(error: io::Error) -> ConnectError {
 fn send(stream: &Stream, head: &[u8], deadline: Instant) -> Result<(), ConnectError> {
     socket::write_before(stream, head, deadline).map_err(|error| match error.kind() {
         io::ErrorKind::TimedOut => ConnectError::TimedOut,
-        _ => ConnectError::Lost(error),
+        _ => lost(error),
     })
+}
+
+/// A connection that was lost in the middle of its opening handshake. In TLS 1.3 a client learns only after its own
+/// part of the handshake that its certificate was refused.
+fn lost(error: io::Error) -> ConnectError {
+    #[cfg(feature = "tls")]
+    let error = match error.downcast::<TlsError>() {
+        Ok(error) => return ConnectError::Tls(error),
+        Err(error) => error,
+    };
+    ConnectError::Lost(error)
 }
 
 /// Reads the head of the response. The second part of the result is what came after it.
 fn receive(stream: &Stream, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
     let mut buffer = HeadBuffer::new();
     loop {
-        let count = match socket::read_before(stream, buffer.space(), deadline).map_err(ConnectError::Lost)? {
+        let count = match socket::read_before(stream, buffer.space(), deadline).map_err(lost)? {
             None => return Err(ConnectError::TimedOut),
             Some(0) => return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into())),
             Some(count) => count,

@@ -18,6 +18,7 @@ use crate::connection::receiving_end::ReceivingEnd;
 use crate::connection::shared::{NewConnection, Shared};
 use crate::error::{ConnectError, Error};
 use crate::foreign;
+use crate::http::request::PeerCertificate;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::frame::Role;
 use crate::settings::Settings;
@@ -212,6 +213,7 @@ where
             role: Role::Client,
             identity: Identity { id: self.last_id, remote: peer.into() },
             target: request.target().into(),
+            certificate: PeerCertificate::default(),
             stream: Arc::clone(&stream),
             settings: Arc::clone(settings),
             takes_broadcasts: true,

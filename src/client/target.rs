@@ -14,6 +14,8 @@ use super::{Attempt, ConnectError};
 use crate::error::Error;
 use crate::foreign;
 use crate::http::upgrade;
+#[cfg(feature = "tls")]
+use crate::tls::ClientTls;
 
 /// Where to connect, what to request, and by which rules.
 #[derive(Clone)]
@@ -22,6 +24,8 @@ pub(crate) struct Target {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
     pub(crate) connect_timeout: Duration,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: ClientTls,
     /// The system's resolver; tests use others.
     pub(super) resolve: Resolve,
     /// Changes the headers and the URL of each attempt.
@@ -32,6 +36,9 @@ pub(crate) struct Target {
 /// The parts of a URL.
 #[derive(Clone)]
 pub(super) struct Location {
+    /// Whether the connection is one of TLS.
+    #[cfg(feature = "tls")]
+    pub(super) is_secure: bool,
     pub(super) host: String,
     pub(super) port: u16,
     /// As in the `Host` header.
@@ -55,12 +62,14 @@ impl Location {
     fn parse(url: &str) -> Result<Self, ConnectError> {
         let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {:?}: {what}", without_secrets(url)));
         let url_without_fragment = url.split('#').next().unwrap_or(url);
-        let uri: Uri = url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH]"))?;
-        match uri.scheme_str() {
-            Some("ws") => {}
-            Some("wss") => return Err(invalid("wss:// needs TLS, which is not supported")),
-            _ => return Err(invalid("expected ws://")),
-        }
+        let uri: Uri =
+            url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH], or wss://"))?;
+        let is_secure = match uri.scheme_str() {
+            Some("ws") => false,
+            Some("wss") if cfg!(feature = "tls") => true,
+            Some("wss") => return Err(invalid("wss:// needs the feature `tls`, which this program lacks")),
+            _ => return Err(invalid("expected ws:// or wss://")),
+        };
         let authority = uri.authority().ok_or_else(|| invalid("the host is missing"))?;
         if authority.as_str().contains('@') {
             return Err(invalid(
@@ -68,13 +77,16 @@ impl Location {
             ));
         }
         if authority.host().is_empty() {
-            return Err(invalid("expected HOST or HOST:PORT after ws://"));
+            return Err(invalid("expected HOST or HOST:PORT after the scheme"));
         }
         let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
+            None | Some("") if is_secure => 443,
             None | Some("") => 80,
             Some(_) => authority.port_u16().ok_or_else(|| invalid("the port is not valid"))?,
         };
         Ok(Self {
+            #[cfg(feature = "tls")]
+            is_secure,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port,
             authority: authority.as_str().to_owned(),
@@ -94,6 +106,8 @@ impl Target {
             subprotocols: Vec::new(),
             // Allows for two lost packets and some more: TCP retries after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
+            #[cfg(feature = "tls")]
+            tls: ClientTls::new(),
             resolve: Arc::new(ask_the_system),
             prepare: None,
             gives_up: Arc::new(Error::is_fatal),
@@ -175,7 +189,6 @@ mod tests {
             "",
             "example.org",
             "http://example.org",
-            "wss://example.org",
             "ws://",
             "ws://a b",
             "ws://u:p@example.org",

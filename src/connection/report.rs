@@ -9,6 +9,8 @@ use crate::connection::identity::ConnectionId;
 use crate::heartbeat::round_trip::RoundTrip;
 use crate::http::request::RequestTarget;
 use crate::protocol::close::{CloseCode, CloseReason, counted};
+#[cfg(feature = "tls")]
+use crate::tls::Certificate;
 
 /// An open connection at one moment. See [`ServerHandle::connections`](crate::ServerHandle::connections).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +27,9 @@ pub struct ConnectionInfo {
     pub path: String,
     /// The path with the query, which may hold secrets.
     pub target: RequestTarget,
+    /// The certificate that the client has presented, if it has: see [`ServerTls`](crate::ServerTls).
+    #[cfg(feature = "tls")]
+    pub client_certificate: Option<Certificate>,
     /// How long it has been open.
     pub age: Duration,
     /// How long the peer has sent nothing.
@@ -62,6 +67,9 @@ pub struct CloseReport {
     pub path: String,
     /// The path with the query, which may hold secrets.
     pub target: RequestTarget,
+    /// The certificate that the client has presented, if it has: see [`ServerTls`](crate::ServerTls).
+    #[cfg(feature = "tls")]
+    pub client_certificate: Option<Certificate>,
     /// The first cause of the end.
     pub reason: CloseReason,
     /// The code in the Close frame that we sent. `None` without a frame or without a code.

@@ -17,7 +17,7 @@ use crate::connection::pings::Pings;
 use crate::connection::report::{CloseReport, ConnectionInfo, Traffic};
 use crate::connection::slot::Slot;
 use crate::connection::stats::ConnectionStats;
-use crate::http::request::RequestTarget;
+use crate::http::request::{PeerCertificate, RequestTarget};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Role;
 use crate::settings::Settings;
@@ -30,6 +30,8 @@ use crate::transport::write_half::{Figures, Owner, WriteHalf};
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
+    #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "there is none then"))]
+    certificate: PeerCertificate,
     pub(crate) settings: Arc<Settings>,
     /// Whether the connection receives broadcasts.
     pub(crate) takes_broadcasts: bool,
@@ -45,6 +47,7 @@ pub(crate) struct NewConnection {
     pub(crate) role: Role,
     pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
+    pub(crate) certificate: PeerCertificate,
     pub(crate) stream: Arc<Stream>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) takes_broadcasts: bool,
@@ -53,12 +56,13 @@ pub(crate) struct NewConnection {
 
 impl Shared {
     pub(crate) fn new(new: NewConnection) -> Self {
-        let NewConnection { role, identity, target, stream, settings, takes_broadcasts, supervisor } = new;
+        let NewConnection { role, identity, target, certificate, stream, settings, takes_broadcasts, supervisor } = new;
         let opened = Instant::now();
         let budget = &supervisor.buffered;
         Self {
             identity,
             target,
+            certificate,
             takes_broadcasts,
             write_half: WriteHalf::new(role, stream, settings.queue_size, budget, settings.close_timeout),
             slot: Slot::new(opened),
@@ -102,6 +106,8 @@ impl Shared {
             remote_ip: self.identity.remote.remote_ip,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
+            #[cfg(feature = "tls")]
+            client_certificate: self.certificate.certificate.clone(),
             traffic: self.traffic(&figures),
             reason: figures.reason,
             sent: figures.sent,
@@ -126,6 +132,8 @@ impl Shared {
             remote_ip: self.identity.remote.remote_ip,
             path: self.target.path().to_owned(),
             target: self.target.clone(),
+            #[cfg(feature = "tls")]
+            client_certificate: self.certificate.certificate.clone(),
             age,
             silent: age.saturating_sub(self.stats.heard_after()),
             missed: self.stats.missed(),

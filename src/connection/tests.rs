@@ -7,6 +7,7 @@ use super::*;
 use crate::connection::identity::Identity;
 use crate::connection::shared::NewConnection;
 use crate::heartbeat::HeartbeatPolicy;
+use crate::http::request::PeerCertificate;
 use crate::protocol::frame::Role;
 use crate::settings::Settings;
 use crate::supervisor::Supervisor;
@@ -91,6 +92,7 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<Stream>, Receivers) {
         role: Role::Server,
         identity: Identity { id: 1, remote: peer.into() },
         target: "/".into(),
+        certificate: PeerCertificate::default(),
         stream: Arc::clone(&stream),
         settings: Arc::new(Settings { read_buffer_size: 256, max_message_size: 256, ..Settings::default() }),
         takes_broadcasts: true,

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use crate::http::forwarded::{Remote, Trusted};
 use crate::http::head::{Head, HeadError, Parsed, Span, header_slots, str_of};
 use crate::http::response::Refusal;
+#[cfg(feature = "tls")]
+use crate::tls::Certificate;
 
 /// An HTTP request (RFC 9112): method, target and headers. Bodies are not read.
 #[derive(Clone)]
@@ -16,6 +18,21 @@ pub struct Request {
     target: Span,
     is_http_1_1: bool,
     remote: Remote,
+    certificate: PeerCertificate,
+}
+
+/// The certificate of whoever sent a request. Nothing without the feature `tls`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PeerCertificate {
+    #[cfg(feature = "tls")]
+    pub(crate) certificate: Option<Certificate>,
+}
+
+#[cfg(feature = "tls")]
+impl From<Option<Certificate>> for PeerCertificate {
+    fn from(certificate: Option<Certificate>) -> Self {
+        Self { certificate }
+    }
 }
 
 /// The target of a request as sent: the path, with the query if there is one.
@@ -80,6 +97,7 @@ impl Request {
             head: Head::new(bytes, parsed.headers),
             is_http_1_1: parsed.version == Some(1),
             remote: peer.into(),
+            certificate: PeerCertificate::default(),
         };
         Ok(Parsed::Complete(request, len))
     }
@@ -141,6 +159,21 @@ impl Request {
     /// own. An IPv4 address mapped to IPv6 becomes IPv4.
     pub fn remote_ip(&self) -> IpAddr {
         self.remote.remote_ip
+    }
+
+    /// The certificate that the client has presented, if the server [asks for one](crate::ServerTls) and the client has
+    /// one. It was verified, so its [subject](Certificate::subject) tells who the client is.
+    #[cfg(feature = "tls")]
+    pub fn client_certificate(&self) -> Option<&Certificate> {
+        self.certificate.certificate.as_ref()
+    }
+
+    pub(crate) fn certificate(&self) -> &PeerCertificate {
+        &self.certificate
+    }
+
+    pub(crate) fn set_certificate(&mut self, certificate: PeerCertificate) {
+        self.certificate = certificate;
     }
 
     pub(crate) fn remote(&self) -> Remote {

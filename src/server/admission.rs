@@ -46,7 +46,7 @@ impl Limits {
         Self {
             max_connections,
             connections: AtomicUsize::new(0),
-            overflow: Arc::default(),
+            overflow: Arc::new(Overflow::new(Overflow::SLOTS)),
             addresses: max_per_address.map(|limit| Arc::new(AddressCounts::new(limit))),
         }
     }

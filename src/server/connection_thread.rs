@@ -248,6 +248,7 @@ where
             role: Role::Server,
             identity: Identity { id, remote: request.remote() },
             target: request.target().into(),
+            certificate: request.certificate().clone(),
             stream: Arc::clone(stream),
             settings: Arc::clone(settings),
             takes_broadcasts,

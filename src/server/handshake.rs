@@ -17,13 +17,17 @@ use crate::foreign;
 use crate::http::forwarded::{Remote, Trusted};
 use crate::http::head::HeadBuffer;
 use crate::http::origin::{self, Origin};
-use crate::http::request::Request;
+use crate::http::request::{PeerCertificate, Request};
 use crate::http::response::{Refusal, Response};
 use crate::http::upgrade;
 use crate::logging::Log;
 use crate::server::accept::Accept;
 use crate::server::routes::Routes;
+#[cfg(feature = "tls")]
+use crate::server::secure::Secure;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
+#[cfg(feature = "tls")]
+use crate::tls::handshake::HandshakeError;
 use crate::transport::socket;
 
 /// Decides on an opening handshake.
@@ -42,6 +46,9 @@ pub(crate) struct HandshakeConfig {
     pub(crate) origins: Vec<Origin>,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
+    /// The TLS of all connections.
+    #[cfg(feature = "tls")]
+    pub(super) secure: Option<Arc<Secure>>,
     /// Gets the application's mistakes.
     pub(crate) log: Arc<Log>,
 }
@@ -127,17 +134,19 @@ impl LimitReached {
 /// The steps follow one another and none is inlined, so that their stack frames overlap: see `ServedClient::serve`.
 #[inline(never)]
 pub(crate) fn perform(
-    pending: &PendingHandshake,
+    pending: &Arc<PendingHandshake>,
     config: &HandshakeConfig,
     deadline: Instant,
     check_limits: impl FnOnce(IpAddr) -> Result<(), LimitReached>,
     last_id: &AtomicU64,
 ) -> (Remote, Outcome) {
     let handshake = Handshake { pending, config, deadline };
-    let (mut request, tail) = match handshake.read_request() {
+    let read = handshake.secure().and_then(|certificate| Ok((handshake.read_request()?, certificate)));
+    let ((mut request, tail), certificate) = match read {
         Ok(read) => read,
         Err(why) => return (pending.peer.into(), handshake.end_without_request(why)),
     };
+    request.set_certificate(certificate);
     request.find_client(&config.trusted);
     let remote = request.remote();
     let room = || check_limits(remote.remote_ip).map_err(|limit| Declined::Refused(limit.refusal()));
@@ -152,7 +161,7 @@ pub(crate) fn perform(
 }
 
 struct Handshake<'a> {
-    pending: &'a PendingHandshake,
+    pending: &'a Arc<PendingHandshake>,
     config: &'a HandshakeConfig,
     deadline: Instant,
 }
@@ -181,6 +190,26 @@ enum Declined {
 
 /// The steps.
 impl Handshake<'_> {
+    /// Performs the handshake of TLS, if the server has it. Returns the client's certificate.
+    #[cfg(feature = "tls")]
+    #[inline(never)]
+    fn secure(&self) -> Result<PeerCertificate, NoRequest> {
+        let Some(secure) = &self.config.secure else { return Ok(PeerCertificate::default()) };
+        secure.perform(self.pending, self.deadline).map(PeerCertificate::from).map_err(|error| match error {
+            HandshakeError::Silent => NoRequest::Left,
+            HandshakeError::PlainHttp => {
+                let response = Response::new(400).text("This port speaks TLS: use https:// or wss://\n");
+                NoRequest::Refused(Refusal::new(response, "plain HTTP on a port for TLS"))
+            }
+            error => NoRequest::Lost(error.to_string()),
+        })
+    }
+
+    #[cfg(not(feature = "tls"))]
+    fn secure(&self) -> Result<PeerCertificate, NoRequest> {
+        Ok(PeerCertificate::default())
+    }
+
     /// Reads the head of the request. The second part of the result is what came after it.
     #[inline(never)]
     fn read_request(&self) -> Result<(Request, Vec<u8>), NoRequest> {

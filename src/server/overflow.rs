@@ -9,8 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::supervisor::pending_handshake::PendingHandshake;
 
 /// The overflow of one server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Overflow {
+    slots: usize,
     /// Protects the list; taken for moments only.
     state: Mutex<State>,
 }
@@ -33,18 +34,26 @@ pub(crate) struct OverflowSlot {
 impl Overflow {
     /// Enough for health checks and for a burst of clients that are told to retry.
     pub(crate) const SLOTS: usize = 64;
+
+    /// With room for so many clients.
+    pub(crate) fn new(slots: usize) -> Self {
+        Self { slots, state: Mutex::default() }
+    }
+
     /// The thread of a dropped client ends as soon as it gets to run. If so many have not, no more clients are
     /// admitted.
-    const MAX_THREADS: usize = 2 * Self::SLOTS;
+    fn max_threads(&self) -> usize {
+        2 * self.slots
+    }
 
     /// Takes a client in. If all slots are taken, the client that has been silent for longest is dropped. `None` if
     /// there are too many threads already.
     pub(crate) fn admit(self: &Arc<Self>, pending: &Arc<PendingHandshake>) -> Option<OverflowSlot> {
         let mut state = self.lock();
-        if state.threads >= Self::MAX_THREADS {
+        if state.threads >= self.max_threads() {
             return None;
         }
-        let dropped = (state.clients.len() >= Self::SLOTS).then(|| state.remove_longest_silent()).flatten();
+        let dropped = (state.clients.len() >= self.slots).then(|| state.remove_longest_silent()).flatten();
         state.threads += 1;
         state.clients.push(Arc::clone(pending));
         drop(state);
@@ -95,8 +104,8 @@ mod tests {
 
     #[test]
     fn the_longest_silent_is_dropped_and_threads_stay_bounded() {
-        let (pending_handshakes, _clients) = pending_handshakes(Overflow::MAX_THREADS + 2);
-        let overflow = Arc::new(Overflow::default());
+        let (pending_handshakes, _clients) = pending_handshakes(2 * Overflow::SLOTS + 2);
+        let overflow = Arc::new(Overflow::new(Overflow::SLOTS));
         let mut slots: Vec<Option<OverflowSlot>> =
             pending_handshakes[..Overflow::SLOTS].iter().map(|pending| overflow.admit(pending)).collect();
         assert!(slots.iter().all(Option::is_some) && !pending_handshakes.iter().any(|pending| pending.was_evicted()));
@@ -115,7 +124,7 @@ mod tests {
         for pending in &pending_handshakes[Overflow::SLOTS + 2..] {
             slots.push(overflow.admit(pending));
         }
-        assert!(slots.iter().filter(|slot| slot.is_some()).count() == Overflow::MAX_THREADS);
+        assert!(slots.iter().filter(|slot| slot.is_some()).count() == overflow.max_threads());
         assert!(slots.last().is_some_and(Option::is_none), "a thread too many");
         slots[1] = None;
         assert!(overflow.admit(pending_handshakes.last().unwrap()).is_some());

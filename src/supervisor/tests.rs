@@ -6,6 +6,7 @@ use std::thread;
 
 use super::*;
 use crate::connection::shared::NewConnection;
+use crate::http::request::PeerCertificate;
 use crate::protocol::frame::{Frame, Outgoing, Role};
 use crate::supervisor::handle::Receivers;
 
@@ -22,6 +23,7 @@ fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shar
         role: Role::Server,
         identity: Identity { id, remote: address.into() },
         target: "/".into(),
+        certificate: PeerCertificate::default(),
         stream: Arc::new(stream.into()),
         settings: Arc::default(),
         takes_broadcasts: true,

@@ -17,11 +17,13 @@ use rustls::{
     SupportedProtocolVersion,
 };
 
+use super::error::Peer;
 use super::*;
 
 mod certificates;
 mod clients;
 mod files;
+mod records;
 mod replacing;
 mod sessions;
 

@@ -68,7 +68,7 @@ impl ReadHalf {
 
     /// `busy_poll`: the longest that a read may poll before it sleeps.
     pub(crate) fn new(stream: Arc<Stream>, decoder: Decoder, busy_poll: Duration) -> Self {
-        let arrived = stream.secured().map(|_| Box::default());
+        let arrived = stream.secured().map(|secured| Box::new(Arrived::new(secured.take_arrived())));
         Self { stream, decoder, arrived, short_waits: 0, active: None, busy_poll, has_timeout: false }
     }
 

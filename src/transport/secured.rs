@@ -7,8 +7,8 @@
 //! - Sealed bytes can be neither repeated nor reordered. They stay here until the socket has taken them, and until then
 //!   the frames that they were made of stay first in the queue. So a frame counts as taken when its last record is.
 //! - Only what is about to be written is sealed, [`MAX_SEALED`] at a time, for nothing overtakes it any more.
-//! - The lock is held while bytes are sealed or opened in memory. Whoever sends writes without it. Only an alert, which is
-//!   the last that a connection sends, is written under it, if nobody else writes and without blocking.
+//! - The lock is held while bytes are sealed or opened in memory. Whoever sends writes without it. Only an alert, which
+//!   is the last that a connection sends, is written under it, if nobody else writes and without blocking.
 
 use std::fmt;
 use std::io::{self, ErrorKind, IoSlice};
@@ -24,7 +24,8 @@ use crate::transport::write_half::Taken;
 /// The records of one connection. One direction does not wait for the other here: all of this is computing.
 pub(crate) trait Records: Send {
     /// Takes the whole records off the front of `arrived`, and appends what is in them to `opened`. What has to be sent
-    /// because of them is appended to `sealed`, also if there is an error: the alert that explains it to the peer.
+    /// because of them is appended to `sealed`, also if there is an error: the alert that explains it to the peer. Not
+    /// called again after an error or the end.
     fn open(&mut self, arrived: &mut Vec<u8>, opened: &mut Vec<u8>, sealed: &mut Vec<u8>) -> io::Result<Opened>;
 
     /// Appends records with these bytes to `sealed`.
@@ -46,7 +47,7 @@ pub(crate) enum Opened {
 pub(crate) const MAX_SEALED: usize = 16 * 1024;
 
 /// How many bytes precede what is in a record (RFC 8446 section 5.1).
-const RECORD_HEADER: usize = 5;
+pub(crate) const RECORD_HEADER: usize = 5;
 
 /// The layer of TLS of one connection.
 pub(crate) struct Secured {
@@ -56,9 +57,8 @@ pub(crate) struct Secured {
 
 struct State {
     records: Box<dyn Records>,
-    /// Bytes that have arrived and are needed once more, together with what follows: everything during the opening
-    /// handshake, and later a message of TLS itself that comes in several records.
-    held: Vec<u8>,
+    /// During the opening handshake: the bytes of a record that is not whole yet.
+    arrived: Vec<u8>,
     /// What was opened during the opening handshake, and is not taken yet.
     early: Vec<u8>,
     /// Sealed bytes that the socket has not taken yet.
@@ -72,9 +72,9 @@ struct State {
 }
 
 impl Secured {
-    /// `held`: bytes that have arrived after the handshake of TLS. `early`: what was opened of them already.
-    pub(crate) fn new(records: Box<dyn Records>, held: Vec<u8>, early: Vec<u8>) -> Self {
-        let state = State { records, held, early, sealed: Vec::new(), promised: 0, is_writing: false, overhead: 0 };
+    /// `arrived`: bytes that have arrived after the handshake of TLS. `early`: what was opened of them already.
+    pub(crate) fn new(records: Box<dyn Records>, arrived: Vec<u8>, early: Vec<u8>) -> Self {
+        let state = State { records, arrived, early, sealed: Vec::new(), promised: 0, is_writing: false, overhead: 0 };
         Self { state: Mutex::new(state) }
     }
 
@@ -119,24 +119,10 @@ impl Secured {
         }
     }
 
-    /// Opens what has arrived, and appends it to `opened`. What is no whole record yet stays in `arrived`. Not to be
-    /// called again after an error or the end.
+    /// Opens what has arrived, and appends it to `opened`. What is no whole record yet stays in `arrived`.
     pub(crate) fn open(&self, arrived: &mut Vec<u8>, opened: &mut Vec<u8>) -> io::Result<Opened> {
-        let State { records, held, sealed, .. } = &mut *self.lock();
-        if held.is_empty() {
-            let outcome = records.open(arrived, opened, sealed)?;
-            if outcome == Opened::MayFollow && starts_with_whole_record(arrived) {
-                // It is a part of a message of TLS, which the records need to see until the rest has come.
-                *held = mem::take(arrived);
-            }
-            return Ok(outcome);
-        }
-        held.append(arrived);
-        let outcome = records.open(held, opened, sealed);
-        if held.is_empty() {
-            *held = Vec::new();
-        }
-        outcome
+        let State { records, sealed, .. } = &mut *self.lock();
+        records.open(arrived, opened, sealed)
     }
 
     /// Says that nothing follows, if the socket takes that at once. Without it the peer sees the end all the same, and
@@ -169,20 +155,18 @@ impl Secured {
             if count > 0 || has_ended {
                 return Ok(Some(count));
             }
-            let mut arrived = vec![0; READ];
-            match socket::read_raw_before(stream, &mut arrived, deadline)? {
+            let mut read = vec![0; READ];
+            match socket::read_raw_before(stream, &mut read, deadline)? {
                 None => return Ok(None),
                 Some(0) => return Ok(Some(0)),
-                Some(count) => arrived.truncate(count),
+                Some(count) => read.truncate(count),
             }
-            let mut early = Vec::new();
-            let outcome = self.open(&mut arrived, &mut early);
             let mut state = self.lock();
-            state.early.append(&mut early);
-            state.held.append(&mut arrived);
-            drop(state);
+            let State { records, arrived, early, sealed, .. } = &mut *state;
+            arrived.append(&mut read);
+            let outcome = records.open(arrived, early, sealed);
             if outcome.is_err() {
-                self.send_alert(stream);
+                state.write_alert(stream);
             }
             has_ended = outcome? == Opened::Ended;
         }
@@ -199,6 +183,11 @@ impl Secured {
             socket::write_raw_before(stream, &sealed, deadline)?;
         }
         Ok(())
+    }
+
+    /// The bytes of a record that began to arrive during the opening handshake.
+    pub(super) fn take_arrived(&self) -> Vec<u8> {
+        mem::take(&mut self.lock().arrived)
     }
 
     /// What was opened during the opening handshake, and has not been read.
@@ -283,11 +272,6 @@ fn write_some(mut bytes: &[u8], write: &mut impl FnMut(&[u8]) -> io::Result<usiz
     (written, None)
 }
 
-/// Whether these bytes hold at least one whole record.
-fn starts_with_whole_record(bytes: &[u8]) -> bool {
-    record_len(bytes).is_some_and(|len| len <= bytes.len())
-}
-
 /// The length of the first record, if its header is here.
 pub(crate) fn record_len(bytes: &[u8]) -> Option<usize> {
     let [_, _, _, high, low, ..] = *bytes else { return None };
@@ -301,7 +285,7 @@ impl fmt::Debug for Secured {
 }
 
 /// The bytes of records that are not whole yet, on their way from the socket to the decoder. The read half has them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Arrived {
     bytes: Vec<u8>,
     /// How much to read at a time: more while reads fill what they are given.
@@ -313,6 +297,11 @@ pub(crate) struct Arrived {
 impl Arrived {
     const MIN_READ: usize = 4 * 1024;
     const MAX_READ: usize = 68 * 1024;
+
+    /// `bytes`: what began to arrive before.
+    pub(crate) fn new(bytes: Vec<u8>) -> Self {
+        Self { bytes, target: 0, end: None }
+    }
 
     /// Reads once, and appends what is in the records that are whole now to `opened`, whatever room it has. Returns how
     /// many bytes were read, and whether there was room for more. `Ok(0)` is the end of the stream.

@@ -36,8 +36,8 @@ impl Stream {
         self.secured.get().map(|secured| &**secured)
     }
 
-    /// What has arrived after the opening handshake: the bytes that were read together with its end, and those that were
-    /// opened together with it.
+    /// What has arrived after the opening handshake: the bytes that were read together with its end, and those that
+    /// were opened together with it.
     pub(crate) fn tail<'a>(&self, read: &'a [u8]) -> Cow<'a, [u8]> {
         match self.secured() {
             None => read.into(),

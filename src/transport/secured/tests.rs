@@ -12,12 +12,10 @@ use super::*;
 struct PlainRecords {
     sealed: u8,
     opened: u8,
-    /// Bytes of records of type [`MESSAGE`] that wait for the last of them.
-    in_message: usize,
 }
 
 const DATA: u8 = 23;
-/// A record that is a part of a message of TLS. Its first byte says whether it is the last part.
+/// A record that is TLS's own affair.
 const MESSAGE: u8 = 22;
 const ALERT: u8 = 21;
 
@@ -28,28 +26,18 @@ fn record(kind: u8, number: u8, payload: &[u8]) -> Vec<u8> {
 
 impl Records for PlainRecords {
     fn open(&mut self, arrived: &mut Vec<u8>, opened: &mut Vec<u8>, sealed: &mut Vec<u8>) -> io::Result<Opened> {
-        let mut at = self.in_message;
-        while let Some(len) = record_len(&arrived[at..]).filter(|len| at + len <= arrived.len()) {
-            let (kind, number, payload) = (arrived[at], arrived[at + 5], at + 6..at + len);
-            if number != self.opened {
-                sealed.extend(record(ALERT, self.sealed, b"bad"));
+        while let Some(len) = record_len(arrived).filter(|len| *len <= arrived.len()) {
+            let record: Vec<u8> = arrived.drain(..len).collect();
+            if record[5] != self.opened {
+                sealed.extend(self::record(ALERT, self.sealed, b"bad"));
                 return Err(ErrorKind::InvalidData.into());
             }
             self.opened = self.opened.wrapping_add(1);
-            at += len;
-            match kind {
-                DATA => opened.extend_from_slice(&arrived[payload]),
+            match record[0] {
+                DATA => opened.extend_from_slice(&record[6..]),
                 ALERT => return Ok(Opened::Ended),
-                // As rustls does, the parts stay in the buffer until the last has come.
-                _ if arrived[payload.start] == 0 => {
-                    self.in_message = at;
-                    continue;
-                }
                 _ => {}
             }
-            self.in_message = 0;
-            arrived.drain(..at);
-            at = 0;
         }
         Ok(Opened::MayFollow)
     }
@@ -182,11 +170,9 @@ fn records_that_are_cut_anywhere_are_opened_once_they_are_whole() {
     let mut sealed = Vec::new();
     let mut records = PlainRecords::default();
     records.seal(b"first", &mut sealed).unwrap();
-    // A message of TLS in three parts, which no reader of frames sees.
-    for is_last in [0, 0, 1] {
-        sealed.extend(record(MESSAGE, records.sealed, &[is_last, 9]));
-        records.sealed += 1;
-    }
+    // A record without anything that a reader of frames sees.
+    sealed.extend(record(MESSAGE, records.sealed, b"ticket"));
+    records.sealed += 1;
     records.seal(b"second", &mut sealed).unwrap();
     records.seal_end(&mut sealed);
     for cut in 0..=sealed.len() {
@@ -231,12 +217,15 @@ fn an_alert_is_written_at_once_unless_frames_are_to_be_written_before_it() {
             );
         }
         // A record with a number that is not its own.
-        let mut arrived = Arrived::default();
+        let mut arrived = Arrived::new(Vec::new());
         let bad = record(DATA, 9, b"x");
         let read = arrived.read(
             &stream,
             secured,
-            |buffer| Ok(buffer.extend(&bad)).map(|()| bad.len()),
+            |buffer| {
+                buffer.extend(&bad);
+                Ok(bad.len())
+            },
             |open| Ok((open(&mut Vec::new())?, true)),
         );
         assert_eq!(read.unwrap(), (bad.len(), true), "the bytes have come, whatever is in them");
@@ -245,7 +234,10 @@ fn an_alert_is_written_at_once_unless_frames_are_to_be_written_before_it() {
         let mut rest = Vec::new();
         if !is_first {
             secured
-                .send(&[IoSlice::new(&frame)], |bytes| Ok(rest.extend_from_slice(bytes)).map(|()| bytes.len()))
+                .send(&[IoSlice::new(&frame)], |bytes| {
+                    rest.extend_from_slice(bytes);
+                    Ok(bytes.len())
+                })
                 .unwrap();
             assert_eq!(rest[13..], record(ALERT, 1, b"bad"));
         }
@@ -308,8 +300,8 @@ fn what_follows_the_opening_handshake_in_its_last_record_is_not_lost() {
     assert_eq!((&space, &*stream.tail(b"")), (b"head", &b" and more"[..]));
     // The record that has begun goes on where the connection reads.
     peer.write_all(&second[4..]).unwrap();
-    let (mut arrived, mut opened) = (Arrived::default(), Vec::new());
     let secured = stream.secured().unwrap();
+    let (mut arrived, mut opened) = (Arrived::new(secured.take_arrived()), Vec::new());
     while opened.is_empty() {
         let read = arrived.read(
             &stream,

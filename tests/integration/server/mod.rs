@@ -14,6 +14,8 @@ mod routes;
 mod shortages;
 mod shutdown;
 mod threads;
+#[cfg(feature = "tls")]
+mod tls;
 
 use heartwire::{Accept, Response, Server};
 

@@ -1,0 +1,191 @@
+//! A server's handshakes of TLS: where they are computed, and how many may be under way.
+//!
+//! The thread of each connection reads and writes its own handshake. A small crew of threads does the computing, one
+//! for each processor at most, in the order in which it is asked. So no connection keeps the deep stack that this needs,
+//! and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing to do for a while.
+//!
+//! So many clients may owe us a part of their handshake at a time ([`HALF_OPEN`]). For one more, the client that has
+//! been silent for longest is dropped.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+
+use crate::foreign;
+use crate::protocol::frame::Role;
+use crate::server::overflow::Overflow;
+use crate::supervisor::pending_handshake::PendingHandshake;
+use crate::tls::handshake::{self, Handshake, HandshakeError};
+use crate::tls::session::Session;
+use crate::tls::{Certificate, ServerTls};
+use crate::transport::socket;
+
+/// How many clients may owe us a part of their handshake at a time. An attacker has to open as many connections within
+/// one round trip of another client to keep that client out, and each of them costs us a few kilobytes.
+const HALF_OPEN: usize = 1024;
+
+/// The TLS of one server.
+pub(crate) struct Secure {
+    tls: ServerTls,
+    crew: Crew,
+    half_open: Arc<Overflow>,
+}
+
+impl Secure {
+    pub(super) fn new(tls: ServerTls) -> Self {
+        Self { tls, crew: Crew::default(), half_open: Arc::new(Overflow::new(HALF_OPEN)) }
+    }
+
+    /// Performs the handshake of a client before the deadline, and secures its stream. Returns its certificate.
+    #[inline(never)]
+    pub(super) fn perform(
+        &self,
+        pending: &Arc<PendingHandshake>,
+        deadline: Instant,
+    ) -> Result<Option<Certificate>, HandshakeError> {
+        let session = Session::server(self.tls.config()).map_err(HandshakeError::Tls)?;
+        let stream = &pending.stream;
+        let compute = |handshake| self.crew.compute(handshake, deadline);
+        handshake::perform(Role::Server, stream, session, deadline, compute, |space| {
+            // What we owe the client is no silence of its own.
+            pending.mark_heard();
+            let _slot = self.half_open.admit(pending).ok_or(std::io::ErrorKind::QuotaExceeded)?;
+            let read = socket::read_before(stream, space, deadline);
+            pending.mark_heard();
+            read
+        })
+    }
+}
+
+/// The threads that compute handshakes.
+#[derive(Default)]
+struct Crew {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// Protects the jobs, and how many threads there are for them. Held for moments only.
+    state: Mutex<State>,
+    /// Signalled for each new job, and at the end.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    /// Those that wait for a job.
+    idle: usize,
+    is_over: bool,
+}
+
+struct Job {
+    handshake: Box<Handshake>,
+    /// Nobody waits for it longer.
+    deadline: Instant,
+    done: channel::Sender<Box<Handshake>>,
+}
+
+impl Crew {
+    /// How long a thread waits for the next job before it ends.
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    /// Computes a handshake on a thread of the crew.
+    fn compute(&self, handshake: Box<Handshake>, deadline: Instant) -> Result<Box<Handshake>, HandshakeError> {
+        let (done, result) = channel::bounded(1);
+        let mut state = self.shared.lock();
+        state.jobs.push_back(Job { handshake, deadline, done });
+        if state.jobs.len() > state.idle && state.threads < most_threads() {
+            state.threads += 1;
+            if self.start_thread().is_err() {
+                state.threads -= 1;
+                // Without any thread of the crew, this thread has to do it itself.
+                if state.threads == 0
+                    && let Some(job) = state.jobs.pop_back()
+                {
+                    drop(state);
+                    return computed(job.handshake).ok_or_else(panicked);
+                }
+            }
+        }
+        drop(state);
+        self.shared.changed.notify_one();
+        result.recv_deadline(deadline).map_err(|error| match error {
+            channel::RecvTimeoutError::Timeout => HandshakeError::TimedOut,
+            channel::RecvTimeoutError::Disconnected if Instant::now() >= deadline => HandshakeError::TimedOut,
+            channel::RecvTimeoutError::Disconnected => panicked(),
+        })
+    }
+
+    fn start_thread(&self) -> std::io::Result<()> {
+        /// rustls and a verifier of the application's own need less.
+        const STACK: usize = 512 * 1024;
+        let shared = Arc::clone(&self.shared);
+        let builder = thread::Builder::new().name("heartwire-tls".to_owned()).stack_size(STACK);
+        builder.spawn(move || shared.work()).map(drop)
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.shared.lock().is_over = true;
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Shared {
+    fn work(&self) {
+        while let Some(job) = self.next_job() {
+            if Instant::now() < job.deadline
+                && let Some(handshake) = computed(job.handshake)
+            {
+                // Whoever waited may have given up.
+                let _ = job.done.send(handshake);
+            }
+        }
+    }
+
+    /// Waits for a job. `None` if the thread is to end.
+    fn next_job(&self) -> Option<Job> {
+        let until = Instant::now() + Crew::PATIENCE;
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            let wait = until.saturating_duration_since(Instant::now());
+            if state.is_over || wait.is_zero() {
+                state.threads -= 1;
+                return None;
+            }
+            state.idle += 1;
+            state = self.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state.idle -= 1;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn most_threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// `None` if it panicked: it may call a verifier, a store of sessions or a resolver of the application's own.
+fn computed(mut handshake: Box<Handshake>) -> Option<Box<Handshake>> {
+    foreign::call(move || {
+        handshake.compute();
+        handshake
+    })
+    .ok()
+}
+
+fn panicked() -> HandshakeError {
+    HandshakeError::Lost(std::io::Error::other("the TLS handshake panicked"))
+}

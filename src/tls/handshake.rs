@@ -1,0 +1,168 @@
+//! The handshake of TLS over a socket, under one deadline however slowly its bytes arrive.
+//!
+//! Bytes are read and written here. The computing may be done elsewhere: it goes deeper into the stack than anything
+//! that follows, and what a stack was once used for stays resident.
+
+use std::fmt;
+use std::io;
+use std::time::Instant;
+
+use super::certificate::Certificate;
+use super::error::{TlsError, TlsErrorKind};
+use super::session::{Progress, Session};
+use crate::protocol::frame::Role;
+use crate::transport::secured::{RECORD_HEADER, Secured, record_len};
+use crate::transport::socket;
+use crate::transport::stream::Stream;
+
+/// A handshake between two waits for the peer. It may move to another thread to be computed.
+pub(crate) struct Handshake {
+    session: Session,
+    arrived: Vec<u8>,
+    opened: Vec<u8>,
+    sealed: Vec<u8>,
+    progress: Result<Progress, TlsError>,
+}
+
+/// Why a handshake has failed.
+#[derive(Debug)]
+pub(crate) enum HandshakeError {
+    /// Nothing has arrived, before the deadline or the end of the connection.
+    Silent,
+    /// It was not complete before the deadline.
+    TimedOut,
+    /// The connection was lost in the middle of it.
+    Lost(io::Error),
+    /// The first byte is not of TLS, but could be of a request of HTTP.
+    PlainHttp,
+    Tls(TlsError),
+}
+
+/// The most bytes of a handshake that may wait for their rest. rustls has a bound of its own for each message. A server
+/// admits less, because it does so from anybody, and no client but one with a long chain of certificates needs more.
+const fn max_waiting(role: Role) -> usize {
+    match role {
+        Role::Server => 32 * 1024,
+        Role::Client => 128 * 1024,
+    }
+}
+
+/// Performs a handshake, and secures the stream. `compute` calls [`Handshake::compute`], on this thread or another.
+/// `read` reads once before the deadline. Returns the certificate that the peer has presented, if it has.
+pub(crate) fn perform(
+    role: Role,
+    stream: &Stream,
+    session: Session,
+    deadline: Instant,
+    mut compute: impl FnMut(Box<Handshake>) -> Result<Box<Handshake>, HandshakeError>,
+    mut read: impl FnMut(&mut [u8]) -> io::Result<Option<usize>>,
+) -> Result<Option<Certificate>, HandshakeError> {
+    let mut handshake = Box::new(Handshake::new(session));
+    let mut has_begun = false;
+    if role == Role::Client {
+        handshake = compute(handshake)?;
+    }
+    while !handshake.send(stream, deadline)? {
+        while !handshake.can_go_on() {
+            if handshake.waiting() > max_waiting(role) {
+                let text = "more bytes of a TLS handshake have arrived than any needs";
+                return Err(HandshakeError::Tls(TlsError::new(TlsErrorKind::Protocol, text)));
+            }
+            match handshake.read(&mut read) {
+                Ok(None) if has_begun => return Err(HandshakeError::TimedOut),
+                Ok(Some(0)) if has_begun => {
+                    return Err(HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into()));
+                }
+                Err(error) if has_begun => return Err(HandshakeError::Lost(error)),
+                Ok(None | Some(0)) | Err(_) => return Err(HandshakeError::Silent),
+                Ok(Some(_)) => {}
+            }
+            if role == Role::Server && !has_begun && handshake.arrived[0].is_ascii_uppercase() {
+                return Err(HandshakeError::PlainHttp);
+            }
+            has_begun = true;
+        }
+        handshake = compute(handshake)?;
+    }
+    let Handshake { session, arrived, opened, .. } = *handshake;
+    let certificate = session.peer_certificate();
+    stream.secure(Secured::new(Box::new(session), arrived, opened));
+    Ok(certificate)
+}
+
+impl Handshake {
+    fn new(session: Session) -> Self {
+        Self {
+            session,
+            arrived: Vec::new(),
+            opened: Vec::new(),
+            sealed: Vec::new(),
+            progress: Ok(Progress::Handshaking),
+        }
+    }
+
+    /// Does what can be done with what has arrived. This is all of the computing.
+    pub(crate) fn compute(&mut self) {
+        let Self { session, arrived, opened, sealed, progress } = self;
+        *progress = session.advance(arrived, opened, sealed);
+    }
+
+    /// Sends what is due: a part of the handshake, or the alert that says why it has failed. Returns whether the
+    /// handshake is complete.
+    fn send(&mut self, stream: &Stream, deadline: Instant) -> Result<bool, HandshakeError> {
+        let sent = socket::write_raw_before(stream, &std::mem::take(&mut self.sealed), deadline);
+        match std::mem::replace(&mut self.progress, Ok(Progress::Handshaking)) {
+            Err(error) => return Err(HandshakeError::Tls(error)),
+            Ok(Progress::Ended) => return Err(HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(Progress::Open) => sent.map(|()| true),
+            Ok(Progress::Handshaking) => sent.map(|()| false),
+        }
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::TimedOut => HandshakeError::TimedOut,
+            _ => HandshakeError::Lost(error),
+        })
+    }
+
+    /// Whether there is something to compute: a whole record, or what cannot become one.
+    fn can_go_on(&self) -> bool {
+        /// The largest record, with what TLS 1.2 may add to its payload (RFC 5246 section 6.2.3).
+        const MAX_RECORD: usize = RECORD_HEADER + 16 * 1024 + 2048;
+        const TYPES: std::ops::RangeInclusive<u8> = 20..=24;
+        match record_len(&self.arrived) {
+            Some(len) => len <= self.arrived.len() || len > MAX_RECORD || !TYPES.contains(&self.arrived[0]),
+            None => self.arrived.first().is_some_and(|first| !TYPES.contains(first)),
+        }
+    }
+
+    fn waiting(&self) -> usize {
+        self.arrived.len() + self.session.held()
+    }
+
+    fn read(&mut self, read: &mut impl FnMut(&mut [u8]) -> io::Result<Option<usize>>) -> io::Result<Option<usize>> {
+        const READ: usize = 4096;
+        let before = self.arrived.len();
+        self.arrived.resize(before + READ, 0);
+        let outcome = read(&mut self.arrived[before..]);
+        let count = match outcome {
+            Ok(Some(count)) => count,
+            _ => 0,
+        };
+        self.arrived.truncate(before + count);
+        outcome
+    }
+}
+
+impl fmt::Display for HandshakeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => f.write_str("no TLS handshake began"),
+            Self::TimedOut => f.write_str("the TLS handshake took too long"),
+            Self::Lost(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                f.write_str("connection closed in the middle of the TLS handshake")
+            }
+            Self::Lost(error) => write!(f, "connection lost in the middle of the TLS handshake: {error}"),
+            Self::PlainHttp => f.write_str("a request of plain HTTP"),
+            Self::Tls(error) => write!(f, "TLS: {error}"),
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Records of one end against rustls' own connection at the other: cut anywhere, with new keys, and with messages of
+//! TLS in several records.
+
+use std::io::{Read, Write};
+
+use rustls::{RootCertStore, ServerConfig};
+
+use super::*;
+use crate::protocol::frame::Role;
+use crate::tls::session::{Progress, Session};
+use crate::transport::secured::{Opened, Records, record_len};
+
+/// One end of ours, with what it has not taken yet, and the other.
+struct Ends {
+    ours: Session,
+    arrived: Vec<u8>,
+    opened: Vec<u8>,
+    sealed: Vec<u8>,
+    theirs: Connection,
+}
+
+fn configs(versions: &[&'static SupportedProtocolVersion], fragments: Option<usize>) -> (ClientConfig, ServerConfig) {
+    let ca = ca("a CA");
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+    let mut client = client.with_root_certificates(roots).with_no_client_auth();
+    let server = for_names(&ca, &["example.org"]).server().config();
+    let mut server = ServerConfig::clone(&server);
+    // So that either end's messages of TLS come in many records.
+    (client.max_fragment_size, server.max_fragment_size) = (fragments, fragments);
+    (client, server)
+}
+
+impl Ends {
+    fn new(role: Role, (client, server): (ClientConfig, ServerConfig)) -> Self {
+        let name = rustls::pki_types::ServerName::try_from("example.org").unwrap();
+        let (ours, theirs): (_, Connection) = match role {
+            Role::Server => (
+                Session::server(Arc::new(server)).unwrap(),
+                ClientConnection::new(Arc::new(client), name).unwrap().into(),
+            ),
+            Role::Client => (
+                Session::client(Arc::new(client), name, "example.org").unwrap(),
+                ServerConnection::new(Arc::new(server)).unwrap().into(),
+            ),
+        };
+        Self { ours, arrived: Vec::new(), opened: Vec::new(), sealed: Vec::new(), theirs }
+    }
+
+    fn open(role: Role, configs: (ClientConfig, ServerConfig)) -> Self {
+        let mut ends = Self::new(role, configs);
+        for _ in 0..20 {
+            let progress = ends.advance().unwrap();
+            ends.give_ours().unwrap();
+            if progress == Progress::Open && !ends.theirs.is_handshaking() && !ends.theirs.wants_write() {
+                return ends;
+            }
+            let sent = ends.take_theirs();
+            ends.arrived.extend(sent);
+        }
+        panic!("no end of the handshake");
+    }
+
+    fn advance(&mut self) -> Result<Progress, TlsError> {
+        self.ours.advance(&mut self.arrived, &mut self.opened, &mut self.sealed)
+    }
+
+    fn take_theirs(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while self.theirs.wants_write() {
+            self.theirs.write_tls(&mut bytes).unwrap();
+        }
+        bytes
+    }
+
+    /// Gives them what we have sealed, and returns what they have opened of it.
+    fn give_ours(&mut self) -> Result<Vec<u8>, rustls::Error> {
+        let (sealed, mut opened) = (std::mem::take(&mut self.sealed), Vec::new());
+        let mut rest = &sealed[..];
+        while !rest.is_empty() {
+            self.theirs.read_tls(&mut rest).unwrap();
+            self.theirs.process_new_packets()?;
+            let _ = self.theirs.reader().read_to_end(&mut opened);
+        }
+        Ok(opened)
+    }
+
+    fn seal(&mut self, bytes: &[u8]) {
+        self.ours.seal(bytes, &mut self.sealed).unwrap();
+    }
+}
+
+const BOTH: [&[&SupportedProtocolVersion]; 2] = [&[&TLS12], &[&TLS13]];
+
+#[test]
+fn bytes_go_both_ways_whatever_their_number() {
+    for (versions, role) in BOTH.into_iter().flat_map(|versions| [(versions, Role::Server), (versions, Role::Client)]) {
+        let mut ends = Ends::open(role, configs(versions, None));
+        for len in [1, 2, 100, 1000, 16_383, 16_384] {
+            let bytes: Vec<u8> = (0..len).map(|at| (at % 251) as u8).collect();
+            ends.seal(&bytes);
+            // One record each, with the overhead that is measured.
+            assert_eq!(record_len(&ends.sealed), Some(ends.sealed.len()));
+            assert!(ends.sealed.len() - len <= 29, "{}", ends.sealed.len() - len);
+            assert_eq!(ends.give_ours().unwrap(), bytes);
+            ends.theirs.writer().write_all(&bytes).unwrap();
+            ends.arrived = ends.take_theirs();
+            assert_eq!(ends.advance().unwrap(), Progress::Open);
+            assert_eq!((std::mem::take(&mut ends.opened), ends.arrived.len()), (bytes, 0));
+        }
+    }
+}
+
+#[test]
+fn a_handshake_and_what_follows_may_be_cut_anywhere_while_the_other_direction_is_used() {
+    // In the smallest pieces, so that tickets come in several records: rustls then has to see them all until the last.
+    for (versions, fragments) in [(BOTH[0], Some(64)), (BOTH[1], Some(64)), (BOTH[1], None)] {
+        for role in [Role::Server, Role::Client] {
+            for step in [1, 2, 3, 7, 50] {
+                let mut ends = Ends::new(role, configs(versions, fragments));
+                let (mut is_open, mut replies) = (false, 0);
+                ends.advance().unwrap();
+                for _ in 0..50 {
+                    replies += ends.give_ours().unwrap().len();
+                    if !ends.theirs.is_handshaking() && replies > 0 {
+                        break;
+                    }
+                    if !ends.theirs.is_handshaking() {
+                        ends.theirs.writer().write_all(b"question").unwrap();
+                    }
+                    for piece in ends.take_theirs().chunks(step) {
+                        ends.arrived.extend_from_slice(piece);
+                        is_open |= ends.advance().unwrap() == Progress::Open;
+                        if is_open {
+                            // Another thread sends in the middle of whatever arrives.
+                            ends.seal(b"x");
+                        }
+                    }
+                }
+                assert!(replies > 0 && is_open);
+                for _ in 0..3 {
+                    ends.theirs.writer().write_all(b"the last").unwrap();
+                    for piece in ends.take_theirs().chunks(step) {
+                        ends.arrived.extend_from_slice(piece);
+                        ends.advance().unwrap();
+                        ends.seal(b"y");
+                    }
+                    ends.give_ours().unwrap();
+                }
+                assert!(ends.opened.ends_with(b"the lastthe lastthe last") && ends.arrived.is_empty());
+            }
+        }
+    }
+}
+
+#[test]
+fn new_keys_in_either_direction_lose_nothing() {
+    for role in [Role::Server, Role::Client] {
+        let mut ends = Ends::open(role, configs(BOTH[1], None));
+        ends.opened.clear();
+        for round in 0..100_u8 {
+            // They take new keys, and ask us to do the same: our next record comes after ours.
+            ends.theirs.refresh_traffic_keys().unwrap();
+            ends.theirs.writer().write_all(&[round]).unwrap();
+            ends.arrived = ends.take_theirs();
+            ends.advance().unwrap();
+            assert_eq!(std::mem::take(&mut ends.opened), [round]);
+            ends.seal(&[round, 1]);
+            assert_eq!(ends.give_ours().unwrap(), [round, 1]);
+        }
+    }
+}
+
+#[test]
+fn requests_for_new_keys_without_end_are_refused() {
+    let mut ends = Ends::open(Role::Server, configs(BOTH[1], None));
+    let error = (0..1000).find_map(|_| {
+        ends.theirs.refresh_traffic_keys().unwrap();
+        ends.arrived = ends.take_theirs();
+        ends.advance().err()
+    });
+    assert_eq!(error.expect("a bound").kind(), TlsErrorKind::Protocol);
+}
+
+#[test]
+fn an_error_is_told_by_an_alert_and_what_came_before_it_is_not_lost() {
+    for role in [Role::Server, Role::Client] {
+        let mut ends = Ends::open(role, configs(BOTH[1], None));
+        ends.opened.clear();
+        ends.theirs.writer().write_all(b"good").unwrap();
+        ends.arrived = ends.take_theirs();
+        ends.theirs.writer().write_all(b"bad").unwrap();
+        let mut bad = ends.take_theirs();
+        *bad.last_mut().unwrap() ^= 1;
+        ends.arrived.extend(bad);
+        let error = ends.advance().unwrap_err();
+        assert_eq!((error.kind(), &ends.opened[..]), (TlsErrorKind::Protocol, &b"good"[..]));
+        let told = ends.give_ours().unwrap_err();
+        assert_eq!(told, rustls::Error::AlertReceived(rustls::AlertDescription::BadRecordMac));
+        // Whoever sends now learns that it is over.
+        assert!(ends.ours.seal(b"more", &mut ends.sealed).is_err());
+    }
+}
+
+#[test]
+fn what_is_no_tls_is_an_error_at_once() {
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 64], &[0x16, 3, 1, 0xff, 0xff, 1], &[23, 3, 3, 0, 1, 9]] {
+        let mut ends = Ends::new(Role::Server, configs(BOTH[1], None));
+        ends.arrived = garbage.to_vec();
+        assert!(ends.advance().is_err(), "{garbage:?}");
+    }
+}
+
+#[test]
+fn both_directions_end_by_themselves() {
+    let mut ends = Ends::open(Role::Server, configs(BOTH[1], None));
+    ends.opened.clear();
+    ends.theirs.writer().write_all(b"last").unwrap();
+    ends.theirs.send_close_notify();
+    ends.arrived = ends.take_theirs();
+    let outcome = ends.ours.open(&mut ends.arrived, &mut ends.opened, &mut ends.sealed).unwrap();
+    assert_eq!((outcome, &ends.opened[..]), (Opened::Ended, &b"last"[..]));
+    // Our direction is open still.
+    ends.seal(b"answer");
+    ends.ours.seal_end(&mut ends.sealed);
+    assert_eq!(ends.give_ours().unwrap(), b"answer");
+    let mut end = [0];
+    assert_eq!(ends.theirs.reader().read(&mut end).unwrap(), 0, "an end that was said");
+}
+
+#[test]
+fn messages_that_never_end_are_refused_before_they_fill_the_memory() {
+    // A ClientHello that announces 16 MB, in records of 1,000 bytes.
+    let mut ends = Ends::new(Role::Server, configs(BOTH[1], None));
+    let hello = [&[1, 0xff, 0xff, 0xff][..], &[0; 996]].concat();
+    let mut waiting = 0;
+    let refused = (0..1000).find(|at| {
+        let payload = if *at == 0 { &hello[..] } else { &[0; 1000] };
+        ends.arrived.extend([22, 3, 1, 3, 0xe8]);
+        ends.arrived.extend(payload);
+        waiting = ends.arrived.len() + ends.ours.held();
+        ends.advance().is_err()
+    });
+    assert!(refused.is_some() && waiting < 100_000, "{waiting} bytes waiting");
+}
