@@ -510,7 +510,8 @@
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
-//! | `cli` (default) | the program `heartwire` | both, `clap`, `ctrlc`, `humantime`, `rlimit`, `simplelog`, `time` |
+//! | `cli` (default) | the program | the first two; `clap`, `humantime`, `rlimit`, `signal-hook`, `simplelog`, `time` |
+//! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |
 //! | `completions` (default) | `heartwire completions`, `heartwire manual` | `cli`, `clap_complete`, `clap_mangen` |
 //!
 //! No feature changes the behaviour of the rest. With `default-features = false` only the library is built. It needs

@@ -20,6 +20,7 @@ pub(crate) fn run(options: &CheckOptions) -> Result<(), Failure> {
     let deadline = Instant::now() + options.timeout;
     let client = client(options).map_err(Failure::of_client)?;
     output::start_log(&options.log)?;
+    options.tls.warn();
     let handle = client.handle();
     let (open, opened) = bounded(1);
     let (end, ended) = bounded(1);
@@ -45,7 +46,8 @@ pub(crate) fn run(options: &CheckOptions) -> Result<(), Failure> {
 
 /// A client as the options want it.
 fn client(options: &CheckOptions) -> Result<Client, Error> {
-    let client = options.opening.client()?.no_reconnect().heartbeat(HeartbeatPolicy::off());
+    let client = options.tls.apply_to(options.opening.client()?)?;
+    let client = client.no_reconnect().heartbeat(HeartbeatPolicy::off());
     let client = client.connect_timeout(options.connect_timeout()).handshake_timeout(options.handshake_timeout());
     Ok(client.close_timeout(CLOSE_TIMEOUT))
 }
@@ -81,6 +83,9 @@ fn answer(
 /// Why there was no connection.
 fn not_open(ended: &Receiver<Result<(), Error>>, deadline: Instant) -> String {
     match ended.recv_deadline(deadline) {
+        // It says by itself what to do.
+        #[cfg(feature = "tls")]
+        Ok(Err(Error::Connect(ConnectError::Tls(error)))) => error.to_string(),
         Ok(Err(Error::Connect(error))) => format!("{error}; {}", advice(&error)),
         Ok(Err(Error::Closed(reason))) => closed(&reason),
         Ok(Err(error)) => error.to_string(),

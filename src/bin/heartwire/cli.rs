@@ -1,6 +1,6 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `opening` and `log` hold
+//! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `tls`, `opening` and `log` hold
 //! those that several have; `environment` finds options in variables; `values` says how each kind of value is spelled,
 //! and `usage_error` how a mistake is reported. `generated` makes completions and manual pages of all that.
 
@@ -19,6 +19,8 @@ mod log;
 mod opening;
 mod serve;
 mod settings;
+#[cfg_attr(not(feature = "tls"), path = "cli/no_tls.rs")]
+mod tls;
 mod usage_error;
 mod values;
 

@@ -29,9 +29,10 @@ use screen::Screen;
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     let client = client(options).map_err(Failure::of_client)?;
     output::start_log(&options.log)?;
+    options.tls.warn();
     let handle = client.handle();
     let stop = handle.clone();
-    output::on_signals(move || stop.stop())?;
+    output::on_signals(move || stop.stop(), None)?;
 
     let progress = Arc::new(Progress::default());
     let (reading, reader) = (Arc::clone(&progress), handle.clone());
@@ -55,7 +56,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
 
 /// A client as the options want it.
 fn client(options: &ConnectOptions) -> Result<Client, Error> {
-    let client = options.opening.client()?;
+    let client = options.tls.apply_to(options.opening.client()?)?;
     let client = client.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
     let client = options.settings.apply_to_client(client);
     Ok(if options.no_reconnect { client.no_reconnect() } else { client })

@@ -3,12 +3,14 @@
 //!
 //! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks whether
 //! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` writes the log.
-//! `systemd` tells the service manager how the server is.
+//! `systemd` tells the service manager how the server is, and `certificates` has those of TLS.
 
 // The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
 // called.
 #![allow(clippy::disallowed_macros, reason = "see clippy.toml")]
 
+#[cfg_attr(not(feature = "tls"), path = "no_certificates.rs")]
+mod certificates;
 mod check;
 mod cli;
 mod connect;

@@ -16,6 +16,11 @@ pub(crate) fn journal_logger(_: LevelFilter) -> Option<Box<dyn SharedLogger>> {
     None
 }
 
+/// Whether a service manager runs this process.
+pub(crate) fn is_service() -> bool {
+    false
+}
+
 /// The service, which nobody manages.
 pub(crate) struct Service;
 

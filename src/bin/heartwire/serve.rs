@@ -4,23 +4,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
+use crate::certificates::Certificates;
 use crate::cli::{Mode, ServeOptions};
-use crate::output;
+use crate::output::{self, OnHangup};
 use crate::systemd::{self, Service};
 
 /// Serves until a signal.
 pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     output::start_log(&options.log)?;
-    let server = bind(options)?
-        .heartbeat(options.heartbeat())
-        .text_heartbeat(options.text_heartbeat())
-        .max_connections(options.capacity.max_connections)
-        .max_connections_per_address(options.capacity.max_connections_per_address)
-        .trust_proxies(options.access.trust_proxy.iter().copied())
-        .allow_origins(options.access.allow_origin.iter().cloned())
-        .health("/healthz")
-        .browser_module();
-    let server = options.settings.apply_to_server(server);
+    let certificates = Certificates::load(options)?;
+    let server = server(options, certificates.as_ref())?;
     let access = status_access(&server, options);
     let server = match access {
         Some(access) => server.status_page("/", access).metrics("/metrics", access),
@@ -29,13 +22,15 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     let handle = server.handle();
     let mut service = Service::new();
     let (stop, tell_stopping) = (handle.clone(), service.stopper());
-    output::on_signals(move || {
+    let end = move || {
         tell_stopping();
         stop.shutdown();
-    })?;
-    announce(&handle, access.is_some(), options);
+    };
+    output::on_signals(end, on_hangup(certificates.as_ref()))?;
+    announce(&handle, certificates.as_ref(), access.is_some(), options);
     service.start(&handle)?;
     raise_file_limit(options.capacity.max_connections);
+    certificates.map_or(Ok(()), Certificates::watch)?;
 
     let (mode, room) = (options.mode, handle.clone());
     let served = server.serve(move |conn| match mode {
@@ -46,6 +41,33 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     served.map_err(|error| error.to_string())?;
     print_summary(&handle, options);
     Ok(())
+}
+
+/// A server as the options want it, but for the status.
+fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result<Server, String> {
+    let server = bind(options)?
+        .heartbeat(options.heartbeat())
+        .text_heartbeat(options.text_heartbeat())
+        .max_connections(options.capacity.max_connections)
+        .max_connections_per_address(options.capacity.max_connections_per_address)
+        .trust_proxies(options.access.trust_proxy.iter().copied())
+        .allow_origins(options.access.allow_origin.iter().cloned())
+        .health("/healthz")
+        .browser_module();
+    let server = options.settings.apply_to_server(server);
+    Ok(match certificates {
+        Some(certificates) => certificates.apply_to(server),
+        None => server,
+    })
+}
+
+/// SIGHUP reloads certificates. A service has no terminal that could be closed, so there it never ends the server: a
+/// reload of what has no certificates is no reason to stop.
+fn on_hangup(certificates: Option<&Certificates>) -> Option<OnHangup> {
+    let nothing = || log::info!("SIGHUP: there are no certificates to reload");
+    certificates
+        .and_then(Certificates::reloader)
+        .or_else(|| systemd::is_service().then(|| -> OnHangup { Box::new(nothing) }))
 }
 
 /// A server on the socket that systemd has opened, or else on the address.
@@ -80,13 +102,21 @@ fn status_access(server: &Server, options: &ServeOptions) -> Option<StatusAccess
     options.access.shows_status(is_loopback).then_some(access)
 }
 
-fn announce(handle: &ServerHandle, shows_status: bool, options: &ServeOptions) {
+fn announce(handle: &ServerHandle, certificates: Option<&Certificates>, shows_status: bool, options: &ServeOptions) {
     let address = handle.local_addr();
+    let (scheme, names) = match certificates {
+        Some(certificates) => ("s", format!(" for {}", certificates.names())),
+        None => ("", String::new()),
+    };
     let status = match shows_status {
-        true => format!("; status page at http://{}/", reachable(address)),
+        true => format!("; status page at http{scheme}://{}/", reachable(address)),
         false => String::new(),
     };
-    output::say(&options.log, &format!("listening on ws://{address} ({}){status}", options.heartbeat_in_words()));
+    let heartbeat = options.heartbeat_in_words();
+    output::say(&options.log, &format!("listening on ws{scheme}://{address}{names} ({heartbeat}){status}"));
+    if let Some(note) = certificates.and_then(Certificates::note) {
+        output::say(&options.log, note);
+    }
 }
 
 /// An address that a browser on this machine can ask for.

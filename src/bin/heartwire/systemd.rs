@@ -95,6 +95,11 @@ impl SharedLogger for JournalLogger {
     }
 }
 
+/// Whether systemd runs this process as a service that tells how it is.
+pub(crate) fn is_service() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some_and(|socket| !socket.is_empty())
+}
+
 /// The service, as systemd knows it.
 pub(crate) struct Service {
     stop: Sender<()>,
@@ -127,7 +132,7 @@ impl Service {
     /// # Errors
     /// What is wrong, in a line, if there is no thread for it.
     pub(crate) fn start(&mut self, handle: &ServerHandle) -> Result<(), String> {
-        if std::env::var_os("NOTIFY_SOCKET").is_none_or(|socket| socket.is_empty()) {
+        if !is_service() {
             return Ok(());
         }
         let (end, until_end) = bounded(0);

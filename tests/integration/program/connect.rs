@@ -245,7 +245,6 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (URL, &["--ping-interval", "off", "--announce"], "--announce", "with --ping-interval off"),
         (URL, &["--mode", "echo"], "--mode", "(try heartwire connect --help)"),
         (URL, &["ws://127.0.0.1/"], "ws://***", "(try heartwire connect --help)"),
-        ("wss://127.0.0.1/", &[], "invalid URL \"wss://127.0.0.1/\"", "not supported"),
         ("http://127.0.0.1/", &[], "invalid URL \"http://127.0.0.1/\"", "expected ws://"),
         ("127.0.0.1:9001", &[], "invalid URL \"127.0.0.1:9001\"", "expected ws://"),
         ("ws://127.0.0.1:99999/", &[], "invalid URL", "the port is not valid"),

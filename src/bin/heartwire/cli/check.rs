@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 
-use super::LogOptions;
 use super::opening::Opening;
 use super::usage_error::{UsageError, refuse};
 use super::values::parse_duration;
+use super::{LogOptions, tls};
 
 /// What stands below the options: how values are written, examples and exit codes.
 const AFTER_HELP: &str = "\
@@ -53,6 +53,9 @@ pub(crate) struct CheckOptions {
     handshake_timeout: Option<Duration>,
 
     #[command(flatten)]
+    pub(crate) tls: tls::ClientOptions,
+
+    #[command(flatten)]
     pub(crate) log: LogOptions,
 }
 
@@ -67,6 +70,7 @@ impl CheckOptions {
                 refuse(given, &[option], because)?;
             }
         }
+        self.tls.check(&self.opening.url, given)?;
         self.opening.check(given)
     }
 

@@ -5,12 +5,12 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 use heartwire::HeartbeatPolicy;
 
-use super::LogOptions;
 use super::heartbeat::ClientHeartbeat;
 use super::opening::Opening;
 use super::settings::Settings;
 use super::usage_error::UsageError;
 use super::values::parse_duration;
+use super::{LogOptions, tls};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
 const AFTER_HELP: &str = "\
@@ -34,6 +34,8 @@ Examples:
       Send one message, print the replies that arrive before the connection closes, and end
   heartwire connect ws://127.0.0.1:9001/ --header \"Authorization: Bearer TOKEN\"
       Log in with a header
+  heartwire connect wss://localhost:9001/ --cacert ca.pem --cert device.pem --key device-key.pem
+      Trust an own CA, and show the server a certificate
 
 Exit codes:
   0    an orderly end, with everything sent
@@ -62,6 +64,9 @@ pub(crate) struct ConnectOptions {
     pub(crate) settings: Settings,
 
     #[command(flatten)]
+    pub(crate) tls: tls::ClientOptions,
+
+    #[command(flatten)]
     pub(crate) log: LogOptions,
 }
 
@@ -82,6 +87,7 @@ impl ConnectOptions {
     /// Refuses options that would have no effect beside the others.
     pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         self.heartbeat.check(given)?;
+        self.tls.check(&self.opening.url, given)?;
         self.opening.check(given)
     }
 

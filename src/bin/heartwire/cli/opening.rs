@@ -9,7 +9,7 @@ use super::values::{parse_header, parse_subprotocol};
 /// What a client sends to open a connection.
 #[derive(Debug, Args)]
 pub(crate) struct Opening {
-    /// URL of the server, as ws://HOST[:PORT][/PATH]
+    /// URL of the server, as ws://HOST[:PORT][/PATH] or wss://HOST[:PORT][/PATH]
     pub(crate) url: String,
 
     /// Add a header to the opening handshake; repeatable
@@ -28,7 +28,9 @@ impl Opening {
         if given.contains_id("url") {
             return Ok(());
         }
-        self.client().map(drop).map_err(|error| UsageError::new(format!("the value of HEARTWIRE_URL: {error}")))
+        Client::new(&self.url)
+            .map(drop)
+            .map_err(|error| UsageError::new(format!("the value of HEARTWIRE_URL: {error}")))
     }
 
     /// A client that opens its connections so.

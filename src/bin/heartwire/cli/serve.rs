@@ -3,11 +3,11 @@
 use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, IpNet, Origin};
 
-use super::LogOptions;
 use super::heartbeat::ServerHeartbeat;
 use super::settings::Settings;
 use super::usage_error::UsageError;
 use super::values::{parse_address, parse_connections, parse_network};
+use super::{LogOptions, tls};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
 const AFTER_HELP: &str = "\
@@ -18,12 +18,17 @@ Environment:
   Each option and argument can come from the variable beside it, such as
   HEARTWIRE_PING_INTERVAL=5s. What the command line says wins, and an empty
   variable counts as not set. Flags take true or false.
-  Lists, as for --allow-origin and --trust-proxy, are separated by commas.
+  Lists, as for --allow-origin and --tls-cert, are separated by commas.
 
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close all connections
   with 1001 and end the server within --close-timeout. A second signal ends it at once.
-  nohup does not keep SIGHUP away; setsid does.
+  nohup does not keep SIGHUP away; setsid does. With --tls-cert, and as a service, SIGHUP
+  reads the certificates anew instead.
+
+Certificates:
+  They are read anew, without a restart, when their files change. Until the new ones can
+  be used the old ones are served, and the log says so.
 
 systemd:
   As a service of Type=notify it says when it listens, how many are connected and when
@@ -39,6 +44,8 @@ Examples:
       Find a dead peer within 9 s
   heartwire 9001 --heartbeat peer --expect 30s
       Send no Pings: every peer has to show life within 30 s
+  heartwire 0.0.0.0:9001 --tls-cert chain.pem --tls-key key.pem
+      Serve wss://
   heartwire connect ws://127.0.0.1:9001/
       Run a client to type messages into
 
@@ -71,6 +78,9 @@ pub(crate) struct ServeOptions {
 
     #[command(flatten)]
     pub(crate) access: Access,
+
+    #[command(flatten)]
+    pub(crate) tls: tls::ServerOptions,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,
@@ -119,6 +129,7 @@ pub(crate) struct Access {
 impl ServeOptions {
     /// Refuses options that would have no effect beside the others.
     pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
+        self.tls.check(given)?;
         self.heartbeat.check(given)
     }
 
