@@ -46,8 +46,8 @@ impl Process {
 
     /// The address in the line that servers print when they listen.
     pub(crate) fn address(&self) -> SocketAddr {
-        let line = self.stdout.line_with(&["listening on ws://"]);
-        let address = line.split("ws://").nth(1).and_then(|rest| rest.split_whitespace().next());
+        let line = self.stdout.line_with(&["listening on ws"]);
+        let address = line.split("://").nth(1).and_then(|rest| rest.split_whitespace().next());
         address.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("no address in {line:?}"))
     }
 

@@ -1,5 +1,5 @@
-//! The certificates of `heartwire serve`: where they come from, when they have to be renewed, and their replacement while
-//! the server runs.
+//! The certificates of `heartwire serve`: where they come from, when they have to be renewed, and their replacement
+//! while the server runs.
 //!
 //! A thread of its own looks at the files every two seconds, by the same names each time, so that a symbolic link that
 //! points elsewhere is seen too. A certificate and its key change one after the other: until they belong together the
@@ -47,7 +47,7 @@ impl Certificates {
         // First, so that a change that comes while they are read is seen later.
         let seen = stamps(&files);
         let unusable = |error: TlsError| format!("cannot serve wss://: {error}");
-        let (tls, note) = match options.from_files().map_err(unusable)? {
+        let (tls, note) = match options.load().map_err(unusable)? {
             Some(tls) => (tls, None),
             None if options.encrypts() => self_signed()?,
             None => return Ok(None),
@@ -149,8 +149,9 @@ impl Watch {
             }
             Err(_) if before == Trouble::None && !is_asked => self.trouble = Trouble::Perhaps,
             Err(error) => {
-                if before != Trouble::Logged || is_asked {
-                    log::warn!("the old certificates are still served, for the new ones cannot be used: {error}");
+                match before {
+                    Trouble::Logged if !is_asked => log::debug!("the new certificates still cannot be used: {error}"),
+                    _ => log::warn!("the old certificates are still served, for the new ones cannot be used: {error}"),
                 }
                 self.trouble = Trouble::Logged;
             }

@@ -11,3 +11,5 @@ mod serve_options;
 mod status;
 #[cfg(target_os = "linux")]
 mod systemd;
+#[cfg(feature = "tls")]
+mod tls;

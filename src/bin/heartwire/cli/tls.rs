@@ -72,7 +72,7 @@ impl ServerOptions {
     }
 
     /// What is served from files, if anything is.
-    pub(crate) fn from_files(&self) -> Result<Option<ServerTls>, TlsError> {
+    pub(crate) fn load(&self) -> Result<Option<ServerTls>, TlsError> {
         let mut pairs = self.tls_cert.iter().zip(&self.tls_key);
         let Some((chain, key)) = pairs.next() else { return Ok(None) };
         let first = ServerTls::from_pem_files(chain, key)?;
