@@ -13,3 +13,5 @@ mod status;
 mod systemd;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "tls")]
+mod wss;
