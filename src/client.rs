@@ -245,7 +245,7 @@ impl Client {
         let result = catch_unwind(AssertUnwindSafe(|| run.until_done()));
         run.state.ended();
         supervisor.notify(Notice::NoMoreConnections);
-        supervisor.shut_down();
+        supervisor.end();
         let joined = threads.join(&supervisor);
         joined.and(result.unwrap_or_else(|panic| resume_unwind(panic)))
     }

@@ -347,7 +347,7 @@
 //! | --- | --- | --- |
 //! | `Peer` | the peer sent a Close frame | the peer's code |
 //! | `Local` | the handler returned `Ok` (1000), or `close` was called | the given code |
-//! | `Shutdown` | [`ServerHandle::shutdown`] | 1001 |
+//! | `Shutdown` | [`ServerHandle::shutdown`] | 1001, or the given code |
 //! | `Protocol` | the peer broke the protocol | 1002 |
 //! | `InvalidUtf8` | a text was not UTF-8 | 1007 |
 //! | `TooBig` | a message over [`max_message_size`](Server::max_message_size) | 1009 |
@@ -380,7 +380,7 @@
 //! # Shutdown
 //!
 //! [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, and all
-//! connections get a Close frame with 1001. After seven eighths of the close timeout, those still open are cut. `serve`
+//! connections get a Close frame with 1001, or with the code of [`shutdown_with`](ServerHandle::shutdown_with). After seven eighths of the close timeout, those still open are cut. `serve`
 //! returns when all threads have ended, or at the close timeout if processors are free. A handler that has not returned
 //! by then is logged and its thread abandoned; its connection is closed and reported. Then the channels of
 //! [`ServerHandle::events`] end, and [`ServerHandle::stats`] stays readable. A logger that does not take its last lines

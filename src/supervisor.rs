@@ -96,7 +96,7 @@ impl Supervisor {
             self.open_connections().map(|registered| Arc::clone(&registered.shared)).collect();
         for shared in unreported {
             // A panic has lost its report.
-            shared.abort(CloseReason::Shutdown);
+            shared.abort(CloseReason::shutdown());
             self.closed(shared.last_report());
         }
     }
@@ -226,7 +226,7 @@ impl Supervisor {
                 let _ = reply.try_send(Snapshot { connections, stats: self.supervisor.stats() });
             }
             Notice::Probe { reply } => _ = reply.try_send(()),
-            Notice::Shutdown => self.begin_shutdown(),
+            Notice::Shutdown { reason } => self.begin_shutdown(*reason),
             Notice::Failed => self.cut_all(),
             #[cfg(test)]
             Notice::Panic => panic!("as the test wants it"),

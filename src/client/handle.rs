@@ -1,8 +1,7 @@
 //! The handle to a client, and what it shares with the client: the open connection and the outbox.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
@@ -12,7 +11,7 @@ use crate::durations::LONGEST;
 use crate::error::{ClientSendError, Error, TrySendError};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
-use crate::protocol::close::{CloseReason, counted};
+use crate::protocol::close::{CloseCode, CloseReason, counted};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::Stats;
@@ -146,13 +145,21 @@ impl ClientHandle {
     /// Stops the client, and returns at once. An open connection sends what is queued and is then closed with 1000. An
     /// attempt or a pause ends at once. [`Client::run`](crate::Client::run) then returns `Ok`.
     pub fn stop(&self) {
-        self.state.is_stopping.store(true, SeqCst);
-        let connection = self.state.current().connection.clone();
-        if let Some(connection) = connection {
-            // Fails only if it is closing already.
-            let _ = connection.close_from_outside(CloseReason::normal());
+        self.state.stop(CloseReason::normal());
+    }
+
+    /// Like [`stop`](Self::stop), with another close code than 1000 and a reason, of which 123 bytes are sent. Does
+    /// nothing if the client was stopped already.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCloseCode`] if the code must not be sent; the client goes on.
+    pub fn stop_with(&self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
+        let code = code.into();
+        if !code.is_sendable() {
+            return Err(Error::InvalidCloseCode(code));
         }
-        let _ = self.state.wake.try_send(());
+        self.state.stop(CloseReason::Local { code, reason: reason.to_owned() });
+        Ok(())
     }
 
     /// All events from now on: attempts, pauses, openings, misses, closures. The channel is disconnected when the
@@ -180,7 +187,8 @@ pub(super) struct ClientState {
     changed: Condvar,
     /// Wakes the client, so that it checks whether to stop, and ends its pause.
     wake: channel::Sender<()>,
-    is_stopping: AtomicBool,
+    /// What the client was stopped with.
+    stopped_with: OnceLock<CloseReason>,
 }
 
 #[derive(Debug, Default)]
@@ -202,13 +210,7 @@ pub(super) struct Current {
 
 impl ClientState {
     pub(super) fn new(supervisor: Arc<SupervisorHandle>, wake: channel::Sender<()>) -> Self {
-        Self {
-            supervisor,
-            current: Mutex::default(),
-            changed: Condvar::new(),
-            wake,
-            is_stopping: AtomicBool::new(false),
-        }
+        Self { supervisor, current: Mutex::default(), changed: Condvar::new(), wake, stopped_with: OnceLock::new() }
     }
 
     pub(super) fn current(&self) -> MutexGuard<'_, Current> {
@@ -216,7 +218,17 @@ impl ClientState {
     }
 
     pub(super) fn is_stopping(&self) -> bool {
-        self.is_stopping.load(SeqCst)
+        self.stopped_with.get().is_some()
+    }
+
+    fn stop(&self, reason: CloseReason) {
+        let reason = self.stopped_with.get_or_init(|| reason);
+        let connection = self.current().connection.clone();
+        if let Some(connection) = connection {
+            // Fails only if it is closing already.
+            let _ = connection.close_from_outside(reason.clone());
+        }
+        let _ = self.wake.try_send(());
     }
 
     /// Sends what waited in the outbox ahead of all later messages, and wakes all who wait for a connection.
@@ -235,8 +247,8 @@ impl ClientState {
         self.connect(&connection);
         self.changed.notify_all();
         self.log_dropped();
-        if self.is_stopping() {
-            let _ = connection.close_from_outside(CloseReason::normal());
+        if let Some(reason) = self.stopped_with.get() {
+            let _ = connection.close_from_outside(reason.clone());
         }
     }
 

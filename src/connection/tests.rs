@@ -65,7 +65,7 @@ fn a_report_that_was_lost_is_made_up_for_when_the_supervisor_ends() {
     let opened = receivers.notices.try_iter().find(|notice| matches!(notice, Notice::Opened(_))).unwrap();
     assert_eq!(receivers.notices.len(), 1, "the report");
     receivers.notices.recv().unwrap();
-    for notice in [opened, Notice::Shutdown, Notice::NoMoreConnections] {
+    for notice in [opened, Notice::Shutdown { reason: Box::new(CloseReason::shutdown()) }, Notice::NoMoreConnections] {
         shared.supervisor.notify(notice);
     }
     let Receivers { notices, commands, .. } = receivers;
@@ -112,7 +112,7 @@ fn a_miss_never_follows_the_end_whoever_is_first() {
         if misses % 2 == 0 {
             thread::yield_now();
         }
-        shared.abort(CloseReason::Shutdown);
+        shared.abort(CloseReason::shutdown());
         judging.join().unwrap();
         let told: Vec<bool> = receivers.notices.try_iter().map(|notice| matches!(notice, Notice::Closed(_))).collect();
         misses += told.len() - 1;

@@ -77,9 +77,9 @@ pub(crate) fn close_payload(code: Option<CloseCode>, reason: &str) -> Bytes {
 
 /// Why a connection ended: the first cause, and the error that `recv` and `send` give from then on.
 ///
-/// [`Peer`](Self::Peer) and [`Local`](Self::Local) hold what a Close frame can hold, a code and a reason (RFC 6455
-/// section 5.5.1): no field will be added to them, so a program may make them, for instance to compare. The other
-/// variants with fields may get more of them, and are matched with `..`:
+/// [`Peer`](Self::Peer), [`Local`](Self::Local) and [`Shutdown`](Self::Shutdown) hold what a Close frame can hold, a
+/// code and a reason (RFC 6455 section 5.5.1): no field will be added to them, so a program may make them, for instance
+/// to compare. The other variants with fields may get more of them, and are matched with `..`:
 ///
 /// ```
 /// # use heartwire::CloseReason;
@@ -105,8 +105,13 @@ pub enum CloseReason {
         /// The reason that we sent.
         reason: String,
     },
-    /// The server is shutting down (1001).
-    Shutdown,
+    /// The server is shutting down. [`ServerHandle::shutdown`](crate::ServerHandle::shutdown) closes with 1001.
+    Shutdown {
+        /// The code that we sent.
+        code: CloseCode,
+        /// The reason that we sent.
+        reason: String,
+    },
     /// The peer gave no sign of life for this many timeouts in a row (1011, if it can still be sent).
     #[non_exhaustive]
     HeartbeatLost {
@@ -153,6 +158,11 @@ impl CloseReason {
         Self::Local { code: CloseCode::NORMAL, reason: String::new() }
     }
 
+    /// The server shuts down, and nobody has said with which code: 1001.
+    pub(crate) fn shutdown() -> Self {
+        Self::Shutdown { code: CloseCode::GOING_AWAY, reason: "server shutting down".to_owned() }
+    }
+
     pub(crate) fn io(error: &io::Error) -> Self {
         Self::Io { kind: error.kind(), message: error.to_string() }
     }
@@ -162,7 +172,7 @@ impl CloseReason {
         match self {
             Self::Peer { .. } => "peer",
             Self::Local { .. } => "local",
-            Self::Shutdown => "shutdown",
+            Self::Shutdown { .. } => "shutdown",
             Self::HeartbeatLost { .. } => "heartbeat_lost",
             Self::WriteStalled { .. } => "write_stalled",
             Self::Protocol(_) => "protocol",
@@ -180,6 +190,7 @@ impl CloseReason {
         match self {
             Self::Peer { reason: text, .. }
             | Self::Local { reason: text, .. }
+            | Self::Shutdown { reason: text, .. }
             | Self::Io { message: text, .. }
             | Self::HandlerPanicked(text)
             | Self::HandlerFailed(text) => text,
@@ -189,14 +200,13 @@ impl CloseReason {
 
     /// Whether the end is orderly: either side closed, or the server shut down.
     pub fn is_clean(&self) -> bool {
-        matches!(self, Self::Peer { .. } | Self::Local { .. } | Self::Shutdown)
+        matches!(self, Self::Peer { .. } | Self::Local { .. } | Self::Shutdown { .. })
     }
 
     /// The code and text of our Close frame, if we send one first.
     pub(crate) fn close_frame(&self) -> Option<(CloseCode, &str)> {
         Some(match self {
-            Self::Local { code, reason } => (*code, reason),
-            Self::Shutdown => (CloseCode::GOING_AWAY, "server shutting down"),
+            Self::Local { code, reason } | Self::Shutdown { code, reason } => (*code, reason),
             Self::HeartbeatLost { .. } => (CloseCode::INTERNAL_ERROR, "heartbeat lost"),
             Self::Protocol(what) => (CloseCode::PROTOCOL_ERROR, what),
             Self::InvalidUtf8 => (CloseCode::INVALID_DATA, "text is not UTF-8"),
@@ -217,7 +227,11 @@ impl fmt::Display for CloseReason {
             Self::Peer { code: Some(code), reason } => with_reason(f, "peer", code, reason),
             Self::Peer { code: None, .. } => f.write_str("closed by peer without a code"),
             Self::Local { code, reason } => with_reason(f, "us", code, reason),
-            Self::Shutdown => f.write_str("server shutdown"),
+            Self::Shutdown { code: CloseCode::GOING_AWAY, .. } => f.write_str("server shutdown"),
+            Self::Shutdown { code, reason } => {
+                write!(f, "server shutdown with {code}")?;
+                if reason.is_empty() { Ok(()) } else { write!(f, " {reason:?}") }
+            }
             Self::HeartbeatLost { missed } => {
                 write!(f, "heartbeat lost ({} missed)", counted(u64::from(*missed), "Pong"))
             }
@@ -263,7 +277,7 @@ mod tests {
     #[test]
     fn every_close_frame_of_ours_has_a_sendable_code() {
         let reasons = [
-            CloseReason::Shutdown,
+            CloseReason::shutdown(),
             CloseReason::HeartbeatLost { missed: 3 },
             CloseReason::Protocol("reserved bits"),
             CloseReason::InvalidUtf8,

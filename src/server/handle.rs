@@ -8,7 +8,9 @@ use crossbeam_channel as channel;
 
 use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
+use crate::error::Error;
 use crate::message::Message;
+use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::frame::{Frame, Outgoing};
 use crate::server::probe::{self, Probes, ServerPart};
 use crate::supervisor::event::Event;
@@ -119,7 +121,21 @@ impl ServerHandle {
     /// timeout](crate::Server::close_timeout). The threads of handlers that have not returned by then are abandoned.
     /// Called before `serve`, it makes `serve` return at once.
     pub fn shutdown(&self) {
-        self.supervisor.shut_down();
+        self.supervisor.shut_down(CloseReason::shutdown());
+    }
+
+    /// Like [`shutdown`](Self::shutdown), with another close code than 1001 and a reason, of which 123 bytes are sent.
+    /// Does nothing if the server is shutting down already.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCloseCode`] if the code must not be sent; the server goes on.
+    pub fn shutdown_with(&self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
+        let code = code.into();
+        if !code.is_sendable() {
+            return Err(Error::InvalidCloseCode(code));
+        }
+        self.supervisor.shut_down(CloseReason::Shutdown { code, reason: reason.to_owned() });
+        Ok(())
     }
 
     /// Whether the server is shutting down or has ended.

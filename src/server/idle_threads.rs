@@ -161,6 +161,7 @@ mod tests {
 
     use super::*;
     use crate::logging::Log;
+    use crate::protocol::close::CloseReason;
 
     #[test]
     fn the_end_waits_for_a_thread_that_is_about_to_report_its_client() {
@@ -180,7 +181,7 @@ mod tests {
             });
             let _client = TcpStream::connect(listener.address).unwrap();
             is_accepted.recv_timeout(CEILING).expect("the idle thread accepts");
-            supervisor.shut_down();
+            supervisor.shut_down(CloseReason::shutdown());
             idle_threads.wait_until_none();
             assert!(is_reported.load(SeqCst), "the end came before the report");
         });

@@ -53,6 +53,8 @@ pub enum Event {
     },
     /// The connection ended. There is exactly one for each `Opened`.
     Closed(CloseReport),
+    /// The server begins to shut down. See [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
+    ShuttingDown,
     /// A client begins an attempt to connect.
     #[non_exhaustive]
     Connecting {
@@ -117,6 +119,7 @@ impl Event {
             }
             Self::Missed { .. }
             | Self::HandlerStalled { .. }
+            | Self::ShuttingDown
             | Self::Connecting { .. }
             | Self::Retrying { .. }
             | Self::Lost { .. } => 0,

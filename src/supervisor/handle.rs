@@ -12,7 +12,9 @@ use crossbeam_channel as channel;
 
 use crate::connection::identity::ConnectionId;
 use crate::logging::Log;
+use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Frame;
+use crate::supervisor::event::Event;
 use crate::supervisor::notice::{Command, Notice};
 use crate::supervisor::stand_in::{StandIn, StandInHandle};
 use crate::supervisor::stats::{Snapshot, Stats};
@@ -89,12 +91,24 @@ impl SupervisorHandle {
         self.is_running.store(true, SeqCst);
     }
 
-    /// Begins an orderly shutdown, and returns at once.
-    pub(crate) fn shut_down(&self) {
+    /// Begins an orderly shutdown, which closes all connections with this reason, and returns at once.
+    pub(crate) fn shut_down(&self, reason: CloseReason) {
         if !self.is_ending.swap(true, SeqCst) {
-            self.notify(Notice::Shutdown);
-            (self.wake)();
+            self.subscribers.publish(|| Event::ShuttingDown);
+            self.begin_to_end(reason);
         }
+    }
+
+    /// The same for a client that has ended.
+    pub(crate) fn end(&self) {
+        if !self.is_ending.swap(true, SeqCst) {
+            self.begin_to_end(CloseReason::shutdown());
+        }
+    }
+
+    fn begin_to_end(&self, reason: CloseReason) {
+        self.notify(Notice::Shutdown { reason: Box::new(reason) });
+        (self.wake)();
     }
 
     /// A thread of ours has panicked with this message, which is a bug of heartwire. Nothing is guaranteed without that

@@ -9,6 +9,7 @@ use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::report::CloseReport;
 use crate::connection::shared::Shared;
 use crate::http::forwarded::Remote;
+use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Frame;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
@@ -44,8 +45,8 @@ pub(crate) enum Notice {
     Snapshot { reply: channel::Sender<Snapshot> },
     /// Somebody asks whether the supervisor makes progress.
     Probe { reply: channel::Sender<()> },
-    /// The server or client shuts down.
-    Shutdown,
+    /// The server or client shuts down, and closes all connections with this reason.
+    Shutdown { reason: Box<CloseReason> },
     /// A thread of ours has panicked: the server or client ends at once.
     Failed,
     /// Makes the supervisor panic.

@@ -14,6 +14,8 @@ use crate::transport::socket;
 
 /// A shutdown under way.
 pub(super) struct Shutdown {
+    /// What all connections are closed with.
+    reason: CloseReason,
     /// By when peers have to answer our Close frames.
     peer_deadline: Instant,
     /// By when handlers have to return.
@@ -40,8 +42,8 @@ impl Shutdown {
     /// Begins to close a connection, or cuts it after the peers' deadline. Never blocks.
     pub(super) fn stop(&mut self, shared: &Arc<Shared>) {
         let is_done = match self.are_peers_cut {
-            false => shared.try_begin_close(CloseReason::Shutdown),
-            true => shared.try_abort(CloseReason::Shutdown),
+            false => shared.try_begin_close(self.reason.clone()),
+            true => shared.try_abort(self.reason.clone()),
         };
         if !is_done {
             self.locked.push(Arc::clone(shared));
@@ -57,11 +59,11 @@ impl Shutdown {
 
 impl Supervisor {
     /// Begins an orderly shutdown: turns pending handshakes away and sends a Close frame to every connection.
-    pub(super) fn begin_shutdown(&mut self) {
+    pub(super) fn begin_shutdown(&mut self, reason: CloseReason) {
         if self.shutdown.is_some() {
             return;
         }
-        self.shutdown_under_way();
+        self.shutdown_under_way(reason);
         for pending in self.pending_handshakes.values() {
             pending.turn_away();
         }
@@ -72,14 +74,15 @@ impl Supervisor {
 
     /// Begins a shutdown that waits for no peer, because a thread of ours has panicked.
     pub(super) fn cut_all(&mut self) {
-        self.shutdown_under_way().peer_deadline = Instant::now();
+        self.shutdown_under_way(CloseReason::shutdown()).peer_deadline = Instant::now();
     }
 
     /// The shutdown under way, which begins now if none has.
-    fn shutdown_under_way(&mut self) -> &mut Shutdown {
+    fn shutdown_under_way(&mut self, reason: CloseReason) -> &mut Shutdown {
         let now = Instant::now();
         // The last eighth of the close timeout is for the threads to end in, so that the shutdown as a whole keeps it.
         self.shutdown.get_or_insert(Shutdown {
+            reason,
             peer_deadline: now + self.close_timeout * 7 / 8,
             handler_deadline: now + self.close_timeout,
             are_peers_cut: false,
@@ -113,7 +116,9 @@ impl Supervisor {
         if now < shutdown.handler_deadline {
             return false;
         }
-        shutdown.locked.drain(..).for_each(|shared| shared.abort(CloseReason::Shutdown));
+        for shared in std::mem::take(&mut shutdown.locked) {
+            shared.abort(shutdown.reason.clone());
+        }
         if !self.notices.is_empty() {
             return false;
         }

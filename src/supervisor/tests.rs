@@ -58,7 +58,7 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
             supervisor.notify(Notice::Opened(Arc::clone(shared)));
         }
         supervisor.notify(Notice::NoMoreConnections);
-        supervisor.notify(Notice::Shutdown);
+        supervisor.notify(Notice::Shutdown { reason: Box::new(CloseReason::shutdown()) });
         let supervising = scope.spawn(|| thread.run());
         expect_close(&mut second_peer);
         drop(release);
@@ -137,9 +137,9 @@ fn a_connection_whose_lock_is_held_up_to_the_end_is_reported_all_the_same() {
         is_locked.recv_timeout(CEILING).unwrap();
         supervisor.notify(Notice::Opened(Arc::clone(&shared)));
         supervisor.notify(Notice::NoMoreConnections);
-        supervisor.notify(Notice::Shutdown);
+        supervisor.notify(Notice::Shutdown { reason: Box::new(CloseReason::shutdown()) });
         thread.run();
     });
-    let is_end = |event: &Event| matches!(event, Event::Closed(report) if report.reason == CloseReason::Shutdown);
+    let is_end = |event: &Event| matches!(event, Event::Closed(report) if report.reason == CloseReason::shutdown());
     assert_eq!(events.try_iter().filter(is_end).count(), 1);
 }

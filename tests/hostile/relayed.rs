@@ -103,7 +103,7 @@ fn is_silence(reason: &CloseReason) -> bool {
 }
 
 fn is_anything(reason: &CloseReason) -> bool {
-    !matches!(reason, CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) | CloseReason::Shutdown)
+    !matches!(reason, CloseReason::HandlerPanicked(_) | CloseReason::HandlerFailed(_) | CloseReason::Shutdown { .. })
 }
 
 fn slow(dice: &mut Dice) -> Plan {

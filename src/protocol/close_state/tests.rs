@@ -29,7 +29,7 @@ use Event::*;
 const EVENTS: [Event; 8] = [Close, GiveUp, PeerClose, Violation, PeerLost, Answer, WriteFailed, End];
 
 fn ours() -> CloseReason {
-    CloseReason::Shutdown
+    CloseReason::shutdown()
 }
 
 fn theirs() -> CloseReason {

@@ -70,7 +70,7 @@ fn server_ends_by(panic: fn(&SupervisorHandle), thread: &str) {
     panic(&supervisor);
     assert_internal(serving.join().unwrap(), thread);
     assert!(before.elapsed() < Duration::from_secs(5), "no peer is waited for");
-    assert_eq!(until_the_end(&events), (3, vec![CloseReason::Shutdown; 3]));
+    assert_eq!(until_the_end(&events), (3, vec![CloseReason::shutdown(); 3]));
     let stats = handle.stats();
     assert_eq!((stats.opened, stats.open, stats.closed_total()), (3, 0, 3));
     assert!(TcpStream::connect(handle.local_addr()).is_err(), "nobody listens any more");

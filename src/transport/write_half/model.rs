@@ -212,7 +212,7 @@ impl Rig {
 
     /// Closes. Returns whether this call began to close.
     fn close(self: &Arc<Self>) -> bool {
-        WriteHalf::close(self, CloseReason::Shutdown, Instant::now())
+        WriteHalf::close(self, CloseReason::shutdown(), Instant::now())
     }
 
     /// Plays the connection's thread: waits in a read, and ends the connection when the read returns.
@@ -356,7 +356,7 @@ fn a_close_reaches_those_who_wait_for_room() {
     rig.abort();
     waiter.join().unwrap();
     rig.received(true);
-    assert_eq!(*rig.reports.lock().unwrap(), [CloseReason::Shutdown], "the first cause");
+    assert_eq!(*rig.reports.lock().unwrap(), [CloseReason::shutdown()], "the first cause");
 }
 
 /// The connection ends at any point. No thread waits any longer, and what arrived is in order up to the cut.
@@ -405,7 +405,10 @@ fn a_stall_ends_everything() {
     let is_drained = waiter.join().unwrap();
     if judge.join().unwrap() {
         let reports = rig.reports.lock().unwrap();
-        assert!(matches!(reports[..], [CloseReason::WriteStalled { .. } | CloseReason::Shutdown]), "{reports:?}");
+        assert!(
+            matches!(reports[..], [CloseReason::WriteStalled { .. } | CloseReason::Shutdown { .. }]),
+            "{reports:?}"
+        );
         assert_eq!(rig.write_half.queued(), 0);
     } else {
         assert!(is_drained && rig.received(false).is_closed);

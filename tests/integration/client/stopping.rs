@@ -7,7 +7,8 @@ use crossbeam_channel::bounded;
 use heartwire::Backoff;
 
 use crate::support::{
-    BareServer, BlackHole, CEILING, ClosedPort, HOUR, client, echo, listen, ms, receive, run, server, start,
+    BareServer, BlackHole, CEILING, ClosedPort, HOUR, by_peer, by_us, client, echo, listen, ms, receive, run, server,
+    start,
 };
 
 const AT_ONCE: Duration = Duration::from_secs(5);
@@ -91,6 +92,20 @@ fn stop_ends_an_open_connection_at_once_if_the_server_answers() {
     assert!(took < AT_ONCE, "{took:?}");
     println!("stopped with an open connection after {took:?}");
     assert_eq!(running.closed().received.map(u16::from), Some(1000));
+}
+
+#[test]
+fn stop_with_sends_its_code_and_reason_and_the_first_call_counts() {
+    let running = start(server(), echo);
+    let client = run(client(running.address()), listen);
+    assert!(client.handle.wait_connected(CEILING));
+    assert!(client.handle.stop_with(1006, "").is_err());
+    assert!(client.handle.is_connected());
+    client.handle.stop_with(4000, "moving house").unwrap();
+    client.handle.stop_with(4001, "too late").unwrap();
+    client.stop();
+    assert_eq!(client.closed().reason, by_us(4000, "moving house"));
+    assert_eq!(running.closed().reason, by_peer(Some(4000), "moving house"));
 }
 
 #[test]

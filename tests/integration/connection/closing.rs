@@ -4,12 +4,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{bounded, unbounded};
-use heartwire::{CloseReason, Error};
+use heartwire::{CloseCode, CloseReason, Error};
 
 use crate::support::{
     BINARY, CEILING, CLOSE, Client, End, PING, TEXT, by_peer, by_us, close_payload, codes, echo, masked, ms, receive,
     request_with, server, start,
 };
+
+/// What connections of a server that is shut down are closed with.
+fn shutdown() -> CloseReason {
+    CloseReason::Shutdown { code: CloseCode::GOING_AWAY, reason: "server shutting down".into() }
+}
 
 // Begun by the peer.
 
@@ -162,7 +167,7 @@ fn a_handler_that_panics_or_fails_closes_with_1011_and_concerns_nobody_else() {
         Some("panic with a value") => std::panic::panic_any(42),
         Some("fail") => Err(Error::handler("the database is gone")),
         Some("io") => Err(std::io::Error::other("disk full").into()),
-        Some("foreign") => Err(Error::Closed(CloseReason::Shutdown)),
+        Some("foreign") => Err(Error::Closed(shutdown())),
         _ => echo(conn),
     });
     let mut bystander = running.connect();
@@ -198,7 +203,7 @@ fn shutdown_closes_with_1001() {
         client.send_close(1001, "");
         assert_eq!(client.expect_end(), End::Clean);
         let report = running.closed();
-        assert_eq!((&report.reason, codes(&report)), (&CloseReason::Shutdown, (Some(1001), Some(1001))));
+        assert_eq!((&report.reason, codes(&report)), (&shutdown(), (Some(1001), Some(1001))));
     }
 }
 

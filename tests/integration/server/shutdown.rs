@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use heartwire::{CloseReason, Error, Event, Server};
+use heartwire::{CloseCode, CloseReason, Error, Event, Server};
 
 use crate::support::{
     CEILING, CLOSE, Client, End, Running, close_payload, echo, masked, ms, receive, request, request_with, server,
@@ -26,6 +26,10 @@ fn shut_down_within(running: &Running, close_timeout: Duration) {
     let ended = start.elapsed();
     println!("shutdown returned after {returned:?}, serve after {ended:?}, of {close_timeout:?}");
     assert!(ended < close_timeout + MORE + SLACK, "{ended:?}");
+}
+
+fn is_shutdown(reason: &CloseReason) -> bool {
+    matches!(reason, CloseReason::Shutdown { code: CloseCode::GOING_AWAY, .. })
 }
 
 /// What a busy machine may add.
@@ -63,7 +67,28 @@ fn shutdown_says_1001_to_all_and_ends_as_soon_as_all_have_answered() {
     answering.into_iter().for_each(|thread| thread.join().expect("no panic"));
     assert!(start.elapsed() < CEILING, "{:?}", start.elapsed());
     let closed = assert_one_report_each_of(20, &running.events.rest());
-    assert!(closed.values().all(|reason| *reason == CloseReason::Shutdown), "{closed:?}");
+    assert!(closed.values().all(is_shutdown), "{closed:?}");
+}
+
+#[test]
+fn shutdown_with_sends_its_code_and_reason_and_the_first_call_counts() {
+    let running = start(server(), echo);
+    let mut client = running.connect();
+    running.events.opened();
+    let refused = running.handle.shutdown_with(1005, "");
+    assert!(matches!(refused, Err(Error::InvalidCloseCode(code)) if u16::from(code) == 1005));
+    assert!(!running.handle.is_shutting_down());
+    running.handle.shutdown_with(1012, "an update").unwrap();
+    running.handle.shutdown_with(4000, "too late").unwrap();
+    running.handle.shutdown();
+    running.events.wait_for("ShuttingDown", |event| (*event == Event::ShuttingDown).then_some(()));
+    assert_eq!(client.expect_close(), (Some(1012), "an update".to_owned()));
+    client.send_close(1012, "");
+    running.wait_for_end();
+    let report = running.closed();
+    assert_eq!(report.reason, CloseReason::Shutdown { code: CloseCode::RESTART, reason: "an update".to_owned() });
+    assert!(report.reason.is_clean());
+    assert_eq!(report.reason.to_string(), "server shutdown with 1012 \"an update\"");
 }
 
 /// As [`assert_one_report_each`], where the openings were taken out of the events before.
@@ -115,7 +140,7 @@ fn shutdown_ends_in_time_with_stuck_handlers_silent_peers_full_queues_and_handsh
     let events = running.events.rest();
     let late = events.iter().filter(|event| matches!(event, Event::Opened { .. })).count() as u64;
     let closed = assert_one_report_each_of(4 + late, &events);
-    assert!(closed.values().all(|reason| *reason == CloseReason::Shutdown), "{closed:?}");
+    assert!(closed.values().all(is_shutdown), "{closed:?}");
     assert_eq!(running.handle.stats().open, 0);
     drop(release);
 }
@@ -160,7 +185,7 @@ fn a_client_that_has_its_101_gets_1001_however_early_the_shutdown_comes() {
         assert_eq!(client.expect_close().0, Some(1001), "round {round}");
         client.send_close(1001, "");
         client.drain();
-        assert_eq!(running.closed().reason, CloseReason::Shutdown, "round {round}");
+        assert!(is_shutdown(&running.closed().reason), "round {round}");
     }
 }
 

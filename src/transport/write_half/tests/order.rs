@@ -113,7 +113,7 @@ fn a_close_frame_goes_behind_what_waits_and_nothing_goes_behind_it() {
     assert!(matches!(write_half.send(text("late"), Wait::Forever), Err(Refused::Closed)));
     assert!(matches!(write_half.feed(text("late"), Wait::Forever), Err(Refused::Closed)));
     assert!(matches!(write_half.send_control(Outgoing::pong("late")), Err(Refused::Closed)));
-    assert!(!write_half.close(CloseReason::Shutdown, now));
+    assert!(!write_half.close(CloseReason::shutdown(), now));
     assert_eq!(write_half.figures().sent, None, "it waits");
     socket.allow(1000);
     write_half.drain();
