@@ -379,7 +379,8 @@
 //!
 //! # Shutdown
 //!
-//! [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, and all
+//! `Server::shutdown_on_signals` (feature `signals`) lets SIGTERM and Ctrl-C shut the server down, so that a program ends
+//! in order with one line more. [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, and all
 //! connections get a Close frame with 1001, or with the code of [`shutdown_with`](ServerHandle::shutdown_with). After seven eighths of the close timeout, those still open are cut. `serve`
 //! returns when all threads have ended, or at the close timeout if processors are free. A handler that has not returned
 //! by then is logged and its thread abandoned; its connection is closed and reported. Then the channels of
@@ -507,10 +508,11 @@
 //!
 //! | feature | gives | brings |
 //! | --- | --- | --- |
+//! | `signals` | `Server::shutdown_on_signals` | `ctrlc`, `rlimit` |
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
-//! | `cli` (default) | the program | the first two; `clap`, `humantime`, `rlimit`, `signal-hook`, `simplelog`, `time` |
+//! | `cli` (default) | the program | `metrics`, `signals` and `status`; `clap`, `humantime`, `simplelog`, `time` |
 //! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |
 //! | `completions` (default) | `heartwire completions`, `heartwire manual` | `cli`, `clap_complete`, `clap_mangen` |
 //!
@@ -580,6 +582,6 @@ pub use ipnet::IpNet;
 pub use rustls;
 
 /// Compiles the examples of the README.
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "signals"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

@@ -39,6 +39,8 @@ pub(crate) mod probe;
 mod routes;
 #[cfg(feature = "tls")]
 mod secure;
+#[cfg(feature = "signals")]
+mod signals;
 #[cfg(feature = "status")]
 mod status;
 
@@ -84,6 +86,9 @@ pub struct Server {
     /// How connections are encrypted. `None`: not at all.
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
+    /// Whether signals end it, and so the limit of open files is to be raised.
+    #[cfg(feature = "signals")]
+    ends_with_signals: bool,
     /// The publisher of a status page, which `serve` starts.
     #[cfg(feature = "status")]
     status: Option<status::publisher::Start>,
@@ -136,6 +141,8 @@ impl Server {
             config,
             #[cfg(feature = "tls")]
             tls: None,
+            #[cfg(feature = "signals")]
+            ends_with_signals: false,
             #[cfg(feature = "status")]
             status: None,
         })
@@ -328,6 +335,8 @@ impl Server {
             text_heartbeat,
             #[allow(unused_mut, reason = "without the feature `tls`")]
             mut config,
+            #[cfg(feature = "signals")]
+            ends_with_signals,
             #[cfg(feature = "status")]
             status,
             #[cfg(feature = "tls")]
@@ -345,6 +354,10 @@ impl Server {
             None => None,
         };
         let threads = ServiceThreads::start(&supervisor, receivers, &settings)?;
+        #[cfg(feature = "signals")]
+        if ends_with_signals {
+            signals::raise_file_limit(max_connections, &supervisor.log);
+        }
 
         let server = Arc::new(ServerInner {
             supervisor: Arc::clone(&supervisor),

@@ -38,6 +38,52 @@ fn echo_sends_back_what_it_gets() {
 }
 
 #[test]
+#[cfg(unix)]
+fn echo_closes_with_1001_on_a_signal_and_ends_in_order() {
+    for signal in ["TERM", "INT", "HUP"] {
+        let mut server = example("echo", "127.0.0.1:0");
+        let mut clients: Vec<_> = (0..3).map(|_| connect(server.address(), "/")).collect();
+        for client in &mut clients {
+            client.send("hello".into()).unwrap();
+            assert_eq!(next_text(client), "hello");
+        }
+        server.signal(signal);
+        for client in clients {
+            assert_eq!(close_code(client), 1001, "{signal}");
+        }
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn echo_ends_at_once_on_a_second_signal() {
+    let mut server = example("echo", "127.0.0.1:0");
+    let mut stubborn = bare_connect(server.address());
+    server.signal("TERM");
+    // A Close frame, so the first signal was taken. Nobody answers.
+    stubborn.read_exact(&mut [0; 2]).unwrap();
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(130));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn echo_raises_the_limit_of_open_files() {
+    let echo = command("echo");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -S -n 64 && exec \"$0\" 127.0.0.1:0"]).arg(echo.get_program());
+    let server = Process::start(shell.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut client = connect(server.address(), "/");
+    client.send("hello".into()).unwrap();
+    assert_eq!(next_text(&mut client), "hello");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", server.id())).unwrap();
+    let limits = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit of open files");
+    let limits: Vec<&str> = limits.split_whitespace().collect();
+    assert_eq!(limits[0], limits[1], "the soft limit and the hard one");
+}
+
+#[test]
 fn supervised_tells_of_a_peer_that_falls_silent() {
     let server = example("supervised", "127.0.0.1:0");
     let silent = bare_connect(server.address());

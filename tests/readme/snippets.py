@@ -28,7 +28,7 @@ publish = false
 [workspace]
 
 [dependencies]
-heartwire = {{ path = {json.dumps(str(heartwire.ROOT))}, default-features = false }}
+heartwire = {{ path = {json.dumps(str(heartwire.ROOT))}, default-features = false, features = ["signals"] }}
 
 [lints.rust]
 warnings = "deny"

@@ -29,10 +29,6 @@ impl Service {
         Self
     }
 
-    pub(crate) fn stopper(&self) -> impl Fn() + Send + 'static {
-        || {}
-    }
-
     pub(crate) fn start(&mut self, _: &ServerHandle) -> Result<(), String> {
         Ok(())
     }

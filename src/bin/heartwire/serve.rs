@@ -21,15 +21,9 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     };
     let handle = server.handle();
     let mut service = Service::new();
-    let (stop, tell_stopping) = (handle.clone(), service.stopper());
-    let end = move || {
-        tell_stopping();
-        stop.shutdown();
-    };
-    output::on_signals(end, on_hangup(certificates.as_ref()))?;
+    let server = server.shutdown_on_signals().map_err(|error| error.to_string())?;
     announce(&handle, certificates.as_ref(), access.is_some(), options);
     service.start(&handle)?;
-    raise_file_limit(options.capacity.max_connections);
     certificates.map_or(Ok(()), Certificates::watch)?;
 
     let (mode, room) = (options.mode, handle.clone());
@@ -127,21 +121,6 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
         _ => {}
     }
     address
-}
-
-/// Raises the limit of open files. Every connection takes a file descriptor, and so does each client beyond the limit:
-/// up to 64, and as many that are being dropped. A few more are in use anyway.
-fn raise_file_limit(max_connections: usize) {
-    const OTHERS: u64 = 160;
-    let needed = max_connections as u64 + OTHERS;
-    match rlimit::increase_nofile_limit(u64::MAX) {
-        Ok(limit) if limit < needed => log::warn!(
-            "the limit of open files is {limit}, and --max-connections {max_connections} needs {needed}: \
-             clients beyond it will have to wait (see ulimit -n)"
-        ),
-        Ok(_) => {}
-        Err(error) => log::warn!("cannot raise the limit of open files: {error}"),
-    }
 }
 
 fn print_summary(handle: &ServerHandle, options: &ServeOptions) {

@@ -102,8 +102,6 @@ pub(crate) fn is_service() -> bool {
 
 /// The service, as systemd knows it.
 pub(crate) struct Service {
-    stop: Sender<()>,
-    stopping: Receiver<()>,
     teller: Option<TellerThread>,
 }
 
@@ -117,14 +115,7 @@ struct TellerThread {
 
 impl Service {
     pub(crate) fn new() -> Self {
-        let (stop, stopping) = bounded(1);
-        Self { stop, stopping, teller: None }
-    }
-
-    /// A function that has systemd told that the server stops. It never blocks.
-    pub(crate) fn stopper(&self) -> impl Fn() + Send + 'static {
-        let stop = self.stop.clone();
-        move || _ = stop.try_send(())
+        Self { teller: None }
     }
 
     /// Has systemd told that the server listens, and all that follows.
@@ -143,11 +134,11 @@ impl Service {
             events: handle.events(),
             watchdog: sd_notify::watchdog_enabled().map(Watchdog::new),
             status: String::new(),
+            has_told_stopping: false,
             cannot_tell: false,
         };
-        let stopping = self.stopping.clone();
         let thread = thread::Builder::new().name("heartwire-systemd".to_owned()).spawn(move || {
-            teller.run(stopping, &until_end);
+            teller.run(&until_end);
             drop(has_ended);
         });
         thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
@@ -169,6 +160,8 @@ struct Teller {
     watchdog: Option<Watchdog>,
     /// What was told last.
     status: String,
+    /// Whether it was told that the server stops.
+    has_told_stopping: bool,
     /// Whether it was logged that systemd takes nothing.
     cannot_tell: bool,
 }
@@ -196,7 +189,7 @@ impl Watchdog {
 
 impl Teller {
     /// Runs until the server has ended.
-    fn run(mut self, mut stopping: Receiver<()>, until_end: &Receiver<()>) {
+    fn run(mut self, until_end: &Receiver<()>) {
         self.tell_status(&[NotifyState::Ready]);
         let mut next_status = Instant::now() + STATUS_INTERVAL;
         let mut has_changed = false;
@@ -213,12 +206,9 @@ impl Teller {
                     // There are no more.
                     Err(_) => self.events = never(),
                 },
-                recv(stopping) -> _ => {
-                    self.tell(&[NotifyState::Stopping]);
-                    stopping = never();
-                }
                 recv(wake) -> _ => {}
             }
+            self.tell_if_stopping();
             let now = Instant::now();
             if has_changed && now >= next_status {
                 has_changed = false;
@@ -230,7 +220,12 @@ impl Teller {
                 self.feed_watchdog();
             }
         }
-        if stopping.try_recv().is_ok() {
+        self.tell_if_stopping();
+    }
+
+    /// Tells once that the server stops. An event has woken us for it, or the status that is due is told first.
+    fn tell_if_stopping(&mut self) {
+        if self.handle.is_shutting_down() && !std::mem::replace(&mut self.has_told_stopping, true) {
             self.tell(&[NotifyState::Stopping]);
         }
     }

@@ -91,6 +91,24 @@ fn shutdown_with_sends_its_code_and_reason_and_the_first_call_counts() {
     assert_eq!(report.reason.to_string(), "server shutdown with 1012 \"an update\"");
 }
 
+#[test]
+#[cfg(all(unix, feature = "signals"))]
+fn shutdown_on_signals_ends_all_servers_of_a_process() {
+    use crate::support::alone;
+    if !alone!() {
+        return;
+    }
+    let running = [(); 2].map(|()| start(server().shutdown_on_signals().unwrap(), echo));
+    let mut clients = running.each_ref().map(Running::connect);
+    let pid = std::process::id().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "TERM", &pid]).status().unwrap().success());
+    for (running, client) in running.iter().zip(&mut clients) {
+        assert_eq!(client.expect_close().0, Some(1001));
+        client.send_close(1001, "");
+        running.wait_for_end();
+    }
+}
+
 /// As [`assert_one_report_each`], where the openings were taken out of the events before.
 fn assert_one_report_each_of(connections: u64, events: &[Event]) -> BTreeMap<u64, CloseReason> {
     let mut closed = BTreeMap::new();

@@ -1,0 +1,99 @@
+//! Signals that end a program end its servers in order first.
+//!
+//! A process has one set of signal handlers, so all servers share it. The thread that takes the signals calls nothing
+//! that may block: a second signal ends the process even if everything else hangs.
+
+use std::io;
+use std::process;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crate::error::Error;
+use crate::logging::Log;
+use crate::protocol::close::CloseReason;
+use crate::server::Server;
+use crate::supervisor::handle::SupervisorHandle;
+
+/// Protects the servers that end with a signal: `None` before signals are handled at all. Held for moments only.
+static SERVERS: Mutex<Option<Vec<Weak<SupervisorHandle>>>> = Mutex::new(None);
+
+/// What shells report for a process that SIGINT ended.
+const INTERRUPTED: i32 = 130;
+
+impl Server {
+    /// Lets SIGINT (Ctrl-C), SIGTERM and SIGHUP shut the server [down](crate::ServerHandle::shutdown), so that
+    /// [`serve`](Self::serve) returns and the program can end in order. A second signal ends the process at once, with
+    /// exit status 130. Default: the system ends the process at the first, and no connection gets a Close frame. Needs
+    /// the feature `signals`, which is on by default.
+    ///
+    /// From this call on the signals do nothing else in this process. Several servers may share them: one signal shuts
+    /// all of them down, and once all have ended, a signal ends the process.
+    ///
+    /// For a program whose purpose is to serve it also raises the soft limit of open files to the hard one, as soon as
+    /// the server serves: each connection takes a file descriptor, and many systems allow only 1,024. A warning in the
+    /// log says so if that is too little for [`max_connections`](Self::max_connections).
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// heartwire::Server::bind("127.0.0.1:9001")?.shutdown_on_signals()?.serve(|conn| {
+    ///     loop {
+    ///         let message = conn.recv()?;
+    ///         conn.send(message)?;
+    ///     }
+    /// })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the program handles these signals itself already. Such a program calls
+    /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
+    pub fn shutdown_on_signals(mut self) -> Result<Self, Error> {
+        let mut servers = servers();
+        if servers.is_none() {
+            ctrlc::set_handler(on_signal)
+                .map_err(|error| Error::Io(io::Error::other(format!("cannot handle signals: {error}"))))?;
+        }
+        let servers = servers.get_or_insert_default();
+        servers.retain(|server| server.strong_count() > 0);
+        servers.push(Arc::downgrade(&self.supervisor));
+        self.ends_with_signals = true;
+        Ok(self)
+    }
+}
+
+fn servers() -> MutexGuard<'static, Option<Vec<Weak<SupervisorHandle>>>> {
+    SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs in a thread that does nothing else.
+fn on_signal() {
+    let running: Vec<Arc<SupervisorHandle>> = servers().iter().flatten().filter_map(Weak::upgrade).collect();
+    // All of them, without stopping at the first.
+    if running.iter().filter(|server| step_down(server)).count() == 0 {
+        process::exit(INTERRUPTED);
+    }
+}
+
+/// Brings a server closer to its end. Whether there was anything to do.
+fn step_down(server: &SupervisorHandle) -> bool {
+    if server.is_ending() {
+        return false;
+    }
+    server.shut_down(CloseReason::shutdown());
+    server.log.info(format_args!("shutting down; another signal ends at once"));
+    true
+}
+
+/// Raises the limit of open files. Every connection takes a file descriptor, and so does each client beyond the limit:
+/// up to 64, and as many that are being dropped. A few more are in use anyway.
+pub(super) fn raise_file_limit(max_connections: usize, log: &Log) {
+    const OTHERS: u64 = 160;
+    let needed = max_connections as u64 + OTHERS;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(limit) if limit < needed => log.warn(format_args!(
+            "the limit of open files is {limit}, and {max_connections} connections (max_connections) need {needed}: \
+             clients beyond it will have to wait (see ulimit -n)"
+        )),
+        Ok(_) => {}
+        Err(error) => log.warn(format_args!("cannot raise the limit of open files: {error}")),
+    }
+}
