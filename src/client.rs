@@ -78,7 +78,7 @@ impl Client {
         let target = Target::parse(url).map_err(Error::Connect)?;
         let (wake, woken) = channel::bounded(1);
         let wake_at_the_end = wake.clone();
-        let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), move || _ = wake_at_the_end.try_send(()))?;
+        let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), move |_| _ = wake_at_the_end.try_send(()))?;
         let state = ClientState::new(supervisor, wake);
         Ok(Self {
             target,

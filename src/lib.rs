@@ -327,7 +327,7 @@
 //!
 //! | setting | path | response | access |
 //! | --- | --- | --- | --- |
-//! | [`Server::health`] | yours | 200, or 503 during shutdown | everyone |
+//! | [`Server::health`] | yours | 200, or 503 while it drains or shuts down | everyone |
 //! | [`Server::browser_module`] | `/heartwire.js`, `/heartwire.d.ts` | the module [`HEARTWIRE_JS`] | everyone |
 //! | `Server::metrics` (feature `metrics`) | yours | the counters, for Prometheus | `StatusAccess` |
 //! | `Server::status_page` (feature `status`) | yours, and below `/heartwire/` | a live status page | `StatusAccess` |
@@ -347,7 +347,7 @@
 //! | --- | --- | --- |
 //! | `Peer` | the peer sent a Close frame | the peer's code |
 //! | `Local` | the handler returned `Ok` (1000), or `close` was called | the given code |
-//! | `Shutdown` | [`ServerHandle::shutdown`] | 1001, or the given code |
+//! | `Shutdown` | [`ServerHandle::shutdown`], or [`drain`](ServerHandle::drain) | 1001, or the given code; 1012 |
 //! | `Protocol` | the peer broke the protocol | 1002 |
 //! | `InvalidUtf8` | a text was not UTF-8 | 1007 |
 //! | `TooBig` | a message over [`max_message_size`](Server::max_message_size) | 1009 |
@@ -379,13 +379,17 @@
 //!
 //! # Shutdown
 //!
-//! `Server::shutdown_on_signals` (feature `signals`) lets SIGTERM and Ctrl-C shut the server down, so that a program ends
-//! in order with one line more. [`ServerHandle::shutdown`] works from any thread. New clients are refused, handshakes under way are cut, and all
-//! connections get a Close frame with 1001, or with the code of [`shutdown_with`](ServerHandle::shutdown_with). After seven eighths of the close timeout, those still open are cut. `serve`
-//! returns when all threads have ended, or at the close timeout if processors are free. A handler that has not returned
-//! by then is logged and its thread abandoned; its connection is closed and reported. Then the channels of
+//! `Server::shutdown_on_signals` (feature `signals`) lets SIGTERM and Ctrl-C shut the server down, so that a program
+//! ends in order with one line more. [`ServerHandle::shutdown`] works from any thread. New clients are refused,
+//! handshakes under way are cut, and all connections get a Close frame with 1001, or with the code of
+//! [`shutdown_with`](ServerHandle::shutdown_with). After seven eighths of the close timeout, those still open are cut.
+//! `serve` returns when all threads have ended, or at the close timeout if processors are free. A handler that has not
+//! returned by then is logged and its thread abandoned; its connection is closed and reported. Then the channels of
 //! [`ServerHandle::events`] end, and [`ServerHandle::stats`] stays readable. A logger that does not take its last lines
 //! delays the return of `serve` by up to half a second.
+//!
+//! [`ServerHandle::drain`] sends clients away one after another before that, with 1012, so that another server can take
+//! them over without a rush. Our clients come back at once. `Server::drain_on_signals` does so on SIGTERM.
 //!
 //! # The client
 //!

@@ -15,7 +15,7 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::logging::Log;
 use crate::settings::{Settings, setters_of_both_ends};
-use crate::supervisor::handle::{Receivers, SupervisorHandle};
+use crate::supervisor::handle::{Receivers, SupervisorHandle, Wake};
 use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
 #[cfg(feature = "tls")]
@@ -107,7 +107,8 @@ impl Server {
     }
 
     /// Serves an existing listener. Other processes may share it, so its socket options stay as they are, and a new
-    /// thread is started for each connection.
+    /// thread is started for each connection. It is made non-blocking. A server that [drains](ServerHandle::drain)
+    /// stops accepting from it at once.
     ///
     /// # Errors
     /// [`Error::Io`] if the listener's address cannot be read, or the process has no file descriptors left.
@@ -121,9 +122,9 @@ impl Server {
         // Wakes the accept loop in both places where it waits: in `accept`, and in a pause after an error.
         let (stop_sender, stop) = channel::bounded(1);
         let (waiting, its_log) = (Arc::downgrade(&listener), Arc::clone(&log));
-        let (supervisor, receivers) = SupervisorHandle::new(log, move || {
+        let (supervisor, receivers) = SupervisorHandle::new(log, move |wake| {
             let _ = stop_sender.try_send(());
-            if let Some(listener) = waiting.upgrade() {
+            if let Some(listener) = waiting.upgrade().filter(|listener| wake == Wake::End || !listener.is_ours) {
                 listener.wake(&its_log);
             }
         })?;
@@ -368,6 +369,7 @@ impl Server {
             config,
             handler,
             is_prepared: listener.is_prepared,
+            is_shared: !listener.is_ours,
             idle_threads: IdleThreads::new(Arc::downgrade(&listener)),
             accepted: AtomicU64::new(0),
             last_id: AtomicU64::new(0),

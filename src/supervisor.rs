@@ -3,7 +3,7 @@
 //!
 //! It logs every opening, miss and closure, keeps the counters, and hands events to subscribers. It fans broadcasts
 //! out, so that all receivers see one order and nobody waits for a slow peer. It enforces the deadlines of closing
-//! handshakes that other threads have begun, and of the shutdown.
+//! handshakes that other threads have begun, of a drain, and of the shutdown.
 //!
 //! Invariants: it never blocks on a peer or a subscriber, and runs no foreign code. If it panics all the same, the
 //! server ends, and every open connection is reported.
@@ -26,6 +26,7 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
+mod drain;
 pub(crate) mod event;
 pub(crate) mod handle;
 pub(crate) mod notice;
@@ -36,6 +37,7 @@ pub(crate) mod stats;
 mod subscribers;
 pub(crate) mod threads;
 
+use drain::Drain;
 use notice::{Command, Notice};
 use shutdown::Shutdown;
 
@@ -52,6 +54,7 @@ pub(crate) struct Supervisor {
     closing: BTreeMap<(Instant, ConnectionId), Arc<Shared>>,
     /// Whether more connections may come.
     expects_more: bool,
+    drain: Option<Drain>,
     shutdown: Option<Shutdown>,
 }
 
@@ -78,6 +81,7 @@ impl Supervisor {
             registry: BTreeMap::new(),
             closing: BTreeMap::new(),
             expects_more: true,
+            drain: None,
             shutdown: None,
         }
     }
@@ -110,6 +114,7 @@ impl Supervisor {
             is_busy = self.take(command);
             let now = Instant::now();
             self.cut_overdue_closings(now);
+            self.drain(now);
             if self.has_ended(now) {
                 return;
             }
@@ -162,7 +167,8 @@ impl Supervisor {
     fn next_wake(&self) -> Option<Instant> {
         let closing = self.closing.keys().next().map(|(deadline, _)| *deadline);
         let shutdown = self.shutdown.as_ref().map(Shutdown::next_deadline);
-        [closing, shutdown].into_iter().flatten().min()
+        let drain = self.drain.as_ref().filter(|_| shutdown.is_none()).map(Drain::next_deadline);
+        [closing, drain, shutdown].into_iter().flatten().min()
     }
 
     fn on_notice(&mut self, notice: Notice) {
@@ -227,6 +233,7 @@ impl Supervisor {
             }
             Notice::Probe { reply } => _ = reply.try_send(()),
             Notice::Shutdown { reason } => self.begin_shutdown(*reason),
+            Notice::Drain { until } => self.begin_drain(until),
             Notice::Failed => self.cut_all(),
             #[cfg(test)]
             Notice::Panic => panic!("as the test wants it"),
@@ -251,6 +258,8 @@ impl Supervisor {
         });
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.stop(&shared);
+        } else if let Some(drain) = &mut self.drain {
+            drain.opened(shared.id());
         }
     }
 

@@ -55,6 +55,10 @@ impl Backoff {
 
     /// The range of the delay after a server has closed with 1012 (service restart) or 1013 (try again later). Default
     /// 5 s to 30 s, as the registration of 1012 recommends.
+    ///
+    /// A server that [drains](crate::ServerHandle::drain) sends its clients away one after another, and says so: the
+    /// reason beside 1012 ends with `reconnect at once`. There is no delay then, unless the connection has lasted for
+    /// less than a second; then it is as after any other loss.
     pub fn after_restart(mut self, shortest: Duration, longest: Duration) -> Self {
         self.restart = (shortest, longest.max(shortest));
         self
@@ -82,6 +86,8 @@ pub(crate) enum Hint {
     NotBefore(Duration),
     /// The server restarts or is overloaded (1012, 1013).
     Restart,
+    /// The server sends its clients away one after another (1012, and it says so).
+    AtOnce,
 }
 
 /// The failures in a row so far.
@@ -90,11 +96,16 @@ pub(crate) struct Failures {
     policy: Backoff,
     count: u32,
     attempts: u32,
+    /// Whether the connection before lasted for [`SETTLED`](Self::SETTLED) at least.
+    was_settled: bool,
 }
 
 impl Failures {
+    /// After a connection that was shorter, no server makes us come back at once: it might send us away for ever.
+    const SETTLED: Duration = Duration::from_secs(1);
+
     pub(crate) fn new(policy: Backoff) -> Self {
-        Self { policy, count: 0, attempts: 0 }
+        Self { policy, count: 0, attempts: 0, was_settled: false }
     }
 
     /// The number of the attempt that begins, from 1 after each connection that lasted.
@@ -105,6 +116,7 @@ impl Failures {
 
     /// A connection was open for this long.
     pub(crate) fn was_open_for(&mut self, age: Duration) {
+        self.was_settled = age >= Self::SETTLED;
         if age >= self.policy.stable_after {
             (self.count, self.attempts) = (0, 0);
         }
@@ -114,10 +126,14 @@ impl Failures {
     pub(crate) fn next_delay(&mut self, hint: Hint, random: f64) -> Duration {
         let Backoff { first, longest, restart: (shortest_restart, longest_restart), longest_retry_after, .. } =
             self.policy;
+        if hint == Hint::AtOnce && std::mem::take(&mut self.was_settled) {
+            // No failure of anybody.
+            return Duration::ZERO;
+        }
         let limit = first.saturating_mul(2_u32.saturating_pow(self.count)).min(longest);
         self.count = self.count.saturating_add(1);
         match hint {
-            Hint::Nothing => limit.mul_f64(random),
+            Hint::Nothing | Hint::AtOnce => limit.mul_f64(random),
             Hint::NotBefore(delay) => delay.min(longest_retry_after).saturating_add(limit.mul_f64(random)),
             Hint::Restart => {
                 let spread = (longest_restart - shortest_restart).mul_f64(random);
@@ -167,6 +183,19 @@ mod tests {
         assert_eq!(failures().next_delay(Hint::NotBefore(20 * SECOND), 1.0), 21 * SECOND);
         assert_eq!(failures().next_delay(Hint::Restart, 0.0), 5 * SECOND);
         assert_eq!(failures().next_delay(Hint::Restart, 1.0), 30 * SECOND);
+    }
+
+    #[test]
+    fn who_is_sent_away_comes_back_at_once_unless_that_was_right_after_it_came() {
+        let mut failures = failures();
+        for _ in 0..10 {
+            failures.was_open_for(SECOND);
+            assert_eq!(failures.next_delay(Hint::AtOnce, 1.0), Duration::ZERO);
+        }
+        // It does not find the next server.
+        assert_eq!(failures.next_delay(Hint::Nothing, 1.0), SECOND);
+        failures.was_open_for(SECOND - Duration::from_nanos(1));
+        assert_eq!(failures.next_delay(Hint::AtOnce, 1.0), 2 * SECOND);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::connection::shared::{NewConnection, Shared};
 use crate::error::{ConnectError, Error};
 use crate::foreign;
 use crate::http::request::PeerCertificate;
-use crate::protocol::close::{CloseCode, CloseReason};
+use crate::protocol::close::{CloseCode, CloseReason, is_to_reconnect_at_once};
 use crate::protocol::frame::Role;
 use crate::settings::Settings;
 use crate::supervisor::event::Event;
@@ -191,6 +191,7 @@ where
     /// What follows the end of a connection, unless the handler decided it.
     fn after(&self, reason: CloseReason) -> Outcome {
         let hint = match &reason {
+            CloseReason::Peer { code: Some(code), reason } if is_to_reconnect_at_once(*code, reason) => Hint::AtOnce,
             CloseReason::Peer { code: Some(CloseCode::RESTART | CloseCode::TRY_AGAIN_LATER), .. } => Hint::Restart,
             _ => Hint::Nothing,
         };

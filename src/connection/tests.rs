@@ -87,7 +87,7 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<Stream>, Receivers) {
     let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     let peer = stream.peer_addr().unwrap();
     let stream = Arc::new(Stream::from(stream));
-    let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let shared = Shared::new(NewConnection {
         role: Role::Server,
         identity: Identity { id: 1, remote: peer.into() },

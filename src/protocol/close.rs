@@ -62,6 +62,15 @@ impl fmt::Display for CloseCode {
 /// The longest reason that fits into a Close frame after its code, in bytes (RFC 6455 section 5.5).
 pub(crate) const MAX_REASON: usize = 123;
 
+/// The reason beside 1012 that tells a client to come back at once, because others were not sent away at this moment.
+/// Only its end matters, so that other servers may say more before it.
+pub(crate) const RECONNECT_AT_ONCE: &str = "restart; reconnect at once";
+
+/// Whether the peer tells us to come back at once.
+pub(crate) fn is_to_reconnect_at_once(code: CloseCode, reason: &str) -> bool {
+    code == CloseCode::RESTART && reason.ends_with("reconnect at once")
+}
+
 /// Makes the payload of a Close frame. A reason that is too long is cut at a character boundary.
 pub(crate) fn close_payload(code: Option<CloseCode>, reason: &str) -> Bytes {
     let Some(code) = code else { return Bytes::new() };

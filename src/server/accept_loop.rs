@@ -10,7 +10,6 @@ use crate::logging::Log;
 use crate::server::idle_threads::IdleThreads;
 use crate::server::listener::Listener;
 use crate::supervisor::handle::SupervisorHandle;
-use crate::transport::socket;
 use crate::transport::stream::Stream;
 
 /// Accepts until the server ends, and gives each connection to `start`. If `start` cannot start a thread, that is
@@ -25,7 +24,7 @@ pub(crate) fn run(
     let mut failures = FailureBurst::default();
     loop {
         idle_threads.stand_back();
-        if supervisor.is_ending() {
+        if is_over(listener, supervisor) {
             return;
         }
         if supervisor.is_behind() {
@@ -39,7 +38,7 @@ pub(crate) fn run(
                 supervisor.count(|stats| stats.thread_errors += 1);
                 ("start a thread for a connection", error)
             }),
-            Err(_) if supervisor.is_ending() => return,
+            Err(_) if is_over(listener, supervisor) => return,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 wait(listener, stop);
                 continue;
@@ -65,20 +64,21 @@ pub(crate) fn run(
     }
 }
 
-/// Waits for a client on a listener whose `accept` does not: it has given up, or another holder of the socket has made
-/// it non-blocking, and may need it so. In that case the wait has a limit, because the other holder may accept the
-/// connection that is to wake us at the end.
+/// Whether no more clients are to be accepted here.
+///
+/// A server that drains goes on to accept at its own addresses, to say so: with 503 to an opening handshake, for
+/// proxies to try another server, and to a health check. Clients of a socket that was handed in are left to whoever
+/// shares it, or takes it over: they wait for a moment, and see nothing of it.
+fn is_over(listener: &Listener, supervisor: &SupervisorHandle) -> bool {
+    supervisor.is_ending() || !listener.is_ours && supervisor.is_draining()
+}
+
+/// Waits for a client on a listener whose `accept` does not.
 fn wait(listener: &Listener, stop: &Receiver<()>) {
-    const AT_MOST: Duration = Duration::from_secs(1);
-    #[cfg(unix)]
-    if socket::wait_for_client(&listener.socket, (!listener.is_ours).then_some(AT_MOST)).is_ok() {
-        return;
+    const PAUSE: Duration = Duration::from_secs(1);
+    if listener.wait().is_err() {
+        let _ = stop.recv_timeout(PAUSE);
     }
-    #[cfg(not(unix))]
-    if listener.socket.set_nonblocking(false).is_ok() {
-        return;
-    }
-    let _ = stop.recv_timeout(AT_MOST);
 }
 
 /// Whether to try again at once: the client hung up before it was accepted, or a signal arrived.
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn while_the_supervisor_is_behind_nobody_is_accepted_and_misses_are_counted_as_lost() {
-        let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+        let (supervisor, receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
         let events = supervisor.subscribers.add();
         let miss = || {
             let remote = SocketAddr::from(([192, 0, 2, 1], 1)).into();

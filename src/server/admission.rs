@@ -51,8 +51,8 @@ impl Limits {
         }
     }
 
-    /// Admits a client to a connection slot or to the overflow. A proxy's client is counted for its address only once
-    /// its request is known.
+    /// Admits a client to a connection slot or to the overflow, where it goes if it comes too late, because the server
+    /// drains. A proxy's client is counted for its address only once its request is known.
     ///
     /// # Errors
     /// The limit that was reached, if the overflow has no room either.
@@ -60,8 +60,10 @@ impl Limits {
         self: &Arc<Self>,
         pending: &Arc<PendingHandshake>,
         is_proxy: bool,
+        is_late: bool,
     ) -> Result<Admission, LimitReached> {
-        let (counts_as, address) = match self.take_slot(pending.peer.ip(), is_proxy) {
+        let slot = if is_late { Err(LimitReached::Draining) } else { self.take_slot(pending.peer.ip(), is_proxy) };
+        let (counts_as, address) = match slot {
             Ok(address) => (CountsAs::Connection, address),
             Err(limit) => match self.overflow.admit(pending) {
                 Some(slot) => (CountsAs::Overflow { limit, _slot: slot }, None),

@@ -45,6 +45,8 @@ pub(super) struct ServerInner<H> {
     pub(super) handler: H,
     /// Whether connections have our socket options from the start.
     pub(super) is_prepared: bool,
+    /// Whether others may share the listener. Its clients are let in even if the server drains by now.
+    pub(super) is_shared: bool,
     pub(super) idle_threads: IdleThreads,
     /// How many clients have connected.
     pub(super) accepted: AtomicU64,
@@ -118,7 +120,8 @@ where
         let pending = Arc::new(PendingHandshake::new(number, peer, stream));
         self.supervisor.notify(Notice::Accepted(Arc::clone(&pending)));
         let is_proxy = self.config.trusted.speaks_for_others(peer);
-        match self.limits.admit(&pending, is_proxy) {
+        let is_late = self.supervisor.is_draining() && !self.is_shared;
+        match self.limits.admit(&pending, is_proxy, is_late) {
             // Boxed, for what a thread is given is moved over its stack more than once.
             Ok(admission) => Some(Box::new(ServedClient { server: Arc::clone(self), pending, id: None, admission })),
             Err(limit) => {

@@ -8,6 +8,7 @@ use crossbeam_channel as channel;
 
 use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
+use crate::durations::LONGEST;
 use crate::error::Error;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
@@ -136,6 +137,30 @@ impl ServerHandle {
         }
         self.supervisor.shut_down(CloseReason::Shutdown { code, reason: reason.to_owned() });
         Ok(())
+    }
+
+    /// Drains the server, and returns at once: it takes no new connections, sends its clients away evenly over the
+    /// period (clamped to 10 years), and then [shuts down](Self::shutdown). For a restart or an update while another
+    /// server takes over.
+    ///
+    /// Each connection is closed with 1012 (service restart) at its turn, so that the clients do not all come back at
+    /// one moment. The reason tells clients of heartwire, and `heartwire.js`, to come back at once, unless more than
+    /// 2,000 would do so in a second; then they wait for 5 s to 30 s by themselves. The drain is over when no
+    /// connection is open any more, or with the period. A `shutdown` in the meantime ends it at once; of several drains
+    /// the one that is over first counts. Called before `serve`, it makes `serve` return at once.
+    ///
+    /// Meanwhile the server still answers at the addresses that it has [bound](crate::Server::bind): opening handshakes
+    /// get 503 with `Retry-After: 1`, so that a proxy can try another server, [health checks](crate::Server::health)
+    /// get 503, and the status page and the metrics are there until the end. From a listener that was [handed
+    /// in](crate::Server::from_listener) it accepts no more clients: they are left to the process that shares the
+    /// listener or takes it over, and wait until it accepts them.
+    pub fn drain(&self, period: Duration) {
+        self.supervisor.drain(period.min(LONGEST));
+    }
+
+    /// Whether the server is draining, shutting down after that, or has ended after that.
+    pub fn is_draining(&self) -> bool {
+        self.supervisor.is_draining()
     }
 
     /// Whether the server is shutting down or has ended.

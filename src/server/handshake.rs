@@ -101,13 +101,15 @@ pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 /// How long a client may take to receive its response when no time is left, and to hang up afterwards.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
-/// The limit that keeps out a client with a valid request.
+/// What keeps out a client with a valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LimitReached {
     /// The server has as many connections as it may have.
     Connections,
     /// The client's address has as many as it may have.
     PerAddress,
+    /// The server sends its clients away.
+    Draining,
 }
 
 impl LimitReached {
@@ -115,16 +117,19 @@ impl LimitReached {
         match self {
             Self::Connections => "too many connections (max_connections)",
             Self::PerAddress => "too many connections from this address (max_connections_per_address)",
+            Self::Draining => "the server is draining",
         }
     }
 
     /// 503 tells proxies that this server is full; 429 that it is not, but this client may not have more.
     fn refusal(self) -> Box<Refusal> {
-        let (status, text) = match self {
-            Self::Connections => (503, "too many connections\n"),
-            Self::PerAddress => (429, "too many connections from this address\n"),
+        let (status, retry_after, text) = match self {
+            Self::Connections => (503, "5", "too many connections\n"),
+            Self::PerAddress => (429, "5", "too many connections from this address\n"),
+            // Another server, or the next one at this address, may be there already.
+            Self::Draining => (503, "1", "draining\n"),
         };
-        Refusal::new(Response::new(status).header("Retry-After", "5").text(text), self.reason())
+        Refusal::new(Response::new(status).header("Retry-After", retry_after).text(text), self.reason())
     }
 }
 

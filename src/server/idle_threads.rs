@@ -166,7 +166,7 @@ mod tests {
     #[test]
     fn the_end_waits_for_a_thread_that_is_about_to_report_its_client() {
         const CEILING: Duration = Duration::from_secs(30);
-        let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+        let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
         let listener = Arc::new(Listener::bind("127.0.0.1:0", &Log::default()).unwrap());
         let idle_threads = IdleThreads::new(Arc::downgrade(&listener));
         let is_reported = AtomicBool::new(false);

@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::{fd::AsFd, unix::net::UnixStream};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -16,8 +18,11 @@ use crate::transport::stream::Stream;
 pub(super) struct Listener {
     pub(super) socket: TcpListener,
     pub(super) address: SocketAddr,
-    /// Whether we made the socket. Otherwise another process may hold it too, and use it after us.
+    /// Whether we made the socket. Otherwise another process may hold it too, and use it beside us or after us.
     pub(super) is_ours: bool,
+    /// Wakes whoever waits for a client on a socket that is not ours, which cannot be shut down for others.
+    #[cfg(unix)]
+    waker: Option<(UnixStream, UnixStream)>,
     /// Whether connections have all our socket options from the start, and `accept` gives up after
     /// [`PATIENCE`](idle_threads::PATIENCE).
     pub(super) is_prepared: bool,
@@ -46,19 +51,51 @@ impl Listener {
     fn new(socket: TcpListener, is_ours: bool) -> io::Result<Self> {
         socket.set_nonblocking(false)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket, address, is_ours, is_prepared: false })
+        Ok(Self {
+            socket,
+            address,
+            is_ours,
+            #[cfg(unix)]
+            waker: if is_ours { None } else { Some(UnixStream::pair()?) },
+            is_prepared: false,
+        })
     }
 
-    /// Waits for the next client.
+    /// Waits for the next client. On a socket that is not ours it may return `WouldBlock` instead: see
+    /// [`wait`](Self::wait).
     pub(super) fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        // Whoever shares it may have changed that, such as systemd when it starts another process with it. And a client
+        // that is there now may be another process's in a moment.
+        #[cfg(unix)]
+        if !self.is_ours {
+            self.socket.set_nonblocking(true)?;
+        }
         let (stream, peer) = self.socket.accept()?;
         Ok((stream.into(), peer))
     }
 
-    /// Makes a blocked `accept` return.
+    /// Waits until a client has come, or somebody calls [`wake`](Self::wake). It may return early. For a listener whose
+    /// `accept` does not wait: it has given up, or is not ours.
+    #[cfg(unix)]
+    pub(super) fn wait(&self) -> io::Result<()> {
+        socket::wait_for_client(&self.socket, self.waker.as_ref().map(|(_, woken)| woken.as_fd()))
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn wait(&self) -> io::Result<()> {
+        self.socket.set_nonblocking(false)
+    }
+
+    /// Makes a blocked `accept` return, and [`wait`](Self::wait), then and from now on.
     pub(super) fn wake(&self, log: &Log) {
+        #[cfg(unix)]
+        if let Some((waker, _)) = &self.waker {
+            // Fails only if it was called before.
+            let _ = waker.shutdown(Shutdown::Both);
+            return;
+        }
         let shut_down = || SockRef::from(&self.socket).shutdown(Shutdown::Both);
-        // On Linux this is enough. Elsewhere, and for a socket that others may share, only a connection wakes it.
+        // On Linux this is enough. Elsewhere only a connection wakes it.
         if self.is_ours && shut_down().is_ok() {
             return;
         }

@@ -158,6 +158,7 @@ fn accepts(supervisor: &SupervisorHandle, probes: &Probes, address: SocketAddr, 
     let before = failures();
     // Without a socket we learn nothing of it, and that is no reason to take it for stalled.
     supervisor.is_ending()
+        || supervisor.is_draining()
         || probes.is_accepted(address, deadline).unwrap_or(true)
         || failures() != before
         || supervisor.is_ending()

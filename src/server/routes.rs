@@ -107,7 +107,8 @@ impl File {
 impl Server {
     /// Answers health checks at this path, such as `"/healthz"`. Default: no such path. Further calls add paths.
     ///
-    /// The response is 200 with the text `ok`, or 503 while the server shuts down, if the client can still connect.
+    /// The response is 200 with the text `ok`, or 503 while the server [drains](crate::ServerHandle::drain), and while
+    /// it shuts down, if the client can still connect.
     ///
     /// It is open to every client, and is answered even when the server is [full](Self::max_connections).
     ///
@@ -119,9 +120,12 @@ impl Server {
     pub fn health(mut self, path: impl Into<String>) -> Self {
         let handle = self.handle();
         self.config.routes.add_page(path, move |_| {
-            let response = match handle.is_shutting_down() {
-                true => Response::new(503).text("shutting down\n"),
-                false => Response::new(200).text("ok\n"),
+            let response = if handle.is_shutting_down() {
+                Response::new(503).text("shutting down\n")
+            } else if handle.is_draining() {
+                Response::new(503).text("draining\n")
+            } else {
+                Response::new(200).text("ok\n")
             };
             response.header("Cache-Control", "no-store")
         });

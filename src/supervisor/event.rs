@@ -53,6 +53,12 @@ pub enum Event {
     },
     /// The connection ended. There is exactly one for each `Opened`.
     Closed(CloseReport),
+    /// The server begins to send its clients away. See [`ServerHandle::drain`](crate::ServerHandle::drain).
+    #[non_exhaustive]
+    Draining {
+        /// How long that may take.
+        period: Duration,
+    },
     /// The server begins to shut down. See [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
     ShuttingDown,
     /// A client begins an attempt to connect.
@@ -119,6 +125,7 @@ impl Event {
             }
             Self::Missed { .. }
             | Self::HandlerStalled { .. }
+            | Self::Draining { .. }
             | Self::ShuttingDown
             | Self::Connecting { .. }
             | Self::Retrying { .. }

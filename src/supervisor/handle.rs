@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use crossbeam_channel as channel;
@@ -31,17 +31,27 @@ pub(crate) struct SupervisorHandle {
     /// Protects the counters.
     stats: Mutex<Stats>,
     is_running: AtomicBool,
+    is_draining: AtomicBool,
     is_ending: AtomicBool,
     /// Protects the first panic of a thread of ours. There should be none.
     failure: Mutex<Option<String>>,
     /// Wakes whoever called `serve` or `run`.
-    wake: Box<dyn Fn() + Send + Sync>,
+    wake: Box<dyn Fn(Wake) + Send + Sync>,
     /// The thread that stands in for handlers that are away.
     pub(crate) stand_in: StandInHandle,
     /// The memory that all queues and everything read ahead may use together.
     pub(crate) buffered: Arc<MemoryBudget>,
     /// An instant that all connections share, for the phases of their heartbeats.
     pub(crate) epoch: Instant,
+}
+
+/// What `serve` or `run` is woken for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wake {
+    /// The server drains, and leaves clients of sockets that are not its own to others.
+    Drain,
+    /// All is to end.
+    End,
 }
 
 /// The other ends, for the supervisor and the stand-in.
@@ -62,7 +72,10 @@ impl SupervisorHandle {
     ///
     /// # Errors
     /// The system's error if the stand-in cannot have a socket pair.
-    pub(crate) fn new(log: Arc<Log>, wake: impl Fn() + Send + Sync + 'static) -> io::Result<(Arc<Self>, Receivers)> {
+    pub(crate) fn new(
+        log: Arc<Log>,
+        wake: impl Fn(Wake) + Send + Sync + 'static,
+    ) -> io::Result<(Arc<Self>, Receivers)> {
         let (notices, notices_receiver) = channel::unbounded();
         let (commands, commands_receiver) = channel::bounded(Self::MAX_COMMANDS);
         let (stand_in_handle, stand_in) = StandInHandle::new()?;
@@ -73,6 +86,7 @@ impl SupervisorHandle {
             subscribers: Subscribers::default(),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             failure: Mutex::default(),
             wake: Box::new(wake),
@@ -99,7 +113,20 @@ impl SupervisorHandle {
         }
     }
 
-    /// The same for a client that has ended.
+    /// Begins to send clients away, evenly until the period is over, and then shuts down. Returns at once. Of several
+    /// calls the one whose period is over first counts.
+    pub(crate) fn drain(&self, period: Duration) {
+        if self.is_ending() {
+            return;
+        }
+        if !self.is_draining.swap(true, SeqCst) {
+            self.subscribers.publish(|| Event::Draining { period });
+        }
+        self.notify(Notice::Drain { until: Instant::now() + period });
+        (self.wake)(Wake::Drain);
+    }
+
+    /// Ends a client, of which nobody need be told.
     pub(crate) fn end(&self) {
         if !self.is_ending.swap(true, SeqCst) {
             self.begin_to_end(CloseReason::shutdown());
@@ -108,7 +135,7 @@ impl SupervisorHandle {
 
     fn begin_to_end(&self, reason: CloseReason) {
         self.notify(Notice::Shutdown { reason: Box::new(reason) });
-        (self.wake)();
+        (self.wake)(Wake::End);
     }
 
     /// A thread of ours has panicked with this message, which is a bug of heartwire. Nothing is guaranteed without that
@@ -119,7 +146,7 @@ impl SupervisorHandle {
         lock(&self.failure).get_or_insert(text);
         self.notify(Notice::Failed);
         self.is_ending.store(true, SeqCst);
-        (self.wake)();
+        (self.wake)(Wake::End);
     }
 
     pub(crate) fn failure(&self) -> Option<String> {
@@ -128,6 +155,10 @@ impl SupervisorHandle {
 
     pub(crate) fn is_running(&self) -> bool {
         self.is_running.load(SeqCst)
+    }
+
+    pub(crate) fn is_draining(&self) -> bool {
+        self.is_draining.load(SeqCst)
     }
 
     pub(crate) fn is_ending(&self) -> bool {

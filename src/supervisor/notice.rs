@@ -47,6 +47,8 @@ pub(crate) enum Notice {
     Probe { reply: channel::Sender<()> },
     /// The server or client shuts down, and closes all connections with this reason.
     Shutdown { reason: Box<CloseReason> },
+    /// The server drains, and is to be empty by then.
+    Drain { until: Instant },
     /// A thread of ours has panicked: the server or client ends at once.
     Failed,
     /// Makes the supervisor panic.

@@ -29,7 +29,7 @@ pub struct Stats {
     /// Clients that sent no request: a browser that connects in advance, or a check whether the port is open.
     pub without_request: u64,
     /// Those of the failures that were refused because the server, or the client's address, was at its limit of
-    /// connections.
+    /// connections, or because the server drains.
     pub refused: u64,
     /// Failures to accept a TCP connection (no file descriptors, no memory).
     pub accept_errors: u64,

@@ -41,7 +41,7 @@ fn expect_close(peer: &mut TcpStream) {
 /// Where processors are short, a thread may wait for one while it holds a connection's lock.
 #[test]
 fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let ((first, mut first_peer), (second, mut second_peer)) = (connection(&supervisor, 1), connection(&supervisor, 2));
     let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), Duration::from_secs(2));
     let (release, wait) = channel::bounded::<()>(0);
@@ -72,7 +72,7 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
 
 #[test]
 fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_still_waits() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let (shared, mut peer) = connection(&supervisor, 1);
     let mut thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), CEILING);
     // The handler's thread does the same in this order. The supervisor may find the command first, if it looked for
@@ -88,7 +88,7 @@ fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_st
 
 #[test]
 fn a_broadcast_that_goes_out_together_with_another_reaches_a_connection_that_opened_before_it() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     supervisor.mark_running(0);
     let (shared, mut peer) = connection(&supervisor, 1);
     let mut thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), CEILING);
@@ -121,7 +121,7 @@ fn a_broadcast_that_goes_out_together_with_another_reaches_a_connection_that_ope
 
 #[test]
 fn a_connection_whose_lock_is_held_up_to_the_end_is_reported_all_the_same() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let events = supervisor.subscribers.add();
     let (shared, _peer) = connection(&supervisor, 1);
     let close_timeout = Duration::from_millis(100);

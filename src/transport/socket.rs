@@ -11,7 +11,7 @@ use std::io::{self, IoSlice, Read};
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, TcpListener};
 #[cfg(unix)]
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 #[cfg(unix)]
@@ -380,10 +380,22 @@ pub(crate) fn wait_readable(stream: &Stream, wait: Option<Duration>) -> io::Resu
     poll_for(stream, rustix::event::PollFlags::IN, wait)
 }
 
-/// Waits until a client can be accepted. It may return early.
+/// Waits until a client can be accepted, or the other end of `waker` is closed. It may return early.
 #[cfg(unix)]
-pub(crate) fn wait_for_client(listener: &TcpListener, wait: Option<Duration>) -> io::Result<()> {
-    poll_for(listener, rustix::event::PollFlags::IN, wait).map(drop)
+pub(crate) fn wait_for_client(listener: &impl AsFd, waker: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut both = [PollFd::new(listener, PollFlags::IN), PollFd::new(listener, PollFlags::IN)];
+    if let Some(waker) = waker {
+        both[1] = PollFd::from_borrowed_fd(waker, PollFlags::IN);
+    }
+    match poll(&mut both, None) {
+        Err(rustix::io::Errno::INTR) => Ok(()),
+        Err(rustix::io::Errno::NOMEM) => {
+            pause_briefly(None);
+            Ok(())
+        }
+        polled => Ok(polled.map(drop)?),
+    }
 }
 
 #[cfg(unix)]

@@ -81,7 +81,7 @@ fn a_listener_that_nobody_accepts_from_does_not_answer_and_one_that_is_closed_ne
 #[test]
 fn an_accept_loop_that_meets_a_shortage_is_not_stalled() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), || {}).unwrap();
+    let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let (address, probes) = (listener.local_addr().unwrap(), Probes::default());
     assert!(!accepts(&supervisor, &probes, address, Instant::now() + SHORT));
     thread::scope(|scope| {

@@ -9,8 +9,8 @@ use heartwire::{Backoff, ClientHandle, Event, HeartbeatPolicy};
 
 use super::start_again;
 use crate::support::{
-    BareConnection, BareServer, CEILING, ClosedPort, RunningClient, SLACK, client, codes, echo, eventually, listen, ms,
-    quick, refusal, run, server, start,
+    BareConnection, BareServer, CEILING, CLOSE, ClosedPort, RunningClient, SLACK, client, close_payload, codes, echo,
+    eventually, listen, ms, quick, refusal, run, server, start,
 };
 
 #[test]
@@ -86,6 +86,33 @@ fn a_server_that_says_1012_or_1013_is_given_time() {
             _ => assert!(ms(300) <= delay && delay <= ms(400), "{delay:?}"),
         }
     }
+}
+
+#[test]
+fn a_server_that_sends_its_clients_away_in_turn_is_asked_again_at_once() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    let backoff = Backoff::default().first(YEAR).longest(YEAR).after_restart(YEAR, YEAR);
+    let running = start(server(), echo);
+    let client = run(client(running.address()).reconnect(backoff), listen);
+    assert!(client.handle.wait_connected(CEILING));
+    running.events.opened();
+    // Who has just come would not be in a hurry.
+    thread::sleep(Duration::from_secs(1));
+    running.handle.drain(Duration::from_secs(1));
+    assert_eq!(client.retrying(), Duration::ZERO);
+    // Another one says so in its own words.
+    let other = BareServer::bind();
+    let client = run(crate::support::client(other.address()).reconnect(backoff), listen);
+    let close = |mut connection: BareConnection| {
+        connection.send(CLOSE, &close_payload(1012, "moving; reconnect at once"));
+        assert_eq!(connection.close_code(), Some(1012));
+    };
+    let connection = other.open();
+    thread::sleep(Duration::from_secs(1));
+    close(connection);
+    assert_eq!(client.retrying(), Duration::ZERO);
+    close(other.open());
+    assert!(client.retrying() > Duration::from_secs(1));
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod binding;
 mod bounds;
 mod broadcasts;
 mod callbacks;
+mod draining;
 mod forwarded;
 mod handshake;
 mod limits;
