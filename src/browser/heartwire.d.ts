@@ -201,5 +201,5 @@ export class Heart {
 export class Backoff {
   constructor(policy?: { first?: number; longest?: number; stableAfter?: number });
   wasOpenFor(age: number): void;
-  nextDelay(code: number | undefined, random: number): number;
+  nextDelay(code: number | undefined, random: number, reason?: string): number;
 }

@@ -221,12 +221,16 @@ export class Heart {
   }
 }
 
+/** How long a connection has to last for the page to come back at once when its server asks for that. */
+const SETTLED = 1_000;
+
 /** How long to wait before the next attempt: exponential backoff with full jitter. */
 export class Backoff {
   #first;
   #longest;
   #stableAfter;
   #failures = 0;
+  #wasSettled = false;
 
   constructor({ first = 500, longest = 30_000, stableAfter = 10_000 } = {}) {
     this.#first = checkedDuration('first', first, 0);
@@ -236,13 +240,23 @@ export class Backoff {
 
   /** A connection was open for so long. One that was dropped at once is no success. */
   wasOpenFor(age) {
+    this.#wasSettled = age >= SETTLED;
     if (age >= this.#stableAfter) this.#failures = 0;
   }
 
-  /** `random` is even between 0 and 1. A server that closed with 1012 or 1013 wants to be left alone for a while. */
-  nextDelay(code, random) {
+  /**
+   * `random` is even between 0 and 1. A server that closed with 1012 or 1013 wants to be left alone for a while, unless
+   * it says that it sends its clients away one after another. That is no failure; but after a connection that was short
+   * nobody comes back at once, or a server could send us away for ever.
+   */
+  nextDelay(code, random, reason = '') {
+    const isAtOnce = code === 1012 && reason.endsWith('reconnect at once');
+    const wasSettled = this.#wasSettled;
+    this.#wasSettled = false;
+    if (isAtOnce && wasSettled) return 0;
     const limit = Math.min(this.#first * 2 ** Math.min(this.#failures, 31), this.#longest);
     this.#failures += 1;
+    if (isAtOnce) return limit * random;
     return code === 1012 || code === 1013 ? 5_000 + 25_000 * random : limit * random;
   }
 }
@@ -665,7 +679,7 @@ export class HeartSocket extends EventTarget {
     this.#readyState = CONNECTING;
     // What waited for a sign of life waits for the next connection.
     const unsent = this.#outbox.trim(this.#options.outboxSize);
-    const retryIn = this.#isSuspended ? null : this.#backoff.nextDelay(code, this.#environment.random());
+    const retryIn = this.#isSuspended ? null : this.#backoff.nextDelay(code, this.#environment.random(), reason);
     if (retryIn !== null) this.#start('retry', retryIn, () => this.#dialAgain());
     this.#tellClosed({ code, reason, wasClean, willReconnect: true, retryIn, unsent });
   }

@@ -234,6 +234,22 @@ test('delays are drawn from zero to a limit that doubles, and begin anew after a
   assert.throws(() => new Backoff({ first: -1 }), { name: 'RangeError' });
 });
 
+test('who is sent away in its turn comes back at once, unless that was right after it came', () => {
+  const backoff = new Backoff();
+  const sentAway = () => backoff.nextDelay(1012, 1, 'restart; reconnect at once');
+  for (let round = 0; round < 10; round += 1) {
+    backoff.wasOpenFor(1_000);
+    assert.equal(sentAway(), 0);
+  }
+  assert.equal(backoff.nextDelay(1006, 1), 500, 'the next server is not there');
+  backoff.wasOpenFor(999);
+  assert.equal(sentAway(), 1_000);
+  backoff.wasOpenFor(10_000);
+  assert.equal(backoff.nextDelay(1012, 1, 'restart'), 30_000, 'with all others');
+  backoff.wasOpenFor(10_000);
+  assert.equal(backoff.nextDelay(1001, 1, 'reconnect at once'), 500, 'no restart');
+});
+
 // The socket.
 
 function connect(options = {}, protocols = []) {
