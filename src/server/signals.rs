@@ -6,7 +6,9 @@
 use std::io;
 use std::process;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
+use crate::durations::LONGEST;
 use crate::error::Error;
 use crate::logging::Log;
 use crate::protocol::close::CloseReason;
@@ -14,7 +16,14 @@ use crate::server::Server;
 use crate::supervisor::handle::SupervisorHandle;
 
 /// Protects the servers that end with a signal: `None` before signals are handled at all. Held for moments only.
-static SERVERS: Mutex<Option<Vec<Weak<SupervisorHandle>>>> = Mutex::new(None);
+static SERVERS: Mutex<Option<Vec<Registered>>> = Mutex::new(None);
+
+/// A server that ends with a signal.
+struct Registered {
+    server: Weak<SupervisorHandle>,
+    /// How long it drains before.
+    drain: Option<Duration>,
+}
 
 /// What shells report for a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
@@ -46,37 +55,56 @@ impl Server {
     /// # Errors
     /// [`Error::Io`] if the program handles these signals itself already. Such a program calls
     /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
-    pub fn shutdown_on_signals(mut self) -> Result<Self, Error> {
+    pub fn shutdown_on_signals(self) -> Result<Self, Error> {
+        self.end_on_signals(None)
+    }
+
+    /// Like [`shutdown_on_signals`](Self::shutdown_on_signals), but the server [drains](crate::ServerHandle::drain) for
+    /// this period first. A second signal shuts it down at once, and a third ends the process.
+    ///
+    /// # Errors
+    /// As [`shutdown_on_signals`](Self::shutdown_on_signals).
+    pub fn drain_on_signals(self, period: Duration) -> Result<Self, Error> {
+        self.end_on_signals(Some(period))
+    }
+
+    fn end_on_signals(mut self, drain: Option<Duration>) -> Result<Self, Error> {
         let mut servers = servers();
         if servers.is_none() {
             ctrlc::set_handler(on_signal)
                 .map_err(|error| Error::Io(io::Error::other(format!("cannot handle signals: {error}"))))?;
         }
         let servers = servers.get_or_insert_default();
-        servers.retain(|server| server.strong_count() > 0);
-        servers.push(Arc::downgrade(&self.supervisor));
+        servers.retain(|other| other.server.strong_count() > 0);
+        servers.push(Registered { server: Arc::downgrade(&self.supervisor), drain });
         self.ends_with_signals = true;
         Ok(self)
     }
 }
 
-fn servers() -> MutexGuard<'static, Option<Vec<Weak<SupervisorHandle>>>> {
+fn servers() -> MutexGuard<'static, Option<Vec<Registered>>> {
     SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs in a thread that does nothing else.
 fn on_signal() {
-    let running: Vec<Arc<SupervisorHandle>> = servers().iter().flatten().filter_map(Weak::upgrade).collect();
+    let running: Vec<_> =
+        servers().iter().flatten().filter_map(|each| Some((each.server.upgrade()?, each.drain))).collect();
     // All of them, without stopping at the first.
-    if running.iter().filter(|server| step_down(server)).count() == 0 {
+    if running.iter().filter(|(server, drain)| step_down(server, *drain)).count() == 0 {
         process::exit(INTERRUPTED);
     }
 }
 
 /// Brings a server closer to its end. Whether there was anything to do.
-fn step_down(server: &SupervisorHandle) -> bool {
+fn step_down(server: &SupervisorHandle, drain: Option<Duration>) -> bool {
     if server.is_ending() {
         return false;
+    }
+    if let Some(period) = drain.filter(|_| !server.is_draining()) {
+        server.drain(period.min(LONGEST));
+        server.log.info(format_args!("draining for {period:?}; another signal shuts down at once"));
+        return true;
     }
     server.shut_down(CloseReason::shutdown());
     server.log.info(format_args!("shutting down; another signal ends at once"));

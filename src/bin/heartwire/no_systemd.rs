@@ -1,6 +1,7 @@
 //! What stands in the place of `systemd.rs` on systems that have none: nothing is given, and nobody is told anything.
 
 use std::net::TcpListener;
+use std::time::Duration;
 
 use heartwire::ServerHandle;
 use log::LevelFilter;
@@ -29,7 +30,7 @@ impl Service {
         Self
     }
 
-    pub(crate) fn start(&mut self, _: &ServerHandle) -> Result<(), String> {
+    pub(crate) fn start(&mut self, _: &ServerHandle, _: Duration) -> Result<(), String> {
         Ok(())
     }
 

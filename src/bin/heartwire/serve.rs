@@ -21,9 +21,13 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     };
     let handle = server.handle();
     let mut service = Service::new();
-    let server = server.shutdown_on_signals().map_err(|error| error.to_string())?;
+    let server = match options.capacity.drain() {
+        Some(period) => server.drain_on_signals(period),
+        None => server.shutdown_on_signals(),
+    };
+    let server = server.map_err(|error| error.to_string())?;
     announce(&handle, certificates.as_ref(), access.is_some(), options);
-    service.start(&handle)?;
+    service.start(&handle, options.settings.close_timeout())?;
     certificates.map_or(Ok(()), Certificates::watch)?;
 
     let (mode, room) = (options.mode, handle.clone());

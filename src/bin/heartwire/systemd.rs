@@ -122,7 +122,7 @@ impl Service {
     ///
     /// # Errors
     /// What is wrong, in a line, if there is no thread for it.
-    pub(crate) fn start(&mut self, handle: &ServerHandle) -> Result<(), String> {
+    pub(crate) fn start(&mut self, handle: &ServerHandle, close_timeout: Duration) -> Result<(), String> {
         if !is_service() {
             return Ok(());
         }
@@ -131,6 +131,7 @@ impl Service {
         self.teller = Some(TellerThread { end, ended });
         let teller = Teller {
             handle: handle.clone(),
+            close_timeout,
             events: handle.events(),
             watchdog: sd_notify::watchdog_enabled().map(Watchdog::new),
             status: String::new(),
@@ -156,6 +157,7 @@ impl Service {
 /// The thread that tells systemd.
 struct Teller {
     handle: ServerHandle,
+    close_timeout: Duration,
     events: Receiver<Event>,
     watchdog: Option<Watchdog>,
     /// What was told last.
@@ -202,7 +204,10 @@ impl Teller {
             select! {
                 recv(until_end) -> _ => break,
                 recv(events) -> event => match event {
-                    Ok(_) => has_changed = true,
+                    Ok(event) => {
+                        has_changed = true;
+                        self.ask_for_time(&event);
+                    }
                     // There are no more.
                     Err(_) => self.events = never(),
                 },
@@ -213,7 +218,9 @@ impl Teller {
             if has_changed && now >= next_status {
                 has_changed = false;
                 next_status = now + STATUS_INTERVAL;
-                self.events.try_iter().for_each(drop);
+                while let Ok(event) = self.events.try_recv() {
+                    self.ask_for_time(&event);
+                }
                 self.tell_status(&[]);
             }
             if self.watchdog.as_ref().is_some_and(|watchdog| now >= watchdog.next) {
@@ -223,20 +230,34 @@ impl Teller {
         self.tell_if_stopping();
     }
 
+    /// Asks systemd to be patient for as long as the server drains. Otherwise it would kill it after TimeoutStopSec=.
+    fn ask_for_time(&mut self, event: &Event) {
+        /// A machine may be slow when its services stop.
+        const RESERVE: Duration = Duration::from_secs(10);
+        if let Event::Draining { period, .. } = event {
+            let time = *period + self.close_timeout + RESERVE;
+            self.tell_if_stopping();
+            self.tell(&[NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
+        }
+    }
+
     /// Tells once that the server stops. An event has woken us for it, or the status that is due is told first.
     fn tell_if_stopping(&mut self) {
-        if self.handle.is_shutting_down() && !std::mem::replace(&mut self.has_told_stopping, true) {
+        if (self.handle.is_draining() || self.handle.is_shutting_down())
+            && !std::mem::replace(&mut self.has_told_stopping, true)
+        {
             self.tell(&[NotifyState::Stopping]);
         }
     }
 
     /// Tells the status if it has changed, and this before it.
     fn tell_status(&mut self, first: &[NotifyState<'_>]) {
-        let status = match self.handle.stats().open {
+        let open = match self.handle.stats().open {
             0 => "no connections".to_owned(),
             1 => "1 connection".to_owned(),
             open => format!("{open} connections"),
         };
+        let status = if self.handle.is_draining() { format!("draining, {open}") } else { open };
         if status != self.status || !first.is_empty() {
             self.tell(&[first, &[NotifyState::Status(&status)]].concat());
             self.status = status;

@@ -347,6 +347,28 @@ mod signals {
     }
 
     #[test]
+    fn with_drain_the_first_signal_sends_away_in_turn_the_second_shuts_down_and_the_third_ends_at_once() {
+        let mut server = serve(&["127.0.0.1:0", "--drain", "1h", "--close-timeout", "1h"]);
+        let mut clients: Vec<_> = (0..2).map(|_| connect(server.address(), "/")).collect();
+        let _stubborn = bare_connect(server.address());
+        server.stderr.line_with(&["#3 ", "opened"]);
+        server.signal("TERM");
+        server.stderr.line_with(&["draining for 3600s; another signal shuts down at once"]);
+        assert_eq!(close_code(clients.remove(0)), 1012);
+        server.stderr.line_with(&["#1 ", "ended: server shutdown with 1012 \"restart; reconnect at once\""]);
+        let mut second = clients.remove(0);
+        second.send("still there".into()).unwrap();
+        assert_eq!(next_text(&mut second), "still there");
+        let health = http(server.address(), "GET /healthz HTTP/1.1\r\nHost: test\r\n\r\n");
+        assert!(health.starts_with("HTTP/1.1 503 ") && health.ends_with("draining\n"), "{health}");
+        server.signal("TERM");
+        server.stderr.line_with(&["shutting down; another signal ends at once"]);
+        assert_eq!(close_code(second), 1001);
+        server.signal("TERM");
+        assert_eq!(server.wait().code(), Some(130));
+    }
+
+    #[test]
     fn a_client_that_never_answers_delays_the_end_by_the_close_timeout_at_most() {
         let mut server = serve(&["127.0.0.1:0", "--close-timeout", "500ms"]);
         let _stubborn = bare_connect(server.address());

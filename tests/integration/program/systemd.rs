@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use tungstenite::protocol::frame::coding::CloseCode;
 
-use crate::support::process::{Process, connect, hang_up, heartwire, next_text};
+use crate::support::process::{Process, close_code, connect, hang_up, heartwire, next_text};
 use crate::support::{CEILING, ms};
 
 /// A service manager: what it is told through its socket.
@@ -96,6 +96,22 @@ fn who_ends_at_once_has_told_that_it_stops() {
         assert_eq!(server.wait().code(), Some(0));
         assert_eq!(manager.rest(), [["STOPPING=1"]]);
     }
+}
+
+#[test]
+fn who_drains_says_so_and_asks_for_the_time_that_it_takes() {
+    let manager = Manager::new();
+    let mut server = Process::start(&mut manager.command(&["--drain", "2m", "--close-timeout", "3s"]));
+    assert_eq!(manager.told(), ["READY=1", "STATUS=no connections"]);
+    let (one, two) = (connect(server.address(), "/"), connect(server.address(), "/"));
+    while manager.told() != ["STATUS=2 connections"] {}
+    server.signal("TERM");
+    assert_eq!(manager.told(), ["STOPPING=1"]);
+    assert_eq!(manager.told(), ["EXTEND_TIMEOUT_USEC=133000000"]);
+    assert_eq!(close_code(one), 1012);
+    while manager.told() != ["STATUS=draining, 1 connection"] {}
+    hang_up(two, CloseCode::Normal, "");
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

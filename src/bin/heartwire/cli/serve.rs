@@ -1,12 +1,14 @@
 //! The options of `heartwire serve`.
 
+use std::time::Duration;
+
 use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, IpNet, Origin};
 
 use super::heartbeat::ServerHeartbeat;
 use super::settings::Settings;
 use super::usage_error::UsageError;
-use super::values::{parse_address, parse_connections, parse_network};
+use super::values::{Optional, parse_address, parse_connections, parse_drain, parse_network};
 use super::{LogOptions, tls};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
@@ -23,6 +25,8 @@ Environment:
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close all connections
   with 1001 and end the server within --close-timeout. A second signal ends it at once.
+  With --drain the first signal sends clients away one after another, with 1012, and the
+  second closes the rest with 1001; meanwhile new clients and /healthz get 503.
   nohup does not keep SIGHUP away; setsid does. With --tls-cert, and as a service, SIGHUP
   reads the certificates anew instead.
 
@@ -32,7 +36,8 @@ Certificates:
 
 systemd:
   As a service of Type=notify it says when it listens, how many are connected and when
-  it stops. With WatchdogSec= it says so often that all of its parts make progress. The
+  it stops, and asks for the time that --drain takes. With WatchdogSec= it says so often
+  that all of its parts make progress. The
   socket of a .socket unit takes the place of ADDRESS. Time stamps are left to the journal.
 
 Examples:
@@ -103,6 +108,16 @@ pub(crate) struct Capacity {
     /// Most connections at a time from one address, or one IPv6 /64 network; further clients get 429
     #[arg(long, value_name = "N", value_parser = parse_connections)]
     pub(crate) max_connections_per_address: Option<usize>,
+
+    /// How long to send clients away one after another, on a signal, before the shutdown; 1h at most, or "off"
+    #[arg(long, value_name = "DURATION|off", default_value = "off", value_parser = parse_drain)]
+    drain: Optional,
+}
+
+impl Capacity {
+    pub(crate) fn drain(&self) -> Option<Duration> {
+        self.drain.0
+    }
 }
 
 /// Who may come in, and see what.

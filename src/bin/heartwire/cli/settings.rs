@@ -53,6 +53,12 @@ pub(crate) struct Settings {
     busy_poll: Duration,
 }
 
+impl Settings {
+    pub(crate) fn close_timeout(&self) -> Duration {
+        self.close_timeout
+    }
+}
+
 /// A server or a client with these settings. The setters of both have the same names, but are no trait's.
 macro_rules! with_settings {
     ($end:expr, $settings:expr) => {{

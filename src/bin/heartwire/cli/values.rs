@@ -76,6 +76,15 @@ pub(super) fn parse_busy_poll(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// How long to drain. Service managers measure their patience in microseconds, with 32 bits.
+pub(super) fn parse_drain(text: &str) -> Result<Optional, String> {
+    const LONGEST: Duration = Duration::from_secs(3600);
+    match parse_optional(text)? {
+        Optional(Some(period)) if period > LONGEST => Err("must be 1h or less".to_owned()),
+        period => Ok(period),
+    }
+}
+
 pub(super) fn parse_optional(text: &str) -> Result<Optional, String> {
     if text == "off" { Ok(Optional(None)) } else { parse_duration(text).map(|duration| Optional(Some(duration))) }
 }
