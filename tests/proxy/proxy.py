@@ -17,7 +17,7 @@ daemon off;
 worker_processes 1;
 pid {folder}/nginx.pid;
 error_log stderr;
-events {{ worker_connections 64; }}
+events {{ worker_connections {connections}; }}
 http {{
     access_log off;
     client_body_temp_path {folder}/body;
@@ -30,12 +30,13 @@ http {{
 """
 
 
-def part_of_readme(upstream, listen, read_timeout):
-    """The README's configuration with addresses of ours, and with another read timeout if one is given."""
+def part_of_readme(upstreams, listen, read_timeout, as_it_comes):
+    """The README's configuration with addresses of ours, and with another read timeout if one is given. `as_it_comes`
+    leaves out what it says about restarts."""
     readme = (heartwire.ROOT / "README.md").read_text()
     (part,) = re.findall(r"^```nginx\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
     changes = [
-        (r"\bserver 127\.0\.0\.1:\d+;", f"server {upstream};"),
+        (r"(?m)^    server 127\.0\.0\.1:\d+ max_fails=0;", "\n".join(f"server {each} max_fails=0;" for each in upstreams)),
         (r"\blisten \d+;", f"listen {listen};"),
         (r"\bproxy_read_timeout \w+;", read_timeout and f"proxy_read_timeout {read_timeout};"),
     ]
@@ -44,12 +45,15 @@ def part_of_readme(upstream, listen, read_timeout):
             raise heartwire.Wrong(f"the nginx configuration in the README has not one {pattern}")
         if replacement:
             part = re.sub(pattern, replacement, part)
+    if as_it_comes:
+        part = re.sub(r" max_fails=0|\bproxy_next_upstream [^;]*;", "", part)
     return part
 
 
 @contextlib.contextmanager
-def nginx(upstream, read_timeout=None):
-    """Runs nginx in front of `upstream`, and gives the address it listens on."""
+def nginx(upstream, read_timeout=None, connections=64, as_it_comes=False):
+    """Runs nginx in front of `upstream`, an address or a list of them, and gives the address it listens on."""
+    upstreams = [upstream] if isinstance(upstream, str) else upstream
     # nginx cannot take a port that is free and tell which, so another may take it first.
     for _ in range(5):
         with tempfile.TemporaryDirectory(prefix="heartwire-nginx-") as folder:
@@ -57,7 +61,8 @@ def nginx(upstream, read_timeout=None):
                 address = "127.0.0.1:%d" % taken.getsockname()[1]
             path = f"{folder}/nginx.conf"
             with open(path, "w") as file:
-                file.write(FRAME.format(folder=folder, part=part_of_readme(upstream, address, read_timeout)))
+                part = part_of_readme(upstreams, address, read_timeout, as_it_comes)
+                file.write(FRAME.format(folder=folder, connections=connections, part=part))
             with heartwire.Process([program(), "-p", folder, "-c", path]) as process:
                 if listens(process, address):
                     yield address
