@@ -512,7 +512,7 @@
 //!
 //! | feature | gives | brings |
 //! | --- | --- | --- |
-//! | `signals` | `Server::shutdown_on_signals` | `ctrlc`, `rlimit` |
+//! | `signals` | `Server::shutdown_on_signals` | `signal-hook` (elsewhere than on Unix `ctrlc`), `rlimit` |
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |

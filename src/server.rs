@@ -89,6 +89,9 @@ pub struct Server {
     /// Whether signals end it, and so the limit of open files is to be raised.
     #[cfg(feature = "signals")]
     ends_with_signals: bool,
+    /// What SIGHUP does, if it is not to end the server.
+    #[cfg(feature = "signals")]
+    on_hangup: Option<signals::OnHangup>,
     /// The publisher of a status page, which `serve` starts.
     #[cfg(feature = "status")]
     status: Option<status::publisher::Start>,
@@ -144,6 +147,8 @@ impl Server {
             tls: None,
             #[cfg(feature = "signals")]
             ends_with_signals: false,
+            #[cfg(feature = "signals")]
+            on_hangup: None,
             #[cfg(feature = "status")]
             status: None,
         })

@@ -1,7 +1,7 @@
 //! Signals that end a program end its servers in order first.
 //!
-//! A process has one set of signal handlers, so all servers share it. The thread that takes the signals calls nothing
-//! that may block: a second signal ends the process even if everything else hangs.
+//! A process has one set of signal handlers, so all servers share it. A thread of its own takes the signals, and calls
+//! nothing that may block: a second signal ends the process even if everything else hangs.
 
 use std::io;
 use std::process;
@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::durations::LONGEST;
 use crate::error::Error;
+use crate::foreign;
 use crate::logging::Log;
 use crate::protocol::close::CloseReason;
 use crate::server::Server;
@@ -23,7 +24,12 @@ struct Registered {
     server: Weak<SupervisorHandle>,
     /// How long it drains before.
     drain: Option<Duration>,
+    /// What SIGHUP does instead.
+    on_hangup: Option<OnHangup>,
 }
+
+/// What SIGHUP does, if it is not to end the server.
+pub(super) type OnHangup = Arc<dyn Fn() + Send + Sync>;
 
 /// What shells report for a process that SIGINT ended.
 const INTERRUPTED: i32 = 130;
@@ -53,8 +59,7 @@ impl Server {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Io`] if the program handles these signals itself already. Such a program calls
-    /// [`ServerHandle::shutdown`](crate::ServerHandle::shutdown).
+    /// [`Error::Io`] if the system has no file descriptors or no thread left for it.
     pub fn shutdown_on_signals(self) -> Result<Self, Error> {
         self.end_on_signals(None)
     }
@@ -68,15 +73,26 @@ impl Server {
         self.end_on_signals(Some(period))
     }
 
+    /// Calls this function at SIGHUP, which then ends this server no more: many services read their files anew at that
+    /// signal, such as certificates ([`ServerTls::reload`](crate::ServerTls::reload)). Call it before
+    /// [`shutdown_on_signals`](Self::shutdown_on_signals) or [`drain_on_signals`](Self::drain_on_signals); without
+    /// them it has no effect. Default: SIGHUP is a signal like the others.
+    ///
+    /// The function runs in the thread that takes all signals, so it must not block: have another thread do the work. A
+    /// panic in it is logged.
+    pub fn on_hangup(mut self, on_hangup: impl Fn() + Send + Sync + 'static) -> Self {
+        self.on_hangup = Some(Arc::new(on_hangup));
+        self
+    }
+
     fn end_on_signals(mut self, drain: Option<Duration>) -> Result<Self, Error> {
         let mut servers = servers();
         if servers.is_none() {
-            ctrlc::set_handler(on_signal)
-                .map_err(|error| Error::Io(io::Error::other(format!("cannot handle signals: {error}"))))?;
+            take_signals().map_err(|error| Error::Io(io::Error::other(format!("cannot handle signals: {error}"))))?;
         }
         let servers = servers.get_or_insert_default();
         servers.retain(|other| other.server.strong_count() > 0);
-        servers.push(Registered { server: Arc::downgrade(&self.supervisor), drain });
+        servers.push(Registered { server: Arc::downgrade(&self.supervisor), drain, on_hangup: self.on_hangup.take() });
         self.ends_with_signals = true;
         Ok(self)
     }
@@ -86,12 +102,35 @@ fn servers() -> MutexGuard<'static, Option<Vec<Registered>>> {
     SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Starts the thread that takes the signals.
+#[cfg(unix)]
+fn take_signals() -> io::Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    let builder = std::thread::Builder::new().name("heartwire-signals".to_owned());
+    builder.spawn(move || signals.forever().for_each(|signal| on_signal(signal == SIGHUP))).map(drop)
+}
+
+#[cfg(not(unix))]
+fn take_signals() -> io::Result<()> {
+    ctrlc::set_handler(|| on_signal(false)).map_err(io::Error::other)
+}
+
 /// Runs in a thread that does nothing else.
-fn on_signal() {
-    let running: Vec<_> =
-        servers().iter().flatten().filter_map(|each| Some((each.server.upgrade()?, each.drain))).collect();
+fn on_signal(is_hangup: bool) {
+    let registered = |each: &Registered| Some((each.server.upgrade()?, each.drain, each.on_hangup.clone()));
+    let running: Vec<_> = servers().iter().flatten().filter_map(registered).collect();
     // All of them, without stopping at the first.
-    if running.iter().filter(|(server, drain)| step_down(server, *drain)).count() == 0 {
+    let took_it = |(server, drain, on_hangup): &&(Arc<SupervisorHandle>, _, Option<OnHangup>)| match on_hangup {
+        Some(on_hangup) if is_hangup => {
+            if let Err(message) = foreign::call(|| on_hangup()) {
+                server.log.error(format_args!("on_hangup panicked: {message}"));
+            }
+            true
+        }
+        _ => step_down(server, *drain),
+    };
+    if running.iter().filter(took_it).count() == 0 {
         process::exit(INTERRUPTED);
     }
 }

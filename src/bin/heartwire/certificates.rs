@@ -15,7 +15,6 @@ use heartwire::{Certificate, Server, ServerTls, TlsError};
 use time::OffsetDateTime;
 
 use crate::cli::ServeOptions;
-use crate::output::OnHangup;
 
 /// The time between two looks at the files.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
@@ -72,10 +71,9 @@ impl Certificates {
     }
 
     /// A function that has the files read anew, if there are any. It never blocks.
-    pub(crate) fn reloader(&self) -> Option<OnHangup> {
+    pub(crate) fn reloader(&self) -> Option<impl Fn() + Send + Sync + 'static> {
         let reload = self.reload.0.clone();
-        let reloader = move || _ = reload.try_send(());
-        (!self.files.is_empty()).then(|| -> OnHangup { Box::new(reloader) })
+        (!self.files.is_empty()).then_some(move || _ = reload.try_send(()))
     }
 
     /// Warns of certificates that end soon, now and later, and replaces those whose files change.
@@ -86,7 +84,7 @@ impl Certificates {
         let Self { tls, files, seen, reload: (keep, asked), .. } = self;
         let mut watch = Watch { tls, files, seen, trouble: Trouble::None, warned: Instant::now() };
         watch.warn();
-        let thread = thread::Builder::new().name("heartwire-tls".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("heartwire-certs".to_owned()).spawn(move || {
             // As long as the process runs.
             let _keep = keep;
             watch.run(&asked);

@@ -32,7 +32,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
     options.tls.warn();
     let handle = client.handle();
     let stop = handle.clone();
-    output::on_signals(move || stop.stop(), None)?;
+    output::on_signals(move || stop.stop())?;
 
     let progress = Arc::new(Progress::default());
     let (reading, reader) = (Arc::clone(&progress), handle.clone());

@@ -24,7 +24,7 @@ impl Certificates {
         match *self {}
     }
 
-    pub(crate) fn reloader(&self) -> Option<Box<dyn Fn() + Send>> {
+    pub(crate) fn reloader(&self) -> Option<fn()> {
         match *self {}
     }
 

@@ -36,12 +36,8 @@ pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
     log_thread::start(level, CombinedLogger::new(loggers))
 }
 
-/// What SIGHUP does, if it does not end the program.
-pub(crate) type OnHangup = Box<dyn Fn() + Send>;
-
-/// Calls `end` at the first signal, and ends the program at the second. SIGHUP is such a signal unless `on_hangup` says
-/// otherwise. Both run in a thread that waits for signals, so they may do what a signal handler may not.
-pub(crate) fn on_signals(end: impl Fn() + Send + 'static, on_hangup: Option<OnHangup>) -> Result<(), String> {
+/// Calls `end` at the first signal, and ends the program at the second.
+pub(crate) fn on_signals(end: impl Fn() + Send + 'static) -> Result<(), String> {
     /// What shells report for a process that SIGINT ended.
     const INTERRUPTED: i32 = 130;
     let is_second = AtomicBool::new(false);
@@ -52,28 +48,7 @@ pub(crate) fn on_signals(end: impl Fn() + Send + 'static, on_hangup: Option<OnHa
         end();
         log::info!("shutting down; another signal ends at once");
     };
-    handle_signals(on_signal, on_hangup).map_err(|error| format!("cannot handle signals: {error}"))
-}
-
-#[cfg(unix)]
-fn handle_signals(on_signal: impl Fn() + Send + 'static, on_hangup: Option<OnHangup>) -> io::Result<()> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
-    let thread = std::thread::Builder::new().name("heartwire-signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            match &on_hangup {
-                Some(on_hangup) if signal == SIGHUP => on_hangup(),
-                _ => on_signal(),
-            }
-        }
-    });
-    thread.map(drop)
-}
-
-#[cfg(not(unix))]
-fn handle_signals(on_signal: impl Fn() + Send + 'static, _: Option<OnHangup>) -> Result<(), impl std::error::Error> {
-    ctrlc::set_handler(on_signal)
+    ctrlc::set_handler(on_signal).map_err(|error| format!("cannot handle signals: {error}"))
 }
 
 /// Prints a line on standard output, and logs it if there is a log file. A standard output that was closed is no reason

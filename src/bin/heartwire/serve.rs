@@ -6,7 +6,7 @@ use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::certificates::Certificates;
 use crate::cli::{Mode, ServeOptions};
-use crate::output::{self, OnHangup};
+use crate::output;
 use crate::systemd::{self, Service};
 
 /// Serves until a signal.
@@ -21,6 +21,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     };
     let handle = server.handle();
     let mut service = Service::new();
+    let server = with_hangup(server, certificates.as_ref());
     let server = match options.capacity.drain() {
         Some(period) => server.drain_on_signals(period),
         None => server.shutdown_on_signals(),
@@ -61,11 +62,12 @@ fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result
 
 /// SIGHUP reloads certificates. A service has no terminal that could be closed, so there it never ends the server: a
 /// reload of what has no certificates is no reason to stop.
-fn on_hangup(certificates: Option<&Certificates>) -> Option<OnHangup> {
-    let nothing = || log::info!("SIGHUP: there are no certificates to reload");
-    certificates
-        .and_then(Certificates::reloader)
-        .or_else(|| systemd::is_service().then(|| -> OnHangup { Box::new(nothing) }))
+fn with_hangup(server: Server, certificates: Option<&Certificates>) -> Server {
+    match certificates.and_then(Certificates::reloader) {
+        Some(reload) => server.on_hangup(reload),
+        None if systemd::is_service() => server.on_hangup(|| log::info!("SIGHUP: there are no certificates to reload")),
+        None => server,
+    }
 }
 
 /// A server on the socket that systemd has opened, or else on the address.

@@ -109,6 +109,31 @@ fn shutdown_on_signals_ends_all_servers_of_a_process() {
     }
 }
 
+#[test]
+#[cfg(all(unix, feature = "signals"))]
+fn on_hangup_is_called_in_place_of_a_shutdown_also_after_it_has_panicked() {
+    use crate::support::alone;
+    if !alone!() {
+        return;
+    }
+    let (told, hangups) = bounded(2);
+    let on_hangup = move || {
+        told.send(()).unwrap();
+        panic!("as a test wants it");
+    };
+    let running = start(server().on_hangup(on_hangup).shutdown_on_signals().unwrap(), echo);
+    let pid = std::process::id().to_string();
+    let signal =
+        |name| assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    for _ in 0..2 {
+        signal("HUP");
+        hangups.recv_timeout(CEILING).expect("a call");
+    }
+    assert!(!running.handle.is_shutting_down());
+    signal("TERM");
+    running.wait_for_end();
+}
+
 /// As [`assert_one_report_each`], where the openings were taken out of the events before.
 fn assert_one_report_each_of(connections: u64, events: &[Event]) -> BTreeMap<u64, CloseReason> {
     let mut closed = BTreeMap::new();
