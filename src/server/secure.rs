@@ -1,8 +1,9 @@
 //! A server's handshakes of TLS: where they are computed, and how many may be under way.
 //!
 //! The thread of each connection reads and writes its own handshake. A small crew of threads does the computing, one
-//! for each processor at most, in the order in which it is asked. So no connection keeps the deep stack that this needs,
-//! and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing to do for a while.
+//! for each processor at most, in the order in which it is asked. So no connection keeps the deep stack that this
+//! needs, and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing to do for a
+//! while.
 //!
 //! So many clients may owe us a part of their handshake at a time ([`HALF_OPEN`]). For one more, the client that has
 //! been silent for longest is dropped.
