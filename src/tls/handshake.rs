@@ -11,7 +11,7 @@ use super::certificate::Certificate;
 use super::error::{TlsError, TlsErrorKind};
 use super::session::{Progress, Session};
 use crate::protocol::frame::Role;
-use crate::transport::secured::{RECORD_HEADER, Secured, record_len};
+use crate::transport::secured::{RECORD_HEADER, Secured, end_reading, record_len};
 use crate::transport::socket;
 use crate::transport::stream::Stream;
 
@@ -113,6 +113,11 @@ impl Handshake {
         let sent = socket::write_raw_before(stream, &std::mem::take(&mut self.sealed), deadline);
         match std::mem::replace(&mut self.progress, Ok(Progress::Handshaking)) {
             Err(error) => return Err(HandshakeError::Tls(error)),
+            // A client may end its direction right behind its request, and still wants its answer.
+            Ok(Progress::Ended) if self.session.is_complete() => {
+                end_reading(stream);
+                sent.map(|()| true)
+            }
             Ok(Progress::Ended) => return Err(HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into())),
             Ok(Progress::Open) => sent.map(|()| true),
             Ok(Progress::Handshaking) => sent.map(|()| false),

@@ -96,6 +96,11 @@ impl Session {
         self.held.len()
     }
 
+    /// Whether the handshake is complete.
+    pub(crate) fn is_complete(&self) -> bool {
+        !self.engine.common().is_handshaking()
+    }
+
     /// The certificate that the peer has presented, and that was verified.
     pub(crate) fn peer_certificate(&self) -> Option<Certificate> {
         self.engine.common().peer_certificates()?.first().map(Certificate::new)

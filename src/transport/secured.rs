@@ -168,7 +168,11 @@ impl Secured {
             if outcome.is_err() {
                 state.write_alert(stream);
             }
+            drop(state);
             has_ended = outcome? == Opened::Ended;
+            if has_ended {
+                end_reading(stream);
+            }
         }
     }
 
@@ -272,6 +276,13 @@ fn write_some(mut bytes: &[u8], write: &mut impl FnMut(&[u8]) -> io::Result<usiz
     (written, None)
 }
 
+/// The peer has ended its direction, whether or not it ends TCP's: nobody waits for more, and the socket is readable from
+/// now on.
+pub(crate) fn end_reading(stream: &Stream) {
+    // It fails only if the connection has ended already.
+    let _ = stream.shutdown(Shutdown::Read);
+}
+
 /// The length of the first record, if its header is here.
 pub(crate) fn record_len(bytes: &[u8]) -> Option<usize> {
     let [_, _, _, high, low, ..] = *bytes else { return None };
@@ -345,8 +356,7 @@ impl Arrived {
             if end.is_err() {
                 secured.send_alert(stream);
             }
-            // Nobody waits for more: the socket is readable from now on.
-            let _ = stream.shutdown(Shutdown::Read);
+            end_reading(stream);
             self.bytes = Vec::new();
         }
         Ok((count, had_room))
