@@ -1,13 +1,12 @@
 //! A client made by hand: it sends any bytes, in any pieces, and sees exactly what comes back and how the socket ends.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
-
-use socket2::SockRef;
 
 use super::CEILING;
 use super::frames::{CLOSE, Frame, PING, PONG, TEXT, close_payload, masked};
+use super::wire::Wire;
 
 /// The key of RFC 6455 section 1.3, whose answer is `s3pPLMBiTxaQ9kYGzzhZRbK+xOo=`.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -25,10 +24,13 @@ pub(crate) fn request_with(target: &str, headers: &str) -> String {
     )
 }
 
-/// How a TCP connection ended.
+/// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
+    /// By a FIN; over TLS by one that was announced.
     Clean,
+    /// By a FIN that nobody announced, which over TLS may have been anybody's.
+    Torn,
     Reset,
 }
 
@@ -82,7 +84,7 @@ pub(crate) fn exchange(address: SocketAddr, request: impl AsRef<[u8]>) -> Answer
 
 /// A client. It never answers a Ping by itself.
 pub(crate) struct Client {
-    stream: TcpStream,
+    stream: Wire,
     received: Vec<u8>,
 }
 
@@ -94,7 +96,12 @@ impl Client {
 
     /// A connection that was made elsewhere.
     pub(crate) fn of(stream: TcpStream) -> Self {
-        stream.set_nodelay(true).expect("TCP_NODELAY");
+        Self::on(Wire::to_server(stream))
+    }
+
+    /// The same, with or without TLS.
+    pub(crate) fn on(stream: Wire) -> Self {
+        stream.socket().set_nodelay(true).expect("TCP_NODELAY");
         // A server that takes nothing any more must not block a test for ever.
         stream.set_write_timeout(Some(CEILING)).expect("a write timeout");
         Self { stream, received: Vec::new() }
@@ -168,21 +175,26 @@ impl Client {
 
     /// Says no more, but goes on reading.
     pub(crate) fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("connected");
+        self.stream.end_writing().expect("connected");
     }
 
     /// Resets the connection.
     pub(crate) fn reset(self) {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        self.stream.reset_at_end();
     }
 
     pub(crate) fn local_addr(&self) -> SocketAddr {
         self.stream.local_addr().expect("connected")
     }
 
+    /// What it writes to and reads from.
+    pub(crate) fn wire(&self) -> &Wire {
+        &self.stream
+    }
+
     /// Another handle to the same socket, for another thread.
     pub(crate) fn try_clone(&self) -> Self {
-        Self::of(self.stream.try_clone().expect("a file descriptor"))
+        Self::on(self.stream.try_clone().expect("a file descriptor"))
     }
 
     // Reading.
@@ -196,7 +208,7 @@ impl Client {
             match self.fill(deadline) {
                 Filled::Bytes => {}
                 Filled::End(end) => {
-                    assert!(self.received.is_empty() || end == End::Reset, "the last frame is torn");
+                    assert!(self.received.is_empty() || end != End::Clean, "the last frame is torn");
                     return Incoming::End(end);
                 }
                 Filled::Nothing => return Incoming::Nothing,
@@ -299,6 +311,7 @@ impl Client {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut if Instant::now() < deadline => {}
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => return Filled::Nothing,
                     ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => return Filled::End(End::Reset),
+                    ErrorKind::UnexpectedEof => return Filled::End(End::Torn),
                     _ => panic!("reading: {error}"),
                 },
             }

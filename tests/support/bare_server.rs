@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::{Domain, Socket, Type};
 use tungstenite::handshake::derive_accept_key;
 
+use super::wire::Wire;
 use super::{CEILING, CLOSE, End, PING, PONG, RunningClient, TEXT, close_payload, ms};
 
 /// A listener made by hand.
@@ -74,14 +75,19 @@ pub(crate) struct MaskedFrame {
 
 /// The server's end of a connection.
 pub(crate) struct BareConnection {
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Wire,
     received: Vec<u8>,
 }
 
 impl BareConnection {
     pub(crate) fn of(stream: TcpStream) -> Self {
         stream.set_nonblocking(false).expect("a stream");
-        stream.set_nodelay(true).expect("TCP_NODELAY");
+        Self::on(Wire::from_client(stream))
+    }
+
+    /// A connection that was accepted elsewhere, with or without TLS.
+    pub(crate) fn on(stream: Wire) -> Self {
+        stream.socket().set_nodelay(true).expect("TCP_NODELAY");
         stream.set_read_timeout(Some(CEILING)).expect("a read timeout");
         stream.set_write_timeout(Some(CEILING)).expect("a write timeout");
         Self { stream, received: Vec::new() }
@@ -196,13 +202,14 @@ impl BareConnection {
                 Ok(0) => return End::Clean,
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return End::Reset,
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof => return End::Torn,
                 Err(error) => panic!("no end: {error}"),
             }
         }
     }
 
     pub(crate) fn reset(self) {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("SO_LINGER");
+        self.stream.reset_at_end();
     }
 
     /// Reads on; `false` at the end.
@@ -214,7 +221,7 @@ impl BareConnection {
                 self.received.extend_from_slice(&chunk[..count]);
                 true
             }
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset) => false,
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof) => false,
             Err(error) => panic!("reading from the client: {error}"),
         }
     }

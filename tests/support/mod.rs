@@ -10,12 +10,18 @@ pub(crate) mod certificates;
 mod events;
 mod frames;
 mod live_peer;
+pub(crate) mod over_tls;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
 mod running_client;
 mod running_server;
+#[cfg(feature = "tls")]
+pub(crate) mod tls;
+#[cfg(feature = "tls")]
+pub(crate) mod tls_end;
 #[cfg(target_os = "linux")]
 pub(crate) mod usage;
+pub(crate) mod wire;
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,8 +35,9 @@ pub(crate) use bare_server::{BareConnection, BareServer, BlackHole, ClosedPort, 
 pub(crate) use events::{Events, by_peer, by_us, closures, codes, is_closed, lost};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, fragment, masked};
 pub(crate) use live_peer::live;
-pub(crate) use running_client::{RunningClient, client, listen, quick, run};
-pub(crate) use running_server::{Running, echo, server, start, start_listening};
+pub(crate) use over_tls::plain_only;
+pub(crate) use running_client::{RunningClient, client, client_for, listen, quick, run, url};
+pub(crate) use running_server::{Running, echo, server, start, start_as_it_is, start_listening};
 #[cfg(target_os = "linux")]
 pub(crate) use usage::{open_sockets, threads_named};
 

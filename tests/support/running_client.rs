@@ -1,5 +1,6 @@
 //! A client that runs in a thread of its own, and what it tells.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,11 +8,27 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, bounded};
 use heartwire::{Backoff, Client, ClientHandle, CloseReport, ConnectError, Connection, Error, Event, HeartbeatPolicy};
 
-use super::{CEILING, Events, ms};
+#[cfg(feature = "tls")]
+use super::tls;
+use super::{CEILING, Events, ms, over_tls};
 
 /// A client without a heartbeat that comes back quickly: a test that is about these sets its own.
 pub(crate) fn client(address: SocketAddr) -> Client {
-    Client::new(&format!("ws://{address}/")).expect("a valid URL").heartbeat(HeartbeatPolicy::off()).reconnect(quick())
+    client_for(&url(address, "/")).heartbeat(HeartbeatPolicy::off()).reconnect(quick())
+}
+
+/// A client with no settings, but that it trusts the tests' certificates.
+pub(crate) fn client_for(url: &str) -> Client {
+    let client = Client::new(url).expect("a valid URL");
+    #[cfg(feature = "tls")]
+    let client = if over_tls::is_on() { client.tls(tls::client_tls()) } else { client };
+    client
+}
+
+/// The URL of a server that speaks whatever the tests run over.
+pub(crate) fn url(authority: impl Display, target: &str) -> String {
+    let scheme = if over_tls::is_on() { "wss" } else { "ws" };
+    format!("{scheme}://{authority}{target}")
 }
 
 /// Comes back at once, more or less.

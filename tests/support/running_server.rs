@@ -8,6 +8,8 @@ use crossbeam_channel::{Receiver, bounded, unbounded};
 use heartwire::{CloseReport, Connection, Error, Event, HeartbeatPolicy, Sender, Server, ServerHandle};
 
 use super::{CEILING, Client, Events};
+#[cfg(feature = "tls")]
+use super::{over_tls, tls};
 
 /// A server on a free port, without a heartbeat: a test that is about it sets its own.
 pub(crate) fn server() -> Server {
@@ -22,8 +24,18 @@ pub(crate) fn echo(conn: &mut Connection) -> Result<(), Error> {
     }
 }
 
-/// Serves in a thread of its own until it is dropped.
+/// Serves in a thread of its own until it is dropped, whatever the tests run over.
 pub(crate) fn start<H>(server: Server, handler: H) -> Running
+where
+    H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
+{
+    #[cfg(feature = "tls")]
+    let server = if over_tls::is_on() { server.tls(tls::server_tls()) } else { server };
+    start_as_it_is(server, handler)
+}
+
+/// Serves in a thread of its own until it is dropped, with TLS only if the server has it.
+pub(crate) fn start_as_it_is<H>(server: Server, handler: H) -> Running
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {

@@ -2,7 +2,7 @@
 
 use heartwire::{ConnectError, Error};
 
-use crate::support::{BareServer, ClosedPort, client, listen, refusal, run};
+use crate::support::{BareServer, ClosedPort, client, listen, refusal, run, url};
 
 /// The value of a header of a request.
 fn value<'a>(request: &'a str, name: &str) -> Vec<&'a str> {
@@ -51,7 +51,7 @@ fn prepare_may_send_each_attempt_elsewhere() {
     let closed = ClosedPort::new();
     let client = client(closed.address()).prepare(move |attempt| {
         let number = attempt.number();
-        attempt.url(format!("ws://{}/attempt/{number}", addresses[number as usize % 2]));
+        attempt.url(url(addresses[number as usize % 2], &format!("/attempt/{number}")));
         Ok(())
     });
     let client = run(client, listen);

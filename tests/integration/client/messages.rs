@@ -3,12 +3,12 @@
 use std::collections::HashSet;
 
 use crossbeam_channel::{bounded, unbounded};
-use heartwire::{Client, Message};
+use heartwire::Message;
 
 use super::forward;
 use crate::support::{
-    BareServer, CEILING, CLOSE, PING, PONG, TEXT, acceptance, client, codes, echo, listen, receive, run, server, start,
-    unmasked,
+    BareServer, CEILING, CLOSE, PING, PONG, TEXT, acceptance, client, client_for, codes, echo, listen, receive, run,
+    server, start, unmasked, url,
 };
 
 #[test]
@@ -87,8 +87,7 @@ fn a_connection_tells_what_it_asked_for_and_what_was_agreed_upon() {
         }),
         echo,
     );
-    let url = format!("ws://{}/a/b?c=d", running.address());
-    let asked = Client::new(&url).unwrap().header("Authorization", "Bearer swordfish");
+    let asked = client_for(&url(running.address(), "/a/b?c=d")).header("Authorization", "Bearer swordfish");
     let (sender, seen) = bounded(1);
     run(asked.subprotocol("first").subprotocol("second"), move |conn| {
         let figures =

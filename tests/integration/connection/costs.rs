@@ -26,7 +26,9 @@ fn an_idle_connection_is_one_thread_and_one_that_is_behind_is_two() {
     }
     let count = || (threads_named("heartwire-conn"), threads_named("heartwire-drain-"));
     assert_eq!(count(), (IDLE, 0));
-    assert_eq!(threads_named("heartwire-"), IDLE + 3, "and the supervisor, the stand-in and the log");
+    // Those that compute the handshakes of TLS end after a while.
+    let others = threads_named("heartwire-") - threads_named("heartwire-tls");
+    assert_eq!(others, IDLE + 3, "and the supervisor, the stand-in and the log");
 
     let behind: Vec<usize> = (0..IDLE).filter(|index| fills(&senders[*index], *index < 5)).collect();
     assert_eq!(behind, [0, 1, 2, 3, 4]);

@@ -182,10 +182,10 @@ fn stalled(options: &[&str], stall: impl FnOnce(BareConnection) + Send) -> Strin
 }
 
 /// Writes bytes one at a time, for as long as somebody takes them.
-fn trickle(connection: &BareConnection, bytes: impl Iterator<Item = u8>) {
+fn trickle(connection: &mut BareConnection, bytes: impl Iterator<Item = u8>) {
     use std::io::Write;
     for byte in bytes {
-        if (&connection.stream).write_all(&[byte]).is_err() {
+        if connection.stream.write_all(&[byte]).is_err() {
             return;
         }
         thread::sleep(ms(5));
@@ -205,8 +205,8 @@ fn the_time_is_bounded_whatever_the_server_does() {
         "{line}"
     );
 
-    let line = stalled(&["--timeout", "500ms"], |connection| {
-        trickle(&connection, b"HTTP/1.1 101 Switching Protocols\r\nX: ".iter().copied().chain(vec![b'x'; 15_000]));
+    let line = stalled(&["--timeout", "500ms"], |mut connection| {
+        trickle(&mut connection, b"HTTP/1.1 101 Switching Protocols\r\nX: ".iter().copied().chain(vec![b'x'; 15_000]));
     });
     assert!(
         line.contains(": the opening handshake took too long; ") || line.contains(": no connection within "),
@@ -223,7 +223,7 @@ fn the_time_is_bounded_whatever_the_server_does() {
     // It talks and talks, whole messages and halves of them, and never answers.
     let line = stalled(&["--timeout", "4s"], |mut connection| {
         connection.upgrade("");
-        trickle(&connection, unmasked(TEXT, b"hello").into_iter().cycle().take(70_000));
+        trickle(&mut connection, unmasked(TEXT, b"hello").into_iter().cycle().take(70_000));
     });
     assert!(line.contains(": connected, but no Pong within 4s; "), "{line}");
 }

@@ -7,12 +7,12 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::bounded;
-use heartwire::{Client as HeartwireClient, CloseReason, Event, HeartbeatPolicy, Liveness};
+use heartwire::{CloseReason, Event, HeartbeatPolicy, Liveness};
 
 use super::{Then, quick, start_away};
 use crate::support::{
-    BINARY, CEILING, Client, Incoming, PING, PONG, TEXT, echo, eventually, is_closed, live, masked, ms, receive,
-    server, start,
+    BINARY, CEILING, Client, Incoming, PING, PONG, TEXT, client_for, echo, eventually, is_closed, live, masked, ms,
+    receive, server, start, url,
 };
 
 #[test]
@@ -154,7 +154,7 @@ fn a_client_whose_own_handler_sleeps_answers_its_server_and_finds_it_dead() {
     // The server pings, and takes whoever does not answer for dead.
     let strict = HeartbeatPolicy::new(ms(300), ms(1500)).max_missed(1).liveness(Liveness::PongOnly);
     let running = start(server().heartbeat(strict), echo);
-    let client = HeartwireClient::new(&format!("ws://{}/", running.address())).unwrap();
+    let client = client_for(&url(running.address(), "/"));
     let client = client.heartbeat(quick()).no_reconnect();
     let (handle, events) = (client.handle(), client.handle().events());
     let (open, gate) = bounded::<()>(0);
