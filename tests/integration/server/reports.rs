@@ -189,10 +189,12 @@ fn events_tell_all_from_before_the_start_and_cost_nothing_when_nobody_listens() 
         let name = |event: &Event| match event {
             Event::Opened { id, .. } => ("opened", *id),
             Event::Closed(report) => ("closed", report.id),
+            Event::ShuttingDown => ("shutting down", 0),
             other => panic!("{other:?}"),
         };
         events.rest().iter().map(name).collect()
     };
-    assert_eq!(kinds(&early), [("opened", 1), ("closed", 1), ("opened", 2), ("closed", 2)]);
-    assert_eq!(kinds(&late), [("opened", 2), ("closed", 2)]);
+    let last = [("opened", 2), ("closed", 2), ("shutting down", 0)];
+    assert_eq!(kinds(&early), [&[("opened", 1), ("closed", 1)][..], &last].concat());
+    assert_eq!(kinds(&late), last);
 }
