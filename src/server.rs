@@ -4,18 +4,16 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-use crossbeam_channel as channel;
 use ipnet::IpNet;
 
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::foreign;
 use crate::http::origin::Origin;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::logging::Log;
 use crate::settings::{Settings, setters_of_both_ends};
-use crate::supervisor::handle::{Receivers, SupervisorHandle, Wake};
+use crate::supervisor::handle::{Receivers, SupervisorHandle};
 use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
 #[cfg(feature = "tls")]
@@ -28,6 +26,7 @@ pub(crate) mod access;
 mod addresses;
 mod admission;
 mod connection_thread;
+pub(crate) mod entrances;
 pub(crate) mod handle;
 mod handshake;
 mod idle_threads;
@@ -46,10 +45,10 @@ mod status;
 
 use accept::Accept;
 use admission::Limits;
-use connection_thread::ServerInner;
+use connection_thread::{Door, ServerInner};
+use entrances::{Entrance, Entrances};
 use handle::ServerHandle;
 use handshake::HandshakeConfig;
-use idle_threads::IdleThreads;
 use listener::Listener;
 use probe::Probes;
 
@@ -71,10 +70,9 @@ use probe::Probes;
 /// ```
 #[must_use = "a server accepts no connections until `serve` is called"]
 pub struct Server {
-    listener: Arc<Listener>,
-    address: SocketAddr,
-    /// Wakes the accept loop, so that it checks whether the server is to stop.
-    stop: channel::Receiver<()>,
+    /// Where it listens, and the same as its handles know it.
+    listening: Vec<Entrance>,
+    entrances: Arc<Entrances>,
     supervisor: Arc<SupervisorHandle>,
     probes: Arc<Probes>,
     receivers: Receivers,
@@ -109,6 +107,23 @@ impl Server {
         Self::new(Listener::bind(address, &log)?, log)
     }
 
+    /// Listens on one more address, such as that of another network, or of IPv4 beside IPv6. Clients of all addresses
+    /// are treated alike. May be called any number of times; each address has a thread that accepts its clients.
+    ///
+    /// ```no_run
+    /// # use heartwire::Server;
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let server = Server::bind("127.0.0.1:9001")?.also_bind("[::1]:9001")?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`bind`](Self::bind).
+    pub fn also_bind(self, address: impl ToSocketAddrs) -> Result<Self, Error> {
+        let listener = Listener::bind(address, &self.config.log)?;
+        Ok(self.with(listener))
+    }
+
     /// Serves an existing listener. Other processes may share it, so its socket options stay as they are, and a new
     /// thread is started for each connection. It is made non-blocking. A server that [drains](ServerHandle::drain)
     /// stops accepting from it at once.
@@ -119,22 +134,28 @@ impl Server {
         Self::new(Listener::from_socket(listener)?, Arc::default())
     }
 
+    /// Serves one more existing listener, like [`from_listener`](Self::from_listener).
+    ///
+    /// # Errors
+    /// As [`from_listener`](Self::from_listener).
+    pub fn also_from_listener(self, listener: TcpListener) -> Result<Self, Error> {
+        let listener = Listener::from_socket(listener)?;
+        Ok(self.with(listener))
+    }
+
+    fn with(mut self, listener: Listener) -> Self {
+        self.listening.push(self.entrances.add(listener));
+        self
+    }
+
     fn new(listener: Listener, log: Arc<Log>) -> Result<Self, Error> {
-        let (address, listener) = (listener.address, Arc::new(listener));
         let config = HandshakeConfig { log: Arc::clone(&log), ..HandshakeConfig::default() };
-        // Wakes the accept loop in both places where it waits: in `accept`, and in a pause after an error.
-        let (stop_sender, stop) = channel::bounded(1);
-        let (waiting, its_log) = (Arc::downgrade(&listener), Arc::clone(&log));
-        let (supervisor, receivers) = SupervisorHandle::new(log, move |wake| {
-            let _ = stop_sender.try_send(());
-            if let Some(listener) = waiting.upgrade().filter(|listener| wake == Wake::End || !listener.is_ours) {
-                listener.wake(&its_log);
-            }
-        })?;
+        let entrances = Arc::<Entrances>::default();
+        let (woken, its_log) = (Arc::clone(&entrances), Arc::clone(&log));
+        let (supervisor, receivers) = SupervisorHandle::new(log, move |wake| woken.wake(wake, &its_log))?;
         Ok(Self {
-            listener,
-            address,
-            stop,
+            listening: vec![entrances.add(listener)],
+            entrances,
             supervisor,
             probes: Arc::default(),
             receivers,
@@ -154,14 +175,19 @@ impl Server {
         })
     }
 
-    /// The bound address, with the real port.
+    /// The bound address, with the real port. Of several the first.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.entrances.first_address()
+    }
+
+    /// All bound addresses, with the real ports, in the order in which they were added.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.entrances.addresses()
     }
 
     /// A handle to the server, for any thread. It works before [`serve`](Self::serve) too.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.supervisor), Arc::clone(&self.probes), self.address)
+        ServerHandle::new(Arc::clone(&self.supervisor), Arc::clone(&self.probes), Arc::clone(&self.entrances))
     }
 
     #[cfg(test)]
@@ -323,15 +349,14 @@ impl Server {
     /// start.
     ///
     /// # Errors
-    /// [`Error::Io`] if the server's own threads cannot be started. [`Error::Internal`] if one of them panicked, which
+    /// [`Error::Io`] if one of the server's own threads cannot be started. [`Error::Internal`] if one of them panicked, which
     /// is a bug in heartwire; by then all connections have been cut and reported.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
         let Self {
-            listener,
-            stop,
+            listening,
             supervisor,
             probes,
             receivers,
@@ -373,32 +398,21 @@ impl Server {
             text_heartbeat,
             config,
             handler,
-            is_prepared: listener.is_prepared,
-            is_shared: !listener.is_ours,
-            idle_threads: IdleThreads::new(Arc::downgrade(&listener)),
+            doors: listening.iter().map(|entrance| Door::new(&entrance.listener)).collect(),
             accepted: AtomicU64::new(0),
             last_id: AtomicU64::new(0),
         });
-        let looped = foreign::call(|| {
-            accept_loop::run(&listener, &server.idle_threads, &supervisor, &stop, |stream, peer| {
-                server.start(stream, peer)
-            });
-        });
-        if let Err(message) = looped {
-            supervisor.fail("the accept loop", &message);
-        }
-        // From here on the system refuses clients.
-        drop(listener);
-        server.idle_threads.wait_until_none();
+        let accepted = server.accept_at_all(listening);
         supervisor.notify(Notice::NoMoreConnections);
-        threads.join(&supervisor)
+        let joined = threads.join(&supervisor);
+        accepted.map_err(Error::Io).and(joined)
     }
 }
 
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut fields = f.debug_struct("Server");
-        fields.field("address", &self.address).field("settings", &self.settings);
+        fields.field("addresses", &self.local_addrs()).field("settings", &self.settings);
         fields.field("max_connections", &self.max_connections).field("max_per_address", &self.max_per_address);
         fields.field("text_heartbeat", &self.text_heartbeat);
         fields.finish_non_exhaustive()

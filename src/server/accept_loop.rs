@@ -22,6 +22,7 @@ pub(crate) fn run(
     mut start: impl FnMut(Stream, SocketAddr) -> io::Result<()>,
 ) {
     let mut failures = FailureBurst::default();
+    idle_threads.attach();
     loop {
         idle_threads.stand_back();
         if is_over(listener, supervisor) {

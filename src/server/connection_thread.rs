@@ -23,9 +23,12 @@ use crate::http::request::Request;
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
+use crate::server::accept_loop;
 use crate::server::admission::{Admission, Limits};
+use crate::server::entrances::Entrance;
 use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT, Upgraded};
 use crate::server::idle_threads::IdleThreads;
+use crate::server::listener::Listener;
 use crate::server::probe::Probes;
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
@@ -43,21 +46,39 @@ pub(super) struct ServerInner<H> {
     pub(super) text_heartbeat: bool,
     pub(super) config: HandshakeConfig,
     pub(super) handler: H,
-    /// Whether connections have our socket options from the start.
-    pub(super) is_prepared: bool,
-    /// Whether others may share the listener. Its clients are let in even if the server drains by now.
-    pub(super) is_shared: bool,
-    pub(super) idle_threads: IdleThreads,
+    /// One for each listener.
+    pub(super) doors: Vec<Door>,
     /// How many clients have connected.
     pub(super) accepted: AtomicU64,
     /// The number of the newest connection.
     pub(super) last_id: AtomicU64,
 }
 
+/// What belongs to one listener, for the connections that came from there.
+pub(super) struct Door {
+    /// Whether connections have our socket options from the start.
+    is_prepared: bool,
+    /// Whether others may share the listener. Its clients are let in even if the server drains by now.
+    is_shared: bool,
+    idle_threads: IdleThreads,
+}
+
+impl Door {
+    pub(super) fn new(listener: &Arc<Listener>) -> Self {
+        Self {
+            is_prepared: listener.is_prepared,
+            is_shared: !listener.is_ours,
+            idle_threads: IdleThreads::new(Arc::downgrade(listener)),
+        }
+    }
+}
+
 /// A client, with all that its thread does for it. Dropping it reports that the thread is done with it, for whatever
 /// reason.
 struct ServedClient<H> {
     server: Arc<ServerInner<H>>,
+    /// Where it came in.
+    door: usize,
     pending: Arc<PendingHandshake>,
     /// The connection's number, once it has opened.
     id: Option<ConnectionId>,
@@ -78,12 +99,49 @@ impl<H> ServerInner<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
+    /// Accepts clients at all entrances, each in a thread of its own, until the server ends.
+    ///
+    /// # Errors
+    /// The system's error if a thread cannot be started. Then the server ends.
+    pub(super) fn accept_at_all(self: &Arc<Self>, entrances: Vec<Entrance>) -> io::Result<()> {
+        thread::scope(|scope| {
+            let mut entrances = entrances.into_iter().enumerate();
+            let first = entrances.next();
+            let others = entrances.try_for_each(|(door, entrance)| {
+                let builder = thread::Builder::new().name("heartwire-accept".to_owned());
+                builder.spawn_scoped(scope, move || self.accept_at(door, entrance)).map(drop)
+            });
+            if others.is_err() {
+                self.supervisor.end();
+            }
+            if let Some((door, entrance)) = first {
+                self.accept_at(door, entrance);
+            }
+            others
+        })
+    }
+
+    fn accept_at(self: &Arc<Self>, door: usize, entrance: Entrance) {
+        let Entrance { listener, stop } = entrance;
+        let idle_threads = &self.doors[door].idle_threads;
+        let looped = foreign::call(|| {
+            let start = |stream, peer| self.start(door, stream, peer);
+            accept_loop::run(&listener, idle_threads, &self.supervisor, &stop, start);
+        });
+        if let Err(message) = looped {
+            self.supervisor.fail("the accept loop", &message);
+        }
+        // From here on the system refuses clients.
+        drop(listener);
+        idle_threads.wait_until_none();
+    }
+
     /// Starts the thread of a client that has just connected.
     ///
     /// # Errors
     /// The system's error if the thread cannot be started.
-    pub(super) fn start(self: &Arc<Self>, stream: Stream, peer: SocketAddr) -> io::Result<()> {
-        let Some(client) = self.admit(stream, peer) else { return Ok(()) };
+    fn start(self: &Arc<Self>, door: usize, stream: Stream, peer: SocketAddr) -> io::Result<()> {
+        let Some(client) = self.admit(door, stream, peer) else { return Ok(()) };
         let server = Arc::clone(self);
         let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
         builder.spawn(move || server.run_thread(client))?;
@@ -92,27 +150,23 @@ where
 
     /// Serves a client, and then others as long as they come.
     fn run_thread(self: Arc<Self>, first: Box<ServedClient<H>>) {
+        let door = first.door;
         let mut client = Some(first);
         loop {
             if let Some(mut client) = client.take() {
                 client.serve();
             }
-            let admit = |stream, peer| self.admit(stream, peer);
-            let Some(admitted) = self.idle_threads.accept(&self.supervisor, admit) else { break };
+            let admit = |stream, peer| self.admit(door, stream, peer);
+            let Some(admitted) = self.doors[door].idle_threads.accept(&self.supervisor, admit) else { break };
             client = admitted;
         }
         // If the server has abandoned this thread, it may own the last reference to the application's functions.
         foreign::dispose(self);
     }
 
-    /// Sets the socket's options, unless the listener has passed them on.
-    fn prepare(&self, stream: &Stream) -> io::Result<()> {
-        if self.is_prepared { Ok(()) } else { socket::set_options(stream) }
-    }
-
     /// Admits a client that has just connected. `None` if it was refused without a word, or is a probe of our own.
     #[inline(never)]
-    fn admit(self: &Arc<Self>, stream: Stream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
+    fn admit(self: &Arc<Self>, door: usize, stream: Stream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
         if self.probes.is_one(peer) {
             return None;
         }
@@ -120,10 +174,12 @@ where
         let pending = Arc::new(PendingHandshake::new(number, peer, stream));
         self.supervisor.notify(Notice::Accepted(Arc::clone(&pending)));
         let is_proxy = self.config.trusted.speaks_for_others(peer);
-        let is_late = self.supervisor.is_draining() && !self.is_shared;
+        let is_late = self.supervisor.is_draining() && !self.doors[door].is_shared;
         match self.limits.admit(&pending, is_proxy, is_late) {
             // Boxed, for what a thread is given is moved over its stack more than once.
-            Ok(admission) => Some(Box::new(ServedClient { server: Arc::clone(self), pending, id: None, admission })),
+            Ok(admission) => {
+                Some(Box::new(ServedClient { server: Arc::clone(self), door, pending, id: None, admission }))
+            }
             Err(limit) => {
                 self.supervisor.count(|stats| stats.refused += 1);
                 let failure = HandshakeFailure::without_request(None, limit.reason());
@@ -142,7 +198,7 @@ where
     #[inline(never)]
     fn serve(&mut self) {
         let pending = Arc::clone(&self.pending);
-        let (remote, outcome) = match self.server.prepare(&pending.stream) {
+        let (remote, outcome) = match self.prepare(&pending.stream) {
             Ok(()) => {
                 let deadline = Instant::now() + self.server.settings.handshake_timeout;
                 let server = Arc::clone(&self.server);
@@ -156,6 +212,11 @@ where
         if let Some(mut connection) = self.conclude_handshake(&pending.stream, remote, outcome) {
             self.handle(&mut connection);
         }
+    }
+
+    /// Sets the socket's options, unless the listener has passed them on.
+    fn prepare(&self, stream: &Stream) -> io::Result<()> {
+        if self.server.doors[self.door].is_prepared { Ok(()) } else { socket::set_options(stream) }
     }
 
     /// Makes a connection of a complete handshake. Logs, counts and reports any other outcome.

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::frame::{Frame, Outgoing};
+use crate::server::entrances::Entrances;
 use crate::server::probe::{self, Probes, ServerPart};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
@@ -23,17 +24,22 @@ use crate::supervisor::stats::{Snapshot, Stats};
 pub struct ServerHandle {
     supervisor: Arc<SupervisorHandle>,
     pub(super) probes: Arc<Probes>,
-    address: SocketAddr,
+    pub(super) entrances: Arc<Entrances>,
 }
 
 impl ServerHandle {
-    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, probes: Arc<Probes>, address: SocketAddr) -> Self {
-        Self { supervisor, probes, address }
+    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, probes: Arc<Probes>, entrances: Arc<Entrances>) -> Self {
+        Self { supervisor, probes, entrances }
     }
 
-    /// The address that the server listens on, with the real port.
+    /// The address that the server listens on, with the real port. Of several the first.
     pub fn local_addr(&self) -> SocketAddr {
-        self.address
+        self.entrances.first_address()
+    }
+
+    /// All addresses that the server listens on, with the real ports, in the order in which they were added.
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.entrances.addresses()
     }
 
     /// Sends a message to all connections.
@@ -112,7 +118,7 @@ impl ServerHandle {
     /// # }
     /// ```
     pub fn stalled_parts(&self, timeout: Duration) -> Vec<ServerPart> {
-        probe::stalled_parts(&self.supervisor, &self.probes, self.address, timeout)
+        probe::stalled_parts(&self.supervisor, &self.probes, &self.entrances.addresses(), timeout)
     }
 
     /// Shuts the server down, and returns at once.

@@ -7,8 +7,8 @@
 //! stack was once used for stays resident, and the next client may stay for days.
 
 use std::net::SocketAddr;
-use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{OnceLock, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ use crate::transport::stream::Stream;
 /// How long a thread is idle before it ends.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The idle threads of a server.
+/// The idle threads of one listener.
 #[derive(Debug)]
 pub(super) struct IdleThreads {
     /// Gone when the server accepts no more clients, whatever threads are left.
@@ -30,21 +30,20 @@ pub(super) struct IdleThreads {
     came: AtomicUsize,
     /// Whether clients are left to the accept loop, which has met a shortage and learns by them that it is over.
     is_suspended: AtomicBool,
-    accept_loop: Thread,
+    accept_loop: OnceLock<Thread>,
 }
 
 impl IdleThreads {
     /// Enough for clients that come and go, and less memory than a hundred connections.
     const MOST: usize = 64;
 
-    /// Called by the thread of the accept loop.
     pub(super) fn new(listener: Weak<Listener>) -> Self {
         Self {
             listener,
             waiting: AtomicUsize::new(0),
             came: AtomicUsize::new(0),
             is_suspended: AtomicBool::new(false),
-            accept_loop: thread::current(),
+            accept_loop: OnceLock::new(),
         }
     }
 
@@ -70,6 +69,11 @@ impl IdleThreads {
             }
         }
         None
+    }
+
+    /// Called by the thread of the accept loop before it accepts.
+    pub(super) fn attach(&self) {
+        let _ = self.accept_loop.set(thread::current());
     }
 
     /// Blocks the accept loop while others wait for clients, unless it has met a shortage.
@@ -132,8 +136,10 @@ struct Place<'a>(&'a IdleThreads);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        if self.0.waiting.fetch_sub(1, SeqCst) == 1 {
-            self.0.accept_loop.unpark();
+        if self.0.waiting.fetch_sub(1, SeqCst) == 1
+            && let Some(accept_loop) = self.0.accept_loop.get()
+        {
+            accept_loop.unpark();
         }
     }
 }
@@ -169,6 +175,7 @@ mod tests {
         let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
         let listener = Arc::new(Listener::bind("127.0.0.1:0", &Log::default()).unwrap());
         let idle_threads = IdleThreads::new(Arc::downgrade(&listener));
+        idle_threads.attach();
         let is_reported = AtomicBool::new(false);
         let (accepted, is_accepted) = channel::bounded(1);
         thread::scope(|scope| {

@@ -131,7 +131,7 @@ fn remaining(deadline: Instant) -> Duration {
 pub(crate) fn stalled_parts(
     supervisor: &SupervisorHandle,
     probes: &Probes,
-    address: SocketAddr,
+    addresses: &[SocketAddr],
     timeout: Duration,
 ) -> Vec<ServerPart> {
     if !supervisor.is_running() {
@@ -144,22 +144,22 @@ pub(crate) fn stalled_parts(
     supervisor.stand_in.probe(to_stand_in);
 
     let answers = [
-        (ServerPart::AcceptLoop, accepts(supervisor, probes, address, deadline)),
+        (ServerPart::AcceptLoop, accepts(supervisor, probes, addresses, deadline)),
         (ServerPart::Supervisor, from_supervisor.recv_deadline(deadline).is_ok()),
         (ServerPart::StandIn, from_stand_in.recv_deadline(deadline).is_ok()),
     ];
     answers.into_iter().filter(|(_, answers)| !answers).map(|(part, _)| part).collect()
 }
 
-/// Whether clients are accepted, or cannot be for lack of something, or need not be any more.
-fn accepts(supervisor: &SupervisorHandle, probes: &Probes, address: SocketAddr, deadline: Instant) -> bool {
+/// Whether clients are accepted at all addresses, or cannot be for lack of something, or need not be any more.
+fn accepts(supervisor: &SupervisorHandle, probes: &Probes, addresses: &[SocketAddr], deadline: Instant) -> bool {
     // The accept loop counts each of its tries that has failed.
     let failures = || supervisor.with_stats(|stats| stats.accept_errors + stats.thread_errors);
     let before = failures();
     // Without a socket we learn nothing of it, and that is no reason to take it for stalled.
     supervisor.is_ending()
         || supervisor.is_draining()
-        || probes.is_accepted(address, deadline).unwrap_or(true)
+        || addresses.iter().all(|address| probes.is_accepted(*address, deadline).unwrap_or(true))
         || failures() != before
         || supervisor.is_ending()
 }

@@ -126,7 +126,7 @@ impl SupervisorHandle {
         (self.wake)(Wake::Drain);
     }
 
-    /// Ends a client, of which nobody need be told.
+    /// Ends a client, or a server that could not start in full. Nobody need be told.
     pub(crate) fn end(&self) {
         if !self.is_ending.swap(true, SeqCst) {
             self.begin_to_end(CloseReason::shutdown());

@@ -178,15 +178,15 @@ mod tests {
     #[test]
     fn defaults_are_those_of_the_library() {
         let options = options(&[]).unwrap();
-        assert_eq!(options.address, "127.0.0.1:9001");
+        assert_eq!(options.address, ["127.0.0.1:9001"]);
         assert_eq!(options.heartbeat(), HeartbeatPolicy::default());
         assert!(options.heartbeat_in_words().ends_with("found within 50s"));
     }
 
     #[test]
     fn the_command_may_be_left_out() {
-        assert_eq!(options(&["serve", "[::1]:0", "--max-missed", "1"]).unwrap().address, "[::1]:0");
-        assert_eq!(options(&["[::1]:0", "--max-missed", "1"]).unwrap().address, "[::1]:0");
+        assert_eq!(options(&["serve", "[::1]:0", "--max-missed", "1"]).unwrap().address, ["[::1]:0"]);
+        assert_eq!(options(&["[::1]:0", "--max-missed", "1"]).unwrap().address, ["[::1]:0"]);
     }
 
     #[test]

@@ -70,15 +70,27 @@ fn with_hangup(server: Server, certificates: Option<&Certificates>) -> Server {
     }
 }
 
-/// A server on the socket that systemd has opened, or else on the address.
+/// A server on the sockets that systemd has opened, or else on the addresses.
 fn bind(options: &ServeOptions) -> Result<Server, String> {
-    match systemd::listener()? {
-        Some(listener) => Server::from_listener(listener).map_err(|error| format!("cannot serve: {error}")),
-        None => {
-            let address = &options.address;
-            Server::bind(address).map_err(|error| format!("cannot listen on {address}: {error}"))
-        }
+    let mut server = None;
+    for listener in systemd::listeners()? {
+        let with_listener = match server.take() {
+            None => Server::from_listener(listener),
+            Some(server) => Server::also_from_listener(server, listener),
+        };
+        server = Some(with_listener.map_err(|error| format!("cannot serve: {error}"))?);
     }
+    if let Some(server) = server {
+        return Ok(server);
+    }
+    for address in &options.address {
+        let with_address = match server.take() {
+            None => Server::bind(address),
+            Some(server) => Server::also_bind(server, address),
+        };
+        server = Some(with_address.map_err(|error| format!("cannot listen on {address}: {error}"))?);
+    }
+    server.ok_or_else(|| "there is no address to listen on".to_owned())
 }
 
 fn echo(conn: &mut Connection) -> Result<(), Error> {
@@ -97,7 +109,7 @@ fn broadcast(handle: &ServerHandle, conn: &mut Connection) -> Result<(), Error> 
 
 /// Who may see the status, if it is shown.
 fn status_access(server: &Server, options: &ServeOptions) -> Option<StatusAccess> {
-    let is_loopback = server.local_addr().ip().is_loopback();
+    let is_loopback = server.local_addrs().iter().all(|address| address.ip().is_loopback());
     let access = if is_loopback { StatusAccess::Loopback } else { StatusAccess::Everyone };
     options.access.shows_status(is_loopback).then_some(access)
 }
@@ -114,6 +126,9 @@ fn announce(handle: &ServerHandle, certificates: Option<&Certificates>, shows_st
     };
     let heartbeat = options.heartbeat_in_words();
     output::say(&options.log, &format!("listening on ws{scheme}://{address}{names} ({heartbeat}){status}"));
+    for address in handle.local_addrs().iter().skip(1) {
+        output::say(&options.log, &format!("listening on ws{scheme}://{address}"));
+    }
     if let Some(note) = certificates.and_then(Certificates::note) {
         output::say(&options.log, note);
     }

@@ -26,23 +26,23 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for the thread to have told everything.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// The listener that systemd has opened for this process, if there is one.
+/// The listeners that systemd has opened for this process, if there are any.
 ///
 /// # Errors
-/// What is wrong, in a line, if what it has opened is not a single TCP listener.
-pub(crate) fn listener() -> Result<Option<TcpListener>, String> {
+/// What is wrong, in a line, if one of them is no TCP listener.
+pub(crate) fn listeners() -> Result<Vec<TcpListener>, String> {
     // The crate also takes what was meant for nobody in particular.
     if std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let mut passed = ListenFd::from_env();
-    match passed.len() {
-        0 => Ok(None),
-        1 => passed
-            .take_tcp_listener(0)
-            .map_err(|error| format!("the socket of systemd cannot be used: {error}; use ListenStream= with a port")),
-        count => Err(format!("systemd has opened {count} sockets; use one ListenStream= for each server")),
+    let mut listeners = Vec::new();
+    for index in 0..passed.len() {
+        let listener = passed.take_tcp_listener(index);
+        let told = |error| format!("the socket of systemd cannot be used: {error}; use ListenStream= with a port");
+        listeners.extend(listener.map_err(told)?);
     }
+    Ok(listeners)
 }
 
 /// A logger for standard error, if that goes to the journal.

@@ -158,7 +158,8 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (&["conect", "ws://127.0.0.1:9001/"], "conect", "a similar command exists: 'connect'"),
         (&["ws://127.0.0.1:9001/"], "[ADDRESS]", "URLs go with \"heartwire connect\""),
         (&["--mode", "echo", "connect"], "connect", "must come first"),
-        (&["127.0.0.1:0", "127.0.0.1:0"], "127.0.0.1:0", "(try heartwire --help)"),
+        (&["127.0.0.1:0", "nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address"),
+        (&["--drain", "2h"], "--drain", "must be 1h or less"),
         (&["connect"], "heartwire connect needs the URL", "heartwire connect ws://127.0.0.1:9001/"),
         #[cfg(feature = "completions")]
         (&["completions"], "heartwire completions needs the name of a shell", "heartwire completions bash"),
@@ -170,6 +171,30 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
     ] {
         let line = failure(bad, 2);
         assert!(line.starts_with("error: ") && line.contains(named) && line.contains(advice), "{bad:?}: {line}");
+    }
+}
+
+#[test]
+fn several_addresses_are_served_and_each_has_its_line() {
+    let mut from_environment = heartwire(&[]);
+    from_environment.env("HEARTWIRE_ADDRESS", "127.0.0.1:0, 127.0.0.1:0");
+    for mut command in [heartwire(&["127.0.0.1:0", "127.0.0.1:0"]), from_environment] {
+        let server = Process::start(&mut command);
+        let is_second = |line: &String| line.starts_with("listening on ws://") && !line.contains("Ping");
+        let deadline = Instant::now() + CEILING;
+        let second = loop {
+            match server.stdout.lines().into_iter().find(is_second) {
+                Some(line) => break line,
+                None => assert!(Instant::now() < deadline, "one address only"),
+            }
+        };
+        let second = second.rsplit('/').next().unwrap().parse().unwrap();
+        assert_ne!(server.address(), second);
+        for address in [server.address(), second] {
+            let mut client = connect(address, "/");
+            client.send("hello".into()).unwrap();
+            assert_eq!(next_text(&mut client), "hello");
+        }
     }
 }
 

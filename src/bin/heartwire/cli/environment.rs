@@ -60,6 +60,10 @@ pub(super) fn arguments(
             (Some(long), _) => arguments.push(format!("--{long}={value}")),
             // It would be taken for an option.
             (None, _) if value.starts_with('-') => return Err(invalid("it must not begin with a hyphen")),
+            (None, ArgAction::Append) => {
+                let parts = value.split(separator(arg)).map(str::trim).filter(|part| !part.is_empty());
+                arguments.extend(parts.map(str::to_owned));
+            }
             (None, _) => arguments.push(value),
         }
     }

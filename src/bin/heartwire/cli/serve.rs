@@ -20,7 +20,7 @@ Environment:
   Each option and argument can come from the variable beside it, such as
   HEARTWIRE_PING_INTERVAL=5s. What the command line says wins, and an empty
   variable counts as not set. Flags take true or false.
-  Lists, as for --allow-origin and --tls-cert, are separated by commas.
+  Lists, as of addresses, --allow-origin and --tls-cert, are separated by commas.
 
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close all connections
@@ -37,8 +37,8 @@ Certificates:
 systemd:
   As a service of Type=notify it says when it listens, how many are connected and when
   it stops, and asks for the time that --drain takes. With WatchdogSec= it says so often
-  that all of its parts make progress. The
-  socket of a .socket unit takes the place of ADDRESS. Time stamps are left to the journal.
+  that all of its parts make progress. The sockets of a .socket unit take the place of
+  ADDRESS. Time stamps are left to the journal.
 
 Examples:
   heartwire
@@ -64,9 +64,9 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeOptions {
-    /// Address to listen on: HOST:PORT, or PORT on the loopback address; port 0 takes any free one
-    #[arg(default_value = "127.0.0.1:9001", value_parser = parse_address)]
-    pub(crate) address: String,
+    /// Addresses to listen on: HOST:PORT, or PORT on the loopback address; port 0 takes any free one
+    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9001", value_parser = parse_address)]
+    pub(crate) address: Vec<String>,
 
     /// What to do with each message: send it back, or send it to every other client
     #[arg(long, value_enum, default_value = "echo")]

@@ -1,0 +1,69 @@
+//! Where a server listens: one listener or several. Each has an accept loop in a thread of its own, and its own idle
+//! threads, so none waits for clients of another.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use crossbeam_channel as channel;
+
+use crate::logging::Log;
+use crate::server::listener::Listener;
+use crate::supervisor::handle::Wake;
+
+/// A listener, and what wakes its accept loop out of a pause after an error.
+pub(super) struct Entrance {
+    pub(super) listener: Arc<Listener>,
+    pub(super) stop: channel::Receiver<()>,
+}
+
+/// The entrances as handles know them, and whoever ends the server.
+#[derive(Debug, Default)]
+pub(crate) struct Entrances {
+    /// Protects the list. Held for moments only.
+    list: Mutex<Vec<Known>>,
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    address: SocketAddr,
+    /// Gone when it accepts no more clients.
+    listener: Weak<Listener>,
+    stop: channel::Sender<()>,
+}
+
+impl Entrances {
+    pub(super) fn add(&self, listener: Listener) -> Entrance {
+        let (stop_sender, stop) = channel::bounded(1);
+        let listener = Arc::new(listener);
+        let known = Known { address: listener.address, listener: Arc::downgrade(&listener), stop: stop_sender };
+        self.list().push(known);
+        Entrance { listener, stop }
+    }
+
+    /// All addresses, in the order in which they were added.
+    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+        self.list().iter().map(|known| known.address).collect()
+    }
+
+    /// The first address.
+    pub(super) fn first_address(&self) -> SocketAddr {
+        // There is one as soon as there is a server.
+        self.list().first().map_or_else(|| ([0, 0, 0, 0], 0).into(), |known| known.address)
+    }
+
+    /// Wakes the accept loops in both places where they wait: in `accept`, and in a pause after an error.
+    pub(super) fn wake(&self, wake: Wake, log: &Log) {
+        // Without the lock: on some systems it takes a connection.
+        let all = self.list().clone();
+        for Known { listener, stop, .. } in all {
+            let _ = stop.try_send(());
+            if let Some(listener) = listener.upgrade().filter(|listener| wake == Wake::End || !listener.is_ours) {
+                listener.wake(log);
+            }
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Known>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
