@@ -97,7 +97,7 @@ pub(super) fn connect(addresses: Vec<SocketAddr>, timeout: Duration) -> io::Resu
             match is_connected(socket) {
                 Ok(true) => {
                     let address = *address;
-                    return Ok((under_way.swap_remove(index).0.into(), address));
+                    return Ok((Stream::new(under_way.swap_remove(index).0), address));
                 }
                 Ok(false) => index += 1,
                 Err(error) => {

@@ -23,6 +23,10 @@ pub(crate) struct Stream {
 }
 
 impl Stream {
+    pub(crate) fn new(socket: Socket) -> Self {
+        Self { socket, secured: OnceLock::new() }
+    }
+
     /// Puts the layer of TLS between the connection and its socket, from now on.
     #[cfg_attr(not(any(feature = "tls", test)), expect(dead_code, reason = "nothing else secures a connection"))]
     pub(crate) fn secure(&self, secured: Secured) {
@@ -79,15 +83,9 @@ impl Stream {
     }
 }
 
-impl From<Socket> for Stream {
-    fn from(socket: Socket) -> Self {
-        Self { socket, secured: OnceLock::new() }
-    }
-}
-
 impl From<TcpStream> for Stream {
     fn from(stream: TcpStream) -> Self {
-        Socket::from(stream).into()
+        Self::new(stream.into())
     }
 }
 
