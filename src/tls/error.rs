@@ -11,6 +11,9 @@ use super::text;
 use crate::escape::Escaped;
 use crate::foreign;
 
+#[cfg(test)]
+mod tests;
+
 /// Why TLS cannot be set up, or why its handshake failed. Its text says what is wrong, with what, and what to do. It
 /// shows neither keys nor certificates.
 #[derive(Debug)]
@@ -208,7 +211,10 @@ fn certificate(error: &CertificateError, peer: Peer<'_>) -> (TlsErrorKind, Strin
              -addext basicConstraints=critical,CA:FALSE)"
             ),
         ),
-        other => (Kind::BadCertificate, format!("{of} cannot be used: {}", foreign::display_text(other))),
+        CertificateError::Other(other) => {
+            (Kind::BadCertificate, format!("{of} cannot be used: {}", foreign::display_text(other)))
+        }
+        other => (Kind::BadCertificate, format!("{of} cannot be used: {other}")),
     }
 }
 
@@ -346,54 +352,4 @@ fn incompatible(what: &PeerIncompatible, peer: Peer<'_>) -> String {
 fn date(time: UnixTime) -> String {
     let time: Option<SystemTime> = UNIX_EPOCH.checked_add(Duration::from_secs(time.as_secs()));
     time.map_or_else(|| "a date that cannot be shown".to_owned(), text::date)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn alert(alert: AlertDescription) -> TlsError {
-        TlsError::of_connection(Cause::AlertReceived(alert), Peer::Server("example.org"))
-    }
-
-    #[test]
-    fn alerts_have_the_names_of_the_standard() {
-        for (alert, name) in [
-            (AlertDescription::CertificateRequired, "certificate_required"),
-            (AlertDescription::UnknownCA, "unknown_ca"),
-            (AlertDescription::UnrecognisedName, "unrecognized_name"),
-            (AlertDescription::BadRecordMac, "bad_record_mac"),
-            (AlertDescription::from(200), "200"),
-        ] {
-            assert_eq!(alert_name(alert), name);
-        }
-    }
-
-    #[test]
-    fn alerts_that_another_attempt_may_not_meet_again_are_not_fatal() {
-        use AlertDescription as Alert;
-        let fatal = [
-            Alert::CertificateRequired,
-            Alert::UnknownCA,
-            Alert::BadCertificate,
-            Alert::ProtocolVersion,
-            Alert::HandshakeFailure,
-            Alert::NoApplicationProtocol,
-            Alert::UnrecognisedName,
-        ];
-        let passing = [Alert::CertificateExpired, Alert::InternalError, Alert::BadRecordMac, Alert::UserCanceled];
-        assert!(fatal.into_iter().all(|it| alert(it).is_fatal()));
-        assert!(!passing.into_iter().any(|it| alert(it).is_fatal()));
-    }
-
-    #[test]
-    fn names_that_the_peer_chose_are_bounded_and_stay_in_their_line() {
-        let presented = (0..1000).map(|number| format!("{number}\n{}", "x".repeat(500))).collect();
-        let expected = ServerName::try_from("example.org").unwrap();
-        let error = CertificateError::NotValidForNameContext { expected, presented };
-        let error = TlsError::of_connection(error.into(), Peer::Server("example.org"));
-        let text = error.to_string();
-        assert!(text.len() < 1000 && text.contains("995 more") && !text.contains('\n'), "{text}");
-        assert_eq!((error.kind(), error.is_fatal()), (TlsErrorKind::WrongName, true));
-    }
 }

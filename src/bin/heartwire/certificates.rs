@@ -188,9 +188,12 @@ fn warning(certificate: &Certificate, now: SystemTime) -> Option<String> {
 }
 
 fn names(certificate: &Certificate) -> String {
+    /// Some have a hundred.
+    const SHOWN: usize = 5;
     match certificate.names() {
         [] => "no name".to_owned(),
-        names => names.join(", "),
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
     }
 }
 

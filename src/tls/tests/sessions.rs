@@ -44,6 +44,8 @@ fn resumes(client: &ClientTls, server: &ServerTls, between: impl FnOnce()) -> bo
     between();
     let second = connect(client, server).unwrap();
     assert_eq!(second.client.handshake_kind(), second.server.handshake_kind());
+    // Whoever resumes is who it was.
+    assert_eq!(first.server.peer_certificates(), second.server.peer_certificates());
     second.server.handshake_kind() == Some(HandshakeKind::Resumed)
 }
 
