@@ -5,8 +5,6 @@
 pub(crate) mod alone;
 mod bare_client;
 mod bare_server;
-#[cfg(all(feature = "cli", feature = "tls"))]
-pub(crate) mod certificates;
 mod events;
 mod frames;
 mod live_peer;

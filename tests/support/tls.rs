@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+#[cfg(feature = "cli")]
+use std::time::{Duration, SystemTime};
 use std::{env, fs, process};
 
 use heartwire::{ClientTls, ServerTls};
@@ -38,6 +40,18 @@ impl Made {
     pub(crate) fn device(ca: &Ca, name: &str) -> Self {
         let mut params = params(&[]);
         params.distinguished_name.push(DnType::CommonName, name);
+        Self::signed(ca, &params)
+    }
+
+    /// For localhost and this name, made 90 days ago and good for so many more. Its end is in the middle of a day.
+    #[cfg(feature = "cli")]
+    pub(crate) fn lasting(ca: &Ca, name: &str, days: i64) -> Self {
+        const DAY: u64 = 24 * 3600;
+        let mut params = params(&["localhost", name]);
+        let now = SystemTime::now();
+        let distance = Duration::from_secs(days.unsigned_abs() * DAY + DAY / 2);
+        params.not_before = (now - Duration::from_secs(90 * DAY)).into();
+        params.not_after = if days < 0 { now - distance } else { now + distance }.into();
         Self::signed(ca, &params)
     }
 
@@ -128,6 +142,18 @@ impl Folder {
         let path = Path::new(&self.0).join(name);
         fs::write(&path, contents).expect("a file");
         path
+    }
+
+    /// Writes a file, and gives its path as a command line has it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+        self.file(name, contents);
+        self.path(name)
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().expect("UTF-8").to_owned()
     }
 }
 

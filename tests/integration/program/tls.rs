@@ -5,8 +5,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::certificates::{Ca, Folder};
 use crate::support::process::{Process, heartwire, serve};
+use crate::support::tls::{Folder, Made, ca};
 
 fn served(chain: &str, key: &str) -> Process {
     let quietly = ["--max-connections", "10", "--log-level", "debug"];
@@ -20,9 +20,9 @@ fn count(process: &Process, text: &str) -> usize {
 
 #[test]
 fn the_first_line_says_wss_and_the_names_of_all_certificates() {
-    let (ca, folder) = (Ca::new(), Folder::new());
+    let (ca, folder) = (ca("a CA"), Folder::new());
     let [one, two] = ["one.example", "two.example"].map(|name| {
-        let made = ca.make(name, 90);
+        let made = Made::lasting(&ca, name, 90);
         (folder.write(&format!("{name}.pem"), &made.chain), folder.write(&format!("{name}.key"), &made.key))
     });
     let pairs = ["--tls-cert", &one.0, "--tls-key", &one.1, "--tls-cert", &two.0, "--tls-key", &two.1];
@@ -39,9 +39,9 @@ fn the_first_line_says_wss_and_the_names_of_all_certificates() {
 
 #[test]
 fn a_certificate_that_ends_soon_or_has_ended_is_a_warning() {
-    let (ca, folder) = (Ca::new(), Folder::new());
+    let (ca, folder) = (ca("a CA"), Folder::new());
     for (days, told) in [(13, ", in 13 days: renew it"), (-1, ": renew it, for clients refuse it")] {
-        let made = ca.make("one.example", days);
+        let made = Made::lasting(&ca, "one.example", days);
         let server = served(&folder.write("pem", &made.chain), &folder.write("key", &made.key));
         let line = server.stderr.line_with(&["WARN", "the certificate for localhost, one.example expire"]);
         assert!(line.ends_with(told), "{line}");
@@ -71,8 +71,8 @@ fn refused(mut command: Command) -> (Option<i32>, String) {
 
 #[test]
 fn files_that_cannot_be_used_are_named_by_server_and_clients() {
-    let (ca, folder) = (Ca::new(), Folder::new());
-    let [made, other] = [(); 2].map(|()| ca.make("one.example", 90));
+    let (ca, folder) = (ca("a CA"), Folder::new());
+    let [made, other] = [(); 2].map(|()| Made::lasting(&ca, "one.example", 90));
     let (chain, key) = (folder.write("pem", &made.chain), folder.write("key", &made.key));
     let other = folder.write("other", &other.key);
     let missing = folder.path("missing");
@@ -126,8 +126,8 @@ const KEPT: &str = "the old certificates are still served, for the new ones cann
 
 #[test]
 fn files_that_change_are_read_anew_and_a_mistake_is_logged_once() {
-    let (ca, folder) = (Ca::new(), Folder::new());
-    let [one, two] = [ca.make("one.example", 90), ca.make("two.example", 90)];
+    let (ca, folder) = (ca("a CA"), Folder::new());
+    let [one, two] = [Made::lasting(&ca, "one.example", 90), Made::lasting(&ca, "two.example", 90)];
     let (chain, key) = (folder.write("pem", &one.chain), folder.write("key", &one.key));
     let server = served(&chain, &key);
     server.address();
@@ -148,22 +148,22 @@ fn files_that_change_are_read_anew_and_a_mistake_is_logged_once() {
 fn a_symbolic_link_that_points_elsewhere_is_seen() {
     use std::os::unix::fs::symlink;
 
-    let (ca, folder) = (Ca::new(), Folder::new());
+    let (ca, folder) = (ca("a CA"), Folder::new());
     // As Kubernetes does it: the names stay, and the folder behind them is another.
     for (version, name) in [("v1", "one.example"), ("v2", "two.example")] {
-        fs::create_dir(folder.0.join(version)).unwrap();
-        let made = ca.make(name, 90);
+        fs::create_dir(folder.path(version)).unwrap();
+        let made = Made::lasting(&ca, name, 90);
         folder.write(&format!("{version}/pem"), &made.chain);
         folder.write(&format!("{version}/key"), &made.key);
     }
-    symlink("v1", folder.0.join("data")).unwrap();
+    symlink("v1", folder.path("data")).unwrap();
     for name in ["pem", "key"] {
-        symlink(Path::new("data").join(name), folder.0.join(name)).unwrap();
+        symlink(Path::new("data").join(name), folder.path(name)).unwrap();
     }
     let server = served(&folder.path("pem"), &folder.path("key"));
     server.address();
-    symlink("v2", folder.0.join("next")).unwrap();
-    fs::rename(folder.0.join("next"), folder.0.join("data")).unwrap();
+    symlink("v2", folder.path("next")).unwrap();
+    fs::rename(folder.path("next"), folder.path("data")).unwrap();
     server.stderr.line_with(&["INFO", RELOADED]);
     assert_eq!(count(&server, KEPT), 0);
 }
@@ -171,8 +171,8 @@ fn a_symbolic_link_that_points_elsewhere_is_seen() {
 #[test]
 #[cfg(unix)]
 fn sighup_reads_certificates_anew_and_does_not_end_the_server() {
-    let (ca, folder) = (Ca::new(), Folder::new());
-    let made = ca.make("two.example", 90);
+    let (ca, folder) = (ca("a CA"), Folder::new());
+    let made = Made::lasting(&ca, "two.example", 90);
     let (chain, key) = (folder.write("pem", &made.chain), folder.write("key", &made.key));
     let mut server = served(&chain, &key);
     server.address();

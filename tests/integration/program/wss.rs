@@ -2,8 +2,8 @@
 
 use std::process::Output;
 
-use crate::support::certificates::{Ca, Folder, Made};
 use crate::support::process::{Process, heartwire, serve, start_client, type_line};
+use crate::support::tls::{Folder, Made, ca};
 
 fn served(folder: &Folder, made: &Made, options: &[&str]) -> Process {
     let (chain, key) = (folder.write("pem", &made.chain), folder.write("key", &made.key));
@@ -36,9 +36,9 @@ fn assert_refused(server: &Process, host: &str, options: &[&str], why: &str) {
 
 #[test]
 fn a_client_is_connected_to_the_server_that_its_ca_vouches_for_and_to_no_other() {
-    let (ca, other, folder) = (Ca::new(), Ca::new(), Folder::new());
-    let server = served(&folder, &ca.make("one.example", 90), &[]);
-    let (ca, other) = (folder.write("ca", &ca.pem()), folder.write("other", &other.pem()));
+    let (ca, other, folder) = (ca("a CA"), ca("another CA"), Folder::new());
+    let server = served(&folder, &Made::lasting(&ca, "one.example", 90), &[]);
+    let (ca, other) = (folder.write("ca", ca.pem()), folder.write("other", other.pem()));
     assert_checked(&server, &["--cacert", &ca]);
     assert_refused(&server, "localhost", &["--cacert", &other], "comes from an issuer that is not trusted here");
     let why = "is for localhost, one.example, and not for 127.0.0.1";
@@ -55,9 +55,9 @@ fn a_client_is_connected_to_the_server_that_its_ca_vouches_for_and_to_no_other()
 #[test]
 #[cfg(target_os = "linux")]
 fn without_an_own_ca_the_roots_of_the_system_count() {
-    let (ca, folder) = (Ca::new(), Folder::new());
-    let server = served(&folder, &ca.make("one.example", 90), &[]);
-    let roots = folder.write("roots", &ca.pem());
+    let (ca, folder) = (ca("a CA"), Folder::new());
+    let server = served(&folder, &Made::lasting(&ca, "one.example", 90), &[]);
+    let roots = folder.write("roots", ca.pem());
     let check = |roots: &str| {
         let mut command = heartwire(&["check", &url(&server, "localhost"), "--timeout", "20s"]);
         ended(command.env("SSL_CERT_FILE", roots).env("SSL_CERT_DIR", folder.path("none")).output().unwrap())
@@ -70,15 +70,15 @@ fn without_an_own_ca_the_roots_of_the_system_count() {
 
 #[test]
 fn a_certificate_of_each_client_can_be_required() {
-    let (ca, devices, folder) = (Ca::new(), Ca::new(), Folder::new());
-    let device = devices.make("device-17", 90);
-    let (ca_file, clients) = (folder.write("ca", &ca.pem()), folder.write("devices", &devices.pem()));
+    let (ca, devices, folder) = (ca("a CA"), ca("devices"), Folder::new());
+    let device = Made::lasting(&devices, "device-17", 90);
+    let (ca_file, clients) = (folder.write("ca", ca.pem()), folder.write("devices", devices.pem()));
     let (cert, key) = (folder.write("device", &device.chain), folder.write("device-key", &device.key));
     let trusting = ["--cacert", &ca_file];
     let identified = [&trusting[..], &["--cert", &cert, "--key", &key]].concat();
     for (presence, lets_anyone_in) in [("required", false), ("requested", true)] {
         let options = ["--tls-client-ca", &clients, "--tls-client-cert", presence];
-        let server = served(&folder, &ca.make("one.example", 90), &options);
+        let server = served(&folder, &Made::lasting(&ca, "one.example", 90), &options);
         assert_checked(&server, &identified);
         match lets_anyone_in {
             true => assert_checked(&server, &trusting),
@@ -89,14 +89,14 @@ fn a_certificate_of_each_client_can_be_required() {
 
 #[test]
 fn a_new_certificate_is_served_as_soon_as_it_is_there() {
-    let (old, new, folder) = (Ca::new(), Ca::new(), Folder::new());
-    let server = served(&folder, &old.make("one.example", 90), &[]);
-    let [old_ca, new_ca] = [(&old, "old"), (&new, "new")].map(|(ca, name)| folder.write(name, &ca.pem()));
+    let (old, new, folder) = (ca("the old CA"), ca("the new CA"), Folder::new());
+    let server = served(&folder, &Made::lasting(&old, "one.example", 90), &[]);
+    let [old_ca, new_ca] = [(&old, "old"), (&new, "new")].map(|(ca, name)| folder.write(name, ca.pem()));
     // This one stays, whatever becomes of certificates.
     let (client, mut stdin) = start_client(&url(&server, "localhost"), &["--cacert", &old_ca]);
     type_line(&mut stdin, "before");
     client.stdout.line_with(&["before"]);
-    let made = new.make("two.example", 90);
+    let made = Made::lasting(&new, "two.example", 90);
     folder.write("pem", &made.chain);
     folder.write("key", &made.key);
     server.stderr.line_with(&["certificates reloaded: localhost, two.example"]);
