@@ -321,6 +321,18 @@
 //! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to any server,
 //! with that server's cookies. A server that trusts cookies, or its network, needs this setting.
 //!
+//! # TLS
+//!
+//! With the feature `tls`, [`Server::tls`] serves `wss://` and `https://` with the certificates of a [`ServerTls`], and
+//! a [`Client`] takes `wss://` URLs. It trusts the system's roots, or whom its [`ClientTls`] names. TLS is that of
+//! rustls with ring: versions 1.2 and 1.3, sessions resumed by tickets, no early data.
+//!
+//! Certificates are replaced while the server runs ([`ServerTls::reload`]). Clients can be asked for theirs
+//! ([`ServerTls::require_client_certificates`]), which `on_handshake` and reports then show
+//! ([`Request::client_certificate`]). [`TlsError`] says what is wrong with a certificate, and what to do. For a client
+//! a wrong name and an unknown issuer are fatal; an expired certificate passes, and so does one that is not valid yet.
+//! No key and no certificate appears in the log or in `Debug` output.
+//!
 //! # Health, pages, metrics, status
 //!
 //! With these settings the server answers some paths itself, before it calls [`Server::on_request`]:
@@ -420,6 +432,7 @@
 //! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`], [`Server::serve`], [`Client::new`],
 //!   [`Client::run`].
 //! - [`Error::Connect`]: from [`Client::new`] and [`Client::run`].
+//! - [`Error::Tls`]: from [`ServerTls`] and [`ClientTls`], for files that cannot be used.
 //! - [`Error::Internal`]: from [`Server::serve`] and [`Client::run`], if a thread of heartwire itself panicked.
 //! - [`Error::Handler`]: never from heartwire. It is for the handler's own errors: see [`Error::handler`].
 //!
