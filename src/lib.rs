@@ -544,6 +544,7 @@
 //! system's own buffer. Windows cannot send without blocking on a single call, so there every frame goes through the
 //! drainer: the guarantees are the same, at the price of a second thread while there is something to write.
 
+mod atomic;
 mod browser;
 mod client;
 mod connection;

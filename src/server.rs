@@ -2,10 +2,10 @@
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use ipnet::IpNet;
 
+use crate::atomic::AtomicU64;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::http::origin::Origin;

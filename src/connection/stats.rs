@@ -3,8 +3,10 @@
 //! The thread that drives the receiving end counts, and so do threads that broadcast; any thread may read. Each number
 //! stands alone, so they are relaxed atomics.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+use crate::atomic::AtomicU64;
 
 #[derive(Debug)]
 pub(crate) struct ConnectionStats {

@@ -7,10 +7,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Instant;
 
+use crate::atomic::AtomicU64;
 use crate::connection::Connection;
 use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::receiving_end::ReceivingEnd;

@@ -9,9 +9,10 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
 use crate::foreign;
 use crate::http::forwarded::{Remote, Trusted};

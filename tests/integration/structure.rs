@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 /// What each folder, and each file beside them, may use of the others. `connection` and `supervisor` are the one cycle.
 const MAY_USE: &[(&str, &str)] = &[
+    ("atomic", ""),
     ("browser", ""),
     ("durations", ""),
     ("escape", ""),
@@ -20,15 +21,15 @@ const MAY_USE: &[(&str, &str)] = &[
     ("http", "error foreign tls"),
     ("settings", "durations heartbeat protocol"),
     ("transport", "foreign protocol"),
-    ("connection", "durations error foreign heartbeat http message protocol settings supervisor tls transport"),
-    ("supervisor", "connection error foreign http logging message protocol settings transport"),
+    ("connection", "atomic durations error foreign heartbeat http message protocol settings supervisor tls transport"),
+    ("supervisor", "atomic connection error foreign http logging message protocol settings transport"),
     ("server", SERVER),
     ("client", CLIENT),
 ];
 const CLIENT: &str =
     "connection durations error foreign heartbeat http logging message protocol settings supervisor tls transport";
-const SERVER: &str = "browser connection durations error foreign heartbeat http logging message protocol settings \
-                      supervisor tls transport";
+const SERVER: &str = "atomic browser connection durations error foreign heartbeat http logging message protocol \
+                      settings supervisor tls transport";
 
 /// Folders that do no I/O, and those that have no clock either: what they must not name.
 const PURE: &[(&str, &[&str])] = &[

@@ -7,7 +7,7 @@
 //! counted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::thread;
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const LAST_WAIT: Duration = Duration::from_millis(500);
 struct LogQueue {
     level: LevelFilter,
     lines: Sender<Line>,
-    lost: Arc<AtomicU64>,
+    lost: Arc<AtomicUsize>,
 }
 
 enum Line {
@@ -40,7 +40,7 @@ enum Line {
 /// Starts the thread that writes to `outputs`, and makes the queue before it the program's logger.
 pub(crate) fn start(level: LevelFilter, outputs: Box<dyn Log>) -> Result<(), String> {
     let (lines, queue) = bounded(QUEUE);
-    let lost = Arc::new(AtomicU64::new(0));
+    let lost = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&lost);
     let writer = thread::Builder::new().name("heartwire-output".to_owned());
     writer.spawn(move || write_all(&queue, &*outputs, &counter)).map_err(|error| error.to_string())?;
@@ -49,7 +49,7 @@ pub(crate) fn start(level: LevelFilter, outputs: Box<dyn Log>) -> Result<(), Str
     Ok(())
 }
 
-fn write_all(queue: &Receiver<Line>, outputs: &dyn Log, lost: &AtomicU64) {
+fn write_all(queue: &Receiver<Line>, outputs: &dyn Log, lost: &AtomicUsize) {
     let write = |level, target: &str, text: &str| {
         outputs.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
     };
