@@ -149,7 +149,7 @@ impl Drop for Place<'_> {
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn has_shallow_stack() -> bool {
     use nix::sys::resource::{UsageWho, getrusage};
-    const MOST_PAGES: i64 = 24;
+    const MOST_PAGES: libc::c_long = 24;
     getrusage(UsageWho::RUSAGE_THREAD).is_ok_and(|usage| usage.minor_page_faults() <= MOST_PAGES)
 }
 
