@@ -22,8 +22,8 @@ pub(crate) struct Session {
     engine: Box<dyn Engine>,
     /// Records that rustls has looked at and needs to see again: parts of a message of TLS whose rest is still to come.
     held: Vec<u8>,
-    /// Whether an error has ended it. rustls is not to be asked again then.
-    has_failed: bool,
+    /// The error that has ended it. rustls is not to be asked again then, and whoever sends is told the cause.
+    failure: Option<String>,
     /// For the texts of errors.
     peer: PeerName,
 }
@@ -50,7 +50,7 @@ impl Session {
     pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let engine = UnbufferedServerConnection::new(config);
         let engine = engine.map_err(|error| TlsError::of_connection(error, Peer::Client))?;
-        Ok(Self { engine: Box::new(engine), held: Vec::new(), has_failed: false, peer: PeerName::Client })
+        Ok(Self { engine: Box::new(engine), held: Vec::new(), failure: None, peer: PeerName::Client })
     }
 
     /// The client's end of a new connection. `server` is for the texts of errors.
@@ -60,7 +60,7 @@ impl Session {
         Ok(Self {
             engine: Box::new(engine),
             held: Vec::new(),
-            has_failed: false,
+            failure: None,
             peer: PeerName::Server(server.to_owned()),
         })
     }
@@ -87,8 +87,9 @@ impl Session {
             }
             progress
         };
-        self.has_failed = progress.is_err();
-        progress.map_err(|error| self.explain(error))
+        let progress = progress.map_err(|error| self.explain(error));
+        self.failure = progress.as_ref().err().map(ToString::to_string);
+        progress
     }
 
     /// How many bytes wait for the rest of a message of TLS.
@@ -131,15 +132,15 @@ impl Records for Session {
     }
 
     fn seal(&mut self, bytes: &[u8], sealed: &mut Vec<u8>) -> io::Result<()> {
-        if self.has_failed {
-            return Err(io::Error::other("TLS has failed"));
+        if let Some(failure) = &self.failure {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, failure.clone()));
         }
         let outcome = self.engine.write(&mut self.held, sealed, Write::Bytes(bytes));
         outcome.map_err(|error| self.failed(error))
     }
 
     fn seal_end(&mut self, sealed: &mut Vec<u8>) {
-        if !self.has_failed {
+        if self.failure.is_none() {
             // It fails only on a connection that is over anyway.
             let _ = self.engine.write(&mut self.held, sealed, Write::End);
         }
