@@ -345,6 +345,12 @@ fn incompatible(what: &PeerIncompatible, peer: Peer<'_>) -> String {
         | PeerIncompatible::Tls12NotOfferedOrEnabled => {
             format!("{peer} speaks neither TLS 1.2 nor TLS 1.3")
         }
+        // An older client names none, and rustls looks for them first.
+        PeerIncompatible::SignatureAlgorithmsExtensionRequired => {
+            format!(
+                "{peer} speaks neither TLS 1.2 nor TLS 1.3, or signs with SHA-1 only: it names no signature algorithms"
+            )
+        }
         what => format!("{peer} has nothing in common with us: {what:?}"),
     }
 }
