@@ -18,3 +18,5 @@ mod server;
 mod settings;
 mod structure;
 mod supervisor;
+#[cfg(feature = "tls")]
+mod tls;

@@ -32,6 +32,8 @@ pub(crate) enum End {
     /// By a FIN that nobody announced, which over TLS may have been anybody's.
     Torn,
     Reset,
+    /// TLS has failed, or the peer says so by an alert.
+    Failed,
 }
 
 /// What a read came to.
@@ -281,6 +283,11 @@ impl Client {
         }
     }
 
+    /// What was read and is no frame so far.
+    pub(crate) fn rest(self) -> Vec<u8> {
+        self.received
+    }
+
     /// Reads on, for so long at most, whatever comes.
     pub(crate) fn drain_within(&mut self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
@@ -312,6 +319,7 @@ impl Client {
                     ErrorKind::WouldBlock | ErrorKind::TimedOut => return Filled::Nothing,
                     ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => return Filled::End(End::Reset),
                     ErrorKind::UnexpectedEof => return Filled::End(End::Torn),
+                    ErrorKind::InvalidData => return Filled::End(End::Failed),
                     _ => panic!("reading: {error}"),
                 },
             }

@@ -25,19 +25,31 @@ impl BareServer {
 
     /// The next connection, on which nothing has been said.
     pub(crate) fn accept(&self) -> BareConnection {
-        match self.accept_within(CEILING) {
-            Some(connection) => connection,
+        self.accept_on(Wire::from_client)
+    }
+
+    /// The same, with or without TLS.
+    pub(crate) fn accept_on(&self, wire: impl FnOnce(TcpStream) -> Wire) -> BareConnection {
+        match self.socket_within(CEILING) {
+            Some(socket) => BareConnection::on(wire(socket)),
             None => panic!("nobody connects"),
         }
     }
 
     /// The next connection, if there is one by then.
     pub(crate) fn accept_within(&self, timeout: Duration) -> Option<BareConnection> {
+        self.socket_within(timeout).map(|socket| BareConnection::on(Wire::from_client(socket)))
+    }
+
+    fn socket_within(&self, timeout: Duration) -> Option<TcpStream> {
         let deadline = Instant::now() + timeout;
         self.0.set_nonblocking(true).expect("a listener");
         loop {
             match self.0.accept() {
-                Ok((stream, _)) => return Some(BareConnection::of(stream)),
+                Ok((stream, _)) => {
+                    stream.set_nonblocking(false).expect("a stream");
+                    return Some(stream);
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     if Instant::now() >= deadline {
                         return None;
@@ -80,11 +92,6 @@ pub(crate) struct BareConnection {
 }
 
 impl BareConnection {
-    pub(crate) fn of(stream: TcpStream) -> Self {
-        stream.set_nonblocking(false).expect("a stream");
-        Self::on(Wire::from_client(stream))
-    }
-
     /// A connection that was accepted elsewhere, with or without TLS.
     pub(crate) fn on(stream: Wire) -> Self {
         stream.socket().set_nodelay(true).expect("TCP_NODELAY");

@@ -18,14 +18,15 @@ struct State {
     connection: Connection,
     /// What was opened and is not read yet.
     opened: Vec<u8>,
-    /// The peer's FIN, or its announcement.
+    /// The peer's FIN, or its announcement, or an error; what was opened before is read first.
     end: Option<End>,
 }
 
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum End {
     Announced,
     Torn,
+    Failed(rustls::Error),
 }
 
 impl TlsEnd {
@@ -53,20 +54,18 @@ impl TlsEnd {
                     state.opened.drain(..count);
                     return Ok(count);
                 }
-                match state.end {
-                    Some(End::Announced) => {}
+                match &state.end {
+                    // Only the FIN is the end, so that whoever waits for it sees how the socket ends.
+                    Some(End::Announced) | None => {}
                     Some(End::Torn) => return Err(torn()),
-                    None => {}
+                    Some(End::Failed(error)) => return Err(failed(error.clone())),
                 }
             }
             let count = socket.read(&mut raw)?;
             self.take(&raw[..count], socket)?;
-            // Only the FIN is the end, so that whoever waits for it sees how the socket ends.
-            if count == 0 && self.lock().opened.is_empty() {
-                return match self.lock().end {
-                    Some(End::Announced) => Ok(0),
-                    _ => Err(torn()),
-                };
+            let state = self.lock();
+            if count == 0 && state.opened.is_empty() {
+                return if matches!(state.end, Some(End::Announced)) { Ok(0) } else { Err(torn()) };
             }
         }
     }
@@ -128,13 +127,15 @@ impl TlsEnd {
                 Err(_) => {}
             }
             if let Err(error) = outcome {
+                *end = Some(End::Failed(error.clone()));
+                let is_shaking_hands = connection.is_handshaking();
                 drop(state);
                 // The alert, if nobody is writing just now.
                 if let Ok(mut unsent) = self.unsent.try_lock() {
                     self.lock().take_sealed(&mut unsent);
                     let _ = send(socket, &mut unsent);
                 }
-                return Err(io::Error::new(ErrorKind::InvalidData, error));
+                return if is_shaking_hands { Err(failed(error)) } else { Ok(()) };
             }
             if is_end || raw.is_empty() {
                 return Ok(());
@@ -165,6 +166,10 @@ fn send(mut socket: &TcpStream, unsent: &mut Vec<u8>) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn failed(error: rustls::Error) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, error)
 }
 
 fn torn() -> io::Error {

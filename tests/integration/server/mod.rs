@@ -15,8 +15,6 @@ mod routes;
 mod shortages;
 mod shutdown;
 mod threads;
-#[cfg(feature = "tls")]
-mod tls;
 
 use heartwire::{Accept, Response, Server};
 
