@@ -23,6 +23,7 @@ use super::*;
 mod certificates;
 mod clients;
 mod files;
+mod fuzz;
 mod records;
 mod replacing;
 mod sessions;
