@@ -7,7 +7,8 @@
 //!
 //!     HEARTWIRE_HOSTILE=flood HEARTWIRE_SEED=7 cargo test --release --test hostile -- --nocapture
 //!
-//! runs the scenarios with that in their names, and repeats what was random. Heavy ones are scaled down in debug
+//! runs the scenarios with that in their names, and repeats what was random. With `HEARTWIRE_TEST_TLS=1` they run over
+//! TLS. Heavy ones are scaled down in debug
 //! builds; the table says how many there were of everything.
 
 #![cfg(target_os = "linux")]
@@ -27,6 +28,8 @@ mod relay;
 mod relayed;
 mod resets;
 mod rig;
+#[cfg(feature = "tls")]
+mod secured;
 mod shutdown;
 mod site;
 mod violations;
@@ -102,6 +105,33 @@ fn silence_panics_on_purpose() {
     }));
 }
 
+/// Scenarios that mean nothing over TLS, or mean something else there: see `secured` for that.
+const PLAIN_ONLY: [(&str, &str); 7] = [
+    ("slow handshake, byte by byte", "its peers read what comes within a millisecond; see tests/integration/tls"),
+    ("connected, and not a byte", "there is no answer without TLS; see tests/integration/tls"),
+    ("headers without end", "its peers read what comes within a millisecond"),
+    ("half-open: the peer's end is over", "it cuts frames on the wire; see tests/integration/tls"),
+    ("many announce the largest message", "the program does not speak TLS here"),
+    ("idle stacks", "the program does not speak TLS here"),
+    ("out of file descriptors, and back", "the program does not speak TLS here"),
+];
+
+/// Those that apply, and are asked for.
+fn chosen() -> Vec<Scenario> {
+    let only = env::var("HEARTWIRE_HOSTILE").unwrap_or_default();
+    let mut all = scenarios();
+    if support::over_tls::is_on() {
+        for (name, why) in PLAIN_ONLY {
+            println!("not over TLS: {name}: {why}");
+        }
+        all.retain(|scenario| PLAIN_ONLY.iter().all(|(name, _)| *name != scenario.name));
+        #[cfg(feature = "tls")]
+        all.extend(secured::scenarios());
+    }
+    all.retain(|scenario| scenario.name.contains(&only));
+    all
+}
+
 fn scenarios() -> Vec<Scenario> {
     let mut all = openings::scenarios();
     all.extend(resets::scenarios());
@@ -118,14 +148,17 @@ fn scenarios() -> Vec<Scenario> {
 
 #[test]
 fn hostile_and_clumsy_peers_hurt_nobody() {
+    #[cfg(feature = "tls")]
+    if secured::be_a_crowd() {
+        return;
+    }
     silence_panics_on_purpose();
     #[cfg(feature = "cli")]
     let _ = rlimit::increase_nofile_limit(u64::MAX);
-    let only = env::var("HEARTWIRE_HOSTILE").unwrap_or_default();
     let began = Instant::now();
     let mut table = Vec::new();
     let mut failures = Vec::new();
-    for scenario in scenarios().iter().filter(|scenario| scenario.name.contains(&only)) {
+    for scenario in &chosen() {
         let start = Instant::now();
         let row = match rig::run(scenario) {
             Ok(outcome) => outcome.row(scenario.name, start.elapsed()),

@@ -11,7 +11,8 @@ use tungstenite::{Message, WebSocket};
 
 use crate::relay::{Ending, Plan, Relay};
 use crate::rig::Rig;
-use crate::support::{Dice, ms};
+use crate::support::wire::Wire;
+use crate::support::{Dice, ms, over_tls};
 use crate::{Checked, Control, Scenario, ensure, scaled, seed};
 
 /// How many clients at a time.
@@ -119,7 +120,9 @@ fn slow(dice: &mut Dice) -> Plan {
 
 /// Behind the handshake, and well before all is said.
 fn somewhere(dice: &mut Dice) -> usize {
-    400 + dice.roll(40_000) as usize
+    // The server's certificate makes the handshake of TLS longer.
+    let handshake = if over_tls::is_on() { 2500 } else { 400 };
+    handshake + dice.roll(40_000) as usize
 }
 
 fn dropped(dice: &mut Dice) -> Plan {
@@ -173,7 +176,8 @@ fn faults(rig: &Rig, expected: &Expectation) -> Checked {
             let is_right = match came {
                 Came::Whole => matches!(reason, CloseReason::Peer { .. }),
                 Came::Ended => expected.ends && (expected.is_truth)(&reason),
-                Came::Wrong => expected.may_be_wrong && (expected.is_truth)(&reason),
+                // TLS lets nothing pass that was changed on its way.
+                Came::Wrong => expected.may_be_wrong && !over_tls::is_on() && (expected.is_truth)(&reason),
             };
             ensure!(is_right, "{path}: {came:?}, reported as {reason}");
             match came {
@@ -190,7 +194,7 @@ fn faults(rig: &Rig, expected: &Expectation) -> Checked {
 
 /// Sends messages, some at a time, and compares what comes back. Whatever it waits for, it does not wait for ever.
 fn live(address: SocketAddr, path: &str) -> Came {
-    let stream = TcpStream::connect(address).expect("the relay listens");
+    let stream = Wire::to_server(TcpStream::connect(address).expect("the relay listens"));
     stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a read timeout");
     stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a write timeout");
     let Ok((mut socket, _)) = tungstenite::client(format!("ws://{address}{path}"), stream) else {
@@ -199,7 +203,7 @@ fn live(address: SocketAddr, path: &str) -> Came {
     exchange(&mut socket, path).unwrap_or(Came::Ended)
 }
 
-fn exchange(socket: &mut WebSocket<TcpStream>, path: &str) -> Result<Came, tungstenite::Error> {
+fn exchange(socket: &mut WebSocket<Wire>, path: &str) -> Result<Came, tungstenite::Error> {
     let text = |number: usize| format!("{path} {number} {}", "x".repeat(number * 37 % 4000));
     let (mut sent, mut received) = (0, 0);
     while received < MESSAGES {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use heartwire::Server;
 
 use crate::rig::Rig;
+use crate::support::wire::Wire;
 use crate::support::{BINARY, CONTINUATION, Dice, PING, TEXT, fragment, masked, ms, request_with, threads_named};
 use crate::{Checked, Control, Scenario, ensure, scaled, seed};
 
@@ -72,7 +73,7 @@ fn misbehave(
     is_over: &AtomicBool,
     opened: &AtomicUsize,
 ) -> std::io::Result<()> {
-    let mut stream = TcpStream::connect(rig.address())?;
+    let mut stream = Wire::to_server(TcpStream::connect(rig.address())?);
     stream.set_read_timeout(Some(ms(20)))?;
     stream.set_write_timeout(Some(ms(20)))?;
     let path = ["/", "/", "/quick/firehose", "/closes", "/panics", "/quick/silent", "/", "/", "/", "/"][kind];

@@ -40,6 +40,8 @@ pub(crate) fn handle(conn: &mut Connection) -> Result<(), Error> {
             assert!(message != Message::text("panic"), "{ON_PURPOSE}");
             conn.send(message)?;
         },
+        #[cfg(feature = "tls")]
+        "/duplex" => crate::support::duplex::serve(conn, crate::secured::DUPLEX),
         // As a handler should not be: it never comes back to `recv`.
         "/stuck" => {
             while !rig::is_released() {

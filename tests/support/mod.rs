@@ -5,6 +5,8 @@
 pub(crate) mod alone;
 mod bare_client;
 mod bare_server;
+#[cfg(feature = "tls")]
+pub(crate) mod duplex;
 mod events;
 mod frames;
 mod live_peer;

@@ -120,8 +120,16 @@ pub(crate) fn server_config(versions: &[&'static SupportedProtocolVersion]) -> S
 
 /// rustls' own configuration of a client that trusts that certificate.
 pub(crate) fn client_config(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
+    client_config_trusting(site().0.der().clone(), versions)
+}
+
+/// The same for the certificate of any CA.
+pub(crate) fn client_config_trusting(
+    ca: CertificateDer<'static>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    roots.add(site().0.der().clone()).expect("a CA");
+    roots.add(ca).expect("a CA");
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).expect("ring");
     builder.with_root_certificates(roots).with_no_client_auth()
 }
