@@ -165,13 +165,13 @@ class Server(Logged):
     def __init__(self, *options, command=None, log="stderr"):
         command = command or [PROGRAM, "127.0.0.1:0"]
         super().__init__([*command, *options], log)
-        found = self.stdout.find(lambda line: re.search(r"ws://(\S+)", line.text), CEILING)
+        found = self.stdout.find(lambda line: re.search(r"(wss?)://(\S+)", line.text), CEILING)
         if found is None:
             self.end()
             raise RuntimeError(f"the server did not start: {self.stderr.text()}")
-        self.address = found.group(1)
+        self.scheme, self.address = found.groups()
         self.port = int(self.address.rpartition(":")[2])
-        self.url = f"ws://{self.address}/"
+        self.url = f"{self.scheme}://{self.address}/"
 
     def shut_down(self):
         """Asks it to end, and gives its exit status and how long that took."""

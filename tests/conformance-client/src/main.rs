@@ -1,21 +1,24 @@
 //! The client under the Autobahn test suite, in the manner that the suite expects of clients: it asks how many cases
 //! there are, runs each over a connection of its own, sending back what comes, and asks for the reports.
 //!
-//! Usage: `heartwire-conformance-client ws://HOST:PORT MAX_MESSAGE_SIZE`.
+//! Usage: `heartwire-conformance-client ws://HOST:PORT MAX_MESSAGE_SIZE`, or with `wss://HOST:PORT` and a file with the
+//! CA behind it.
 
-use heartwire::{Client, Connection, Error, HeartbeatPolicy, Message};
+use heartwire::{Client, ClientTls, Connection, Error, HeartbeatPolicy, Message};
 
 const AGENT: &str = "heartwire";
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [base, max_message_size] = &arguments[..] else {
-        return Err(Error::handler("usage: heartwire-conformance-client URL MAX_MESSAGE_SIZE"));
+    let [base, max_message_size, ca @ ..] = &arguments[..] else {
+        return Err(Error::handler("usage: heartwire-conformance-client URL MAX_MESSAGE_SIZE [CA]"));
     };
+    let tls = ca.iter().try_fold(ClientTls::new(), |tls, ca| tls.ca_file(ca))?;
     let max_message_size = max_message_size.parse().map_err(Error::handler)?;
     // A Ping of ours within a case would fail it.
     let client = |path: &str| -> Result<Client, Error> {
-        let client = Client::new(&format!("{base}{path}"))?.no_reconnect().heartbeat(HeartbeatPolicy::off());
+        let client =
+            Client::new(&format!("{base}{path}"))?.tls(tls.clone()).no_reconnect().heartbeat(HeartbeatPolicy::off());
         Ok(client.max_message_size(max_message_size).queue_size(max_message_size))
     };
 
