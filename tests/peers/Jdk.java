@@ -7,10 +7,16 @@ import java.net.http.HttpClient;
 import java.net.http.WebSocket;
 import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.security.KeyStore;
+import java.security.cert.CertificateFactory;
 import java.util.Arrays;
 import java.util.concurrent.BlockingQueue;
 import java.util.concurrent.CompletionStage;
 import java.util.concurrent.LinkedBlockingQueue;
+import javax.net.ssl.SSLContext;
+import javax.net.ssl.TrustManagerFactory;
 
 /**
  * The JDK's own WebSocket client.
@@ -105,9 +111,28 @@ public final class Jdk {
         }
     }
 
+    /** Trusts the CA in a file in PEM; whom the JDK trusts, if there is none. */
+    private static SSLContext trust(String file) throws Exception {
+        if (file == null) {
+            return SSLContext.getDefault();
+        }
+        KeyStore store = KeyStore.getInstance(KeyStore.getDefaultType());
+        store.load(null, null);
+        try (var pem = Files.newInputStream(Path.of(file))) {
+            store.setCertificateEntry("ca", CertificateFactory.getInstance("X.509").generateCertificate(pem));
+        }
+        var factory = TrustManagerFactory.getInstance(TrustManagerFactory.getDefaultAlgorithm());
+        factory.init(store);
+        SSLContext context = SSLContext.getInstance("TLS");
+        context.init(null, factory.getTrustManagers(), null);
+        return context;
+    }
+
     public static void main(String[] arguments) throws Exception {
         OUT.println("version " + System.getProperty("java.version"));
-        WebSocket socket = HttpClient.newHttpClient()
+        WebSocket socket = HttpClient.newBuilder()
+                .sslContext(trust(System.getenv("SSL_CERT_FILE")))
+                .build()
                 .newWebSocketBuilder()
                 .buildAsync(URI.create(arguments[0]), new Listener())
                 .join();

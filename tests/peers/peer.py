@@ -8,6 +8,8 @@ A peer is a program that connects to the URL it is given and obeys the lines it 
     close         closes with 1000, and says "closed CODE"
     await-close   says "closed CODE" when the other side has closed ("-" if it is not told the code)
 
+A URL may be one of wss://. Whom the peer then trusts stands in its environment, as tests/support/certificates.py says.
+
 Before that it says "version VERSION", and "open" as soon as it is connected. The text is short and not all ASCII;
 binary is 256 bytes of which byte i is i % 251, large 1 MiB of the same; fragmented is a text in three fragments. wscat,
 which knows lines of text only, has 1 MiB of text instead.
@@ -39,17 +41,19 @@ class Peer:
     # Whether its library answers Pings by itself, so that it lives while it is idle.
     answers: bool = True
     environment: dict = dataclasses.field(default_factory=dict)
+    # Whether it is tried over TLS too.
+    knows_tls: bool = True
 
-    def start(self, url):
-        return Running(self, url)
+    def start(self, server):
+        return Running(self, server)
 
 
 class Running(heartwire.Process):
     """A peer that is connected."""
 
-    def __init__(self, peer, url):
-        environment = {**os.environ, "NODE_PATH": str(NODE), **peer.environment}
-        super().__init__([*peer.command, url], stdin=subprocess.PIPE, env=environment, cwd=HERE)
+    def __init__(self, peer, server):
+        environment = {**os.environ, "NODE_PATH": str(NODE), **peer.environment, **server.trust}
+        super().__init__([*peer.command, server.url], stdin=subprocess.PIPE, env=environment, cwd=HERE)
         self.name = peer.name
         try:
             self.version = self.expect("version").partition(" ")[2]
@@ -125,8 +129,8 @@ PEERS = [
     Peer("Ruby faye-websocket", ["ruby", "faye.rb"], no_faye),
     Peer("JDK HttpClient", ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "Jdk.java"], no_java),
     Peer("tokio-tungstenite", [RUST, "tokio-tungstenite"], no_rust),
-    Peer("awc, Pings answered by hand", [RUST, "awc-answering"], no_rust),
-    Peer("awc as it is", [RUST, "awc-silent"], no_rust, answers=False),
+    Peer("awc, Pings answered by hand", [RUST, "awc-answering"], no_rust, knows_tls=False),
+    Peer("awc as it is", [RUST, "awc-silent"], no_rust, answers=False, knows_tls=False),
     Peer("Node ws", ["node", "ws.js"], lambda: no_node("ws")),
     Peer("Node wscat", [sys.executable, "wscat.py", NODE / "wscat" / "bin" / "wscat"], lambda: no_node("wscat")),
     Peer("Chromium, headless", ["node", "chromium.js"], no_chromium, environment={"CHROMIUM": chromium()}),

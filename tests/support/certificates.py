@@ -41,12 +41,17 @@ class Certificates:
 
     @property
     def client_environment(self):
-        """What most programs go by: those with OpenSSL, rustls-native-certs and Node; tests in other languages read it."""
-        return {"SSL_CERT_FILE": str(self.ca), "NODE_EXTRA_CA_CERTS": str(self.ca)}
+        """The environment of a client of the tests. OpenSSL, rustls-native-certs and Node go by the first two of
+        themselves. Chromium has a store of its own, and is told the key of the one server that it may trust."""
+        return {
+            "SSL_CERT_FILE": str(self.ca),
+            "NODE_EXTRA_CA_CERTS": str(self.ca),
+            "CHROMIUM_TRUSTS": self.spki(),
+        }
 
     @property
     def server_environment(self):
-        """What servers of the tests read."""
+        """The environment of a server of the tests."""
         return {"TLS_CERT": str(self.chain), "TLS_KEY": str(self.key)}
 
     def client_context(self):
