@@ -1,6 +1,8 @@
 """A real nginx in front of a server, with the configuration that the README shows."""
 
+import collections
 import contextlib
+import os
 import re
 import shutil
 import socket
@@ -29,13 +31,24 @@ http {{
 }}
 """
 
+# What nginx serves, and the CA that its upstream has to have its certificate from.
+Tls = collections.namedtuple("Tls", "chain key trusted")
 
-def part_of_readme(upstreams, listen, read_timeout, as_it_comes):
+
+def part_of_readme(upstreams, listen, read_timeout, as_it_comes, tls):
     """The README's configuration with addresses of ours, and with another read timeout if one is given. `as_it_comes`
-    leaves out what it says about restarts."""
+    leaves out what it says about restarts. `tls` has what it says about TLS."""
     readme = (heartwire.ROOT / "README.md").read_text()
-    (part,) = re.findall(r"^```nginx\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
-    changes = [
+    part, with_tls = re.findall(r"^```nginx\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    changes = []
+    if tls:
+        listen += f" ssl; ssl_certificate {tls.chain}; ssl_certificate_key {tls.key}"
+        changes += [
+            (r"(?m)^ *proxy_pass http://heartwire;\n", with_tls),
+            (r"\bexample\.internal\b", "localhost"),
+            (r"/etc/nginx/heartwire-ca\.pem\b", str(tls.trusted)),
+        ]
+    changes += [
         (r"(?m)^    server 127\.0\.0\.1:\d+ max_fails=0;", "\n".join(f"server {each} max_fails=0;" for each in upstreams)),
         (r"\blisten \d+;", f"listen {listen};"),
         (r"\bproxy_read_timeout \w+;", read_timeout and f"proxy_read_timeout {read_timeout};"),
@@ -51,8 +64,17 @@ def part_of_readme(upstreams, listen, read_timeout, as_it_comes):
 
 
 @contextlib.contextmanager
-def nginx(upstream, read_timeout=None, connections=64, as_it_comes=False):
-    """Runs nginx in front of `upstream`, an address or a list of them, and gives the address it listens on."""
+def nginx(upstream, read_timeout=None, connections=64, as_it_comes=False, made=None, trusted=None):
+    """Runs nginx in front of `upstream`, an address or a list of them, and gives the address it listens on. With `made`, the
+    certificates of both, there is TLS on both sides; nginx trusts their CA in the upstream, or another, `trusted`."""
+    with running(upstream, read_timeout, connections, as_it_comes, made, trusted) as (address, _):
+        yield address
+
+
+@contextlib.contextmanager
+def running(upstream, read_timeout=None, connections=64, as_it_comes=False, made=None, trusted=None):
+    """The same, and gives the process besides, whose standard error is the log of errors."""
+    tls = made and Tls(made.chain, made.key, trusted or made.ca)
     upstreams = [upstream] if isinstance(upstream, str) else upstream
     # nginx cannot take a port that is free and tell which, so another may take it first.
     for _ in range(5):
@@ -61,11 +83,11 @@ def nginx(upstream, read_timeout=None, connections=64, as_it_comes=False):
                 address = "127.0.0.1:%d" % taken.getsockname()[1]
             path = f"{folder}/nginx.conf"
             with open(path, "w") as file:
-                part = part_of_readme(upstreams, address, read_timeout, as_it_comes)
+                part = part_of_readme(upstreams, address, read_timeout, as_it_comes, tls)
                 file.write(FRAME.format(folder=folder, connections=connections, part=part))
             with heartwire.Process([program(), "-p", folder, "-c", path]) as process:
                 if listens(process, address):
-                    yield address
+                    yield address, process
                     return
                 said = process.stderr.text()
     raise heartwire.Wrong(f"nginx did not start: {said}")
@@ -88,11 +110,13 @@ def program():
 
 
 class Client(heartwire.Process):
-    """client.py, connected through a proxy."""
+    """client.py, connected through a proxy; over TLS if there are certificates."""
 
-    def __init__(self, address):
+    def __init__(self, address, made=None):
         script = heartwire.ROOT / "tests" / "proxy" / "client.py"
-        super().__init__([sys.executable, script, f"ws://{address}/ws"], stdin=subprocess.PIPE)
+        url = f"{'wss' if made else 'ws'}://{address}/ws"
+        environment = {**os.environ, **(made.client_environment if made else {})}
+        super().__init__([sys.executable, script, url], stdin=subprocess.PIPE, env=environment)
         if self.said("open") is None:
             self.end()
             raise heartwire.Wrong(f"the client did not connect: {self.stderr.text()}")
