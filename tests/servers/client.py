@@ -13,8 +13,9 @@ NOT_CONNECTED = re.compile(r"not connected: (.*)")
 class Client(heartwire.Logged):
     """`heartwire connect`, between two pipes."""
 
-    def __init__(self, url, *options):
-        super().__init__([heartwire.PROGRAM, "connect", url, *options], stdin=subprocess.PIPE)
+    def __init__(self, site, *options):
+        trust = ["--cacert", site.ca] if site.ca else []
+        super().__init__([heartwire.PROGRAM, "connect", site.url, *trust, *options], stdin=subprocess.PIPE)
 
     def echo(self, text, timeout=heartwire.CEILING):
         """Sends a line, and tells whether the same is the next that comes."""
@@ -37,11 +38,16 @@ class Client(heartwire.Logged):
         return self.child.wait(heartwire.CEILING)
 
 
+def command(probe, what, site):
+    """The probe with its arguments."""
+    return [probe, what, site.url, *([site.ca] if site.ca else [])]
+
+
 class Follower(heartwire.Process):
     """The probe, with a heartbeat that the server leads."""
 
-    def __init__(self, probe, url):
-        super().__init__([probe, "follow", url])
+    def __init__(self, probe, site):
+        super().__init__(command(probe, "follow", site))
 
     def opened(self):
         return self.stdout.find(lambda line: line.at if line.text == "open" else None, heartwire.CEILING)

@@ -4,11 +4,15 @@ Usage: python.py PORT. What a server does is written in server.py.
 """
 
 import asyncio
+import pathlib
 import sys
 
 import websockets
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import certificates  # noqa: E402
 
 
 def say(*words):
@@ -40,8 +44,9 @@ async def echo(socket):
 
 async def main(port):
     say("version", websockets.__version__)
-    async with serve(echo, "127.0.0.1", port, ping_interval=0.4, ping_timeout=1.6) as server:
-        say("listening on ws://127.0.0.1:%d" % server.sockets[0].getsockname()[1])
+    tls = certificates.server_context_of_environment()
+    async with serve(echo, "127.0.0.1", port, ssl=tls, ping_interval=0.4, ping_timeout=1.6) as server:
+        say("listening on 127.0.0.1:%d" % server.sockets[0].getsockname()[1])
         while await asyncio.to_thread(sys.stdin.readline) == "close\n":
             await asyncio.gather(*(socket.close(1001) for socket in server.connections))
         await server.wait_closed()

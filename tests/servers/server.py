@@ -3,13 +3,13 @@
 A server is a program that listens on 127.0.0.1, on the port it is given (0: any that is free), sends back each message,
 beats by Pings of its own, and tells on its standard output what happens:
 
-    version VERSION             what it is made of
-    listening on ws://ADDRESS   it is ready
-    open                        a connection has opened
-    pong                        a Ping of its own was answered
-    closed CODE                 a connection has ended (1006: without a Close frame)
+    version VERSION        what it is made of
+    listening on ADDRESS   it is ready
+    open                   a connection has opened
+    pong                   a Ping of its own was answered
+    closed CODE            a connection has ended (1006: without a Close frame)
 
-At a line "close" it closes all connections that it has, and stays for new ones.
+It speaks TLS if its environment says with what, as tests/support/certificates.py has it. At a line "close" it closes all connections that it has, and stays for new ones.
 """
 
 import contextlib
@@ -47,6 +47,13 @@ class Kind:
     environment: dict = dataclasses.field(default_factory=dict)
     # Whether it stands behind nginx.
     is_proxied: bool = False
+    # Whether it is tried over TLS too.
+    knows_tls: bool = True
+    # With what, if it is.
+    made: object = None
+
+    def over_tls(self, made):
+        return dataclasses.replace(self, name=f"{self.name}, TLS", made=made)
 
     @contextlib.contextmanager
     def site(self):
@@ -55,8 +62,8 @@ class Kind:
             if not self.is_proxied:
                 yield site
                 return
-            with proxy.nginx(site.address) as address:
-                site.url = f"ws://{address}/ws"
+            with proxy.nginx(site.address, made=self.made) as address:
+                site.url = f"{site.scheme}://{address}/ws"
                 yield site
 
 
@@ -65,9 +72,12 @@ class Site:
 
     def __init__(self, kind):
         self.kind = kind
+        self.scheme = "wss" if kind.made else "ws"
+        # Whom its clients have to trust.
+        self.ca = kind.made and str(kind.made.ca)
         self.address = "127.0.0.1:0"
         self.start()
-        self.url = f"ws://{self.address}/"
+        self.url = f"{self.scheme}://{self.address}/"
 
     def start(self):
         self.server = (Heartwire if self.kind.command is None else Program)(self.kind, self.address)
@@ -94,10 +104,11 @@ class Program(heartwire.Process):
     """A server that speaks as written above."""
 
     def __init__(self, kind, address):
-        environment = {**os.environ, "NODE_PATH": str(needs.node_modules("servers")), **kind.environment}
+        tls = kind.made.server_environment if kind.made else {}
+        environment = {**os.environ, "NODE_PATH": str(needs.node_modules("servers")), **kind.environment, **tls}
         command = kind.command(address.rpartition(":")[2])
         super().__init__(command, stdin=subprocess.PIPE, env=environment, cwd=HERE)
-        found = self.find(r".*[Ll]istening on \w+://([\d.]+:\d+)")
+        found = self.find(r".*[Ll]istening on (?:\w+://)?([\d.]+:\d+)")
         if found is None:
             self.end()
             raise heartwire.Wrong(f"{kind.name} did not start: {self.stdout.text()}\n{self.stderr.text()}")
@@ -130,8 +141,8 @@ class Heartwire(heartwire.Server):
 
     BEAT = ["--ping-interval", "400ms", "--pong-timeout", "1200ms", "--max-missed", "1", "--liveness", "pong-only"]
 
-    def __init__(self, _, address):
-        super().__init__(*self.BEAT, command=[heartwire.PROGRAM, address])
+    def __init__(self, kind, address):
+        super().__init__(*self.BEAT, *(kind.made.serve if kind.made else []), command=[heartwire.PROGRAM, address])
         found = subprocess.run([heartwire.PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True)
         self.version = found.stdout.split()[1]
 
@@ -162,8 +173,8 @@ def no_rust():
 
 
 KINDS = [
-    Kind("faye, `ping: 5`, under puma", puma, no_puma, code=1000, ping_interval=5, environment={"PING": "5"}),
-    Kind("faye, `ping: 1`, under puma", puma, no_puma, code=1000, ping_interval=1, environment={"PING": "1"}),
+    Kind("faye, `ping: 5`, under puma", puma, no_puma, 1000, 5, {"PING": "5"}, knows_tls=False),
+    Kind("faye, `ping: 1`, under puma", puma, no_puma, 1000, 1, {"PING": "1"}, knows_tls=False),
     Kind(
         "Python websockets, asyncio",
         lambda port: [sys.executable, "python.py", port],
@@ -175,7 +186,7 @@ KINDS = [
         lambda: needs.no_node("servers", "ws"),
         ping_interval=1,
     ),
-    Kind("actix-ws", lambda port: [RUST, "actix-ws", port], no_rust),
+    Kind("actix-ws", lambda port: [RUST, "actix-ws", port], no_rust, knows_tls=False),
     Kind("tokio-tungstenite", lambda port: [RUST, "tokio-tungstenite", port], no_rust),
     Kind("heartwire", None, lambda: None),
     Kind(

@@ -4,6 +4,9 @@
 
 'use strict';
 
+const { readFileSync } = require('node:fs');
+const http = require('node:http');
+const https = require('node:https');
 const readline = require('node:readline');
 const { WebSocketServer } = require('ws');
 
@@ -12,11 +15,15 @@ const PING_INTERVAL = 1000;
 
 const say = (...words) => console.log(words.join(' '));
 
-const server = new WebSocketServer({ host: '127.0.0.1', port: Number(process.argv[2]) });
+const { TLS_CERT, TLS_KEY } = process.env;
+const listener = TLS_CERT
+  ? https.createServer({ cert: readFileSync(TLS_CERT), key: readFileSync(TLS_KEY) })
+  : http.createServer();
+const server = new WebSocketServer({ server: listener });
 
-server.on('listening', () => {
+listener.listen(Number(process.argv[2]), '127.0.0.1', () => {
   say('version', require('ws/package.json').version);
-  say(`listening on ws://127.0.0.1:${server.address().port}`);
+  say(`listening on 127.0.0.1:${listener.address().port}`);
 });
 
 server.on('connection', (socket) => {

@@ -16,7 +16,7 @@ pub(crate) type Closing = watch::Receiver<u32>;
 /// Says that the server is ready, and counts the times that it is told to close its connections.
 pub(crate) fn begin(package: &str, address: SocketAddr) -> Closing {
     say(&format!("version {}", version_of(package)));
-    say(&format!("listening on ws://{address}"));
+    say(&format!("listening on {address}"));
     let (sender, closing) = watch::channel(0);
     std::thread::spawn(move || {
         for line in std::io::stdin().lock().lines() {
