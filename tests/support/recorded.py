@@ -96,7 +96,7 @@ class RecordedServer(Recorded):
 
     def __init__(self, command, log="stderr"):
         super().__init__(command, log)
-        found = self.stdout.find(lambda line: re.search(r"listening on ws://[\d.]+:(\d+)", line.text), CEILING)
+        found = self.stdout.find(lambda line: re.search(r"listening on wss?://[\d.]+:(\d+)", line.text), CEILING)
         if found is None:
             self.end()
             raise RuntimeError(f"the server did not start: {self.stderr.text()}")

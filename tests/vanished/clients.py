@@ -1,8 +1,9 @@
 """Many WebSocket clients in one process, by hand on plain sockets: connections that cost next to nothing, and of which
 each byte sent is known with its time.
 
-    clients.py SERVER PORT SOURCE COUNT RECEIVE_BUFFER
+    clients.py SERVER PORT SOURCE COUNT RECEIVE_BUFFER [CA]
 
+With a CA, a file, they speak TLS, and trust the servers of that CA.
 They answer Pings, and do besides what the commands on standard input say, one a line; each is answered by one line of
 JSON. The end of standard input is their end: nobody outlives whoever started them.
 """
@@ -13,6 +14,7 @@ import json
 import os
 import selectors
 import socket
+import ssl
 import struct
 import sys
 import time
@@ -74,8 +76,51 @@ class Frames:
             self.opcode = self.head[0] & 0x0F
 
 
+class Plain:
+    """What a peer sends goes out as it is, and what comes is what was sent."""
+
+    def seal(self, data):
+        return data
+
+    def open(self, data):
+        return data
+
+
+class Sealed:
+    """TLS, in memory: what is sent becomes records, and records what was sent."""
+
+    def __init__(self, context, connection):
+        self.arrived, self.leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.records = context.wrap_bio(self.arrived, self.leaving, server_hostname="localhost")
+        while True:
+            try:
+                self.records.do_handshake()
+                return connection.sendall(self.leaving.read())
+            except ssl.SSLWantReadError:
+                connection.sendall(self.leaving.read())
+                self.arrived.write(connection.recv(1 << 14) or self._refuse())
+
+    def _refuse(self):
+        raise ConnectionError("the server hung up in the handshake of TLS")
+
+    def seal(self, data):
+        self.records.write(data)
+        return self.leaving.read()
+
+    def open(self, data):
+        self.arrived.write(data)
+        opened = []
+        # The end, as TLS announces it, is followed by the one of TCP.
+        try:
+            while part := self.records.read(1 << 16):
+                opened.append(part)
+        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+            pass
+        return b"".join(opened)
+
+
 class Peer:
-    def __init__(self, server, source, receive_buffer):
+    def __init__(self, server, source, receive_buffer, context=None):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -92,6 +137,8 @@ class Peer:
         self.close_code = None
         self.end = None
         self.ended_at = None
+        self.sent.append(time.time())
+        self.layer = Sealed(context, self.socket) if context else Plain()
         self.shake_hands()
 
     def shake_hands(self):
@@ -101,17 +148,17 @@ class Peer:
             f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\r\n"
         )
         self.sent.append(time.time())
-        self.socket.sendall(request.encode())
+        self.socket.sendall(self.layer.seal(request.encode()))
         answer = b""
-        # Byte by byte, so that nothing behind the head is taken.
-        while not answer.endswith(b"\r\n\r\n"):
-            byte = self.socket.recv(1)
-            if not byte:
+        while b"\r\n\r\n" not in answer:
+            data = self.socket.recv(1 << 14)
+            if not data:
                 raise ConnectionError(f"the server hung up in the handshake after {answer!r}")
-            answer += byte
+            answer += self.layer.open(data)
         if not answer.startswith(b"HTTP/1.1 101 "):
             raise ConnectionError(f"no upgrade: {answer!r}")
         self.socket.setblocking(False)
+        self.take(answer.partition(b"\r\n\r\n")[2])
 
     def read(self, size):
         try:
@@ -122,6 +169,9 @@ class Peer:
             return self.finish(error.strerror)
         if not data:
             return self.finish("end")
+        self.take(self.layer.open(data))
+
+    def take(self, data):
         for opcode, payload in self.frames.feed(data):
             if opcode == PING:
                 self.pings += 1
@@ -134,7 +184,7 @@ class Peer:
 
     def send(self, data):
         if self.end is None:
-            self.outbox += data
+            self.outbox += self.layer.seal(data)
             self.flush()
 
     def flush(self):
@@ -167,8 +217,8 @@ class Peer:
 
 
 class Crowd:
-    def __init__(self, server, source, count, receive_buffer):
-        self.peers = [Peer(server, source, receive_buffer) for _ in range(count)]
+    def __init__(self, server, source, count, receive_buffer, context):
+        self.peers = [Peer(server, source, receive_buffer, context) for _ in range(count)]
         self.selector = selectors.DefaultSelector()
         for peer in self.peers:
             self.selector.register(peer.socket, selectors.EVENT_READ, peer)
@@ -263,8 +313,9 @@ class Crowd:
 
 
 def main():
-    server, port, source, count, receive_buffer = sys.argv[1:]
-    crowd = Crowd((server, int(port)), source, int(count), int(receive_buffer))
+    server, port, source, count, receive_buffer, *ca = sys.argv[1:]
+    context = ssl.create_default_context(cafile=ca[0]) if ca else None
+    crowd = Crowd((server, int(port)), source, int(count), int(receive_buffer), context)
     print(json.dumps("ready"), flush=True)
     crowd.run()
 

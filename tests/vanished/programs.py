@@ -10,9 +10,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class Clients(Commanded):
-    def __init__(self, wires, wire, port, count, receive_buffer=0):
+    def __init__(self, wires, wire, port, count, receive_buffer=0, made=None):
         self.address = wires.CLIENT[wire]
-        arguments = [wires.SERVER[wire], port, self.address, count, receive_buffer]
+        arguments = [wires.SERVER[wire], port, self.address, count, receive_buffer, *([made.ca] if made else [])]
         super().__init__(HERE / "clients.py", *arguments, inside=lambda command: wires.inside("client", command))
 
     def report(self):

@@ -59,6 +59,23 @@ def vanish_with_full_buffers(trial, reading):
     trial.check(2 * stalled > len(deaths), f"of {len(deaths)} only {stalled} had stalled")
 
 
+def never_read(trial):
+    """The line stays, and the victims' systems answer for them; but nobody reads there what the server sends."""
+    trial.causes = ("write stalled",)
+    trial.await_beats()
+    trial.victims.ask("hush")
+    last_read = time.time()
+    trial.victims.ask("deaf")
+    trial.others.ask("produce", 32 * 1024, 0.01)
+    trial.server.wait(lambda records: all(records[name].full for name in trial.victim_names), "the queues are full")
+    now = time.time()
+    trial.moment = Moment(last_read, now)
+    for name in trial.victim_names:
+        # What their systems took last they took between the two.
+        trial.surely_alive[name], trial.last_life[name] = last_read, now
+    trial.await_deaths()
+
+
 def vanish_while_the_handler_sleeps(trial, naps):
     """All handlers sleep, those of the others too. The stand-in judges meanwhile, and nobody's time runs differently."""
     trial.await_beats()
@@ -138,14 +155,14 @@ def broadcasting(policy):
     return [os.environ["HEARTWIRE"], "0.0.0.0:0", *options, *policy.options()]
 
 
-def scenarios():
-    """Name, what happens, and in what setting."""
+def scenarios(made):
+    """Name, what happens, and in what setting. With `made`, certificates, some of it over TLS as well."""
     brisk, patient = Policy(), Policy(max_missed=6)
     silent = [os.environ["HEARTWIRE"], "0.0.0.0:0", "--close-timeout", "1s", "--ping-interval", "off"]
     slow = [os.environ["SLOW_HANDLER"], "0.0.0.0:0"]
     full = {"server": broadcasting(brisk), "victims": 8, "others": 4, "victim_buffer": 8192}
     part = functools.partial
-    return [
+    plain = [
         ("packets dropped both ways", part(vanish, how="both ways"), {}),
         ("link down, their end", part(vanish, how="their link"), {}),
         ("link down, our end", part(vanish, how="our link"), {}),
@@ -154,6 +171,7 @@ def scenarios():
         ("dropped from us only", vanish_while_heard, {}),
         ("buffer full, reads nothing", part(vanish_with_full_buffers, reading="deaf"), full),
         ("buffer full, reads slowly", part(vanish_with_full_buffers, reading="drip"), full),
+        ("buffer full, line stays", never_read, full),
         ("handler asleep for 2 s", part(vanish_while_the_handler_sleeps, naps=2.0), {"server": slow}),
         ("handler asleep for 10 s", part(vanish_while_the_handler_sleeps, naps=10.0), {"server": slow}),
         ("back after 2.3 s, twice", part(come_back, away=2.3, speaks=True), {}),
@@ -163,3 +181,16 @@ def scenarios():
         ("CONTROL: heartbeat off", cut_without_heartbeat, {"server": silent}),
         ("CONTROL: nobody vanishes", stay, {}),
     ]
+    again = [
+        "packets dropped both ways",
+        "host gone",
+        "dropped from us only",
+        "buffer full, reads nothing",
+        "buffer full, reads slowly",
+        "buffer full, line stays",
+        "back after 2.3 s, twice",
+        "200 of 400 at once",
+        "CONTROL: heartbeat off",
+    ]
+    over_tls = [(f"{name}, TLS", play, {**setting, "made": made}) for name, play, setting in plain if name in again]
+    return plain + (over_tls if made else [])
