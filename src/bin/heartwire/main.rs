@@ -3,7 +3,8 @@
 //!
 //! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks whether
 //! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` writes the log.
-//! `systemd` tells the service manager how the server is, and `certificates` has those of TLS.
+//! `systemd` tells the service manager how the server is, `control_group` knows what a container or a service may take,
+//! and `certificates` has those of TLS.
 
 // The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
 // called.
@@ -14,6 +15,8 @@ mod certificates;
 mod check;
 mod cli;
 mod connect;
+#[cfg(target_os = "linux")]
+mod control_group;
 mod log_thread;
 mod output;
 mod serve;

@@ -44,16 +44,17 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
 
 /// A server as the options want it, but for the status.
 fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result<Server, String> {
+    let room = room(options);
     let server = bind(options)?
         .heartbeat(options.heartbeat())
         .text_heartbeat(options.text_heartbeat())
-        .max_connections(options.capacity.max_connections)
+        .max_connections(room.connections)
         .max_connections_per_address(options.capacity.max_connections_per_address)
         .trust_proxies(options.access.trust_proxy.iter().copied())
         .allow_origins(options.access.allow_origin.iter().cloned())
         .health("/healthz")
         .browser_module();
-    let server = options.settings.apply_to_server(server);
+    let server = options.settings.apply_to_server(server).max_buffered(room.buffered);
     Ok(match certificates {
         Some(certificates) => certificates.apply_to(server),
         None => server,
@@ -68,6 +69,35 @@ fn with_hangup(server: Server, certificates: Option<&Certificates>) -> Server {
         None if systemd::is_service() => server.on_hangup(|| log::info!("SIGHUP: there are no certificates to reload")),
         None => server,
     }
+}
+
+/// How much the server takes.
+struct Room {
+    connections: usize,
+    /// Bytes that may wait for all connections together.
+    buffered: usize,
+}
+
+/// What was asked for, as far as the control group allows it.
+fn room(options: &ServeOptions) -> Room {
+    let asked = Room { connections: options.capacity.max_connections, buffered: options.settings.max_buffered };
+    #[cfg(target_os = "linux")]
+    {
+        let group = crate::control_group::ControlGroup::of_this_process();
+        let connections = group.connections().unwrap_or(usize::MAX);
+        if connections < asked.connections {
+            log::warn!(
+                "the control group allows {}: at most {connections} connections at a time fit, and not the {} of \
+                 --max-connections; further clients get 503",
+                group.in_words(),
+                asked.connections
+            );
+        }
+        let buffered = group.buffered().unwrap_or(usize::MAX);
+        Room { connections: connections.min(asked.connections), buffered: buffered.min(asked.buffered) }
+    }
+    #[cfg(not(target_os = "linux"))]
+    asked
 }
 
 /// A server on the sockets that systemd has opened, or else on the addresses.

@@ -101,7 +101,7 @@ pub(crate) enum Mode {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Capacity {
-    /// Most connections at a time; further clients get 503
+    /// Most connections at a time, or as many as the control group leaves room for; further clients get 503
     #[arg(long, value_name = "N", default_value = "10000", value_parser = parse_connections)]
     pub(crate) max_connections: usize,
 

@@ -46,7 +46,7 @@ pub(crate) struct Settings {
 
     /// Memory for all connections together, for what waits to be sent and what is read ahead
     #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_size_or_zero)]
-    max_buffered: usize,
+    pub(crate) max_buffered: usize,
 
     /// How long to poll for the next message of a busy connection before sleeping: may save a wake-up, takes power
     #[arg(long, value_name = "DURATION|off", default_value = "off", value_parser = parse_busy_poll)]
