@@ -1,6 +1,8 @@
 //! Every example, run as its header says, against real clients.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -9,6 +11,7 @@ use std::time::{Duration, Instant};
 use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 
+use crate::support::CEILING;
 use crate::support::process::{
     Process, bare_connect, close_code, connect, hang_up, http, next_message, next_text, serve,
 };
@@ -235,6 +238,66 @@ fn reconnect_comes_back_with_every_reading_to_a_server_that_was_started_again() 
     let back: Vec<_> = lines.iter().filter(|line| line.starts_with("#2 came back")).take(5).collect();
     let expected = (number..number + 5).map(|number| format!("#2 came back: reading {number}"));
     assert!(back.into_iter().eq(&expected.collect::<Vec<_>>()), "{lines:#?}");
+}
+
+/// Everything that a server reads until it has seen so many, and then it is gone without a word.
+fn readings(listener: &TcpListener, count: usize) -> Vec<u64> {
+    let (stream, _) = listener.accept().unwrap();
+    stream.set_read_timeout(Some(CEILING)).unwrap();
+    let mut server = tungstenite::accept(stream).unwrap();
+    let mut numbers = Vec::new();
+    while numbers.len() < count {
+        // Pings are answered on the way.
+        if let Message::Text(text) = server.read().unwrap() {
+            numbers.push(text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number"));
+        }
+    }
+    numbers
+}
+
+/// A server takes some readings, is away for many periods, and another one on its address takes more. Gives what each has
+/// read, the newest reading that the sensor takes for confirmed, and how many it has dropped.
+fn readings_around_an_absence(capacity: &str) -> (Vec<u64>, Vec<u64>, u64, u64) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let sensor = Process::start(command("sensor").args([&format!("ws://{address}/"), "2", capacity]));
+    let before = readings(&listener, 5);
+    drop(listener);
+    sensor.stdout.line_with(&["#1 connected"]);
+    // A day, for one that takes a reading every two minutes.
+    thread::sleep(Duration::from_millis(1500));
+    let listener = TcpListener::bind(address).unwrap();
+    // More than one batch, so that the first of them is confirmed.
+    let mut after = readings(&listener, 150);
+    after.extend(readings(&listener, 1));
+    sensor.stdout.line_with(&["#3 connected"]);
+    let lines = sensor.stdout.lines();
+    let line = lines.iter().rfind(|line| line.starts_with("confirmed up to ")).expect("something was confirmed");
+    let numbers: Vec<u64> =
+        line.split(|char: char| !char.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    let [confirmed, _, dropped] = numbers[..] else { panic!("{line}") };
+    (before, after, confirmed, dropped)
+}
+
+#[test]
+fn sensor_delivers_every_reading_whatever_the_server_does() {
+    let (before, after, confirmed, dropped) = readings_around_an_absence("100000");
+    assert_eq!(dropped, 0);
+    assert_eq!(before, (1..=5).collect::<Vec<_>>());
+    let read: BTreeSet<u64> = before.iter().chain(&after).copied().collect();
+    assert!(confirmed > 0 && read.len() > 100, "{confirmed}: {read:?}");
+    // All of them, without a gap, and nothing is confirmed that nobody has read.
+    assert!(read.iter().copied().eq(1..=read.len() as u64), "{before:?} {after:?}");
+    assert!(read.contains(&confirmed), "{confirmed}");
+}
+
+#[test]
+fn sensor_drops_the_oldest_readings_when_its_memory_is_full_and_counts_them() {
+    let (before, after, confirmed, dropped) = readings_around_an_absence("20");
+    assert!(dropped > 0, "nothing was dropped");
+    let read: BTreeSet<u64> = before.iter().chain(&after).copied().collect();
+    let missing = (1..=confirmed).filter(|number| !read.contains(number)).count() as u64;
+    assert!((1..=dropped).contains(&missing), "{missing} are missing up to {confirmed}, {dropped} were dropped");
 }
 
 #[test]
