@@ -68,6 +68,10 @@ pub struct Client {
 impl Client {
     /// A client for this URL, `ws://HOST[:PORT][/PATH]`, or `wss://` with TLS, for which the feature `tls` is needed.
     ///
+    /// A server at a Unix socket has the URL `unix:/run/heartwire.sock`, or `unix:/run/heartwire.sock:/PATH`; so it is
+    /// written for nginx too. `ws+unix:///run/heartwire.sock:/PATH`, as Node's `ws` has it, means the same. The `Host`
+    /// is `localhost`.
+    ///
     /// The URL must not contain a user name or password: send them in a [`header`](Self::header). Errors about a URL
     /// show neither them nor the query.
     ///

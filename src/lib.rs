@@ -389,6 +389,12 @@
 //! frame boundary. The wait of `send` ends when the peer is found stalled. With a heartbeat without a timeout, only the
 //! peer or [`full_queue_timeout`](Server::full_queue_timeout) ends it.
 //!
+//! # Addresses
+//!
+//! A server listens at one address or several ([`Server::also_bind`]), at Unix sockets (`Server::bind_unix`), and at
+//! listeners that others have made ([`Server::from_listener`]), such as systemd. All clients are treated alike. Those
+//! at a Unix socket have no address. [`Client`] takes the URL `unix:/run/heartwire.sock:/path` for such a server.
+//!
 //! # Shutdown
 //!
 //! `Server::shutdown_on_signals` (feature `signals`) lets SIGTERM and Ctrl-C shut the server down, so that a program

@@ -1,6 +1,11 @@
 //! The server: its settings, and the life of a connection's thread.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::UnixListener;
+#[cfg(unix)]
+use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -40,6 +45,8 @@ mod routes;
 mod secure;
 #[cfg(feature = "signals")]
 mod signals;
+#[cfg(unix)]
+mod socket_file;
 #[cfg(feature = "status")]
 mod status;
 
@@ -143,6 +150,67 @@ impl Server {
         Ok(self.with(listener))
     }
 
+    /// Listens at a Unix socket, such as `/run/heartwire.sock`, for clients on this machine or a proxy in front. Its
+    /// file is removed at the end. One that a server has left that was killed is replaced; if somebody answers there, or
+    /// if it is no socket, it stays, and this fails.
+    ///
+    /// `mode` are the permissions of the file, such as `0o660`: to connect, a process must be allowed to write it.
+    /// `None` leaves them to the umask. They take effect before anybody can connect.
+    ///
+    /// Clients have no address. [`peer_addr`](Connection::peer_addr) is `0.0.0.0:0`, and so is
+    /// [`local_addr`](Self::local_addr) if there is no other entrance. [`remote_ip`](Connection::remote_ip) is `0.0.0.0`,
+    /// or what a proxy says if it is [trusted](Self::trust_proxies) under that address.
+    /// [Limits](Self::max_connections_per_address) for each address do not concern clients without one, and
+    /// `StatusAccess::Loopback` refuses them, since a proxy may stand there for the whole world.
+    ///
+    /// ```no_run
+    /// # use heartwire::Server;
+    /// # use std::net::{IpAddr, Ipv4Addr};
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// // nginx in front, with proxy_pass http://unix:/run/heartwire.sock
+    /// let nginx = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    /// let server = Server::bind_unix("/run/heartwire.sock", Some(0o660))?.trust_proxies([nginx]);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Io`] if somebody listens there already, the path is too long (some 100 bytes), or this process may not
+    /// make a file there.
+    #[cfg(unix)]
+    pub fn bind_unix(path: impl AsRef<Path>, mode: Option<u32>) -> Result<Self, Error> {
+        Self::new(Listener::bind_unix(path.as_ref(), mode)?, Arc::default())
+    }
+
+    /// Listens at a Unix socket as well, like [`bind_unix`](Self::bind_unix).
+    ///
+    /// # Errors
+    /// As [`bind_unix`](Self::bind_unix).
+    #[cfg(unix)]
+    pub fn also_bind_unix(self, path: impl AsRef<Path>, mode: Option<u32>) -> Result<Self, Error> {
+        let listener = Listener::bind_unix(path.as_ref(), mode)?;
+        Ok(self.with(listener))
+    }
+
+    /// Serves an existing listener at a Unix socket, like [`from_listener`](Self::from_listener). Its file stays at the
+    /// end.
+    ///
+    /// # Errors
+    /// As [`from_listener`](Self::from_listener).
+    #[cfg(unix)]
+    pub fn from_unix_listener(listener: UnixListener) -> Result<Self, Error> {
+        Self::new(Listener::from_socket(listener)?, Arc::default())
+    }
+
+    /// Serves one more existing listener at a Unix socket, like [`from_unix_listener`](Self::from_unix_listener).
+    ///
+    /// # Errors
+    /// As [`from_listener`](Self::from_listener).
+    #[cfg(unix)]
+    pub fn also_from_unix_listener(self, listener: UnixListener) -> Result<Self, Error> {
+        let listener = Listener::from_socket(listener)?;
+        Ok(self.with(listener))
+    }
+
     fn with(mut self, listener: Listener) -> Self {
         self.listening.push(self.entrances.add(listener));
         self
@@ -175,7 +243,7 @@ impl Server {
         })
     }
 
-    /// The bound address, with the real port. Of several the first.
+    /// The bound address, with the real port. Of several the first. `0.0.0.0:0` if there are only Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {
         self.entrances.first_address()
     }
@@ -183,6 +251,11 @@ impl Server {
     /// All bound addresses, with the real ports, in the order in which they were added.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.entrances.addresses()
+    }
+
+    /// The paths of all Unix sockets that it listens at, in the order in which they were added.
+    pub fn unix_paths(&self) -> Vec<PathBuf> {
+        self.entrances.paths()
     }
 
     /// A handle to the server, for any thread. It works before [`serve`](Self::serve) too.
@@ -349,8 +422,8 @@ impl Server {
     /// start.
     ///
     /// # Errors
-    /// [`Error::Io`] if one of the server's own threads cannot be started. [`Error::Internal`] if one of them panicked, which
-    /// is a bug in heartwire; by then all connections have been cut and reported.
+    /// [`Error::Io`] if one of the server's own threads cannot be started. [`Error::Internal`] if one of them panicked,
+    /// which is a bug in heartwire; by then all connections have been cut and reported.
     pub fn serve<H>(self, handler: H) -> Result<(), Error>
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
@@ -412,7 +485,10 @@ impl Server {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut fields = f.debug_struct("Server");
-        fields.field("addresses", &self.local_addrs()).field("settings", &self.settings);
+        fields
+            .field("addresses", &self.local_addrs())
+            .field("unix_paths", &self.unix_paths())
+            .field("settings", &self.settings);
         fields.field("max_connections", &self.max_connections).field("max_per_address", &self.max_per_address);
         fields.field("text_heartbeat", &self.text_heartbeat);
         fields.finish_non_exhaustive()

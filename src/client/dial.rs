@@ -4,14 +4,20 @@
 
 use std::io;
 use std::net::SocketAddr;
+#[cfg(unix)]
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use socket2::{Domain, SockAddr, Socket, Type};
 use tungstenite::handshake::client::generate_key;
 
 #[cfg(feature = "tls")]
 use super::target::Location;
 use super::target::Target;
 use super::{ConnectError, race};
+#[cfg(unix)]
+use crate::http::forwarded::UNIX_PEER;
 use crate::http::head::{HeadBuffer, HeadError};
 use crate::http::request::Request;
 use crate::http::response::ResponseHead;
@@ -86,6 +92,11 @@ impl Target {
 
     /// The connect timeout begins once the name is resolved: a slow name server does not shorten it.
     fn connect(&self) -> Result<(Stream, SocketAddr), ConnectError> {
+        #[cfg(unix)]
+        if let Some(path) = &self.location.unix_path {
+            let stream = connect_to_unix_socket(path, self.connect_timeout).map_err(not_connected)?;
+            return Ok((stream, UNIX_PEER));
+        }
         let addresses = (self.resolve)(&self.location.host, self.location.port).map_err(ConnectError::Resolve)?;
         race::connect(addresses, self.connect_timeout).map_err(not_connected)
     }
@@ -94,6 +105,20 @@ impl Target {
         let (authority, target) = (&*self.location.authority, &*self.location.path);
         UpgradeRequest { authority, target, key, subprotocols: &self.subprotocols, headers: &self.headers }
     }
+}
+
+/// Connects to a Unix socket. If there is no room for one more client to wait, it waits for that.
+#[cfg(unix)]
+fn connect_to_unix_socket(path: &Path, timeout: Duration) -> io::Result<Stream> {
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+    // The limit of connect(2) here.
+    socket.set_write_timeout(Some(timeout))?;
+    socket.connect(&SockAddr::unix(path)?).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    })?;
+    socket.set_write_timeout(None)?;
+    Ok(Stream::new(socket))
 }
 
 /// A host where nobody listens refuses. What is reset had been accepted, perhaps before we could look.

@@ -5,10 +5,12 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tungstenite::http::Uri;
+use tungstenite::http::uri::PathAndQuery;
 
 use super::{Attempt, ConnectError};
 use crate::error::Error;
@@ -41,6 +43,8 @@ pub(super) struct Location {
     pub(super) is_secure: bool,
     pub(super) host: String,
     pub(super) port: u16,
+    /// The path of a Unix socket, in place of host and port.
+    pub(super) unix_path: Option<PathBuf>,
     /// As in the `Host` header.
     pub(super) authority: String,
     /// The path with the query.
@@ -62,6 +66,9 @@ impl Location {
     fn parse(url: &str) -> Result<Self, ConnectError> {
         let invalid = |what: &str| ConnectError::Invalid(format!("invalid URL {:?}: {what}", without_secrets(url)));
         let url_without_fragment = url.split('#').next().unwrap_or(url);
+        if let Some(rest) = UNIX_SCHEMES.iter().find_map(|scheme| url_without_fragment.strip_prefix(scheme)) {
+            return Self::at_unix_socket(rest).map_err(invalid);
+        }
         let uri: Uri =
             url_without_fragment.parse().map_err(|_| invalid("expected ws://HOST[:PORT][/PATH], or wss://"))?;
         let is_secure = match uri.scheme_str() {
@@ -89,11 +96,43 @@ impl Location {
             is_secure,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port,
+            unix_path: None,
             authority: authority.as_str().to_owned(),
             path: match uri.path_and_query().map_or("/", |path| path.as_str()) {
                 path if path.starts_with('/') => path.to_owned(),
                 query => format!("/{query}"),
             },
+        })
+    }
+}
+
+/// How the URL of a Unix socket begins: as Node's `ws` has it, and as nginx has it.
+const UNIX_SCHEMES: [&str; 2] = ["ws+unix:", "unix:"];
+
+impl Location {
+    /// What follows the scheme: the path of the socket, and after a colon what is requested there.
+    fn at_unix_socket(rest: &str) -> Result<Self, &'static str> {
+        if !cfg!(unix) {
+            return Err("this system has no Unix sockets");
+        }
+        // An empty host may stand before the path.
+        let rest = rest.strip_prefix("//").unwrap_or(rest);
+        let (socket, requested) = rest.split_once(':').unwrap_or((rest, "/"));
+        if socket.is_empty() {
+            return Err("expected unix:/PATH/OF/SOCKET, or unix:/PATH/OF/SOCKET:/PATH");
+        }
+        let path = if requested.starts_with('/') { requested.to_owned() } else { format!("/{requested}") };
+        if path.parse::<PathAndQuery>().is_err() {
+            return Err("what is requested, after the second colon, is not valid");
+        }
+        Ok(Self {
+            #[cfg(feature = "tls")]
+            is_secure: false,
+            host: "localhost".to_owned(),
+            port: 0,
+            unix_path: Some(socket.into()),
+            authority: "localhost".to_owned(),
+            path,
         })
     }
 }
@@ -180,6 +219,26 @@ mod tests {
             let it = Location::parse(url).unwrap();
             assert_eq!((it.host.as_str(), it.port), (host, port), "{url}");
             assert_eq!((it.authority.as_str(), it.path.as_str()), (authority, path), "{url}");
+        }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn urls_of_unix_sockets_are_taken_apart() {
+        for (url, socket, path) in [
+            ("unix:/run/heartwire.sock", "/run/heartwire.sock", "/"),
+            ("unix:/run/heartwire.sock:/a/b?c=d#e", "/run/heartwire.sock", "/a/b?c=d"),
+            ("ws+unix:///run/heartwire.sock:/a", "/run/heartwire.sock", "/a"),
+            ("ws+unix:/run/heartwire.sock:?x", "/run/heartwire.sock", "/?x"),
+            ("unix:here.sock:a", "here.sock", "/a"),
+        ] {
+            let it = Location::parse(url).unwrap();
+            assert_eq!((it.unix_path.as_deref().unwrap().to_str().unwrap(), it.path.as_str()), (socket, path), "{url}");
+            assert_eq!(it.authority, "localhost");
+        }
+        for url in ["unix:", "unix://", "unix::/a", "unix:/socket:/a b", "wss+unix:/socket", "http+unix:/socket"] {
+            let error = Location::parse(url).err().unwrap();
+            assert!(matches!(error, ConnectError::Invalid(_)), "{url}: {error}");
         }
     }
 

@@ -18,7 +18,8 @@ use crate::tls::Certificate;
 pub struct ConnectionInfo {
     /// The connection's number.
     pub id: ConnectionId,
-    /// The address of the peer's socket: behind a proxy, the proxy's.
+    /// The address of the peer's socket: behind a proxy, the proxy's. A peer at a Unix socket has no address, and is
+    /// `0.0.0.0:0` here and `unix socket` in the log.
     pub peer_addr: SocketAddr,
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
     /// own.
@@ -58,7 +59,8 @@ pub struct ConnectionInfo {
 pub struct CloseReport {
     /// The connection's number.
     pub id: ConnectionId,
-    /// The address of the peer's socket: behind a proxy, the proxy's.
+    /// The address of the peer's socket: behind a proxy, the proxy's. A peer at a Unix socket has no address, and is
+    /// `0.0.0.0:0` here and `unix socket` in the log.
     pub peer_addr: SocketAddr,
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
     /// own.

@@ -147,7 +147,8 @@ impl Sender {
         self.shared.id()
     }
 
-    /// The address of the peer's socket: behind a proxy, the proxy's.
+    /// The address of the peer's socket: behind a proxy, the proxy's. A peer at a Unix socket has no address, and is
+    /// `0.0.0.0:0` here and `unix socket` in the log.
     pub fn peer_addr(&self) -> SocketAddr {
         self.shared.identity.remote.peer_addr
     }

@@ -8,11 +8,14 @@
 //! Invariant: the headers of a peer that is not trusted change nothing.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-/// The other end: the TCP peer, and the client behind it.
+/// The address of a peer that has none, because it came over a Unix socket. No TCP peer can have it.
+pub(crate) const UNIX_PEER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// The other end: the peer of the socket, and the client behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Remote {
     pub(crate) peer_addr: SocketAddr,
@@ -31,7 +34,7 @@ impl fmt::Display for Remote {
         if *self != Self::from(self.peer_addr) {
             write!(f, "{} via ", self.remote_ip)?;
         }
-        self.peer_addr.fmt(f)
+        if self.peer_addr == UNIX_PEER { f.write_str("unix socket") } else { self.peer_addr.fmt(f) }
     }
 }
 

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
+use crate::http::forwarded::UNIX_PEER;
 use crate::server::addresses::{AddressCounts, AddressSlot};
 use crate::server::handshake::LimitReached;
 use crate::server::overflow::{Overflow, OverflowSlot};
@@ -80,7 +81,7 @@ impl Limits {
         }
         // Before the connection is counted: a client whose address may have no more takes no slot from others, not even
         // for a moment.
-        let address = match self.addresses.as_ref().filter(|_| !is_proxy) {
+        let address = match self.addresses.as_ref().filter(|_| !is_proxy && has_address(peer)) {
             Some(addresses) => Some(addresses.take_slot(peer).ok_or(LimitReached::PerAddress)?),
             None => None,
         };
@@ -106,6 +107,7 @@ impl Admission {
             return Err(limit);
         }
         if self.address.is_none()
+            && has_address(client)
             && let Some(addresses) = &self.limits.addresses
         {
             self.address = Some(addresses.take_slot(client).ok_or(LimitReached::PerAddress)?);
@@ -140,6 +142,11 @@ impl Admission {
             self.limits.connections.fetch_sub(1, Relaxed);
         }
     }
+}
+
+/// Whether a client can be told from others by its address. One at a Unix socket cannot.
+fn has_address(client: IpAddr) -> bool {
+    client != UNIX_PEER.ip()
 }
 
 impl Drop for Admission {

@@ -168,7 +168,7 @@ where
     /// Admits a client that has just connected. `None` if it was refused without a word, or is a probe of our own.
     #[inline(never)]
     fn admit(self: &Arc<Self>, door: usize, stream: Stream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
-        if self.probes.is_one(peer) {
+        if self.probes.is_one(peer, &stream) {
             return None;
         }
         let number = self.accepted.fetch_add(1, Relaxed) + 1;

@@ -2,10 +2,12 @@
 //! threads, so none waits for clients of another.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crossbeam_channel as channel;
 
+use crate::http::forwarded::UNIX_PEER;
 use crate::logging::Log;
 use crate::server::listener::Listener;
 use crate::supervisor::handle::Wake;
@@ -26,6 +28,8 @@ pub(crate) struct Entrances {
 #[derive(Debug, Clone)]
 struct Known {
     address: SocketAddr,
+    /// In place of the address, if it is a Unix socket.
+    path: Option<PathBuf>,
     /// Gone when it accepts no more clients.
     listener: Weak<Listener>,
     stop: channel::Sender<()>,
@@ -35,20 +39,25 @@ impl Entrances {
     pub(super) fn add(&self, listener: Listener) -> Entrance {
         let (stop_sender, stop) = channel::bounded(1);
         let listener = Arc::new(listener);
-        let known = Known { address: listener.address, listener: Arc::downgrade(&listener), stop: stop_sender };
+        let (address, path) = (listener.address, listener.path.clone());
+        let known = Known { address, path, listener: Arc::downgrade(&listener), stop: stop_sender };
         self.list().push(known);
         Entrance { listener, stop }
     }
 
-    /// All addresses, in the order in which they were added.
+    /// All addresses but those of Unix sockets, in the order in which they were added.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.list().iter().map(|known| known.address).collect()
+        self.list().iter().filter(|known| known.path.is_none()).map(|known| known.address).collect()
     }
 
-    /// The first address.
+    /// The paths of all Unix sockets, in the order in which they were added.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.list().iter().filter_map(|known| known.path.clone()).collect()
+    }
+
+    /// The first address, or [`UNIX_PEER`] if there are only Unix sockets.
     pub(super) fn first_address(&self) -> SocketAddr {
-        // There is one as soon as there is a server.
-        self.list().first().map_or_else(|| ([0, 0, 0, 0], 0).into(), |known| known.address)
+        self.addresses().first().copied().unwrap_or(UNIX_PEER)
     }
 
     /// Wakes the accept loops in both places where they wait: in `accept`, and in a pause after an error.

@@ -1,6 +1,7 @@
 //! The handle to a server, for any thread.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +33,8 @@ impl ServerHandle {
         Self { supervisor, probes, entrances }
     }
 
-    /// The address that the server listens on, with the real port. Of several the first.
+    /// The address that the server listens on, with the real port. Of several the first. `0.0.0.0:0` if there are only
+    /// Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {
         self.entrances.first_address()
     }
@@ -40,6 +42,11 @@ impl ServerHandle {
     /// All addresses that the server listens on, with the real ports, in the order in which they were added.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
         self.entrances.addresses()
+    }
+
+    /// The paths of all Unix sockets that the server listens at, in the order in which they were added.
+    pub fn unix_paths(&self) -> Vec<PathBuf> {
+        self.entrances.paths()
     }
 
     /// Sends a message to all connections.
@@ -118,7 +125,7 @@ impl ServerHandle {
     /// # }
     /// ```
     pub fn stalled_parts(&self, timeout: Duration) -> Vec<ServerPart> {
-        probe::stalled_parts(&self.supervisor, &self.probes, &self.entrances.addresses(), timeout)
+        probe::stalled_parts(&self.supervisor, &self.probes, &self.entrances, timeout)
     }
 
     /// Shuts the server down, and returns at once.

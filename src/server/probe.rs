@@ -5,18 +5,24 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use socket2::SockAddr;
 use socket2::{Domain, Socket, Type};
 
 use crate::durations::clamp_duration;
+use crate::http::forwarded::UNIX_PEER;
+use crate::server::entrances::Entrances;
 use crate::server::listener::reachable;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
+use crate::transport::stream::Stream;
 
 /// A part of a server that nothing works without:
 /// see [`ServerHandle::stalled_parts`](crate::ServerHandle::stalled_parts).
@@ -41,13 +47,25 @@ impl fmt::Display for ServerPart {
     }
 }
 
+/// Where a probe connects from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum From {
+    Address(SocketAddr),
+    /// A name that the system has given to a Unix socket.
+    #[cfg_attr(
+        not(any(target_os = "linux", target_os = "android")),
+        expect(dead_code, reason = "Linux has such names")
+    )]
+    Name(Vec<u8>),
+}
+
 /// The addresses that a server's own probes connect from, so that these are no clients.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
     /// How many there are: without one, no client costs a lock.
     under_way: AtomicUsize,
     /// Protects the addresses. Held for moments only.
-    addresses: Mutex<Vec<SocketAddr>>,
+    addresses: Mutex<Vec<From>>,
     /// Stalls whoever accepts a probe while a test holds it.
     #[cfg(test)]
     gate: Mutex<()>,
@@ -55,13 +73,39 @@ pub(crate) struct Probes {
 
 impl Probes {
     /// Whether this client is a probe. Dropping its connection is the answer.
-    pub(crate) fn is_one(&self, peer: SocketAddr) -> bool {
+    pub(crate) fn is_one(&self, peer: SocketAddr, stream: &Stream) -> bool {
         if self.under_way.load(SeqCst) == 0 {
             return false;
         }
         #[cfg(test)]
         let _passed = self.gate.lock();
-        self.addresses().contains(&peer)
+        let from = if peer == UNIX_PEER { name_of_peer(stream) } else { Some(From::Address(peer)) };
+        from.is_some_and(|from| self.addresses().contains(&from))
+    }
+
+    /// Whether the server at this path accepts a connection before the deadline.
+    ///
+    /// # Errors
+    /// The system's error if it has no socket for a probe, or none with a name of its own, as only Linux has.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn is_accepted_at(&self, path: &Path, deadline: Instant) -> io::Result<bool> {
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+        // To bind to no name is to have the system choose one (unix(7), autobind).
+        socket.bind(&SockAddr::unix("")?)?;
+        let name = socket.local_addr()?.as_abstract_namespace().map(<[u8]>::to_vec).ok_or(ErrorKind::Unsupported)?;
+        let _entry = Entry::new(self, From::Name(name));
+        // The system's limit for connect(2) at a Unix socket.
+        socket.set_write_timeout(Some(remaining(deadline)))?;
+        if socket.connect(&SockAddr::unix(path)?).is_err() {
+            return Ok(false);
+        }
+        let _ = socket.shutdown(Shutdown::Write);
+        Ok(has_ended_before(&socket, deadline))
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn is_accepted_at(&self, _: &Path, _: Instant) -> io::Result<bool> {
+        Err(ErrorKind::Unsupported.into())
     }
 
     /// Whether the server at this address accepts a connection before the deadline.
@@ -76,28 +120,39 @@ impl Probes {
         socket.bind(&any_port.into())?;
         let address = socket.local_addr()?.as_socket().ok_or(ErrorKind::Unsupported)?;
         // Before it connects, for it may be accepted at once.
-        let _entry = Entry::new(self, address);
+        let _entry = Entry::new(self, From::Address(address));
         if socket.connect_timeout(&server.into(), remaining(deadline)).is_err() {
             return Ok(false);
         }
         // Should it be taken for a client, because something has changed its address on the way, it has nothing to say.
         let _ = socket.shutdown(Shutdown::Write);
-        Ok(has_ended_before(socket.into(), deadline))
+        Ok(has_ended_before(&socket, deadline))
     }
 
-    fn addresses(&self) -> MutexGuard<'_, Vec<SocketAddr>> {
+    fn addresses(&self) -> MutexGuard<'_, Vec<From>> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn name_of_peer(stream: &Stream) -> Option<From> {
+    let peer = stream.socket().peer_addr().ok()?;
+    peer.as_abstract_namespace().map(|name| From::Name(name.to_vec()))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn name_of_peer(_: &Stream) -> Option<From> {
+    None
+}
+
 /// A probe under way.
-struct Entry<'a>(&'a Probes, SocketAddr);
+struct Entry<'a>(&'a Probes, From);
 
 impl<'a> Entry<'a> {
-    fn new(probes: &'a Probes, address: SocketAddr) -> Self {
-        probes.addresses().push(address);
+    fn new(probes: &'a Probes, from: From) -> Self {
+        probes.addresses().push(from.clone());
         probes.under_way.fetch_add(1, SeqCst);
-        Self(probes, address)
+        Self(probes, from)
     }
 }
 
@@ -109,9 +164,9 @@ impl Drop for Entry<'_> {
 }
 
 /// Whether the other end closes or resets the connection, whatever it says before.
-fn has_ended_before(mut stream: TcpStream, deadline: Instant) -> bool {
+fn has_ended_before(mut socket: &Socket, deadline: Instant) -> bool {
     loop {
-        let read = stream.set_read_timeout(Some(remaining(deadline))).and_then(|()| stream.read(&mut [0; 256]));
+        let read = socket.set_read_timeout(Some(remaining(deadline))).and_then(|()| socket.read(&mut [0; 256]));
         match read.map_err(|error| error.kind()) {
             Ok(0) => return true,
             Ok(_) | Err(ErrorKind::Interrupted) => {}
@@ -131,7 +186,7 @@ fn remaining(deadline: Instant) -> Duration {
 pub(crate) fn stalled_parts(
     supervisor: &SupervisorHandle,
     probes: &Probes,
-    addresses: &[SocketAddr],
+    entrances: &Entrances,
     timeout: Duration,
 ) -> Vec<ServerPart> {
     if !supervisor.is_running() {
@@ -144,7 +199,7 @@ pub(crate) fn stalled_parts(
     supervisor.stand_in.probe(to_stand_in);
 
     let answers = [
-        (ServerPart::AcceptLoop, accepts(supervisor, probes, addresses, deadline)),
+        (ServerPart::AcceptLoop, accepts(supervisor, probes, &entrances.addresses(), &entrances.paths(), deadline)),
         (ServerPart::Supervisor, from_supervisor.recv_deadline(deadline).is_ok()),
         (ServerPart::StandIn, from_stand_in.recv_deadline(deadline).is_ok()),
     ];
@@ -152,14 +207,21 @@ pub(crate) fn stalled_parts(
 }
 
 /// Whether clients are accepted at all addresses, or cannot be for lack of something, or need not be any more.
-fn accepts(supervisor: &SupervisorHandle, probes: &Probes, addresses: &[SocketAddr], deadline: Instant) -> bool {
+fn accepts(
+    supervisor: &SupervisorHandle,
+    probes: &Probes,
+    addresses: &[SocketAddr],
+    paths: &[PathBuf],
+    deadline: Instant,
+) -> bool {
     // The accept loop counts each of its tries that has failed.
     let failures = || supervisor.with_stats(|stats| stats.accept_errors + stats.thread_errors);
     let before = failures();
     // Without a socket we learn nothing of it, and that is no reason to take it for stalled.
     supervisor.is_ending()
         || supervisor.is_draining()
-        || addresses.iter().all(|address| probes.is_accepted(*address, deadline).unwrap_or(true))
+        || (addresses.iter().all(|address| probes.is_accepted(*address, deadline).unwrap_or(true))
+            && paths.iter().all(|path| probes.is_accepted_at(path, deadline).unwrap_or(true)))
         || failures() != before
         || supervisor.is_ending()
 }

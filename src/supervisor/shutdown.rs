@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::connection::shared::Shared;
+use crate::http::forwarded::Remote;
 use crate::protocol::close::CloseReason;
 use crate::supervisor::Supervisor;
 use crate::transport::socket;
@@ -127,7 +128,10 @@ impl Supervisor {
             log.error(format_args!("#{id} handler did not return; its thread is abandoned"));
         }
         for pending in self.pending_handshakes.values() {
-            log.error(format_args!("{} opening handshake did not end; its thread is abandoned", pending.peer));
+            log.error(format_args!(
+                "{} opening handshake did not end; its thread is abandoned",
+                Remote::from(pending.peer)
+            ));
         }
         true
     }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::io::{self, IoSlice, Read};
 #[cfg(not(unix))]
 use std::mem::MaybeUninit;
-use std::net::{Shutdown, TcpListener};
+use std::net::Shutdown;
 #[cfg(unix)]
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -135,28 +135,31 @@ pub(crate) fn is_timeout(error: &io::Error) -> bool {
 /// inherits the listener's mode), no write raises SIGPIPE, and the send buffer holds few unsent bytes.
 pub(crate) fn set_options(stream: &Stream) -> io::Result<()> {
     stream.socket().set_nonblocking(false)?;
-    set_tcp_options(SockRef::from(stream))
+    set_stream_options(stream.socket())
 }
 
 /// Sets the same on a listener, and a timeout for its `accept`. Its connections block anyway, and inherit the rest.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-pub(crate) fn set_options_for_all(listener: &TcpListener, accept_timeout: Duration) -> io::Result<()> {
-    let listener = SockRef::from(listener);
+pub(crate) fn set_options_for_all(listener: &socket2::Socket, accept_timeout: Duration) -> io::Result<()> {
     // A connection inherits this timeout too. Whoever reads from it sets its own before.
     listener.set_read_timeout(Some(accept_timeout))?;
-    set_tcp_options(listener)
+    set_stream_options(listener)
 }
 
 /// Only Linux has connections that inherit options, and an `accept` that keeps to a timeout (socket(7)).
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-pub(crate) fn set_options_for_all(_: &TcpListener, _: Duration) -> io::Result<()> {
+pub(crate) fn set_options_for_all(_: &socket2::Socket, _: Duration) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-fn set_tcp_options(socket: SockRef<'_>) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
+/// A Unix socket has neither Nagle's algorithm nor a limit of unsent bytes.
+fn set_stream_options(socket: &socket2::Socket) -> io::Result<()> {
     #[cfg(target_vendor = "apple")]
     socket.set_nosigpipe(true)?;
+    if socket.local_addr()?.is_unix() {
+        return Ok(());
+    }
+    socket.set_tcp_nodelay(true)?;
     #[cfg(any(target_os = "linux", target_os = "android"))]
     socket.set_tcp_notsent_lowat(UNSENT_LIMIT)?;
     Ok(())

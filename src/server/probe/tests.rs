@@ -83,9 +83,9 @@ fn an_accept_loop_that_meets_a_shortage_is_not_stalled() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let (address, probes) = (listener.local_addr().unwrap(), Probes::default());
-    assert!(!accepts(&supervisor, &probes, &[address], Instant::now() + SHORT));
+    assert!(!accepts(&supervisor, &probes, &[address], &[], Instant::now() + SHORT));
     thread::scope(|scope| {
-        let probe = scope.spawn(|| accepts(&supervisor, &probes, &[address], Instant::now() + SHORT));
+        let probe = scope.spawn(|| accepts(&supervisor, &probes, &[address], &[], Instant::now() + SHORT));
         while !probe.is_finished() {
             supervisor.count(|stats| stats.accept_errors += 1);
             thread::yield_now();

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::connection::report::{CloseReport, ConnectionInfo};
 use crate::heartbeat::HeartbeatPolicy;
+use crate::http::forwarded::Remote;
 use crate::server::status::STREAM_PATH;
 use crate::supervisor::stats::{Snapshot, Stats};
 
@@ -89,7 +90,7 @@ fn is_watcher(connection: &ConnectionInfo) -> bool {
 
 /// The peer's name: its address, with the client's before it if a trusted proxy named one.
 fn name(peer: SocketAddr, client: IpAddr) -> String {
-    if client == peer.ip().to_canonical() { peer.to_string() } else { format!("{client} via {peer}") }
+    Remote { peer_addr: peer, remote_ip: client }.to_string()
 }
 
 fn connection(info: &ConnectionInfo) -> Value {

@@ -15,6 +15,8 @@ mod routes;
 mod shortages;
 mod shutdown;
 mod threads;
+#[cfg(unix)]
+mod unix;
 
 use heartwire::{Accept, Response, Server};
 
