@@ -3,7 +3,10 @@ addresses of their own.
 """
 
 import contextlib
+import os
 import re
+import signal
+import tempfile
 
 import heartwire
 import proxy
@@ -99,10 +102,49 @@ def refused():
         raise heartwire.Wrong("a foreign origin was let in")
 
 
+@contextlib.contextmanager
+def at_unix_socket(*options):
+    """A server at a Unix socket with nginx in front, which may run as another user."""
+    with tempfile.TemporaryDirectory(prefix="heartwire-") as folder:
+        os.chmod(folder, 0o755)
+        upstream = f"unix:{folder}/socket"
+        with heartwire.Logged([heartwire.PROGRAM, upstream, *options]) as server:
+            if server.stdout.find(lambda line: line.text.startswith("listening on unix:") or None, heartwire.CEILING) is None:
+                raise heartwire.Wrong(f"the server did not start: {server.stderr.text()}")
+            with proxy.nginx(upstream) as address:
+                yield server, address
+            # Who was killed has left its file; who ends in order has not.
+            server.child.send_signal(signal.SIGTERM)
+            if server.child.wait(heartwire.CEILING) != 0 or os.listdir(folder):
+                raise heartwire.Wrong(f"it left {os.listdir(folder)} behind")
+
+
+def unix_socket():
+    """nginx in front of a Unix socket, which has no address, trusted and not trusted."""
+    with at_unix_socket("--unix-mode", "666") as (server, address):
+        expect("unix socket", whom(server, address, CLIENT, FORGERY))
+    with at_unix_socket("--unix-mode", "666", "--trust-proxy", "unix") as (server, address):
+        return expect(f"{CLIENT} via unix socket", whom(server, address, CLIENT, FORGERY))
+
+
+def closed_unix_socket():
+    """The negative control: a socket that only its owner may write is none for nginx, which runs as another user."""
+    if os.getuid() != 0:
+        return "not root, so nginx is no other user: nothing to see"
+    with at_unix_socket("--unix-mode", "600") as (_, address):
+        try:
+            connect(f"ws://{address}/ws", proxy=None).close()
+        except InvalidStatus as answer:
+            return str(expect(502, answer.response.status_code))
+        raise heartwire.Wrong("nginx was let in")
+
+
 SCENARIOS = {
     "address, nginx trusted": trusted,
     "address, nginx not trusted": not_trusted,
     "address, past a trusted nginx": past_nginx,
     "address, all trusted (control)": all_trusted,
     "address of a foreign Origin": refused,
+    "Unix socket, nginx in front": unix_socket,
+    "Unix socket for its owner only (control)": closed_unix_socket,
 }

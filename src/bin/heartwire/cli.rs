@@ -31,6 +31,7 @@ pub(crate) use generated::{CompletionsOptions, ManualOptions};
 pub(crate) use log::LogOptions;
 pub(crate) use serve::{Mode, ServeOptions};
 pub(crate) use usage_error::UsageError;
+pub(crate) use values::UNIX;
 use values::parse_address;
 
 /// WebSockets with a heartbeat, on plain threads.

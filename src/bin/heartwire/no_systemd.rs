@@ -1,15 +1,14 @@
 //! What stands in the place of `systemd.rs` on systems that have none: nothing is given, and nobody is told anything.
 
-use std::net::TcpListener;
 use std::time::Duration;
 
-use heartwire::ServerHandle;
+use heartwire::{Server, ServerHandle};
 use log::LevelFilter;
 use simplelog::SharedLogger;
 
-/// The listeners that nobody has opened.
-pub(crate) fn listeners() -> Result<Vec<TcpListener>, String> {
-    Ok(Vec::new())
+/// A server on listeners that nobody has opened.
+pub(crate) fn server() -> Result<Option<Server>, String> {
+    Ok(None)
 }
 
 /// The logger of a journal that there is not.

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::certificates::Certificates;
-use crate::cli::{Mode, ServeOptions};
+use crate::cli::{Mode, ServeOptions, UNIX};
 use crate::output;
 use crate::systemd::{self, Service};
 
@@ -102,25 +102,34 @@ fn room(options: &ServeOptions) -> Room {
 
 /// A server on the sockets that systemd has opened, or else on the addresses.
 fn bind(options: &ServeOptions) -> Result<Server, String> {
-    let mut server = None;
-    for listener in systemd::listeners()? {
-        let with_listener = match server.take() {
-            None => Server::from_listener(listener),
-            Some(server) => Server::also_from_listener(server, listener),
-        };
-        server = Some(with_listener.map_err(|error| format!("cannot serve: {error}"))?);
-    }
+    let mut server = systemd::server()?;
     if let Some(server) = server {
         return Ok(server);
     }
     for address in &options.address {
-        let with_address = match server.take() {
-            None => Server::bind(address),
-            Some(server) => Server::also_bind(server, address),
+        let with_address = match address.strip_prefix(UNIX) {
+            Some(path) => bind_unix(server.take(), path, options.access.unix_mode),
+            None => match server.take() {
+                None => Server::bind(address),
+                Some(server) => server.also_bind(address),
+            },
         };
         server = Some(with_address.map_err(|error| format!("cannot listen on {address}: {error}"))?);
     }
     server.ok_or_else(|| "there is no address to listen on".to_owned())
+}
+
+#[cfg(unix)]
+fn bind_unix(server: Option<Server>, path: &str, mode: Option<u32>) -> Result<Server, Error> {
+    match server {
+        None => Server::bind_unix(path, mode),
+        Some(server) => server.also_bind_unix(path, mode),
+    }
+}
+
+#[cfg(not(unix))]
+fn bind_unix(_: Option<Server>, _: &str, _: Option<u32>) -> Result<Server, Error> {
+    Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into())
 }
 
 fn echo(conn: &mut Connection) -> Result<(), Error> {
@@ -139,25 +148,31 @@ fn broadcast(handle: &ServerHandle, conn: &mut Connection) -> Result<(), Error> 
 
 /// Who may see the status, if it is shown.
 fn status_access(server: &Server, options: &ServeOptions) -> Option<StatusAccess> {
-    let is_loopback = server.local_addrs().iter().all(|address| address.ip().is_loopback());
+    let addresses = server.local_addrs();
+    let is_loopback = !addresses.is_empty() && addresses.iter().all(|address| address.ip().is_loopback());
     let access = if is_loopback { StatusAccess::Loopback } else { StatusAccess::Everyone };
     options.access.shows_status(is_loopback).then_some(access)
 }
 
 fn announce(handle: &ServerHandle, certificates: Option<&Certificates>, shows_status: bool, options: &ServeOptions) {
-    let address = handle.local_addr();
     let (scheme, names) = match certificates {
         Some(certificates) => ("s", format!(" for {}", certificates.names())),
         None => ("", String::new()),
     };
-    let status = match shows_status {
-        true => format!("; status page at http{scheme}://{}/", reachable(address)),
-        false => String::new(),
+    let status = match handle.local_addrs().first() {
+        Some(address) if shows_status => format!("; status page at http{scheme}://{}/", reachable(*address)),
+        None if shows_status => "; status page at /".to_owned(),
+        _ => String::new(),
     };
     let heartbeat = options.heartbeat_in_words();
-    output::say(&options.log, &format!("listening on ws{scheme}://{address}{names} ({heartbeat}){status}"));
-    for address in handle.local_addrs().iter().skip(1) {
-        output::say(&options.log, &format!("listening on ws{scheme}://{address}"));
+    let addresses = handle.local_addrs().into_iter().map(|address| format!("ws{scheme}://{address}"));
+    let mut addresses =
+        addresses.chain(handle.unix_paths().into_iter().map(|path| format!("{UNIX}{}", path.display())));
+    if let Some(first) = addresses.next() {
+        output::say(&options.log, &format!("listening on {first}{names} ({heartbeat}){status}"));
+    }
+    for address in addresses {
+        output::say(&options.log, &format!("listening on {address}"));
     }
     if let Some(note) = certificates.and_then(Certificates::note) {
         output::say(&options.log, note);

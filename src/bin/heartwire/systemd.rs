@@ -10,11 +10,12 @@ use std::io::{self, Write};
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
-use heartwire::{Event, ServerHandle, ServerPart};
+use heartwire::{Event, Server, ServerHandle, ServerPart};
 use listenfd::ListenFd;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use sd_notify::NotifyState;
@@ -26,23 +27,44 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long the end of the program waits for the thread to have told everything.
 const LAST_WAIT: Duration = Duration::from_secs(1);
 
-/// The listeners that systemd has opened for this process, if there are any.
+/// A server on the listeners that systemd has opened for this process, if there are any.
 ///
 /// # Errors
-/// What is wrong, in a line, if one of them is no TCP listener.
-pub(crate) fn listeners() -> Result<Vec<TcpListener>, String> {
+/// What is wrong, in a line, if one of them is neither a TCP nor a Unix listener.
+pub(crate) fn server() -> Result<Option<Server>, String> {
     // The crate also takes what was meant for nobody in particular.
     if std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
-        return Ok(Vec::new());
+        return Ok(None);
+    }
+    fn unusable(error: impl std::fmt::Display) -> String {
+        format!("the socket of systemd cannot be used: {error}; use ListenStream= with a port or a path")
     }
     let mut passed = ListenFd::from_env();
+    // All are taken before anything else is opened, which could get the number of one that is missing.
     let mut listeners = Vec::new();
     for index in 0..passed.len() {
-        let listener = passed.take_tcp_listener(index);
-        let told = |error| format!("the socket of systemd cannot be used: {error}; use ListenStream= with a port");
-        listeners.extend(listener.map_err(told)?);
+        // One that is of the other kind stays where it is.
+        let listener = passed.take_tcp_listener(index).map(|listener| listener.map(Passed::Tcp));
+        let listener = listener.or_else(|_| Ok(passed.take_unix_listener(index)?.map(Passed::Unix)));
+        listeners.extend(listener.map_err(|error: io::Error| unusable(error))?);
     }
-    Ok(listeners)
+    let mut server: Option<Server> = None;
+    for listener in listeners {
+        let with_listener = match (server.take(), listener) {
+            (None, Passed::Tcp(listener)) => Server::from_listener(listener),
+            (None, Passed::Unix(listener)) => Server::from_unix_listener(listener),
+            (Some(server), Passed::Tcp(listener)) => server.also_from_listener(listener),
+            (Some(server), Passed::Unix(listener)) => server.also_from_unix_listener(listener),
+        };
+        server = Some(with_listener.map_err(unusable)?);
+    }
+    Ok(server)
+}
+
+/// A listener that systemd has opened.
+enum Passed {
+    Tcp(TcpListener),
+    Unix(UnixListener),
 }
 
 /// A logger for standard error, if that goes to the journal.

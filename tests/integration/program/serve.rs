@@ -10,7 +10,7 @@ use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::CEILING;
 use crate::support::process::{
-    Process, bare_connect, connect, hang_up, heartwire, http, next_message, next_text, serve,
+    Process, bare_connect, connect, hang_up, heartwire, http, next_message, next_text, serve, start_client, type_line,
 };
 
 #[test]
@@ -160,6 +160,7 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (&["--mode", "echo", "connect"], "connect", "must come first"),
         (&["127.0.0.1:0", "nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address"),
         (&["--drain", "2h"], "--drain", "must be 1h or less"),
+        (&["--unix-mode", "rw-"], "--unix-mode", "expected permissions in octal, such as 660"),
         (&["connect"], "heartwire connect needs the URL", "heartwire connect ws://127.0.0.1:9001/"),
         #[cfg(feature = "completions")]
         (&["completions"], "heartwire completions needs the name of a shell", "heartwire completions bash"),
@@ -172,6 +173,40 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         let line = failure(bad, 2);
         assert!(line.starts_with("error: ") && line.contains(named) && line.contains(advice), "{bad:?}: {line}");
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_unix_socket_is_served_checked_connected_to_and_removed() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let path = std::env::temp_dir().join(format!("heartwire-{}.sock", std::process::id()));
+    let url = format!("unix:{}", path.display());
+    let mut server = serve(&[&url, "--unix-mode", "600"]);
+    let line = server.stdout.line_with(&["listening on "]);
+    assert!(
+        line.starts_with(&format!("listening on {url} (Ping every 20s")) && !line.contains("status page"),
+        "{line}"
+    );
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    for url in [url.clone(), format!("ws+unix://{}:/path", path.display())] {
+        let mut check = Process::start(&mut heartwire(&["check", &url]));
+        assert_eq!(check.wait().code(), Some(0), "{:?}", check.stderr.lines());
+        check.stdout.line_with(&["ok: ", " round trip "]);
+    }
+    server.stderr.line_with(&["#2 unix socket opened /path"]);
+    let (client, mut stdin) = start_client(&url, &["--log-level", "off"]);
+    type_line(&mut stdin, "hello");
+    client.stdout.line_with(&["hello"]);
+    let mut second = serve(&[&url]);
+    assert_eq!(second.wait().code(), Some(1));
+    second.stderr.line_with(&["error: cannot listen on ", "another server listens there"]);
+    drop(stdin);
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(!path.exists());
+    let mut check = Process::start(&mut heartwire(&["check", &url]));
+    assert_eq!(check.wait().code(), Some(1));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -214,6 +214,22 @@ fn a_socket_of_the_manager_is_served_in_place_of_the_address_and_outlives_the_se
         server.signal("TERM");
         assert_eq!(server.wait().code(), Some(0));
     }
+}
+
+#[test]
+fn a_unix_socket_of_the_manager_is_served() {
+    let path = std::env::temp_dir().join(format!("heartwire-manager-{}.sock", std::process::id()));
+    let _ = fs::remove_file(&path);
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = activated(listener, "$$", 1);
+    let url = format!("unix:{}", path.display());
+    server.stdout.line_with(&[&format!("listening on {url} (")]);
+    let mut check = Process::start(&mut heartwire(&["check", &url]));
+    assert_eq!(check.wait().code(), Some(0), "{:?}", check.stderr.lines());
+    server.signal("TERM");
+    drop(server);
+    assert!(path.exists(), "it is the manager's");
+    fs::remove_file(&path).unwrap();
 }
 
 #[test]

@@ -112,6 +112,7 @@ mod tests {
             "DURATION|off" => "7ms",
             "SHORTEST..LONGEST" => "1s..2s",
             "BYTES" => "12345",
+            "MODE" => "640",
             "N" => "7",
             "NAME: VALUE" => "X-Sample: a, b",
             "NAME" => "sample.v1",

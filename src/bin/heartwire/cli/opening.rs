@@ -9,7 +9,7 @@ use super::values::{parse_header, parse_subprotocol};
 /// What a client sends to open a connection.
 #[derive(Debug, Args)]
 pub(crate) struct Opening {
-    /// URL of the server, as ws://HOST[:PORT][/PATH] or wss://HOST[:PORT][/PATH]
+    /// URL of the server, as ws://HOST[:PORT][/PATH], wss://HOST[:PORT][/PATH] or unix:SOCKET[:/PATH]
     pub(crate) url: String,
 
     /// Add a header to the opening handshake; repeatable

@@ -8,7 +8,7 @@ use heartwire::{HeartbeatPolicy, IpNet, Origin};
 use super::heartbeat::ServerHeartbeat;
 use super::settings::Settings;
 use super::usage_error::UsageError;
-use super::values::{Optional, parse_address, parse_connections, parse_drain, parse_network};
+use super::values::{Optional, parse_address, parse_connections, parse_drain, parse_mode, parse_network};
 use super::{LogOptions, tls};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
@@ -64,7 +64,7 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ServeOptions {
-    /// Addresses to listen on: HOST:PORT, or PORT on the loopback address; port 0 takes any free one
+    /// Addresses to listen on: HOST:PORT, or PORT on the loopback address, or unix:PATH; port 0 takes any free one
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9001", value_parser = parse_address)]
     pub(crate) address: Vec<String>,
 
@@ -128,7 +128,11 @@ pub(crate) struct Access {
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) allow_origin: Vec<Origin>,
 
-    /// Trust reverse proxies at this address, or in this network, to name their clients; repeatable
+    /// Permissions of the Unix sockets that are made, such as 660; otherwise the umask decides
+    #[arg(long, value_name = "MODE", value_parser = parse_mode)]
+    pub(crate) unix_mode: Option<u32>,
+
+    /// Trust reverse proxies at this address, in this network, or at "unix" sockets, to name their clients; repeatable
     #[arg(long, value_name = "ADDR|CIDR", value_parser = parse_network)]
     pub(crate) trust_proxy: Vec<IpNet>,
 

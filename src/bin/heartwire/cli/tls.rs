@@ -124,6 +124,9 @@ impl ClientOptions {
         if url.starts_with("ws://") {
             refuse(given, &["cacert", "cert", "key", "insecure"], "with a URL that begins with ws://")?;
         }
+        if url.starts_with("unix:") || url.starts_with("ws+unix:") {
+            refuse(given, &["cacert", "cert", "key", "insecure"], "with a Unix socket")?;
+        }
         match self.insecure {
             true => refuse(given, &["cacert"], "with --insecure"),
             false => Ok(()),

@@ -1,6 +1,6 @@
 //! How the values of options are spelled. Each error says what is allowed; clap names the option.
 
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -22,9 +22,17 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 
-/// HOST:PORT, or a port on the loopback address.
+/// What the address of a Unix socket begins with; its path follows.
+pub(crate) const UNIX: &str = "unix:";
+
+/// HOST:PORT, or a port on the loopback address, or the path of a Unix socket.
 pub(super) fn parse_address(text: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected HOST:PORT or PORT, such as 0.0.0.0:9001 or 9001";
+    match text.strip_prefix(UNIX) {
+        Some("") => return Err("expected the path of a Unix socket, such as unix:/run/heartwire.sock".to_owned()),
+        Some(_) if cfg!(unix) => return Ok(text.to_owned()),
+        _ => {}
+    }
     if text.contains("://") {
         return Err(format!("URLs go with \"heartwire connect\"; {EXPECTED}"));
     }
@@ -73,6 +81,14 @@ pub(super) fn parse_busy_poll(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= LONGEST => Ok(duration),
         _ => Err("expected a duration of 100ms at most, such as 50us or 1ms, or \"off\"".to_owned()),
+    }
+}
+
+/// Permissions of a file, as for chmod(1).
+pub(super) fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode) if mode <= 0o777 => Ok(mode),
+        _ => Err("expected permissions in octal, such as 660".to_owned()),
     }
 }
 
@@ -205,6 +221,10 @@ fn is_negative(text: &str) -> bool {
 
 /// One address, or a network in the notation of RFC 4632.
 pub(super) fn parse_network(text: &str) -> Result<IpNet, String> {
+    if text == "unix" {
+        // What the library has for peers without an address.
+        return Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED).into());
+    }
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(address.into());
     }
@@ -229,6 +249,8 @@ mod tests {
             ("0", "127.0.0.1:0"),
             ("0.0.0.0:80", "0.0.0.0:80"),
             ("[::1]:9001", "[::1]:9001"),
+            #[cfg(unix)]
+            ("unix:/run/heartwire.sock", "unix:/run/heartwire.sock"),
         ] {
             assert_eq!(parse_address(text).as_deref(), Ok(address));
         }
@@ -237,6 +259,7 @@ mod tests {
             ("127.0.0.1", "expected HOST:PORT or PORT"),
             ("127.0.0.1:70000", "expected HOST:PORT or PORT"),
             (":9001", "expected HOST:PORT or PORT"),
+            ("unix:", "expected the path of a Unix socket"),
             ("::1", "expected HOST:PORT or PORT"),
             ("", "expected HOST:PORT or PORT"),
             ("nowhere", "neither a command (serve, connect, check) nor an address"),
