@@ -96,7 +96,7 @@ impl ReceivingEnd {
     ) -> Box<Self> {
         let (settings, now) = (&shared.settings, shared.stats.opened);
         let tail = stream.tail(tail);
-        shared.stats.count_bytes_in(tail.len());
+        shared.stats.count_bytes_in(tail.len() + stream.begun());
         shared.stats.begin_heartbeat(policy.misses_allowed());
         let decoder = Decoder::new(role, &tail, settings.read_buffer_size, settings.max_message_size);
         let mut ahead_share = shared.share();

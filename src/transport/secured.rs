@@ -189,6 +189,11 @@ impl Secured {
         Ok(())
     }
 
+    /// How many bytes of a record that began to arrive during the opening handshake there are.
+    pub(super) fn begun(&self) -> usize {
+        self.lock().arrived.len()
+    }
+
     /// The bytes of a record that began to arrive during the opening handshake.
     pub(super) fn take_arrived(&self) -> Vec<u8> {
         mem::take(&mut self.lock().arrived)

@@ -49,6 +49,11 @@ impl Stream {
         }
     }
 
+    /// How many bytes of a record that is not whole yet have arrived with the opening handshake.
+    pub(crate) fn begun(&self) -> usize {
+        self.secured().map_or(0, Secured::begun)
+    }
+
     /// Ends our side in an orderly way: nothing follows what was written.
     pub(crate) fn end_writing(&self) -> io::Result<()> {
         if let Some(secured) = self.secured() {

@@ -189,6 +189,26 @@ fn a_record_that_arrives_a_byte_at_a_time_is_life_from_its_first_byte_on() {
 }
 
 #[test]
+fn a_record_that_begins_behind_the_request_is_counted_and_opened_as_any_other() {
+    let running = start(secure());
+    let mut client = dial(running.address(), client_config(rustls::ALL_VERSIONS));
+    client.wire().tls().shake_hands(client.wire().socket()).unwrap();
+    let opening = record_of(&client, request().as_bytes());
+    let pings: Vec<u8> = (0..20_u8).flat_map(|number| masked(PING, &[number; 100])).collect();
+    let record = record_of(&client, &pings);
+    let (first, last) = record.split_at(record.len() - 1);
+    write_raw(&client, &[&opening, first].concat());
+    assert_eq!(client.answer().status, 101);
+    write_raw(&client, last);
+    // Of answers that wait only the newest is sent; nothing waits here for long, so the last one comes at any rate.
+    while client.frame().payload != [19; 100] {}
+    client.close();
+    let report = running.closed();
+    let close = 5 + 8 + 1 + 16;
+    assert_eq!(report.traffic.bytes_in, (record.len() + close) as u64, "{report:?}");
+}
+
+#[test]
 fn with_pong_only_half_a_record_is_no_life() {
     let policy = HeartbeatPolicy::new(ms(100), ms(100)).max_missed(2).liveness(Liveness::PongOnly);
     let running = start(secure().heartbeat(policy));
