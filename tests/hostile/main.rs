@@ -34,6 +34,7 @@ mod shutdown;
 mod site;
 mod violations;
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use std::{env, panic, thread};
 
@@ -93,15 +94,23 @@ pub(crate) fn seed() -> u64 {
 /// What a handler says that panics on purpose.
 pub(crate) const ON_PURPOSE: &str = "on purpose";
 
+/// How often a thread of the server has panicked although nobody meant it to.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
 fn silence_panics_on_purpose() {
     let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let text = info.payload().downcast_ref::<&str>().copied();
         let text = text.or_else(|| info.payload().downcast_ref::<String>().map(String::as_str));
         let is_on_purpose = text.is_some_and(|text| text.contains(ON_PURPOSE));
-        if !(is_on_purpose && thread::current().name().is_some_and(|name| name.starts_with("heartwire-conn"))) {
-            usual(info);
+        let is_in = |begin| thread::current().name().is_some_and(|name| name.starts_with(begin));
+        if is_on_purpose && is_in("heartwire-conn") {
+            return;
         }
+        if is_in("heartwire-") {
+            PANICS.fetch_add(1, Relaxed);
+        }
+        usual(info);
     }));
 }
 
@@ -167,6 +176,10 @@ fn hostile_and_clumsy_peers_hurt_nobody() {
                 format!("{:<34} FAILED: {what}", scenario.name)
             }
         };
+        let panics = PANICS.swap(0, Relaxed);
+        if panics > 0 {
+            failures.push(format!("{}: {panics} panics that nobody meant", scenario.name));
+        }
         println!("{row}");
         table.push(row);
         match rig::run_control(scenario) {
@@ -177,6 +190,8 @@ fn hostile_and_clumsy_peers_hurt_nobody() {
                 table.push(format!("{:<34} FAILED: {what}", scenario.name));
             }
         }
+        // In a control anything may happen.
+        PANICS.store(0, Relaxed);
     }
     print_table(&table, began.elapsed());
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::thread;
 
 use heartwire::CloseReason;
 use rustls::version::{TLS12, TLS13};
@@ -52,22 +53,39 @@ fn an_end_that_nobody_announced_is_a_loss_unless_it_follows_a_close_frame() {
     }
 }
 
-#[test]
-fn of_a_record_that_is_cut_off_nothing_is_delivered() {
-    let running = start(secure());
-    let mut client = connect(&running);
-    client.expect_echo("whole");
-    let record = client.wire().tls().with(|connection| {
+/// The record of this frame, sealed but not sent.
+fn record_of(client: &Client, frame: &[u8]) -> Vec<u8> {
+    client.wire().tls().with(|connection| {
         let mut bytes = Vec::new();
-        connection.writer().write_all(&masked(TEXT, b"cut off")).unwrap();
-        connection.write_tls(&mut bytes).unwrap();
+        connection.writer().write_all(frame).expect("into memory");
+        connection.write_tls(&mut bytes).expect("into memory");
         bytes
-    });
-    client.wire().socket().write_all(&record[..record.len() - 1]).unwrap();
-    hang_up(&client);
-    let report = running.closed();
-    assert_eq!((&report.reason, report.traffic.messages_in), (&CloseReason::Disconnected, 1), "{report:?}");
-    client.expect_end();
+    })
+}
+
+#[test]
+fn a_record_that_is_cut_anywhere_is_delivered_whole_or_not_at_all() {
+    let running = start(secure());
+    let frame = masked(TEXT, b"cut");
+    let len = record_of(&connect(&running), &frame).len();
+    running.closed();
+    for cut in 0..len {
+        let mut client = connect(&running);
+        // First with the rest a moment later, and then without it.
+        let record = record_of(&client, &frame);
+        for piece in [&record[..cut], &record[cut..]] {
+            client.wire().socket().write_all(piece).unwrap();
+            thread::yield_now();
+        }
+        assert_eq!(client.text(), "cut", "at {cut}");
+        let record = record_of(&client, &frame);
+        client.wire().socket().write_all(&record[..cut]).unwrap();
+        hang_up(&client);
+        let report = running.closed();
+        let expected = (&CloseReason::Disconnected, 1);
+        assert_eq!((&report.reason, report.traffic.messages_in), expected, "at {cut}: {report:?}");
+        client.expect_end();
+    }
 }
 
 #[test]
