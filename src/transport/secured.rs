@@ -281,8 +281,8 @@ fn write_some(mut bytes: &[u8], write: &mut impl FnMut(&[u8]) -> io::Result<usiz
     (written, None)
 }
 
-/// The peer has ended its direction, whether or not it ends TCP's: nobody waits for more, and the socket is readable from
-/// now on.
+/// The peer has ended its direction, whether or not it ends TCP's: nobody waits for more, and the socket is readable
+/// from now on.
 pub(crate) fn end_reading(stream: &Stream) {
     // It fails only if the connection has ended already.
     let _ = stream.shutdown(Shutdown::Read);

@@ -230,8 +230,8 @@ pub(crate) fn abandon(stream: &Stream) {
     shut_down(stream);
 }
 
-/// Shuts down both directions. A thread that is blocked in a read or a write of the socket returns at once. Over TLS the
-/// peer is told that nothing follows, if the socket takes that at once.
+/// Shuts down both directions. A thread that is blocked in a read or a write of the socket returns at once. Over TLS
+/// the peer is told that nothing follows, if the socket takes that at once.
 pub(crate) fn shut_down(stream: &Stream) {
     if let Some(secured) = stream.secured() {
         secured.end(stream);

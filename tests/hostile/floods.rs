@@ -10,8 +10,8 @@ use crate::support::{
 };
 use crate::{Checked, Control, Scenario, ensure, plain, scaled, seed, site};
 
-/// What may wait for a peer that sends nothing but Pings: a Pong that is partly written and the newest. Over TLS one more
-/// may be sealed behind the first before the socket has taken that.
+/// What may wait for a peer that sends nothing but Pings: a Pong that is partly written and the newest. Over TLS one
+/// more may be sealed before it is known that the socket has taken the first.
 fn most_pongs() -> usize {
     (if over_tls::is_on() { 3 } else { 2 }) * 127
 }

@@ -1,4 +1,5 @@
-//! The same tests over TLS: with `HEARTWIRE_TEST_TLS=1` every server, client and other end that is made here speaks TLS.
+//! The same tests over TLS: with `HEARTWIRE_TEST_TLS=1` every server, client and other end that is made here speaks
+//! TLS.
 //!
 //! A test that means nothing over TLS begins with `plain_only!("why")`: it is left out then, and says so.
 

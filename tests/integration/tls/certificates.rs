@@ -1,5 +1,5 @@
-//! Certificates of both ends on a live server: which one a client gets, what becomes of a client's own, and what changes
-//! while connections are open. Every wrong kind of certificate is tried in memory (src/tls/tests).
+//! Certificates of both ends on a live server: which one a client gets, what becomes of a client's own, and what
+//! changes while connections are open. Every wrong kind of certificate is tried in memory (src/tls/tests).
 
 use std::sync::Arc;
 

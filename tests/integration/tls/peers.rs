@@ -98,7 +98,7 @@ fn a_record_that_was_changed_on_its_way_ends_the_connection_and_gives_nothing_aw
 /// A client whose keys we have: it can seal what rustls never would.
 struct Sealing {
     socket: TcpStream,
-    encrypter: Box<dyn MessageEncrypter>,
+    sealer: Box<dyn MessageEncrypter>,
     number: u64,
 }
 
@@ -121,16 +121,16 @@ impl Sealing {
         let ExtractedSecrets { tx: (number, secrets), .. } = connection.dangerous_extract_secrets().unwrap();
         let ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } = secrets else { panic!("another suite") };
         let SupportedCipherSuite::Tls12(suite) = TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 else { panic!() };
-        let encrypter = suite.aead_alg.encrypter(key, iv.as_ref(), &[]);
+        let sealer = suite.aead_alg.encrypter(key, iv.as_ref(), &[]);
         let socket = client.wire().socket().try_clone().unwrap();
         socket.set_read_timeout(Some(CEILING)).unwrap();
-        Self { socket, encrypter, number }
+        Self { socket, sealer, number }
     }
 
     fn send(&mut self, typ: ContentType, payload: &[u8]) {
         let message =
             OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_2, payload: OutboundChunks::Single(payload) };
-        let record = self.encrypter.encrypt(message, self.number).unwrap().encode();
+        let record = self.sealer.encrypt(message, self.number).unwrap().encode();
         self.number += 1;
         self.socket.write_all(&record).unwrap();
     }
