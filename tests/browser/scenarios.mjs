@@ -1,6 +1,7 @@
 // heartwire.js in Chromium against the program: what can happen to a line, and how long it took to see it.
 
-import { build, check, launch, Line, missing, Server, sleep, StrangeServer, Tab, within } from './support.mjs';
+import { build, certificates, check, launch, Line, missing } from './support.mjs';
+import { Server, sleep, StrangeServer, Tab, within } from './support.mjs';
 
 // In milliseconds. A dead line is found within INTERVAL + 3 x TIMEOUT.
 const INTERVAL = 500;
@@ -54,10 +55,10 @@ async function visit(browser, url, options = {}) {
   return { context, page, happened, count };
 }
 
-/** Each gives what the table is to say: `[what was measured, milliseconds, bound]`. */
+/** Each gives what the table is to say: `[what was measured, milliseconds, bound]`. `tls` are a server's options. */
 const SCENARIOS = {
-  async 'settings, heartbeat and echo'(browser) {
-    const server = await Server.start(BEAT);
+  async 'settings, heartbeat and echo'(browser, tls = []) {
+    const server = await Server.start([...BEAT, ...tls]);
     const { page, happened } = await visit(browser, server.url);
     await happened('settings');
     const beat = await happened('beat', 2);
@@ -75,8 +76,8 @@ const SCENARIOS = {
     return ['round trip', beat.roundTrip, TIMEOUT];
   },
 
-  async 'server killed, and back'(browser) {
-    const server = await Server.start(BEAT);
+  async 'server killed, and back'(browser, tls = []) {
+    const server = await Server.start([...BEAT, ...tls]);
     const { happened, page } = await visit(browser, server.url, { reconnect: { longest: 1_000 } });
     await server.kill();
     await happened('close');
@@ -105,8 +106,8 @@ const SCENARIOS = {
     return ['found dead', closed.at - since, BOUND];
   },
 
-  async 'line cut without a word'(browser) {
-    const server = await Server.start(BEAT);
+  async 'line cut without a word'(browser, tls = []) {
+    const server = await Server.start([...BEAT, ...tls]);
     const line = await Line.to(server);
     const { happened } = await visit(browser, line.url, { connectTimeout: 1_000, reconnect: { longest: 500 } });
     await happened('beat');
@@ -306,8 +307,8 @@ const SCENARIOS = {
     return [wasKept ? 'asked, and alive' : 'open again', seen.at - since, 1_000];
   },
 
-  async 'page left'(browser) {
-    const server = await Server.start(BEAT);
+  async 'page left'(browser, tls = []) {
+    const server = await Server.start([...BEAT, ...tls]);
     const { page } = await visit(browser, server.url);
     const since = Date.now();
     await page.goto('about:blank');
@@ -358,8 +359,8 @@ const SCENARIOS = {
     return ['open again after its start', took, 2_000];
   },
 
-  async 'status page through a restart'(browser) {
-    const server = await Server.start(BEAT);
+  async 'status page through a restart'(browser, tls = []) {
+    const server = await Server.start([...BEAT, ...tls]);
     const page = await (await browser.newContext()).newPage();
     const errors = [];
     page.on('pageerror', (error) => errors.push(error.message));
@@ -420,6 +421,70 @@ const SCENARIOS = {
   },
 };
 
+/** These again, with a page of https and a WebSocket of wss. */
+const OVER_HTTPS = [
+  'settings, heartbeat and echo',
+  'server killed, and back',
+  'line cut without a word',
+  'page left',
+  'status page through a restart',
+];
+
+/** And these besides, with a server's options for the certificate that the browser accepts. */
+const HTTPS_ONLY = {
+  async 'metrics and heartwire.js, https'(browser, tls) {
+    const server = await Server.start([...BEAT, ...tls]);
+    const { page } = await visit(browser, server.url);
+    const since = Date.now();
+    const seen = await page.evaluate(async () => {
+      const answers = await Promise.all(['/metrics', '/heartwire.js'].map((path) => fetch(path)));
+      const texts = await Promise.all(answers.map((answer) => answer.text()));
+      const statuses = answers.map(({ status }) => status);
+      return { isSecure: window.isSecureContext, url: window.socket.url, statuses, texts };
+    });
+    const took = Date.now() - since;
+    const [metrics, module] = seen.texts;
+    check(seen.statuses.join() === '200,200', `answered with ${seen.statuses}`);
+    check(/^heartwire_connections 1(\.0)?$/m.test(metrics), `the page does not count in ${metrics}`);
+    check(module.includes('export class HeartSocket'), 'heartwire.js is something else');
+    check(seen.isSecure && seen.url.startsWith('wss://'), `it is not over TLS: ${seen.url}`);
+    await server.stop();
+    return ['both there', took, 1_000];
+  },
+
+  async 'a try on the status page, https'(browser, tls) {
+    const server = await Server.start([...BEAT, ...tls]);
+    const page = await (await browser.newContext()).newPage();
+    await page.goto(server.url);
+    const isLive = () => document.getElementById('status').textContent === 'live';
+    await within('the page is live', page.waitForFunction(isLive));
+    const command = await page.textContent('#command');
+    check(command === `heartwire connect wss://${server.address}/`, `it advises ${command}`);
+    const since = Date.now();
+    await page.click('#try-connect');
+    await page.fill('#try-text', 'bounce');
+    // It can be clicked as soon as there is a connection.
+    await page.click('#try-send');
+    const isBack = () => document.getElementById('try-log').textContent.split('bounce').length === 3;
+    await within('the echo is there', page.waitForFunction(isBack));
+    const took = Date.now() - since;
+    await server.stop();
+    return ['connected, and the echo', took, 1_000];
+  },
+
+  async 'certificate of another key, https (control)'(browser) {
+    const server = await Server.start(certificates().serve);
+    const page = await (await browser.newContext()).newPage();
+    const since = Date.now();
+    const refused = await page.goto(server.url).then(() => 'nothing', (error) => error.message);
+    check(refused.includes('ERR_CERT_AUTHORITY_INVALID'), `refused because of ${refused}`);
+    const took = Date.now() - since;
+    await server.log.with('handshake failed: TLS');
+    await server.stop();
+    return ['refused by the browser', took, 1_000];
+  },
+};
+
 /** Runs in the page: the heartbeat that pages have had for years, without a library. */
 function classicPage(url) {
   const state = { opened: 0, received: [], socket: null };
@@ -465,6 +530,13 @@ function classicPage(url) {
   connect();
 }
 
+/** Names and functions of them all. */
+function scenarios({ serve }) {
+  const again = OVER_HTTPS.map((name) => [`${name}, https`, (browser) => SCENARIOS[name](browser, serve)]);
+  const only = Object.entries(HTTPS_ONLY).map(([name, scenario]) => [name, (browser) => scenario(browser, serve)]);
+  return [...Object.entries(SCENARIOS), ...again, ...only];
+}
+
 async function main(parts) {
   const reason = missing();
   if (reason) {
@@ -472,9 +544,10 @@ async function main(parts) {
     return 77;
   }
   build();
-  const browser = await launch();
+  const made = certificates();
+  const browser = await launch(made);
   const table = [];
-  for (const [name, scenario] of Object.entries(SCENARIOS)) {
+  for (const [name, scenario] of scenarios(made)) {
     if (parts.length > 0 && !parts.some((part) => name.includes(part))) continue;
     try {
       const [what, took, bound] = await within(name, scenario(browser), 120_000);

@@ -1,12 +1,13 @@
 // The program, a line that can be cut, and Chromium, as the scenarios use them. Every wait is for an event and has a
 // ceiling.
 
-import { execFileSync, spawn } from 'node:child_process';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
 import net from 'node:net';
+import os from 'node:os';
 import path from 'node:path';
 import readline from 'node:readline';
 
@@ -44,9 +45,9 @@ const children = new Set();
 export class Server {
   static async start(options = [], address = '127.0.0.1:0', program = 'heartwire') {
     const server = new Server(options, address, program);
-    const line = await within('the server listens', server.stdout.find((text) => text.includes('ws://')));
-    server.address = /ws:\/\/(\S+)/.exec(line)[1];
-    server.url = `http://${server.address}`;
+    const line = await within('the server listens', server.stdout.find((text) => /wss?:\/\//.test(text)));
+    [, server.secure, server.address] = /ws(s?):\/\/(\S+)/.exec(line);
+    server.url = `http${server.secure}://${server.address}`;
     return server;
   }
 
@@ -145,7 +146,7 @@ export class Line {
     const port = Number(server.address.split(':').at(-1));
     line.listener = net.createServer((near) => line.#join(near, net.connect(port, '127.0.0.1')));
     await new Promise((resolve) => line.listener.listen(0, '127.0.0.1', resolve));
-    line.url = `http://127.0.0.1:${line.listener.address().port}`;
+    line.url = `http${server.secure}://127.0.0.1:${line.listener.address().port}`;
     return line;
   }
 
@@ -202,13 +203,23 @@ export function missing() {
   const executable = process.env.CHROMIUM ?? '/usr/bin/chromium';
   if (!existsSync(executable)) return 'chromium is not installed';
   if (!existsSync(path.join(tools, 'node_modules/playwright-core'))) return 'playwright-core is not installed';
+  if (spawnSync('openssl', ['version']).error) return 'openssl is not installed';
   return null;
 }
 
-export function launch() {
+/** Certificates for servers, in a folder that is removed at the end. */
+export function certificates() {
+  const folder = mkdtempSync(path.join(os.tmpdir(), 'heartwire-certificates-'));
+  process.on('exit', () => rmSync(folder, { recursive: true, force: true }));
+  return JSON.parse(execFileSync('python3', ['-B', path.join(root, 'tests/support/certificates.py'), folder]));
+}
+
+/** A browser that accepts the certificate of one key, whoever has signed it, and otherwise those that all do. */
+export function launch({ spki }) {
   const { chromium } = createRequire(path.join(tools, 'package.json'))('playwright-core');
   const executablePath = process.env.CHROMIUM ?? '/usr/bin/chromium';
-  return chromium.launch({ executablePath, args: ARGUMENTS, ignoreDefaultArgs: NOT_THESE });
+  const args = [...ARGUMENTS, `--ignore-certificate-errors-spki-list=${spki}`];
+  return chromium.launch({ executablePath, args, ignoreDefaultArgs: NOT_THESE });
 }
 
 /** A tab that can really be hidden, with its timers held back: those of playwright always count as visible. */

@@ -50,8 +50,8 @@ def is_good(case, verdict):
 
 
 def judge_all(kinds, found, limited):
-    """Calls each function of `kinds` for all cases (with the arguments `found`) and for some with messages limited to 1 KiB
-    (`limited`), and prints what came of it. The exit status: whether all is as it must be."""
+    """Calls each function of `kinds` for all cases (with the arguments `found`) and for some with messages limited to
+    1 KiB (`limited`), and prints what came of it. The exit status: whether all is as it must be."""
     with concurrent.futures.ThreadPoolExecutor() as pool:
         running = {kind: [pool.submit(run, *what) for what in (found, limited)] for kind, run in kinds.items()}
     # All are printed, whatever came of the first.

@@ -1,11 +1,17 @@
-"""A CA of our own and what it has signed, made by OpenSSL as docs/tls.md says, and contexts for the `ssl` module of Python."""
+"""A CA of our own and what it has signed, made by OpenSSL as docs/tls.md says, and contexts for Python's module `ssl`.
+
+For tests in other languages: `certificates.py FOLDER` makes them there, and prints as JSON the options of
+`heartwire serve` and the key that Chromium is to trust.
+"""
 
 import contextlib
+import json
 import os
 import pathlib
 import shutil
 import ssl
 import subprocess
+import sys
 import tempfile
 
 # What the server's certificate is for.
@@ -100,3 +106,8 @@ def openssl(*words, input=b""):
     if done.returncode != 0:
         raise RuntimeError(f"openssl {' '.join(map(str, words))}: {done.stderr.decode().strip()}")
     return done.stdout
+
+
+if __name__ == "__main__":
+    certificates = Certificates(pathlib.Path(sys.argv[1]))
+    print(json.dumps({"serve": certificates.serve, "spki": certificates.spki()}))
