@@ -65,8 +65,8 @@ def part_of_readme(upstreams, listen, read_timeout, as_it_comes, tls):
 
 @contextlib.contextmanager
 def nginx(upstream, read_timeout=None, connections=64, as_it_comes=False, made=None, trusted=None):
-    """Runs nginx in front of `upstream`, an address or a list of them, and gives the address it listens on. With `made`, the
-    certificates of both, there is TLS on both sides; nginx trusts their CA in the upstream, or another, `trusted`."""
+    """Runs nginx in front of `upstream`, an address or a list of them, and gives the address it listens on. With `made`,
+    certificates, there is TLS on both sides; nginx trusts their CA in the upstream, or another, `trusted`."""
     with running(upstream, read_timeout, connections, as_it_comes, made, trusted) as (address, _):
         yield address
 

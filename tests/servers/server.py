@@ -9,7 +9,8 @@ beats by Pings of its own, and tells on its standard output what happens:
     pong                   a Ping of its own was answered
     closed CODE            a connection has ended (1006: without a Close frame)
 
-It speaks TLS if its environment says with what, as tests/support/certificates.py has it. At a line "close" it closes all connections that it has, and stays for new ones.
+It speaks TLS if its environment says with what, as tests/support/certificates.py has it. At a line "close" it closes
+all connections that it has, and stays for new ones.
 """
 
 import contextlib

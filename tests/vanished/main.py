@@ -15,8 +15,9 @@ from trial import Row, Trial, Unfit
 
 LEGEND = f"""
 A Ping every 1 s, dead after 3 misses of 1 s (6 where peers come back silent). Times run from the last byte that could
-have arrived (buffer full: from the cut, or from when the queue was full, if the line stays). {Policy().floor:.1f} s must
-pass after that byte, and no more than the bound, plus {Trial.ALLOWANCE:.1f} s for the timers of the kernel and a busy machine.
+have arrived (buffer full: from the cut, or from when the queue was full, if the line stays). {Policy().floor:.1f} s
+must pass after that byte, and no more than the bound, plus {Trial.ALLOWANCE:.1f} s for the timers of the kernel and
+a busy machine.
 false: living peers that were found dead. reports: per connection.
 """
 HEADINGS = "scenario,dead,alive,found,first s,median s,last s,bound s,false,reports,causes".split(",")

@@ -10,7 +10,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 
 class Clients(Commanded):
-    def __init__(self, wires, wire, port, count, receive_buffer=0, made=None):
+    def __init__(self, wires, wire, port, count, made=None, receive_buffer=0):
         self.address = wires.CLIENT[wire]
         arguments = [wires.SERVER[wire], port, self.address, count, receive_buffer, *([made.ca] if made else [])]
         super().__init__(HERE / "clients.py", *arguments, inside=lambda command: wires.inside("client", command))

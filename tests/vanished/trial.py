@@ -54,11 +54,11 @@ class Trial:
     def __init__(self, name, policy=Policy(), server=None, victims=20, others=20, victim_buffer=0, made=None):
         self.row = Row(name, policy, dead=victims, alive=others)
         self.policy = policy
-        self.command = [*server] if server else [os.environ["HEARTWIRE"], "0.0.0.0:0", "--close-timeout", "1s", *policy.options()]
+        program = [os.environ["HEARTWIRE"], "0.0.0.0:0", "--close-timeout", "1s", *policy.options()]
+        self.command = [*(server or program), *(made.serve if made else [])]
         self.is_program = self.command[0] == os.environ["HEARTWIRE"]
         # What the server has, if all this is over TLS.
         self.made = made
-        self.command += made.serve if made else []
         self.victim_buffer = victim_buffer
         self.causes = ("heartbeat lost",)
         # By victim: after the first it may count as dead once the floor has passed, after the second the bound runs.
@@ -73,8 +73,9 @@ class Trial:
         try:
             self.server = self._keep(self._server())
             port = self.server.port
-            self.victims = self._keep(Clients(self.wires, "cut", port, self.row.dead, self.victim_buffer, made=self.made))
-            self.others = self._keep(Clients(self.wires, "stay", port, self.row.alive, made=self.made))
+            made = self.made
+            self.victims = self._keep(Clients(self.wires, "cut", port, self.row.dead, made, self.victim_buffer))
+            self.others = self._keep(Clients(self.wires, "stay", port, self.row.alive, made))
         except BaseException:
             self.__exit__()
             raise
