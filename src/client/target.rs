@@ -44,6 +44,7 @@ pub(super) struct Location {
     pub(super) host: String,
     pub(super) port: u16,
     /// The path of a Unix socket, in place of host and port.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "this system has no Unix sockets"))]
     pub(super) unix_path: Option<PathBuf>,
     /// As in the `Host` header.
     pub(super) authority: String,

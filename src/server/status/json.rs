@@ -22,7 +22,7 @@ const SHOWN: usize = 100;
 const MOST_CHARACTERS: usize = 120;
 
 /// The part that never changes: the server, and the default heartbeat of its connections.
-pub(super) fn about(address: SocketAddr, policy: HeartbeatPolicy) -> Value {
+pub(super) fn about(address: &str, policy: HeartbeatPolicy) -> Value {
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let leader = match (policy.ping_interval(), policy.period()) {
         (Some(_), _) => "server",
@@ -31,7 +31,7 @@ pub(super) fn about(address: SocketAddr, policy: HeartbeatPolicy) -> Value {
     };
     json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "address": address.to_string(),
+        "address": address,
         "leader": leader,
         "interval": policy.period().map(ms),
         "timeout": policy.pong_timeout().map(ms),

@@ -45,13 +45,20 @@ pub(in crate::server) struct Start {
 /// The thread, which ends with the server's events. Dropping this waits for it.
 pub(in crate::server) struct Publisher(Option<JoinHandle<()>>);
 
+/// Where the server listens, in words.
+fn addresses(handle: &ServerHandle) -> String {
+    let addresses = handle.local_addrs().into_iter().map(|address| address.to_string());
+    let paths = handle.unix_paths().into_iter().map(|path| format!("unix:{}", path.display()));
+    addresses.chain(paths).collect::<Vec<_>>().join(", ")
+}
+
 impl Start {
     /// Starts the thread. `policy` is the default heartbeat of connections.
     pub(in crate::server) fn start(self, policy: HeartbeatPolicy) -> io::Result<Publisher> {
         let Self { handle, log, arrivals } = self;
         let events = handle.events();
         let mut state = State {
-            about: json::about(handle.local_addr(), policy),
+            about: json::about(&addresses(&handle), policy),
             handle,
             watchers: Vec::new(),
             ended: VecDeque::new(),
