@@ -4,10 +4,11 @@ use std::io;
 
 use crate::wire::{self, Parser, Piece, wrong};
 
-/// How a connection talks: WebSocket, or the same bytes over plain TCP.
+/// How a connection talks: WebSocket, plain or over TLS, or the same bytes over plain TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Dialect {
     pub(crate) is_websocket: bool,
+    pub(crate) is_tls: bool,
     pub(crate) text: bool,
 }
 
@@ -179,7 +180,7 @@ fn write_number(digits: &mut [u8], mut number: u64) {
 mod tests {
     use super::*;
 
-    const WEBSOCKET: Dialect = Dialect { is_websocket: true, text: false };
+    const WEBSOCKET: Dialect = Dialect { is_websocket: true, is_tls: false, text: false };
 
     /// A message as a server sends it.
     fn answer(template: &Template, number: u64) -> Vec<u8> {
@@ -228,7 +229,7 @@ mod tests {
 
     #[test]
     fn plain_tcp_gives_back_what_it_got() {
-        let template = Template::new(Dialect { is_websocket: false, text: false }, 20, 7);
+        let template = Template::new(Dialect { is_websocket: false, is_tls: false, text: false }, 20, 7);
         let mut bytes = Vec::new();
         template.write(0, &mut bytes);
         template.write(1, &mut bytes);

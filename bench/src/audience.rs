@@ -13,10 +13,11 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::answers::{Answers, Dialect, Template};
+use crate::channel::Channel;
 use crate::process::Server;
 use crate::requester::{await_ends, say_goodbye};
 use crate::wire::wrong;
-use crate::{interrupt, load, wire};
+use crate::{interrupt, load};
 
 /// How a server's fan-out is to be loaded.
 #[derive(Debug, Clone)]
@@ -43,7 +44,7 @@ pub(crate) struct Outcome {
 
 /// Runs it. `None` after Ctrl-C.
 pub(crate) fn run(server: &Server, fanout: &Fanout) -> io::Result<Option<Outcome>> {
-    let dialect = Dialect { is_websocket: server.kind.is_websocket(), text: false };
+    let dialect = server.dialect(false);
     let template = Template::new(dialect, fanout.payload, 0);
     let deaf: Vec<TcpStream> =
         (0..fanout.deaf).map(|_| open_deaf(server.address, dialect)).collect::<io::Result<_>>()?;
@@ -244,11 +245,11 @@ fn open(address: SocketAddr, dialect: Dialect, fanout: &Fanout, template: &Templ
 }
 
 fn open_stream(address: SocketAddr, dialect: Dialect) -> io::Result<TcpStream> {
-    let stream = wire::connect(address)?;
-    if dialect.is_websocket && !wire::upgrade(&stream)?.is_empty() {
+    let mut channel = Channel::connect(address, None)?;
+    if dialect.is_websocket && !channel.upgrade()?.is_empty() {
         return Err(wrong("something before it was asked"));
     }
-    Ok(stream)
+    Ok(channel.into_stream())
 }
 
 /// Opens a connection that will never be read from. Its buffer is small, so that the server notices soon.

@@ -37,7 +37,7 @@ pub(crate) fn count(
     command.arg("--tool=callgrind").arg(format!("--callgrind-out-file={}", profile.display()));
     command.arg(format!("--log-file={}", log.display())).arg(std::env::current_exe()?);
     command.args(serve.arguments(kind));
-    let server = Server::spawn(kind, &mut command)?;
+    let server = Server::spawn(kind, serve, &mut command)?;
     exchange(&server)?;
     server.process.finish()?;
     let text = fs::read_to_string(&log)?;

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{connect, count, detect, echoes, fanout, idle, isolation, syscalls};
+use crate::cases::{connect, count, detect, echoes, fanout, idle, isolation, syscalls, tls};
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
 use crate::server::{self, Kind, ServeOptions};
-use crate::{callgrind, crowd, interrupt, json, plot, strace};
+use crate::{callgrind, crowd, fleet, interrupt, json, plot, strace};
 
 /// Measures heartwire next to others, every server in a process of its own, in one run.
 ///
@@ -101,6 +101,8 @@ enum Command {
     Connect(connect::Options),
     /// Idle connections: memory, threads, the heartbeat's processor time; then all go silent at once.
     Idle(idle::Options),
+    /// Echoes, handshakes, idle connections and returning clients over TLS.
+    Tls(tls::Options),
     /// How exactly dead peers are found.
     Detect(detect::Options),
     /// Instructions for one message, by callgrind.
@@ -119,24 +121,34 @@ enum Command {
     Crowd {
         address: std::net::SocketAddr,
         count: usize,
-        /// Plain TCP, no WebSocket.
-        #[arg(long)]
-        bare: bool,
+        #[command(flatten)]
+        options: crowd::Options,
+    },
+    /// Many of heartwire's clients, for another process of this program.
+    #[command(hide = true)]
+    Fleet {
+        address: std::net::SocketAddr,
+        count: usize,
+        #[command(flatten)]
+        options: fleet::Options,
     },
 }
 
 /// What `all` does.
-const ALL: [&str; 8] = ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "detect"];
+const ALL: [&str; 9] = ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "tls", "detect"];
 
 pub(crate) fn run() -> io::Result<()> {
     let Cli { command, common } = Cli::parse();
     rlimit::increase_nofile_limit(u64::MAX)?;
     let command = match command.unwrap_or(Command::All) {
         Command::Serve { kind, options } => return server::serve(kind, &options),
-        Command::Crowd { address, count, bare } => return crowd::run(address, count, !bare),
+        Command::Crowd { address, count, options } => return crowd::run(address, count, options),
+        Command::Fleet { address, count, options } => return fleet::run(address, count, &options),
         command => command,
     };
     interrupt::watch()?;
+    // Over TLS nothing is bare.
+    let reference = if matches!(command, Command::Tls(_)) { Kind::Tungstenite } else { Kind::Bare };
     let machine = Machine::look();
     print!("{machine}");
     let mut report = Report::default();
@@ -144,7 +156,7 @@ pub(crate) fn run() -> io::Result<()> {
         Command::All => all(&common, &mut report),
         one => measure(&common, one, &mut report),
     };
-    print!("{}", report.tables(&[Kind::Bare.name(), Kind::TokioTungstenite.name()]));
+    print!("{}", report.tables(&[reference.name(), Kind::TokioTungstenite.name()]));
     if let Some(path) = &common.json {
         fs::write(path, json::write(&machine, &report, common.rounds, common.seconds))?;
     }
@@ -190,10 +202,11 @@ fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result
         Command::Isolation(options) => isolation::run(common, &options, report),
         Command::Connect(options) => connect::run(common, &options, report),
         Command::Idle(options) => idle::run(common, &options, report),
+        Command::Tls(options) => tls::run(common, &options, report),
         Command::Detect(options) => detect::run(common, &options, report),
         Command::Count(options) => count::run(common, &options, report),
         Command::Syscalls(options) => syscalls::run(common, &options, report),
         // Not measurements; they were dealt with before.
-        Command::All | Command::Serve { .. } | Command::Crowd { .. } => Ok(()),
+        Command::All | Command::Serve { .. } | Command::Crowd { .. } | Command::Fleet { .. } => Ok(()),
     }
 }

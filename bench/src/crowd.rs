@@ -1,27 +1,50 @@
 //! Many clients in one process and one thread: they answer Pings and do nothing else, until some are told to be silent.
 //!
-//! It says `ready` when all are connected. At `silence N` that many answer no more; for each of them it says
+//! It says `ready` when all are connected; with `--talk` when each has had an echo, a Pong to a Ping of its own, and has
+//! answered a Ping of the server's, if that sends any. At `silence N` that many answer no more; for each of them it says
 //! `late MICROSECONDS` when the server ends it, counted from the first Ping that it left unanswered. Should the server
 //! end another, it says `lost`. It lives until its standard input ends.
 
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use clap::Args;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use crate::answers::Dialect;
+use crate::channel::{Channel, Received, SCRATCH};
 use crate::process::{self, Process, Server};
+use crate::tls;
 use crate::wire::{self, Parser, Piece};
 
+/// What a crowd is like.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Options {
+    /// Plain TCP, no WebSocket.
+    #[arg(long)]
+    pub(crate) bare: bool,
+    /// Over TLS.
+    #[arg(long)]
+    pub(crate) tls: bool,
+    /// Each has an echo and a Pong first.
+    #[arg(long)]
+    pub(crate) talk: bool,
+    /// Each waits for a Ping of the server, too.
+    #[arg(long)]
+    pub(crate) await_ping: bool,
+}
+
 struct Member {
-    stream: TcpStream,
+    channel: Channel,
     parser: Parser,
     ping: Vec<u8>,
     is_ping: bool,
+    heard: Heard,
     is_silent: bool,
     /// When the first Ping came that it leaves unanswered.
     unanswered: Option<Instant>,
@@ -31,7 +54,7 @@ struct Member {
 /// The token of whoever tells us to be silent.
 const ORDERS: Token = Token(usize::MAX);
 
-pub(crate) fn run(server: SocketAddr, count: usize, is_websocket: bool) -> io::Result<()> {
+pub(crate) fn run(server: SocketAddr, count: usize, options: Options) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let waker = Waker::new(poll.registry(), ORDERS)?;
     let silent = Arc::new(AtomicUsize::new(0));
@@ -46,14 +69,17 @@ pub(crate) fn run(server: SocketAddr, count: usize, is_websocket: bool) -> io::R
 
     let mut crowd = Vec::with_capacity(count);
     for number in 0..count {
-        let member = Member::open(server, is_websocket)?;
+        let member = Member::open(server, options)?;
         let interest = Interest::READABLE;
-        poll.registry().register(&mut SourceFd(&member.stream.as_raw_fd()), Token(number), interest)?;
+        poll.registry().register(&mut SourceFd(&member.channel.stream().as_raw_fd()), Token(number), interest)?;
         crowd.push(member);
         // Those who are here already must not look dead while the rest arrives.
         if number % 64 == 63 {
             answer(&mut poll, &mut crowd, Duration::ZERO)?;
         }
+    }
+    while !crowd.iter().all(|member| member.heard.is_enough(options)) {
+        answer(&mut poll, &mut crowd, Duration::from_millis(100))?;
     }
     println!("ready");
     loop {
@@ -85,23 +111,44 @@ fn answer(poll: &mut Poll, crowd: &mut [Member], wait: Duration) -> io::Result<(
     Ok(())
 }
 
+/// What a member has had of the server.
+#[derive(Debug, Default)]
+struct Heard {
+    echo: bool,
+    pong: bool,
+    ping: bool,
+}
+
+impl Heard {
+    fn is_enough(&self, options: Options) -> bool {
+        (!options.talk || self.echo && self.pong) && (!options.await_ping || self.ping)
+    }
+}
+
 impl Member {
-    fn open(server: SocketAddr, is_websocket: bool) -> io::Result<Self> {
-        let stream = wire::connect(server)?;
-        let tail = if is_websocket {
-            wire::upgrade(&stream)?
-        } else {
+    fn open(server: SocketAddr, options: Options) -> io::Result<Self> {
+        let mut channel = Channel::connect(server, options.tls.then(tls::careless_client))?;
+        let tail = if options.bare {
             // Waits until the server has taken it in, as the handshake does: a rush would overrun its backlog.
-            (&stream).write_all(b"?")?;
-            (&stream).read_exact(&mut [0])?;
+            channel.stream().write_all(b"?")?;
+            channel.stream().read_exact(&mut [0])?;
             Vec::new()
+        } else {
+            channel.upgrade()?
         };
-        stream.set_nonblocking(true)?;
+        if options.talk {
+            let mut words = Vec::with_capacity(64);
+            wire::frame(&mut words, wire::BINARY, &[b'0'; 20]);
+            wire::frame(&mut words, wire::PING, b"?");
+            channel.write(&words)?;
+        }
+        channel.stream().set_nonblocking(true)?;
         let mut member = Self {
-            stream,
+            channel,
             parser: Parser::default(),
             ping: Vec::new(),
             is_ping: false,
+            heard: Heard::default(),
             is_silent: false,
             unanswered: None,
             is_open: true,
@@ -112,16 +159,18 @@ impl Member {
 
     /// Takes what came; an error when the server has ended it, or said Close.
     fn receive(&mut self) -> io::Result<()> {
-        let mut chunk = [0; 1024];
+        let mut scratch = [0; SCRATCH];
+        let mut arrived = Vec::new();
         loop {
-            match (&self.stream).read(&mut chunk) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(count) => {
-                    self.take(&chunk[..count])?;
-                    if count < chunk.len() {
-                        return Ok(());
-                    }
-                }
+            let received = self.channel.receive(&mut scratch, |bytes| {
+                arrived.extend_from_slice(bytes);
+                Ok(())
+            });
+            self.take(&std::mem::take(&mut arrived))?;
+            match received {
+                Ok(Received::End) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(Received::All) => return Ok(()),
+                Ok(Received::Part) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error),
             }
@@ -134,6 +183,9 @@ impl Member {
                 Piece::Begin(wire::CLOSE, _) => return Err(io::ErrorKind::ConnectionAborted.into()),
                 Piece::Begin(opcode, _) => {
                     self.is_ping = opcode == wire::PING;
+                    self.heard.echo |= opcode == wire::BINARY;
+                    self.heard.pong |= opcode == wire::PONG;
+                    self.heard.ping |= self.is_ping;
                     self.ping.clear();
                 }
                 Piece::Payload(payload) => self.ping.extend_from_slice(payload),
@@ -144,7 +196,7 @@ impl Member {
                     let mut pong = Vec::with_capacity(32);
                     wire::frame(&mut pong, wire::PONG, &self.ping);
                     // A few bytes on an idle connection: the socket takes them.
-                    (&self.stream).write_all(&pong)?;
+                    self.channel.write(&pong)?;
                 }
                 Piece::End => {}
             }
@@ -155,9 +207,20 @@ impl Member {
 
 /// Starts a crowd in a process of its own, and waits until it is complete.
 pub(crate) fn start(server: &Server, count: usize) -> io::Result<Process> {
+    start_with(server, count, false, false)
+}
+
+/// One whose members talk first, and await a Ping of the server.
+pub(crate) fn start_talking(server: &Server, count: usize, await_ping: bool) -> io::Result<Process> {
+    start_with(server, count, true, await_ping)
+}
+
+fn start_with(server: &Server, count: usize, talk: bool, await_ping: bool) -> io::Result<Process> {
     let mut arguments = vec!["crowd".to_owned(), server.address.to_string(), count.to_string()];
-    if !server.kind.is_websocket() {
-        arguments.push("--bare".into());
+    let Dialect { is_websocket, is_tls, .. } = server.dialect(false);
+    for (flag, is_set) in [("--bare", !is_websocket), ("--tls", is_tls), ("--talk", talk), ("--await-ping", await_ping)]
+    {
+        arguments.extend(is_set.then(|| flag.to_owned()));
     }
     let crowd = Process::start(&arguments)?;
     let line = crowd.line(Duration::from_secs(120))?;

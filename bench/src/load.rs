@@ -12,7 +12,6 @@ use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::answers::Dialect;
 use crate::process::Server;
 use crate::requester::{Requester, close};
 use crate::{interrupt, procfs};
@@ -72,7 +71,7 @@ pub(crate) fn run(server: &Server, load: &Load) -> io::Result<Option<Outcome>> {
 /// Opens the connections, a group for each thread.
 fn open(server: &Server, load: &Load) -> io::Result<Vec<Vec<Requester>>> {
     let threads = load.threads.min(load.connections);
-    let dialect = Dialect { is_websocket: server.kind.is_websocket(), text: load.text };
+    let dialect = server.dialect(load.text);
     let address = server.address;
     thread::scope(|scope| {
         let openers: Vec<_> = (0..threads)
@@ -141,7 +140,7 @@ impl Worker {
         let is_blocking = requesters.len() == 1 && load.window * load.payload <= Self::SMALL;
         let poll = if is_blocking { None } else { Some(Poll::new()?) };
         for (number, requester) in requesters.iter().enumerate() {
-            let stream = &requester.stream;
+            let stream = requester.stream();
             match &poll {
                 Some(poll) => {
                     stream.set_nonblocking(true)?;
@@ -180,7 +179,7 @@ impl Worker {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "answers are missing"));
             }
         }
-        close(&self.requesters);
+        close(&mut self.requesters);
         Ok(self.latency)
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli ─> cases ─┬─> process: starts servers (this program again, `serve`) ──> server::*
-//!               ├─> load: connections that send and verify ──> wire: frames as a client sees them
+//!               ├─> load: connections that send and verify ──> channel: plain or TLS ──> wire: frames as a client sees them
 //!               └─> report: ratios, tables ──> spread: medians and intervals
 //! ```
 
@@ -10,8 +10,10 @@ mod answers;
 mod audience;
 mod callgrind;
 mod cases;
+mod channel;
 mod cli;
 mod crowd;
+mod fleet;
 mod interrupt;
 mod json;
 mod load;
@@ -26,6 +28,7 @@ mod rude;
 mod server;
 mod spread;
 mod strace;
+mod tls;
 mod visitors;
 mod wire;
 

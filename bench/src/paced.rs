@@ -82,8 +82,8 @@ impl Load {
     fn new(requesters: Vec<Requester>, pace: Pace) -> io::Result<Self> {
         let poll = Poll::new()?;
         for (number, requester) in requesters.iter().enumerate() {
-            requester.stream.set_nonblocking(true)?;
-            let fd = requester.stream.as_raw_fd();
+            requester.stream().set_nonblocking(true)?;
+            let fd = requester.stream().as_raw_fd();
             poll.registry().register(&mut SourceFd(&fd), Token(number), Interest::READABLE | Interest::WRITABLE)?;
         }
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
@@ -213,7 +213,7 @@ mod tests {
             while echoed.read_exact(&mut message).is_ok() && echoed.write_all(&message).is_ok() {}
             other.join().unwrap();
         });
-        let requesters = open(address, Dialect { is_websocket: false, text: false }, 2).unwrap();
+        let requesters = open(address, Dialect { is_websocket: false, is_tls: false, text: false }, 2).unwrap();
         let from = Instant::now() + Duration::from_millis(20);
         let until = from + Duration::from_millis(200);
         let pace = Pace { gap: Duration::from_millis(5), from, until, patience };

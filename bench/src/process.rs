@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::answers::Dialect;
 use crate::server::{Kind, ServeOptions, websockets};
 
 /// A process that ends when its standard input does, so that it never outlives us.
@@ -98,6 +99,7 @@ fn read_lines(stdout: ChildStdout) -> Receiver<String> {
 pub(crate) struct Server {
     pub(crate) kind: Kind,
     pub(crate) address: SocketAddr,
+    pub(crate) is_tls: bool,
     pub(crate) process: Process,
 }
 
@@ -110,16 +112,21 @@ impl Server {
         if kind != Kind::Websockets {
             command.args(options.arguments(kind));
         }
-        Self::spawn(kind, &mut command)
+        Self::spawn(kind, options, &mut command)
     }
 
     /// Starts it by a command of which it is a part.
-    pub(crate) fn spawn(kind: Kind, command: &mut Command) -> io::Result<Self> {
+    pub(crate) fn spawn(kind: Kind, options: &ServeOptions, command: &mut Command) -> io::Result<Self> {
         let process = Process::spawn(command)?;
         let line = process.line(Duration::from_secs(30))?;
         let port = line.strip_prefix("listening ").and_then(|port| port.parse::<u16>().ok());
         let port = port.ok_or_else(|| io::Error::other(format!("{} said: {line}", kind.name())))?;
-        Ok(Self { kind, address: ([127, 0, 0, 1], port).into(), process })
+        Ok(Self { kind, address: ([127, 0, 0, 1], port).into(), is_tls: options.tls.is_some(), process })
+    }
+
+    /// How its clients talk.
+    pub(crate) fn dialect(&self, text: bool) -> Dialect {
+        Dialect { is_websocket: self.kind.is_websocket(), is_tls: self.is_tls, text }
     }
 }
 

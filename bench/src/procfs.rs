@@ -57,6 +57,23 @@ pub(crate) fn listen_overflows() -> f64 {
     found.and_then(|(_, value)| value.parse().ok()).unwrap_or(f64::NAN)
 }
 
+/// Resident bytes of the stacks of threads, whose size they are told by.
+pub(crate) fn stacks(pid: u32, size: u64) -> f64 {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).unwrap_or_default();
+    let (mut resident, mut is_stack) = (0.0, false);
+    for line in smaps.lines() {
+        if let Some((range, rest)) = line.split_once(' ').filter(|(range, _)| range.contains('-')) {
+            let mut ends = range.split('-').map(|end| u64::from_str_radix(end, 16).unwrap_or_default());
+            let (from, to) = (ends.next().unwrap_or_default(), ends.next().unwrap_or_default());
+            // The C library adds what threads have of their own.
+            is_stack = rest.starts_with("rw-p") && (size..size + 64 * 1024).contains(&(to - from));
+        } else if is_stack && line.starts_with("Rss:") {
+            resident += kilobytes(line, "Rss:");
+        }
+    }
+    resident
+}
+
 fn resident(pid: u32) -> Option<f64> {
     // VmRSS lags behind by up to 64 pages per thread; this one is exact.
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;

@@ -1,15 +1,17 @@
 //! One connection of a load: requests out, answers in.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::answers::{Answers, Dialect, Template};
+use crate::channel::{Channel, Received};
+use crate::tls;
 use crate::wire::{self, wrong};
 
 pub(crate) struct Requester {
-    pub(crate) stream: TcpStream,
+    channel: Channel,
     dialect: Dialect,
     template: Template,
     answers: Answers,
@@ -26,12 +28,16 @@ impl Requester {
     }
 
     pub(crate) fn with_template(server: SocketAddr, dialect: Dialect, template: Template) -> io::Result<Self> {
-        let stream = wire::connect(server)?;
-        let tail = if dialect.is_websocket { wire::upgrade(&stream)? } else { Vec::new() };
+        let mut channel = Channel::connect(server, dialect.is_tls.then(tls::careless_client))?;
+        let tail = if dialect.is_websocket { channel.upgrade()? } else { Vec::new() };
         let mut answers = template.answers(0);
         let mut out = Vec::new();
         answers.take(&tail, &mut out)?;
-        Ok(Self { stream, dialect, template, answers, requests: 0, sent: VecDeque::new(), out, written: 0 })
+        Ok(Self { channel, dialect, template, answers, requests: 0, sent: VecDeque::new(), out, written: 0 })
+    }
+
+    pub(crate) fn stream(&self) -> &TcpStream {
+        self.channel.stream()
     }
 
     /// Requests whose answers are awaited.
@@ -59,7 +65,7 @@ impl Requester {
     /// Writes what the socket takes.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         while self.written < self.out.len() {
-            match (&self.stream).write(&self.out[self.written..]) {
+            match self.channel.write(&self.out[self.written..]) {
                 Ok(count) => self.written += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -68,20 +74,25 @@ impl Requester {
         }
         self.out.clear();
         self.written = 0;
-        Ok(())
+        match self.channel.flush() {
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+            _ => Ok(()),
+        }
     }
 
     /// Reads what the socket has. A read that does not fill the buffer has emptied it.
     pub(crate) fn receive(&mut self, scratch: &mut [u8]) -> io::Result<()> {
         loop {
-            match (&self.stream).read(scratch) {
-                Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server sent its end")),
-                Ok(count) => {
-                    self.answers.take(&scratch[..count], &mut self.out)?;
+            let Self { channel, answers, out, .. } = self;
+            match channel.receive(scratch, |bytes| answers.take(bytes, out)) {
+                Ok(Received::End) => {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server sent its end"));
+                }
+                Ok(received) => {
                     if self.answers.number() > self.requests {
                         return Err(wrong("an answer that nobody asked for"));
                     }
-                    if count < scratch.len() {
+                    if received == Received::All {
                         return Ok(());
                     }
                 }
@@ -102,18 +113,19 @@ impl Requester {
     pub(crate) fn give_up(&mut self) -> impl Iterator<Item = Instant> {
         self.sent.drain(..)
     }
-
-    pub(crate) fn is_websocket(&self) -> bool {
-        self.dialect.is_websocket
-    }
 }
 
 /// Closes politely: a Close frame, our end, and then the server's.
-pub(crate) fn close(requesters: &[Requester]) {
-    for requester in requesters {
-        say_goodbye(&requester.stream, requester.is_websocket());
+pub(crate) fn close(requesters: &mut [Requester]) {
+    for requester in requesters.iter_mut() {
+        // Whatever fails here, the measurement is over.
+        let _ = requester.stream().set_nonblocking(false);
+        if requester.dialect.is_websocket {
+            let _ = requester.channel.write(&farewell());
+        }
+        let _ = requester.stream().shutdown(Shutdown::Write);
     }
-    await_ends(requesters.iter().map(|requester| &requester.stream));
+    await_ends(requesters.iter().map(Requester::stream));
 }
 
 /// A Close frame, and our end of the connection.
@@ -121,11 +133,15 @@ pub(crate) fn say_goodbye(stream: &TcpStream, is_websocket: bool) {
     // Whatever fails here, the measurement is over.
     let _ = stream.set_nonblocking(false);
     if is_websocket {
-        let mut farewell = Vec::new();
-        wire::frame(&mut farewell, wire::CLOSE, &1000_u16.to_be_bytes());
-        let _ = (&*stream).write_all(&farewell);
+        let _ = (&*stream).write_all(&farewell());
     }
     let _ = stream.shutdown(Shutdown::Write);
+}
+
+fn farewell() -> Vec<u8> {
+    let mut farewell = Vec::new();
+    wire::frame(&mut farewell, wire::CLOSE, &1000_u16.to_be_bytes());
+    farewell
 }
 
 /// The server's ends; two seconds in all at most.

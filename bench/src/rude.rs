@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::answers::{Dialect, Template};
+use crate::channel::Channel;
 use crate::requester::Requester;
 use crate::wire::{self, Parser, Piece};
 
@@ -108,7 +109,7 @@ impl<'a> Gang<'a> {
             }
             let wait = if requester.under_way() > 0 { Duration::MAX } else { due.saturating_duration_since(now) };
             let wait = wait.clamp(Duration::from_micros(1), Duration::from_millis(20));
-            requester.stream.set_read_timeout(Some(wait))?;
+            requester.stream().set_read_timeout(Some(wait))?;
             let exchanged = requester.flush().and_then(|()| requester.receive(&mut scratch));
             while requester.take_answer().is_some() {
                 deeds.done += 1;
@@ -148,10 +149,11 @@ impl<'a> Gang<'a> {
 
     /// A connection whose buffer is small, so that the server soon notices that nobody reads.
     fn open_deaf(&self) -> io::Result<TcpStream> {
-        let stream = wire::connect(self.address)?;
+        let mut channel = Channel::connect(self.address, None)?;
         if self.dialect.is_websocket {
-            wire::upgrade(&stream)?;
+            channel.upgrade()?;
         }
+        let stream = channel.into_stream();
         socket2::SockRef::from(&stream).set_recv_buffer_size(4096)?;
         stream.set_write_timeout(Some(Duration::from_millis(20)))?;
         Ok(stream)
@@ -223,8 +225,9 @@ struct Pinger {
 
 impl Pinger {
     fn open(address: SocketAddr) -> io::Result<Self> {
-        let stream = wire::connect(address)?;
-        let tail = wire::upgrade(&stream)?;
+        let mut channel = Channel::connect(address, None)?;
+        let tail = channel.upgrade()?;
+        let stream = channel.into_stream();
         stream.set_nonblocking(true)?;
         let mut pinger = Self { stream, parser: Parser::default(), ping: None, out: Vec::new() };
         pinger.take(&tail)?;
@@ -274,7 +277,7 @@ mod tests {
     #[test]
     fn who_creeps_sends_the_whole_request_byte_by_byte() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let dialect = Dialect { is_websocket: true, text: false };
+        let dialect = Dialect { is_websocket: true, is_tls: false, text: false };
         let rudeness = Rudeness::Creeps { every: Duration::from_micros(100) };
         let gang = Gang::new(listener.local_addr().unwrap(), dialect, 1, &rudeness);
         thread::scope(|scope| {

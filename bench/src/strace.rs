@@ -31,7 +31,7 @@ pub(crate) fn count(
     } else {
         command.arg(std::env::current_exe()?).args(serve.arguments(kind));
     }
-    let server = on_one_processor(|| Server::spawn(kind, &mut command))?;
+    let server = on_one_processor(|| Server::spawn(kind, serve, &mut command))?;
     exchange(&server)?;
     server.process.finish()?;
     let text = fs::read_to_string(&summary)?;

@@ -1,22 +1,26 @@
-//! Clients that come, say one thing and go: TCP, opening handshake, one echo, closing handshake, and the next.
+//! Clients that come, say one thing and go: TCP, TLS where it is asked for, opening handshake, one echo, closing
+//! handshake, and the next.
 //!
 //! A few threads do it all by epoll, so that a thousand clients cost the load no thousand threads.
 
-use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::io;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use rustls::ClientConfig;
 
 use crate::answers::{Answers, Dialect, Template};
+use crate::channel::{Channel, Received, SCRATCH};
 use crate::load::{Span, new_histogram};
 use crate::process::Server;
 use crate::wire::{self, Parser, Piece, wrong};
-use crate::{interrupt, procfs};
+use crate::{interrupt, procfs, tls};
 
 /// How a server is to be visited.
 #[derive(Debug, Clone)]
@@ -24,6 +28,8 @@ pub(crate) struct Visits {
     /// Each has one connection at a time.
     pub(crate) clients: usize,
     pub(crate) threads: usize,
+    /// Whether each client resumes its session of TLS. Its first has none.
+    pub(crate) resumes: bool,
     /// Not counted.
     pub(crate) warm_up: Duration,
     pub(crate) duration: Duration,
@@ -42,13 +48,16 @@ pub(crate) struct Outcome {
     pub(crate) own_processor: Duration,
     /// Connections that found no place in the server's backlog: their clients try again a second later.
     pub(crate) overflows: f64,
+    /// Those of the connections that resumed a session, of 1.
+    pub(crate) resumed: f64,
 }
 
 /// Runs it. `None` after Ctrl-C.
 pub(crate) fn run(server: &Server, visits: &Visits) -> io::Result<Option<Outcome>> {
     let threads = visits.threads.min(visits.clients).max(1);
     let address = server.address;
-    let dialect = Dialect { is_websocket: server.kind.is_websocket(), text: false };
+    let dialect = server.dialect(false);
+    let resumes = visits.resumes;
     // Every client needs its time to come.
     let from = Instant::now() + visits.warm_up + Duration::from_micros(500) * visits.clients as u32;
     let span = Span { from, until: from + visits.duration };
@@ -57,20 +66,22 @@ pub(crate) fn run(server: &Server, visits: &Visits) -> io::Result<Option<Outcome
         let workers: Vec<_> = (0..threads)
             .map(|thread| {
                 let numbers = (thread..visits.clients).step_by(threads);
-                scope.spawn(move || Worker::new(address, span)?.run(dialect, numbers))
+                scope.spawn(move || Worker::new(address, span)?.run(dialect, resumes, numbers))
             })
             .collect();
         let processors = span.processors(server);
-        let (mut opening, mut count) = (new_histogram(), 0);
+        let (mut opening, mut count, mut resumed) = (new_histogram(), 0, 0);
         for worker in workers {
             let counted = worker.join().map_err(|_| io::Error::other("a thread of clients panicked"))??;
             opening.add(counted.opening).map_err(io::Error::other)?;
             count += counted.count;
+            resumed += counted.resumed;
         }
         let [processor, own_processor] = processors.map(|time| time / count.max(1));
         let rate = f64::from(count) / visits.duration.as_secs_f64();
         let overflows = procfs::listen_overflows() - overflows;
-        let outcome = Outcome { rate, opening, processor, own_processor, overflows };
+        let resumed = f64::from(resumed) / f64::from(count.max(1));
+        let outcome = Outcome { rate, opening, processor, own_processor, overflows, resumed };
         Ok((!interrupt::is_set()).then_some(outcome))
     })
 }
@@ -81,8 +92,9 @@ struct Worker {
     span: Span,
     poll: Poll,
     opening: Histogram<u64>,
-    /// Connections that were over in the time.
+    /// Connections that were over in the time, and those of them that resumed a session.
     count: u32,
+    resumed: u32,
 }
 
 impl Worker {
@@ -93,20 +105,20 @@ impl Worker {
     const FIRST: usize = 8;
 
     fn new(server: SocketAddr, span: Span) -> io::Result<Self> {
-        Ok(Self { server, span, poll: Poll::new()?, opening: new_histogram(), count: 0 })
+        Ok(Self { server, span, poll: Poll::new()?, opening: new_histogram(), count: 0, resumed: 0 })
     }
 
-    fn run(mut self, dialect: Dialect, numbers: impl Iterator<Item = usize>) -> io::Result<Self> {
+    fn run(mut self, dialect: Dialect, resumes: bool, numbers: impl Iterator<Item = usize>) -> io::Result<Self> {
         // Slots are emptied when the time is over, lest a connection's last words count twice.
         let mut visitors: Vec<Option<Visitor>> = Vec::new();
-        let mut templates = numbers.map(|number| Template::new(dialect, 20, number));
+        let mut clients = numbers.map(|number| Client::new(dialect, resumes, number));
         let mut present = 0;
-        for template in templates.by_ref().take(Self::FIRST) {
-            visitors.push(Some(Visitor::come(self.server, template, &self.poll, Token(present))?));
+        for client in clients.by_ref().take(Self::FIRST) {
+            visitors.push(Some(Visitor::come(self.server, client, &self.poll, Token(present))?));
             present += 1;
         }
         let mut events = Events::with_capacity(1024);
-        let mut scratch = [0; 4096];
+        let mut scratch = [0; SCRATCH];
         while present > 0 && !interrupt::is_set() {
             match self.poll.poll(&mut events, Some(Duration::from_millis(100))) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
@@ -120,15 +132,15 @@ impl Worker {
                 }
                 let now = Instant::now();
                 self.count(visitor, now);
-                let template = visitor.template.clone();
+                let client = visitor.client.clone();
                 *slot = None;
                 if now >= self.span.until {
                     present -= 1;
                     continue;
                 }
-                *slot = Some(Visitor::come(self.server, template, &self.poll, event.token())?);
-                if let Some(template) = templates.next() {
-                    visitors.push(Some(Visitor::come(self.server, template, &self.poll, Token(visitors.len()))?));
+                *slot = Some(Visitor::come(self.server, client, &self.poll, event.token())?);
+                if let Some(client) = clients.next() {
+                    visitors.push(Some(Visitor::come(self.server, client, &self.poll, Token(visitors.len()))?));
                     present += 1;
                 }
             }
@@ -141,7 +153,9 @@ impl Worker {
     }
 
     fn count(&mut self, visitor: &Visitor, now: Instant) {
-        self.count += u32::from(self.span.contains(now));
+        let is_counted = self.span.contains(now);
+        self.count += u32::from(is_counted);
+        self.resumed += u32::from(is_counted && visitor.channel.has_resumed());
         // By the beginning, so that the slow ones count too, which are over after the time.
         if let Some(opening) = visitor.opening.filter(|_| self.span.contains(visitor.began)) {
             self.opening.saturating_record(opening.as_nanos() as u64);
@@ -149,10 +163,25 @@ impl Worker {
     }
 }
 
+/// Who comes again and again.
+#[derive(Clone)]
+struct Client {
+    template: Template,
+    /// For TLS. It remembers the sessions.
+    config: Option<Arc<ClientConfig>>,
+}
+
+impl Client {
+    fn new(dialect: Dialect, resumes: bool, number: usize) -> Self {
+        let config = if resumes { tls::resuming_client } else { tls::careless_client };
+        Self { template: Template::new(dialect, 20, number), config: dialect.is_tls.then(config) }
+    }
+}
+
 /// A connection from its beginning to its end.
 struct Visitor {
-    template: Template,
-    stream: TcpStream,
+    client: Client,
+    channel: Channel,
     began: Instant,
     /// How long it took to open.
     opening: Option<Duration>,
@@ -174,9 +203,10 @@ enum Stage {
 
 impl Visitor {
     /// Begins a connection. Mostly it is there at once, for both ends are on this machine.
-    fn come(server: SocketAddr, template: Template, poll: &Poll, token: Token) -> io::Result<Self> {
+    fn come(server: SocketAddr, client: Client, poll: &Poll, token: Token) -> io::Result<Self> {
         let began = Instant::now();
         let mut unsaid = Vec::with_capacity(256);
+        let template = &client.template;
         let stage = if template.dialect().is_websocket {
             unsaid.extend_from_slice(wire::UPGRADE);
             Stage::Upgrading(Vec::new())
@@ -184,25 +214,29 @@ impl Visitor {
             template.write(0, &mut unsaid);
             Stage::Echoing(template.answers(0))
         };
-        let stream = wire::begin_connect(server)?;
-        let mut visitor = Self { template, stream, began, opening: None, unsaid, stage };
+        let channel = Channel::begin_connect(server, client.config.clone())?;
+        let mut visitor = Self { client, channel, began, opening: None, unsaid, stage };
         let interest =
             if visitor.is_connected()? { Interest::READABLE } else { Interest::READABLE | Interest::WRITABLE };
-        poll.registry().register(&mut SourceFd(&visitor.stream.as_raw_fd()), token, interest)?;
+        poll.registry().register(&mut SourceFd(&visitor.channel.stream().as_raw_fd()), token, interest)?;
         Ok(visitor)
     }
 
     /// Says the first bytes, if that is still to be done. Whether they are said.
     fn is_connected(&mut self) -> io::Result<bool> {
-        if self.unsaid.is_empty() {
-            return Ok(true);
+        if !self.unsaid.is_empty() {
+            match self.channel.write(&self.unsaid) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                written => is_whole(written?, self.unsaid.len())?,
+            }
+            self.unsaid.clear();
         }
-        match self.stream.write(&self.unsaid) {
+        // Over TLS that was sealed, and may not have left.
+        match self.channel.flush() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            written => is_whole(written?, self.unsaid.len())?,
+            flushed => flushed?,
         }
-        self.unsaid.clear();
-        if !self.template.dialect().is_websocket {
+        if self.opening.is_none() && !self.client.template.dialect().is_websocket {
             self.opening = Some(self.began.elapsed());
         }
         Ok(true)
@@ -214,15 +248,20 @@ impl Visitor {
             return Ok(false);
         }
         loop {
-            match self.stream.read(scratch) {
-                Ok(0) => {
+            let mut arrived = Vec::new();
+            let received = self.channel.receive(scratch, |bytes| {
+                arrived.extend_from_slice(bytes);
+                Ok(())
+            });
+            match received {
+                Ok(Received::End) => {
                     let is_due = matches!(self.stage, Stage::Closing { is_answered: true, .. });
                     return if is_due { Ok(true) } else { Err(wrong("its end")) };
                 }
-                Ok(count) => {
-                    self.take(&scratch[..count])?;
+                Ok(received) => {
+                    self.take(&arrived)?;
                     // Whatever comes later is another event.
-                    if count < scratch.len() && !is_ended {
+                    if received == Received::All && !is_ended {
                         return Ok(false);
                     }
                 }
@@ -244,9 +283,9 @@ impl Visitor {
                 }
                 self.opening = Some(self.began.elapsed());
                 let mut request = Vec::with_capacity(64);
-                self.template.write(0, &mut request);
-                self.stage = Stage::Echoing(self.template.answers(0));
-                is_whole(self.stream.write(&request)?, request.len())
+                self.client.template.write(0, &mut request);
+                self.stage = Stage::Echoing(self.client.template.answers(0));
+                is_whole(self.channel.write(&request)?, request.len())
             }
             Stage::Echoing(answers) => {
                 answers.take(bytes, &mut Vec::new())?;
@@ -258,21 +297,21 @@ impl Visitor {
                     *is_answered |= matches!(piece, Piece::Begin(wire::CLOSE, _));
                 }
                 // Some servers close by themselves now, others wait for our end.
-                if *is_answered && !was_answered { self.stream.shutdown(Shutdown::Write) } else { Ok(()) }
+                if *is_answered && !was_answered { self.channel.stream().shutdown(Shutdown::Write) } else { Ok(()) }
             }
         }
     }
 
     /// A Close frame, and when it is answered our end. Over plain TCP our end at once.
     fn take_leave(&mut self) -> io::Result<()> {
-        let is_websocket = self.template.dialect().is_websocket;
+        let is_websocket = self.client.template.dialect().is_websocket;
         self.stage = Stage::Closing { parser: Parser::default(), is_answered: !is_websocket };
         if !is_websocket {
-            return self.stream.shutdown(Shutdown::Write);
+            return self.channel.stream().shutdown(Shutdown::Write);
         }
         let mut farewell = Vec::with_capacity(16);
         wire::frame(&mut farewell, wire::CLOSE, &1000_u16.to_be_bytes());
-        is_whole(self.stream.write(&farewell)?, farewell.len())
+        is_whole(self.channel.write(&farewell)?, farewell.len())
     }
 }
 
@@ -283,7 +322,8 @@ fn is_whole(written: usize, len: usize) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::net::TcpListener;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -296,8 +336,8 @@ mod tests {
         });
         let from = Instant::now();
         let span = Span { from, until: from + Duration::from_millis(50) };
-        let dialect = Dialect { is_websocket, text: false };
-        let worker = Worker::new(address, span)?.run(dialect, 0..2 * Worker::FIRST)?;
+        let dialect = Dialect { is_websocket, is_tls: false, text: false };
+        let worker = Worker::new(address, span)?.run(dialect, false, 0..2 * Worker::FIRST)?;
         Ok((worker.opening.len(), worker.count))
     }
 

@@ -1,7 +1,7 @@
 //! WebSocket frames as a client writes and reads them, and the opening handshake, by hand: the load must cost less than
 //! the servers that it loads.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -170,26 +170,6 @@ pub(crate) fn upgraded(bytes: &[u8]) -> io::Result<Option<usize>> {
         return Err(wrong(&format!("no upgrade but: {}", String::from_utf8_lossy(head))));
     }
     Ok(Some(end))
-}
-
-/// The opening handshake. What the server sent behind it is returned.
-pub(crate) fn upgrade(stream: &TcpStream) -> io::Result<Vec<u8>> {
-    let mut stream = stream;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(UPGRADE)?;
-    let mut answer = Vec::with_capacity(1024);
-    let end = loop {
-        if let Some(end) = upgraded(&answer)? {
-            break end;
-        }
-        let mut chunk = [0; 1024];
-        match stream.read(&mut chunk)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => answer.extend_from_slice(&chunk[..count]),
-        }
-    };
-    stream.set_read_timeout(None)?;
-    Ok(answer.split_off(end))
 }
 
 #[cfg(test)]

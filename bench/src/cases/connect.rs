@@ -44,7 +44,7 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
         let cell = format!("{clients} clients");
         let load = common.load();
         let (threads, warm_up, duration) = (load.threads, load.warm_up, load.duration);
-        let visits = Visits { clients, threads, warm_up, duration };
+        let visits = Visits { clients, threads, resumes: false, warm_up, duration };
         interleave(common, &servers, |round, server| {
             let name = server.kind.name();
             match visitors::run(server, &visits) {

@@ -3,18 +3,20 @@
 //! The server runs under valgrind twice, for a few messages and for many; the difference is what the messages cost.
 
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 
 use super::{FEW, MANY, interleave};
-use crate::answers::Dialect;
 use crate::callgrind;
+use crate::channel::SCRATCH;
 use crate::cli::Common;
 use crate::process::Server;
 use crate::report::{Figure, Report, less};
 use crate::requester::Requester;
 use crate::server::{Kind, ServeOptions};
+use crate::tls::Identity;
 
 pub(crate) const CASE: &str = "instructions in user mode";
 const ECHO: &str = "an echo of 20 bytes";
@@ -42,6 +44,9 @@ pub(crate) struct Options {
     /// Print by function where heartwire's instructions go, and those of other servers named by --servers.
     #[arg(long = "where")]
     by_function: bool,
+    /// Over TLS: of those servers that have it, an echo only.
+    #[arg(long)]
+    tls: bool,
 }
 
 /// Counts once: the figure hardly varies.
@@ -51,17 +56,20 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
     }
     let mut once = common.clone();
     once.rounds = 1;
-    let wanted: Vec<Kind> = SERVERS.into_iter().filter(|kind| common.wants(*kind)).collect();
+    let identity = if options.tls { Some(Identity::make()?) } else { None };
+    let tls = identity.as_ref().map(Identity::file);
+    let wanted = SERVERS.into_iter().filter(|kind| common.wants(*kind) && (!options.tls || kind.has_tls()));
+    let wanted: Vec<Kind> = wanted.collect();
     let mut failure = None;
     interleave(&once, &wanted, |_, &kind| {
         let broadcasts = matches!(kind, Kind::Bare | Kind::Heartwire | Kind::TokioTungstenite);
         for (cell, listeners, limit) in [(ECHO, 0, options.max_echo), (DELIVERY, 10, options.max_delivery)] {
-            if listeners > 0 && !broadcasts {
+            if listeners > 0 && (!broadcasts || options.tls) {
                 continue;
             }
             // A list is long: of others only if they are named.
             let by_function = options.by_function && (kind == Kind::Heartwire || !common.servers.is_empty());
-            match difference(kind, listeners, by_function) {
+            match difference(kind, tls, listeners, by_function) {
                 Ok((count, functions)) => {
                     if by_function {
                         tell_where(cell, kind.name(), count, &functions);
@@ -80,9 +88,15 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
 }
 
 /// Instructions for one message to each of its receivers, and by function if that is wanted.
-fn difference(kind: Kind, listeners: usize, by_function: bool) -> io::Result<(f64, Vec<(String, f64)>)> {
+fn difference(
+    kind: Kind,
+    tls: Option<&Path>,
+    listeners: usize,
+    by_function: bool,
+) -> io::Result<(f64, Vec<(String, f64)>)> {
     // No beat falls into the count.
-    let serve = ServeOptions { broadcast: listeners > 0, interval: Some(600_000), ..ServeOptions::default() };
+    let (broadcast, tls) = (listeners > 0, tls.map(Path::to_owned));
+    let serve = ServeOptions { broadcast, interval: Some(600_000), tls, ..ServeOptions::default() };
     let count = |messages| callgrind::count(kind, &serve, by_function, |server| exchange(server, listeners, messages));
     let (few, many) = (count(FEW)?, count(MANY)?);
     let per_message = |few: u64, many: u64| (many as f64 - few as f64) / (MANY - FEW) as f64 / listeners.max(1) as f64;
@@ -112,17 +126,17 @@ fn tell_where(cell: &str, server: &str, total: f64, functions: &[(String, f64)])
 
 /// Sends messages one by one, each after all receivers have the one before.
 fn exchange(server: &Server, listeners: usize, messages: u64) -> io::Result<()> {
-    let dialect = Dialect { is_websocket: server.kind.is_websocket(), text: false };
+    let dialect = server.dialect(false);
     let mut receivers: Vec<Requester> = (0..listeners.max(1))
         .map(|_| {
             let receiver = Requester::open(server.address, dialect, 20, 0)?;
-            receiver.stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            receiver.stream().set_read_timeout(Some(Duration::from_secs(10)))?;
             Ok(receiver)
         })
         .collect::<io::Result<_>>()?;
     // Under valgrind a server may be a while behind its handshakes.
     std::thread::sleep(Duration::from_millis(500));
-    let mut scratch = [0; 1024];
+    let mut scratch = [0; SCRATCH];
     for _ in 0..messages {
         let (sender, others) = receivers.split_at_mut(1);
         sender[0].request(Instant::now());

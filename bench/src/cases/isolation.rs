@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use clap::{Args, ValueEnum};
 
 use super::interleave;
-use crate::answers::Dialect;
 use crate::cli::Common;
 use crate::paced::{self, Pace};
 use crate::process::Server;
@@ -259,7 +258,7 @@ fn measure(options: &Options, row: Row, contender: Contender) -> io::Result<Outc
     // A fresh server each time: what was done to it is over with it.
     let server = Server::start(contender.kind, &options.serve(contender.calls))?;
     let address = server.address;
-    let dialect = Dialect { is_websocket: contender.kind.is_websocket(), text: false };
+    let dialect = server.dialect(false);
     let polite = paced::open(address, dialect, options.connections.saturating_sub(options.rude).max(1))?;
     let gap = Duration::from_secs(1) / (polite.len() * options.rate.max(1)) as u32;
     let (peers, rudeness) = options.rudeness(row);

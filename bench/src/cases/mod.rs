@@ -8,6 +8,7 @@ pub(crate) mod fanout;
 pub(crate) mod idle;
 pub(crate) mod isolation;
 pub(crate) mod syscalls;
+pub(crate) mod tls;
 
 use crate::cli::Common;
 use crate::interrupt;

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::{FEW, MANY, interleave};
-use crate::answers::Dialect;
 use crate::cli::Common;
 use crate::process::Server;
 use crate::report::{Figure, Report, less};
@@ -107,11 +106,11 @@ fn difference(kind: Kind, connections: usize) -> io::Result<BTreeMap<String, f64
 
 /// One message on each connection, and the next when all are answered.
 fn exchange(server: &Server, connections: usize, rounds: u64) -> io::Result<()> {
-    let dialect = Dialect { is_websocket: server.kind.is_websocket(), text: false };
+    let dialect = server.dialect(false);
     let mut requesters: Vec<Requester> = (0..connections)
         .map(|number| {
             let requester = Requester::open(server.address, dialect, 20, number)?;
-            requester.stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+            requester.stream().set_read_timeout(Some(Duration::from_secs(10)))?;
             Ok(requester)
         })
         .collect::<io::Result<_>>()?;

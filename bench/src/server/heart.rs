@@ -1,14 +1,15 @@
 //! heartwire, with its defaults unless the heartbeat is what is measured.
 
 use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use heartwire::{Event, HeartbeatPolicy, Server, ServerHandle};
+use heartwire::{CloseCode, Event, HeartbeatPolicy, Sender, Server, ServerHandle, ServerTls};
 
 use super::ServeOptions;
 use super::handler::Work;
-use crate::process::announce;
+use crate::process::{announce, obey_stdin};
 
 /// How an echo answers.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +29,9 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
     if let Reply::SendAndPoll = reply {
         server = server.busy_poll(Duration::from_micros(200));
     }
+    if let Some(file) = &options.tls {
+        server = server.tls(ServerTls::from_pem_files(file, file).map_err(io::Error::other)?);
+    }
     announce(server.local_addr());
     let handle = server.handle();
     if options.events {
@@ -40,6 +44,22 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
                 handle.broadcast(conn.recv()?);
             }
         }),
+        _ if options.obeys => {
+            let everybody = Everybody::default();
+            let ordered = Arc::clone(&everybody);
+            obey_stdin(move |line| {
+                if line == "close" {
+                    close_all(&ordered);
+                }
+            });
+            server.serve(move |conn| {
+                everybody.lock().unwrap_or_else(PoisonError::into_inner).push(conn.sender());
+                loop {
+                    let message = conn.recv()?;
+                    conn.send(message)?;
+                }
+            })
+        }
         _ if options.handler.is_some() => server.serve(|conn| {
             loop {
                 let message = conn.recv()?;
@@ -61,6 +81,17 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
         }),
     };
     served.map_err(io::Error::other)
+}
+
+/// Protects the list of connections.
+type Everybody = Arc<Mutex<Vec<Sender>>>;
+
+/// As a server does that is about to start again.
+fn close_all(everybody: &Everybody) {
+    let senders = std::mem::take(&mut *everybody.lock().unwrap_or_else(PoisonError::into_inner));
+    // One that is closed already is no loss.
+    let closed = senders.iter().filter(|sender| sender.close(CloseCode::RESTART, "the storm").is_ok());
+    println!("closed {}", closed.count());
 }
 
 fn print_closures(handle: &ServerHandle) {

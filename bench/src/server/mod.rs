@@ -15,6 +15,7 @@ mod tungsten;
 pub(crate) mod websockets;
 
 use std::io;
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
@@ -67,6 +68,11 @@ impl Kind {
         self != Self::Bare
     }
 
+    /// Whether it is here over TLS, too.
+    pub(crate) fn has_tls(self) -> bool {
+        matches!(self, Self::Heartwire | Self::Tungstenite | Self::TokioTungstenite | Self::TokioTungstenite4k)
+    }
+
     pub(crate) fn is_available(self) -> bool {
         match self {
             Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::HeartwireBusyPoll | Self::Tungstenite => true,
@@ -97,11 +103,26 @@ pub(crate) struct ServeOptions {
     /// Print a line for every closure: id, cause, and when, in microseconds of the Unix clock.
     #[arg(long)]
     pub(crate) events: bool,
+    /// Over TLS, with the certificate and the key in this file; some servers only.
+    #[arg(long)]
+    pub(crate) tls: Option<PathBuf>,
+    /// Obey `close` on the standard input: close all connections with 1012, and say how many; heartwire only.
+    #[arg(long)]
+    pub(crate) obeys: bool,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        Self { broadcast: false, handler: None, interval: None, timeout: 1000, max_missed: 3, events: false }
+        Self {
+            broadcast: false,
+            handler: None,
+            interval: None,
+            timeout: 1000,
+            max_missed: 3,
+            events: false,
+            tls: None,
+            obeys: false,
+        }
     }
 }
 
@@ -124,27 +145,35 @@ impl ServeOptions {
         if self.events {
             arguments.push("--events".into());
         }
+        if let Some(file) = &self.tls {
+            arguments.extend(["--tls".into(), file.display().to_string()]);
+        }
+        if self.obeys {
+            arguments.push("--obeys".into());
+        }
         arguments
     }
 }
 
 /// Serves until the standard input ends.
 pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
-    process::end_with_stdin();
+    if !options.obeys {
+        process::end_with_stdin();
+    }
     match kind {
         Kind::Bare => bare::serve(options),
         Kind::Heartwire => heart::serve(options, heart::Reply::Send),
         Kind::HeartwireFeed => heart::serve(options, heart::Reply::Feed),
         Kind::HeartwireBusyPoll => heart::serve(options, heart::Reply::SendAndPoll),
-        Kind::Tungstenite => tungsten::serve(),
+        Kind::Tungstenite => tungsten::serve(options),
         #[cfg(feature = "peers")]
         Kind::TokioTungstenite if options.handler.is_some() => tokio_ws::serve_handler(options),
         #[cfg(feature = "peers")]
-        Kind::TokioTungstenite => tokio_ws::serve(tokio_ws::Reply::Send, None, options.broadcast),
+        Kind::TokioTungstenite => tokio_ws::serve(tokio_ws::Reply::Send, None, options),
         #[cfg(feature = "peers")]
-        Kind::TokioTungsteniteForward => tokio_ws::serve(tokio_ws::Reply::Forward, None, options.broadcast),
+        Kind::TokioTungsteniteForward => tokio_ws::serve(tokio_ws::Reply::Forward, None, options),
         #[cfg(feature = "peers")]
-        Kind::TokioTungstenite4k => tokio_ws::serve(tokio_ws::Reply::Send, Some(4096), options.broadcast),
+        Kind::TokioTungstenite4k => tokio_ws::serve(tokio_ws::Reply::Send, Some(4096), options),
         #[cfg(feature = "peers")]
         Kind::Fastwebsockets => fast::serve(),
         #[cfg(feature = "peers")]

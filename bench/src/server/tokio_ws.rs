@@ -4,8 +4,10 @@ use std::io;
 use std::time::Instant;
 
 use futures_util::{SinkExt, StreamExt, TryStreamExt, future};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::{WebSocketStream, accept_async_with_config};
 use tungstenite::Message;
 use tungstenite::protocol::WebSocketConfig;
@@ -14,6 +16,7 @@ use super::ServeOptions;
 use super::hand_written::HandWritten;
 use super::handler::{Calls, Work};
 use crate::process::announce;
+use crate::tls;
 
 /// How an echo answers.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +29,8 @@ pub(super) enum Reply {
 const CHANNEL: usize = 1024;
 
 /// `buffers`: their size in bytes; tungstenite's own default of 128 KiB if not given.
-pub(super) fn serve(reply: Reply, buffers: Option<usize>, broadcast: bool) -> io::Result<()> {
+pub(super) fn serve(reply: Reply, buffers: Option<usize>, options: &ServeOptions) -> io::Result<()> {
+    let acceptor = options.tls.as_deref().map(tls::server).transpose()?.map(TlsAcceptor::from);
     let config = buffers.map(|size| WebSocketConfig::default().read_buffer_size(size).write_buffer_size(size));
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -34,10 +38,18 @@ pub(super) fn serve(reply: Reply, buffers: Option<usize>, broadcast: bool) -> io
         let to_all = broadcast::channel(CHANNEL).0;
         loop {
             let (stream, _) = listener.accept().await?;
-            if broadcast {
+            if options.broadcast {
                 tokio::spawn(fan_out(stream, config, to_all.clone()));
+            } else if let Some(acceptor) = acceptor.clone() {
+                tokio::spawn(async move {
+                    stream.set_nodelay(true).ok()?;
+                    echo(acceptor.accept(stream).await.ok()?, config, reply).await
+                });
             } else {
-                tokio::spawn(echo(stream, config, reply));
+                tokio::spawn(async move {
+                    stream.set_nodelay(true).ok()?;
+                    echo(stream, config, reply).await
+                });
             }
         }
     })
@@ -99,8 +111,11 @@ async fn open(stream: TcpStream, config: Option<WebSocketConfig>) -> Option<WebS
     accept_async_with_config(stream, config).await.ok()
 }
 
-async fn echo(stream: TcpStream, config: Option<WebSocketConfig>, reply: Reply) -> Option<()> {
-    let mut websocket = open(stream, config).await?;
+async fn echo<S>(stream: S, config: Option<WebSocketConfig>, reply: Reply) -> Option<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut websocket = accept_async_with_config(stream, config).await.ok()?;
     match reply {
         Reply::Send => {
             while let Some(message) = websocket.next().await {
