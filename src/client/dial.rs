@@ -23,11 +23,10 @@ use crate::http::request::Request;
 use crate::http::response::ResponseHead;
 use crate::http::upgrade::{Accepted, UpgradeRequest};
 #[cfg(feature = "tls")]
-use crate::protocol::frame::Role;
 #[cfg(feature = "tls")]
 use crate::tls::TlsError;
 #[cfg(feature = "tls")]
-use crate::tls::handshake::{self, Handshake, HandshakeError};
+use crate::tls::handshake::{self, Begin, Handshake, HandshakeError};
 #[cfg(feature = "tls")]
 use crate::tls::session::Session;
 use crate::transport::socket;
@@ -75,7 +74,7 @@ impl Target {
             Ok(handshake)
         };
         let read = |space: &mut [u8]| socket::read_before(stream, space, deadline);
-        match handshake::perform(Role::Client, stream, session, deadline, compute, read) {
+        match handshake::perform(Begin::Client(session), stream, deadline, compute, read) {
             Ok(_) => Ok(()),
             Err(HandshakeError::Tls(error)) => Err(ConnectError::Tls(error)),
             Err(HandshakeError::TimedOut) => Err(ConnectError::TimedOut),

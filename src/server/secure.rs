@@ -16,11 +16,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 
 use crate::foreign;
-use crate::protocol::frame::Role;
 use crate::server::overflow::Overflow;
 use crate::supervisor::pending_handshake::PendingHandshake;
-use crate::tls::handshake::{self, Handshake, HandshakeError};
-use crate::tls::session::Session;
+use crate::tls::handshake::{self, Begin, Handshake, HandshakeError};
 use crate::tls::{Certificate, ServerTls};
 use crate::transport::socket;
 
@@ -47,10 +45,10 @@ impl Secure {
         pending: &Arc<PendingHandshake>,
         deadline: Instant,
     ) -> Result<Option<Certificate>, HandshakeError> {
-        let session = Session::server(self.tls.config()).map_err(HandshakeError::Tls)?;
+        let begin = Begin::Server(self.tls.config());
         let stream = &pending.stream;
         let compute = |handshake| self.crew.compute(handshake, deadline);
-        handshake::perform(Role::Server, stream, session, deadline, compute, |space| {
+        handshake::perform(begin, stream, deadline, compute, |space| {
             // What we owe the client is no silence of its own.
             pending.mark_heard();
             let _slot = self.half_open.admit(pending).ok_or(std::io::ErrorKind::QuotaExceeded)?;

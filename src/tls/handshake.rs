@@ -5,7 +5,10 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Instant;
+
+use rustls::ServerConfig;
 
 use super::certificate::Certificate;
 use super::error::{TlsError, TlsErrorKind};
@@ -17,11 +20,24 @@ use crate::transport::stream::Stream;
 
 /// A handshake between two waits for the peer. It may move to another thread to be computed.
 pub(crate) struct Handshake {
-    session: Session,
+    state: State,
     arrived: Vec<u8>,
     opened: Vec<u8>,
     sealed: Vec<u8>,
     progress: Result<Progress, TlsError>,
+}
+
+/// What a handshake begins with.
+pub(crate) enum Begin {
+    /// A server has nothing to say first. Its session is made by the first computing, which has the stack for it, so a
+    /// client that says nothing costs little.
+    Server(Arc<ServerConfig>),
+    Client(Session),
+}
+
+enum State {
+    NotBegun(Arc<ServerConfig>),
+    Begun(Session),
 }
 
 /// Why a handshake has failed.
@@ -50,14 +66,17 @@ const fn max_waiting(role: Role) -> usize {
 /// Performs a handshake, and secures the stream. `compute` calls [`Handshake::compute`], on this thread or another.
 /// `read` reads once before the deadline. Returns the certificate that the peer has presented, if it has.
 pub(crate) fn perform(
-    role: Role,
+    begin: Begin,
     stream: &Stream,
-    session: Session,
     deadline: Instant,
     mut compute: impl FnMut(Box<Handshake>) -> Result<Box<Handshake>, HandshakeError>,
     mut read: impl FnMut(&mut [u8]) -> io::Result<Option<usize>>,
 ) -> Result<Option<Certificate>, HandshakeError> {
-    let mut handshake = Box::new(Handshake::new(session));
+    let (role, state) = match begin {
+        Begin::Server(config) => (Role::Server, State::NotBegun(config)),
+        Begin::Client(session) => (Role::Client, State::Begun(session)),
+    };
+    let mut handshake = Box::new(Handshake::new(state));
     let mut has_begun = false;
     if role == Role::Client {
         handshake = compute(handshake)?;
@@ -84,27 +103,23 @@ pub(crate) fn perform(
         }
         handshake = compute(handshake)?;
     }
-    let Handshake { session, arrived, opened, .. } = *handshake;
+    let Handshake { state: State::Begun(session), arrived, opened, .. } = *handshake else {
+        unreachable!("a handshake that was never computed is not complete");
+    };
     let certificate = session.peer_certificate();
     stream.secure(Secured::new(Box::new(session), arrived, opened));
     Ok(certificate)
 }
 
 impl Handshake {
-    fn new(session: Session) -> Self {
-        Self {
-            session,
-            arrived: Vec::new(),
-            opened: Vec::new(),
-            sealed: Vec::new(),
-            progress: Ok(Progress::Handshaking),
-        }
+    fn new(state: State) -> Self {
+        Self { state, arrived: Vec::new(), opened: Vec::new(), sealed: Vec::new(), progress: Ok(Progress::Handshaking) }
     }
 
     /// Does what can be done with what has arrived. This is all of the computing.
     pub(crate) fn compute(&mut self) {
-        let Self { session, arrived, opened, sealed, progress } = self;
-        *progress = session.advance(arrived, opened, sealed);
+        let Self { state, arrived, opened, sealed, progress } = self;
+        *progress = state.begun().and_then(|session| session.advance(arrived, opened, sealed));
     }
 
     /// Sends what is due: a part of the handshake, or the alert that says why it has failed. Returns whether the
@@ -114,7 +129,7 @@ impl Handshake {
         match std::mem::replace(&mut self.progress, Ok(Progress::Handshaking)) {
             Err(error) => return Err(HandshakeError::Tls(error)),
             // A client may end its direction right behind its request, and still wants its answer.
-            Ok(Progress::Ended) if self.session.is_complete() => {
+            Ok(Progress::Ended) if self.state.is_complete() => {
                 end_reading(stream);
                 sent.map(|()| true)
             }
@@ -140,7 +155,11 @@ impl Handshake {
     }
 
     fn waiting(&self) -> usize {
-        self.arrived.len() + self.session.held()
+        let held = match &self.state {
+            State::NotBegun(_) => 0,
+            State::Begun(session) => session.held(),
+        };
+        self.arrived.len() + held
     }
 
     fn read(&mut self, read: &mut impl FnMut(&mut [u8]) -> io::Result<Option<usize>>) -> io::Result<Option<usize>> {
@@ -154,6 +173,22 @@ impl Handshake {
         };
         self.arrived.truncate(before + count);
         outcome
+    }
+}
+
+impl State {
+    fn is_complete(&self) -> bool {
+        matches!(self, Self::Begun(session) if session.is_complete())
+    }
+
+    fn begun(&mut self) -> Result<&mut Session, TlsError> {
+        if let Self::NotBegun(config) = self {
+            *self = Self::Begun(Session::server(Arc::clone(config))?);
+        }
+        match self {
+            Self::Begun(session) => Ok(session),
+            Self::NotBegun(_) => unreachable!("it was begun above"),
+        }
     }
 }
 
