@@ -13,8 +13,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel as channel;
-
 use crate::foreign;
 use crate::server::overflow::Overflow;
 use crate::supervisor::pending_handshake::PendingHandshake;
@@ -86,7 +84,65 @@ struct Job {
     handshake: Box<Handshake>,
     /// Nobody waits for it longer.
     deadline: Instant,
-    done: channel::Sender<Box<Handshake>>,
+    done: Promise,
+}
+
+/// Where a job's result is awaited. A channel would do, but takes a kilobyte that stays with the connection's thread.
+#[derive(Default)]
+struct Desk {
+    /// Protects the result.
+    result: Mutex<Computed>,
+    /// Signalled when it is there.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+enum Computed {
+    #[default]
+    NotYet,
+    Done(Box<Handshake>),
+    /// It panicked, or nobody computes it any more.
+    Never,
+}
+
+/// The end of a desk that gives the result: [`Computed::Never`] if it is dropped.
+struct Promise(Arc<Desk>);
+
+impl Promise {
+    fn keep(&self, computed: Computed) {
+        let mut result = self.0.lock();
+        if let Computed::NotYet = *result {
+            *result = computed;
+        }
+        drop(result);
+        self.0.changed.notify_one();
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        self.keep(Computed::Never);
+    }
+}
+
+impl Desk {
+    fn wait(&self, deadline: Instant) -> Result<Box<Handshake>, HandshakeError> {
+        let mut result = self.lock();
+        loop {
+            let wait = deadline.saturating_duration_since(Instant::now());
+            match std::mem::take(&mut *result) {
+                Computed::Done(handshake) => return Ok(handshake),
+                Computed::NotYet | Computed::Never if wait.is_zero() => return Err(HandshakeError::TimedOut),
+                Computed::Never => return Err(panicked()),
+                Computed::NotYet => {}
+            }
+            result = self.changed.wait_timeout(result, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Computed> {
+        self.result.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Crew {
@@ -95,7 +151,8 @@ impl Crew {
 
     /// Computes a handshake on a thread of the crew.
     fn compute(&self, handshake: Box<Handshake>, deadline: Instant) -> Result<Box<Handshake>, HandshakeError> {
-        let (done, result) = channel::bounded(1);
+        let desk = Arc::new(Desk::default());
+        let done = Promise(Arc::clone(&desk));
         let mut state = self.shared.lock();
         state.jobs.push_back(Job { handshake, deadline, done });
         if state.jobs.len() > state.idle && state.threads < most_threads() {
@@ -113,11 +170,7 @@ impl Crew {
         }
         drop(state);
         self.shared.changed.notify_one();
-        result.recv_deadline(deadline).map_err(|error| match error {
-            channel::RecvTimeoutError::Timeout => HandshakeError::TimedOut,
-            channel::RecvTimeoutError::Disconnected if Instant::now() >= deadline => HandshakeError::TimedOut,
-            channel::RecvTimeoutError::Disconnected => panicked(),
-        })
+        desk.wait(deadline)
     }
 
     fn start_thread(&self) -> std::io::Result<()> {
@@ -142,8 +195,7 @@ impl Shared {
             if Instant::now() < job.deadline
                 && let Some(handshake) = computed(job.handshake)
             {
-                // Whoever waited may have given up.
-                let _ = job.done.send(handshake);
+                job.done.keep(Computed::Done(handshake));
             }
         }
     }
