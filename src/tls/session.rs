@@ -205,8 +205,10 @@ impl<U: Unbuffered> Engine for U {
         let mut taken = 0;
         let outcome = loop {
             let UnbufferedStatus { mut discard, state, .. } = self.next(&mut arrived[taken..]);
+            let mut has_opened = false;
             let done = match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    has_opened = true;
                     let mut outcome = None;
                     while let Some(record) = traffic.next_record() {
                         match record {
@@ -236,6 +238,10 @@ impl<U: Unbuffered> Engine for U {
             taken += discard;
             if let Some(outcome) = done {
                 break outcome;
+            }
+            // Most often a record brings a message and nothing else is due: that need not be asked.
+            if has_opened && taken == arrived.len() && !self.common().wants_write() {
+                break Ok(Progress::Open);
             }
         };
         if outcome.is_err() {
