@@ -87,6 +87,7 @@ impl Secured {
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<Taken> {
         let mut taken = Taken::default();
+        let all: usize = frames.iter().map(|frame| frame.len()).sum();
         loop {
             // What is sealed comes first. If nothing is, seal the next frames.
             let (sealed, promised) = {
@@ -116,6 +117,9 @@ impl Secured {
                 };
             }
             taken.frames += mem::take(&mut state.promised);
+            if taken.frames == all && state.sealed.is_empty() {
+                return Ok(taken);
+            }
         }
     }
 
@@ -148,22 +152,26 @@ impl Secured {
         space: &mut [u8],
         deadline: Instant,
     ) -> io::Result<Option<usize>> {
-        const READ: usize = 4096;
+        /// As much as the head of a request has room for at first.
+        const READ: usize = 2048;
         let mut has_ended = false;
         loop {
             let count = self.take_early(space);
             if count > 0 || has_ended {
                 return Ok(Some(count));
             }
-            let mut read = vec![0; READ];
-            match socket::read_raw_before(stream, &mut read, deadline)? {
+            // Nobody else opens anything now, so the bytes may be away from the lock.
+            let mut read = self.take_arrived();
+            let before = read.len();
+            read.resize(before + READ, 0);
+            match socket::read_raw_before(stream, &mut read[before..], deadline)? {
                 None => return Ok(None),
                 Some(0) => return Ok(Some(0)),
-                Some(count) => read.truncate(count),
+                Some(count) => read.truncate(before + count),
             }
             let mut state = self.lock();
             let State { records, arrived, early, sealed, .. } = &mut *state;
-            arrived.append(&mut read);
+            *arrived = read;
             let outcome = records.open(arrived, early, sealed);
             if outcome.is_err() {
                 state.write_alert(stream);
@@ -231,6 +239,10 @@ impl State {
             // A long payload needs no copy.
             if gathered.is_empty() && rest.len() >= MAX_SEALED {
                 return self.seal_bytes(&rest[..MAX_SEALED]);
+            }
+            if gathered.capacity() == 0 {
+                let left = frames.iter().map(|frame| frame.len()).sum::<usize>().saturating_sub(from);
+                gathered.reserve_exact(left.min(MAX_SEALED));
             }
             let room = MAX_SEALED - gathered.len();
             gathered.extend_from_slice(&rest[..rest.len().min(room)]);
