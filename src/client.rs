@@ -26,6 +26,7 @@ mod attempt;
 mod backoff;
 mod dial;
 mod handle;
+mod proxy;
 mod race;
 mod run;
 mod target;
@@ -34,6 +35,7 @@ pub use attempt::Attempt;
 pub use backoff::Backoff;
 pub use handle::ClientHandle;
 use handle::ClientState;
+pub use proxy::Proxy;
 use run::Run;
 use target::Target;
 
@@ -111,6 +113,21 @@ impl Client {
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: ClientTls) -> Self {
         self.target.tls = tls;
+        self
+    }
+
+    /// Connects through a proxy: an HTTP proxy by `CONNECT`, or a SOCKS5 proxy. Default: no proxy, whatever the
+    /// environment says; give it [`Proxy::from_env`] to follow that.
+    ///
+    /// The [connect timeout](Self::connect_timeout) is then that of the connection to the proxy. What the proxy needs to
+    /// reach the host counts as part of the opening handshake, under the one
+    /// [`handshake_timeout`](Self::handshake_timeout) with TLS and HTTP. A proxy that does not let us through is
+    /// [`ConnectError::Proxy`].
+    ///
+    /// The heartbeat judges the server behind the proxy, and works as without one: a proxy does not answer Pings.
+    /// [`Connection::peer_addr`] is the address of the proxy.
+    pub fn proxy(mut self, proxy: Proxy) -> Self {
+        self.target.proxy = Some(proxy);
         self
     }
 

@@ -152,7 +152,8 @@ impl Connection {
     }
 
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
-    /// own. An IPv4 address mapped to IPv6 becomes IPv4. On a client this is the server's address.
+    /// own. An IPv4 address mapped to IPv6 becomes IPv4. On a client this is the server's address,
+    /// or that of the [proxy](crate::Client::proxy) it connects through.
     pub fn remote_ip(&self) -> IpAddr {
         self.shared.identity.remote.remote_ip
     }

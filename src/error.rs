@@ -8,9 +8,11 @@ use crate::protocol::close::{CloseCode, CloseReason};
 use crate::tls::TlsError;
 
 mod connect;
+mod proxy;
 mod sending;
 
 pub use connect::ConnectError;
+pub use proxy::{ProxyError, ProxyErrorKind};
 pub use sending::{ClientSendError, ConfirmError, TrySendError};
 
 /// An error of a server, a client or a connection.

@@ -573,11 +573,11 @@ mod tls;
 mod transport;
 
 pub use browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};
-pub use client::{Attempt, Backoff, Client, ClientHandle};
+pub use client::{Attempt, Backoff, Client, ClientHandle, Proxy};
 pub use connection::identity::ConnectionId;
 pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
-pub use error::{ClientSendError, ConfirmError, ConnectError, Error, TrySendError};
+pub use error::{ClientSendError, ConfirmError, ConnectError, Error, ProxyError, ProxyErrorKind, TrySendError};
 pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};

@@ -1,8 +1,8 @@
-//! From a URL to an open connection: addresses, TCP, and the client's side of the opening handshake (RFC 6455 section
-//! 4.1). Its rules are in [`crate::http::upgrade`]; here are the I/O and the deadlines. All bytes pass through
-//! [`socket::read_before`] and [`socket::write_before`].
+//! From a URL to an open connection: addresses, TCP, directly or [through a proxy](super::proxy), and the client's side
+//! of the opening handshake (RFC 6455 section 4.1). Its rules are in [`crate::http::upgrade`]; here are the I/O and the
+//! deadlines. All bytes pass through [`socket::read_before`] and [`socket::write_before`].
 
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 #[cfg(unix)]
 use std::path::Path;
@@ -23,7 +23,6 @@ use crate::http::request::Request;
 use crate::http::response::ResponseHead;
 use crate::http::upgrade::{Accepted, UpgradeRequest};
 #[cfg(feature = "tls")]
-#[cfg(feature = "tls")]
 use crate::tls::TlsError;
 #[cfg(feature = "tls")]
 use crate::tls::handshake::{self, Begin, Handshake, HandshakeError};
@@ -36,6 +35,7 @@ use crate::transport::stream::Stream;
 #[derive(Debug)]
 pub(crate) struct Dialed {
     pub(crate) stream: Stream,
+    /// The server, or the proxy before it.
     pub(crate) peer: SocketAddr,
     pub(crate) request: Request,
     pub(crate) subprotocol: Option<String>,
@@ -43,21 +43,40 @@ pub(crate) struct Dialed {
     pub(crate) tail: Vec<u8>,
 }
 
+/// A way to the server on which nothing has been said yet.
+pub(super) struct Way {
+    pub(super) stream: Stream,
+    /// The other end of the socket: the server, or the proxy before it.
+    pub(super) peer: SocketAddr,
+    /// What the proxy's answer was followed by. Few servers speak before they are spoken to, but one that has no room
+    /// may.
+    pub(super) early: Vec<u8>,
+    /// For everything that is still to come of the opening.
+    pub(super) deadline: Instant,
+}
+
 impl Target {
     /// Makes one attempt: connects to the first address that answers, and performs the opening handshake there.
     pub(crate) fn dial(&self, handshake_timeout: Duration) -> Result<Dialed, ConnectError> {
-        let (stream, peer) = self.connect()?;
-        let deadline = Instant::now() + handshake_timeout;
-        socket::set_options(&stream).map_err(ConnectError::Lost)?;
+        let way = match self.proxy()? {
+            None => {
+                let (stream, peer) = self.connect()?;
+                let deadline = Instant::now() + handshake_timeout;
+                socket::set_options(&stream).map_err(ConnectError::Lost)?;
+                Way { stream, peer, early: Vec::new(), deadline }
+            }
+            Some(proxy) => proxy.connect(self, handshake_timeout)?,
+        };
         #[cfg(feature = "tls")]
-        self.secure(&stream, deadline)?;
+        let way = self.secure(way)?;
+        let Way { stream, peer, early, deadline } = way;
         let key = generate_key();
         let asked = self.upgrade_request(&key);
         let head = asked.encode();
         let request = Request::from_bytes(head.as_bytes(), peer)
             .ok_or_else(|| ConnectError::Invalid("the request is not valid HTTP, or has too many headers".into()))?;
         send(&stream, head.as_bytes(), deadline)?;
-        let (response, tail) = receive(&stream, deadline)?;
+        let (response, tail) = receive(&stream, early, deadline)?;
         let Accepted { subprotocol } = asked.check_response(&response)?;
         Ok(Dialed { stream, peer, request, subprotocol, tail })
     }
@@ -65,17 +84,26 @@ impl Target {
     /// Performs the handshake of TLS, if the URL asks for it. The thread of an attempt ends with it, however deep its
     /// stack has become.
     #[cfg(feature = "tls")]
-    fn secure(&self, stream: &Stream, deadline: Instant) -> Result<(), ConnectError> {
-        let Location { is_secure: true, host, authority, .. } = &self.location else { return Ok(()) };
+    fn secure(&self, mut way: Way) -> Result<Way, ConnectError> {
+        let Location { is_secure: true, host, authority, .. } = &self.location else { return Ok(way) };
+        let Way { stream, deadline, .. } = &way;
+        let (mut early, deadline) = (&way.early[..], *deadline);
         let session = self.tls.config().and_then(|config| Session::client(config, self.tls.name_for(host)?, authority));
         let session = session.map_err(ConnectError::Tls)?;
         let compute = |mut handshake: Box<Handshake>| {
             handshake.compute();
             Ok(handshake)
         };
-        let read = |space: &mut [u8]| socket::read_before(stream, space, deadline);
+        let read = |space: &mut [u8]| match early.read(space)? {
+            0 => socket::read_before(stream, space, deadline),
+            count => Ok(Some(count)),
+        };
         match handshake::perform(Begin::Client(session), stream, deadline, compute, read) {
-            Ok(_) => Ok(()),
+            // Nothing is left of it: no handshake ends by bytes from before it began.
+            Ok(_) => {
+                way.early.clear();
+                Ok(way)
+            }
             Err(HandshakeError::Tls(error)) => Err(ConnectError::Tls(error)),
             Err(HandshakeError::TimedOut) => Err(ConnectError::TimedOut),
             Err(HandshakeError::Lost(error)) => Err(ConnectError::Lost(error)),
@@ -146,27 +174,48 @@ fn lost(error: io::Error) -> ConnectError {
     ConnectError::Lost(error)
 }
 
-/// Reads the head of the response. The second part of the result is what came after it.
-fn receive(stream: &Stream, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
+fn receive(stream: &Stream, early: Vec<u8>, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), ConnectError> {
+    read_head(stream, early, deadline).map_err(|error| match error {
+        NoHead::TimedOut => ConnectError::TimedOut,
+        NoHead::Lost(error) => lost(error),
+        NoHead::Bad(what) => ConnectError::BadResponse(what),
+    })
+}
+
+/// Why the head of a response was not read.
+pub(super) enum NoHead {
+    TimedOut,
+    Lost(io::Error),
+    Bad(&'static str),
+}
+
+/// Reads the head of a response, after what came `early`. The second part of the result is what came after it.
+pub(super) fn read_head(stream: &Stream, early: Vec<u8>, deadline: Instant) -> Result<(ResponseHead, Vec<u8>), NoHead> {
     let mut buffer = HeadBuffer::new();
+    let mut early = &early[..];
     loop {
-        let count = match socket::read_before(stream, buffer.space(), deadline).map_err(lost)? {
-            None => return Err(ConnectError::TimedOut),
-            Some(0) => return Err(ConnectError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            Some(count) => count,
+        let count = match early.read(buffer.space()) {
+            Ok(count @ 1..) => count,
+            _ => match socket::read_before(stream, buffer.space(), deadline).map_err(NoHead::Lost)? {
+                None => return Err(NoHead::TimedOut),
+                Some(0) => return Err(NoHead::Lost(io::ErrorKind::UnexpectedEof.into())),
+                Some(count) => count,
+            },
         };
-        if let Some(complete) = buffer.filled(count, ResponseHead::parse).map_err(bad_response)? {
-            return Ok(complete);
+        let complete = buffer.filled(count, ResponseHead::parse).map_err(|error| NoHead::Bad(bad_response(error)))?;
+        if let Some((response, mut tail)) = complete {
+            tail.extend_from_slice(early);
+            return Ok((response, tail));
         }
     }
 }
 
-fn bad_response(error: HeadError) -> ConnectError {
-    ConnectError::BadResponse(match error {
+fn bad_response(error: HeadError) -> &'static str {
+    match error {
         HeadError::TooLarge => "the head of its response is too large",
         HeadError::TooManyHeaders => "its response has too many headers",
         HeadError::UnsupportedVersion | HeadError::NotHttp => "its response is not HTTP",
-    })
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tungstenite::http::Uri;
-use tungstenite::http::uri::PathAndQuery;
+use tungstenite::http::uri::{Authority, PathAndQuery};
 
+use super::proxy::{Proxy, ProxyServer};
 use super::{Attempt, ConnectError};
 use crate::error::Error;
 use crate::foreign;
@@ -28,6 +29,7 @@ pub(crate) struct Target {
     pub(crate) connect_timeout: Duration,
     #[cfg(feature = "tls")]
     pub(crate) tls: ClientTls,
+    pub(crate) proxy: Option<Proxy>,
     /// The system's resolver; tests use others.
     pub(super) resolve: Resolve,
     /// Changes the headers and the URL of each attempt.
@@ -39,7 +41,6 @@ pub(crate) struct Target {
 #[derive(Clone)]
 pub(super) struct Location {
     /// Whether the connection is one of TLS.
-    #[cfg(feature = "tls")]
     pub(super) is_secure: bool,
     pub(super) host: String,
     pub(super) port: u16,
@@ -87,13 +88,9 @@ impl Location {
         if authority.host().is_empty() {
             return Err(invalid("expected HOST or HOST:PORT after the scheme"));
         }
-        let port = match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
-            None | Some("") if is_secure => 443,
-            None | Some("") => 80,
-            Some(_) => authority.port_u16().ok_or_else(|| invalid("the port is not valid"))?,
-        };
+        let port = port_of(authority, if is_secure { 443 } else { 80 });
+        let port = port.ok_or_else(|| invalid("the port is not valid"))?;
         Ok(Self {
-            #[cfg(feature = "tls")]
             is_secure,
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port,
@@ -127,7 +124,6 @@ impl Location {
             return Err("what is requested, after the second colon, is not valid");
         }
         Ok(Self {
-            #[cfg(feature = "tls")]
             is_secure: false,
             host: "localhost".to_owned(),
             port: 0,
@@ -135,6 +131,14 @@ impl Location {
             authority: "localhost".to_owned(),
             path,
         })
+    }
+}
+
+/// The port, or the default if there is none. `None` if it is not valid.
+pub(super) fn port_of(authority: &Authority, default: u16) -> Option<u16> {
+    match authority.as_str().strip_prefix(authority.host()).unwrap_or_default().strip_prefix(':') {
+        None | Some("") => Some(default),
+        Some(_) => authority.port_u16(),
     }
 }
 
@@ -148,6 +152,7 @@ impl Target {
             connect_timeout: Duration::from_secs(10),
             #[cfg(feature = "tls")]
             tls: ClientTls::new(),
+            proxy: None,
             resolve: Arc::new(ask_the_system),
             prepare: None,
             gives_up: Arc::new(Error::is_fatal),
@@ -171,8 +176,14 @@ impl Target {
         changed().map_err(|error: ConnectError| ConnectError::Prepare(error.into()))
     }
 
+    /// The proxy through which the host is reached, if it is by one.
+    pub(super) fn proxy(&self) -> Result<Option<&ProxyServer>, ConnectError> {
+        self.proxy.as_ref().map_or(Ok(None), |proxy| proxy.server_for(&self.location))
+    }
+
     /// Checks what the application added.
     pub(crate) fn check(&self) -> Result<(), ConnectError> {
+        self.proxy()?;
         upgrade::check_additions(&self.headers, &self.subprotocols)
     }
 }
@@ -183,13 +194,14 @@ impl fmt::Debug for Target {
         f.debug_struct("Target")
             .field("authority", &self.location.authority)
             .field("path", &without_secrets(&self.location.path))
+            .field("proxy", &self.proxy)
             .finish_non_exhaustive()
     }
 }
 
 /// A URL that is safe to show: without user name, password and query. It need not be valid, so the end of a password is
 /// not known; when in doubt, more is left out.
-fn without_secrets(url: &str) -> String {
+pub(super) fn without_secrets(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) => {
             (&url[..scheme.len() + 3], rest)

@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use super::proxy::ProxyError;
 #[cfg(feature = "tls")]
 use crate::tls::TlsError;
 
@@ -39,6 +40,9 @@ pub enum ConnectError {
     /// unknown issuer are, an expired certificate and one that is not valid yet are not.
     #[cfg(feature = "tls")]
     Tls(TlsError),
+    /// The [proxy](crate::Client::proxy) did not let us through. Fatal if [the error is](ProxyError::is_fatal): wrong
+    /// credentials are, a host that the proxy cannot reach is not.
+    Proxy(ProxyError),
 }
 
 impl ConnectError {
@@ -47,15 +51,21 @@ impl ConnectError {
     pub fn is_fatal(&self) -> bool {
         match self {
             Self::Invalid(_) | Self::BadResponse(_) => true,
-            Self::Refused { status, .. } => match status {
-                408 | 425 | 429 => false,
-                501 | 505 => true,
-                status => *status < 500,
-            },
+            Self::Refused { status, .. } => is_fatal_status(*status),
             #[cfg(feature = "tls")]
             Self::Tls(error) => error.is_fatal(),
+            Self::Proxy(error) => error.is_fatal(),
             Self::Prepare(_) | Self::Resolve(_) | Self::Unreachable(_) | Self::TimedOut | Self::Lost(_) => false,
         }
+    }
+}
+
+/// Whether a refusal with this HTTP status would come again.
+pub(super) fn is_fatal_status(status: u16) -> bool {
+    match status {
+        408 | 425 | 429 => false,
+        501 | 505 => true,
+        status => status < 500,
     }
 }
 
@@ -75,6 +85,7 @@ impl fmt::Display for ConnectError {
             Self::Lost(error) => write!(f, "connection lost during the opening handshake: {error}"),
             #[cfg(feature = "tls")]
             Self::Tls(error) => error.fmt(f),
+            Self::Proxy(error) => error.fmt(f),
         }
     }
 }
@@ -86,6 +97,7 @@ impl StdError for ConnectError {
             Self::Resolve(error) | Self::Unreachable(error) | Self::Lost(error) => Some(error),
             #[cfg(feature = "tls")]
             Self::Tls(error) => Some(error),
+            Self::Proxy(error) => Some(error),
             _ => None,
         }
     }

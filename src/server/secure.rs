@@ -89,7 +89,7 @@ struct Job {
 
 /// Where a job's result is awaited. A channel would do, but takes a kilobyte that stays with the connection's thread.
 #[derive(Default)]
-struct Desk {
+struct Reply {
     /// Protects the result.
     result: Mutex<Computed>,
     /// Signalled when it is there.
@@ -105,8 +105,8 @@ enum Computed {
     Never,
 }
 
-/// The end of a desk that gives the result: [`Computed::Never`] if it is dropped.
-struct Promise(Arc<Desk>);
+/// The end of a reply that gives the result: [`Computed::Never`] if it is dropped.
+struct Promise(Arc<Reply>);
 
 impl Promise {
     fn keep(&self, computed: Computed) {
@@ -125,7 +125,7 @@ impl Drop for Promise {
     }
 }
 
-impl Desk {
+impl Reply {
     fn wait(&self, deadline: Instant) -> Result<Box<Handshake>, HandshakeError> {
         let mut result = self.lock();
         loop {
@@ -151,8 +151,8 @@ impl Crew {
 
     /// Computes a handshake on a thread of the crew.
     fn compute(&self, handshake: Box<Handshake>, deadline: Instant) -> Result<Box<Handshake>, HandshakeError> {
-        let desk = Arc::new(Desk::default());
-        let done = Promise(Arc::clone(&desk));
+        let reply = Arc::new(Reply::default());
+        let done = Promise(Arc::clone(&reply));
         let mut state = self.shared.lock();
         state.jobs.push_back(Job { handshake, deadline, done });
         if state.jobs.len() > state.idle && state.threads < most_threads() {
@@ -170,7 +170,7 @@ impl Crew {
         }
         drop(state);
         self.shared.changed.notify_one();
-        desk.wait(deadline)
+        reply.wait(deadline)
     }
 
     fn start_thread(&self) -> std::io::Result<()> {
