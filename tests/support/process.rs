@@ -90,6 +90,10 @@ impl Drop for Process {
 pub(crate) fn heartwire(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_heartwire"));
     command.args(arguments).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // What the tests connect to is on this machine, whatever proxy others have to be reached through.
+    for name in ["ws", "wss", "http", "https", "all", "no"].map(|name| format!("{name}_proxy")) {
+        command.env_remove(name.to_uppercase()).env_remove(name);
+    }
     command
 }
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded, select};
-use heartwire::{Client, CloseReason, ConnectError, Error, HeartbeatPolicy};
+use heartwire::{Client, CloseReason, ConnectError, Error, HeartbeatPolicy, ProxyErrorKind};
 
 use crate::Failure;
 use crate::cli::CheckOptions;
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &CheckOptions) -> Result<(), Failure> {
 
 /// A client as the options want it.
 fn client(options: &CheckOptions) -> Result<Client, Error> {
-    let client = options.tls.apply_to(options.opening.client()?)?;
+    let client = options.proxy.apply_to(options.tls.apply_to(options.opening.client()?)?);
     let client = client.no_reconnect().heartbeat(HeartbeatPolicy::off());
     let client = client.connect_timeout(options.connect_timeout()).handshake_timeout(options.handshake_timeout());
     Ok(client.close_timeout(CLOSE_TIMEOUT))
@@ -86,6 +86,8 @@ fn not_open(ended: &Receiver<Result<(), Error>>, deadline: Instant) -> String {
         // It says by itself what to do.
         #[cfg(feature = "tls")]
         Ok(Err(Error::Connect(ConnectError::Tls(error)))) => error.to_string(),
+        // A proxy of the environment; likewise.
+        Ok(Err(Error::Connect(ConnectError::Invalid(what)))) => what,
         Ok(Err(Error::Connect(error))) => format!("{error}; {}", advice(&error)),
         Ok(Err(Error::Closed(reason))) => closed(&reason),
         Ok(Err(error)) => error.to_string(),
@@ -107,6 +109,13 @@ fn advice(error: &ConnectError) -> &'static str {
         ConnectError::Refused { .. } | ConnectError::BadResponse(_) => {
             "check that the URL, with its path, is that of a WebSocket"
         }
+        ConnectError::Proxy(error) => match error.kind() {
+            ProxyErrorKind::Credentials(_) => "give it as --proxy, or in the environment",
+            ProxyErrorKind::Resolve(_) | ProxyErrorKind::Unreachable(_) | ProxyErrorKind::BadResponse(_) => {
+                "check --proxy and the environment, or connect directly by --noproxy '*'"
+            }
+            _ => "check that it may and can reach the server, or connect directly by --noproxy '*'",
+        },
         ConnectError::TimedOut => "the server is held up, or is no WebSocket server: look at it, or raise the timeouts",
         _ => "look at the server's log",
     }

@@ -1,7 +1,7 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `tls`, `opening` and `log`
-//! hold those that several have; `environment` finds options in variables; `values` says how each kind of value is
+//! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `tls`, `opening`, `proxy` and
+//! `log` hold those that several have; `environment` finds options in variables; `values` says how each kind of value is
 //! spelled, and `usage_error` how a mistake is reported. `generated` makes completions and manual pages of all that.
 
 use std::ffi::OsString;
@@ -17,6 +17,7 @@ mod generated;
 mod heartbeat;
 mod log;
 mod opening;
+mod proxy;
 mod serve;
 mod settings;
 #[cfg_attr(not(feature = "tls"), path = "cli/no_tls.rs")]

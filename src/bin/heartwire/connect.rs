@@ -56,7 +56,7 @@ pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
 
 /// A client as the options want it.
 fn client(options: &ConnectOptions) -> Result<Client, Error> {
-    let client = options.tls.apply_to(options.opening.client()?)?;
+    let client = options.proxy.apply_to(options.tls.apply_to(options.opening.client()?)?);
     let client = client.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
     let client = options.settings.apply_to_client(client);
     Ok(if options.no_reconnect { client.no_reconnect() } else { client })

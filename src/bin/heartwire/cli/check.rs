@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 
 use super::opening::Opening;
+use super::proxy::ProxyOptions;
 use super::usage_error::{UsageError, refuse};
 use super::values::parse_duration;
 use super::{LogOptions, tls};
@@ -19,6 +20,10 @@ Environment:
   HEARTWIRE_TIMEOUT=3s. What the command line says wins, and an empty
   variable counts as not set. Flags take true or false.
   Subprotocols are separated by commas, headers by line ends.
+  Without --proxy, the proxy is that of curl's variables: for wss:// the first of
+  wss_proxy, https_proxy and all_proxy, for ws:// the first of ws_proxy, http_proxy
+  and all_proxy, in lower or upper case (but not HTTP_PROXY). NO_PROXY names hosts
+  that are connected to directly.
 
 Examples:
   heartwire check ws://127.0.0.1:9001/
@@ -54,6 +59,9 @@ pub(crate) struct CheckOptions {
 
     #[command(flatten)]
     pub(crate) tls: tls::ClientOptions,
+
+    #[command(flatten)]
+    pub(crate) proxy: ProxyOptions,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,

@@ -7,6 +7,7 @@ use heartwire::HeartbeatPolicy;
 
 use super::heartbeat::ClientHeartbeat;
 use super::opening::Opening;
+use super::proxy::ProxyOptions;
 use super::settings::Settings;
 use super::usage_error::UsageError;
 use super::values::parse_duration;
@@ -22,6 +23,10 @@ Environment:
   HEARTWIRE_PING_INTERVAL=5s. What the command line says wins, and an empty
   variable counts as not set. Flags take true or false.
   Subprotocols are separated by commas, headers by line ends.
+  Without --proxy, the proxy is that of curl's variables: for wss:// the first of
+  wss_proxy, https_proxy and all_proxy, for ws:// the first of ws_proxy, http_proxy
+  and all_proxy, in lower or upper case (but not HTTP_PROXY). NO_PROXY names hosts
+  that are connected to directly.
 
 Signals:
   SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal was closed) close the connection with
@@ -36,6 +41,8 @@ Examples:
       Log in with a header
   heartwire connect wss://localhost:9001/ --cacert ca.pem --cert device.pem --key device-key.pem
       Trust an own CA, and show the server a certificate
+  heartwire connect wss://example.org/ --proxy http://USER:PASSWORD@proxy.example:3128
+      Connect through a proxy
 
 Exit codes:
   0    an orderly end, with everything sent
@@ -65,6 +72,9 @@ pub(crate) struct ConnectOptions {
 
     #[command(flatten)]
     pub(crate) tls: tls::ClientOptions,
+
+    #[command(flatten)]
+    pub(crate) proxy: ProxyOptions,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,

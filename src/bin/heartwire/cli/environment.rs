@@ -121,6 +121,8 @@ mod tests {
             "FILE" => "sample.log",
             "ADDRESS" => "127.0.0.1:7",
             "URL" => "ws://sample.example/",
+            "PROXY" => "socks5h://sample.example",
+            "HOSTS" => "sample.example,10.0.0.0/8",
             other => panic!("no sample value for {other}"),
         };
         sample.to_owned()
@@ -232,6 +234,8 @@ mod tests {
             (&[], "HEARTWIRE_TRUST_PROXY", "10.0.0.1,localhost", "expected an address or a network"),
             (&[], "HEARTWIRE_TEXT_HEARTBEAT", "yes", "expected true or false"),
             (&["connect", URL], "HEARTWIRE_HEADER", "Host: s3cret", "the URL says which host"),
+            (&["connect", URL], "HEARTWIRE_PROXY", "https://user:s3cret@proxy.example", "TLS to the proxy itself"),
+            (&["connect", URL], "HEARTWIRE_PROXY", "user:s3cret@proxy.example:x", "the port is not valid"),
             (&["connect"], "HEARTWIRE_URL", "http://127.0.0.1/?s3cret", "expected ws://"),
             (&["check"], "HEARTWIRE_URL", "nowhere", "expected ws://"),
         ] {

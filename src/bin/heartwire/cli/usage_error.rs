@@ -77,11 +77,11 @@ impl fmt::Display for UsageError {
 }
 
 /// Leaves no more of URLs than their scheme in what clap quotes: a URL that is out of place may hold a password, or a
-/// token in its query. What the library says about the URL of a server hides those by itself. Of headers it leaves
-/// nothing.
+/// token in its query. What the library says about the URL of a server hides those by itself. Of headers and proxies it
+/// leaves nothing.
 fn hide_secrets(error: &mut Error) {
     if let Some(ContextValue::String(option)) = error.get(ContextKind::InvalidArg)
-        && (option.starts_with("--header") || option == "HEARTWIRE_HEADER")
+        && ["--header ", "--proxy ", "HEARTWIRE_HEADER", "HEARTWIRE_PROXY"].iter().any(|it| option.starts_with(it))
     {
         error.insert(ContextKind::InvalidValue, ContextValue::String("***".to_owned()));
     }
