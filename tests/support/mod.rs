@@ -8,6 +8,7 @@ mod bare_server;
 #[cfg(feature = "tls")]
 pub(crate) mod duplex;
 mod events;
+mod fake_proxy;
 mod frames;
 mod live_peer;
 pub(crate) mod over_tls;
@@ -33,6 +34,7 @@ pub(crate) use alone::alone;
 pub(crate) use bare_client::{Answer, Client, End, Incoming, exchange, request, request_with};
 pub(crate) use bare_server::{BareConnection, BareServer, BlackHole, ClosedPort, acceptance, refusal, unmasked};
 pub(crate) use events::{Events, by_peer, by_us, closures, codes, is_closed, lost};
+pub(crate) use fake_proxy::{FakeProxy, ProxyConnection};
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, fragment, masked};
 pub(crate) use live_peer::live;
 pub(crate) use over_tls::plain_only;

@@ -8,6 +8,7 @@ mod heartbeat;
 mod log;
 mod messages;
 mod outbox;
+mod proxies;
 mod reconnecting;
 mod stopping;
 mod storm;
