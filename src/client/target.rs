@@ -178,6 +178,11 @@ impl Target {
 
     /// The proxy through which the host is reached, if it is by one.
     pub(super) fn proxy(&self) -> Result<Option<&ProxyServer>, ConnectError> {
+        #[cfg(unix)]
+        if self.location.unix_path.is_some() {
+            // It is on this machine.
+            return Ok(None);
+        }
         self.proxy.as_ref().map_or(Ok(None), |proxy| proxy.server_for(&self.location))
     }
 

@@ -5,6 +5,7 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::wire::Wire;
 use super::{BareConnection, CEILING, ms};
 
 /// The listener of a proxy.
@@ -84,6 +85,6 @@ impl ProxyConnection {
 
     /// From here on the connection is one to the server, which is played by the test.
     pub(crate) fn tunnel(self) -> BareConnection {
-        BareConnection::of(self.stream)
+        BareConnection::on(Wire::from_client(self.stream))
     }
 }
