@@ -1,9 +1,9 @@
 //! A sensor behind a bad line: every reading arrives, in order, also those of a day on which the server was away.
 //!
 //! Start a server that listens and sends no Pings: `cargo run -- --heartbeat peer --expect 2m`. Then run
-//! `cargo run --example sensor [URL] [PERIOD_MS] [CAPACITY]` (defaults 1000 and 2000). It takes a reading in each period,
-//! and keeps it until the server has confirmed that it was read. Stop the server for as long as you like, by Ctrl-C or
-//! SIGSTOP, and start it again.
+//! `cargo run --example sensor [URL] [PERIOD_MS] [CAPACITY]` (defaults 1000 and 2000). It takes a reading in each
+//! period, and keeps it until the server has confirmed that it was read. Stop the server for as long as you like, by
+//! Ctrl-C or SIGSTOP, and start it again.
 //!
 //! What it keeps is bounded: without room the oldest reading is dropped, and counted. A reading whose confirmation was
 //! lost with the line is sent again, so a server has to skip numbers that it knows. An outbox of the client

@@ -1,7 +1,7 @@
 //! A counter of 64 bits that threads share: std's `AtomicU64`, or a lock where the processor has no such atomic (MIPS,
 //! PowerPC, ARMv5 and RISC-V of 32 bits, ESP32).
 //!
-//! `RUSTFLAGS="--cfg locked_atomics"` chooses the lock anywhere, so that what such machines run can be tested on others.
+//! `RUSTFLAGS="--cfg locked_atomics"` chooses the lock anywhere, so that what such machines run can be tested on all.
 
 #[cfg(all(target_has_atomic = "64", not(locked_atomics)))]
 pub(crate) use std::sync::atomic::AtomicU64;
@@ -14,8 +14,8 @@ mod locked {
     use std::sync::atomic::Ordering;
     use std::sync::{Mutex, MutexGuard, PoisonError};
 
-    /// Has those methods of std's `AtomicU64` that the crate uses. The lock is the strongest of all orders, so that which
-    /// one is asked for does not matter.
+    /// Has those methods of std's `AtomicU64` that the crate uses. A lock is as strong as the strongest order, so
+    /// it does not matter which one is asked for.
     #[derive(Debug)]
     pub(crate) struct AtomicU64 {
         /// Protects nothing but the number. Whoever holds it takes no other lock, and cannot panic.

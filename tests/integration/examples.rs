@@ -255,8 +255,8 @@ fn readings(listener: &TcpListener, count: usize) -> Vec<u64> {
     numbers
 }
 
-/// A server takes some readings, is away for many periods, and another one on its address takes more. Gives what each has
-/// read, the newest reading that the sensor takes for confirmed, and how many it has dropped.
+/// A server takes some readings, is away for many periods, and another one on its address takes more. Gives what each
+/// has read, the newest reading that the sensor takes for confirmed, and how many it has dropped.
 fn readings_around_an_absence(capacity: &str) -> (Vec<u64>, Vec<u64>, u64, u64) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();

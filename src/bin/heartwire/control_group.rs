@@ -55,8 +55,8 @@ impl ControlGroup {
         limits
     }
 
-    /// So many connections fit, if there is a limit: one at least. A quarter of the threads is left for connections that
-    /// fall behind, and of the memory as much for what waits for them.
+    /// So many connections fit, if there is a limit: one at least. A quarter of the threads is left for connections
+    /// that fall behind, and as much of the memory for what waits for them.
     pub(crate) fn connections(self) -> Option<usize> {
         let memory = self.memory.map(|limit| (limit / 4 * 3).saturating_sub(PROGRAM) / PER_CONNECTION);
         let threads = self.threads.map(|(most, taken)| {
