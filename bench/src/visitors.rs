@@ -28,7 +28,7 @@ pub(crate) struct Visits {
     /// Each has one connection at a time.
     pub(crate) clients: usize,
     pub(crate) threads: usize,
-    /// Whether each client resumes its session of TLS. Its first has none.
+    /// Whether each client resumes its session of TLS. Its first connection, which cannot, is not counted.
     pub(crate) resumes: bool,
     /// Not counted.
     pub(crate) warm_up: Duration,
@@ -132,7 +132,7 @@ impl Worker {
                 }
                 let now = Instant::now();
                 self.count(visitor, now);
-                let client = visitor.client.clone();
+                let client = Client { is_counted: true, ..visitor.client.clone() };
                 *slot = None;
                 if now >= self.span.until {
                     present -= 1;
@@ -153,6 +153,9 @@ impl Worker {
     }
 
     fn count(&mut self, visitor: &Visitor, now: Instant) {
+        if !visitor.client.is_counted {
+            return;
+        }
         let is_counted = self.span.contains(now);
         self.count += u32::from(is_counted);
         self.resumed += u32::from(is_counted && visitor.channel.has_resumed());
@@ -169,12 +172,13 @@ struct Client {
     template: Template,
     /// For TLS. It remembers the sessions.
     config: Option<Arc<ClientConfig>>,
+    is_counted: bool,
 }
 
 impl Client {
     fn new(dialect: Dialect, resumes: bool, number: usize) -> Self {
         let config = if resumes { tls::resuming_client } else { tls::careless_client };
-        Self { template: Template::new(dialect, 20, number), config: dialect.is_tls.then(config) }
+        Self { template: Template::new(dialect, 20, number), config: dialect.is_tls.then(config), is_counted: !resumes }
     }
 }
 

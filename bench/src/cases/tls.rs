@@ -69,6 +69,7 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
     if options.quick {
         (common.rounds, common.seconds) = (1, 0.2);
         (options.idle, options.fleet) = (1000, 200);
+        options.bulk.retain(|connections| *connections <= 10);
         options.clients.truncate(1);
     }
     let identity = Identity::make()?;
@@ -83,7 +84,11 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
         }
         if wants(Part::Bulk) {
             for &connections in &options.bulk {
-                case.echo(&servers, BULK, &Load { connections, payload: 1_000_000, ..common.load() }, report);
+                let load = common.load();
+                // Time for each to have a few answers.
+                let duration = load.duration.max(Duration::from_millis(20) * connections as u32);
+                let load = Load { connections, payload: 1_000_000, warm_up: duration / 4, duration, ..load };
+                case.echo(&servers, BULK, &load, report);
             }
         }
         if wants(Part::Connect) {
@@ -168,7 +173,6 @@ impl Case<'_> {
         interleave(self.common, servers, |round, server| {
             let name = server.kind.name();
             let told = match visitors::run(server, &visits) {
-                // A client's first connection cannot resume, and begins before what is counted.
                 Ok(Some(outcome)) if outcome.resumed != f64::from(u8::from(resumes)) => {
                     report.add(HANDSHAKES, &cell, name, rate, f64::NAN);
                     format!("{:.1} % resumed", outcome.resumed * 100.0)
