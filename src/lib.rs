@@ -430,6 +430,9 @@
 //! }
 //! ```
 //!
+//! [`Client::proxy`] connects through an HTTP or SOCKS5 [`Proxy`], or by [`Proxy::from_env`] as the environment says.
+//! The heartbeat judges the server behind it.
+//!
 //! # Errors
 //!
 //! - [`Error::Closed`]: the connection is closed or closing, with the cause. From `recv`, `send`, `feed`, `close`,

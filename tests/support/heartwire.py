@@ -95,11 +95,17 @@ class Reader:
             return "\n".join(line.text for line in self.lines)
 
 
+def without_proxies(environment):
+    """The same without the variables that name proxies: what the tests connect to is on this machine."""
+    return {name: value for name, value in environment.items() if not name.lower().endswith("_proxy")}
+
+
 class Process:
     """A program with its output collected, in a session of its own."""
 
     def __init__(self, command, **options):
         options.setdefault("stdin", subprocess.DEVNULL)
+        options["env"] = without_proxies(options.get("env") or os.environ)
         self.child = subprocess.Popen(
             [str(part) for part in command],
             stdout=subprocess.PIPE,

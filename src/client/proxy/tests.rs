@@ -127,6 +127,8 @@ fn exceptions_in_the_environment_are_connected_to_directly() {
     // The name in lower case comes first.
     assert_eq!(by(&[&variables[..], &[("no_proxy", "example.org")]].concat(), "ws://localhost:9001/"), "http://a:1");
     assert_eq!(by(&[&variables[..], &[("no_proxy", "")]].concat(), "ws://localhost:9001/"), "direct");
+    #[cfg(unix)]
+    assert_eq!(by(&[("all_proxy", "a:1")], "unix:/run/heartwire.sock"), "direct");
     let proxy = Proxy::parse("a:1").unwrap().no_proxy("[::1]");
     let is_direct = |url| proxy.server_for(&Target::parse(url).unwrap().location).unwrap().is_none();
     assert!(is_direct("ws://[::1]:9001/") && !is_direct("ws://[::2]:9001/"));
