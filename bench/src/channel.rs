@@ -1,5 +1,5 @@
-//! A client's connection, plain or over TLS. The TLS is rustls' own without its buffers, for the load must cost less than
-//! the servers: what arrives is opened where it was read, and only a record that is not whole yet is kept.
+//! A client's connection, plain or over TLS. The TLS is rustls' own without its buffers, for the load must cost less
+//! than the servers: what arrives is opened where it was read, and only a record that is not whole yet is kept.
 //!
 //! A handshake needs no care: it begins with the first write, and what is written before it is complete waits for it.
 

@@ -1,9 +1,9 @@
 //! Many clients in one process and one thread: they answer Pings and do nothing else, until some are told to be silent.
 //!
-//! It says `ready` when all are connected; with `--talk` when each has had an echo, a Pong to a Ping of its own, and has
-//! answered a Ping of the server's, if that sends any. At `silence N` that many answer no more; for each of them it says
-//! `late MICROSECONDS` when the server ends it, counted from the first Ping that it left unanswered. Should the server
-//! end another, it says `lost`. It lives until its standard input ends.
+//! It says `ready` when all are connected; with `--talk` when each has had an echo, a Pong to a Ping of its own,
+//! and has answered a Ping of the server's, if that sends any. At `silence N` that many answer no more; for each of
+//! them it says `late MICROSECONDS` when the server ends it, counted from the first Ping that it left unanswered.
+//! Should the server end another, it says `lost`. It lives until its standard input ends.
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! cli ─> cases ─┬─> process: starts servers (this program again, `serve`) ──> server::*
-//!               ├─> load: connections that send and verify ──> channel: plain or TLS ──> wire: frames as a client sees them
+//!               ├─> load: connections that send and verify ──> channel: plain or TLS ──> wire: frames
 //!               └─> report: ratios, tables ──> spread: medians and intervals
 //! ```
 

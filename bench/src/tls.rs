@@ -1,4 +1,5 @@
-//! What both ends of TLS are given here: one certificate for all servers, and clients that trust whatever they are shown.
+//! What both ends of TLS are given here: one certificate for all servers, and clients that trust whatever they are
+//! shown.
 //!
 //! All servers have the same version, cipher suite and key exchange, because the clients offer no others: TLS 1.3 with
 //! AES-256-GCM and X25519, which is what rustls chooses by default. They also resume sessions alike, by tickets.
@@ -86,7 +87,7 @@ fn resumption(resumes: bool) -> Resumption {
     if resumes { Resumption::in_memory_sessions(1) } else { Resumption::disabled() }
 }
 
-/// For a server that is not heartwire: tickets and nothing kept for clients, as heartwire has it, so that all do the same.
+/// For a server that is not heartwire: tickets, and nothing kept for clients, as heartwire has it.
 pub(crate) fn server(identity: &Path) -> io::Result<Arc<ServerConfig>> {
     let chain = vec![CertificateDer::from_pem_file(identity).map_err(io::Error::other)?];
     let key = PrivateKeyDer::from_pem_file(identity).map_err(io::Error::other)?;
