@@ -108,6 +108,8 @@ fn a_server_that_sends_its_clients_away_in_turn_is_asked_again_at_once() {
         assert_eq!(connection.close_code(), Some(1012));
     };
     let connection = other.open();
+    // From when the client knows of it.
+    assert!(client.handle.wait_connected(CEILING));
     thread::sleep(Duration::from_secs(1));
     close(connection);
     assert_eq!(client.retrying(), Duration::ZERO);
