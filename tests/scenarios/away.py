@@ -32,7 +32,7 @@ def stopped_while_asleep():
 
     def stop_server(beat):
         with python("asyncio", "server", "off") as server:
-            url = server.expect("listening on (ws://.*)")[1]
+            url = server.expect("listening on (wss?://.*)")[1]
             with Program(beat, url=url, handler=ASLEEP) as client:
                 client.expect("opened")
                 time.sleep(0.5)
@@ -93,7 +93,7 @@ def live_ws():
     return live_library("Node ws pings (1 s)", lambda url: Library("node", "ws.js", url), "terminated")
 
 
-@scenario("asleep, a page beats", missing=no_chromium)
+@scenario("asleep, a page beats", missing=no_chromium, over_tls=False)
 def live_page():
     with Program(QUICK) as server, Mute(SETTINGS) as mute:
         with Library("node", "page.js", server.url.replace("ws:", "http:"), server.url + ASLEEP, mute.url) as page:
@@ -125,7 +125,7 @@ def live_client():
 @scenario("our Client asleep, a Python server pings", missing=no_python)
 def live_client_of_python():
     with python("asyncio", "server", "1") as server:
-        url = server.expect("listening on (ws://.*)")[1]
+        url = server.expect("listening on (wss?://.*)")[1]
         with Program(QUICK, url=url, handler=ASLEEP) as client:
             until = client.expect("opened").time + LONG - 1
             why = "the same for a server out of another library (1 s / 1 s)"
@@ -149,7 +149,7 @@ def poll(beat, until_death, name):
             return [row, lives(f"{name}, its peer lives", server, 2, beat, until, why, [other])]
 
 
-@scenario("polling, default policy")
+@scenario("polling, default policy", over_tls=False)
 def poll_by_default():
     return poll(DEFAULT, 5.0, "polling every 3 s")
 

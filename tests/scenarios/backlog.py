@@ -43,7 +43,7 @@ def flood_and_live():
         return lives(name, server, 1, QUICK, back.time + 2 * QUICK.bound, "it answers as soon as there is room", [peer])
 
 
-@scenario("a backlog of 128 KiB, taken at 1 KB/s")
+@scenario("a backlog of 128 KiB, taken at 1 KB/s", over_tls=False)
 def backlog():
     def die(read_ahead, why, bound):
         with Program(QUICK, f"read-ahead={read_ahead}") as server, Peer(server.address, "/work/1000") as peer:
@@ -100,7 +100,7 @@ def slow_readers():
     return in_parallel(*in_handler, *by_another)
 
 
-@scenario("slow readers, 2 kB/s, default policy")
+@scenario("slow readers, 2 kB/s, default policy", over_tls=False)
 def very_slow_readers():
     return in_parallel(*read_slowly(DEFAULT, 2_000, 70, "/feed/0/1024", "sent to by its handler"))
 
@@ -157,7 +157,7 @@ def flood_without_pongs():
 def busy_server():
     def connect(kind, how):
         with python(kind, "server", "off", "busy") as server:
-            url = server.expect("listening on (ws://.*)")[1]
+            url = server.expect("listening on (wss?://.*)")[1]
             # Its last bytes are its answer to the handshake, but for the Pongs of the first messages.
             with Program(QUICK, url=url, handler="/feed/20/256") as client:
                 opened = client.expect("opened").time

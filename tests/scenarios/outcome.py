@@ -1,6 +1,7 @@
 """What a scenario comes to: rows of the table, and the checks that make them."""
 
 import concurrent.futures
+import contextvars
 import dataclasses
 import time
 import traceback
@@ -9,6 +10,10 @@ from heartwire import Wrong
 
 # How late a loaded machine may be before we call it a fault, in seconds.
 SLACK = 2.0
+
+
+# The certificates of the scenario that runs here, if it runs over TLS; all ends then speak it.
+MADE = contextvars.ContextVar("made", default=None)
 
 
 class Unfit(Exception):
@@ -80,6 +85,18 @@ class Scenario:
     is_heavy: bool = False
     # What is missing to run it, or `None`.
     missing: object = lambda: None
+    # Whether it is also to run over TLS.
+    over_tls: bool = True
+
+    def attempt(self, made):
+        """Its rows, over TLS if there are certificates."""
+        if not made:
+            return attempt(self.name, self.run)
+        MADE.set(made)
+        rows = attempt(self.name, self.run)
+        for row in rows:
+            row.name += ", TLS"
+        return rows
 
 
 SCENARIOS = []
@@ -160,4 +177,5 @@ def attempt(name, call):
 def in_parallel(*calls):
     """Makes these calls at the same time, and gives the rows of all, also if some fail."""
     with concurrent.futures.ThreadPoolExecutor(len(calls)) as pool:
-        return [row for rows in pool.map(lambda call: attempt("(a part)", call), calls) for row in rows]
+        parts = [pool.submit(contextvars.copy_context().run, attempt, "(a part)", call) for call in calls]
+        return [row for part in parts for row in part.result()]

@@ -5,10 +5,12 @@
 
 KEEPALIVE is the interval and the timeout of its own heartbeat in seconds, or "off". A client says "open", sends
 "hello", says "echo" when it has come back, and closes; a server says "listening on ws://ADDRESS" and "open", and
-echoes, or, if it is busy, takes no message at all. Both say "closed CODE REASON".
+echoes, or, if it is busy, takes no message at all. Both say "closed CODE REASON". A server speaks TLS if its
+environment says with what, as tests/support/certificates.py has it.
 """
 
 import asyncio
+import pathlib
 import sys
 import time
 
@@ -18,7 +20,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect as connect_sync
 from websockets.sync.server import serve as serve_sync
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
+import certificates  # noqa: E402
+
 BUSY = 600
+TLS = certificates.server_context_of_environment()
+SCHEME = "wss" if TLS else "ws"
 
 
 def say(*words):
@@ -73,8 +80,8 @@ def run_server_sync(options, is_busy):
         except ConnectionClosed as error:
             say_closed(socket, error)
 
-    with serve_sync(handle, "127.0.0.1", 0, **options) as server:
-        say("listening on ws://127.0.0.1:%d" % server.socket.getsockname()[1])
+    with serve_sync(handle, "127.0.0.1", 0, ssl=TLS, **options) as server:
+        say("listening on %s://127.0.0.1:%d" % (SCHEME, server.socket.getsockname()[1]))
         server.serve_forever()
 
 
@@ -91,8 +98,8 @@ async def run_server_asyncio(options, is_busy):
         except ConnectionClosed as error:
             say_closed(socket, error)
 
-    async with serve_asyncio(handle, "127.0.0.1", 0, **options) as server:
-        say("listening on ws://127.0.0.1:%d" % server.sockets[0].getsockname()[1])
+    async with serve_asyncio(handle, "127.0.0.1", 0, ssl=TLS, **options) as server:
+        say("listening on %s://127.0.0.1:%d" % (SCHEME, server.sockets[0].getsockname()[1]))
         await server.wait_closed()
 
 

@@ -15,8 +15,10 @@ import sys
 import threading
 import time
 
-sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "vanished"))
-from clients import BINARY, CLOSE, PING, PONG, TEXT, Frames, frame  # noqa: E402
+TESTS = pathlib.Path(__file__).resolve().parent.parent
+sys.path += [str(TESTS / "support"), str(TESTS / "vanished")]
+from clients import BINARY, CLOSE, PING, PONG, TEXT, Frames, Plain, Sealed, frame  # noqa: E402
+from outcome import MADE  # noqa: E402
 
 PATIENCE = 20
 MAGIC = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -53,6 +55,8 @@ class Peer:
         # What a flood has left of a frame that was not taken whole.
         self.rest = b""
         self.is_over = self.has_died = False
+        made = MADE.get()
+        self.layer = Sealed(made.client_context(), self.socket) if made else Plain()
         self._shake_hands(path)
         self.thread = threading.Thread(target=self._live, daemon=True)
 
@@ -75,7 +79,7 @@ class Peer:
         return self.last_sent
 
     def send(self, data):
-        data, self.rest = self.rest + data, b""
+        data, self.rest = self.rest + self.layer.seal(data), b""
         self.socket.settimeout(PATIENCE)
         self.socket.sendall(data)
         self.last_sent = time.time()
@@ -88,7 +92,7 @@ class Peer:
         self.socket.settimeout(0)
         blocked_since = time.time()
         while time.time() - blocked_since < patience and not self.has_died:
-            self.rest = self.rest or message
+            self.rest = self.rest or self.layer.seal(message)
             try:
                 self.rest = self.rest[self.socket.send(self.rest) :]
                 self.last_sent = blocked_since = time.time()
@@ -111,11 +115,13 @@ class Peer:
         self.send(request.encode())
         answer = b""
         # Byte by byte, so that nothing after the head is taken.
-        while not answer.endswith(b"\r\n\r\n"):
+        while b"\r\n\r\n" not in answer:
             byte = self.socket.recv(1)
             if not byte:
                 raise ConnectionError(f"the server hung up in the handshake after {answer!r}")
-            answer += byte
+            answer += self.layer.open(byte)
+        # What was in the same record as the end of the head.
+        self._hear(answer.partition(b"\r\n\r\n")[2])
         if not answer.startswith(b"HTTP/1.1 101 "):
             raise ConnectionError(f"no upgrade: {answer!r}")
 
@@ -155,6 +161,9 @@ class Peer:
         if not data:
             self.is_over = True
             return
+        self._hear(self.layer.open(data))
+
+    def _hear(self, data):
         self.reads_at.append((time.time(), self.reads_at[-1][1] + len(data)))
         for opcode, payload in self.frames.feed(data):
             if opcode == PING:
@@ -189,7 +198,9 @@ class Mute:
         self.greeting = greeting
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
-        self.url = f"ws://{self.address}/"
+        made = MADE.get()
+        self.context = made.server_context() if made else None
+        self.url = f"{'wss' if made else 'ws'}://{self.address}/"
         self.last_sent = 0.0
         self.sockets = []
         threading.Thread(target=self._accept, daemon=True).start()
@@ -213,6 +224,9 @@ class Mute:
 
     def _serve(self, taken):
         try:
+            if self.context:
+                taken = self.context.wrap_socket(taken, server_side=True)
+                self.sockets.append(taken)
             head = b""
             while b"\r\n\r\n" not in head:
                 head += taken.recv(4096)

@@ -11,7 +11,7 @@ import time
 
 import heartwire
 import needs
-from outcome import Beat, check
+from outcome import MADE, Beat, check
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROGRAM = heartwire.TARGET / "beside" / "debug" / "heartwire-test-scenarios"
@@ -30,12 +30,14 @@ class Program(heartwire.Process):
         role = ["client", url, handler] if url else ["server", "-", "-"]
         self.beat = beat
         setting = beat.setting() if isinstance(beat, Beat) else beat
+        if made := MADE.get():
+            settings += (f"ca={made.ca}",) if url else (f"certificate={made.chain},{made.key}",)
         super().__init__([PROGRAM, *role, f"beat={setting}", *settings], stdin=subprocess.PIPE)
         if url is None:
-            found = self.stdout.find(lambda line: re.search(r"ws://(\S+)", line.text), heartwire.CEILING)
+            found = self.stdout.find(lambda line: re.search(r"(wss?)://(\S+)", line.text), heartwire.CEILING)
             check(found, f"the server did not start: {self.stderr.text()}")
-            self.address = found[1]
-            self.url = f"ws://{self.address}"
+            self.address = found[2]
+            self.url = f"{found[1]}://{self.address}"
 
     def tell(self, *words):
         self.child.stdin.write(" ".join(map(str, words)) + "\n")
@@ -66,6 +68,8 @@ class Library(heartwire.Process):
     def __init__(self, *command):
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or ""
         environment = {**os.environ, "NODE_PATH": str(needs.node_modules("scenarios")), "CHROMIUM": chromium}
+        if made := MADE.get():
+            environment |= {**made.client_environment, **made.server_environment}
         super().__init__(command, env=environment, cwd=HERE)
 
     def heard(self, pattern, timeout=heartwire.CEILING):

@@ -168,7 +168,7 @@ def answer_at_once():
 PATHS = ["/echo", f"/sleep/{round(LONG * 1000)}", "/poll/3000", "/feed/100/64"]
 
 
-@scenario("the program is stopped", missing=no_python)
+@scenario("the program is stopped", missing=no_python, over_tls=False)
 def suspend():
     return in_parallel(suspend_us, suspend_us_as_client, suspend_them)
 

@@ -17,6 +17,7 @@ import socket
 import ssl
 import struct
 import sys
+import threading
 import time
 
 PATIENCE = 20
@@ -87,9 +88,10 @@ class Plain:
 
 
 class Sealed:
-    """TLS, in memory: what is sent becomes records, and records what was sent."""
+    """TLS, in memory: what is sent becomes records, and records what was sent. One thread may send and another read."""
 
     def __init__(self, context, connection):
+        self.lock = threading.Lock()
         self.arrived, self.leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.records = context.wrap_bio(self.arrived, self.leaving, server_hostname="localhost")
         while True:
@@ -104,18 +106,20 @@ class Sealed:
         raise ConnectionError("the server hung up in the handshake of TLS")
 
     def seal(self, data):
-        self.records.write(data)
-        return self.leaving.read()
+        with self.lock:
+            self.records.write(data)
+            return self.leaving.read()
 
     def open(self, data):
-        self.arrived.write(data)
         opened = []
-        # The end, as TLS announces it, is followed by the one of TCP.
-        try:
-            while part := self.records.read(1 << 16):
-                opened.append(part)
-        except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
-            pass
+        with self.lock:
+            self.arrived.write(data)
+            # The end, as TLS announces it, is followed by the one of TCP.
+            try:
+                while part := self.records.read(1 << 16):
+                    opened.append(part)
+            except (ssl.SSLWantReadError, ssl.SSLZeroReturnError):
+                pass
         return b"".join(opened)
 
 

@@ -5,6 +5,7 @@
 //!
 //! - `beat=off`, `beat=default`, or `beat=INTERVAL,TIMEOUT,MAX_MISSED[,pong]` in milliseconds; `pong` for `PongOnly`
 //! - `read-ahead=BYTES`, `max-connections=COUNT`
+//! - `certificate=CHAIN,KEY` for a server with TLS, `ca=FILE` for a client of one; the files in PEM
 //!
 //! It says on standard output what happens (src/report.rs), and obeys lines on standard input (src/command.rs), whose
 //! end is its own end.
@@ -50,7 +51,12 @@ fn serve(settings: &Settings) -> Result<(), Error> {
     if let Some(bytes) = settings.read_ahead {
         server = server.read_ahead(bytes);
     }
-    println!("listening on ws://{}", server.local_addr());
+    let mut scheme = "ws";
+    if let Some(tls) = &settings.server_tls {
+        server = server.tls(tls.clone());
+        scheme = "wss";
+    }
+    println!("listening on {scheme}://{}", server.local_addr());
     let events = server.handle().events();
     thread::spawn(move || report::tell(events));
     thread::spawn(|| command::obey(None));
@@ -61,7 +67,7 @@ fn serve(settings: &Settings) -> Result<(), Error> {
 }
 
 fn connect(url: &str, handler: &str, settings: &Settings) -> Result<(), Error> {
-    let mut client = Client::new(url)?.no_reconnect().heartbeat(settings.heartbeat);
+    let mut client = Client::new(url)?.tls(settings.client_tls.clone()).no_reconnect().heartbeat(settings.heartbeat);
     if let Some(bytes) = settings.read_ahead {
         client = client.read_ahead(bytes);
     }
