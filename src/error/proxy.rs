@@ -21,10 +21,10 @@ pub enum ProxyErrorKind {
     Resolve(io::Error),
     /// No address of the proxy could be connected to. This is the error of the last one.
     Unreachable(io::Error),
-    /// The proxy asks for other credentials than those of its URL: HTTP status 407, and the like in SOCKS5. This says
-    /// what to do. Fatal.
+    /// The proxy asks for other credentials than those of its URL: HTTP status 407, or 401 from some, and the like in
+    /// SOCKS5. This says what is wrong. Fatal.
     Credentials(&'static str),
-    /// The proxy answered `CONNECT` with this HTTP status, which is neither 2xx nor 407. Fatal as a server's
+    /// The proxy answered `CONNECT` with another HTTP status that is not 2xx. Fatal as a server's
     /// [`Refused`](crate::ConnectError::Refused), but for 404, by which some proxies say that they cannot resolve the
     /// host.
     Status(u16),
@@ -135,7 +135,7 @@ mod tests {
 
     #[test]
     fn refusals_are_fatal_unless_they_may_pass() {
-        assert!([101, 302, 400, 401, 403, 405, 501].into_iter().all(|status| is_fatal(ProxyErrorKind::Status(status))));
+        assert!([101, 302, 400, 403, 405, 501].into_iter().all(|status| is_fatal(ProxyErrorKind::Status(status))));
         assert!(
             ![404, 408, 429, 500, 502, 503, 504].into_iter().any(|status| is_fatal(ProxyErrorKind::Status(status)))
         );

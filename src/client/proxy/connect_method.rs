@@ -22,7 +22,8 @@ pub(super) fn encode(host: &str, port: u16, credentials: Option<&Credentials>) -
 pub(super) fn check(response: &ResponseHead, has_credentials: bool) -> Result<(), ProxyErrorKind> {
     match response.status {
         200..=299 => Ok(()),
-        407 => Err(ProxyErrorKind::Credentials(match has_credentials {
+        // By 401 tinyproxy means wrong credentials, and by 407 missing ones. A host's own 401 comes through the tunnel.
+        401 | 407 => Err(ProxyErrorKind::Credentials(match has_credentials {
             _ if !takes_basic(response) => "asks for credentials of another kind than Basic, which is all that we have",
             true => "does not accept the user name and password of its URL",
             false => "asks for a user name and a password: set them in its URL, as http://USER:PASSWORD@HOST:PORT",
@@ -70,7 +71,7 @@ mod tests {
         for status in [200, 201, 204, 299] {
             assert_eq!(answered(&format!("HTTP/1.0 {status} Yes\r\nContent-Length: 5\r\n\r\n"), false), Ok(()));
         }
-        for status in [101, 300, 302, 401, 403, 502] {
+        for status in [101, 300, 302, 400, 403, 502] {
             let refused = answered(&format!("HTTP/1.1 {status} No\r\n\r\n"), false);
             assert_eq!(refused, Err(format!("Status({status})")));
         }
@@ -85,6 +86,7 @@ mod tests {
             (basic, false, "set them in its URL"),
             (basic, true, "does not accept"),
             (silent, false, "set them in its URL"),
+            ("HTTP/1.0 401 Unauthorized\r\nWWW-Authenticate: Basic\r\n\r\n", true, "does not accept"),
             (other, false, "another kind"),
             (other, true, "another kind"),
         ] {

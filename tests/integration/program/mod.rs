@@ -6,6 +6,7 @@ mod connect;
 mod connect_end_of_input;
 #[cfg(feature = "completions")]
 mod generated;
+mod proxies;
 mod serve;
 mod serve_options;
 mod status;

@@ -79,6 +79,7 @@ impl CheckOptions {
             }
         }
         self.tls.check(&self.opening.url, given)?;
+        self.proxy.check(&self.opening.url, given)?;
         self.opening.check(given)
     }
 

@@ -98,6 +98,7 @@ impl ConnectOptions {
     pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         self.heartbeat.check(given)?;
         self.tls.check(&self.opening.url, given)?;
+        self.proxy.check(&self.opening.url, given)?;
         self.opening.check(given)
     }
 

@@ -1,7 +1,9 @@
 //! The options of a client's proxy.
 
-use clap::Args;
+use clap::{ArgMatches, Args};
 use heartwire::{Client, Error, Proxy};
+
+use super::usage_error::{UsageError, refuse};
 
 /// Through which proxy a client connects. Without options, as the environment says.
 #[derive(Debug, Args)]
@@ -30,6 +32,17 @@ fn parse_proxy(text: &str) -> Result<Choice, Error> {
 }
 
 impl ProxyOptions {
+    /// Refuses options that would have no effect beside the others, or with this URL.
+    pub(super) fn check(&self, url: &str, given: &ArgMatches) -> Result<(), UsageError> {
+        if ["unix:", "ws+unix:"].iter().any(|scheme| url.starts_with(scheme)) {
+            return refuse(given, &["proxy", "noproxy"], "with a Unix socket");
+        }
+        match self.proxy {
+            Some(Choice::None) => refuse(given, &["noproxy"], "with --proxy \"\""),
+            _ => Ok(()),
+        }
+    }
+
     /// A client that connects as it should. As in curl, the environment's `NO_PROXY` goes for `--proxy` too.
     pub(crate) fn apply_to(&self, client: Client) -> Client {
         let proxy = match &self.proxy {
