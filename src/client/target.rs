@@ -45,7 +45,6 @@ pub(super) struct Location {
     pub(super) host: String,
     pub(super) port: u16,
     /// The path of a Unix socket, in place of host and port.
-    #[cfg_attr(not(unix), expect(dead_code, reason = "this system has no Unix sockets"))]
     pub(super) unix_path: Option<PathBuf>,
     /// As in the `Host` header.
     pub(super) authority: String,
@@ -178,11 +177,6 @@ impl Target {
 
     /// The proxy through which the host is reached, if it is by one.
     pub(super) fn proxy(&self) -> Result<Option<&ProxyServer>, ConnectError> {
-        #[cfg(unix)]
-        if self.location.unix_path.is_some() {
-            // It is on this machine.
-            return Ok(None);
-        }
         self.proxy.as_ref().map_or(Ok(None), |proxy| proxy.server_for(&self.location))
     }
 
