@@ -90,15 +90,11 @@ impl Target {
         let (mut early, deadline) = (&way.early[..], *deadline);
         let session = self.tls.config().and_then(|config| Session::client(config, self.tls.name_for(host)?, authority));
         let session = session.map_err(ConnectError::Tls)?;
-        let compute = |mut handshake: Box<Handshake>| {
-            handshake.compute();
-            Ok(handshake)
-        };
         let read = |space: &mut [u8]| match early.read(space)? {
             0 => socket::read_before(stream, space, deadline),
             count => Ok(Some(count)),
         };
-        match handshake::perform(Begin::Client(session), stream, deadline, compute, read) {
+        match handshake::perform(Begin::Client(session), stream, deadline, Handshake::computed, read) {
             // Nothing is left of it: no handshake ends by bytes from before it began.
             Ok(_) => {
                 way.early.clear();

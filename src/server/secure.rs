@@ -13,7 +13,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::foreign;
 use crate::server::overflow::Overflow;
 use crate::supervisor::pending_handshake::PendingHandshake;
 use crate::tls::handshake::{self, Begin, Handshake, HandshakeError};
@@ -133,7 +132,7 @@ impl Reply {
             match std::mem::take(&mut *result) {
                 Computed::Done(handshake) => return Ok(handshake),
                 Computed::NotYet | Computed::Never if wait.is_zero() => return Err(HandshakeError::TimedOut),
-                Computed::Never => return Err(panicked()),
+                Computed::Never => return Err(HandshakeError::panicked()),
                 Computed::NotYet => {}
             }
             result = self.changed.wait_timeout(result, wait).unwrap_or_else(PoisonError::into_inner).0;
@@ -164,7 +163,7 @@ impl Crew {
                     && let Some(job) = state.jobs.pop_back()
                 {
                     drop(state);
-                    return computed(job.handshake).ok_or_else(panicked);
+                    return job.handshake.computed();
                 }
             }
         }
@@ -193,7 +192,7 @@ impl Shared {
     fn work(&self) {
         while let Some(job) = self.next_job() {
             if Instant::now() < job.deadline
-                && let Some(handshake) = computed(job.handshake)
+                && let Ok(handshake) = job.handshake.computed()
             {
                 job.done.keep(Computed::Done(handshake));
             }
@@ -226,17 +225,4 @@ impl Shared {
 
 fn most_threads() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// `None` if it panicked: it may call a verifier, a store of sessions or a resolver of the application's own.
-fn computed(mut handshake: Box<Handshake>) -> Option<Box<Handshake>> {
-    foreign::call(move || {
-        handshake.compute();
-        handshake
-    })
-    .ok()
-}
-
-fn panicked() -> HandshakeError {
-    HandshakeError::Lost(std::io::Error::other("the TLS handshake panicked"))
 }

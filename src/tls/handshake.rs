@@ -13,6 +13,7 @@ use rustls::ServerConfig;
 use super::certificate::Certificate;
 use super::error::{TlsError, TlsErrorKind};
 use super::session::{Progress, Session};
+use crate::foreign;
 use crate::protocol::frame::Role;
 use crate::transport::secured::{RECORD_HEADER, Secured, end_reading, record_len};
 use crate::transport::socket;
@@ -63,7 +64,7 @@ const fn max_waiting(role: Role) -> usize {
     }
 }
 
-/// Performs a handshake, and secures the stream. `compute` calls [`Handshake::compute`], on this thread or another.
+/// Performs a handshake, and secures the stream. `compute` calls [`Handshake::computed`], on this thread or another.
 /// `read` reads once before the deadline. Returns the certificate that the peer has presented, if it has.
 pub(crate) fn perform(
     begin: Begin,
@@ -116,10 +117,18 @@ impl Handshake {
         Self { state, arrived: Vec::new(), opened: Vec::new(), sealed: Vec::new(), progress: Ok(Progress::Handshaking) }
     }
 
-    /// Does what can be done with what has arrived. This is all of the computing.
-    pub(crate) fn compute(&mut self) {
-        let Self { state, arrived, opened, sealed, progress } = self;
-        *progress = state.begun().and_then(|session| session.advance(arrived, opened, sealed));
+    /// Does what can be done with what has arrived. This is all of the computing. It may call a verifier, a store of
+    /// sessions or a resolver of the application's own.
+    ///
+    /// # Errors
+    /// If that panics.
+    pub(crate) fn computed(mut self: Box<Self>) -> Result<Box<Self>, HandshakeError> {
+        let computed = foreign::call(move || {
+            let Self { state, arrived, opened, sealed, progress } = &mut *self;
+            *progress = state.begun().and_then(|session| session.advance(arrived, opened, sealed));
+            self
+        });
+        computed.map_err(|_| HandshakeError::panicked())
     }
 
     /// Sends what is due: a part of the handshake, or the alert that says why it has failed. Returns whether the
@@ -190,6 +199,13 @@ impl State {
             Self::Begun(session) => Ok(session),
             Self::NotBegun(_) => unreachable!("it was begun above"),
         }
+    }
+}
+
+impl HandshakeError {
+    /// Foreign code that was called for it has panicked.
+    pub(crate) fn panicked() -> Self {
+        Self::Lost(io::Error::other("the TLS handshake panicked"))
     }
 }
 

@@ -2,16 +2,18 @@
 //! changes while connections are open. Every wrong kind of certificate is tried in memory (src/tls/tests).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use heartwire::{Accept, ClientTls, ConnectError, Event, Response, ServerTls, TlsErrorKind};
 use rcgen::date_time_ymd;
-use rustls::client::danger::HandshakeSignatureValid;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
 use super::{VERSIONS, say_hello, start};
-use crate::support::tls::{Ca, Folder, Made, ca, client_tls, params, provider, site_ca};
+use crate::support::tls::{Ca, Folder, Made, ca, client_tls, params, provider, server_tls, site_ca};
 use crate::support::{Running, listen, run, server};
 
 /// The TLS of a client of one version that presents this certificate, if any.
@@ -242,4 +244,59 @@ fn a_verifier_that_panics_costs_the_client_in_question_alone() {
     }
     let failures = running.stop().iter().filter(|event| matches!(event, Event::HandshakeFailed { .. })).count();
     assert_eq!(failures, 0, "each was told once");
+}
+
+/// The same at the other end: it panics the first time.
+#[derive(Debug)]
+struct PanicsOnce(AtomicBool, Arc<dyn ServerCertVerifier>);
+
+impl ServerCertVerifier for PanicsOnce {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        assert!(self.0.swap(true, SeqCst), "a mistake that is part of the test");
+        self.1.verify_server_cert(certificate, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.1.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.1.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.1.supported_verify_schemes()
+    }
+}
+
+#[test]
+fn a_verifier_of_a_client_that_panics_costs_one_attempt() {
+    let running = start(server().tls(server_tls()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(site_ca().der().clone()).unwrap();
+    let usual = WebPkiServerVerifier::builder_with_provider(roots.into(), provider()).build().unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+    let verifier = Arc::new(PanicsOnce(AtomicBool::new(false), usual));
+    let config = config.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    let client = run(super::client(running.address()).tls(ClientTls::from_config(Arc::new(config))), listen);
+    let text = "connection lost during the opening handshake: the TLS handshake panicked";
+    assert_eq!(client.connect_failed(), (text.to_owned(), false));
+    client.events.opened();
 }
