@@ -119,8 +119,8 @@ impl Client {
     /// Connects through a proxy: an HTTP proxy by `CONNECT`, or a SOCKS5 proxy. Default: no proxy, whatever the
     /// environment says; give it [`Proxy::from_env`] to follow that.
     ///
-    /// The [connect timeout](Self::connect_timeout) is then that of the connection to the proxy. What the proxy needs to
-    /// reach the host counts as part of the opening handshake, under the one
+    /// The [connect timeout](Self::connect_timeout) is then that of the connection to the proxy. What the proxy needs
+    /// to reach the host counts as part of the opening handshake, under the one
     /// [`handshake_timeout`](Self::handshake_timeout) with TLS and HTTP. A proxy that does not let us through is
     /// [`ConnectError::Proxy`].
     ///

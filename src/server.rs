@@ -151,15 +151,15 @@ impl Server {
     }
 
     /// Listens at a Unix socket, such as `/run/heartwire.sock`, for clients on this machine or a proxy in front. Its
-    /// file is removed at the end. One that a server has left that was killed is replaced; if somebody answers there, or
-    /// if it is no socket, it stays, and this fails.
+    /// file is removed at the end. One that a server has left that was killed is replaced; if somebody answers there,
+    /// or if it is no socket, it stays, and this fails.
     ///
     /// `mode` are the permissions of the file, such as `0o660`: to connect, a process must be allowed to write it.
     /// `None` leaves them to the umask. They take effect before anybody can connect.
     ///
     /// Clients have no address. [`peer_addr`](Connection::peer_addr) is `0.0.0.0:0`, and so is
-    /// [`local_addr`](Self::local_addr) if there is no other entrance. [`remote_ip`](Connection::remote_ip) is `0.0.0.0`,
-    /// or what a proxy says if it is [trusted](Self::trust_proxies) under that address.
+    /// [`local_addr`](Self::local_addr) if there is no other entrance. [`remote_ip`](Connection::remote_ip) is
+    /// `0.0.0.0`, or what a proxy says if it is [trusted](Self::trust_proxies) under that address.
     /// [Limits](Self::max_connections_per_address) for each address do not concern clients without one, and
     /// `StatusAccess::Loopback` refuses them, since a proxy may stand there for the whole world.
     ///

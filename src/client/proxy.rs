@@ -1,7 +1,8 @@
 //! Through which proxy a client connects: URLs of proxies, the variables of the environment, and hosts that are reached
 //! directly.
 //!
-//! [`Proxy`] is what the application sets, [`ProxyServer`] one proxy of it. What is said to a proxy is in `connect_method` and
+//! [`Proxy`] is what the application sets, [`ProxyServer`] one proxy of it. What is said to a proxy is in
+//! `connect_method` and
 //! `socks`, which have no I/O; `tunnel` says it.
 
 use std::fmt;
@@ -23,8 +24,8 @@ use exceptions::Exceptions;
 /// Through which proxy a [`Client`](crate::Client) connects, and to which hosts it connects directly, for
 /// [`Client::proxy`](crate::Client::proxy).
 ///
-/// Both `ws://` and `wss://` pass through the proxy as a tunnel: the proxy sees the host's name and port, and of `wss://`
-/// nothing else. The certificate is still checked against the URL's host.
+/// Both `ws://` and `wss://` pass through the proxy as a tunnel: the proxy sees the host's name and port, and of
+/// `wss://` nothing else. The certificate is still checked against the URL's host.
 ///
 /// | URL of the proxy | protocol | who resolves the host's name |
 /// | --- | --- | --- |
@@ -33,8 +34,8 @@ use exceptions::Exceptions;
 /// | `socks5://` | SOCKS5 | this machine |
 ///
 /// A user name and a password stand before the host, percent-encoded where they have special characters:
-/// `http://user:p%40ss@proxy.example:3128`. An HTTP proxy gets them at once (`Basic`, RFC 7617), a SOCKS5 proxy if it asks
-/// for them (RFC 1929); both are sent without encryption. No log line, no error and no `Debug` output shows them.
+/// `http://user:p%40ss@proxy.example:3128`. An HTTP proxy gets them at once (`Basic`, RFC 7617), a SOCKS5 proxy if it
+/// asks for them (RFC 1929); both are sent without encryption. No log line, no error and no `Debug` output shows them.
 ///
 /// ```no_run
 /// use heartwire::{Client, Proxy};

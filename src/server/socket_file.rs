@@ -1,4 +1,5 @@
-//! The file of a Unix socket: made with its permissions, removed at the end, and left alone while somebody answers there.
+//! The file of a Unix socket: made with its permissions, removed at the end, and left alone while somebody answers
+//! there.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};

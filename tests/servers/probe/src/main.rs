@@ -1,6 +1,7 @@
 //! A client for what `heartwire connect` has no way to do: binary messages, and a heartbeat led by the server.
 //!
-//! Usage: `heartwire-test-probe echo|follow URL [CA]`, with a file that has the CA to trust if the URL is one of wss://.
+//! Usage: `heartwire-test-probe echo|follow URL [CA]`, with a file that has the CA to trust if the URL is one of
+//! wss://.
 //!
 //! - `echo` sends four messages, each after the echo of the one before, says "ok NAME" or "bad NAME", and closes.
 //! - `follow` sends nothing and only listens, says "open", and at the end "ended: REASON".
