@@ -139,20 +139,22 @@ impl Open {
         }
     }
 
-    /// Sends what is unsent and `len` bytes more, in frames of these lengths, over a socket with so much room.
-    fn we_send(&mut self, len: usize, frame: usize, mut room: usize) -> io::Result<()> {
-        self.unsent.extend(next_bytes(&mut self.said.by_us, len));
-        let slices: Vec<IoSlice<'_>> = self.unsent.chunks(frame.max(1)).take(64).map(IoSlice::new).collect();
-        let before = self.to_them.len();
-        let wire = &mut self.to_them;
-        let taken = self.secured.send(&slices, |bytes| {
+    /// Sends what is unsent and `len` bytes more, in frames of these lengths, over a socket with so much room. Before
+    /// each write returns, another thread has read so much.
+    fn we_send(&mut self, len: usize, frame: usize, mut room: usize, reads: usize) -> io::Result<()> {
+        let Self { stream, secured, arrived, to_us, to_them, unsent, said, .. } = self;
+        unsent.extend(next_bytes(&mut said.by_us, len));
+        let slices: Vec<IoSlice<'_>> = unsent.chunks(frame.max(1)).take(64).map(IoSlice::new).collect();
+        let before = to_them.len();
+        let taken = secured.send(&slices, |bytes| {
             let count = bytes.len().min(room);
             room -= count;
-            wire.extend_from_slice(&bytes[..count]);
+            to_them.extend_from_slice(&bytes[..count]);
+            read_some(stream, secured, arrived, to_us, reads, &mut said.opened_by_us).expect("it is valid");
             if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
         })?;
-        assert_eq!(taken.wire, self.to_them.len() - before);
-        self.unsent.drain(..taken.frames);
+        assert_eq!(taken.wire, to_them.len() - before);
+        unsent.drain(..taken.frames);
         Ok(())
     }
 
@@ -165,19 +167,7 @@ impl Open {
     /// Reads once: at most so many bytes of what is under way.
     fn we_read(&mut self, most: usize) -> io::Result<()> {
         let Self { stream, secured, arrived, to_us, said, .. } = self;
-        let most = most.min(to_us.len());
-        if most == 0 {
-            return Ok(());
-        }
-        let read = |buffer: &mut Vec<u8>| {
-            let room = buffer.capacity() - buffer.len();
-            assert!(room > 0, "a read without room would be taken for the end");
-            let count = most.min(room);
-            buffer.extend(to_us.drain(..count));
-            Ok(count)
-        };
-        let opened = &mut said.opened_by_us;
-        arrived.read(stream, secured, read, |open| Ok((open(opened)?, true))).map(drop)
+        read_some(stream, secured, arrived, to_us, most, &mut said.opened_by_us)
     }
 
     fn they_read(&mut self, most: usize) {
@@ -186,12 +176,36 @@ impl Open {
     }
 }
 
+fn read_some(
+    stream: &Stream,
+    secured: &Secured,
+    arrived: &mut Arrived,
+    to_us: &mut Vec<u8>,
+    most: usize,
+    opened: &mut Vec<u8>,
+) -> io::Result<()> {
+    let most = most.min(to_us.len());
+    if most == 0 {
+        return Ok(());
+    }
+    let read = |buffer: &mut Vec<u8>| {
+        let room = buffer.capacity() - buffer.len();
+        assert!(room > 0, "a read without room would be taken for the end");
+        let count = most.min(room);
+        buffer.extend(to_us.drain(..count));
+        Ok(count)
+    };
+    arrived.read(stream, secured, read, |open| Ok((open(opened)?, true))).map(drop)
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     WeSend {
         len: usize,
         frame: usize,
         room: usize,
+        /// What another thread reads during each write.
+        reads: usize,
     },
     TheySay(usize),
     /// They take new keys, ask us to do the same, and say a byte.
@@ -206,9 +220,10 @@ fn step() -> impl Strategy<Value = Step> {
     let len = || prop_oneof![4 => 0..200_usize, 2 => 0..5000_usize, 1 => 0..70_000_usize];
     let some = || prop_oneof![3 => 1..40_usize, 3 => 1..2000_usize, 1 => Just(1 << 20)];
     prop_oneof![
-        3 => (len(), some(), some()).prop_map(|(len, frame, room)| Step::WeSend { len, frame, room }),
+        4 => (len(), some(), some(), prop_oneof![Just(0), some()])
+            .prop_map(|(len, frame, room, reads)| Step::WeSend { len, frame, room, reads }),
         3 => len().prop_map(Step::TheySay),
-        1 => Just(Step::NewKeys),
+        2 => Just(Step::NewKeys),
         4 => some().prop_map(Step::WeRead),
         3 => some().prop_map(Step::TheyRead),
         1 => Just(Step::Release),
@@ -219,7 +234,7 @@ fn nothing_is_lost((setting, steps): (Setting, Vec<Step>)) -> TestCaseResult {
     let mut open = Open::new(setting);
     for step in steps {
         match step {
-            Step::WeSend { len, frame, room } => open.we_send(len, frame, room).unwrap(),
+            Step::WeSend { len, frame, room, reads } => open.we_send(len, frame, room, reads).unwrap(),
             Step::TheySay(len) => open.they_say(len),
             Step::NewKeys => {
                 let _ = open.theirs.refresh_traffic_keys();
@@ -238,7 +253,7 @@ fn nothing_is_lost((setting, steps): (Setting, Vec<Step>)) -> TestCaseResult {
         if open.unsent.is_empty() {
             break;
         }
-        open.we_send(0, usize::MAX, usize::MAX).unwrap();
+        open.we_send(0, usize::MAX, usize::MAX, 0).unwrap();
     }
     open.they_read(usize::MAX);
     let Said { by_us, by_them, opened_by_us, opened_by_them } = open.said;
@@ -285,7 +300,7 @@ fn changes_are_noticed(
         prop_assert!(failed.is_none() && opened == said.len(), "{failed:?} after {opened} of {}", said.len());
     }
     if failed.is_some() {
-        prop_assert!(open.we_send(10, 10, usize::MAX).is_err(), "sealed after {failed:?}");
+        prop_assert!(open.we_send(10, 10, usize::MAX, 0).is_err(), "sealed after {failed:?}");
     }
     Ok(())
 }

@@ -249,6 +249,28 @@ fn an_alert_is_written_at_once_unless_frames_are_to_be_written_before_it() {
 }
 
 #[test]
+fn an_alert_that_is_sealed_during_a_write_follows_what_the_write_leaves() {
+    let (secured, frame, mut wire) = (secured(), [7; 10], Vec::new());
+    let taken = secured.send(&[IoSlice::new(&frame)], |bytes| {
+        if !wire.is_empty() {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        wire.extend_from_slice(&bytes[..3]);
+        // Another thread reads what nobody can open.
+        assert!(secured.open(&mut record(DATA, 9, b"x"), &mut Vec::new()).is_err());
+        Ok(3)
+    });
+    assert!(taken.unwrap().is_pinned);
+    secured
+        .send(&[IoSlice::new(&frame)], |bytes| {
+            wire.extend_from_slice(bytes);
+            Ok(bytes.len())
+        })
+        .unwrap();
+    assert_eq!(wire, [record(DATA, 0, &frame), record(ALERT, 1, b"bad")].concat());
+}
+
+#[test]
 fn the_orderly_end_follows_everything_and_is_said_once() {
     use std::io::Read;
     let (stream, mut peer) = pair();
