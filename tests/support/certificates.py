@@ -5,6 +5,7 @@ For tests in other languages: `certificates.py FOLDER` makes them there, and pri
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -68,6 +69,7 @@ class Certificates:
     def server_context(self):
         return server_context(self.chain, self.key)
 
+    @functools.cache
     def spki(self):
         """The digest of the server's public key, as Chromium's --ignore-certificate-errors-spki-list wants it."""
         key = openssl("x509", "-in", self.chain, "-noout", "-pubkey")
