@@ -12,8 +12,8 @@ CHUNK = 1 << 16
 
 
 class Relay:
-    """Listens on a port of its own, for connections to `address`. With `accept`, a context, it is the server of TLS; with
-    `connect` it is the client, and expects a certificate for localhost."""
+    """Listens on a port of its own, for connections to `address`. With `accept`, a context, it is the server of TLS;
+    with `connect` it is the client, and expects a certificate for localhost."""
 
     def __init__(self, address, accept=None, connect=None):
         host, _, port = address.rpartition(":")
