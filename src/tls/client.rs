@@ -71,7 +71,8 @@ impl ClientTls {
     }
 
     /// A configuration of the application's own. It is used as it is: have it offer `http/1.1` if it offers any
-    /// protocol (`alpn_protocols`).
+    /// protocol (`alpn_protocols`). Its verifiers, resolvers and stores are called in the middle of a connection's
+    /// work, and some for several connections in turn: they must not block, nor call heartwire.
     pub fn from_config(config: Arc<ClientConfig>) -> Self {
         let current = Mutex::new(Some(config));
         Self { shared: Arc::new(Shared { source: None, server_name: None, current }) }

@@ -93,7 +93,7 @@ impl Secured {
             let (sealed, promised) = {
                 let mut state = self.lock();
                 if state.sealed.is_empty() {
-                    state.seal(frames, taken.frames)?;
+                    state.seal_next(frames, taken.frames)?;
                 }
                 taken.overhead = state.overhead;
                 state.is_writing = !state.sealed.is_empty();
@@ -227,7 +227,7 @@ impl Secured {
 
 impl State {
     /// Seals the next bytes of the frames, from this one on.
-    fn seal(&mut self, frames: &[IoSlice<'_>], from: usize) -> io::Result<()> {
+    fn seal_next(&mut self, frames: &[IoSlice<'_>], from: usize) -> io::Result<()> {
         let mut skipped = from;
         let mut gathered = Vec::new();
         for slice in frames {
