@@ -144,3 +144,30 @@ fn a_proxy_in_the_environment_that_is_not_valid_concerns_those_who_need_it() {
     target.proxy = Some(Proxy::from_variables(|name| (name == "http_proxy").then(|| "socks4://a".to_owned())));
     assert!(matches!(target.check(), Err(ConnectError::Invalid(_))));
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn addresses_of_the_proxy_are_raced_and_those_of_the_host_not_asked_for() {
+    use std::io::{Read, Write};
+
+    let (silent, _held) = crate::client::race::tests::silent();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addresses = vec![silent, listener.local_addr().unwrap()];
+    let mut target = Target::parse(WS).unwrap();
+    target.proxy = Some(Proxy::parse("socks5h://proxy.invalid:3128").unwrap());
+    target.resolve = Arc::new(move |host, port| {
+        assert_eq!((host, port), ("proxy.invalid", 3128));
+        Ok(addresses.clone())
+    });
+    let proxy = std::thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        stream.read_exact(&mut [0; 3]).unwrap();
+        stream.write_all(&[5, 0xff]).unwrap();
+    });
+    let begin = std::time::Instant::now();
+    let error = target.dial(target.connect_timeout).unwrap_err();
+    assert!(matches!(&error, ConnectError::Proxy(error) if error.is_fatal()), "{error:?}");
+    // A quarter of a second for the silent address, and not a share of the ten.
+    assert!(begin.elapsed() < target.connect_timeout / 2, "{:?}", begin.elapsed());
+    proxy.join().unwrap();
+}
