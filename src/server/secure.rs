@@ -44,7 +44,13 @@ impl Secure {
     ) -> Result<Option<Certificate>, HandshakeError> {
         let begin = Begin::Server(self.tls.config());
         let stream = &pending.stream;
-        let compute = |handshake| self.crew.compute(handshake, deadline);
+        // The first step signs and agrees on keys: it takes long, and a deep stack. What follows does neither, unless
+        // there is a certificate to verify; then a change of threads would be all that it costs.
+        let mut is_deep = true;
+        let compute = |handshake: Box<Handshake>| match std::mem::replace(&mut is_deep, self.tls.may_ask_clients()) {
+            true => self.crew.compute(handshake, deadline),
+            false => handshake.computed(),
+        };
         handshake::perform(begin, stream, deadline, compute, |space| {
             // What we owe the client is no silence of its own.
             pending.mark_heard();
