@@ -2,8 +2,7 @@
 //! directly.
 //!
 //! [`Proxy`] is what the application sets, [`ProxyServer`] one proxy of it. What is said to a proxy is in
-//! `connect_method` and
-//! `socks`, which have no I/O; `tunnel` says it.
+//! `connect_method` and `socks`, which have no I/O; `tunnel` says it. No name and no password is ever shown.
 
 use std::fmt;
 use std::sync::Arc;
