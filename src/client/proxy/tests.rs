@@ -1,7 +1,11 @@
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::thread;
 
 use super::*;
 use crate::client::target::Target;
+use crate::error::ProxyErrorKind;
 
 fn server(url: &str) -> ProxyServer {
     ProxyServer::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"))
@@ -145,13 +149,58 @@ fn a_proxy_in_the_environment_that_is_not_valid_concerns_those_who_need_it() {
     assert!(matches!(target.check(), Err(ConnectError::Invalid(_))));
 }
 
+/// What becomes of an attempt whose SOCKS5 proxy answers the requests to connect so, one after another. The host has
+/// two addresses.
+fn answered(replies: &'static [u8]) -> ConnectError {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut target = Target::parse("ws://host.invalid/").unwrap();
+    target.proxy = Some(Proxy::parse("socks5://proxy.invalid").unwrap());
+    target.resolve = Arc::new(move |host, port| match host {
+        "proxy.invalid" => Ok(vec![address]),
+        _ => Ok(vec![([192, 0, 2, 1], port).into(), ([192, 0, 2, 2], port).into()]),
+    });
+    let (served, all_served) = crossbeam_channel::unbounded();
+    thread::spawn(move || {
+        for (last, reply) in (1..).zip(replies) {
+            let mut stream = listener.accept().unwrap().0;
+            stream.read_exact(&mut [0; 3]).unwrap();
+            stream.write_all(&[5, 0]).unwrap();
+            let mut request = [0; 10];
+            stream.read_exact(&mut request).unwrap();
+            assert_eq!(request, [5, 1, 0, 1, 192, 0, 2, last, 0, 80]);
+            served.send(last).unwrap();
+            stream.write_all(&[5, *reply, 0, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+            if *reply == 0 {
+                stream.write_all(b"HTTP/1.1 410 Gone\r\n\r\n").unwrap();
+                // Until the client has left, lest it find a reset.
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+        }
+    });
+    let error = target.dial(target.connect_timeout).unwrap_err();
+    assert_eq!(all_served.try_iter().count(), replies.len(), "{error}");
+    error
+}
+
+#[test]
+fn a_socks5_proxy_tries_each_address_of_the_host_until_one_is_reached() {
+    assert!(matches!(answered(&[0]), ConnectError::Refused { status: 410, .. }));
+    assert!(matches!(answered(&[5, 0]), ConnectError::Refused { status: 410, .. }));
+    let is_reply = |error: ConnectError, code: u8| match error {
+        ConnectError::Proxy(error) => matches!(error.kind(), ProxyErrorKind::Reply(it) if *it == code),
+        _ => false,
+    };
+    // The last one is told; and what goes for all addresses is told at once.
+    assert!(is_reply(answered(&[5, 8]), 8) && is_reply(answered(&[4, 3]), 3));
+    assert!(is_reply(answered(&[2]), 2));
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn addresses_of_the_proxy_are_raced_and_those_of_the_host_not_asked_for() {
-    use std::io::{Read, Write};
-
     let (silent, _held) = crate::client::race::tests::silent();
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addresses = vec![silent, listener.local_addr().unwrap()];
     let mut target = Target::parse(WS).unwrap();
     target.proxy = Some(Proxy::parse("socks5h://proxy.invalid:3128").unwrap());
@@ -159,7 +208,7 @@ fn addresses_of_the_proxy_are_raced_and_those_of_the_host_not_asked_for() {
         assert_eq!((host, port), ("proxy.invalid", 3128));
         Ok(addresses.clone())
     });
-    let proxy = std::thread::spawn(move || {
+    let proxy = thread::spawn(move || {
         let mut stream = listener.accept().unwrap().0;
         stream.read_exact(&mut [0; 3]).unwrap();
         stream.write_all(&[5, 0xff]).unwrap();

@@ -176,7 +176,7 @@ fn a_socks5_proxy_is_told_name_and_port_of_the_host_and_who_asks_if_it_wants_to_
 }
 
 #[test]
-fn a_socks5_proxy_that_leaves_names_to_us_gets_all_addresses_until_one_is_reached() {
+fn a_socks5_proxy_that_leaves_names_to_us_gets_addresses() {
     let proxy = FakeProxy::bind();
     // Has one address or two.
     let client = run(client_through("socks5", proxy.address(), "localhost:7"), listen);
