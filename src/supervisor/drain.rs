@@ -82,7 +82,9 @@ impl Supervisor {
             return;
         }
         let Some(drain) = &mut self.drain else { return };
-        loop {
+        // One turn each at most. When the period is over every turn is due, and one whose lock another thread holds would
+        // come again at once, and again.
+        for _ in 0..drain.waiting.len() {
             let turn = drain.next_at;
             let Some(id) = drain.next(now) else { break };
             let Some(registered) = self.registry.get(&id).filter(|registered| !registered.is_reported) else {

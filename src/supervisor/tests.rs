@@ -71,6 +71,39 @@ fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
 }
 
 #[test]
+fn a_drain_whose_period_is_over_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
+    let ((first, _first_peer), (second, _second_peer)) = (connection(&supervisor, 1), connection(&supervisor, 2));
+    let mut thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), CEILING);
+    for shared in [&first, &second] {
+        supervisor.notify(Notice::Opened(Arc::clone(shared)));
+    }
+    thread.take(None);
+    let (release, wait) = channel::bounded::<()>(0);
+    let (locked, is_locked) = channel::bounded(0);
+    let (done, is_done) = channel::bounded(1);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            first.write_half.close_state(|_| {
+                locked.send(()).unwrap();
+                let _ = wait.recv();
+            });
+        });
+        is_locked.recv_timeout(CEILING).unwrap();
+        scope.spawn(|| {
+            thread.begin_drain(Instant::now());
+            thread.drain(Instant::now());
+            let _ = done.send(());
+        });
+        let outcome = is_done.recv_timeout(CEILING);
+        drop(release);
+        outcome.expect("the supervisor goes on");
+    });
+    // The other one had its turn.
+    assert!(second.write_half.is_closing());
+}
+
+#[test]
 fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_still_waits() {
     let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
     let (shared, mut peer) = connection(&supervisor, 1);
