@@ -11,8 +11,8 @@ use std::time::Instant;
 use rustls::ServerConfig;
 
 use super::certificate::Certificate;
-use super::error::{TlsError, TlsErrorKind};
-use super::session::{Progress, Session};
+use super::error::TlsError;
+use super::session::{Progress, Session, max_waiting, too_much_waiting};
 use crate::foreign;
 use crate::protocol::frame::Role;
 use crate::transport::secured::{RECORD_HEADER, Secured, end_reading, record_len};
@@ -55,15 +55,6 @@ pub(crate) enum HandshakeError {
     Tls(TlsError),
 }
 
-/// The most bytes of a handshake that may wait for their rest. rustls has a bound of its own for each message. A server
-/// admits less, because it does so from anybody, and no client but one with a long chain of certificates needs more.
-const fn max_waiting(role: Role) -> usize {
-    match role {
-        Role::Server => 32 * 1024,
-        Role::Client => 128 * 1024,
-    }
-}
-
 /// Performs a handshake, and secures the stream. `compute` calls [`Handshake::computed`], on this thread or another.
 /// `read` reads once before the deadline. Returns the certificate that the peer has presented, if it has.
 pub(crate) fn perform(
@@ -85,8 +76,7 @@ pub(crate) fn perform(
     while !handshake.send(stream, deadline)? {
         while !handshake.can_go_on() {
             if handshake.waiting() > max_waiting(role) {
-                let text = "more bytes of a TLS handshake have arrived than any needs";
-                return Err(HandshakeError::Tls(TlsError::new(TlsErrorKind::Protocol, text)));
+                return Err(HandshakeError::Tls(too_much_waiting()));
             }
             match handshake.read(&mut read) {
                 Ok(None) if has_begun => return Err(HandshakeError::TimedOut),

@@ -14,7 +14,8 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 
 use super::certificate::Certificate;
-use super::error::{Peer, TlsError};
+use super::error::{Peer, TlsError, TlsErrorKind};
+use crate::protocol::frame::Role;
 use crate::transport::secured::{Opened, Records, record_len};
 
 /// One connection's TLS.
@@ -24,8 +25,26 @@ pub(crate) struct Session {
     held: Vec<u8>,
     /// The error that has ended it. rustls is not to be asked again then, and whoever sends is told the cause.
     failure: Option<String>,
+    /// Whether the peer has said that nothing follows.
+    has_ended: bool,
     /// For the texts of errors.
     peer: PeerName,
+}
+
+/// The most bytes of messages of TLS that may wait for their rest, during the handshake and after it. rustls has a bound
+/// of its own for each message, but not for the records that it comes in: with a byte in each they take 23 times as
+/// much. A server admits less, because it does so from anybody, and no client but one with a long chain of certificates
+/// needs more.
+pub(super) const fn max_waiting(role: Role) -> usize {
+    match role {
+        Role::Server => 32 * 1024,
+        Role::Client => 128 * 1024,
+    }
+}
+
+/// The error if there are more.
+pub(super) fn too_much_waiting() -> TlsError {
+    TlsError::new(TlsErrorKind::Protocol, "more bytes of a TLS handshake have arrived than any needs")
 }
 
 /// How far it has come.
@@ -50,29 +69,34 @@ impl Session {
     pub(crate) fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
         let engine = UnbufferedServerConnection::new(config);
         let engine = engine.map_err(|error| TlsError::of_connection(error, Peer::Client))?;
-        Ok(Self { engine: Box::new(engine), held: Vec::new(), failure: None, peer: PeerName::Client })
+        Ok(Self::new(Box::new(engine), PeerName::Client))
     }
 
     /// The client's end of a new connection. `server` is for the texts of errors.
     pub(crate) fn client(config: Arc<ClientConfig>, name: ServerName<'static>, server: &str) -> Result<Self, TlsError> {
         let engine = UnbufferedClientConnection::new(config, name);
         let engine = engine.map_err(|error| TlsError::of_connection(error, Peer::Server(server)))?;
-        Ok(Self {
-            engine: Box::new(engine),
-            held: Vec::new(),
-            failure: None,
-            peer: PeerName::Server(server.to_owned()),
-        })
+        Ok(Self::new(Box::new(engine), PeerName::Server(server.to_owned())))
+    }
+
+    fn new(engine: Box<dyn Engine>, peer: PeerName) -> Self {
+        Self { engine, held: Vec::new(), failure: None, has_ended: false, peer }
     }
 
     /// Takes the whole records off the front of `arrived`. What is in them goes to `opened`, and what has to be sent to
-    /// `sealed`: also if there is an error, for an alert then says what is wrong.
+    /// `sealed`: also if there is an error, for an alert then says what is wrong. After the peer's end it takes and drops
+    /// whatever comes.
     pub(crate) fn advance(
         &mut self,
         arrived: &mut Vec<u8>,
         opened: &mut Vec<u8>,
         sealed: &mut Vec<u8>,
     ) -> Result<Progress, TlsError> {
+        if self.has_ended {
+            // rustls would leave it here, and TCP may go on for ever.
+            *arrived = Vec::new();
+            return Ok(Progress::Ended);
+        }
         let progress = if self.held.is_empty() {
             let progress = self.engine.process(arrived, opened, sealed);
             if record_len(arrived).is_some_and(|len| len <= arrived.len()) {
@@ -87,8 +111,15 @@ impl Session {
             }
             progress
         };
-        let progress = progress.map_err(|error| self.explain(error));
+        let progress = match progress {
+            Ok(_) if self.held.len() > max_waiting(self.role()) => Err(too_much_waiting()),
+            progress => progress.map_err(|error| self.explain(error)),
+        };
         self.failure = progress.as_ref().err().map(ToString::to_string);
+        self.has_ended = matches!(progress, Ok(Progress::Ended));
+        if self.has_ended {
+            (self.held, *arrived) = (Vec::new(), Vec::new());
+        }
         progress
     }
 
@@ -105,6 +136,13 @@ impl Session {
     /// The certificate that the peer has presented, and that was verified.
     pub(crate) fn peer_certificate(&self) -> Option<Certificate> {
         self.engine.common().peer_certificates()?.first().map(Certificate::new)
+    }
+
+    fn role(&self) -> Role {
+        match self.peer {
+            PeerName::Client => Role::Server,
+            PeerName::Server(_) => Role::Client,
+        }
     }
 
     fn explain(&self, error: Error) -> TlsError {

@@ -25,7 +25,7 @@ use crate::transport::write_half::Taken;
 pub(crate) trait Records: Send {
     /// Takes the whole records off the front of `arrived`, and appends what is in them to `opened`. What has to be sent
     /// because of them is appended to `sealed`, also if there is an error: the alert that explains it to the peer. Not
-    /// called again after an error or the end.
+    /// called again after an error. After the end whatever comes is dropped, for TCP may go on.
     fn open(&mut self, arrived: &mut Vec<u8>, opened: &mut Vec<u8>, sealed: &mut Vec<u8>) -> io::Result<Opened>;
 
     /// Appends records with these bytes to `sealed`.

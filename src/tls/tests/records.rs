@@ -3,7 +3,8 @@
 
 use std::io::{Read, Write};
 
-use rustls::{RootCertStore, ServerConfig};
+use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
+use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, ProtocolVersion, RootCertStore, ServerConfig};
 
 use super::*;
 use crate::protocol::frame::Role;
@@ -244,4 +245,78 @@ fn messages_that_never_end_are_refused_before_they_fill_the_memory() {
         ends.advance().is_err()
     });
     assert!(refused.is_some() && waiting < 100_000, "{waiting} bytes waiting");
+}
+
+/// The records of an open connection of theirs, made by hand: what rustls itself would never send.
+struct Sealer {
+    encrypter: Box<dyn MessageEncrypter>,
+    number: u64,
+}
+
+impl Sealer {
+    fn new(theirs: Connection) -> Self {
+        let suite = theirs.negotiated_cipher_suite().unwrap().tls13().unwrap();
+        let ExtractedSecrets { tx: (number, secrets), .. } = theirs.dangerous_extract_secrets().unwrap();
+        let (ConnectionTrafficSecrets::Aes256Gcm { key, iv } | ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv }) =
+            secrets
+        else {
+            panic!("another suite");
+        };
+        Self { encrypter: suite.aead_alg.encrypter(key, iv), number }
+    }
+
+    fn seal(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
+        let payload = OutboundChunks::Single(payload);
+        let message = OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_3, payload };
+        let record = self.encrypter.encrypt(message, self.number).unwrap().encode();
+        self.number += 1;
+        record
+    }
+}
+
+#[test]
+fn a_message_after_the_handshake_that_never_ends_is_refused_before_it_fills_the_memory() {
+    for (role, most) in [(Role::Server, 64 * 1024), (Role::Client, 256 * 1024)] {
+        let mut configs = configs(BOTH[1], None);
+        (configs.0.enable_secret_extraction, configs.1.enable_secret_extraction) = (true, true);
+        let Ends { mut ours, theirs, mut opened, .. } = Ends::open(role, configs);
+        let mut theirs = Sealer::new(theirs);
+        // A message that announces as much as rustls admits, one byte in each record: each takes 23 as it arrives.
+        let message = [&[4, 0, 0xff, 0xff][..], &[0; 0xffff]].concat();
+        let mut held = 0;
+        let refused = message.chunks(1).take(message.len() - 1).find_map(|byte| {
+            let mut arrived = theirs.seal(ContentType::Handshake, byte);
+            let outcome = ours.open(&mut arrived, &mut opened, &mut Vec::new());
+            held = held.max(ours.held() + arrived.len());
+            outcome.err()
+        });
+        assert!(held < most, "{role:?} has held {held} bytes");
+        let refused = refused.expect("a bound");
+        assert!(refused.to_string().contains("TLS"), "{refused}");
+        // And it stays over.
+        assert!(ours.seal(b"more", &mut Vec::new()).is_err());
+    }
+}
+
+#[test]
+fn what_follows_the_end_that_the_peer_has_announced_is_not_kept() {
+    for (versions, role) in BOTH.into_iter().flat_map(|versions| [(versions, Role::Server), (versions, Role::Client)]) {
+        let mut ends = Ends::open(role, configs(versions, None));
+        ends.opened.clear();
+        ends.theirs.writer().write_all(b"last").unwrap();
+        ends.theirs.send_close_notify();
+        ends.arrived = ends.take_theirs();
+        for round in 0..100 {
+            let outcome = ends.ours.open(&mut ends.arrived, &mut ends.opened, &mut ends.sealed).unwrap();
+            assert_eq!((outcome, &ends.opened[..]), (Opened::Ended, &b"last"[..]), "round {round}");
+            assert_eq!((ends.ours.held(), ends.arrived.len()), (0, 0), "round {round}");
+            // TCP goes on, with what may be a record and what may be none.
+            ends.arrived.extend([23, 3, 3, 0, 100]);
+            ends.arrived.extend([round; 100]);
+            ends.arrived.extend([round; 3]);
+        }
+        // Our direction is open still.
+        ends.seal(b"answer");
+        assert_eq!(ends.give_ours().unwrap(), b"answer");
+    }
 }
