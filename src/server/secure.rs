@@ -32,7 +32,7 @@ pub(crate) struct Secure {
 
 impl Secure {
     pub(super) fn new(tls: ServerTls) -> Self {
-        Self { tls, crew: Crew::default(), half_open: Arc::new(Overflow::new(HALF_OPEN)) }
+        Self { tls, crew: Crew::new(), half_open: Arc::new(Overflow::new(HALF_OPEN)) }
     }
 
     /// Performs the handshake of a client before the deadline, and secures its stream. Returns its certificate.
@@ -63,9 +63,10 @@ impl Secure {
 }
 
 /// The threads that compute handshakes.
-#[derive(Default)]
 struct Crew {
     shared: Arc<Shared>,
+    /// How many there may be. Asking costs a dozen system calls, so it is asked once.
+    most_threads: usize,
 }
 
 #[derive(Default)]
@@ -154,13 +155,18 @@ impl Crew {
     /// How long a thread waits for the next job before it ends.
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    fn new() -> Self {
+        let most_threads = thread::available_parallelism().map_or(1, usize::from);
+        Self { shared: Arc::default(), most_threads }
+    }
+
     /// Computes a handshake on a thread of the crew.
     fn compute(&self, handshake: Box<Handshake>, deadline: Instant) -> Result<Box<Handshake>, HandshakeError> {
         let reply = Arc::new(Reply::default());
         let done = Promise(Arc::clone(&reply));
         let mut state = self.shared.lock();
         state.jobs.push_back(Job { handshake, deadline, done });
-        if state.jobs.len() > state.idle && state.threads < most_threads() {
+        if state.jobs.len() > state.idle && state.threads < self.most_threads {
             state.threads += 1;
             if self.start_thread().is_err() {
                 state.threads -= 1;
@@ -227,8 +233,4 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn most_threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from)
 }
