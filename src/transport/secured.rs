@@ -379,10 +379,14 @@ impl Arrived {
         Ok((count, had_room))
     }
 
-    /// Frees the memory, unless a record has begun.
+    /// Frees the memory, but for what a record needs that has begun. A small buffer stays, for its bytes may come one at
+    /// a time.
     pub(crate) fn release(&mut self) {
+        self.target = 0;
         if self.bytes.is_empty() {
-            (self.bytes, self.target) = (Vec::new(), 0);
+            self.bytes = Vec::new();
+        } else {
+            self.bytes.shrink_to(record_len(&self.bytes).unwrap_or(0).max(Self::MIN_READ));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The layer between frames and records, with records that anybody can read, and a socket that takes or gives as little
 //! as a test wants.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::thread;
@@ -312,7 +313,6 @@ fn one_direction_never_waits_for_a_write_of_the_other() {
 
 #[test]
 fn what_follows_the_opening_handshake_in_its_last_record_is_not_lost() {
-    use std::io::Write;
     let (stream, mut peer) = pair();
     let deadline = Instant::now() + std::time::Duration::from_secs(60);
     let second = record(DATA, 1, b"frames");
@@ -334,4 +334,28 @@ fn what_follows_the_opening_handshake_in_its_last_record_is_not_lost() {
         assert!(read.unwrap().0 > 0);
     }
     assert_eq!(opened, b"frames");
+}
+
+#[test]
+fn a_record_that_has_begun_keeps_only_the_memory_that_it_needs() {
+    let (stream, mut peer) = pair();
+    let secured = stream.secured().unwrap();
+    let (mut arrived, mut opened, mut wire) = (Arrived::new(Vec::new()), Vec::new(), Vec::new());
+    let mut records = PlainRecords::default();
+    let message = [7; 200_000];
+    message.chunks(10_000).for_each(|piece| records.seal(piece, &mut wire).unwrap());
+    // Then the first byte of another record, and silence.
+    wire.push(DATA);
+    let writing = thread::spawn(move || peer.write_all(&wire).map(|()| peer));
+    let mut read = |arrived: &mut Arrived| {
+        socket::wait_readable(&stream, None).unwrap();
+        let read = |buffer: &mut Vec<u8>| socket::read_now(&stream, buffer);
+        arrived.read(&stream, secured, read, |open| Ok((open(&mut opened)?, true))).unwrap();
+        opened.len()
+    };
+    while read(&mut arrived) < message.len() || arrived.bytes.is_empty() {}
+    let _peer = writing.join().unwrap().unwrap();
+    arrived.release();
+    assert!(arrived.bytes.capacity() <= Arrived::MIN_READ, "{} bytes of memory", arrived.bytes.capacity());
+    assert_eq!(arrived.bytes, [DATA]);
 }
