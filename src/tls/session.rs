@@ -15,6 +15,7 @@ use rustls::{ClientConfig, CommonState, Error, ServerConfig};
 
 use super::certificate::Certificate;
 use super::error::{Peer, TlsError, TlsErrorKind};
+use crate::foreign;
 use crate::protocol::frame::Role;
 use crate::transport::secured::{Opened, Records, record_len};
 
@@ -101,6 +102,8 @@ impl Session {
             let progress = self.engine.process(arrived, opened, sealed);
             if record_len(arrived).is_some_and(|len| len <= arrived.len()) {
                 self.held = mem::take(arrived);
+                // The rest may be long in coming, and the buffer was for much more.
+                self.held.shrink_to_fit();
             }
             progress
         } else {
@@ -162,7 +165,13 @@ impl Session {
 
 impl Records for Session {
     fn open(&mut self, arrived: &mut Vec<u8>, opened: &mut Vec<u8>, sealed: &mut Vec<u8>) -> io::Result<Opened> {
-        match self.advance(arrived, opened, sealed) {
+        // A client's tickets come after the handshake, and its store of sessions may be the application's own.
+        let advanced = foreign::call(|| self.advance(arrived, opened, sealed)).unwrap_or_else(|message| {
+            let error = TlsError::new(TlsErrorKind::Other, format!("TLS panicked: {message}"));
+            self.failure = Some(error.to_string());
+            Err(error)
+        });
+        match advanced {
             Ok(Progress::Ended) => Ok(Opened::Ended),
             Ok(Progress::Open | Progress::Handshaking) => Ok(Opened::MayFollow),
             Err(error) => Err(io::Error::new(io::ErrorKind::InvalidData, error)),

@@ -3,8 +3,12 @@
 
 use std::io::{Read, Write};
 
+use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
 use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
-use rustls::{ConnectionTrafficSecrets, ContentType, ExtractedSecrets, ProtocolVersion, RootCertStore, ServerConfig};
+use rustls::pki_types::ServerName;
+use rustls::{
+    ConnectionTrafficSecrets, ContentType, ExtractedSecrets, NamedGroup, ProtocolVersion, RootCertStore, ServerConfig,
+};
 
 use super::*;
 use crate::protocol::frame::Role;
@@ -319,4 +323,44 @@ fn what_follows_the_end_that_the_peer_has_announced_is_not_kept() {
         ends.seal(b"answer");
         assert_eq!(ends.give_ours().unwrap(), b"answer");
     }
+}
+
+/// A store of sessions that fails as soon as there is one.
+#[derive(Debug)]
+struct Panicking;
+
+impl ClientSessionStore for Panicking {
+    fn set_kx_hint(&self, _: ServerName<'static>, _: NamedGroup) {}
+    fn kx_hint(&self, _: &ServerName<'_>) -> Option<NamedGroup> {
+        None
+    }
+    fn set_tls12_session(&self, _: ServerName<'static>, _: Tls12ClientSessionValue) {}
+    fn tls12_session(&self, _: &ServerName<'_>) -> Option<Tls12ClientSessionValue> {
+        None
+    }
+    fn remove_tls12_session(&self, _: &ServerName<'static>) {}
+    fn insert_tls13_ticket(&self, _: ServerName<'static>, _: Tls13ClientSessionValue) {
+        panic!("a panic that is part of the test");
+    }
+    fn take_tls13_ticket(&self, _: &ServerName<'static>) -> Option<Tls13ClientSessionValue> {
+        None
+    }
+}
+
+#[test]
+fn a_store_of_sessions_that_panics_after_the_handshake_is_an_error_of_the_connection() {
+    // A ticket may come at any time, and then the stand-in may read it, whose own panic would end everything.
+    let (mut client, server) = configs(BOTH[1], None);
+    client.resumption = Resumption::store(Arc::new(Panicking));
+    let mut ends = Ends::new(Role::Client, (client, server));
+    while ends.advance().unwrap() != Progress::Open {
+        ends.give_ours().unwrap();
+        ends.arrived = ends.take_theirs();
+    }
+    ends.give_ours().unwrap();
+    ends.arrived = ends.take_theirs();
+    let error = ends.ours.open(&mut ends.arrived, &mut ends.opened, &mut ends.sealed).unwrap_err();
+    assert!(error.to_string().contains("a panic that is part of the test"), "{error}");
+    let unsent = ends.ours.seal(b"more", &mut ends.sealed).unwrap_err();
+    assert_eq!(unsent.to_string(), error.to_string());
 }
