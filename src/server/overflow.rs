@@ -5,8 +5,10 @@
 //! is dropped for the newcomer, so a client that sends its request is answered however many others stay silent.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::supervisor::pending_handshake::PendingHandshake;
+use crate::transport::socket;
 
 /// The overflow of one server.
 #[derive(Debug)]
@@ -54,12 +56,13 @@ impl Overflow {
             return None;
         }
         let dropped = (state.clients.len() >= self.slots).then(|| state.remove_longest_silent()).flatten();
-        state.threads += 1;
-        state.clients.push(Arc::clone(pending));
-        drop(state);
+        // Under the lock, so that it cannot free its slot and become a connection before it is dropped.
         if let Some(dropped) = dropped {
             dropped.evict();
         }
+        state.threads += 1;
+        state.clients.push(Arc::clone(pending));
+        drop(state);
         Some(OverflowSlot { overflow: Arc::clone(self), pending: Arc::clone(pending) })
     }
 
@@ -70,8 +73,13 @@ impl Overflow {
 
 impl State {
     fn remove_longest_silent(&mut self) -> Option<Arc<PendingHandshake>> {
-        // Among equally silent clients the first to arrive goes, since `min_by_key` takes the first minimum.
-        let (index, _) = self.clients.iter().enumerate().min_by_key(|(_, pending)| pending.heard_at())?;
+        let mut by_silence: Vec<_> =
+            self.clients.iter().enumerate().map(|(index, pending)| (pending.heard_at(), index)).collect();
+        // Among equally silent clients the first to arrive goes.
+        by_silence.sort_unstable();
+        // Where processors are short, a client's thread may not have got to what the client has sent.
+        let is_silent = |(_, index): &&(Instant, usize)| socket::unread_bytes(&self.clients[*index].stream) == 0;
+        let (_, index) = *by_silence.iter().find(is_silent).or(by_silence.first())?;
         Some(self.clients.remove(index))
     }
 }
@@ -86,6 +94,7 @@ impl Drop for OverflowSlot {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
@@ -100,6 +109,27 @@ mod tests {
             }
         });
         pairs.unzip()
+    }
+
+    #[test]
+    fn what_has_arrived_and_is_not_read_yet_breaks_the_silence() {
+        let (pending_handshakes, mut clients) = pending_handshakes(5);
+        let overflow = Arc::new(Overflow::new(3));
+        let admit = |number: usize| overflow.admit(&pending_handshakes[number]);
+        let mut slots: Vec<_> = (0..3).map(admit).collect();
+        // The threads of these two wait for a processor.
+        for number in [0, 1] {
+            clients[number].write_all(b"hello").unwrap();
+            socket::wait_readable(&pending_handshakes[number].stream, None).unwrap();
+        }
+        let dropped = || (0..5).filter(|number| pending_handshakes[*number].was_evicted()).collect::<Vec<_>>();
+        slots.push(admit(3));
+        assert_eq!(dropped(), [2]);
+        // If all have said something, one of them has to go.
+        clients[3].write_all(b"hello").unwrap();
+        socket::wait_readable(&pending_handshakes[3].stream, None).unwrap();
+        slots.push(admit(4));
+        assert_eq!(dropped(), [0, 2]);
     }
 
     #[test]
