@@ -105,6 +105,13 @@ impl TlsError {
             }
             Cause::FailedToGetCurrentTime => (TlsErrorKind::Other, "this machine does not know the time".to_owned()),
             Cause::FailedToGetRandomBytes => (TlsErrorKind::Other, "the system gives no random numbers".to_owned()),
+            // TLS 1.3 takes new keys in time. Here the limit is 2^24 records with AES-GCM.
+            Cause::EncryptError => {
+                let text = format!(
+                    "the keys of TLS 1.2 with {peer} are used up: a new connection is needed after so many messages"
+                );
+                (TlsErrorKind::Other, text)
+            }
             // Perhaps of a verifier of the application's own.
             other => (TlsErrorKind::Other, format!("TLS with {peer} failed: {}", foreign::display_text(other))),
         };

@@ -4,10 +4,12 @@
 use std::io::{Read, Write};
 
 use rustls::client::{ClientSessionStore, Resumption, Tls12ClientSessionValue, Tls13ClientSessionValue};
+use rustls::crypto::CipherSuiteCommon;
 use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
 use rustls::pki_types::ServerName;
 use rustls::{
     ConnectionTrafficSecrets, ContentType, ExtractedSecrets, NamedGroup, ProtocolVersion, RootCertStore, ServerConfig,
+    SupportedCipherSuite, Tls12CipherSuite, Tls13CipherSuite,
 };
 
 use super::*;
@@ -363,4 +365,71 @@ fn a_store_of_sessions_that_panics_after_the_handshake_is_an_error_of_the_connec
     assert!(error.to_string().contains("a panic that is part of the test"), "{error}");
     let unsent = ends.ours.seal(b"more", &mut ends.sealed).unwrap_err();
     assert_eq!(unsent.to_string(), error.to_string());
+}
+
+/// The configurations again, with a suite whose keys are used up after so many records.
+fn configs_with_limit(version: &'static SupportedProtocolVersion, limit: u64) -> (ClientConfig, ServerConfig) {
+    use rustls::crypto::ring::cipher_suite;
+    let suite = match (cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384) {
+        (SupportedCipherSuite::Tls13(suite), _) if version == &TLS13 => {
+            let common = CipherSuiteCommon { confidentiality_limit: limit, ..suite.common };
+            SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite { common, quic: None, ..*suite })))
+        }
+        (_, SupportedCipherSuite::Tls12(suite)) => {
+            let common = CipherSuiteCommon { confidentiality_limit: limit, ..suite.common };
+            SupportedCipherSuite::Tls12(Box::leak(Box::new(Tls12CipherSuite { common, ..*suite })))
+        }
+        _ => unreachable!("a suite of each version"),
+    };
+    let mut limited = rustls::crypto::CryptoProvider::clone(&provider());
+    limited.cipher_suites = vec![suite];
+    let limited = Arc::new(limited);
+    let ca = ca("a CA");
+    let mut roots = RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(Arc::clone(&limited)).with_protocol_versions(&[version]).unwrap();
+    let client = client.with_root_certificates(roots).with_no_client_auth();
+    let made = for_names(&ca, &["example.org"]);
+    let key = PrivateKeyDer::from_pem_slice(made.key.as_bytes()).unwrap();
+    let server = ServerConfig::builder_with_provider(limited).with_protocol_versions(&[version]).unwrap();
+    let server = server.with_no_client_auth().with_single_cert(vec![made.der()], key).unwrap();
+    (client, server)
+}
+
+#[test]
+fn keys_that_are_used_up_are_replaced_and_nothing_is_lost() {
+    for role in [Role::Server, Role::Client] {
+        let mut ends = Ends::open(role, configs_with_limit(&TLS13, 10));
+        ends.opened.clear();
+        for round in 0..200_u8 {
+            ends.seal(&[round, 1]);
+            assert_eq!(ends.give_ours().unwrap(), [round, 1], "{role:?} in round {round}");
+            ends.theirs.writer().write_all(&[round]).unwrap();
+            ends.arrived = ends.take_theirs();
+            ends.advance().unwrap();
+            assert_eq!(std::mem::take(&mut ends.opened), [round]);
+        }
+    }
+}
+
+#[test]
+fn keys_of_tls_1_2_that_are_used_up_end_it_and_the_reason_is_told() {
+    for role in [Role::Server, Role::Client] {
+        let mut ends = Ends::open(role, configs_with_limit(&TLS12, 10));
+        let error = (0..200_u8).find_map(|round| match ends.ours.seal(&[round, 1], &mut ends.sealed) {
+            Ok(()) => {
+                assert_eq!(ends.give_ours().unwrap(), [round, 1]);
+                None
+            }
+            Err(error) => Some(error),
+        });
+        let error = error.expect("a limit");
+        assert!(error.to_string().starts_with("the keys of TLS 1.2 with "), "{error}");
+        let error = error.downcast::<TlsError>().unwrap();
+        assert!(!error.is_fatal(), "a client may come back");
+        // The end is announced all the same.
+        ends.ours.seal_end(&mut ends.sealed);
+        ends.give_ours().unwrap();
+        assert_eq!(ends.theirs.reader().read(&mut [0]).unwrap(), 0);
+    }
 }
