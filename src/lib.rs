@@ -537,6 +537,7 @@
 //! | `signals` | `Server::shutdown_on_signals` | `signal-hook` (elsewhere than on Unix `ctrlc`), `rlimit` |
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
+//! | `testing` | `heartwire::testing`: peers, handlers without ports and more for your tests | nothing |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
 //! | `cli` (default) | the program | `metrics`, `signals` and `status`; `clap`, `humantime`, `simplelog`, `time` |
 //! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |
@@ -571,6 +572,8 @@ mod protocol;
 mod server;
 mod settings;
 mod supervisor;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "tls")]
 mod tls;
 mod transport;

@@ -10,6 +10,9 @@ use crate::http::response::Refusal;
 #[cfg(feature = "tls")]
 use crate::tls::Certificate;
 
+#[cfg(feature = "testing")]
+pub(crate) mod builder;
+
 /// An HTTP request (RFC 9112): method, target and headers. Bodies are not read.
 #[derive(Clone)]
 pub struct Request {
@@ -82,6 +85,12 @@ fn path_of(target: &str) -> &str {
 }
 
 impl Request {
+    /// Makes a request for a test. `target` is the path, with the query if there is one.
+    #[cfg(feature = "testing")]
+    pub fn builder(target: impl Into<String>) -> builder::RequestBuilder {
+        builder::RequestBuilder::new(target.into())
+    }
+
     /// Parses the head at the beginning of `bytes`.
     pub(crate) fn parse(bytes: &[u8], peer: SocketAddr) -> Result<Parsed<Self>, HeadError> {
         let mut slots = header_slots();

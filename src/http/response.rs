@@ -49,7 +49,8 @@ impl Response {
         self
     }
 
-    pub(crate) fn status(&self) -> u16 {
+    /// The status.
+    pub fn status(&self) -> u16 {
         self.status
     }
 

@@ -25,9 +25,13 @@ const MAY_USE: &[(&str, &str)] = &[
     ("supervisor", "atomic connection error foreign http logging message protocol settings transport"),
     ("server", SERVER),
     ("client", CLIENT),
+    // For the tests of applications: nothing uses it.
+    ("testing", TESTING),
 ];
 const CLIENT: &str =
     "connection durations error foreign heartbeat http logging message protocol settings supervisor tls transport";
+const TESTING: &str =
+    "client connection error foreign heartbeat http message protocol server settings supervisor transport";
 const SERVER: &str = "atomic browser connection durations error foreign heartbeat http logging message protocol \
                       settings supervisor tls transport";
 

@@ -1,0 +1,3 @@
+//! For the tests of applications (feature `testing`).
+
+pub use crate::http::request::builder::RequestBuilder;
