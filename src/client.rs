@@ -96,6 +96,14 @@ impl Client {
         })
     }
 
+    /// Makes one attempt to connect, for a peer that is to look like this client.
+    #[cfg(feature = "testing")]
+    pub(crate) fn dial_once(&self) -> Result<dial::Dialed, Error> {
+        self.target.check().map_err(Error::Connect)?;
+        let target = self.target.prepared(1, None).map_err(Error::Connect)?;
+        target.dial(self.settings.handshake_timeout).map_err(Error::Connect)
+    }
+
     /// A handle to the client, for any thread. It works before [`run`](Self::run) too.
     pub fn handle(&self) -> ClientHandle {
         ClientHandle { state: Arc::clone(&self.state) }
