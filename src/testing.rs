@@ -59,3 +59,7 @@ pub use timeline::{Beat, Timeline};
 /// How long anything here waits before it gives up. Only a test that fails waits for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Runs the examples of the page.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/testing.md")]
+struct Page;

@@ -2,6 +2,7 @@
 //! client, and handlers in memory. What is asserted is the cause of the end, as the real code reports it.
 
 mod clients;
+mod example;
 mod memory;
 mod servers;
 
