@@ -4,7 +4,7 @@
 //! | you test | with |
 //! | --- | --- |
 //! | a handler, or a whole [`Server`](crate::Server) with its settings | [`TestServer`], in memory |
-//! | a function that takes a [`Connection`](crate::Connection), step by step | [`pair`] |
+//! | a function that takes a [`Connection`](crate::Connection), step by step | [`pair`](fn@pair) |
 //! | how your server bears a peer that is silent, slow or gone | [`Peer`] with a [`Conduct`] |
 //! | how your [`Client`](crate::Client) bears such a server | [`PeerServer`] |
 //! | a function for `on_handshake` or `on_request` | [`Request::builder`](crate::Request::builder) |

@@ -30,8 +30,8 @@ use crate::transport::stream::Stream;
 /// The number of the only connection.
 const ID: u64 = 1;
 
-/// A [`Connection`] of a server and its peer, without a server: for a function that takes a `&mut Connection`, which the
-/// test calls itself. They are joined by a pair of sockets in memory (on systems without Unix sockets, by a TCP
+/// A [`Connection`] of a server and its peer, without a server: for a function that takes a `&mut Connection`, which
+/// the test calls itself. They are joined by a pair of sockets in memory (on systems without Unix sockets, by a TCP
 /// connection over loopback). Heartbeat, stand-in, events and the report are the real ones; the settings are the
 /// defaults. The heartbeat can be changed by [`Connection::set_heartbeat`].
 ///
@@ -102,8 +102,8 @@ fn sockets() -> Result<(Stream, Stream), Error> {
     Ok((ours, theirs))
 }
 
-/// The [`Connection`] of a [`pair`], in the hands of the test. Dropping it cuts the connection; [`finish`](Self::finish)
-/// ends it in order.
+/// The [`Connection`] of a [`pair`], in the hands of the test. Dropping it cuts the connection;
+/// [`finish`](Self::finish) ends it in order.
 pub struct TestConnection {
     connection: Connection,
     shared: Arc<Shared>,

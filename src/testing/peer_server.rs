@@ -20,8 +20,8 @@ use crate::transport::socket;
 use crate::transport::stream::Stream;
 
 /// A server for a [`Client`](crate::Client) under test, on a free port of the loopback interface. It accepts every
-/// opening handshake, without TLS, and chooses the first subprotocol that is offered. Each connection is a [`Peer`] with
-/// the server's [`Conduct`], from the start on, whether or not the test [takes it](Self::accept).
+/// opening handshake, without TLS, and chooses the first subprotocol that is offered. Each connection is a [`Peer`]
+/// with the server's [`Conduct`], from the start on, whether or not the test [takes it](Self::accept).
 ///
 /// ```
 /// use heartwire::testing::{Conduct, PeerServer};

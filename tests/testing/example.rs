@@ -8,7 +8,7 @@ use std::time::Duration;
 use heartwire::testing::{Beat, Conduct, PeerServer, TestServer, Timeline, pair};
 use heartwire::{Client, CloseReason, Connection, Error, HeartbeatPolicy};
 
-// The application. /////////////////////////////////////////////////////////////////////////////////////////////////////
+// The application.
 
 fn policy() -> HeartbeatPolicy {
     HeartbeatPolicy::new(Duration::from_secs(30), Duration::from_secs(10)).max_missed(2)
@@ -40,7 +40,7 @@ fn count_up(url: &str) -> Result<usize, Error> {
     Ok(value)
 }
 
-// Its tests. ///////////////////////////////////////////////////////////////////////////////////////////////////////////
+// Its tests.
 
 #[test]
 fn one_step() {
