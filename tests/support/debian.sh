@@ -9,7 +9,7 @@ debian_target=$TOOLS/debian/target
 debian_log=$TOOLS/debian/log
 # Like the machine's own packages, these are signed. A clock that is ahead, or a mirror that is behind, is no reason to
 # do without.
-debian_options=(-q -y -o Acquire::Check-Valid-Until=no -o Acquire::Retries=3)
+debian_options=(-q -y -o Acquire::Check-Valid-Until=no -o Acquire::Retries=3 -o Dpkg::Options::=--force-unsafe-io)
 
 # Makes it, if need be, and installs packages. Ends the stage as skipped if that cannot be.
 need_debian() { # packages, perhaps with :ARCHITECTURE
