@@ -82,8 +82,8 @@ impl Supervisor {
             return;
         }
         let Some(drain) = &mut self.drain else { return };
-        // One turn each at most. When the period is over every turn is due, and one whose lock another thread holds would
-        // come again at once, and again.
+        // One turn each at most. When the period is over every turn is due, and one whose lock another thread holds
+        // would come again at once, and again.
         for _ in 0..drain.waiting.len() {
             let turn = drain.next_at;
             let Some(id) = drain.next(now) else { break };

@@ -21,8 +21,9 @@ use super::{ALPN, provider};
 /// TLS 1.2 and 1.3, by [rustls](https://docs.rs/rustls). The server's name is checked, and sent (SNI). A client that
 /// reconnects resumes its session, which saves both ends the expensive part of the handshake.
 ///
-/// The keys of TLS 1.3 are replaced before they are used up. TLS 1.2 cannot do that here: with AES-GCM such a connection
-/// ends after 16,777,216 records in one direction, mostly one for each message, and its client has to come back.
+/// The keys of TLS 1.3 are replaced before they are used up. TLS 1.2 cannot do that here: with AES-GCM such a
+/// connection ends after 16,777,216 records in one direction, mostly one for each message, and its client has to come
+/// back.
 ///
 /// Roots and certificates are read once, and not for each attempt. Clones share them, and sessions too.
 ///

@@ -20,8 +20,9 @@ use super::{ALPN, provider};
 /// for them; early data (0-RTT), which can be replayed, is off. A client that offers protocols (ALPN) has to offer
 /// `http/1.1`, with which WebSocket begins.
 ///
-/// The keys of TLS 1.3 are replaced before they are used up. TLS 1.2 cannot do that here: with AES-GCM such a connection
-/// ends after 16,777,216 records in one direction, mostly one for each message, and its client has to come back.
+/// The keys of TLS 1.3 are replaced before they are used up. TLS 1.2 cannot do that here: with AES-GCM such a
+/// connection ends after 16,777,216 records in one direction, mostly one for each message, and its client has to come
+/// back.
 ///
 /// Clones share what they serve: [`reload`](Self::reload) on one is seen by all, and by the server.
 ///

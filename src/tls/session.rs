@@ -32,10 +32,10 @@ pub(crate) struct Session {
     peer: PeerName,
 }
 
-/// The most bytes of messages of TLS that may wait for their rest, during the handshake and after it. rustls has a bound
-/// of its own for each message, but not for the records that it comes in: with a byte in each they take 23 times as
-/// much. A server admits less, because it does so from anybody, and no client but one with a long chain of certificates
-/// needs more.
+/// The most bytes of messages of TLS that may wait for their rest, during the handshake and after it. rustls has a
+/// bound of its own for each message, but not for the records that it comes in: with a byte in each they take 23 times
+/// as much. A server admits less, because it does so from anybody, and no client but one with a long chain of
+/// certificates needs more.
 pub(super) const fn max_waiting(role: Role) -> usize {
     match role {
         Role::Server => 32 * 1024,
@@ -85,8 +85,8 @@ impl Session {
     }
 
     /// Takes the whole records off the front of `arrived`. What is in them goes to `opened`, and what has to be sent to
-    /// `sealed`: also if there is an error, for an alert then says what is wrong. After the peer's end it takes and drops
-    /// whatever comes.
+    /// `sealed`: also if there is an error, for an alert then says what is wrong. After the peer's end it takes and
+    /// drops whatever comes.
     pub(crate) fn advance(
         &mut self,
         arrived: &mut Vec<u8>,

@@ -379,8 +379,8 @@ impl Arrived {
         Ok((count, had_room))
     }
 
-    /// Frees the memory, but for what a record needs that has begun. A small buffer stays, for its bytes may come one at
-    /// a time.
+    /// Frees the memory, but for what a record needs that has begun. A small buffer stays, for its bytes may come one
+    /// at a time.
     pub(crate) fn release(&mut self) {
         self.target = 0;
         if self.bytes.is_empty() {
