@@ -90,9 +90,12 @@ impl Server {
         if servers.is_none() {
             take_signals().map_err(|error| Error::Io(io::Error::other(format!("cannot handle signals: {error}"))))?;
         }
-        let servers = servers.get_or_insert_default();
-        servers.retain(|other| other.server.strong_count() > 0);
-        servers.push(Registered { server: Arc::downgrade(&self.supervisor), drain, on_hangup: self.on_hangup.take() });
+        let list = servers.get_or_insert_default();
+        let ended: Vec<_> = list.extract_if(.., |other| other.server.strong_count() == 0).collect();
+        list.push(Registered { server: Arc::downgrade(&self.supervisor), drain, on_hangup: self.on_hangup.take() });
+        drop(servers);
+        // Their functions are the application's.
+        foreign::dispose(ended);
         self.ends_with_signals = true;
         Ok(self)
     }
@@ -102,13 +105,21 @@ fn servers() -> MutexGuard<'static, Option<Vec<Registered>>> {
     SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the thread that takes the signals.
+/// Starts the thread that takes the signals. It is there before the signals are ours: once they are, the system does
+/// nothing about them any more, and without the thread nobody would.
 #[cfg(unix)]
 fn take_signals() -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM])?;
+    use signal_hook::iterator::Signals;
+    let (hand_over, handed_over) = crossbeam_channel::bounded::<Signals>(1);
     let builder = std::thread::Builder::new().name("heartwire-signals".to_owned());
-    builder.spawn(move || signals.forever().for_each(|signal| on_signal(signal == SIGHUP))).map(drop)
+    builder.spawn(move || {
+        let Ok(mut signals) = handed_over.recv() else { return };
+        signals.forever().for_each(|signal| on_signal(signal == SIGHUP));
+    })?;
+    // The thread waits for it, and ends if there is none.
+    let _ = hand_over.send(Signals::new([SIGHUP, SIGINT, SIGTERM])?);
+    Ok(())
 }
 
 #[cfg(not(unix))]
@@ -133,6 +144,8 @@ fn on_signal(is_hangup: bool) {
     if running.iter().filter(took_it).count() == 0 {
         process::exit(INTERRUPTED);
     }
+    // One of them may have ended meanwhile. Without this thread a second signal would do nothing.
+    foreign::dispose(running);
 }
 
 /// Brings a server closer to its end. Whether there was anything to do.
