@@ -56,9 +56,9 @@ pub(crate) trait Owner: Send + Sync + Sized + 'static {
 
 /// The socket, as far as the write half needs it.
 pub(crate) trait Socket: Send + Sync {
-    /// Writes what the socket takes without blocking. `WouldBlock` if that is nothing.
+    /// Writes what the socket takes without blocking. If that is nothing: `WouldBlock`, or what is pinned.
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken>;
-    /// Blocks until the socket takes some bytes. `WouldBlock` if it took none for a while.
+    /// Blocks until the socket takes some bytes. If it took none for a while: the same.
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken>;
     /// Shuts the socket down both ways. Threads that are blocked in a read or a write return.
     fn shut_down(&self);

@@ -75,6 +75,11 @@ impl<O: Owner> WriteHalf<O> {
             };
             // Write without the lock, however long the socket takes. Ending the wait is the heartbeat's task.
             let taken = match socket.send_patiently(batch.slices(&mut Batch::room())) {
+                // Over TLS a write that takes nothing says what is pinned. It is no progress either.
+                Ok(taken) if taken.wire == 0 => {
+                    has_progress = false;
+                    continue;
+                }
                 Ok(taken) => taken,
                 Err(error) if is_timeout(&error) || error.kind() == io::ErrorKind::Interrupted => {
                     has_progress = false;

@@ -29,6 +29,8 @@ struct FakeState {
     taken: Vec<u8>,
     fails: bool,
     panics: bool,
+    /// A write that takes nothing says so by what it has taken, as over TLS.
+    is_sealed: bool,
     shut_downs: usize,
 }
 
@@ -41,6 +43,11 @@ impl FakeSocket {
     fn fail(&self) {
         self.state.lock().unwrap().fails = true;
         self.changed.notify_all();
+    }
+
+    /// From now on it tells of writes that take nothing as TLS does.
+    fn seal(&self) {
+        self.state.lock().unwrap().is_sealed = true;
     }
 
     /// The next write panics, as a bug would.
@@ -88,7 +95,13 @@ impl Socket for FakeSocket {
             drop(state);
             panic!("a bug");
         }
-        state.take(slices).map(Taken::from)
+        let is_sealed = state.is_sealed;
+        match state.take(slices) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && is_sealed => {
+                Ok(Taken { is_pinned: true, ..Taken::default() })
+            }
+            taken => taken.map(Taken::from),
+        }
     }
 
     fn shut_down(&self) {

@@ -6,6 +6,13 @@ use super::*;
 #[test]
 fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
     let (write_half, socket) = write_half(ENOUGH, 1);
+    check_what_waits(&write_half, &socket);
+    let (write_half, socket) = self::write_half(ENOUGH, 1);
+    socket.seal();
+    check_what_waits(&write_half, &socket);
+}
+
+fn check_what_waits(write_half: &Arc<Connection>, socket: &FakeSocket) {
     assert_eq!(write_half.uptake().blocked_since, None, "nothing waits");
     let before = Instant::now();
     assert_eq!(write_half.send(text("waits"), Wait::Forever).unwrap(), Sent::Queued);
@@ -13,7 +20,7 @@ fn what_waits_is_blocked_since_the_peer_last_took_a_byte() {
     assert!((before..=Instant::now()).contains(&blocked_since));
 
     let drainer = thread::spawn({
-        let write_half = Arc::clone(&write_half);
+        let write_half = Arc::clone(write_half);
         move || write_half.drain()
     });
     for byte in 2..=6 {
