@@ -466,6 +466,7 @@
 //! | thread | lives | does |
 //! | --- | --- | --- |
 //! | the caller of `serve` | as long as the server | accepts, while no idle thread does |
+//! | `heartwire-accept` | as long as the server | the same, one for each address after the first |
 //! | `heartwire-supervisor` | as long as the server or client | counters, events, broadcasts, closing deadlines |
 //! | `heartwire-stand-in` | as long as the server or client | `recv`'s work, for handlers that are away |
 //! | `heartwire-log` | as long as the server or client | calls the logger |
@@ -473,6 +474,8 @@
 //! | `heartwire-drain-N` | while connection N is behind | writes its queue, and blocks |
 //! | `heartwire-status` | as long as a server with a status page | sends the state to the viewers |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, handshake |
+//! | `heartwire-tls` | ten seconds after its last handshake | computes handshakes, one for each processor at most |
+//! | `heartwire-signals` | as long as the process | signals that end servers (feature `signals`) |
 //!
 //! The supervisor and the stand-in never wait for a peer or a subscriber, and run no code of yours. A panic in a thread
 //! of heartwire itself is a bug in heartwire, and ends everything: the server accepts no more connections, open
@@ -480,7 +483,8 @@
 //!
 //! # Your code
 //!
-//! Your code runs with no lock of heartwire held, and never on a thread that keeps a deadline:
+//! Your code runs with no lock of heartwire held, and never on a thread that keeps a deadline, but for a configuration
+//! of rustls that you have made yourself:
 //!
 //! | your code | runs in | a panic |
 //! | --- | --- | --- |
@@ -491,10 +495,12 @@
 //! | [`Client::prepare`] | the thread of the attempt | the attempt fails |
 //! | [`Client::give_up_if`] | the caller of `run` | passes through `run` |
 //! | the logger | `heartwire-log` | the line is lost and counted |
+//! | `Server::on_hangup` | `heartwire-signals`: it must not block | an error in the log |
+//! | your own `rustls` configuration | any: it must not block, nor call heartwire | its connection ends |
 //!
-//! All of it may block, and may call any handle or [`Sender`]: it delays its own connection, attempt or log, and
-//! nothing else. The payload of a panic may itself panic when it is dropped. Every connection that opened is reported
-//! once, whatever happens.
+//! All but the last two may block, and may call any handle or [`Sender`]: it delays its own connection, attempt or
+//! log, and nothing else. The payload of a panic may itself panic when it is dropped. Every connection that opened is
+//! reported once, whatever happens.
 //!
 //! Some failures end the process, and no library can catch them: a call of `abort` or `exit`, a panic during unwinding
 //! or in the panic hook, a stack overflow, and exhausted memory. With `panic = "abort"` every panic is one. So is a
