@@ -255,7 +255,7 @@ fn messages_that_never_end_are_refused_before_they_fill_the_memory() {
 
 /// The records of an open connection of theirs, made by hand: what rustls itself would never send.
 struct Sealer {
-    encrypter: Box<dyn MessageEncrypter>,
+    sealer: Box<dyn MessageEncrypter>,
     number: u64,
 }
 
@@ -268,13 +268,13 @@ impl Sealer {
         else {
             panic!("another suite");
         };
-        Self { encrypter: suite.aead_alg.encrypter(key, iv), number }
+        Self { sealer: suite.aead_alg.encrypter(key, iv), number }
     }
 
     fn seal(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
         let payload = OutboundChunks::Single(payload);
         let message = OutboundPlainMessage { typ, version: ProtocolVersion::TLSv1_3, payload };
-        let record = self.encrypter.encrypt(message, self.number).unwrap().encode();
+        let record = self.sealer.encrypt(message, self.number).unwrap().encode();
         self.number += 1;
         record
     }
