@@ -292,3 +292,78 @@ impl Actor {
         Err(Over)
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+    use crate::http::request::Request;
+    use crate::testing::Peer;
+
+    /// A peer, and the other end by hand.
+    fn opposite(role: Role, conduct: Conduct) -> (Peer, UnixStream) {
+        let (theirs, ours) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE / 3)).unwrap();
+        let stream = Arc::new(Stream::new(theirs.into()));
+        let peer = Peer::start(role, stream, Vec::new(), conduct, Request::builder("/").build(), None).unwrap();
+        (peer, ours)
+    }
+
+    /// All that comes up to the end.
+    fn rest(mut stream: UnixStream) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    const CLOSE: [u8; 4] = [0x88, 2, 3, 232];
+    const MASKED_CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 3, 232];
+
+    #[test]
+    fn a_peer_that_has_closed_does_not_answer_the_answer() {
+        let (mut peer, mut stream) = opposite(Role::Client, Conduct::Live);
+        peer.close(1000, "").unwrap();
+        stream.read_exact(&mut [0; MASKED_CLOSE.len()]).unwrap();
+        stream.write_all(&CLOSE).unwrap();
+        assert_eq!(peer.expect_close().unwrap().0, Some(1000.into()));
+        stream.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(rest(stream), [0; 0]);
+    }
+
+    #[test]
+    fn a_peer_that_is_a_server_answers_a_close_and_ends_first() {
+        let (_peer, mut stream) = opposite(Role::Server, Conduct::Live);
+        stream.write_all(&MASKED_CLOSE).unwrap();
+        assert_eq!(rest(stream), CLOSE);
+    }
+
+    #[test]
+    fn a_peer_that_is_a_client_answers_a_close_and_waits_for_the_end() {
+        let (mut peer, mut stream) = opposite(Role::Client, Conduct::Live);
+        stream.write_all(&CLOSE).unwrap();
+        stream.read_exact(&mut [0; MASKED_CLOSE.len()]).unwrap();
+        assert_eq!(peer.expect_close().unwrap().0, Some(1000.into()));
+        stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_peer_that_vanishes_sends_no_fin_until_it_is_dropped() {
+        for conduct in [Conduct::Stopped, Conduct::Silent] {
+            let (peer, mut stream) = opposite(Role::Client, conduct);
+            stream.write_all(&[0x89, 0]).unwrap();
+            stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+            drop(peer);
+            // What it has not read makes its end a reset.
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let end = stream.read(&mut [0]).or_else(|error| match error.kind() {
+                io::ErrorKind::ConnectionReset => Ok(0),
+                _ => Err(error),
+            });
+            assert_eq!(end.unwrap(), 0);
+        }
+    }
+}

@@ -2,10 +2,11 @@
 
 use std::thread::{self, JoinHandle};
 
+use heartwire::crossbeam_channel::{RecvTimeoutError, bounded};
 use heartwire::testing::{Conduct, PeerServer};
 use heartwire::{Backoff, Client, ClientHandle, CloseReason, Connection, Error};
 
-use crate::{ms, patient, quick, wait_until};
+use crate::{CEILING, ms, patient, quick, wait_until};
 
 /// A client that runs until its first connection ends.
 fn run(server: &PeerServer, set_up: impl FnOnce(Client) -> Client) -> Result<(), Error> {
@@ -21,7 +22,18 @@ fn run_with(
     set_up: impl FnOnce(Client) -> Client,
     handler: impl FnMut(&mut Connection) -> Result<(), Error>,
 ) -> Result<(), Error> {
-    set_up(Client::new(&server.url()).unwrap().heartbeat(quick()).no_reconnect()).run(handler)
+    let client = set_up(Client::new(&server.url()).unwrap().heartbeat(quick()).no_reconnect());
+    let (handle, (done, is_done)) = (client.handle(), bounded::<()>(0));
+    thread::scope(|scope| {
+        // A client that finds nothing wrong with its server would run for ever.
+        scope.spawn(move || {
+            if is_done.recv_timeout(CEILING) == Err(RecvTimeoutError::Timeout) {
+                handle.stop();
+            }
+        });
+        let _done = done;
+        client.run(handler)
+    })
 }
 
 fn reason(result: Result<(), Error>) -> CloseReason {
