@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::thread;
 
 use crossbeam_channel as channel;
 
@@ -189,8 +190,12 @@ impl Drop for TestConnection {
         self.supervisor.notify(Notice::NoMoreConnections);
         self.supervisor.end();
         if let Some(threads) = self.threads.take() {
+            // The stand-in may look up only after a tenth of a second, which no test should wait for. Without a thread
+            // for this, they would idle until the process ends.
+            let supervisor = Arc::clone(&self.supervisor);
+            let end = move || threads.join(&supervisor);
             // A thread of ours that has panicked has said so.
-            let _ = threads.join(&self.supervisor);
+            let _ = thread::Builder::new().name("heartwire-pair-end".to_owned()).spawn(end);
         }
     }
 }
