@@ -76,8 +76,8 @@ fn a_server_that_takes_nothing_is_exit_1_with_what_was_not_sent() {
 
 #[test]
 fn what_a_lost_connection_had_accepted_is_exit_1_although_the_next_took_the_rest() {
-    let server = BareServer::bind();
-    let beat = ["--ping-interval", "200ms", "--pong-timeout", "1s", "--max-missed", "2"];
+    let server = BareServer::bind_with_little_room();
+    let beat = ["--ping-interval", "200ms", "--pong-timeout", "1s", "--max-missed", "3"];
     let (mut client, stdin) = connect(&format!("ws://{}/", server.address()), &beat);
     let _deaf = server.open();
     type_all(stdin, many_lines().join("\n") + "\nlast");
