@@ -19,8 +19,8 @@ impl BareServer {
         Self(TcpListener::bind("127.0.0.1:0").expect("a free port"))
     }
 
-    /// One whose system keeps little of what nobody has read yet. Otherwise a Ping can wait there behind megabytes, and a
-    /// test that is slow to read them is a peer that is dead.
+    /// One whose system keeps little of what nobody has read yet. Otherwise a Ping can wait there behind megabytes, and
+    /// a test that is slow to read them is a peer that is dead.
     pub(crate) fn bind_with_little_room() -> Self {
         let server = Self::bind();
         SockRef::from(&server.0).set_recv_buffer_size(256 * 1024).expect("a listener");
