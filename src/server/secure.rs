@@ -44,12 +44,12 @@ impl Secure {
     ) -> Result<Option<Certificate>, HandshakeError> {
         let begin = Begin::Server(self.tls.config());
         let stream = &pending.stream;
-        // The first step signs and agrees on keys: it takes long, and a deep stack. What follows does neither, unless
-        // there is a certificate to verify; then a change of threads would be all that it costs.
-        let mut is_deep = true;
-        let compute = |handshake: Box<Handshake>| match std::mem::replace(&mut is_deep, self.tls.may_ask_clients()) {
-            true => self.crew.compute(handshake, deadline),
-            false => handshake.computed(),
+        // Signing and agreeing on keys takes long, and a deep stack. What follows does neither, unless there is a
+        // certificate to verify; then a change of threads would be all that it costs. It need not be the first step
+        // that signs: a hello may come in pieces, or be asked for again.
+        let compute = |handshake: Box<Handshake>| match handshake.has_agreed() && !self.tls.may_ask_clients() {
+            true => handshake.computed(),
+            false => self.crew.compute(handshake, deadline),
         };
         handshake::perform(begin, stream, deadline, compute, |space| {
             // What we owe the client is no silence of its own.

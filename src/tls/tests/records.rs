@@ -433,3 +433,40 @@ fn keys_of_tls_1_2_that_are_used_up_end_it_and_the_reason_is_told() {
         assert_eq!(ends.theirs.reader().read(&mut [0]).unwrap(), 0);
     }
 }
+
+#[test]
+fn keys_are_agreed_on_once_the_whole_hello_was_answered_and_in_tls_1_2_by_the_next_step() {
+    let in_two_records = |record: Vec<u8>| -> [Vec<u8>; 2] {
+        let (first, second) = record[5..].split_at(10);
+        [first, second].map(|part| [&record[..3], &(part.len() as u16).to_be_bytes(), part].concat())
+    };
+    for (versions, is_agreed) in [(BOTH[0], false), (BOTH[1], true)] {
+        let mut ends = Ends::new(Role::Server, configs(versions, None));
+        let [first, second] = in_two_records(ends.take_theirs());
+        ends.arrived = first;
+        ends.advance().unwrap();
+        assert!(ends.sealed.is_empty() && !ends.ours.has_agreed());
+        ends.arrived = second;
+        ends.advance().unwrap();
+        assert_eq!((ends.sealed.is_empty(), ends.ours.has_agreed()), (false, is_agreed));
+        ends.give_ours().unwrap();
+        ends.arrived = ends.take_theirs();
+        ends.advance().unwrap();
+        assert!(ends.ours.has_agreed());
+    }
+
+    // A server that asks for another hello, for it does not know the client's first group.
+    let (client, server) = configs(BOTH[1], None);
+    let first = client.crypto_provider().kx_groups[0].name();
+    let mut others = rustls::crypto::CryptoProvider::clone(&provider());
+    others.kx_groups.retain(|group| group.name() != first);
+    let builder = ServerConfig::builder_with_provider(Arc::new(others)).with_protocol_versions(BOTH[1]).unwrap();
+    let server = builder.with_no_client_auth().with_cert_resolver(server.cert_resolver);
+    let mut ends = Ends::new(Role::Server, (client, server));
+    for is_agreed in [false, true] {
+        ends.arrived = ends.take_theirs();
+        ends.advance().unwrap();
+        assert_eq!((ends.sealed.is_empty(), ends.ours.has_agreed()), (false, is_agreed));
+        ends.give_ours().unwrap();
+    }
+}
