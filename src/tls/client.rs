@@ -155,8 +155,14 @@ impl ClientTls {
     /// As where each file was named. What was used before then stays in use.
     pub fn reload(&self) -> Result<(), TlsError> {
         let Some(source) = &self.shared.source else { return Ok(()) };
-        self.shared.replace(source.load()?);
-        Ok(())
+        loop {
+            let before = self.shared.current();
+            // Not under the lock: it reads files. If another thread has replaced it meanwhile, it may have read newer
+            // ones.
+            if self.shared.replace_if_still(before.as_ref(), source.load()?).is_ok() {
+                return Ok(());
+            }
+        }
     }
 
     /// What the next attempt uses: made by the first that needs it.
@@ -164,10 +170,9 @@ impl ClientTls {
         match (self.shared.current(), &self.shared.source) {
             (Some(config), _) => Ok(config),
             (None, source) => {
-                // Not under the lock: it reads files. Of two that come together the last one stays, and both are right.
+                // Not under the lock: it reads files. What comes first stays, for it may come from a reload.
                 let config = source.as_ref().unwrap_or(&Source::default()).load()?;
-                self.shared.replace(Arc::clone(&config));
-                Ok(config)
+                Ok(self.shared.replace_if_still(None, Arc::clone(&config)).map_or_else(|newer| newer, |()| config))
             }
         }
     }
@@ -224,9 +229,20 @@ impl Shared {
         self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn replace(&self, by: Arc<ClientConfig>) {
-        let old = self.current.lock().unwrap_or_else(PoisonError::into_inner).replace(by);
-        drop(old);
+    /// Replaces it if it is still this one, which the caller keeps. Otherwise returns what it is now.
+    fn replace_if_still(
+        &self,
+        before: Option<&Arc<ClientConfig>>,
+        by: Arc<ClientConfig>,
+    ) -> Result<(), Arc<ClientConfig>> {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*current {
+            Some(newer) if before.is_none_or(|before| !Arc::ptr_eq(before, newer)) => Err(Arc::clone(newer)),
+            _ => {
+                *current = Some(by);
+                Ok(())
+            }
+        }
     }
 }
 

@@ -139,9 +139,15 @@ impl ServerTls {
     /// certificate and its key are replaced one after the other they do not belong together: try again a moment later.
     pub fn reload(&self) -> Result<(), TlsError> {
         let Some(source) = &self.shared.source else { return Ok(()) };
-        let loaded = source.load(Some(&self.shared.current()))?;
-        self.shared.replace(loaded);
-        Ok(())
+        loop {
+            let before = self.shared.current();
+            let loaded = source.load(Some(&before))?;
+            // Not under the lock: it reads files. If another thread has replaced what was served meanwhile, it may have
+            // read newer ones.
+            if self.shared.replace_if_still(&before, loaded) {
+                return Ok(());
+            }
+        }
     }
 
     /// Serves another configuration of the application's own from now on, as after [`from_config`](Self::from_config).
@@ -190,6 +196,17 @@ impl Shared {
         let old = std::mem::replace(&mut *self.current.lock().unwrap_or_else(PoisonError::into_inner), by);
         // Its parts may be the application's, so they are dropped without the lock.
         drop(old);
+    }
+
+    /// Returns whether it was still this one, and so was replaced.
+    fn replace_if_still(&self, before: &Current, by: Current) -> bool {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_still = Arc::ptr_eq(&current.config, &before.config);
+        if is_still {
+            // `before` keeps the old one, so that it is not dropped here.
+            *current = by;
+        }
+        is_still
     }
 }
 

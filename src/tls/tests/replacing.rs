@@ -2,6 +2,46 @@
 
 use super::*;
 
+/// Two may reload at once: a watcher of files, and a signal.
+#[cfg(unix)]
+#[test]
+fn a_reload_that_has_read_older_files_does_not_replace_what_a_later_one_has_read() {
+    use std::io::Write;
+    use std::os::unix::fs::symlink;
+
+    let ca = ca("a CA");
+    let folder = Folder::new();
+    // A certificate that is renewed for the same key.
+    let key = KeyPair::generate().unwrap();
+    let [first, second] = [(); 2].map(|()| params(&["example.org"]).signed_by(&key, &ca).unwrap().pem());
+    folder.file("first", &first);
+    folder.file("second", &second);
+    folder.file("key", key.serialize_pem());
+    let path = folder.0.join("pem");
+    let point_to = |name: &str| {
+        let _ = fs::remove_file(&path);
+        symlink(folder.0.join(name), &path).unwrap();
+    };
+    point_to("first");
+    let server = ServerTls::from_pem_files(&path, folder.0.join("key")).unwrap();
+    // One that reads for as long as the test wants.
+    let pipe = folder.0.join("pipe");
+    assert!(process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    point_to("pipe");
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| server.reload());
+        // Returns once the other end is open.
+        let mut writer = fs::File::options().write(true).open(&pipe).unwrap();
+        point_to("second");
+        server.reload().unwrap();
+        writer.write_all(first.as_bytes()).unwrap();
+        drop(writer);
+        slow.join().unwrap().unwrap();
+    });
+    let second = CertificateDer::from_pem_slice(second.as_bytes()).unwrap();
+    assert_eq!(server.certificates()[0].der(), &*second);
+}
+
 #[test]
 fn reload_serves_what_is_new_and_keeps_the_old_while_it_cannot_be_used() {
     let ca = ca("a CA");
