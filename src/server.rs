@@ -449,7 +449,7 @@ impl Server {
         } = self;
         #[cfg(feature = "tls")]
         {
-            config.secure = tls.map(|tls| Arc::new(secure::Secure::new(tls)));
+            config.secure = tls.map(|tls| Arc::new(secure::Secure::new(tls, max_connections)));
         }
         // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]

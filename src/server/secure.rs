@@ -5,7 +5,7 @@
 //! needs, and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing to do for a
 //! while.
 //!
-//! So many clients may owe us a part of their handshake at a time ([`HALF_OPEN`]). For one more, the client that has
+//! So many clients may owe us a part of their handshake at a time ([`half_open`]). For one more, the client that has
 //! been silent for longest is dropped.
 
 use std::collections::VecDeque;
@@ -19,9 +19,12 @@ use crate::tls::handshake::{self, Begin, Handshake, HandshakeError};
 use crate::tls::{Certificate, ServerTls};
 use crate::transport::socket;
 
-/// How many clients may owe us a part of their handshake at a time. An attacker has to open as many connections within
-/// one round trip of another client to keep that client out, and each of them costs us a few kilobytes.
-const HALF_OPEN: usize = 1024;
+/// How many clients may owe us a part of their handshake at a time: a quarter of all connections, and so many at least.
+/// An attacker has to open as many within one round trip of another client to keep that client out, and each of them
+/// costs us a few kilobytes.
+fn half_open(max_connections: usize) -> usize {
+    (max_connections / 4).max(1024)
+}
 
 /// The TLS of one server.
 pub(crate) struct Secure {
@@ -31,8 +34,8 @@ pub(crate) struct Secure {
 }
 
 impl Secure {
-    pub(super) fn new(tls: ServerTls) -> Self {
-        Self { tls, crew: Crew::new(), half_open: Arc::new(Overflow::new(HALF_OPEN)) }
+    pub(super) fn new(tls: ServerTls, max_connections: usize) -> Self {
+        Self { tls, crew: Crew::new(), half_open: Arc::new(Overflow::new(half_open(max_connections))) }
     }
 
     /// Performs the handshake of a client before the deadline, and secures its stream. Returns its certificate.
