@@ -53,7 +53,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 
 /// No handshake is ever too slow, so that only the bound on their number ends them.
 fn endless(server: Server) -> Server {
-    server.handshake_timeout(Duration::from_secs(3600)).max_connections(20_000)
+    server.handshake_timeout(Duration::from_secs(3600)).max_connections(scaled(20_000, 4096))
 }
 
 fn half_handshakes(rig: &Rig) -> Checked {
