@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heartwire::{Client, CloseReason, ConnectError, Error, HeartbeatPolicy, Server, StatusAccess};
+#[cfg(feature = "status")]
+use heartwire::StatusAccess;
+use heartwire::{Client, CloseReason, ConnectError, Error, HeartbeatPolicy, Server};
 use tungstenite::Message;
 
 use crate::support::{
@@ -156,6 +158,7 @@ fn also_bind_unix_serves_beside_tcp() {
 }
 
 #[test]
+#[cfg(feature = "status")]
 fn clients_without_an_address_have_none_of_its_limits_and_a_trusted_proxy_names_others() {
     let folder = Folder::new("proxy");
     let path = folder.socket();
