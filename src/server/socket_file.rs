@@ -5,9 +5,12 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{self, Path, PathBuf};
+#[cfg(not(target_os = "espidf"))]
 use std::thread;
+#[cfg(not(target_os = "espidf"))]
 use std::time::{Duration, Instant};
 
+#[cfg(not(target_os = "espidf"))]
 use rustix::fs::{FlockOperation, flock};
 use socket2::{Domain, SockAddr, Socket, Type};
 
@@ -60,6 +63,7 @@ impl Drop for SocketFile {
 }
 
 /// Locks the folder of a path until the file is dropped. Does without if it cannot, or if it takes too long.
+#[cfg(not(target_os = "espidf"))]
 fn lock_folder(path: &Path) -> Option<File> {
     const PATIENCE: Duration = Duration::from_secs(1);
     let folder = File::open(path.parent()?).ok()?;
@@ -68,6 +72,12 @@ fn lock_folder(path: &Path) -> Option<File> {
         thread::sleep(Duration::from_millis(10));
     }
     Some(folder)
+}
+
+/// This system has no such locks.
+#[cfg(target_os = "espidf")]
+fn lock_folder(_: &Path) -> Option<File> {
+    None
 }
 
 /// Removes the file of a socket that nobody listens at.

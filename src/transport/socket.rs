@@ -14,8 +14,10 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+#[cfg(all(unix, not(target_os = "espidf")))]
+use rustix::net::SendAncillaryBuffer;
 #[cfg(unix)]
-use rustix::net::{SendAncillaryBuffer, SendFlags};
+use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::transport::busy_polling::Polled;
@@ -84,7 +86,24 @@ fn send_raw(stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         frame[header.len()..len].copy_from_slice(payload);
         return write_now(stream, &frame[..len]);
     }
+    send_gathered(stream, slices)
+}
+
+#[cfg(all(unix, not(target_os = "espidf")))]
+#[inline(always)]
+fn send_gathered(stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     Ok(rustix::net::sendmsg(stream, slices, &mut SendAncillaryBuffer::default(), SEND_FLAGS)?)
+}
+
+/// There rustix has no gathering write. What does not fit into the copy counts as not taken, and comes next.
+#[cfg(target_os = "espidf")]
+fn send_gathered(stream: &Stream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    const MOST: usize = 4096;
+    let mut copy = Vec::with_capacity(MOST);
+    for slice in slices {
+        copy.extend_from_slice(&slice[..slice.len().min(MOST - copy.len())]);
+    }
+    write_now(stream, &copy)
 }
 
 #[cfg(not(unix))]
@@ -189,14 +208,14 @@ pub(crate) fn has_unsent_before_last(_: &Stream, _: u64) -> bool {
 }
 
 /// How many bytes have arrived and were not read.
-#[cfg(unix)]
+#[cfg(all(unix, not(target_os = "espidf")))]
 pub(crate) fn unread_bytes(stream: &Stream) -> u64 {
     // It does not fail for an open socket.
     rustix::io::ioctl_fionread(stream).unwrap_or(0)
 }
 
 /// 1 if bytes have arrived and were not read, else 0: this system does not tell how many there are.
-#[cfg(not(unix))]
+#[cfg(any(not(unix), target_os = "espidf"))]
 pub(crate) fn unread_bytes(stream: &Stream) -> u64 {
     wait_readable(stream, Some(Duration::ZERO)).unwrap_or(false).into()
 }
@@ -206,7 +225,9 @@ pub(crate) fn unread_bytes(stream: &Stream) -> u64 {
 pub(crate) fn start_keepalive(stream: &Stream, limit: Duration) -> io::Result<()> {
     const PROBES: u32 = 4;
     let probe = (limit / (PROBES + 1)).clamp(Duration::from_secs(1), Duration::from_secs(30_000));
-    let keepalive = TcpKeepalive::new().with_time(probe).with_interval(probe);
+    let keepalive = TcpKeepalive::new().with_time(probe);
+    #[cfg(not(target_os = "espidf"))]
+    let keepalive = keepalive.with_interval(probe);
     #[cfg(any(target_os = "linux", target_os = "android"))]
     let keepalive = keepalive.with_retries(PROBES);
     SockRef::from(stream).set_tcp_keepalive(&keepalive)
