@@ -5,7 +5,7 @@ use std::thread;
 
 use heartwire::Server;
 
-use crate::support::{CEILING, Client, echo, server, start};
+use crate::support::{CEILING, Client, echo, eventually, server, start};
 
 #[test]
 fn stalled_parts_are_none_of_a_full_server_and_its_probes_take_no_place_and_are_not_counted() {
@@ -13,6 +13,7 @@ fn stalled_parts_are_none_of_a_full_server_and_its_probes_take_no_place_and_are_
     let running = start(server, echo);
     let mut only = Client::connect(running.address());
     only.expect_echo("hello");
+    eventually("the client is counted", || running.handle.stats().accepted == 1);
     let before = running.handle.stats();
     thread::scope(|scope| {
         for _ in 0..4 {
