@@ -32,7 +32,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 server: endless,
                 check: |rig| flood(rig, 100),
             },
-            memory: 64,
+            // 5,000 may be half open here, at 15 KiB each.
+            memory: 128,
         },
         Scenario {
             name: "TLS: both directions, new keys",
