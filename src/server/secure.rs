@@ -54,12 +54,17 @@ impl Secure {
             true => handshake.computed(),
             false => self.crew.compute(handshake, deadline),
         };
+        let mut is_owed_nothing = true;
         handshake::perform(begin, stream, deadline, compute, |space| {
-            // What we owe the client is no silence of its own.
-            pending.mark_heard();
+            // The time that we took for an answer is no silence of the client's.
+            if !std::mem::replace(&mut is_owed_nothing, false) {
+                pending.mark_heard();
+            }
             let _slot = self.half_open.admit(pending).ok_or(std::io::ErrorKind::QuotaExceeded)?;
             let read = socket::read_before(stream, space, deadline);
-            pending.mark_heard();
+            if let Ok(Some(1..)) = read {
+                pending.mark_heard();
+            }
             read
         })
     }

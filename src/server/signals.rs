@@ -107,18 +107,47 @@ fn servers() -> MutexGuard<'static, Option<Vec<Registered>>> {
 
 /// Starts the thread that takes the signals. It is there before the signals are ours: once they are, the system does
 /// nothing about them any more, and without the thread nobody would.
+///
+/// A signal sets a flag, and wakes it through a pipe. If that cannot be read, it looks at the flags now and then.
 #[cfg(unix)]
 fn take_signals() -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    use signal_hook::iterator::Signals;
-    let (hand_over, handed_over) = crossbeam_channel::bounded::<Signals>(1);
+    use signal_hook::{flag, low_level};
+    use std::io::Read;
+    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+
+    let (mut signals, wake) = io::pipe()?;
+    let [is_hangup, is_end] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+    let (sees_hangup, sees_end) = (Arc::clone(&is_hangup), Arc::clone(&is_end));
     let builder = std::thread::Builder::new().name("heartwire-signals".to_owned());
     builder.spawn(move || {
-        let Ok(mut signals) = handed_over.recv() else { return };
-        signals.forever().for_each(|signal| on_signal(signal == SIGHUP));
+        loop {
+            match signals.read(&mut [0]) {
+                // None of the signals is ours: nobody can write any more.
+                Ok(0) => return,
+                // One for each signal.
+                Ok(_) => {
+                    sees_end.store(false, SeqCst);
+                    on_signal(sees_hangup.swap(false, SeqCst));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    std::thread::sleep(Duration::from_millis(100));
+                    for (sees_it, is_hangup) in [(&sees_hangup, true), (&sees_end, false)] {
+                        if sees_it.swap(false, SeqCst) {
+                            on_signal(is_hangup);
+                        }
+                    }
+                }
+            }
+        }
     })?;
-    // The thread waits for it, and ends if there is none.
-    let _ = hand_over.send(Signals::new([SIGHUP, SIGINT, SIGTERM])?);
+    flag::register(SIGHUP, is_hangup)?;
+    flag::register(SIGINT, Arc::clone(&is_end))?;
+    flag::register(SIGTERM, is_end)?;
+    for signal in [SIGHUP, SIGINT, SIGTERM] {
+        low_level::pipe::register(signal, wake.try_clone()?)?;
+    }
     Ok(())
 }
 
