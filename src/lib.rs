@@ -476,6 +476,7 @@
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, handshake |
 //! | `heartwire-tls` | ten seconds after its last handshake | computes handshakes, one for each processor at most |
 //! | `heartwire-signals` | as long as the process | signals that end servers (feature `signals`) |
+//! | `heartwire-hangup` | as long as the process | SIGHUP (feature `signals`, on Unix) |
 //!
 //! The supervisor and the stand-in never wait for a peer or a subscriber, and run no code of yours. A panic in a thread
 //! of heartwire itself is a bug in heartwire, and ends everything: the server accepts no more connections, open
@@ -495,10 +496,10 @@
 //! | [`Client::prepare`] | the thread of the attempt | the attempt fails |
 //! | [`Client::give_up_if`] | the caller of `run` | passes through `run` |
 //! | the logger | `heartwire-log` | the line is lost and counted |
-//! | `Server::on_hangup` | `heartwire-signals`: it must not block | an error in the log |
+//! | `Server::on_hangup` | `heartwire-hangup` | an error in the log |
 //! | your own `rustls` configuration | any: it must not block, nor call heartwire | its connection ends |
 //!
-//! All but the last two may block, and may call any handle or [`Sender`]: it delays its own connection, attempt or
+//! All but the last may block, and may call any handle or [`Sender`]: it delays its own connection, attempt or
 //! log, and nothing else. The payload of a panic may itself panic when it is dropped. Every connection that opened is
 //! reported once, whatever happens.
 //!

@@ -1,10 +1,15 @@
 //! Signals that end a program end its servers in order first.
 //!
-//! A process has one set of signal handlers, so all servers share it. A thread of its own takes the signals, and calls
-//! nothing that may block: a second signal ends the process even if everything else hangs.
+//! A process has one set of signal handlers, so all servers share it. A thread of its own takes the signals that end a
+//! program, and calls nothing that may block: a second one ends the process even if everything else hangs. Another
+//! takes SIGHUP, for which the application may have a function.
 
 use std::io;
+#[cfg(unix)]
+use std::io::Read;
 use std::process;
+#[cfg(unix)]
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -78,8 +83,8 @@ impl Server {
     /// [`shutdown_on_signals`](Self::shutdown_on_signals) or [`drain_on_signals`](Self::drain_on_signals); without
     /// them it has no effect. Default: SIGHUP is a signal like the others.
     ///
-    /// The function runs in the thread that takes all signals, so it must not block: have another thread do the work. A
-    /// panic in it is logged.
+    /// The function runs in a thread that does nothing else: while it blocks, further SIGHUPs wait, and other signals
+    /// do not. A panic in it is logged.
     pub fn on_hangup(mut self, on_hangup: impl Fn() + Send + Sync + 'static) -> Self {
         self.on_hangup = Some(Arc::new(on_hangup));
         self
@@ -105,50 +110,54 @@ fn servers() -> MutexGuard<'static, Option<Vec<Registered>>> {
     SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Starts the thread that takes the signals. It is there before the signals are ours: once they are, the system does
-/// nothing about them any more, and without the thread nobody would.
+/// Starts the threads that take the signals. They are there before the signals are ours: once they are, the system does
+/// nothing about them any more, and without the threads nobody would.
 ///
-/// A signal sets a flag, and wakes it through a pipe. If that cannot be read, it looks at the flags now and then.
+/// Each thread has a pipe of its own: what comes through it says how many signals there were, but not which.
 #[cfg(unix)]
 fn take_signals() -> io::Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
     use signal_hook::{flag, low_level};
-    use std::io::Read;
-    use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-    let (mut signals, wake) = io::pipe()?;
-    let [is_hangup, is_end] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
-    let (sees_hangup, sees_end) = (Arc::clone(&is_hangup), Arc::clone(&is_end));
-    let builder = std::thread::Builder::new().name("heartwire-signals".to_owned());
-    builder.spawn(move || {
-        loop {
-            match signals.read(&mut [0]) {
-                // None of the signals is ours: nobody can write any more.
-                Ok(0) => return,
-                // One for each signal.
-                Ok(_) => {
-                    sees_end.store(false, SeqCst);
-                    on_signal(sees_hangup.swap(false, SeqCst));
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    std::thread::sleep(Duration::from_millis(100));
-                    for (sees_it, is_hangup) in [(&sees_hangup, true), (&sees_end, false)] {
-                        if sees_it.swap(false, SeqCst) {
-                            on_signal(is_hangup);
-                        }
-                    }
+    let mut handlers = Vec::new();
+    for (name, its_signals, is_hangup) in
+        [("heartwire-hangup", &[SIGHUP][..], true), ("heartwire-signals", &[SIGINT, SIGTERM], false)]
+    {
+        let (signals, wake) = io::pipe()?;
+        let came = Arc::new(AtomicBool::new(false));
+        for &signal in its_signals {
+            handlers.push((signal, Arc::clone(&came), wake.try_clone()?));
+        }
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || take(signals, &came, is_hangup))?;
+    }
+    for (signal, came, wake) in handlers {
+        flag::register(signal, came)?;
+        low_level::pipe::register(signal, wake)?;
+    }
+    Ok(())
+}
+
+/// Takes one signal after another. If the pipe cannot be read, it looks now and then whether any `came`.
+#[cfg(unix)]
+fn take(mut signals: io::PipeReader, came: &AtomicBool, is_hangup: bool) {
+    loop {
+        match signals.read(&mut [0]) {
+            // The signals never became ours: nobody can write any more.
+            Ok(0) => return,
+            // One for each signal.
+            Ok(_) => {
+                came.store(false, SeqCst);
+                on_signal(is_hangup);
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => {
+                std::thread::sleep(Duration::from_millis(100));
+                if came.swap(false, SeqCst) {
+                    on_signal(is_hangup);
                 }
             }
         }
-    })?;
-    flag::register(SIGHUP, is_hangup)?;
-    flag::register(SIGINT, Arc::clone(&is_end))?;
-    flag::register(SIGTERM, is_end)?;
-    for signal in [SIGHUP, SIGINT, SIGTERM] {
-        low_level::pipe::register(signal, wake.try_clone()?)?;
     }
-    Ok(())
 }
 
 #[cfg(not(unix))]
@@ -156,7 +165,7 @@ fn take_signals() -> io::Result<()> {
     ctrlc::set_handler(|| on_signal(false)).map_err(io::Error::other)
 }
 
-/// Runs in a thread that does nothing else.
+/// Runs in a thread that takes signals and does nothing else.
 fn on_signal(is_hangup: bool) {
     let registered = |each: &Registered| Some((each.server.upgrade()?, each.drain, each.on_hangup.clone()));
     let running: Vec<_> = servers().iter().flatten().filter_map(registered).collect();

@@ -134,6 +134,40 @@ fn on_hangup_is_called_in_place_of_a_shutdown_also_after_it_has_panicked() {
     running.wait_for_end();
 }
 
+#[test]
+#[cfg(all(unix, feature = "signals"))]
+fn hangups_while_on_hangup_blocks_end_nothing_and_hold_up_no_other_signal() {
+    use crate::support::alone;
+    if !alone!() {
+        return;
+    }
+    let (told, hangups) = bounded(4);
+    let (go_on, held) = bounded::<()>(0);
+    let on_hangup = move || {
+        told.send(()).unwrap();
+        let _ = held.recv_timeout(CEILING);
+    };
+    let running = start(server().on_hangup(on_hangup).shutdown_on_signals().unwrap(), echo);
+    let pid = std::process::id().to_string();
+    let signal =
+        |name| assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    signal("HUP");
+    hangups.recv_timeout(CEILING).expect("a call");
+    signal("HUP");
+    signal("HUP");
+    // The system may make one of the two. Another one comes after both.
+    go_on.send(()).unwrap();
+    hangups.recv_timeout(CEILING).expect("a call");
+    signal("HUP");
+    go_on.send(()).unwrap();
+    hangups.recv_timeout(CEILING).expect("a call");
+    assert!(!running.handle.is_shutting_down());
+    signal("TERM");
+    running.wait_for_end();
+    // A hangup that still waits would end this process, now that no server is left: the function goes on blocking.
+    std::mem::forget(go_on);
+}
+
 /// As [`assert_one_report_each`], where the openings were taken out of the events before.
 fn assert_one_report_each_of(connections: u64, events: &[Event]) -> BTreeMap<u64, CloseReason> {
     let mut closed = BTreeMap::new();
