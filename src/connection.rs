@@ -12,7 +12,7 @@ use crate::connection::identity::ConnectionId;
 use crate::connection::receiving_end::{Over, ReceivingEnd};
 use crate::connection::sender::Sender;
 use crate::connection::shared::Shared;
-use crate::error::Error;
+use crate::error::{Error, sendable};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::heartbeat::round_trip::RoundTrip;
 use crate::http::request::Request;
@@ -124,10 +124,7 @@ impl Connection {
     /// [`Error::InvalidCloseCode`] if the code must not be sent; the connection stays open. [`Error::Closed`] if the
     /// connection is closed already.
     pub fn close(&mut self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
-        let code = code.into();
-        if !code.is_sendable() {
-            return Err(Error::InvalidCloseCode(code));
-        }
+        let code = sendable(code)?;
         let reason = CloseReason::Local { code, reason: reason.to_owned() };
         let Some(receiving) = self.shared.take_receiving_end().filter(|_| !self.is_over) else {
             return Err(self.shared.closed());

@@ -68,6 +68,12 @@ impl Error {
     }
 }
 
+/// The code, if a Close frame may carry it.
+pub(crate) fn sendable(code: impl Into<CloseCode>) -> Result<CloseCode, Error> {
+    let code = code.into();
+    if code.is_sendable() { Ok(code) } else { Err(Error::InvalidCloseCode(code)) }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

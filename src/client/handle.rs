@@ -8,7 +8,7 @@ use crossbeam_channel as channel;
 
 use crate::connection::shared::Shared;
 use crate::durations::LONGEST;
-use crate::error::{ClientSendError, Error, TrySendError};
+use crate::error::{ClientSendError, Error, TrySendError, sendable};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason, counted};
@@ -154,10 +154,7 @@ impl ClientHandle {
     /// # Errors
     /// [`Error::InvalidCloseCode`] if the code must not be sent; the client goes on.
     pub fn stop_with(&self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
-        let code = code.into();
-        if !code.is_sendable() {
-            return Err(Error::InvalidCloseCode(code));
-        }
+        let code = sendable(code)?;
         self.state.stop(CloseReason::Local { code, reason: reason.to_owned() });
         Ok(())
     }

@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::durations::LONGEST;
-use crate::error::{ConfirmError, Error, TrySendError};
+use crate::error::{ConfirmError, Error, TrySendError, sendable};
 use crate::heartbeat::HeartbeatPolicy;
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
@@ -135,10 +135,7 @@ impl Sender {
     /// [`Error::InvalidCloseCode`] if the code must not be sent; the connection stays open. [`Error::Closed`] if the
     /// connection is closed or closing already.
     pub fn close(&self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
-        let code = code.into();
-        if !code.is_sendable() {
-            return Err(Error::InvalidCloseCode(code));
-        }
+        let code = sendable(code)?;
         self.shared.close_from_outside(CloseReason::Local { code, reason: reason.to_owned() })
     }
 

@@ -10,7 +10,7 @@ use crossbeam_channel as channel;
 use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
 use crate::durations::LONGEST;
-use crate::error::Error;
+use crate::error::{Error, sendable};
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::frame::{Frame, Outgoing};
@@ -144,10 +144,7 @@ impl ServerHandle {
     /// # Errors
     /// [`Error::InvalidCloseCode`] if the code must not be sent; the server goes on.
     pub fn shutdown_with(&self, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
-        let code = code.into();
-        if !code.is_sendable() {
-            return Err(Error::InvalidCloseCode(code));
-        }
+        let code = sendable(code)?;
         self.supervisor.shut_down(CloseReason::Shutdown { code, reason: reason.to_owned() });
         Ok(())
     }
