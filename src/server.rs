@@ -437,8 +437,7 @@ impl Server {
             max_connections,
             max_per_address,
             text_heartbeat,
-            #[allow(unused_mut, reason = "without the feature `tls`")]
-            mut config,
+            config,
             #[cfg(feature = "signals")]
             ends_with_signals,
             #[cfg(feature = "status")]
@@ -448,9 +447,8 @@ impl Server {
             ..
         } = self;
         #[cfg(feature = "tls")]
-        {
-            config.secure = tls.map(|tls| Arc::new(secure::Secure::new(tls, max_connections)));
-        }
+        let config =
+            HandshakeConfig { secure: tls.map(|tls| Arc::new(secure::Secure::new(tls, max_connections))), ..config };
         // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]
         let _publisher = match status {
