@@ -41,6 +41,9 @@ use drain::Drain;
 use notice::{Command, Notice};
 use shutdown::Shutdown;
 
+/// After so long a connection whose lock another thread held has another try.
+const RETRY_PAUSE: Duration = Duration::from_millis(2);
+
 pub(crate) struct Supervisor {
     notices: channel::Receiver<Notice>,
     commands: channel::Receiver<Command>,

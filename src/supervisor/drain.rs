@@ -3,11 +3,11 @@
 //! Invariant: the supervisor waits neither for a client nor for a lock that a connection's thread holds.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::connection::identity::ConnectionId;
 use crate::protocol::close::{CloseCode, CloseReason, RECONNECT_AT_ONCE};
-use crate::supervisor::Supervisor;
+use crate::supervisor::{RETRY_PAUSE, Supervisor};
 
 /// A drain under way.
 pub(super) struct Drain {
@@ -22,7 +22,6 @@ pub(super) struct Drain {
 impl Drain {
     /// How many clients in a second may be told to come back at once. Whoever takes them over has to bear that.
     const MOST_IN_A_SECOND: f64 = 2_000.0;
-    const RETRY_PAUSE: Duration = Duration::from_millis(2);
 
     fn new(waiting: VecDeque<ConnectionId>, now: Instant, until: Instant) -> Self {
         let period = until.saturating_duration_since(now);
@@ -62,7 +61,7 @@ impl Drain {
     /// It has to wait, because another thread holds its lock.
     fn retry(&mut self, id: ConnectionId, now: Instant) {
         self.waiting.push_back(id);
-        self.next_at = self.next_at.min(now + Self::RETRY_PAUSE);
+        self.next_at = self.next_at.min(now + RETRY_PAUSE);
     }
 }
 
@@ -105,6 +104,8 @@ impl Supervisor {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -139,8 +140,8 @@ mod tests {
         assert_eq!(drain.next(begin), Some(2));
         assert_eq!(drain.next_deadline(), begin + 10 * SECOND);
         drain.retry(2, begin);
-        assert_eq!(drain.next_deadline(), begin + Drain::RETRY_PAUSE);
-        assert_eq!(drain.next(begin + Drain::RETRY_PAUSE), Some(2));
+        assert_eq!(drain.next_deadline(), begin + RETRY_PAUSE);
+        assert_eq!(drain.next(begin + RETRY_PAUSE), Some(2));
     }
 
     #[test]

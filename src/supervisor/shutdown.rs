@@ -5,12 +5,12 @@
 //! passed; every connection is reported closed before the shutdown is complete.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crate::connection::shared::Shared;
 use crate::http::forwarded::Remote;
 use crate::protocol::close::CloseReason;
-use crate::supervisor::Supervisor;
+use crate::supervisor::{RETRY_PAUSE, Supervisor};
 use crate::transport::socket;
 
 /// A shutdown under way.
@@ -29,14 +29,12 @@ pub(super) struct Shutdown {
 }
 
 impl Shutdown {
-    const RETRY_PAUSE: Duration = Duration::from_millis(2);
-
     /// When the shutdown next has something to do.
     pub(super) fn next_deadline(&self) -> Instant {
         let deadline = if self.are_peers_cut { self.handler_deadline } else { self.peer_deadline };
         match self.locked.is_empty() {
             true => deadline,
-            false => deadline.min(Instant::now() + Self::RETRY_PAUSE),
+            false => deadline.min(Instant::now() + RETRY_PAUSE),
         }
     }
 
