@@ -31,11 +31,11 @@ pub(crate) mod access;
 mod addresses;
 mod admission;
 mod connection_thread;
-pub(crate) mod entrances;
 pub(crate) mod handle;
 mod handshake;
 mod idle_threads;
 mod listener;
+pub(crate) mod listeners;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod overflow;
@@ -52,11 +52,11 @@ mod status;
 
 use accept::Accept;
 use admission::Limits;
-use connection_thread::{Door, ServerInner};
-use entrances::{Entrance, Entrances};
+use connection_thread::{ListenerState, ServerInner};
 use handle::ServerHandle;
 use handshake::HandshakeConfig;
 use listener::Listener;
+use listeners::{ActiveListener, Listeners};
 use probe::Probes;
 
 /// A WebSocket server. Set it up, then call [`serve`](Self::serve).
@@ -78,8 +78,8 @@ use probe::Probes;
 #[must_use = "a server accepts no connections until `serve` is called"]
 pub struct Server {
     /// Where it listens, and the same as its handles know it.
-    listening: Vec<Entrance>,
-    entrances: Arc<Entrances>,
+    listening: Vec<ActiveListener>,
+    listeners: Arc<Listeners>,
     supervisor: Arc<SupervisorHandle>,
     probes: Arc<Probes>,
     receivers: Receivers,
@@ -158,7 +158,7 @@ impl Server {
     /// `None` leaves them to the umask. They take effect before anybody can connect.
     ///
     /// Clients have no address. [`peer_addr`](Connection::peer_addr) is `0.0.0.0:0`, and so is
-    /// [`local_addr`](Self::local_addr) if there is no other entrance. [`remote_ip`](Connection::remote_ip) is
+    /// [`local_addr`](Self::local_addr) if there is no other listener. [`remote_ip`](Connection::remote_ip) is
     /// `0.0.0.0`, or what a proxy says if it is [trusted](Self::trust_proxies) under that address.
     /// [Limits](Self::max_connections_per_address) for each address do not concern clients without one, and
     /// `StatusAccess::Loopback` refuses them, since a proxy may stand there for the whole world.
@@ -212,18 +212,18 @@ impl Server {
     }
 
     fn with(mut self, listener: Listener) -> Self {
-        self.listening.push(self.entrances.add(listener));
+        self.listening.push(self.listeners.add(listener));
         self
     }
 
     fn new(listener: Listener, log: Arc<Log>) -> Result<Self, Error> {
         let config = HandshakeConfig { log: Arc::clone(&log), ..HandshakeConfig::default() };
-        let entrances = Arc::<Entrances>::default();
-        let (woken, its_log) = (Arc::clone(&entrances), Arc::clone(&log));
+        let listeners = Arc::<Listeners>::default();
+        let (woken, its_log) = (Arc::clone(&listeners), Arc::clone(&log));
         let (supervisor, receivers) = SupervisorHandle::new(log, move |wake| woken.wake(wake, &its_log))?;
         Ok(Self {
-            listening: vec![entrances.add(listener)],
-            entrances,
+            listening: vec![listeners.add(listener)],
+            listeners,
             supervisor,
             probes: Arc::default(),
             receivers,
@@ -245,22 +245,22 @@ impl Server {
 
     /// The bound address, with the real port. Of several the first. `0.0.0.0:0` if there are only Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {
-        self.entrances.first_address()
+        self.listeners.first_address()
     }
 
     /// All bound addresses, with the real ports, in the order in which they were added.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.entrances.addresses()
+        self.listeners.addresses()
     }
 
     /// The paths of all Unix sockets that it listens at, in the order in which they were added.
     pub fn unix_paths(&self) -> Vec<PathBuf> {
-        self.entrances.paths()
+        self.listeners.paths()
     }
 
     /// A handle to the server, for any thread. It works before [`serve`](Self::serve) too.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.supervisor), Arc::clone(&self.probes), Arc::clone(&self.entrances))
+        ServerHandle::new(Arc::clone(&self.supervisor), Arc::clone(&self.probes), Arc::clone(&self.listeners))
     }
 
     #[cfg(test)]
@@ -469,7 +469,7 @@ impl Server {
             text_heartbeat,
             config,
             handler,
-            doors: listening.iter().map(|entrance| Door::new(&entrance.listener)).collect(),
+            listeners: listening.iter().map(|active| ListenerState::new(&active.listener)).collect(),
             accepted: AtomicU64::new(0),
             last_id: AtomicU64::new(0),
         });

@@ -26,10 +26,10 @@ use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::accept_loop;
 use crate::server::admission::{Admission, Limits};
-use crate::server::entrances::Entrance;
 use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT, Upgraded};
 use crate::server::idle_threads::IdleThreads;
 use crate::server::listener::Listener;
+use crate::server::listeners::ActiveListener;
 use crate::server::probe::Probes;
 use crate::settings::Settings;
 use crate::supervisor::handle::SupervisorHandle;
@@ -48,7 +48,7 @@ pub(super) struct ServerInner<H> {
     pub(super) config: HandshakeConfig,
     pub(super) handler: H,
     /// One for each listener.
-    pub(super) doors: Vec<Door>,
+    pub(super) listeners: Vec<ListenerState>,
     /// How many clients have connected.
     pub(super) accepted: AtomicU64,
     /// The number of the newest connection.
@@ -56,7 +56,7 @@ pub(super) struct ServerInner<H> {
 }
 
 /// What belongs to one listener, for the connections that came from there.
-pub(super) struct Door {
+pub(super) struct ListenerState {
     /// Whether connections have our socket options from the start.
     is_prepared: bool,
     /// Whether others may share the listener. Its clients are let in even if the server drains by now.
@@ -64,7 +64,7 @@ pub(super) struct Door {
     idle_threads: IdleThreads,
 }
 
-impl Door {
+impl ListenerState {
     pub(super) fn new(listener: &Arc<Listener>) -> Self {
         Self {
             is_prepared: listener.is_prepared,
@@ -78,8 +78,8 @@ impl Door {
 /// reason.
 struct ServedClient<H> {
     server: Arc<ServerInner<H>>,
-    /// Where it came in.
-    door: usize,
+    /// Which listener it came in at.
+    listener: usize,
     pending: Arc<PendingHandshake>,
     /// The connection's number, once it has opened.
     id: Option<ConnectionId>,
@@ -100,33 +100,33 @@ impl<H> ServerInner<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
-    /// Accepts clients at all entrances, each in a thread of its own, until the server ends.
+    /// Accepts clients at all listeners, each in a thread of its own, until the server ends.
     ///
     /// # Errors
     /// The system's error if a thread cannot be started. Then the server ends.
-    pub(super) fn accept_at_all(self: &Arc<Self>, entrances: Vec<Entrance>) -> io::Result<()> {
+    pub(super) fn accept_at_all(self: &Arc<Self>, listeners: Vec<ActiveListener>) -> io::Result<()> {
         thread::scope(|scope| {
-            let mut entrances = entrances.into_iter().enumerate();
-            let first = entrances.next();
-            let others = entrances.try_for_each(|(door, entrance)| {
+            let mut listeners = listeners.into_iter().enumerate();
+            let first = listeners.next();
+            let others = listeners.try_for_each(|(index, active)| {
                 let builder = thread::Builder::new().name("heartwire-accept".to_owned());
-                builder.spawn_scoped(scope, move || self.accept_at(door, entrance)).map(drop)
+                builder.spawn_scoped(scope, move || self.accept_at(index, active)).map(drop)
             });
             if others.is_err() {
                 self.supervisor.end();
             }
-            if let Some((door, entrance)) = first {
-                self.accept_at(door, entrance);
+            if let Some((index, active)) = first {
+                self.accept_at(index, active);
             }
             others
         })
     }
 
-    fn accept_at(self: &Arc<Self>, door: usize, entrance: Entrance) {
-        let Entrance { listener, stop } = entrance;
-        let idle_threads = &self.doors[door].idle_threads;
+    fn accept_at(self: &Arc<Self>, index: usize, active: ActiveListener) {
+        let ActiveListener { listener, stop } = active;
+        let idle_threads = &self.listeners[index].idle_threads;
         let looped = foreign::call(|| {
-            let start = |stream, peer| self.start(door, stream, peer);
+            let start = |stream, peer| self.start(index, stream, peer);
             accept_loop::run(&listener, idle_threads, &self.supervisor, &stop, start);
         });
         if let Err(message) = looped {
@@ -141,8 +141,8 @@ where
     ///
     /// # Errors
     /// The system's error if the thread cannot be started.
-    fn start(self: &Arc<Self>, door: usize, stream: Stream, peer: SocketAddr) -> io::Result<()> {
-        let Some(client) = self.admit(door, stream, peer) else { return Ok(()) };
+    fn start(self: &Arc<Self>, listener: usize, stream: Stream, peer: SocketAddr) -> io::Result<()> {
+        let Some(client) = self.admit(listener, stream, peer) else { return Ok(()) };
         let server = Arc::clone(self);
         let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
         builder.spawn(move || server.run_thread(client))?;
@@ -151,14 +151,14 @@ where
 
     /// Serves a client, and then others as long as they come.
     fn run_thread(self: Arc<Self>, first: Box<ServedClient<H>>) {
-        let door = first.door;
+        let listener = first.listener;
         let mut client = Some(first);
         loop {
             if let Some(mut client) = client.take() {
                 client.serve();
             }
-            let admit = |stream, peer| self.admit(door, stream, peer);
-            let Some(admitted) = self.doors[door].idle_threads.accept(&self.supervisor, admit) else { break };
+            let admit = |stream, peer| self.admit(listener, stream, peer);
+            let Some(admitted) = self.listeners[listener].idle_threads.accept(&self.supervisor, admit) else { break };
             client = admitted;
         }
         // If the server has abandoned this thread, it may own the last reference to the application's functions.
@@ -167,7 +167,7 @@ where
 
     /// Admits a client that has just connected. `None` if it was refused without a word, or is a probe of our own.
     #[inline(never)]
-    fn admit(self: &Arc<Self>, door: usize, stream: Stream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
+    fn admit(self: &Arc<Self>, listener: usize, stream: Stream, peer: SocketAddr) -> Option<Box<ServedClient<H>>> {
         if self.probes.is_one(peer, &stream) {
             return None;
         }
@@ -175,11 +175,11 @@ where
         let pending = Arc::new(PendingHandshake::new(number, peer, stream));
         self.supervisor.notify(Notice::Accepted(Arc::clone(&pending)));
         let is_proxy = self.config.trusted.speaks_for_others(peer);
-        let is_late = self.supervisor.is_draining() && !self.doors[door].is_shared;
+        let is_late = self.supervisor.is_draining() && !self.listeners[listener].is_shared;
         match self.limits.admit(&pending, is_proxy, is_late) {
             // Boxed, for what a thread is given is moved over its stack more than once.
             Ok(admission) => {
-                Some(Box::new(ServedClient { server: Arc::clone(self), door, pending, id: None, admission }))
+                Some(Box::new(ServedClient { server: Arc::clone(self), listener, pending, id: None, admission }))
             }
             Err(limit) => {
                 self.supervisor.count(|stats| stats.refused += 1);
@@ -217,7 +217,7 @@ where
 
     /// Sets the socket's options, unless the listener has passed them on.
     fn prepare(&self, stream: &Stream) -> io::Result<()> {
-        if self.server.doors[self.door].is_prepared { Ok(()) } else { socket::set_options(stream) }
+        if self.server.listeners[self.listener].is_prepared { Ok(()) } else { socket::set_options(stream) }
     }
 
     /// Makes a connection of a complete handshake. Logs, counts and reports any other outcome.

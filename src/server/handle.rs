@@ -14,7 +14,7 @@ use crate::error::{Error, sendable};
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::protocol::frame::{Frame, Outgoing};
-use crate::server::entrances::Entrances;
+use crate::server::listeners::Listeners;
 use crate::server::probe::{self, Probes, ServerPart};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
@@ -25,28 +25,28 @@ use crate::supervisor::stats::{Snapshot, Stats};
 pub struct ServerHandle {
     supervisor: Arc<SupervisorHandle>,
     pub(super) probes: Arc<Probes>,
-    pub(super) entrances: Arc<Entrances>,
+    pub(super) listeners: Arc<Listeners>,
 }
 
 impl ServerHandle {
-    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, probes: Arc<Probes>, entrances: Arc<Entrances>) -> Self {
-        Self { supervisor, probes, entrances }
+    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, probes: Arc<Probes>, listeners: Arc<Listeners>) -> Self {
+        Self { supervisor, probes, listeners }
     }
 
     /// The address that the server listens on, with the real port. Of several the first. `0.0.0.0:0` if there are only
     /// Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {
-        self.entrances.first_address()
+        self.listeners.first_address()
     }
 
     /// All addresses that the server listens on, with the real ports, in the order in which they were added.
     pub fn local_addrs(&self) -> Vec<SocketAddr> {
-        self.entrances.addresses()
+        self.listeners.addresses()
     }
 
     /// The paths of all Unix sockets that the server listens at, in the order in which they were added.
     pub fn unix_paths(&self) -> Vec<PathBuf> {
-        self.entrances.paths()
+        self.listeners.paths()
     }
 
     /// Sends a message to all connections.
@@ -125,7 +125,7 @@ impl ServerHandle {
     /// # }
     /// ```
     pub fn stalled_parts(&self, timeout: Duration) -> Vec<ServerPart> {
-        probe::stalled_parts(&self.supervisor, &self.probes, &self.entrances, timeout)
+        probe::stalled_parts(&self.supervisor, &self.probes, &self.listeners, timeout)
     }
 
     /// Shuts the server down, and returns at once.

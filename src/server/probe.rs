@@ -18,8 +18,8 @@ use socket2::{Domain, Socket, Type};
 
 use crate::durations::clamp_duration;
 use crate::http::forwarded::UNIX_PEER;
-use crate::server::entrances::Entrances;
 use crate::server::listener::reachable;
+use crate::server::listeners::Listeners;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::notice::Notice;
 use crate::transport::stream::Stream;
@@ -49,7 +49,7 @@ impl fmt::Display for ServerPart {
 
 /// Where a probe connects from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum From {
+enum Source {
     Address(SocketAddr),
     /// A name that the system has given to a Unix socket.
     #[cfg_attr(
@@ -65,7 +65,7 @@ pub(crate) struct Probes {
     /// How many there are: without one, no client costs a lock.
     under_way: AtomicUsize,
     /// Protects the addresses. Held for moments only.
-    addresses: Mutex<Vec<From>>,
+    addresses: Mutex<Vec<Source>>,
     /// Stalls whoever accepts a probe while a test holds it.
     #[cfg(test)]
     gate: Mutex<()>,
@@ -79,8 +79,8 @@ impl Probes {
         }
         #[cfg(test)]
         let _passed = self.gate.lock();
-        let from = if peer == UNIX_PEER { name_of_peer(stream) } else { Some(From::Address(peer)) };
-        from.is_some_and(|from| self.addresses().contains(&from))
+        let source = if peer == UNIX_PEER { name_of_peer(stream) } else { Some(Source::Address(peer)) };
+        source.is_some_and(|source| self.addresses().contains(&source))
     }
 
     /// Whether the server at this path accepts a connection before the deadline.
@@ -93,7 +93,7 @@ impl Probes {
         // To bind to no name is to have the system choose one (unix(7), autobind).
         socket.bind(&SockAddr::unix("")?)?;
         let name = socket.local_addr()?.as_abstract_namespace().map(<[u8]>::to_vec).ok_or(ErrorKind::Unsupported)?;
-        let _entry = Entry::new(self, From::Name(name));
+        let _entry = Entry::new(self, Source::Name(name));
         // The system's limit for connect(2) at a Unix socket.
         socket.set_write_timeout(Some(remaining(deadline)))?;
         if socket.connect(&SockAddr::unix(path)?).is_err() {
@@ -120,7 +120,7 @@ impl Probes {
         socket.bind(&any_port.into())?;
         let address = socket.local_addr()?.as_socket().ok_or(ErrorKind::Unsupported)?;
         // Before it connects, for it may be accepted at once.
-        let _entry = Entry::new(self, From::Address(address));
+        let _entry = Entry::new(self, Source::Address(address));
         if socket.connect_timeout(&server.into(), remaining(deadline)).is_err() {
             return Ok(false);
         }
@@ -129,30 +129,30 @@ impl Probes {
         Ok(has_ended_before(&socket, deadline))
     }
 
-    fn addresses(&self) -> MutexGuard<'_, Vec<From>> {
+    fn addresses(&self) -> MutexGuard<'_, Vec<Source>> {
         self.addresses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn name_of_peer(stream: &Stream) -> Option<From> {
+fn name_of_peer(stream: &Stream) -> Option<Source> {
     let peer = stream.socket().peer_addr().ok()?;
-    peer.as_abstract_namespace().map(|name| From::Name(name.to_vec()))
+    peer.as_abstract_namespace().map(|name| Source::Name(name.to_vec()))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn name_of_peer(_: &Stream) -> Option<From> {
+fn name_of_peer(_: &Stream) -> Option<Source> {
     None
 }
 
 /// A probe under way.
-struct Entry<'a>(&'a Probes, From);
+struct Entry<'a>(&'a Probes, Source);
 
 impl<'a> Entry<'a> {
-    fn new(probes: &'a Probes, from: From) -> Self {
-        probes.addresses().push(from.clone());
+    fn new(probes: &'a Probes, source: Source) -> Self {
+        probes.addresses().push(source.clone());
         probes.under_way.fetch_add(1, SeqCst);
-        Self(probes, from)
+        Self(probes, source)
     }
 }
 
@@ -186,7 +186,7 @@ fn remaining(deadline: Instant) -> Duration {
 pub(crate) fn stalled_parts(
     supervisor: &SupervisorHandle,
     probes: &Probes,
-    entrances: &Entrances,
+    listeners: &Listeners,
     timeout: Duration,
 ) -> Vec<ServerPart> {
     if !supervisor.is_running() {
@@ -199,7 +199,7 @@ pub(crate) fn stalled_parts(
     supervisor.stand_in.probe(to_stand_in);
 
     let answers = [
-        (ServerPart::AcceptLoop, accepts(supervisor, probes, &entrances.addresses(), &entrances.paths(), deadline)),
+        (ServerPart::AcceptLoop, accepts(supervisor, probes, &listeners.addresses(), &listeners.paths(), deadline)),
         (ServerPart::Supervisor, from_supervisor.recv_deadline(deadline).is_ok()),
         (ServerPart::StandIn, from_stand_in.recv_deadline(deadline).is_ok()),
     ];

@@ -13,20 +13,20 @@ use crate::server::listener::Listener;
 use crate::supervisor::handle::Wake;
 
 /// A listener, and what wakes its accept loop out of a pause after an error.
-pub(super) struct Entrance {
+pub(super) struct ActiveListener {
     pub(super) listener: Arc<Listener>,
     pub(super) stop: channel::Receiver<()>,
 }
 
-/// The entrances as handles know them, and whoever ends the server.
+/// The listeners as handles know them, and whoever ends the server.
 #[derive(Debug, Default)]
-pub(crate) struct Entrances {
+pub(crate) struct Listeners {
     /// Protects the list. Held for moments only.
-    list: Mutex<Vec<Known>>,
+    list: Mutex<Vec<Entry>>,
 }
 
 #[derive(Debug, Clone)]
-struct Known {
+struct Entry {
     address: SocketAddr,
     /// In place of the address, if it is a Unix socket.
     path: Option<PathBuf>,
@@ -35,24 +35,24 @@ struct Known {
     stop: channel::Sender<()>,
 }
 
-impl Entrances {
-    pub(super) fn add(&self, listener: Listener) -> Entrance {
+impl Listeners {
+    pub(super) fn add(&self, listener: Listener) -> ActiveListener {
         let (stop_sender, stop) = channel::bounded(1);
         let listener = Arc::new(listener);
         let (address, path) = (listener.address, listener.path.clone());
-        let known = Known { address, path, listener: Arc::downgrade(&listener), stop: stop_sender };
-        self.list().push(known);
-        Entrance { listener, stop }
+        let entry = Entry { address, path, listener: Arc::downgrade(&listener), stop: stop_sender };
+        self.list().push(entry);
+        ActiveListener { listener, stop }
     }
 
     /// All addresses but those of Unix sockets, in the order in which they were added.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.list().iter().filter(|known| known.path.is_none()).map(|known| known.address).collect()
+        self.list().iter().filter(|entry| entry.path.is_none()).map(|entry| entry.address).collect()
     }
 
     /// The paths of all Unix sockets, in the order in which they were added.
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        self.list().iter().filter_map(|known| known.path.clone()).collect()
+        self.list().iter().filter_map(|entry| entry.path.clone()).collect()
     }
 
     /// The first address, or [`UNIX_PEER`] if there are only Unix sockets.
@@ -64,7 +64,7 @@ impl Entrances {
     pub(super) fn wake(&self, wake: Wake, log: &Log) {
         // Without the lock: on some systems it takes a connection.
         let all = self.list().clone();
-        for Known { listener, stop, .. } in all {
+        for Entry { listener, stop, .. } in all {
             let _ = stop.try_send(());
             if let Some(listener) = listener.upgrade().filter(|listener| wake == Wake::End || !listener.is_ours) {
                 listener.wake(log);
@@ -72,7 +72,7 @@ impl Entrances {
         }
     }
 
-    fn list(&self) -> MutexGuard<'_, Vec<Known>> {
+    fn list(&self) -> MutexGuard<'_, Vec<Entry>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
