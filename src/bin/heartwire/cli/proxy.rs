@@ -4,6 +4,7 @@ use clap::{ArgMatches, Args};
 use heartwire::{Client, Error, Proxy};
 
 use super::usage_error::{UsageError, refuse};
+use super::values::is_unix;
 
 /// Through which proxy a client connects. Without options, as the environment says.
 #[derive(Debug, Args)]
@@ -34,7 +35,7 @@ fn parse_proxy(text: &str) -> Result<Choice, Error> {
 impl ProxyOptions {
     /// Refuses options that would have no effect beside the others, or with this URL.
     pub(super) fn check(&self, url: &str, given: &ArgMatches) -> Result<(), UsageError> {
-        if ["unix:", "ws+unix:"].iter().any(|scheme| url.starts_with(scheme)) {
+        if is_unix(url) {
             return refuse(given, &["proxy", "noproxy"], "with a Unix socket");
         }
         match self.proxy {

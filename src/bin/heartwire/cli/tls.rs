@@ -6,6 +6,7 @@ use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{Client, ClientTls, Error, ServerTls, TlsError};
 
 use super::usage_error::{UsageError, refuse};
+use super::values::is_unix;
 
 /// With what a server encrypts.
 #[derive(Debug, Args)]
@@ -124,7 +125,7 @@ impl ClientOptions {
         if url.starts_with("ws://") {
             refuse(given, &["cacert", "cert", "key", "insecure"], "with a URL that begins with ws://")?;
         }
-        if url.starts_with("unix:") || url.starts_with("ws+unix:") {
+        if is_unix(url) {
             refuse(given, &["cacert", "cert", "key", "insecure"], "with a Unix socket")?;
         }
         match self.insecure {

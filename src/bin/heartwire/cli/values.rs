@@ -25,6 +25,11 @@ const GIB: u64 = 1024 * MIB;
 /// What the address of a Unix socket begins with; its path follows.
 pub(crate) const UNIX: &str = "unix:";
 
+/// Whether a client's URL is that of a Unix socket.
+pub(super) fn is_unix(url: &str) -> bool {
+    url.strip_prefix("ws+").unwrap_or(url).starts_with(UNIX)
+}
+
 /// HOST:PORT, or a port on the loopback address, or the path of a Unix socket.
 pub(super) fn parse_address(text: &str) -> Result<String, String> {
     const EXPECTED: &str = "expected HOST:PORT or PORT, such as 0.0.0.0:9001 or 9001";
