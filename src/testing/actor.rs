@@ -29,8 +29,9 @@ pub(super) struct Stage {
     state: Mutex<State>,
     /// Tells of a change of it.
     changed: Condvar,
-    /// Keeps frames whole. Unlike any other lock it is held while a write waits, for [`PATIENCE`] at most: only the
-    /// peer's own thread and the test take it, and neither holds up anything but this peer.
+    /// Keeps frames whole. Unlike any other lock it is held while a write waits, for [`PATIENCE`] at most, or while a
+    /// frame trickles out: only the peer's own thread and the test take it, and neither holds up anything but this
+    /// peer.
     writing: Mutex<()>,
     pings: AtomicUsize,
     pongs: AtomicUsize,
@@ -132,7 +133,6 @@ impl Stage {
     /// Writes these bytes, whatever they are.
     pub(super) fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let _whole = lock(&self.writing);
-        let deadline = Instant::now() + PATIENCE;
         match self.conduct() {
             Some(trickle @ Conduct::Trickle { pause }) => {
                 for byte in bytes.chunks(1) {
@@ -144,7 +144,7 @@ impl Stage {
             }
             _ => {
                 self.check_that_it_acts()?;
-                socket::write_before(&self.stream, bytes, deadline)
+                socket::write_before(&self.stream, bytes, Instant::now() + PATIENCE)
             }
         }
     }

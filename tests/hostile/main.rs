@@ -8,8 +8,7 @@
 //!     HEARTWIRE_HOSTILE=flood HEARTWIRE_SEED=7 cargo test --release --test hostile -- --nocapture
 //!
 //! runs the scenarios with that in their names, and repeats what was random. With `HEARTWIRE_TEST_TLS=1` they run over
-//! TLS. Heavy ones are scaled down in debug
-//! builds; the table says how many there were of everything.
+//! TLS. Heavy ones are scaled down in debug builds; the table says how many there were of everything.
 
 #![cfg(target_os = "linux")]
 
