@@ -38,28 +38,35 @@ fn expect_close(peer: &mut TcpStream) {
     assert_eq!((header[0], u16::from_be_bytes([header[2], header[3]])), (0x88, 1001));
 }
 
-/// Where processors are short, a thread may wait for one while it holds a connection's lock.
-#[test]
-fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
-    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
-    let ((first, mut first_peer), (second, mut second_peer)) = (connection(&supervisor, 1), connection(&supervisor, 2));
-    let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), Duration::from_secs(2));
+/// Where processors are short, a thread may wait for one while it holds a connection's lock: so does one here, until
+/// `act` drops what it is given.
+fn while_locked(shared: &Shared, act: impl FnOnce(channel::Sender<()>)) {
     let (release, wait) = channel::bounded::<()>(0);
     let (locked, is_locked) = channel::bounded(0);
     thread::scope(|scope| {
-        scope.spawn(|| {
-            first.write_half.close_state(|_| {
+        scope.spawn(move || {
+            shared.write_half.close_state(|_| {
                 locked.send(()).unwrap();
                 let _ = wait.recv();
             });
         });
         is_locked.recv_timeout(CEILING).unwrap();
+        act(release);
+    });
+}
+
+#[test]
+fn a_shutdown_does_not_wait_for_a_thread_that_holds_a_connections_lock() {
+    let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
+    let ((first, mut first_peer), (second, mut second_peer)) = (connection(&supervisor, 1), connection(&supervisor, 2));
+    let thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), Duration::from_secs(2));
+    while_locked(&first, |release| {
         for shared in [&first, &second] {
             supervisor.notify(Notice::Opened(Arc::clone(shared)));
         }
         supervisor.notify(Notice::NoMoreConnections);
         supervisor.notify(Notice::Shutdown { reason: Box::new(CloseReason::shutdown()) });
-        let supervising = scope.spawn(|| thread.run());
+        let supervising = thread::spawn(|| thread.run());
         expect_close(&mut second_peer);
         drop(release);
         expect_close(&mut first_peer);
@@ -79,25 +86,18 @@ fn a_drain_whose_period_is_over_does_not_wait_for_a_thread_that_holds_a_connecti
         supervisor.notify(Notice::Opened(Arc::clone(shared)));
     }
     thread.take(None);
-    let (release, wait) = channel::bounded::<()>(0);
-    let (locked, is_locked) = channel::bounded(0);
     let (done, is_done) = channel::bounded(1);
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            first.write_half.close_state(|_| {
-                locked.send(()).unwrap();
-                let _ = wait.recv();
+    while_locked(&first, |release| {
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread.begin_drain(Instant::now());
+                thread.drain(Instant::now());
+                let _ = done.send(());
             });
+            let outcome = is_done.recv_timeout(CEILING);
+            drop(release);
+            outcome.expect("the supervisor goes on");
         });
-        is_locked.recv_timeout(CEILING).unwrap();
-        scope.spawn(|| {
-            thread.begin_drain(Instant::now());
-            thread.drain(Instant::now());
-            let _ = done.send(());
-        });
-        let outcome = is_done.recv_timeout(CEILING);
-        drop(release);
-        outcome.expect("the supervisor goes on");
     });
     // The other one had its turn.
     assert!(second.write_half.is_closing());
@@ -114,7 +114,6 @@ fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_st
     let frame = Frame::encode(Outgoing::message("joined".into()), None);
     thread.take(Some(Command::Broadcast { frame, except: None }));
     let mut received = [0; 8];
-    peer.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     peer.read_exact(&mut received).expect("the broadcast arrives");
     assert_eq!(&received[2..], b"joined");
 }
