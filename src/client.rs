@@ -259,6 +259,8 @@ impl Client {
         H: FnMut(&mut Connection) -> Result<(), Error>,
     {
         let Self { target, mut settings, backoff, state, receivers, woken, .. } = self;
+        #[cfg(feature = "deflate")]
+        let target = Target { deflate: settings.compression.as_ref().map(|shared| shared.settings), ..target };
         let supervisor = Arc::clone(&state.supervisor);
         settings.make_room_for(state.current().most_that_leaves());
         let checked = target.check().map_err(Error::Connect);

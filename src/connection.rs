@@ -24,6 +24,8 @@ use crate::transport::socket;
 use crate::transport::stream::Stream;
 
 mod closing;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflating;
 pub(crate) mod identity;
 mod judging;
 mod pings;
@@ -168,6 +170,13 @@ impl Connection {
     /// The subprotocol chosen in the opening handshake, if any.
     pub fn subprotocol(&self) -> Option<&str> {
         self.subprotocol.as_deref()
+    }
+
+    /// The extensions in use, as the server's header `Sec-WebSocket-Extensions` said it, such as `permessage-deflate;
+    /// server_no_context_takeover; client_no_context_takeover`. Empty if there are none: without the feature
+    /// `deflate`, without `Server::deflate` or `Client::deflate`, or if the peer does not compress.
+    pub fn extensions(&self) -> &str {
+        self.shared.extensions()
     }
 
     /// Round-trip figures. `None` before the first Pong.

@@ -565,6 +565,8 @@ mod atomic;
 mod browser;
 mod client;
 mod connection;
+#[cfg(feature = "deflate")]
+mod deflate;
 mod durations;
 mod error;
 mod escape;
@@ -590,6 +592,8 @@ pub use client::{Attempt, Backoff, Client, ClientHandle, Proxy};
 pub use connection::identity::ConnectionId;
 pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
+#[cfg(feature = "deflate")]
+pub use deflate::Deflate;
 pub use error::{ClientSendError, ConfirmError, ConnectError, Error, ProxyError, ProxyErrorKind, TrySendError};
 pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;

@@ -449,6 +449,8 @@ impl Server {
         #[cfg(feature = "tls")]
         let config =
             HandshakeConfig { secure: tls.map(|tls| Arc::new(secure::Secure::new(tls, max_connections))), ..config };
+        #[cfg(feature = "deflate")]
+        let config = HandshakeConfig { deflate: settings.compression.as_ref().map(|shared| shared.settings), ..config };
         // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]
         let _publisher = match status {
@@ -466,8 +468,7 @@ impl Server {
             probes,
             settings: Arc::new(settings),
             limits: Arc::new(Limits::new(max_connections, max_per_address)),
-            text_heartbeat,
-            config,
+            config: HandshakeConfig { text_heartbeat, ..config },
             handler,
             listeners: listening.iter().map(|active| ListenerState::new(&active.listener)).collect(),
             accepted: AtomicU64::new(0),

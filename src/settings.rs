@@ -7,8 +7,12 @@
 //! A new setting needs a field, a default and a setter here. In the program it needs a flag and its call in
 //! `with_settings!`, both in `src/bin/heartwire/cli/settings.rs`.
 
+#[cfg(feature = "deflate")]
+use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "deflate")]
+use crate::deflate::pool::Compression;
 use crate::heartbeat::HeartbeatPolicy;
 
 /// The settings of every connection of one end, within the bounds that the setters document.
@@ -25,6 +29,9 @@ pub(crate) struct Settings {
     pub(crate) max_buffered: usize,
     pub(crate) stack_size: usize,
     pub(crate) busy_poll: Duration,
+    /// `None`: no compression is agreed to.
+    #[cfg(feature = "deflate")]
+    pub(crate) compression: Option<Arc<Compression>>,
 }
 
 impl Default for Settings {
@@ -51,6 +58,9 @@ impl Default for Settings {
             stack_size: 256 * 1024,
             // It takes processor time, and whether it helps depends on the machine.
             busy_poll: Duration::ZERO,
+            // It takes processor time, and secrets must not be compressed beside text of others.
+            #[cfg(feature = "deflate")]
+            compression: None,
         }
     }
 }
@@ -211,6 +221,17 @@ macro_rules! setters_of_both_ends {
         /// more than one active connection for every two processors, or where other threads need the processor.
         pub fn busy_poll(mut self, limit: std::time::Duration) -> Self {
             self.settings.busy_poll = limit.min($crate::settings::LONGEST_BUSY_POLL);
+            self
+        }
+
+        /// Compresses messages where the other end agrees to it (permessage-deflate, RFC 7692). Default: no
+        /// compression is offered or accepted.
+        ///
+        /// See [`Deflate`](crate::Deflate) for when it pays and what it costs.
+        #[cfg(feature = "deflate")]
+        pub fn deflate(mut self, deflate: $crate::Deflate) -> Self {
+            let compression = $crate::deflate::pool::Compression::new(deflate);
+            self.settings.compression = Some(std::sync::Arc::new(compression));
             self
         }
     };

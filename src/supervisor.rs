@@ -26,6 +26,7 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
+pub(crate) mod broadcast;
 mod drain;
 pub(crate) mod event;
 pub(crate) mod handle;
@@ -284,26 +285,6 @@ impl Supervisor {
             _ => self.supervisor.log.warn(line),
         }
         self.supervisor.subscribers.publish(|| Event::Closed(report));
-    }
-
-    /// Sends broadcasts together, so that each connection gets all of them with one system call.
-    fn broadcast(&self, broadcasts: &[Command]) {
-        for Registered { shared, .. } in self.open_connections().filter(|registered| registered.shared.takes_broadcasts)
-        {
-            let is_recipient = |except: &Option<ConnectionId>| *except != Some(shared.id());
-            match broadcasts {
-                [Command::Broadcast { frame, except }] if is_recipient(except) => shared.send_copy(frame),
-                [_] => {}
-                several => {
-                    for Command::Broadcast { frame, except } in several {
-                        if is_recipient(except) {
-                            shared.feed_copy(frame);
-                        }
-                    }
-                    let _ = shared.flush();
-                }
-            }
-        }
     }
 
     fn open_connections(&self) -> impl Iterator<Item = &Registered> {

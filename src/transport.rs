@@ -9,4 +9,5 @@ pub(crate) mod secured;
 pub(crate) mod socket;
 pub(crate) mod stream;
 mod sync;
+pub(crate) mod waiting_line;
 pub(crate) mod write_half;

@@ -16,12 +16,16 @@ use tungstenite::handshake::client::generate_key;
 use super::target::Location;
 use super::target::Target;
 use super::{ConnectError, race};
+#[cfg(feature = "deflate")]
+use crate::deflate::negotiation::{self, Agreed};
 #[cfg(unix)]
 use crate::http::forwarded::UNIX_PEER;
 use crate::http::head::{HeadBuffer, HeadError};
 use crate::http::request::Request;
 use crate::http::response::ResponseHead;
-use crate::http::upgrade::{Accepted, UpgradeRequest};
+#[cfg(feature = "deflate")]
+use crate::http::upgrade::Accepted;
+use crate::http::upgrade::UpgradeRequest;
 #[cfg(feature = "tls")]
 use crate::tls::TlsError;
 #[cfg(feature = "tls")]
@@ -39,6 +43,9 @@ pub(crate) struct Dialed {
     pub(crate) peer: SocketAddr,
     pub(crate) request: Request,
     pub(crate) subprotocol: Option<String>,
+    /// The compression that the server has agreed to.
+    #[cfg(feature = "deflate")]
+    pub(crate) agreed: Option<Agreed>,
     /// The bytes received after the response.
     pub(crate) tail: Vec<u8>,
 }
@@ -71,14 +78,44 @@ impl Target {
         let way = self.secure(way)?;
         let Way { stream, peer, early, deadline } = way;
         let key = generate_key();
-        let asked = self.upgrade_request(&key);
+        let offer = self.offered_extensions();
+        let asked = self.upgrade_request(&key, offer.as_deref());
         let head = asked.encode();
         let request = Request::from_bytes(head.as_bytes(), peer)
             .ok_or_else(|| ConnectError::Invalid("the request is not valid HTTP, or has too many headers".into()))?;
         send(&stream, head.as_bytes(), deadline)?;
         let (response, tail) = receive(&stream, early, deadline)?;
-        let Accepted { subprotocol } = asked.check_response(&response)?;
-        Ok(Dialed { stream, peer, request, subprotocol, tail })
+        let accepted = asked.check_response(&response)?;
+        Ok(Dialed {
+            stream,
+            peer,
+            request,
+            #[cfg(feature = "deflate")]
+            agreed: self.agreed(&accepted)?,
+            subprotocol: accepted.subprotocol,
+            tail,
+        })
+    }
+
+    #[cfg(feature = "deflate")]
+    fn offered_extensions(&self) -> Option<String> {
+        self.deflate.as_ref().map(negotiation::offer)
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    #[allow(clippy::unused_self, reason = "there are none")]
+    fn offered_extensions(&self) -> Option<String> {
+        None
+    }
+
+    #[cfg(feature = "deflate")]
+    fn agreed(&self, accepted: &Accepted) -> Result<Option<Agreed>, ConnectError> {
+        match &self.deflate {
+            Some(deflate) => {
+                negotiation::check_answer(deflate, &accepted.extensions).map_err(ConnectError::BadResponse)
+            }
+            None => Ok(None),
+        }
     }
 
     /// Performs the handshake of TLS, if the URL asks for it. The thread of an attempt ends with it, however deep its
@@ -124,9 +161,9 @@ impl Target {
         race::connect(addresses, self.connect_timeout).map_err(not_connected)
     }
 
-    fn upgrade_request<'a>(&'a self, key: &'a str) -> UpgradeRequest<'a> {
+    fn upgrade_request<'a>(&'a self, key: &'a str, extensions: Option<&'a str>) -> UpgradeRequest<'a> {
         let (authority, target) = (&*self.location.authority, &*self.location.path);
-        UpgradeRequest { authority, target, key, subprotocols: &self.subprotocols, headers: &self.headers }
+        UpgradeRequest { authority, target, key, subprotocols: &self.subprotocols, extensions, headers: &self.headers }
     }
 }
 

@@ -206,7 +206,7 @@ where
     }
 
     fn open(&mut self, dialed: Dialed) -> Result<Connection, Error> {
-        let Dialed { stream, peer, request, subprotocol, tail } = dialed;
+        let Dialed { stream, peer, request, subprotocol, tail, .. } = dialed;
         let settings = &self.settings;
         self.last_id += 1;
         let stream = Arc::new(stream);
@@ -215,6 +215,8 @@ where
             identity: Identity { id: self.last_id, remote: peer.into() },
             target: request.target().into(),
             certificate: PeerCertificate::default(),
+            #[cfg(feature = "deflate")]
+            agreed: dialed.agreed,
             stream: Arc::clone(&stream),
             settings: Arc::clone(settings),
             takes_broadcasts: true,

@@ -14,6 +14,8 @@ use tungstenite::http::uri::{Authority, PathAndQuery};
 
 use super::proxy::{Proxy, ProxyServer};
 use super::{Attempt, ConnectError};
+#[cfg(feature = "deflate")]
+use crate::deflate::Deflate;
 use crate::error::Error;
 use crate::foreign;
 use crate::http::upgrade;
@@ -30,6 +32,9 @@ pub(crate) struct Target {
     #[cfg(feature = "tls")]
     pub(crate) tls: ClientTls,
     pub(crate) proxy: Option<Proxy>,
+    /// The compression to offer.
+    #[cfg(feature = "deflate")]
+    pub(crate) deflate: Option<Deflate>,
     /// The system's resolver; tests use others.
     pub(super) resolve: Resolve,
     /// Changes the headers and the URL of each attempt.
@@ -152,6 +157,8 @@ impl Target {
             #[cfg(feature = "tls")]
             tls: ClientTls::new(),
             proxy: None,
+            #[cfg(feature = "deflate")]
+            deflate: None,
             resolve: Arc::new(ask_the_system),
             prepare: None,
             gives_up: Arc::new(Error::is_fatal),

@@ -18,10 +18,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::connection::shared::Shared;
+#[cfg(feature = "deflate")]
+use crate::deflate::codec::Inflater;
 use crate::heartbeat::{Activity, Heartbeat, HeartbeatPolicy, Reading, announcement, text_ping};
 use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::{PeerEnd, Phase};
+#[cfg(feature = "deflate")]
+use crate::protocol::decoder::Compressed;
 use crate::protocol::decoder::{Decoder, Incoming};
 use crate::protocol::frame::Role;
 use crate::transport::budget::BudgetShare;
@@ -47,7 +51,7 @@ pub(crate) struct ReceivingEnd {
     /// The Ping whose miss clock runs.
     pub(super) ping: JudgedPing,
     /// Messages that were read while the handler was away, in order.
-    pub(super) ahead: VecDeque<Message>,
+    pub(super) ahead: VecDeque<Received>,
     /// The memory that these messages cost.
     pub(super) ahead_share: BudgetShare,
     /// The peer's end, if it follows the messages that were read ahead.
@@ -56,6 +60,37 @@ pub(crate) struct ReceivingEnd {
     pub(super) is_kept_alive: bool,
     /// Whether the peer was found dead. The handler still receives what the peer sent before.
     pub(super) is_dead: bool,
+    /// What decompresses this connection's messages, if they refer to those before them.
+    #[cfg(feature = "deflate")]
+    inflater: Option<Box<Inflater>>,
+}
+
+/// A message that has arrived.
+#[derive(Debug)]
+pub(super) enum Received {
+    Message(Message),
+    /// Of one that the stand-in has read: it does not decompress.
+    #[cfg(feature = "deflate")]
+    Compressed(Compressed),
+}
+
+impl Received {
+    /// The memory that it takes while it is kept.
+    fn cost(&self) -> usize {
+        match self {
+            Self::Message(message) => message.cost(),
+            #[cfg(feature = "deflate")]
+            Self::Compressed(compressed) => compressed.payload.len() + Message::OVERHEAD,
+        }
+    }
+}
+
+/// Who drives a receiving end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Driver {
+    /// The connection's own thread.
+    Owner,
+    StandIn,
 }
 
 /// The Ping that the peer's silence is measured from: the first unanswered one, or the first after a miss.
@@ -99,6 +134,8 @@ impl ReceivingEnd {
         shared.stats.count_bytes_in(tail.len() + stream.begun());
         shared.stats.begin_heartbeat(policy.misses_allowed());
         let decoder = Decoder::new(role, &tail, settings.read_buffer_size, settings.max_message_size);
+        #[cfg(feature = "deflate")]
+        let decoder = decoder.taking_compressed(shared.deflating.is_some());
         let mut ahead_share = shared.share();
         ahead_share.set_counted(true);
         Box::new(Self {
@@ -117,6 +154,8 @@ impl ReceivingEnd {
             peer_end: None,
             is_kept_alive: false,
             is_dead: false,
+            #[cfg(feature = "deflate")]
+            inflater: None,
         })
     }
 
@@ -127,16 +166,35 @@ impl ReceivingEnd {
     pub(crate) fn next(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<PeerEnd>> {
         // First come the messages that were read ahead, then the end that followed them.
         if self.ahead_share.held() > 0
-            && let Some(message) = self.ahead.pop_front()
+            && let Some(message) = self.next_ahead(shared, now)?
         {
-            self.ahead_share.sub(message.cost());
             return Ok(Some(message));
         }
         match self.peer_end.take() {
             Some(last) => Err(last),
             None if self.read_half.decoder.needs_more() => Ok(None),
-            None => self.decode(shared, now, &mut { usize::MAX }),
+            None => Ok(match self.decode(shared, now, Driver::Owner, &mut { usize::MAX })? {
+                Some(Received::Message(message)) => Some(message),
+                _ => None,
+            }),
         }
+    }
+
+    /// The next of the messages that were read ahead.
+    #[cfg_attr(not(feature = "deflate"), allow(unused_variables, reason = "for what is compressed"))]
+    fn next_ahead(&mut self, shared: &Arc<Shared>, now: Instant) -> Result<Option<Message>, Box<PeerEnd>> {
+        while let Some(received) = self.ahead.pop_front() {
+            self.ahead_share.sub(received.cost());
+            let received = match received {
+                #[cfg(feature = "deflate")]
+                Received::Compressed(compressed) => self.on_compressed(shared, compressed, now, Driver::Owner)?,
+                received => Some(received),
+            };
+            if let Some(Received::Message(message)) = received {
+                return Ok(Some(message));
+            }
+        }
+        Ok(None)
     }
 
     /// Decodes up to the next message. `frames` limits how many frames it looks at, and counts down.
@@ -145,18 +203,26 @@ impl ReceivingEnd {
         &mut self,
         shared: &Arc<Shared>,
         now: Instant,
+        #[cfg_attr(not(feature = "deflate"), allow(unused_variables, reason = "it decides who decompresses"))]
+        driver: Driver,
         frames: &mut usize,
-    ) -> Result<Option<Message>, Box<PeerEnd>> {
+    ) -> Result<Option<Received>, Box<PeerEnd>> {
         while let Some(left) = frames.checked_sub(1) {
             *frames = left;
             match self.read_half.decoder.next() {
-                Ok(Some(Incoming::Message(message))) => match self.text_activity(&message) {
-                    Some(activity) => self.on_text_ping(shared, activity, now),
-                    None => {
-                        shared.stats.count_message_in();
+                Ok(Some(Incoming::Message(message))) => {
+                    if let Some(message) = self.on_message(shared, message, now) {
                         return Ok(Some(message));
                     }
-                },
+                }
+                #[cfg(feature = "deflate")]
+                Ok(Some(Incoming::Compressed(compressed))) => {
+                    if let Some(received) = self.on_compressed(shared, compressed, now, driver)? {
+                        return Ok(Some(received));
+                    }
+                }
+                #[cfg(not(feature = "deflate"))]
+                Ok(Some(Incoming::Compressed(_))) => {}
                 Ok(Some(Incoming::Ping(payload))) => self.on_ping(shared, payload, now),
                 Ok(Some(Incoming::Pong(payload))) => self.on_pong(shared, &payload, now),
                 Ok(Some(Incoming::Close(code, reason))) => return Err(Box::new(PeerEnd::Close(code, reason))),
@@ -165,6 +231,47 @@ impl ReceivingEnd {
             }
         }
         Ok(None)
+    }
+
+    /// Counts a message, unless it is a text heartbeat, which is answered.
+    #[inline(always)]
+    fn on_message(&mut self, shared: &Arc<Shared>, message: Message, now: Instant) -> Option<Received> {
+        match self.text_activity(&message) {
+            Some(activity) => {
+                self.on_text_ping(shared, activity, now);
+                None
+            }
+            None => {
+                shared.stats.count_message_in();
+                Some(Received::Message(message))
+            }
+        }
+    }
+
+    /// Decompresses a message. The stand-in does so only with what may be a text heartbeat.
+    #[cfg(feature = "deflate")]
+    #[inline(never)]
+    fn on_compressed(
+        &mut self,
+        shared: &Arc<Shared>,
+        compressed: Compressed,
+        now: Instant,
+        driver: Driver,
+    ) -> Result<Option<Received>, Box<PeerEnd>> {
+        // There is compression, or the decoder would not have let it pass.
+        let Some(deflating) = &shared.deflating else { return Ok(None) };
+        let message = match driver {
+            Driver::Owner => {
+                let limit = shared.settings.max_message_size;
+                let inflated = deflating.inflate(&compressed, &mut self.inflater, limit);
+                inflated.map_err(|violation| Box::new(PeerEnd::Violation(violation)))?
+            }
+            Driver::StandIn => match self.text_heartbeat.then(|| deflating.inflate_short(&compressed)).flatten() {
+                Some(message) if self.text_activity(&message).is_some() => message,
+                _ => return Ok(Some(Received::Compressed(compressed))),
+            },
+        };
+        Ok(self.on_message(shared, message, now))
     }
 
     /// The text heartbeat in a message, if the connection accepts those.
@@ -333,10 +440,10 @@ impl ReceivingEnd {
                     self.stop_reading();
                     return false;
                 }
-                match self.decode(shared, now, &mut frames) {
-                    Ok(Some(message)) => {
-                        self.ahead_share.add(message.cost());
-                        self.ahead.push_back(message);
+                match self.decode(shared, now, Driver::StandIn, &mut frames) {
+                    Ok(Some(received)) => {
+                        self.ahead_share.add(received.cost());
+                        self.ahead.push_back(received);
                     }
                     Ok(None) if frames == 0 => return true,
                     Ok(None) => break,

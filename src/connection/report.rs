@@ -31,6 +31,8 @@ pub struct ConnectionInfo {
     /// The certificate that the client has presented, if it has: see [`ServerTls`](crate::ServerTls).
     #[cfg(feature = "tls")]
     pub client_certificate: Option<Certificate>,
+    /// The extensions in use: see [`Connection::extensions`](crate::Connection::extensions).
+    pub extensions: String,
     /// How long it has been open.
     pub age: Duration,
     /// How long the peer has sent nothing.
@@ -72,6 +74,8 @@ pub struct CloseReport {
     /// The certificate that the client has presented, if it has: see [`ServerTls`](crate::ServerTls).
     #[cfg(feature = "tls")]
     pub client_certificate: Option<Certificate>,
+    /// The extensions in use: see [`Connection::extensions`](crate::Connection::extensions).
+    pub extensions: String,
     /// The first cause of the end.
     pub reason: CloseReason,
     /// The code in the Close frame that we sent. `None` without a frame or without a code.

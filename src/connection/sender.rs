@@ -22,11 +22,31 @@ use crate::transport::write_half::Wait;
 #[derive(Debug, Clone)]
 pub struct Sender {
     shared: Arc<Shared>,
+    /// Whether its messages are compressed where that is agreed.
+    #[cfg(feature = "deflate")]
+    compresses: bool,
 }
 
 impl Sender {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+        Self {
+            shared,
+            #[cfg(feature = "deflate")]
+            compresses: true,
+        }
+    }
+
+    /// A handle whose messages are not compressed, for secrets beside text of others: see
+    /// [`Deflate`](crate::Deflate).
+    ///
+    /// ```no_run
+    /// # fn f(conn: &heartwire::Connection, token: &str) -> Result<(), heartwire::Error> {
+    /// conn.sender().uncompressed().send(token)?;
+    /// # Ok(()) }
+    /// ```
+    #[cfg(feature = "deflate")]
+    pub fn uncompressed(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), compresses: false }
     }
 
     /// Sends a message. If the queue is full because the peer is slow, waits for room.
@@ -37,6 +57,10 @@ impl Sender {
     /// # Errors
     /// [`Error::Closed`] if the connection is closed or closing. The message is not sent.
     pub fn send(&self, message: impl Into<Message>) -> Result<(), Error> {
+        #[cfg(feature = "deflate")]
+        if !self.compresses {
+            return self.shared.send_uncompressed(message.into());
+        }
         self.shared.send(message.into())
     }
 
@@ -46,7 +70,7 @@ impl Sender {
     /// Both give the message back. [`TrySendError::Full`] if the queue is full. [`TrySendError::Closed`] if the
     /// connection is closed or closing.
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), TrySendError<Message>> {
-        self.shared.try_send(message.into(), Wait::No)
+        self.try_send_by(message.into(), Wait::No)
     }
 
     /// Sends a message. Waits for room in the queue for `timeout` at most.
@@ -56,7 +80,15 @@ impl Sender {
     /// connection is closed or closing.
     pub fn send_timeout(&self, message: impl Into<Message>, timeout: Duration) -> Result<(), TrySendError<Message>> {
         let deadline = Instant::now().checked_add(timeout);
-        self.shared.try_send(message.into(), deadline.map_or(Wait::Forever, Wait::Until))
+        self.try_send_by(message.into(), deadline.map_or(Wait::Forever, Wait::Until))
+    }
+
+    fn try_send_by(&self, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
+        #[cfg(feature = "deflate")]
+        if !self.compresses {
+            return self.shared.try_send_uncompressed(message, wait);
+        }
+        self.shared.try_send(message, wait)
     }
 
     /// Waits until the peer has read everything that was sent before this call, for `timeout` at most.

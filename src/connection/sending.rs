@@ -13,15 +13,23 @@ use crate::message::Message;
 use crate::protocol::frame::{Frame, Outgoing};
 use crate::transport::write_half::{Refused, Sent, Wait, WriteHalf};
 
+/// When a message leaves.
+#[derive(Debug, Clone, Copy)]
+enum How {
+    AtOnce,
+    /// With the next flush, or before.
+    Fed,
+}
+
 impl Shared {
     /// Sends a message, waiting for room in the queue.
     pub(crate) fn send(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        self.accepted(WriteHalf::send(self, Outgoing::message(message), Wait::Forever))
+        self.accepted(self.hand_over(message, Wait::Forever, How::AtOnce))
     }
 
     /// Keeps a message in memory until the connection's thread next blocks in `recv`. It may leave earlier.
     pub(crate) fn feed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
-        self.accepted(WriteHalf::feed(self, Outgoing::message(message), Wait::Forever))
+        self.accepted(self.hand_over(message, Wait::Forever, How::Fed))
     }
 
     /// Feeds the very first frame. It stays in memory until [`flush`](Self::flush) or the next frame, and does not
@@ -36,17 +44,51 @@ impl Shared {
 
     /// Sends a message. `wait` limits the wait for room.
     pub(crate) fn try_send(self: &Arc<Self>, message: Message, wait: Wait) -> Result<(), TrySendError<Message>> {
-        match WriteHalf::send(self, Outgoing::message(message.clone()), wait) {
-            Ok(_) => Ok(()),
-            Err(Refused::Full) => Err(TrySendError::Full(message)),
-            Err(Refused::Closed) => Err(TrySendError::Closed(message)),
-        }
+        give_back(self.hand_over(message.clone(), wait, How::AtOnce), message)
+    }
+
+    /// Like [`send`](Self::send), and the message is not compressed.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn send_uncompressed(self: &Arc<Self>, message: Message) -> Result<(), Error> {
+        self.accepted(WriteHalf::send(self, Outgoing::message(message), Wait::Forever))
+    }
+
+    /// Like [`try_send`](Self::try_send), and the message is not compressed.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn try_send_uncompressed(
+        self: &Arc<Self>,
+        message: Message,
+        wait: Wait,
+    ) -> Result<(), TrySendError<Message>> {
+        give_back(WriteHalf::send(self, Outgoing::message(message.clone()), wait), message)
     }
 
     /// Like [`feed`](Self::feed), but never waits for room. On a refusal, the caller still owns the memory that the
     /// message may borrow.
     pub(crate) fn try_feed(self: &Arc<Self>, message: Message) -> Result<(), Refused> {
-        WriteHalf::feed(self, Outgoing::message(message), Wait::No).map(drop)
+        self.hand_over(message, Wait::No, How::Fed).map(drop)
+    }
+
+    /// Compresses a message, if that is agreed and worth it, and hands it over.
+    #[inline(always)]
+    fn hand_over(self: &Arc<Self>, message: Message, wait: Wait, how: How) -> Result<Sent, Refused> {
+        #[cfg(feature = "deflate")]
+        if let Some(deflating) = &self.deflating {
+            if matches!(wait, Wait::No) {
+                // Or it might be compressed in vain, again and again.
+                self.write_half.check_room(Message::OVERHEAD)?;
+            }
+            return deflating.send(message, wait, |outgoing| self.write(outgoing, wait, how));
+        }
+        self.write(Outgoing::message(message), wait, how)
+    }
+
+    #[inline(always)]
+    fn write(self: &Arc<Self>, outgoing: Outgoing, wait: Wait, how: How) -> Result<Sent, Refused> {
+        match how {
+            How::AtOnce => WriteHalf::send(self, outgoing, wait),
+            How::Fed => WriteHalf::feed(self, outgoing, wait),
+        }
     }
 
     /// Sends a copy of a broadcast frame. Drops the copy if the queue is full.
@@ -81,5 +123,14 @@ impl Shared {
     /// Maps the refusal of a frame that is refused only when the connection is closed.
     fn accepted(&self, sent: Result<Sent, Refused>) -> Result<(), Error> {
         sent.map(drop).map_err(|_| self.closed())
+    }
+}
+
+/// Gives back a message that was refused.
+fn give_back(sent: Result<Sent, Refused>, message: Message) -> Result<(), TrySendError<Message>> {
+    match sent {
+        Ok(_) => Ok(()),
+        Err(Refused::Full) => Err(TrySendError::Full(message)),
+        Err(Refused::Closed) => Err(TrySendError::Closed(message)),
     }
 }

@@ -12,11 +12,15 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+#[cfg(feature = "deflate")]
+use crate::connection::deflating::Deflating;
 use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::pings::Pings;
 use crate::connection::report::{CloseReport, ConnectionInfo, Traffic};
 use crate::connection::slot::Slot;
 use crate::connection::stats::ConnectionStats;
+#[cfg(feature = "deflate")]
+use crate::deflate::negotiation::Agreed;
 use crate::http::request::{PeerCertificate, RequestTarget};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Role;
@@ -32,6 +36,9 @@ pub(crate) struct Shared {
     pub(crate) target: RequestTarget,
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "there is none then"))]
     certificate: PeerCertificate,
+    /// `None` if no compression was agreed.
+    #[cfg(feature = "deflate")]
+    pub(crate) deflating: Option<Box<Deflating>>,
     pub(crate) settings: Arc<Settings>,
     /// Whether the connection receives broadcasts.
     pub(crate) takes_broadcasts: bool,
@@ -48,6 +55,8 @@ pub(crate) struct NewConnection {
     pub(crate) identity: Identity,
     pub(crate) target: RequestTarget,
     pub(crate) certificate: PeerCertificate,
+    #[cfg(feature = "deflate")]
+    pub(crate) agreed: Option<Agreed>,
     pub(crate) stream: Arc<Stream>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) takes_broadcasts: bool,
@@ -56,13 +65,21 @@ pub(crate) struct NewConnection {
 
 impl Shared {
     pub(crate) fn new(new: NewConnection) -> Self {
-        let NewConnection { role, identity, target, certificate, stream, settings, takes_broadcasts, supervisor } = new;
+        let NewConnection {
+            role, identity, target, certificate, stream, settings, takes_broadcasts, supervisor, ..
+        } = new;
         let opened = Instant::now();
         let budget = &supervisor.buffered;
         Self {
             identity,
             target,
             certificate,
+            #[cfg(feature = "deflate")]
+            deflating: settings
+                .compression
+                .as_ref()
+                .zip(new.agreed)
+                .map(|(compression, agreed)| Box::new(Deflating::new(compression, &agreed, role))),
             takes_broadcasts,
             write_half: WriteHalf::new(role, stream, settings.queue_size, budget, settings.close_timeout),
             slot: Slot::new(opened),
@@ -75,6 +92,15 @@ impl Shared {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.identity.id
+    }
+
+    /// The extensions in use, as the server's header said it. Empty if there are none.
+    pub(crate) fn extensions(&self) -> &str {
+        #[cfg(feature = "deflate")]
+        if let Some(deflating) = &self.deflating {
+            return &deflating.extensions;
+        }
+        ""
     }
 
     /// A new share of the memory budget of all connections together.
@@ -108,6 +134,7 @@ impl Shared {
             target: self.target.clone(),
             #[cfg(feature = "tls")]
             client_certificate: self.certificate.certificate.clone(),
+            extensions: self.extensions().to_owned(),
             traffic: self.traffic(&figures),
             reason: figures.reason,
             sent: figures.sent,
@@ -134,6 +161,7 @@ impl Shared {
             target: self.target.clone(),
             #[cfg(feature = "tls")]
             client_certificate: self.certificate.certificate.clone(),
+            extensions: self.extensions().to_owned(),
             age,
             silent: age.saturating_sub(self.stats.heard_after()),
             missed: self.stats.missed(),

@@ -93,6 +93,8 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<Stream>, Receivers) {
         identity: Identity { id: 1, remote: peer.into() },
         target: "/".into(),
         certificate: PeerCertificate::default(),
+        #[cfg(feature = "deflate")]
+        agreed: None,
         stream: Arc::clone(&stream),
         settings: Arc::new(Settings { read_buffer_size: 256, max_message_size: 256, ..Settings::default() }),
         takes_broadcasts: true,
@@ -137,7 +139,7 @@ fn a_heartbeat_that_is_asked_for_in_the_last_moment_before_a_thread_leaves_or_wa
 fn one_look_of_the_stand_in_is_a_bounded_amount_of_work_whatever_the_peer_sends() {
     let pings = [0x89, 0x80, 0, 0, 0, 0].repeat(10_000);
     let (shared, _connection, _receivers) = connection_with(&pings);
-    shared.supervisor.mark_running(1 << 20);
+    shared.supervisor.mark_running(&Settings { max_buffered: 1 << 20, ..Settings::default() });
     let left = shared.with_receiving_end(|receiving| {
         let (again, reads) = receiving.stand_in(&shared, Instant::now()).unwrap();
         assert!(again.is_some() && reads, "there is more to be done");

@@ -4,13 +4,14 @@
 //! 2. server: [`check_request`] (section 4.2.1), then [`encode_response`] (section 4.2.2)
 //! 3. client: [`UpgradeRequest::check_response`] (section 4.1)
 //!
-//! No extension is offered or accepted. Each of the four functions says where its end would negotiate one
-//! (`Sec-WebSocket-Extensions`, section 9.1).
+//! Which extensions are offered and accepted (section 9.1) is for the caller to decide. Here they are one header.
 
 use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;
 
 use crate::error::ConnectError;
+#[cfg(feature = "deflate")]
+use crate::http::extensions::{self, Extension};
 use crate::http::head::{is_token, is_value, push_header};
 use crate::http::request::Request;
 use crate::http::response::{Refusal, Response, ResponseHead, status_line};
@@ -26,6 +27,8 @@ pub(crate) struct UpgradeRequest<'a> {
     pub(crate) key: &'a str,
     /// In order of preference.
     pub(crate) subprotocols: &'a [String],
+    /// The extensions that are offered, if any: a valid value of the header.
+    pub(crate) extensions: Option<&'a str>,
     /// Additional headers. They and the subprotocols have passed [`check_additions`].
     pub(crate) headers: &'a [(String, String)],
 }
@@ -35,6 +38,9 @@ pub(crate) struct UpgradeRequest<'a> {
 pub(crate) struct Accepted {
     /// The one that the server chose from those offered, if any.
     pub(crate) subprotocol: Option<String>,
+    /// The extensions that the server accepted, for the caller to check against the offer. Empty without one.
+    #[cfg(feature = "deflate")]
+    pub(crate) extensions: Vec<Extension>,
 }
 
 /// Checks what an application adds to a request. Nothing may end a header and begin another, or replace a header of the
@@ -68,15 +74,18 @@ fn is_among(name: &str, reserved: &[&str]) -> bool {
 }
 
 impl UpgradeRequest<'_> {
-    /// The head of the request (RFC 6455 section 4.1). An offer of extensions would be a line here (item 11).
+    /// The head of the request (RFC 6455 section 4.1).
     pub(crate) fn encode(&self) -> String {
-        let Self { authority, target, key, subprotocols, headers } = self;
+        let Self { authority, target, key, subprotocols, extensions, headers } = self;
         let mut head = format!(
             "GET {target} HTTP/1.1\r\nHost: {authority}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
              Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n"
         );
         if !subprotocols.is_empty() {
             head += &format!("Sec-WebSocket-Protocol: {}\r\n", subprotocols.join(", "));
+        }
+        if let Some(offer) = extensions {
+            head += &format!("Sec-WebSocket-Extensions: {offer}\r\n");
         }
         for (name, value) in *headers {
             head += &format!("{name}: {value}\r\n");
@@ -102,10 +111,14 @@ impl UpgradeRequest<'_> {
             (Some(key), None) if key == derive_accept_key(self.key.as_bytes()).as_bytes() => {}
             _ => return Err(ConnectError::BadResponse("its Sec-WebSocket-Accept is wrong")),
         }
-        // 5. Extensions would be checked against the offer here, and become part of `Accepted`.
-        if head.values("Sec-WebSocket-Extensions").any(|extensions| !extensions.is_empty()) {
+        // 5.
+        let is_named = head.values("Sec-WebSocket-Extensions").any(|extensions| !extensions.is_empty());
+        if is_named && self.extensions.is_none() {
             return Err(ConnectError::BadResponse("it uses an extension that was not offered"));
         }
+        #[cfg(feature = "deflate")]
+        let extensions = extensions::parse(head.values("Sec-WebSocket-Extensions"))
+            .ok_or(ConnectError::BadResponse("its Sec-WebSocket-Extensions are not valid"))?;
         // 6. "MUST NOT appear more than once" (section 11.3.4).
         let mut chosen = head.values("Sec-WebSocket-Protocol");
         let subprotocol = match (chosen.next(), chosen.next()) {
@@ -116,12 +129,16 @@ impl UpgradeRequest<'_> {
             },
             (Some(_), Some(_)) => return Err(ConnectError::BadResponse("it chose more than one subprotocol")),
         };
-        Ok(Accepted { subprotocol })
+        Ok(Accepted {
+            subprotocol,
+            #[cfg(feature = "deflate")]
+            extensions,
+        })
     }
 }
 
 /// Checks that a server can accept this request (RFC 6455 section 4.2.1). `Host` and `Upgrade` have been checked
-/// before. Extensions that the client offers may be ignored (item 9).
+/// before. Extensions are the caller's affair (item 9).
 pub(crate) fn check_request(request: &Request) -> Result<(), Box<Refusal>> {
     let head = request.head();
     // 1. A GET of HTTP/1.1 or higher.
@@ -160,10 +177,11 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 /// The response 101 (RFC 6455 section 4.2.2) to a request that has passed [`check_request`], with what the application
-/// adds. An error names the addition that cannot be sent. Accepted extensions would be a line here (item 5.6).
+/// adds. An error names the addition that cannot be sent. `extensions`: those that are accepted, if any.
 pub(crate) fn encode_response(
     request: &Request,
     subprotocol: Option<&str>,
+    extensions: Option<&str>,
     headers: &[(String, String)],
 ) -> Result<Vec<u8>, &'static str> {
     const RESERVED: [&str; 5] =
@@ -178,6 +196,9 @@ pub(crate) fn encode_response(
             return Err("a subprotocol that was not offered");
         }
         push_header(&mut bytes, "Sec-WebSocket-Protocol", chosen)?;
+    }
+    if let Some(accepted) = extensions {
+        push_header(&mut bytes, "Sec-WebSocket-Extensions", accepted)?;
     }
     for (name, value) in headers {
         if is_among(name, &RESERVED) {

@@ -137,10 +137,14 @@ pub enum CloseReason {
     Protocol(&'static str),
     /// A text message was not UTF-8 (1007).
     InvalidUtf8,
+    /// A compressed message was not what DEFLATE allows (1007): damaged, cut off, or with a reference to what was not
+    /// sent. See [`Server::deflate`](crate::Server::deflate).
+    InvalidDeflate,
     /// A message was larger than the limit (1009).
     #[non_exhaustive]
     TooBig {
-        /// The message's size as far as announced, in bytes.
+        /// The message's size as far as announced, in bytes. Of a compressed message it is one more than the limit, for
+        /// it is not decompressed any further.
         size: u64,
         /// The limit in bytes.
         limit: usize,
@@ -186,6 +190,7 @@ impl CloseReason {
             Self::WriteStalled { .. } => "write_stalled",
             Self::Protocol(_) => "protocol",
             Self::InvalidUtf8 => "invalid_utf8",
+            Self::InvalidDeflate => "invalid_deflate",
             Self::TooBig { .. } => "too_big",
             Self::Disconnected => "disconnected",
             Self::Io { .. } => "io",
@@ -219,6 +224,7 @@ impl CloseReason {
             Self::HeartbeatLost { .. } => (CloseCode::INTERNAL_ERROR, "heartbeat lost"),
             Self::Protocol(what) => (CloseCode::PROTOCOL_ERROR, what),
             Self::InvalidUtf8 => (CloseCode::INVALID_DATA, "text is not UTF-8"),
+            Self::InvalidDeflate => (CloseCode::INVALID_DATA, "compressed message is not valid"),
             Self::TooBig { .. } => (CloseCode::TOO_BIG, "message too big"),
             Self::HandlerPanicked(_) | Self::HandlerFailed(_) => (CloseCode::INTERNAL_ERROR, "internal error"),
             Self::Peer { .. } | Self::WriteStalled { .. } | Self::Disconnected | Self::Io { .. } => return None,
@@ -247,6 +253,7 @@ impl fmt::Display for CloseReason {
             Self::WriteStalled { limit } => write!(f, "write stalled (peer took nothing for {limit:?})"),
             Self::Protocol(what) => write!(f, "protocol error: {what}"),
             Self::InvalidUtf8 => f.write_str("text is not UTF-8"),
+            Self::InvalidDeflate => f.write_str("compressed message is not valid"),
             Self::TooBig { size, limit } => write!(f, "message of {size} bytes or more is over the limit of {limit}"),
             Self::Disconnected => f.write_str("disconnected without a Close frame"),
             Self::Io { message, .. } => write!(f, "socket error: {message}"),

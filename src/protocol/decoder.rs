@@ -28,9 +28,19 @@ use header::{Header, ReservedOpcode};
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     Message(Message),
+    /// Only if the decoder takes them.
+    Compressed(Compressed),
     Ping(Bytes),
     Pong(Bytes),
     Close(Option<CloseCode>, String),
+}
+
+/// A message that is still compressed (RFC 7692). It is decompressed where it is wanted, and not as it arrives: then
+/// a message that does not end costs no more than its bytes on the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Compressed {
+    pub(crate) is_text: bool,
+    pub(crate) payload: Bytes,
 }
 
 /// The decoder of one peer's stream.
@@ -47,6 +57,8 @@ pub(crate) struct Decoder {
     /// Reads in a row that left most of a grown buffer unused.
     small_reads: u8,
     max_message_size: usize,
+    /// Whether messages may be compressed, because both ends have agreed to that.
+    takes_compressed: bool,
     frame: Option<PartialFrame>,
     message: Option<PartialMessage>,
     /// Whether nothing more can be decoded before more bytes arrive.
@@ -58,6 +70,8 @@ pub(crate) struct Decoder {
 struct PartialFrame {
     opcode: OpCode,
     is_final: bool,
+    /// Whether it begins a compressed message.
+    is_compressed: bool,
     /// The masking key, rotated to the next byte of the payload.
     mask: Option<[u8; 4]>,
     remaining: u64,
@@ -67,6 +81,7 @@ struct PartialFrame {
 enum PartialMessage {
     Text(PartialText),
     Binary(Vec<u8>),
+    Compressed { is_text: bool, payload: Vec<u8> },
 }
 
 impl Decoder {
@@ -88,21 +103,30 @@ impl Decoder {
             min_size,
             small_reads: 0,
             max_message_size,
+            takes_compressed: false,
             frame: None,
             message: None,
             needs_more: false,
         }
     }
 
+    /// Takes compressed messages as well, if that is agreed.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn taking_compressed(self, takes_compressed: bool) -> Self {
+        Self { takes_compressed, ..self }
+    }
+
     /// Takes in more bytes, after [`next`](Self::next) has returned `None`. `read` appends bytes to the buffer that it
     /// is given, up to its capacity, and returns how many. Returns that number, and whether there was room for more.
     pub(crate) fn fill(&mut self, read: impl FnOnce(&mut Vec<u8>) -> io::Result<usize>) -> io::Result<(usize, bool)> {
         self.needs_more = false;
-        if let (Some(frame), Some(PartialMessage::Binary(payload))) = (&mut self.frame, &mut self.message)
+        if let Some(frame) = &mut self.frame
+            && let Some(PartialMessage::Binary(payload) | PartialMessage::Compressed { payload, .. }) =
+                &mut self.message
             && frame.remaining >= Self::LARGE as u64
             && self.start == self.buffer.len()
         {
-            // A long binary frame, with nothing before it in the buffer: read into the message itself.
+            // A long frame whose payload is kept as it is, with nothing before it in the buffer: read into the message.
             let from = payload.len();
             if payload.capacity() - from < Self::LARGE {
                 payload.reserve_exact(room_for_rest(from, frame.remaining));
@@ -202,7 +226,7 @@ impl Decoder {
                         apply_mask(&mut self.buffer[self.start..self.start + len], key);
                     }
                     self.start += len;
-                    return self.whole_message(data, len);
+                    return self.whole_message(data, frame.is_compressed, len);
                 }
                 self.frame = Some(frame);
             }
@@ -245,14 +269,15 @@ impl Decoder {
             && data != Data::Continue
             && self.message.take_if(|message| message.len() == 0).is_some()
         {
+            let is_compressed = frame.is_compressed;
             self.frame = None;
-            return self.whole_message(data, taken);
+            return self.whole_message(data, is_compressed, taken);
         }
 
         // Any other payload: append it to the message, which its first frame begins.
-        match self.message.get_or_insert_with(|| PartialMessage::new(data)) {
+        match self.message.get_or_insert_with(|| PartialMessage::new(data, frame.is_compressed)) {
             PartialMessage::Text(text) => text.push(payload, frame.remaining)?,
-            PartialMessage::Binary(bytes) => {
+            PartialMessage::Binary(bytes) | PartialMessage::Compressed { payload: bytes, .. } => {
                 bytes.reserve(room_for_chunk(bytes.len(), bytes.capacity(), payload.len(), frame.remaining));
                 bytes.extend_from_slice(payload);
             }
@@ -267,6 +292,9 @@ impl Decoder {
         match self.message.take_if(|_| is_final) {
             Some(PartialMessage::Text(text)) => text.finish().map(|message| Some(Incoming::Message(message))),
             Some(PartialMessage::Binary(bytes)) => Ok(Some(Incoming::Message(Message::Binary(bytes.into())))),
+            Some(PartialMessage::Compressed { is_text, payload }) => {
+                Ok(Some(Incoming::Compressed(Compressed { is_text, payload: payload.into() })))
+            }
             None => Ok(None),
         }
     }
@@ -274,12 +302,15 @@ impl Decoder {
     /// The message whose payload is the last `len` bytes that were decoded. If they fill most of the buffer, the
     /// message takes the buffer.
     #[inline(always)]
-    fn whole_message(&mut self, data: Data, len: usize) -> Result<Option<Incoming>, CloseReason> {
+    fn whole_message(&mut self, data: Data, is_compressed: bool, len: usize) -> Result<Option<Incoming>, CloseReason> {
         let payload = if len >= Self::LARGE && 2 * len >= self.buffer.capacity() {
             self.take_buffer(len)
         } else {
             Bytes::copy_from_slice(&self.buffer[self.start - len..self.start])
         };
+        if is_compressed {
+            return Ok(Some(Incoming::Compressed(Compressed { is_text: data == Data::Text, payload })));
+        }
         let message = match data {
             Data::Text => Message::Text(Text::try_from(payload).map_err(|_| CloseReason::InvalidUtf8)?),
             _ => Message::Binary(payload),
@@ -302,9 +333,9 @@ impl Decoder {
         let Some((header, header_len)) = parsed else { return Ok(None) };
         self.start += header_len;
 
-        let Header { is_final, has_reserved, opcode, mask, length } = header;
-        if has_reserved {
-            return Err(CloseReason::Protocol("reserved bits"));
+        let Header { is_final, reserved, opcode, mask, length } = header;
+        if reserved != 0 {
+            self.check_reserved(reserved, opcode)?;
         }
         match (self.role, mask) {
             (Role::Server, None) => return Err(CloseReason::Protocol("unmasked frame")),
@@ -317,7 +348,16 @@ impl Decoder {
             OpCode::Control(_) => {}
             OpCode::Data(data) => self.check_data(data, length)?,
         }
-        Ok(Some(PartialFrame { opcode, is_final, mask, remaining: length }))
+        Ok(Some(PartialFrame { opcode, is_final, is_compressed: reserved != 0, mask, remaining: length }))
+    }
+
+    /// The first frame of a message may say that the message is compressed, if that is agreed (RFC 7692 section 6.2).
+    #[cold]
+    fn check_reserved(&self, reserved: u8, opcode: OpCode) -> Result<(), CloseReason> {
+        match (reserved, opcode) {
+            (0x40, OpCode::Data(Data::Text | Data::Binary)) if self.takes_compressed => Ok(()),
+            _ => Err(CloseReason::Protocol("reserved bits")),
+        }
     }
 
     fn check_data(&self, data: Data, length: u64) -> Result<(), CloseReason> {
@@ -349,8 +389,9 @@ impl PartialFrame {
 
 impl PartialMessage {
     /// The message that a frame of this kind begins.
-    fn new(data: Data) -> Self {
+    fn new(data: Data, is_compressed: bool) -> Self {
         match data {
+            _ if is_compressed => Self::Compressed { is_text: data == Data::Text, payload: Vec::new() },
             Data::Text => Self::Text(PartialText::default()),
             _ => Self::Binary(Vec::new()),
         }
@@ -359,7 +400,7 @@ impl PartialMessage {
     fn len(&self) -> usize {
         match self {
             Self::Text(text) => text.complete.len() + text.carried_len,
-            Self::Binary(bytes) => bytes.len(),
+            Self::Binary(bytes) | Self::Compressed { payload: bytes, .. } => bytes.len(),
         }
     }
 }

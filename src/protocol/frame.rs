@@ -15,6 +15,10 @@ use crate::message::Message;
 /// The longest header: two bytes, an extended length of eight, and a mask of four.
 const MAX_HEADER: usize = 14;
 
+/// The first reserved bit, which says that the message is compressed (RFC 7692 section 6).
+#[cfg(feature = "deflate")]
+const COMPRESSED: u8 = 0x40;
+
 /// Our end of the connection. Clients mask what they send, servers do not (RFC 6455 section 5.1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
@@ -26,6 +30,7 @@ pub(crate) enum Role {
 #[derive(Debug, Clone)]
 pub(crate) struct Outgoing {
     kind: Kind,
+    /// With the reserved bits.
     opcode: u8,
     payload: Bytes,
 }
@@ -71,6 +76,15 @@ impl Outgoing {
             Message::Text(text) => Self::new(Kind::Data, OpCode::Data(Data::Text), text),
             Message::Binary(bytes) => Self::new(Kind::Data, OpCode::Data(Data::Binary), bytes),
         }
+    }
+
+    /// A message whose payload is compressed (RFC 7692 section 6).
+    #[cfg(feature = "deflate")]
+    pub(crate) fn compressed(is_text: bool, payload: Vec<u8>) -> Self {
+        let data = if is_text { Data::Text } else { Data::Binary };
+        let mut outgoing = Self::new(Kind::Data, OpCode::Data(data), payload);
+        outgoing.opcode |= COMPRESSED;
+        outgoing
     }
 
     pub(crate) fn ping(payload: impl Into<Bytes>) -> Self {

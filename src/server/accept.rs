@@ -1,6 +1,11 @@
 //! The terms on which an opening handshake is accepted.
 
+#[cfg(feature = "deflate")]
+use crate::deflate::negotiation::Agreed;
 use crate::heartbeat::HeartbeatPolicy;
+
+/// The subprotocol of clients that send their heartbeat as text.
+pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 
 /// The acceptance of an opening handshake, from [`Server::on_handshake`](crate::Server::on_handshake).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -10,11 +15,21 @@ pub struct Accept {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) heartbeat: Option<HeartbeatPolicy>,
     pub(crate) takes_broadcasts: bool,
+    /// The compression that the server has agreed to.
+    #[cfg(feature = "deflate")]
+    pub(crate) agreed: Option<Agreed>,
 }
 
 impl Default for Accept {
     fn default() -> Self {
-        Self { subprotocol: None, headers: Vec::new(), heartbeat: None, takes_broadcasts: true }
+        Self {
+            subprotocol: None,
+            headers: Vec::new(),
+            heartbeat: None,
+            takes_broadcasts: true,
+            #[cfg(feature = "deflate")]
+            agreed: None,
+        }
     }
 }
 
@@ -48,5 +63,10 @@ impl Accept {
     pub fn without_broadcasts(mut self) -> Self {
         self.takes_broadcasts = false;
         self
+    }
+
+    /// Whether the client has agreed to send its heartbeat as text.
+    pub(crate) fn has_text_heartbeat(&self) -> bool {
+        self.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
     }
 }

@@ -26,7 +26,7 @@ use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::accept_loop;
 use crate::server::admission::{Admission, Limits};
-use crate::server::handshake::{self, HandshakeConfig, Outcome, TEXT_HEARTBEAT, Upgraded};
+use crate::server::handshake::{self, HandshakeConfig, Outcome, Upgraded};
 use crate::server::idle_threads::IdleThreads;
 use crate::server::listener::Listener;
 use crate::server::listeners::ActiveListener;
@@ -44,7 +44,6 @@ pub(super) struct ServerInner<H> {
     pub(super) probes: Arc<Probes>,
     pub(super) settings: Arc<Settings>,
     pub(super) limits: Arc<Limits>,
-    pub(super) text_heartbeat: bool,
     pub(super) config: HandshakeConfig,
     pub(super) handler: H,
     /// One for each listener.
@@ -258,8 +257,8 @@ where
             Outcome::Upgraded(upgraded) => {
                 let Upgraded { id, request, accept, tail } = *upgraded;
                 let heartbeat = accept.heartbeat.unwrap_or(self.server.settings.heartbeat);
-                let answers_texts = self.server.text_heartbeat || has_text_heartbeat(&accept);
-                let shared = self.shared(id, stream, &request, accept.takes_broadcasts);
+                let answers_texts = self.server.config.takes_text_heartbeat(&accept);
+                let shared = self.shared(id, stream, &request, &accept);
                 let receiving = ReceivingEnd::open(&shared, Role::Server, stream, &tail, heartbeat, answers_texts);
                 return Some(self.open(shared, receiving, request, accept, heartbeat));
             }
@@ -281,6 +280,7 @@ where
 
     /// The connection is complete: the supervisor and the stand-in learn of it.
     #[inline(never)]
+    #[allow(clippy::boxed_local, reason = "it would be moved over the stack")]
     fn open(
         &mut self,
         shared: Arc<Shared>,
@@ -289,7 +289,7 @@ where
         accept: Box<Accept>,
         heartbeat: HeartbeatPolicy,
     ) -> Box<Connection> {
-        let is_greeted = has_text_heartbeat(&accept);
+        let is_greeted = accept.has_text_heartbeat();
         if is_greeted {
             // Before anybody knows of the connection, so that the greeting is its first message.
             shared.feed_first(format!("heartwire {}", heartbeat.to_json(shared.id())));
@@ -307,16 +307,18 @@ where
     }
 
     #[inline(never)]
-    fn shared(&self, id: ConnectionId, stream: &Arc<Stream>, request: &Request, takes_broadcasts: bool) -> Arc<Shared> {
+    fn shared(&self, id: ConnectionId, stream: &Arc<Stream>, request: &Request, accept: &Accept) -> Arc<Shared> {
         let settings = &self.server.settings;
         Arc::new(Shared::new(NewConnection {
             role: Role::Server,
             identity: Identity { id, remote: request.remote() },
             target: request.target().into(),
             certificate: request.certificate().clone(),
+            #[cfg(feature = "deflate")]
+            agreed: accept.agreed,
             stream: Arc::clone(stream),
             settings: Arc::clone(settings),
-            takes_broadcasts,
+            takes_broadcasts: accept.takes_broadcasts,
             supervisor: Arc::clone(&self.server.supervisor),
         }))
     }
@@ -341,9 +343,4 @@ where
         };
         connection.conclude(reason);
     }
-}
-
-/// Whether the client has agreed to send its heartbeat as text.
-fn has_text_heartbeat(accept: &Accept) -> bool {
-    accept.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
 }

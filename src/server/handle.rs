@@ -13,7 +13,6 @@ use crate::durations::LONGEST;
 use crate::error::{Error, sendable};
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
-use crate::protocol::frame::{Frame, Outgoing};
 use crate::server::listeners::Listeners;
 use crate::server::probe::{self, Probes, ServerPart};
 use crate::supervisor::event::Event;
@@ -58,18 +57,12 @@ impl ServerHandle {
     /// Returns at once, unless 64 broadcasts are waiting already. Does nothing before the server serves, and after its
     /// end.
     pub fn broadcast(&self, message: impl Into<Message>) {
-        self.fan_out(message.into(), None);
+        self.supervisor.broadcast(message.into(), None);
     }
 
     /// Like [`broadcast`](Self::broadcast), to all connections but this one.
     pub fn broadcast_except(&self, except: ConnectionId, message: impl Into<Message>) {
-        self.fan_out(message.into(), Some(except));
-    }
-
-    fn fan_out(&self, message: Message, except: Option<ConnectionId>) {
-        // A server's frames are not masked, so one serves all connections. The supervisor may drop the last, and must
-        // not run the application's code.
-        self.supervisor.broadcast(Frame::encode(Outgoing::message(message), None).into_own(), except);
+        self.supervisor.broadcast(message.into(), Some(except));
     }
 
     /// The connections that are open now, in the order of their numbers. None before the server serves, or after its

@@ -14,7 +14,11 @@ use std::time::{Duration, Instant};
 
 use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
+#[cfg(feature = "deflate")]
+use crate::deflate::{Deflate, negotiation};
 use crate::foreign;
+#[cfg(feature = "deflate")]
+use crate::http::extensions;
 use crate::http::forwarded::{Remote, Trusted};
 use crate::http::head::HeadBuffer;
 use crate::http::origin::{self, Origin};
@@ -22,7 +26,7 @@ use crate::http::request::{PeerCertificate, Request};
 use crate::http::response::{Refusal, Response};
 use crate::http::upgrade;
 use crate::logging::Log;
-use crate::server::accept::Accept;
+use crate::server::accept::{Accept, TEXT_HEARTBEAT};
 use crate::server::routes::Routes;
 #[cfg(feature = "tls")]
 use crate::server::secure::Secure;
@@ -50,8 +54,20 @@ pub(crate) struct HandshakeConfig {
     /// The TLS of all connections.
     #[cfg(feature = "tls")]
     pub(super) secure: Option<Arc<Secure>>,
+    /// The compression that clients may have.
+    #[cfg(feature = "deflate")]
+    pub(super) deflate: Option<Deflate>,
+    /// Whether every client may send its heartbeat as text.
+    pub(super) text_heartbeat: bool,
     /// Gets the application's mistakes.
     pub(crate) log: Arc<Log>,
+}
+
+impl HandshakeConfig {
+    /// Whether a client that was accepted may send its heartbeat as text.
+    pub(super) fn takes_text_heartbeat(&self, accept: &Accept) -> bool {
+        self.text_heartbeat || accept.has_text_heartbeat()
+    }
 }
 
 /// The outcome of a handshake.
@@ -95,9 +111,6 @@ impl fmt::Display for PlainExchange {
         }
     }
 }
-
-/// The subprotocol of clients that send their heartbeat as text.
-pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 
 /// How long a client may take to receive its response when no time is left, and to hang up afterwards.
 pub(crate) const LINGER: Duration = Duration::from_secs(2);
@@ -281,10 +294,28 @@ impl Handshake<'_> {
         if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
             accept.subprotocol = Some(TEXT_HEARTBEAT.to_owned());
         }
-        match upgrade::encode_response(request, accept.subprotocol.as_deref(), &accept.headers) {
+        let extensions = self.agree_to_extensions(request, &mut accept)?;
+        match upgrade::encode_response(request, accept.subprotocol.as_deref(), extensions.as_deref(), &accept.headers) {
             Ok(answer) => Ok((accept, answer)),
             Err(what) => Err(self.on_handshake_failed(request, &format!("returned {what}"))),
         }
+    }
+
+    /// Agrees to the compression that the client offers, if the server has it (RFC 7692 section 5.1).
+    #[cfg(feature = "deflate")]
+    #[inline(never)]
+    fn agree_to_extensions(&self, request: &Request, accept: &mut Accept) -> Result<Option<String>, Box<Refusal>> {
+        let Some(deflate) = &self.config.deflate else { return Ok(None) };
+        let offers = extensions::parse(request.head().values("Sec-WebSocket-Extensions"))
+            .ok_or_else(|| Refusal::bad_request("invalid Sec-WebSocket-Extensions"))?;
+        accept.agreed = negotiation::choose(deflate, &offers, self.config.takes_text_heartbeat(accept));
+        Ok(accept.agreed.map(|agreed| agreed.to_string()))
+    }
+
+    #[cfg(not(feature = "deflate"))]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "there are none")]
+    fn agree_to_extensions(&self, _: &Request, _: &mut Accept) -> Result<Option<String>, Box<Refusal>> {
+        Ok(None)
     }
 
     /// Refuses pages of other origins than those allowed (RFC 6455 sections 4.2.2 and 10.2).

@@ -11,6 +11,7 @@ use crate::http::request::RequestTarget;
 /// [`ClientHandle::events`](crate::ClientHandle::events).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant, reason = "a report in a box would be in the way of whoever matches on it")]
 pub enum Event {
     /// The opening handshake is complete; the handler starts.
     #[non_exhaustive]

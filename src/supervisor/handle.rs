@@ -3,6 +3,8 @@
 //! Its creator says how `serve` or `run` is woken when all is to end: a server out of `accept`, a client out of a
 //! pause.
 
+#[cfg(feature = "deflate")]
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,9 +13,13 @@ use std::{fmt, io};
 use crossbeam_channel as channel;
 
 use crate::connection::identity::ConnectionId;
+#[cfg(feature = "deflate")]
+use crate::deflate::pool::Compression;
 use crate::logging::Log;
+use crate::message::Message;
 use crate::protocol::close::CloseReason;
-use crate::protocol::frame::Frame;
+use crate::settings::Settings;
+use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::event::Event;
 use crate::supervisor::notice::{Command, Notice};
 use crate::supervisor::stand_in::{StandIn, StandInHandle};
@@ -41,6 +47,9 @@ pub(crate) struct SupervisorHandle {
     pub(crate) stand_in: StandInHandle,
     /// The memory that all queues and everything read ahead may use together.
     pub(crate) buffered: Arc<MemoryBudget>,
+    /// What compresses broadcasts, if anything does.
+    #[cfg(feature = "deflate")]
+    compression: OnceLock<Arc<Compression>>,
     /// An instant that all connections share, for the phases of their heartbeats.
     pub(crate) epoch: Instant,
 }
@@ -92,6 +101,8 @@ impl SupervisorHandle {
             wake: Box::new(wake),
             stand_in: stand_in_handle,
             buffered: Arc::new(MemoryBudget::new(0)),
+            #[cfg(feature = "deflate")]
+            compression: OnceLock::new(),
             epoch: Instant::now(),
         };
         Ok((Arc::new(supervisor), Receivers { notices: notices_receiver, commands: commands_receiver, stand_in }))
@@ -99,9 +110,13 @@ impl SupervisorHandle {
 
     // Its life.
 
-    /// From here on there may be connections, which may buffer so much together.
-    pub(crate) fn mark_running(&self, max_buffered: usize) {
-        self.buffered.set_limit(max_buffered);
+    /// From here on there may be connections with these settings.
+    pub(crate) fn mark_running(&self, settings: &Settings) {
+        self.buffered.set_limit(settings.max_buffered);
+        #[cfg(feature = "deflate")]
+        if let Some(compression) = &settings.compression {
+            let _ = self.compression.set(Arc::clone(compression));
+        }
         self.is_running.store(true, SeqCst);
     }
 
@@ -203,11 +218,18 @@ impl SupervisorHandle {
         let _ = until_heard.recv();
     }
 
-    /// Sends a frame to all connections, or to all but one. Blocks while too many broadcasts wait.
-    pub(crate) fn broadcast(&self, frame: Frame, except: Option<ConnectionId>) {
+    /// Sends a message to all connections, or to all but one. Blocks while too many broadcasts wait.
+    pub(crate) fn broadcast(&self, message: Message, except: Option<ConnectionId>) {
         if self.is_running.load(SeqCst) {
+            #[cfg(feature = "deflate")]
+            let broadcast = match self.compression.get() {
+                Some(compression) => Broadcast::compressed(message, compression),
+                None => Broadcast::new(message),
+            };
+            #[cfg(not(feature = "deflate"))]
+            let broadcast = Broadcast::new(message);
             // Fails only after the supervisor has ended, when nobody is left to receive it.
-            let _ = self.commands.send(Command::Broadcast { frame: frame.joined(), except });
+            let _ = self.commands.send(Command::Broadcast { broadcast, except });
         }
     }
 

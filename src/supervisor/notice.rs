@@ -10,7 +10,7 @@ use crate::connection::report::CloseReport;
 use crate::connection::shared::Shared;
 use crate::http::forwarded::Remote;
 use crate::protocol::close::CloseReason;
-use crate::protocol::frame::Frame;
+use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
@@ -64,5 +64,5 @@ pub(crate) enum Notice {
 /// What users ask for. The channel is bounded, so a caller that broadcasts faster than the fan-out waits.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Broadcast { frame: Frame, except: Option<ConnectionId> },
+    Broadcast { broadcast: Broadcast, except: Option<ConnectionId> },
 }

@@ -7,7 +7,9 @@ use std::thread;
 use super::*;
 use crate::connection::shared::NewConnection;
 use crate::http::request::PeerCertificate;
-use crate::protocol::frame::{Frame, Outgoing, Role};
+use crate::protocol::frame::Role;
+use crate::settings::Settings;
+use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::handle::Receivers;
 
 /// Longer than anything here takes on a busy machine.
@@ -24,6 +26,8 @@ fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shar
         identity: Identity { id, remote: address.into() },
         target: "/".into(),
         certificate: PeerCertificate::default(),
+        #[cfg(feature = "deflate")]
+        agreed: None,
         stream: Arc::new(stream.into()),
         settings: Arc::default(),
         takes_broadcasts: true,
@@ -111,8 +115,8 @@ fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_st
     // The handler's thread does the same in this order. The supervisor may find the command first, if it looked for
     // notices a moment before.
     supervisor.notify(Notice::Opened(shared));
-    let frame = Frame::encode(Outgoing::message("joined".into()), None);
-    thread.take(Some(Command::Broadcast { frame, except: None }));
+    let broadcast = Broadcast::new("joined".into());
+    thread.take(Some(Command::Broadcast { broadcast, except: None }));
     let mut received = [0; 8];
     peer.read_exact(&mut received).expect("the broadcast arrives");
     assert_eq!(&received[2..], b"joined");
@@ -121,10 +125,9 @@ fn a_broadcast_reaches_a_connection_that_opened_before_it_although_its_notice_st
 #[test]
 fn a_broadcast_that_goes_out_together_with_another_reaches_a_connection_that_opened_before_it() {
     let (supervisor, Receivers { notices, commands, .. }) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
-    supervisor.mark_running(0);
+    supervisor.mark_running(&Settings { max_buffered: 0, ..Settings::default() });
     let (shared, mut peer) = connection(&supervisor, 1);
     let mut thread = Supervisor::new(notices, commands, Arc::clone(&supervisor), CEILING);
-    let frame = |text: &str| Frame::encode(Outgoing::message(text.into()), None);
     let (heard, until_heard) = channel::bounded(0);
     supervisor.notify(Notice::ThreadEnds { id: 0, heard: Some(heard) });
     // Enough for the connection to open while the supervisor deals with these.
@@ -137,9 +140,9 @@ fn a_broadcast_that_goes_out_together_with_another_reaches_a_connection_that_ope
         scope.spawn(|| {
             let _ = until_heard.recv();
             supervisor.notify(Notice::Opened(shared));
-            supervisor.broadcast(frame("joined"), None);
+            supervisor.broadcast("joined".into(), None);
         });
-        thread.take(Some(Command::Broadcast { frame: frame("others"), except: None }));
+        thread.take(Some(Command::Broadcast { broadcast: Broadcast::new("others".into()), except: None }));
     });
     let command = thread.commands.try_recv().ok();
     thread.take(command);

@@ -34,7 +34,7 @@ impl ServiceThreads {
         match threads.start_all(handle, move || stand_in.run(), move || supervisor.run()) {
             Ok(()) => {
                 warn_if_panics_abort(&handle.log);
-                handle.mark_running(settings.max_buffered);
+                handle.mark_running(settings);
                 Ok(threads)
             }
             Err(error) => {

@@ -244,6 +244,8 @@ impl Actor {
                 let _ = self.received.send(Received::Message(message));
                 Ok(())
             }
+            // Peers agree to no compression.
+            Incoming::Compressed(_) => Ok(()),
             Incoming::Ping(payload) => {
                 self.stage.pings.fetch_add(1, SeqCst);
                 if is_silent { Ok(()) } else { self.stage.send(Outgoing::pong(payload)) }

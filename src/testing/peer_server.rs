@@ -140,7 +140,7 @@ fn open(stream: TcpStream, conduct: Conduct) -> io::Result<Peer> {
     };
     upgrade::check_request(&request).map_err(|_| invalid("no opening handshake"))?;
     let subprotocol = request.subprotocols().next().map(str::to_owned);
-    let response = upgrade::encode_response(&request, subprotocol.as_deref(), &[]).map_err(invalid)?;
+    let response = upgrade::encode_response(&request, subprotocol.as_deref(), None, &[]).map_err(invalid)?;
     socket::write_before(&stream, &response, deadline)?;
     Peer::start(Role::Server, stream, tail, conduct, request, subprotocol)
 }

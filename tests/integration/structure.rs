@@ -19,20 +19,22 @@ const MAY_USE: &[(&str, &str)] = &[
     ("tls", "escape foreign protocol transport"),
     ("error", "message protocol tls"),
     ("http", "error foreign tls"),
-    ("settings", "durations heartbeat protocol"),
+    ("deflate", "http protocol"),
+    ("settings", "deflate durations heartbeat protocol"),
     ("transport", "foreign protocol"),
-    ("connection", "atomic durations error foreign heartbeat http message protocol settings supervisor tls transport"),
-    ("supervisor", "atomic connection error foreign http logging message protocol settings transport"),
+    ("connection", CONNECTION),
+    ("supervisor", "atomic connection deflate error foreign http logging message protocol settings transport"),
     ("server", SERVER),
     ("client", CLIENT),
     // For the tests of applications: nothing uses it.
     ("testing", TESTING),
 ];
-const CLIENT: &str =
-    "connection durations error foreign heartbeat http logging message protocol settings supervisor tls transport";
+const CONNECTION: &str =
+    "atomic deflate durations error foreign heartbeat http message protocol settings supervisor tls transport";
+const CLIENT: &str = "connection deflate durations error foreign heartbeat http logging message protocol settings supervisor tls transport";
 const TESTING: &str =
     "client connection error foreign heartbeat http message protocol server settings supervisor transport";
-const SERVER: &str = "atomic browser connection durations error foreign heartbeat http logging message protocol \
+const SERVER: &str = "atomic browser connection deflate durations error foreign heartbeat http logging message protocol \
                       settings supervisor tls transport";
 
 /// Folders that do no I/O, and those that have no clock either: what they must not name.
@@ -40,6 +42,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("http", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("protocol", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("heartbeat", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
+    ("deflate", &["TcpStream", "std::fs", "Instant::now"]),
     // It reads certificates from files.
     ("tls", &["TcpStream", "std::thread", "Instant::now"]),
 ];

@@ -11,6 +11,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod check;
+#[cfg(feature = "deflate")]
+mod compression;
 mod connect;
 mod environment;
 #[cfg(feature = "completions")]

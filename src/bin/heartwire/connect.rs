@@ -59,6 +59,8 @@ fn client(options: &ConnectOptions) -> Result<Client, Error> {
     let client = options.proxy.apply_to(options.tls.apply_to(options.opening.client()?)?);
     let client = client.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
     let client = options.settings.apply_to_client(client);
+    #[cfg(feature = "deflate")]
+    let client = options.deflate.apply_to_client(client);
     Ok(if options.no_reconnect { client.no_reconnect() } else { client })
 }
 

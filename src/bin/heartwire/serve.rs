@@ -55,6 +55,8 @@ fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result
         .health("/healthz")
         .browser_module();
     let server = options.settings.apply_to_server(server).max_buffered(room.buffered);
+    #[cfg(feature = "deflate")]
+    let server = options.deflate.apply_to_server(server);
     Ok(match certificates {
         Some(certificates) => certificates.apply_to(server),
         None => server,

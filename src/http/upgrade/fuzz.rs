@@ -244,7 +244,7 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
     if let Err(refusal) = checked {
         return refusal_is_sound(&refusal, request.method() != "HEAD");
     }
-    let answer = encode_response(&request, None, &[]).map_err(TestCaseError::fail)?;
+    let answer = encode_response(&request, None, None, &[]).map_err(TestCaseError::fail)?;
     let (status, headers) = understood(&answer, true)?;
     prop_assert_eq!(status, 101);
     let ours = headers.iter().find(|(name, _)| name == "sec-websocket-accept").map(|(_, value)| value.clone());
@@ -271,7 +271,7 @@ fn client_accepts(request: &Request, answer: &[u8]) -> TestCaseResult {
         return Err(TestCaseError::fail("not complete"));
     };
     let key = request.header("Sec-WebSocket-Key").unwrap_or_default();
-    let asked = UpgradeRequest { authority: "h", target: "/", key, subprotocols: &[], headers: &[] };
+    let asked = UpgradeRequest { authority: "h", target: "/", key, subprotocols: &[], extensions: None, headers: &[] };
     prop_assert!(asked.check_response(&response).is_ok());
     let asked_with_another = UpgradeRequest { key: "another", ..asked };
     prop_assert!(asked_with_another.check_response(&response).is_err());
@@ -285,7 +285,14 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 fn what_is_accepted_is_right(Raw(bytes): Raw) -> TestCaseResult {
     let Some(Ok((response, _))) = read(&[&bytes], ResponseHead::parse).0 else { return Ok(()) };
     let subprotocols = ["chat".to_owned()];
-    let asked = UpgradeRequest { authority: "h", target: "/", key: KEY, subprotocols: &subprotocols, headers: &[] };
+    let asked = UpgradeRequest {
+        authority: "h",
+        target: "/",
+        key: KEY,
+        subprotocols: &subprotocols,
+        extensions: None,
+        headers: &[],
+    };
     let lines: Vec<(String, String)> = response
         .head
         .headers()
@@ -295,7 +302,7 @@ fn what_is_accepted_is_right(Raw(bytes): Raw) -> TestCaseResult {
         lines.iter().filter(|(other, _)| other == name).map(|(_, value)| value.as_str()).collect()
     };
     match asked.check_response(&response) {
-        Ok(Accepted { subprotocol }) => {
+        Ok(Accepted { subprotocol, .. }) => {
             prop_assert_eq!(response.status, 101);
             prop_assert_eq!(all("sec-websocket-accept"), ["s3pPLMBiTxaQ9kYGzzhZRbK+xOo="]);
             prop_assert_eq!(all("sec-websocket-extensions").concat(), "");

@@ -8,6 +8,14 @@ const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 const ACCEPT: &str = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n";
 const UPGRADES: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\n";
 
+fn accepted(subprotocol: Option<String>) -> Accepted {
+    Accepted {
+        subprotocol,
+        #[cfg(feature = "deflate")]
+        extensions: Vec::new(),
+    }
+}
+
 fn request(head: &str) -> Request {
     Request::from_bytes(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap()
 }
@@ -16,7 +24,14 @@ fn request(head: &str) -> Request {
 /// head.
 fn receive(received: &str) -> Result<Option<(Accepted, Vec<u8>)>, ConnectError> {
     let subprotocols = ["chat".to_owned(), "chat2".to_owned()];
-    let request = UpgradeRequest { authority: "h", target: "/", key: KEY, subprotocols: &subprotocols, headers: &[] };
+    let request = UpgradeRequest {
+        authority: "h",
+        target: "/",
+        key: KEY,
+        subprotocols: &subprotocols,
+        extensions: None,
+        headers: &[],
+    };
     let mut buffer = HeadBuffer::new();
     buffer.space()[..received.len()].copy_from_slice(received.as_bytes());
     let complete = buffer.filled(received.len(), ResponseHead::parse).expect("HTTP");
@@ -36,6 +51,7 @@ fn a_request_carries_what_was_added_and_a_server_accepts_it() {
         target: "/chat?room=1",
         key: KEY,
         subprotocols: &subprotocols,
+        extensions: None,
         headers: &headers,
     };
     let request = request(&asked.encode());
@@ -45,10 +61,10 @@ fn a_request_carries_what_was_added_and_a_server_accepts_it() {
     assert!(request.subprotocols().eq(["a", "b"]));
     assert!(request.asks_for_upgrade() && request.check_host().is_ok() && check_request(&request).is_ok());
 
-    let answer = encode_response(&request, Some("b"), &[]).unwrap();
+    let answer = encode_response(&request, Some("b"), None, &[]).unwrap();
     let Ok(Parsed::Complete(response, len)) = ResponseHead::parse(&answer) else { panic!("not complete") };
     assert_eq!(len, answer.len());
-    assert_eq!(asked.check_response(&response).unwrap(), Accepted { subprotocol: Some("b".to_owned()) });
+    assert_eq!(asked.check_response(&response).unwrap(), accepted(Some("b".to_owned())));
 }
 
 #[test]
@@ -97,17 +113,17 @@ fn a_response_carries_what_was_added() {
     let request =
         request(&format!("GET / HTTP/1.1\r\nSec-WebSocket-Key: {KEY}\r\nSec-WebSocket-Protocol: soap, chat\r\n\r\n"));
     let headers = [("Set-Cookie".to_owned(), "a=b".to_owned())];
-    let answer = String::from_utf8(encode_response(&request, Some("chat"), &headers).unwrap()).unwrap();
+    let answer = String::from_utf8(encode_response(&request, Some("chat"), None, &headers).unwrap()).unwrap();
     assert!(answer.starts_with("HTTP/1.1 101 Switching Protocols\r\n"));
     for line in [ACCEPT, "Sec-WebSocket-Protocol: chat\r\n", "Set-Cookie: a=b\r\n"] {
         assert!(answer.contains(line), "{answer}");
     }
     assert!(answer.ends_with("\r\n\r\n"));
 
-    assert!(encode_response(&request, Some("other"), &[]).is_err(), "a subprotocol that was not offered");
+    assert!(encode_response(&request, Some("other"), None, &[]).is_err(), "a subprotocol that was not offered");
     for (name, value) in [("X", "a\nb"), ("Upgrade", "h2c"), ("sec-websocket-accept", "forged")] {
         let headers = [(name.to_owned(), value.to_owned())];
-        assert!(encode_response(&request, None, &headers).is_err(), "{name:?}: {value:?}");
+        assert!(encode_response(&request, None, None, &headers).is_err(), "{name:?}: {value:?}");
     }
 }
 
@@ -119,8 +135,8 @@ fn lists_in_a_response_may_stand_on_several_lines() {
         "Connection: keep-alive\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n",
         "Upgrade: h2c\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nConnection: \u{e9}\r\n",
     ] {
-        let (accepted, tail) = receive(&(switching(&format!("{upgrades}{ACCEPT}")) + "tail")).unwrap().unwrap();
-        assert_eq!(accepted, Accepted { subprotocol: None }, "{upgrades}");
+        let (found, tail) = receive(&(switching(&format!("{upgrades}{ACCEPT}")) + "tail")).unwrap().unwrap();
+        assert_eq!(found, accepted(None), "{upgrades}");
         assert_eq!(tail, b"tail");
     }
 }
@@ -133,8 +149,8 @@ fn interim_responses_are_passed_over_at_any_length_of_what_has_come() {
     for len in 0..whole.len() {
         assert_eq!(receive(&whole[..len]).unwrap(), None, "{len} bytes");
     }
-    let accepted = Accepted { subprotocol: Some("chat2".to_owned()) };
-    assert_eq!(receive(&whole).unwrap(), Some((accepted, Vec::new())));
+    let expected = accepted(Some("chat2".to_owned()));
+    assert_eq!(receive(&whole).unwrap(), Some((expected, Vec::new())));
     let refused = receive(&format!("{HINTS}HTTP/1.1 404 Not Found\r\n\r\n")).unwrap_err();
     assert!(matches!(refused, ConnectError::Refused { status: 404, .. }), "{refused:?}");
 }

@@ -8,8 +8,8 @@ use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Header {
     pub(super) is_final: bool,
-    /// Whether any of the reserved bits is set.
-    pub(super) has_reserved: bool,
+    /// The three reserved bits, in their place.
+    pub(super) reserved: u8,
     pub(super) opcode: OpCode,
     pub(super) mask: Option<[u8; 4]>,
     /// The length of the payload.
@@ -46,7 +46,7 @@ impl Header {
         if let OpCode::Control(Control::Reserved(_)) | OpCode::Data(Data::Reserved(_)) = opcode {
             return Err(ReservedOpcode);
         }
-        let header = Self { is_final: first & 0x80 != 0, has_reserved: first & 0x70 != 0, opcode, mask, length };
+        let header = Self { is_final: first & 0x80 != 0, reserved: first & 0x70, opcode, mask, length };
         Ok(Some((header, bytes.len() - rest.len())))
     }
 }
@@ -66,7 +66,13 @@ mod tests {
             return Ok(None);
         };
         let FrameHeader { is_final, rsv1, rsv2, rsv3, opcode, mask } = header;
-        let header = Header { is_final, has_reserved: rsv1 || rsv2 || rsv3, opcode, mask, length };
+        let header = Header {
+            is_final,
+            reserved: (u8::from(rsv1) << 6) | (u8::from(rsv2) << 5) | (u8::from(rsv3) << 4),
+            opcode,
+            mask,
+            length,
+        };
         Ok(Some((header, cursor.position() as usize)))
     }
 

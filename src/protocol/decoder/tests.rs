@@ -120,6 +120,7 @@ fn messages_come_out_the_same_however_the_bytes_arrive() {
 fn expected_copy(expected: &[Incoming]) -> Vec<Incoming> {
     let copy = |incoming: &Incoming| match incoming {
         Incoming::Message(message) => Incoming::Message(message.clone()),
+        Incoming::Compressed(compressed) => Incoming::Compressed(compressed.clone()),
         Incoming::Ping(payload) => Incoming::Ping(payload.clone()),
         Incoming::Pong(payload) => Incoming::Pong(payload.clone()),
         Incoming::Close(code, reason) => Incoming::Close(*code, reason.clone()),
@@ -132,6 +133,80 @@ fn what_was_received_behind_the_handshake_comes_first() {
     let mut decoder = Decoder::new(Role::Server, &frame(0x81, b"early"), 256, LIMIT);
     assert_eq!(decoder.next(), Ok(Some(text("early"))));
     assert_eq!(decoder.next(), Ok(None));
+}
+
+/// What a decoder makes of the bytes that takes compressed messages, if they come so many at a time.
+#[cfg(feature = "deflate")]
+fn decode_compressed(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
+    let mut decoder = Decoder::new(Role::Server, &[], 256, LIMIT).taking_compressed(true);
+    let mut out = Vec::new();
+    for piece in bytes.chunks(chunk) {
+        let mut rest = piece;
+        while !rest.is_empty() {
+            rest = &rest[put(&mut decoder, rest)..];
+            loop {
+                match decoder.next() {
+                    Ok(Some(incoming)) => out.push(incoming),
+                    Ok(None) => break,
+                    Err(reason) => return (out, Some(reason)),
+                }
+            }
+        }
+    }
+    (out, None)
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn compressed_messages_pass_as_they_are_however_they_are_cut() {
+    let mut bytes = frame(0xc1, b"not\xffutf-8");
+    // In fragments, of which only the first says that it is compressed, with a Ping and an empty one between.
+    bytes.extend(frame(0x42, b"frag"));
+    bytes.extend(frame(0x89, b"between"));
+    bytes.extend(frame(0x00, b""));
+    bytes.extend(frame(0x80, &[7; 300]));
+    bytes.extend(frame(0x81, b"plain"));
+    bytes.extend(frame(0x41, b""));
+    bytes.extend(frame(0x80, b"late"));
+    bytes.extend(frame(0x01, b"pl"));
+    bytes.extend(frame(0x80, b"ain"));
+    let compressed = |is_text, payload: &[u8]| {
+        Incoming::Compressed(Compressed { is_text, payload: Bytes::copy_from_slice(payload) })
+    };
+    let expected = [
+        compressed(true, b"not\xffutf-8"),
+        Incoming::Ping(Bytes::from_static(b"between")),
+        compressed(false, &[b"frag", &[7; 300][..]].concat()),
+        text("plain"),
+        compressed(true, b"late"),
+        text("plain"),
+    ];
+    for chunk in 1..=bytes.len() {
+        assert_eq!(decode_compressed(&bytes, chunk), (expected_copy(&expected), None), "{chunk} bytes at a time");
+    }
+}
+
+#[cfg(feature = "deflate")]
+#[test]
+fn the_bit_of_compression_is_refused_where_it_must_not_be() {
+    let fragment = frame(0x01, b"a");
+    for (bytes, what) in [
+        ([&fragment[..], &frame(0xc0, b"b")].concat(), "reserved bits"),
+        (frame(0xc8, b""), "reserved bits"),
+        (frame(0xc9, b""), "reserved bits"),
+        (frame(0xca, b""), "reserved bits"),
+        (frame(0xe1, b""), "reserved bits"),
+        (frame(0xd1, b""), "reserved bits"),
+        (frame(0xa1, b""), "reserved bits"),
+        ([&fragment[..], &frame(0xc1, b"b")].concat(), "new message inside a fragmented one"),
+        (frame(0xc3, b""), "reserved opcode"),
+    ] {
+        assert_eq!(decode_compressed(&bytes, 1), (vec![], Some(CloseReason::Protocol(what))), "{bytes:x?}");
+    }
+    // What is on the wire counts as well.
+    let long = [frame(0x41, &[b'x'; LIMIT]), frame(0x80, b"y")].concat();
+    let too_big = CloseReason::TooBig { size: LIMIT as u64 + 1, limit: LIMIT };
+    assert_eq!(decode_compressed(&long, 100), (vec![], Some(too_big)));
 }
 
 #[test]

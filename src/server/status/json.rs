@@ -98,6 +98,7 @@ fn connection(info: &ConnectionInfo) -> Value {
         "id": info.id,
         "peer": name(info.peer_addr, info.remote_ip),
         "path": shown(&info.path),
+        "extensions": shown(&info.extensions),
         "is_watcher": is_watcher(info),
         "age": ms(info.age),
         "silent": ms(info.silent),

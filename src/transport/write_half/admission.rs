@@ -5,49 +5,11 @@
 //!   order of their calls.
 //! - A waiting thread returns as soon as frames are no longer accepted, before the end of the connection.
 
-use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::state::State;
 use super::{Owner, Refused, Wait, WriteHalf};
 use crate::transport::sync::MutexGuard;
-
-/// The threads that wait for room.
-#[derive(Debug, Default)]
-pub(super) struct WaitingLine {
-    /// Their tickets, in the order of their calls.
-    tickets: VecDeque<u64>,
-    last_ticket: u64,
-}
-
-impl WaitingLine {
-    pub(super) fn is_empty(&self) -> bool {
-        self.tickets.is_empty()
-    }
-
-    #[cfg(all(test, not(shuttle)))]
-    pub(super) fn len(&self) -> usize {
-        self.tickets.len()
-    }
-
-    /// Takes a ticket at the end of the line.
-    fn join(&mut self) -> u64 {
-        self.last_ticket += 1;
-        self.tickets.push_back(self.last_ticket);
-        self.last_ticket
-    }
-
-    fn is_first(&self, ticket: u64) -> bool {
-        self.tickets.front() == Some(&ticket)
-    }
-
-    /// Returns the ticket. Returns whether another one became the first by that.
-    fn leave(&mut self, ticket: u64) -> bool {
-        let was_first = self.is_first(ticket);
-        self.tickets.retain(|other| *other != ticket);
-        was_first && !self.tickets.is_empty()
-    }
-}
 
 impl<O: Owner> WriteHalf<O> {
     /// Takes the lock once there is room for a frame of this cost. A frame larger than the whole queue is admitted when
@@ -62,6 +24,19 @@ impl<O: Owner> WriteHalf<O> {
             return Ok(state);
         }
         self.wait_for_room(state, cost, wait)
+    }
+
+    /// Whether a frame of this cost would be refused at once.
+    #[cfg(feature = "deflate")]
+    pub(crate) fn check_room(&self, cost: usize) -> Result<(), Refused> {
+        let state = self.lock();
+        if !state.close_state.accepts() {
+            Err(Refused::Closed)
+        } else if state.waiting.is_empty() && state.has_room(cost, self.queue_limit) {
+            Ok(())
+        } else {
+            Err(Refused::Full)
+        }
     }
 
     #[cold]

@@ -10,7 +10,6 @@ use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::admission::WaitingLine;
 use super::batch::{Batch, Control};
 use super::queue::Queue;
 use super::{Figures, Socket, Taken};
@@ -18,6 +17,7 @@ use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::CloseState;
 use crate::protocol::frame::{Frame, Kind};
 use crate::transport::budget::MemoryBudget;
+use crate::transport::waiting_line::WaitingLine;
 
 #[derive(Debug)]
 pub(super) struct State<S> {

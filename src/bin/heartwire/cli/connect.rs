@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 use heartwire::HeartbeatPolicy;
 
+#[cfg(feature = "deflate")]
+use super::compression::Compression;
 use super::heartbeat::ClientHeartbeat;
 use super::opening::Opening;
 use super::proxy::ProxyOptions;
@@ -60,6 +62,11 @@ pub(crate) struct ConnectOptions {
     /// End when the connection is lost or cannot be made
     #[arg(long)]
     pub(crate) no_reconnect: bool,
+
+    /// Offer to compress messages: each by itself, or with those before it as context
+    #[cfg(feature = "deflate")]
+    #[arg(long, value_enum, default_value = "on")]
+    pub(crate) deflate: Compression,
 
     #[command(flatten)]
     heartbeat: ClientHeartbeat,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, IpNet, Origin};
 
+#[cfg(feature = "deflate")]
+use super::compression::Compression;
 use super::heartbeat::ServerHeartbeat;
 use super::settings::Settings;
 use super::usage_error::UsageError;
@@ -71,6 +73,11 @@ pub(crate) struct ServeOptions {
     /// What to do with each message: send it back, or send it to every other client
     #[arg(long, value_enum, default_value = "echo")]
     pub(crate) mode: Mode,
+
+    /// Compress messages for clients that offer it: each by itself, or with its context at 430 KB for each connection
+    #[cfg(feature = "deflate")]
+    #[arg(long, value_enum, default_value = "off")]
+    pub(crate) deflate: Compression,
 
     #[command(flatten)]
     heartbeat: ServerHeartbeat,

@@ -96,7 +96,7 @@ class Row {
     const [name, place] = this.#cells.peer.children;
     const what = info.id === ownId ? 'this page' : info.is_watcher ? 'a page like this' : info.path;
     name.textContent = `#${info.id} ${what}`;
-    name.title = info.path;
+    name.title = [info.path, info.extensions].filter(Boolean).join('\n');
     place.textContent = info.peer;
     place.title = info.peer;
     if (info.missed > 0) this.#show('missed', `missed ${info.missed} of ${info.max_missed}`, info);

@@ -1,0 +1,226 @@
+//! Compression on one connection, as both ends have agreed (permessage-deflate, RFC 7692).
+//!
+//! A message is compressed by the thread that sends it, before the lock of the write half, so neither Pings nor other
+//! connections wait for that. It is decompressed by the thread that receives it: the stand-in passes messages on as
+//! they came, except for texts that may be heartbeats.
+//!
+//! Invariant: with context takeover, messages leave in the order in which they were compressed. Only a sender that has
+//! its [`Turn`] compresses, and it keeps the turn until the write half has the message.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::deflate::codec::{Compressor, InflateError, Inflater};
+use crate::deflate::negotiation::{Agreed, Direction};
+use crate::deflate::pool::Compression;
+use crate::foreign;
+use crate::message::{Message, Text};
+use crate::protocol::close::CloseReason;
+use crate::protocol::decoder::Compressed;
+use crate::protocol::frame::{Outgoing, Role};
+use crate::transport::waiting_line::WaitingLine;
+use crate::transport::write_half::{Refused, Sent, Wait};
+
+/// The compression of a connection.
+pub(crate) struct Deflating {
+    compression: Arc<Compression>,
+    sending: Direction,
+    receiving: Direction,
+    /// As the server's header said it.
+    pub(crate) extensions: String,
+    /// With context takeover for what is sent.
+    context: Option<Context>,
+}
+
+impl Deflating {
+    pub(crate) fn new(compression: &Arc<Compression>, agreed: &Agreed, role: Role) -> Self {
+        let deflating = Self {
+            compression: Arc::clone(compression),
+            sending: agreed.sending(role),
+            receiving: agreed.receiving(role),
+            extensions: agreed.to_string(),
+            context: agreed.sending(role).takes_over.then(Context::default),
+        };
+        if deflating.takes_broadcasts() {
+            compression.add_recipient();
+        }
+        deflating
+    }
+
+    /// Whether it takes broadcasts that are compressed once for all: they refer to nothing before them, and need the
+    /// window of the server's own settings.
+    pub(crate) fn takes_broadcasts(&self) -> bool {
+        !self.sending.takes_over && self.sending.window_bits == self.compression.settings.bits()
+    }
+
+    // Sending.
+
+    /// Gives the write half a message by `send`, compressed if that is worth it.
+    ///
+    /// Not inlined: this keeps the path of what is not compressed short.
+    #[inline(never)]
+    pub(super) fn send(
+        &self,
+        message: Message,
+        wait: Wait,
+        send: impl FnOnce(Outgoing) -> Result<Sent, Refused>,
+    ) -> Result<Sent, Refused> {
+        let is_text = message.as_text().is_some();
+        let Some(context) = &self.context else {
+            let compressed = self.compression.compress(message.as_bytes(), self.sending.window_bits);
+            return match compressed {
+                Some(payload) => {
+                    foreign::dispose(message);
+                    send(Outgoing::compressed(is_text, payload))
+                }
+                None => send(Outgoing::message(message)),
+            };
+        };
+        if message.len() < self.compression.settings.threshold_for(true) {
+            return send(Outgoing::message(message));
+        }
+        let mut turn = context.turn(wait)?;
+        let compressor =
+            turn.compressor.get_or_insert_with(|| Box::new(self.compression.own_compressor(self.sending.window_bits)));
+        let sent = match compressor.compress(message.as_bytes()) {
+            Some(payload) => send(Outgoing::compressed(is_text, payload)),
+            None => {
+                turn.compressor = None;
+                send(Outgoing::message(message.clone()))
+            }
+        };
+        if sent.is_err() {
+            // The peer will not know what this message would have added to the context.
+            turn.compressor = None;
+        }
+        drop(turn);
+        foreign::dispose(message);
+        sent
+    }
+
+    // Receiving.
+
+    /// The message of a payload. `context`: what the connection keeps for that, with context takeover.
+    pub(super) fn inflate(
+        &self,
+        compressed: &Compressed,
+        context: &mut Option<Box<Inflater>>,
+        limit: usize,
+    ) -> Result<Message, CloseReason> {
+        let inflated = if self.receiving.takes_over {
+            let inflater = context.get_or_insert_with(|| Box::new(Inflater::new(self.receiving.window_bits)));
+            inflater.inflate(&compressed.payload, limit)
+        } else {
+            self.compression.inflate(&compressed.payload, limit)
+        };
+        let payload = inflated.map_err(|error| match error {
+            InflateError::Invalid => CloseReason::InvalidDeflate,
+            InflateError::TooBig => CloseReason::TooBig { size: limit as u64 + 1, limit },
+        })?;
+        match compressed.is_text {
+            true => {
+                String::from_utf8(payload).map(|text| Text::from(text).into()).map_err(|_| CloseReason::InvalidUtf8)
+            }
+            false => Ok(payload.into()),
+        }
+    }
+
+    /// The message, if it is so short that it may be a heartbeat in text, and can be understood by itself. Costs next
+    /// to nothing, so the stand-in may call it.
+    pub(super) fn inflate_short(&self, compressed: &Compressed) -> Option<Message> {
+        /// The longest text that is a heartbeat, `ping next=<milliseconds>`, with some to spare.
+        const LONGEST: usize = 64;
+        if self.receiving.takes_over || !compressed.is_text || compressed.payload.len() > LONGEST {
+            return None;
+        }
+        let inflated = self.compression.inflate_now(&compressed.payload, LONGEST)?;
+        String::from_utf8(inflated).map(Message::from).ok()
+    }
+}
+
+impl Drop for Deflating {
+    fn drop(&mut self) {
+        if self.takes_broadcasts() {
+            self.compression.remove_recipient();
+        }
+    }
+}
+
+/// The context of what a connection sends, and who may use it.
+#[derive(Default)]
+struct Context {
+    /// Protects whose turn it is, and the compressor while it is nobody's.
+    state: Mutex<ContextState>,
+    /// Signalled when a turn is over.
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct ContextState {
+    compressor: Option<Box<Compressor>>,
+    is_taken: bool,
+    waiting: WaitingLine,
+}
+
+impl Context {
+    /// Waits for the turn of this thread. Turns come in the order of the calls.
+    fn turn(&self, wait: Wait) -> Result<Turn<'_>, Refused> {
+        let mut state = self.lock();
+        if state.is_taken || !state.waiting.is_empty() {
+            state = self.wait_for_turn(state, wait)?;
+        }
+        state.is_taken = true;
+        Ok(Turn { context: self, compressor: state.compressor.take() })
+    }
+
+    #[cold]
+    fn wait_for_turn<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, ContextState>,
+        wait: Wait,
+    ) -> Result<MutexGuard<'a, ContextState>, Refused> {
+        let ticket = state.waiting.join();
+        let outcome = loop {
+            if !state.is_taken && state.waiting.is_first(ticket) {
+                break Ok(());
+            }
+            state = match wait {
+                Wait::No => break Err(Refused::Full),
+                Wait::Forever => self.freed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Wait::Until(deadline) => {
+                    let remaining = deadline.saturating_duration_since(Instant::now());
+                    if remaining.is_zero() {
+                        break Err(Refused::Full);
+                    }
+                    self.freed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        };
+        if state.waiting.leave(ticket) {
+            self.freed.notify_all();
+        }
+        outcome.map(|()| state)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ContextState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A sender's turn, with the compressor of the connection, if there is one.
+struct Turn<'a> {
+    context: &'a Context,
+    compressor: Option<Box<Compressor>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.context.lock();
+        state.is_taken = false;
+        if !std::thread::panicking() {
+            state.compressor = self.compressor.take();
+        }
+        drop(state);
+        self.context.freed.notify_all();
+    }
+}

@@ -1,0 +1,142 @@
+//! One message into DEFLATE, and one out of it (RFC 7692 section 7.2).
+//!
+//! Both forget what came before only when they are told to, so that they serve connections with and without context
+//! takeover.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+/// What ends a flushed stream, and is left out on the wire (RFC 7692 section 7.2.1).
+const FLUSH: [u8; 4] = [0, 0, 0xff, 0xff];
+/// The same, and another empty block. If the message ends as it should, nothing comes out of these two. If it was cut
+/// off in the middle of a block, something does, or it is not valid.
+const END: [u8; 9] = [0, 0, 0xff, 0xff, 0, 0, 0, 0xff, 0xff];
+/// How far back DEFLATE can refer.
+const LARGEST_WINDOW: usize = 32 * 1024;
+
+/// Compresses messages.
+#[derive(Debug)]
+pub(crate) struct Compressor {
+    inner: Compress,
+    window_bits: u8,
+}
+
+impl Compressor {
+    /// `window_bits`: 8 to 15. zlib has no window of 8 bits, but at 9 it never looks back further than 250 bytes: 512,
+    /// less 262 that it needs ahead.
+    pub(crate) fn new(level: u8, window_bits: u8) -> Self {
+        let inner = Compress::new_with_window_bits(Compression::new(level.into()), false, window_bits.max(9));
+        Self { inner, window_bits }
+    }
+
+    pub(crate) fn window_bits(&self) -> u8 {
+        self.window_bits
+    }
+
+    /// Forgets all messages so far.
+    pub(crate) fn forget(&mut self) {
+        self.inner.reset();
+    }
+
+    /// The payload of a compressed message. `None` if zlib fails, which it has no reason to.
+    pub(crate) fn compress(&mut self, message: &[u8]) -> Option<Vec<u8>> {
+        if message.is_empty() {
+            // What a flush writes only if something came since the last one (RFC 7692 section 7.2.3.6).
+            return Some(vec![0]);
+        }
+        let mut compressed = Vec::with_capacity(message.len() / 4 + 64);
+        let begin = self.inner.total_in();
+        loop {
+            let taken = (self.inner.total_in() - begin) as usize;
+            self.inner.compress_vec(&message[taken..], &mut compressed, FlushCompress::Sync).ok()?;
+            let is_all_taken = (self.inner.total_in() - begin) as usize == message.len();
+            // Only with room left is it certain that nothing more comes.
+            if is_all_taken && compressed.len() < compressed.capacity() {
+                break;
+            }
+            compressed.reserve(compressed.len().max(64));
+        }
+        let len = compressed.strip_suffix(&FLUSH)?.len();
+        compressed.truncate(len);
+        // It may wait in a queue, which counts what it holds.
+        if compressed.capacity() > 2 * len {
+            compressed.shrink_to_fit();
+        }
+        Some(compressed)
+    }
+}
+
+/// Why a message cannot be decompressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum InflateError {
+    /// It is not what DEFLATE allows, ends in the middle of it, or refers to what was not sent.
+    Invalid,
+    /// It would be longer than the limit.
+    TooBig,
+}
+
+/// Decompresses messages.
+#[derive(Debug)]
+pub(crate) struct Inflater {
+    inner: Decompress,
+}
+
+impl Inflater {
+    pub(crate) fn new(window_bits: u8) -> Self {
+        Self { inner: Decompress::new_with_window_bits(false, window_bits.max(9)) }
+    }
+
+    /// Forgets all messages so far.
+    pub(crate) fn forget(&mut self) {
+        self.inner.reset(false);
+    }
+
+    /// The message of a payload. It never takes more memory than one byte beyond the limit.
+    pub(crate) fn inflate(&mut self, payload: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
+        let mut message = Vec::new();
+        if !self.take(payload, &mut message, limit)? {
+            let len = message.len();
+            self.take(&END, &mut message, limit)?;
+            if message.len() > len {
+                return Err(InflateError::Invalid);
+            }
+        }
+        Ok(message)
+    }
+
+    /// Decompresses a part of a payload. Returns whether a block that says to be the last ends with it.
+    fn take(&mut self, mut part: &[u8], message: &mut Vec<u8>, limit: usize) -> Result<bool, InflateError> {
+        loop {
+            if message.len() == message.capacity() {
+                let room = message.len().max(4 * part.len()).max(128);
+                message.reserve_exact(room.min(limit.saturating_add(1) - message.len()));
+            }
+            let (before, len) = (self.inner.total_in(), message.len());
+            let status = self.inner.decompress_vec(part, message, FlushDecompress::None);
+            let is_last = status.map_err(|_| InflateError::Invalid)? == Status::StreamEnd;
+            let taken = (self.inner.total_in() - before) as usize;
+            part = &part[taken..];
+            if message.len() > limit {
+                return Err(InflateError::TooBig);
+            }
+            if is_last {
+                // Another stream may follow (RFC 7692 section 7.2.3.4), and may refer to this one.
+                self.inner.reset(false);
+                let window = &message[message.len().saturating_sub(LARGEST_WINDOW)..];
+                if !window.is_empty() {
+                    self.inner.set_dictionary(window).map_err(|_| InflateError::Invalid)?;
+                }
+            }
+            // Only with room left is it certain that nothing more comes out.
+            let has_room = message.len() < message.capacity();
+            if part.is_empty() && (has_room || is_last) {
+                return Ok(is_last);
+            }
+            if has_room && taken == 0 && message.len() == len && !is_last {
+                return Err(InflateError::Invalid);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
