@@ -14,12 +14,14 @@ const MASK: [u8; 4] = [0x5a, 0xa7, 0x33, 0xc1];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) opcode: u8,
+    /// Whether the first reserved bit is set (RFC 7692 section 6).
+    pub(crate) is_compressed: bool,
     pub(crate) payload: Vec<u8>,
 }
 
 impl Frame {
     pub(crate) fn text(&self) -> &str {
-        assert_eq!(self.opcode, TEXT, "{self:?}");
+        assert_eq!((self.opcode, self.is_compressed), (TEXT, false), "{self:?}");
         std::str::from_utf8(&self.payload).expect("text is UTF-8")
     }
 
@@ -38,7 +40,7 @@ impl Frame {
     /// Takes a server's frame off the front, if it is all there. Whatever no server may send fails the test.
     pub(crate) fn take(buffer: &mut Vec<u8>) -> Option<Self> {
         let (&[first, second], rest) = buffer.split_first_chunk()?;
-        assert_eq!(first & 0x70, 0, "reserved bits are set");
+        assert_eq!(first & 0x30, 0, "reserved bits are set");
         assert_eq!(first & 0x80, 0x80, "the server fragments nothing");
         assert_eq!(second & 0x80, 0, "a server does not mask");
         let (header, len) = match second {
@@ -51,7 +53,9 @@ impl Frame {
         assert!(opcode < 8 || len <= 125, "a control frame of {len} bytes");
         let payload = buffer.get(header..header + len)?.to_vec();
         buffer.drain(..header + len);
-        Some(Self { opcode, payload })
+        let is_compressed = first & 0x40 != 0;
+        assert!(opcode < 8 || !is_compressed, "a compressed control frame");
+        Some(Self { opcode, is_compressed, payload })
     }
 }
 

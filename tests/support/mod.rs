@@ -5,6 +5,8 @@
 pub(crate) mod alone;
 mod bare_client;
 mod bare_server;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflate;
 #[cfg(feature = "tls")]
 pub(crate) mod duplex;
 mod events;

@@ -4,6 +4,8 @@
 //! is busy a deadline may be noticed late, and then it is no miss.
 
 mod closing;
+#[cfg(feature = "deflate")]
+mod compression;
 #[cfg(target_os = "linux")]
 mod costs;
 mod dead_peers;
