@@ -333,6 +333,14 @@
 //! a wrong name and an unknown issuer are fatal; an expired certificate passes, and so does one that is not valid yet.
 //! No key and no certificate appears in the log or in `Debug` output.
 //!
+//! # Compression
+//!
+//! With the feature `deflate`, [`Server::deflate`] and [`Client::deflate`] compress messages where the other end agrees
+//! (permessage-deflate, RFC 7692), as a [`Deflate`] says. Each message is compressed by itself unless context takeover
+//! is asked for, so an idle connection costs no memory for it. A broadcast is compressed once. Pings are never
+//! compressed, and wait for no compression. [`Connection::extensions`] tells what was agreed. Secrets must not be
+//! compressed together with text of others: see [`Sender::uncompressed`].
+//!
 //! # Health, pages, metrics, status
 //!
 //! With these settings the server answers some paths itself, before it calls [`Server::on_request`]:
@@ -544,6 +552,7 @@
 //! | `signals` | `Server::shutdown_on_signals` | `signal-hook` (elsewhere than on Unix `ctrlc`), `rlimit` |
 //! | `metrics` | `Server::metrics` | `prometheus-client` |
 //! | `status` | `Server::status_page` | `serde_json` |
+//! | `deflate` (default) | compressed messages: [`Server::deflate`], [`Client::deflate`] | `flate2`, `zlib-rs` |
 //! | `testing` | `heartwire::testing`: peers, handlers without ports and more for your tests | nothing |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
 //! | `cli` (default) | the program | `metrics`, `signals` and `status`; `clap`, `humantime`, `simplelog`, `time` |
@@ -626,3 +635,8 @@ pub use rustls;
 #[cfg(all(doctest, feature = "signals"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// Compiles the examples of the page on compression.
+#[cfg(all(doctest, feature = "deflate"))]
+#[doc = include_str!("../docs/compression.md")]
+struct CompressionGuide;

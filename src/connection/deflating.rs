@@ -224,3 +224,62 @@ impl Drop for Turn<'_> {
         self.context.freed.notify_all();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_turn_is_for_one_at_a_time_and_whoever_may_not_wait_is_told_that_it_is_full() {
+        let context = Context::default();
+        let turn = context.turn(Wait::No).unwrap();
+        assert!(matches!(context.turn(Wait::No), Err(Refused::Full)));
+        let soon = Instant::now() + Duration::from_millis(10);
+        assert!(matches!(context.turn(Wait::Until(soon)), Err(Refused::Full)));
+        assert!(Instant::now() >= soon);
+        drop(turn);
+        drop(context.turn(Wait::No).unwrap());
+    }
+
+    #[test]
+    fn turns_come_in_the_order_of_the_calls_and_nobody_gets_in_before_those_who_wait() {
+        let context = Context::default();
+        thread::scope(|scope| {
+            let turn = context.turn(Wait::Forever).unwrap();
+            let (sender, order) = mpsc::channel();
+            for number in 0..5 {
+                let (sender, context) = (sender.clone(), &context);
+                scope.spawn(move || {
+                    let _turn = context.turn(Wait::Forever).unwrap();
+                    sender.send(number).unwrap();
+                });
+                while context.lock().waiting.len() <= number {
+                    thread::yield_now();
+                }
+            }
+            drop((turn, sender));
+            assert_eq!(order.iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+        });
+    }
+
+    #[test]
+    fn a_compressor_stays_with_its_connection_unless_its_user_panicked() {
+        let context = Context::default();
+        let compressor = || Some(Box::new(Compressor::new(1, 9)));
+        context.turn(Wait::No).unwrap().compressor = compressor();
+        assert!(context.turn(Wait::No).unwrap().compressor.is_some());
+        thread::scope(|scope| {
+            let panicked = scope.spawn(|| {
+                let mut turn = context.turn(Wait::No).unwrap();
+                turn.compressor = compressor();
+                panic!("as the test wants it");
+            });
+            assert!(panicked.join().is_err());
+        });
+        assert!(context.turn(Wait::No).unwrap().compressor.is_none());
+    }
+}
