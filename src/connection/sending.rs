@@ -63,10 +63,10 @@ impl Shared {
         give_back(WriteHalf::send(self, Outgoing::message(message.clone()), wait), message)
     }
 
-    /// Like [`feed`](Self::feed), but never waits for room. On a refusal, the caller still owns the memory that the
-    /// message may borrow.
+    /// Like [`feed`](Self::feed), but never waits for room, and does not compress, for its caller has a lock. On a
+    /// refusal, the caller still owns the memory that the message may borrow.
     pub(crate) fn try_feed(self: &Arc<Self>, message: Message) -> Result<(), Refused> {
-        self.hand_over(message, Wait::No, How::Fed).map(drop)
+        self.write(Outgoing::message(message), Wait::No, How::Fed).map(drop)
     }
 
     /// Compresses a message, if that is agreed and worth it, and hands it over.

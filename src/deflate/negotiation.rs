@@ -190,7 +190,10 @@ fn window_bits(value: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::fuzz::check;
     use crate::http::extensions;
 
     fn extensions(header: &str) -> Vec<Extension> {
@@ -324,6 +327,63 @@ mod tests {
             assert_eq!(agreed.receiving(Role::Client).takes_over, understood.receiving(Role::Client).takes_over);
             assert!(!understood.receiving(Role::Client).takes_over || client.receives_with_context);
         }
+    }
+
+    fn settings() -> impl Strategy<Value = Deflate> {
+        (9_u8..=15, any::<bool>(), any::<bool>()).prop_map(|(bits, sends, receives)| {
+            Deflate::new().window_bits(bits).sending_context_takeover(sends).receiving_context_takeover(receives)
+        })
+    }
+
+    /// Offers and answers, right and wrong.
+    fn header() -> impl Strategy<Value = String> {
+        let name =
+            prop::sample::select(vec![SERVER_NO_TAKEOVER, CLIENT_NO_TAKEOVER, SERVER_BITS, CLIENT_BITS, "unknown", ""]);
+        let value = prop::sample::select(vec!["", "=8", "=9", "=12", "=15", "=16", "=\"10\"", "=\"", "=", "=x"]);
+        let parameter = (name, value).prop_map(|(name, value)| format!(";{name}{value}"));
+        let extension =
+            prop::collection::vec(parameter, 0..4).prop_map(|parameters| NAME.to_owned() + &parameters.concat());
+        let list = prop::collection::vec(prop_oneof![5 => extension, 1 => Just("other".to_owned())], 0..3);
+        prop_oneof![9 => list.prop_map(|list| list.join(", ")), 1 => "[ -~]{0,40}"]
+    }
+
+    /// Whatever is offered, the answer is one that the offer allows, and that the client understands as it is meant.
+    #[test]
+    fn fuzz_a_server_agrees_to_nothing_that_was_not_offered() {
+        check(&(settings(), header(), any::<bool>()), |(deflate, header, needs_texts)| {
+            let Some(offers) = extensions::parse([header.as_bytes()].into_iter()) else { return Ok(()) };
+            let Some(agreed) = choose(&deflate, &offers, needs_texts) else { return Ok(()) };
+            let answer = agreed.to_string();
+            let answered = extensions(&answer);
+            prop_assert_eq!(answered.len(), 1);
+            let Some(answered) = Parameters::of(&answered[0], Sender::Server) else { panic!("{answer}") };
+            let fits = offers.iter().filter_map(|offer| Parameters::of(offer, Sender::Client)).any(|offered| {
+                (!offered.server_no_takeover || answered.server_no_takeover)
+                    && offered.server_bits.is_none_or(|most| answered.server_bits.is_some_and(|bits| bits <= most))
+                    && answered.client_bits.is_none_or(|bits| {
+                        offered.client_bits.is_some_and(|most| bits <= Some(most.unwrap_or(MOST_BITS)))
+                    })
+            });
+            prop_assert!(fits, "{header} was answered by {answer}");
+            prop_assert!(!agreed.receiving(Role::Server).takes_over || !needs_texts);
+            Ok(())
+        });
+    }
+
+    /// Whatever is answered, a client refuses it, or sends no more than it was allowed to.
+    #[test]
+    fn fuzz_a_client_takes_no_liberties_with_what_was_answered() {
+        check(&(settings(), header()), |(deflate, header)| {
+            let Some(answer) = extensions::parse([header.as_bytes()].into_iter()) else { return Ok(()) };
+            let Ok(Some(agreed)) = check_answer(&deflate, &answer) else { return Ok(()) };
+            let Some(answered) = Parameters::of(&answer[0], Sender::Server) else { panic!("{header}") };
+            let sending = agreed.sending(Role::Client);
+            prop_assert!(!sending.takes_over || !answered.client_no_takeover && deflate.sends_with_context);
+            prop_assert!(sending.window_bits <= answered.client_bits.flatten().unwrap_or(MOST_BITS));
+            prop_assert!(sending.window_bits <= deflate.window_bits);
+            prop_assert_eq!(agreed.receiving(Role::Client).takes_over, !answered.server_no_takeover);
+            Ok(())
+        });
     }
 
     #[test]

@@ -56,7 +56,10 @@ fn masked(frames: &[u8], mask: [u8; 4]) -> Vec<u8> {
 
 /// What the decoder makes of the pieces, up to an error or a Close frame. Between pieces the peer may have been idle.
 fn decode(pieces: &[&[u8]], is_idle_between: bool) -> (Vec<Incoming>, Option<CloseReason>) {
-    let mut decoder = Decoder::new(Role::Server, &[], Decoder::MIN_BUFFER, LIMIT);
+    decode_by(Decoder::new(Role::Server, &[], Decoder::MIN_BUFFER, LIMIT), pieces, is_idle_between)
+}
+
+fn decode_by(mut decoder: Decoder, pieces: &[&[u8]], is_idle_between: bool) -> (Vec<Incoming>, Option<CloseReason>) {
     let mut out = Vec::new();
     for piece in pieces {
         let mut rest = *piece;
@@ -136,6 +139,32 @@ fn fuzz_tungstenite_makes_the_same_of_mutated_traffic() {
 fn fuzz_the_pieces_in_which_traffic_arrives_make_no_difference() {
     let cuts = prop::collection::vec(any::<Index>(), 0..8);
     check(&(traffic(), cuts, any::<bool>()), pieces_make_no_difference);
+}
+
+/// Messages may say that they are compressed. Those that do are in the same pieces of the traffic, and nothing else is.
+#[cfg(feature = "deflate")]
+#[test]
+fn fuzz_pieces_make_no_difference_to_what_may_be_compressed() {
+    let bits = prop::collection::vec(any::<Index>(), 0..4);
+    let input = (traffic(), bits, prop::collection::vec(any::<Index>(), 0..8), any::<bool>());
+    check(&input, |(Raw(mut bytes), bits, cuts, is_idle)| {
+        // The bit of compression on some bytes that may begin a frame.
+        let first_bytes: Vec<usize> = (0..bytes.len()).filter(|at| matches!(bytes[*at], 1 | 2 | 0x81 | 0x82)).collect();
+        for bit in bits.iter().filter(|_| !first_bytes.is_empty()) {
+            bytes[first_bytes[bit.index(first_bytes.len())]] |= 0x40;
+        }
+        let decoder = || Decoder::new(Role::Server, &[], Decoder::MIN_BUFFER, LIMIT).taking_compressed(true);
+        let in_one = decode_by(decoder(), &[&bytes], false);
+        prop_assert_eq!(&decode_by(decoder(), &pieces(&bytes, &cuts), is_idle), &in_one);
+        let is_none_compressed = !in_one.0.iter().any(|incoming| matches!(incoming, Incoming::Compressed(_)));
+        let (plain, plain_error) = decode(&[&bytes], false);
+        if plain_error != Some(CloseReason::Protocol("reserved bits")) {
+            // None of them was the beginning of a message, so all is as without compression.
+            prop_assert!(is_none_compressed);
+            prop_assert_eq!((plain, plain_error), in_one);
+        }
+        Ok(())
+    });
 }
 
 #[test]

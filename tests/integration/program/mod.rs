@@ -2,6 +2,8 @@
 //! `check`, and what it prints of itself.
 
 mod check;
+#[cfg(feature = "deflate")]
+mod compression;
 mod connect;
 mod connect_end_of_input;
 #[cfg(feature = "completions")]
