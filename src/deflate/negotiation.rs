@@ -1,6 +1,5 @@
 //! What two ends agree to in the opening handshake (RFC 7692 sections 5 and 7.1), as pure functions, in the order in
-//! which they are called: [`offer`] by a client, [`choose`] and [`Agreed::answer`] by a server, [`check_answer`] by the
-//! client.
+//! which they are called: [`offer`] by a client, [`choose`] by a server, [`check_answer`] by the client.
 
 use std::fmt;
 

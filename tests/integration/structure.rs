@@ -31,11 +31,12 @@ const MAY_USE: &[(&str, &str)] = &[
 ];
 const CONNECTION: &str =
     "atomic deflate durations error foreign heartbeat http message protocol settings supervisor tls transport";
-const CLIENT: &str = "connection deflate durations error foreign heartbeat http logging message protocol settings supervisor tls transport";
+const CLIENT: &str = "connection deflate durations error foreign heartbeat http logging message protocol settings \
+                      supervisor tls transport";
 const TESTING: &str =
     "client connection error foreign heartbeat http message protocol server settings supervisor transport";
-const SERVER: &str = "atomic browser connection deflate durations error foreign heartbeat http logging message protocol \
-                      settings supervisor tls transport";
+const SERVER: &str = "atomic browser connection deflate durations error foreign heartbeat http logging message \
+                      protocol settings supervisor tls transport";
 
 /// Folders that do no I/O, and those that have no clock either: what they must not name.
 const PURE: &[(&str, &[&str])] = &[
