@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -12,12 +13,15 @@ use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::answers::{Answers, Dialect, Template};
+use crate::answers::{Answers, Dialect, Seen, Template};
 use crate::channel::Channel;
+use crate::load::PageLoad;
+use crate::pages::{self, Conversation, Terms};
 use crate::process::Server;
+use crate::procfs::Usage;
 use crate::requester::{await_ends, say_goodbye};
 use crate::wire::wrong;
-use crate::{interrupt, load};
+use crate::{interrupt, load, procfs};
 
 /// How a server's fan-out is to be loaded.
 #[derive(Debug, Clone)]
@@ -26,6 +30,8 @@ pub(crate) struct Fanout {
     /// Connections that never read.
     pub(crate) deaf: usize,
     pub(crate) payload: usize,
+    /// State pages in place of that: the listeners make the offer, and the publisher none.
+    pub(crate) pages: Option<PageLoad>,
     /// Messages under way while the rate is measured.
     pub(crate) window: usize,
     pub(crate) threads: usize,
@@ -40,15 +46,27 @@ pub(crate) struct Outcome {
     pub(crate) last: Histogram<u64>,
     /// Verified deliveries per second, with a window of messages under way.
     pub(crate) rate: f64,
+    /// The server's processor time for each delivery, while that was measured.
+    pub(crate) processor: Duration,
+    /// The load's own.
+    pub(crate) own_processor: Duration,
+    /// What all deliveries took.
+    pub(crate) seen: Seen,
+    /// The server's at the end, with all connections open.
+    pub(crate) usage: Usage,
 }
 
 /// Runs it. `None` after Ctrl-C.
 pub(crate) fn run(server: &Server, fanout: &Fanout) -> io::Result<Option<Outcome>> {
     let dialect = server.dialect(false);
-    let template = Template::new(dialect, fanout.payload, 0);
+    let conversation = fanout.pages.as_ref().map(|load| Arc::new(Conversation::new(&load.pages)));
+    let template = match &conversation {
+        Some(conversation) => Template::pages(dialect, conversation, Terms::PLAIN),
+        None => Template::new(dialect, fanout.payload, 0),
+    };
     let deaf: Vec<TcpStream> =
         (0..fanout.deaf).map(|_| open_deaf(server.address, dialect)).collect::<io::Result<_>>()?;
-    let groups = open(server.address, dialect, fanout, &template)?;
+    let groups = open(server.address, fanout, &template, conversation.as_ref())?;
     let publisher = open_stream(server.address, dialect)?;
     // A client may be through with its handshake a moment before the server counts it in.
     interrupt::sleep_until(Instant::now() + Duration::from_millis(500));
@@ -67,18 +85,24 @@ pub(crate) fn run(server: &Server, fanout: &Fanout) -> io::Result<Option<Outcome
         let echo = publisher.try_clone()?;
         scope.spawn(move || io::copy(&mut &echo, &mut io::sink()));
 
-        let published = Publisher { stream: &publisher, template, complete, next: 0 }.run(fanout);
+        let pids = [server.process.pid(), std::process::id()];
+        let published = Publisher { stream: &publisher, template, complete, next: 0, pids }.run(fanout);
+        let usage = procfs::usage(server.process.pid());
         tally.is_over.store(true, SeqCst);
         let listened: Vec<_> = listeners.into_iter().map(|listener| listener.join()).collect();
         say_goodbye(&publisher, dialect.is_websocket);
-        let mut streams = Vec::new();
+        let (mut streams, mut seen) = (Vec::new(), Seen::default());
         for result in listened {
-            streams.extend(result.map_err(|_| io::Error::other("a listener panicked"))??);
+            for listener in result.map_err(|_| io::Error::other("a listener panicked"))?? {
+                seen.add(listener.answers.seen());
+                streams.push(listener.stream);
+            }
         }
         streams.iter().for_each(|stream| say_goodbye(stream, dialect.is_websocket));
         await_ends(streams.iter());
         let _ = publisher.shutdown(Shutdown::Both);
-        published
+        let Published { last, rate, processors: [processor, own_processor] } = published?;
+        Ok::<_, io::Error>(Outcome { last, rate, processor, own_processor, seen, usage })
     })?;
     drop(deaf);
     Ok((!interrupt::is_set()).then_some(outcome))
@@ -114,19 +138,37 @@ struct Publisher<'a> {
     template: Template,
     complete: Receiver<Instant>,
     next: u64,
+    /// The server, and this process.
+    pids: [u32; 2],
+}
+
+/// What a publisher has measured.
+struct Published {
+    last: Histogram<u64>,
+    rate: f64,
+    /// For each delivery.
+    processors: [Duration; 2],
 }
 
 impl Publisher<'_> {
     /// How long a message may take before the server counts as held up.
-    const PATIENCE: Duration = Duration::from_secs(5);
+    const PATIENCE: Duration = Duration::from_secs(10);
+    /// Messages that a rate is taken of at least, however long they take.
+    const FEWEST: u64 = 3;
 
-    fn run(mut self, fanout: &Fanout) -> io::Result<Outcome> {
+    fn run(mut self, fanout: &Fanout) -> io::Result<Published> {
         self.stream.set_write_timeout(Some(Self::PATIENCE))?;
+        let last = self.one_by_one(fanout)?;
+        let (rate, processors) = self.with_window(fanout)?;
+        Ok(Published { last, rate, processors })
+    }
+
+    fn one_by_one(&mut self, fanout: &Fanout) -> io::Result<Histogram<u64>> {
         let mut last = load::new_histogram();
         // The first few are not counted: buffers grow, code is paged in.
         let begin = Instant::now() + fanout.duration / 4;
         let end = begin + fanout.duration;
-        while Instant::now() < end && !interrupt::is_set() {
+        while (Instant::now() < end || last.is_empty()) && !interrupt::is_set() {
             let published = Instant::now();
             self.publish(1)?;
             let complete = self.await_complete()?;
@@ -134,22 +176,34 @@ impl Publisher<'_> {
                 last.saturating_record(complete.saturating_duration_since(published).as_nanos() as u64);
             }
         }
+        Ok(last)
+    }
 
+    /// Deliveries per second, and what each takes of the processors.
+    fn with_window(&mut self, fanout: &Fanout) -> io::Result<(f64, [Duration; 2])> {
         let begin = Instant::now() + fanout.duration / 4;
         let end = begin + fanout.duration;
+        let mut first: Option<(Instant, [Duration; 2])> = None;
         let mut messages = 0_u64;
         self.publish(fanout.window)?;
-        for under_way in 0.. {
+        let (elapsed, processors) = loop {
             let complete = self.await_complete()?;
-            if complete >= end || interrupt::is_set() {
+            messages += u64::from(first.is_some());
+            if let Some((first, before)) = first
+                && (complete >= end && messages >= Self::FEWEST || interrupt::is_set())
+            {
+                let after = self.pids.map(procfs::processor);
                 (1..fanout.window).try_for_each(|_| self.await_complete().map(drop))?;
-                break;
+                break (complete - first, [0, 1].map(|process| after[process].saturating_sub(before[process])));
             }
-            messages += u64::from(under_way > 0 && complete >= begin);
+            if first.is_none() && complete >= begin {
+                first = Some((complete, self.pids.map(procfs::processor)));
+            }
             self.publish(1)?;
-        }
-        let rate = messages as f64 * fanout.listeners as f64 / fanout.duration.as_secs_f64();
-        Ok(Outcome { last, rate })
+        };
+        let deliveries = messages as f64 * fanout.listeners as f64;
+        let rate = deliveries / elapsed.as_secs_f64().max(f64::MIN_POSITIVE);
+        Ok((rate, processors.map(|time| time.div_f64(deliveries.max(1.0)))))
     }
 
     fn publish(&mut self, count: usize) -> io::Result<()> {
@@ -175,8 +229,8 @@ struct Listener {
     answers: Answers,
 }
 
-/// Receives until it is over. Gives the streams back, to be closed.
-fn listen(mut listeners: Vec<Listener>, tally: &Tally, complete: &Sender<Instant>) -> io::Result<Vec<TcpStream>> {
+/// Receives until it is over. Gives the listeners back, to be closed.
+fn listen(mut listeners: Vec<Listener>, tally: &Tally, complete: &Sender<Instant>) -> io::Result<Vec<Listener>> {
     let mut poll = Poll::new()?;
     for (number, listener) in listeners.iter().enumerate() {
         listener.stream.set_nonblocking(true)?;
@@ -194,10 +248,29 @@ fn listen(mut listeners: Vec<Listener>, tally: &Tally, complete: &Sender<Instant
             listeners[event.token().0].receive(&mut scratch, tally, complete)?;
         }
     }
-    Ok(listeners.into_iter().map(|listener| listener.stream).collect())
+    Ok(listeners)
 }
 
 impl Listener {
+    fn open(
+        address: SocketAddr,
+        fanout: &Fanout,
+        template: &Template,
+        conversation: Option<&Arc<Conversation>>,
+    ) -> io::Result<Self> {
+        let dialect = template.dialect();
+        let (Some(PageLoad { offer, .. }), Some(conversation)) = (&fanout.pages, conversation) else {
+            return Ok(Self { stream: open_stream(address, dialect)?, answers: template.answers(0) });
+        };
+        let mut channel = Channel::connect(address, None)?;
+        let (terms, rest) = pages::upgrade(&mut channel, *offer)?;
+        if !rest.is_empty() {
+            return Err(wrong("something before it was asked"));
+        }
+        let answers = Template::pages(dialect, conversation, terms).answers(0);
+        Ok(Self { stream: channel.into_stream(), answers })
+    }
+
     fn receive(&mut self, scratch: &mut [u8], tally: &Tally, complete: &Sender<Instant>) -> io::Result<()> {
         loop {
             let count = match (&self.stream).read(scratch) {
@@ -226,7 +299,12 @@ impl Listener {
 }
 
 /// Opens the listeners, a group for each thread.
-fn open(address: SocketAddr, dialect: Dialect, fanout: &Fanout, template: &Template) -> io::Result<Vec<Vec<Listener>>> {
+fn open(
+    address: SocketAddr,
+    fanout: &Fanout,
+    template: &Template,
+    conversation: Option<&Arc<Conversation>>,
+) -> io::Result<Vec<Vec<Listener>>> {
     let threads = fanout.threads.min(fanout.listeners).max(1);
     thread::scope(|scope| {
         let openers: Vec<_> = (0..threads)
@@ -235,7 +313,7 @@ fn open(address: SocketAddr, dialect: Dialect, fanout: &Fanout, template: &Templ
                 scope.spawn(move || {
                     let numbers = numbers.take_while(|_| !interrupt::is_set());
                     numbers
-                        .map(|_| Ok(Listener { stream: open_stream(address, dialect)?, answers: template.answers(0) }))
+                        .map(|_| Listener::open(address, fanout, template, conversation))
                         .collect::<io::Result<Vec<_>>>()
                 })
             })

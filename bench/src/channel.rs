@@ -113,8 +113,19 @@ impl Channel {
 
     /// The opening handshake, blocking. What the server sent after it is returned.
     pub(crate) fn upgrade(&mut self) -> io::Result<Vec<u8>> {
+        Ok(self.request_upgrade(wire::UPGRADE)?.1)
+    }
+
+    /// The same, offering extensions. The value of the server's header for them comes first.
+    pub(crate) fn upgrade_offering(&mut self, extensions: &str) -> io::Result<(String, Vec<u8>)> {
+        let (answer, rest) = self.request_upgrade(&wire::upgrade_offering(extensions))?;
+        Ok((wire::extensions(&answer), rest))
+    }
+
+    /// The server's answer, and what came after it.
+    fn request_upgrade(&mut self, request: &[u8]) -> io::Result<(Vec<u8>, Vec<u8>)> {
         self.stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        self.write(wire::UPGRADE)?;
+        self.write(request)?;
         let mut answer = Vec::with_capacity(1024);
         let mut scratch = [0; SCRATCH];
         let end = loop {
@@ -130,7 +141,8 @@ impl Channel {
             }
         };
         self.stream.set_read_timeout(None)?;
-        Ok(answer.split_off(end))
+        let rest = answer.split_off(end);
+        Ok((answer, rest))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{connect, count, detect, echoes, fanout, idle, isolation, syscalls, tls};
+use crate::cases::{connect, count, deflate, detect, echoes, fanout, idle, isolation, syscalls, tls};
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
@@ -69,6 +69,7 @@ impl Common {
             window: 1,
             payload: 20,
             text: self.text,
+            pages: None,
             threads: self.load_threads.max(1),
             warm_up: Duration::from_secs_f64(self.seconds / 4.0),
             duration: Duration::from_secs_f64(self.seconds),
@@ -103,6 +104,8 @@ enum Command {
     Idle(idle::Options),
     /// Echoes, handshakes, idle connections and returning clients over TLS.
     Tls(tls::Options),
+    /// State pages compressed: echoes, broadcasts, idle connections, and when it pays.
+    Deflate(deflate::Options),
     /// How exactly dead peers are found.
     Detect(detect::Options),
     /// Instructions for one message, by callgrind.
@@ -135,7 +138,8 @@ enum Command {
 }
 
 /// What `all` does.
-const ALL: [&str; 9] = ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "tls", "detect"];
+const ALL: [&str; 10] =
+    ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "tls", "deflate", "detect"];
 
 pub(crate) fn run() -> io::Result<()> {
     let Cli { command, common } = Cli::parse();
@@ -147,8 +151,13 @@ pub(crate) fn run() -> io::Result<()> {
         command => command,
     };
     interrupt::watch()?;
-    // Over TLS nothing is bare.
-    let reference = if matches!(command, Command::Tls(_)) { Kind::Tungstenite } else { Kind::Bare };
+    let references = match command {
+        // Over TLS nothing is bare.
+        Command::Tls(_) => vec![Kind::Tungstenite.name(), Kind::TokioTungstenite.name()],
+        Command::Deflate(_) => deflate::REFERENCES.to_vec(),
+        Command::All => [&[Kind::Bare.name(), Kind::TokioTungstenite.name()][..], &deflate::REFERENCES].concat(),
+        _ => vec![Kind::Bare.name(), Kind::TokioTungstenite.name()],
+    };
     let machine = Machine::look();
     print!("{machine}");
     let mut report = Report::default();
@@ -156,7 +165,7 @@ pub(crate) fn run() -> io::Result<()> {
         Command::All => all(&common, &mut report),
         one => measure(&common, one, &mut report),
     };
-    print!("{}", report.tables(&[reference.name(), Kind::TokioTungstenite.name()]));
+    print!("{}", report.tables(&references));
     if let Some(path) = &common.json {
         fs::write(path, json::write(&machine, &report, common.rounds, common.seconds))?;
     }
@@ -203,6 +212,7 @@ fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result
         Command::Connect(options) => connect::run(common, &options, report),
         Command::Idle(options) => idle::run(common, &options, report),
         Command::Tls(options) => tls::run(common, &options, report),
+        Command::Deflate(options) => deflate::run(common, &options, report),
         Command::Detect(options) => detect::run(common, &options, report),
         Command::Count(options) => count::run(common, &options, report),
         Command::Syscalls(options) => syscalls::run(common, &options, report),

@@ -18,12 +18,13 @@ use mio::{Events, Interest, Poll, Token, Waker};
 
 use crate::answers::Dialect;
 use crate::channel::{Channel, Received, SCRATCH};
+use crate::pages::{self, Pages, Terms};
 use crate::process::{self, Process, Server};
 use crate::tls;
 use crate::wire::{self, Parser, Piece};
 
 /// What a crowd is like.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub(crate) struct Options {
     /// Plain TCP, no WebSocket.
     #[arg(long)]
@@ -37,6 +38,25 @@ pub(crate) struct Options {
     /// Each waits for a Ping of the server, too.
     #[arg(long)]
     pub(crate) await_ping: bool,
+    /// What each has echoed, with --talk, is a state page of so many bytes.
+    #[arg(long)]
+    pub(crate) page: Option<usize>,
+    /// The page is compressed, each way.
+    #[arg(long)]
+    pub(crate) deflate: bool,
+}
+
+impl Options {
+    fn arguments(self) -> Vec<String> {
+        let Self { bare, tls, talk, await_ping, page, deflate } = self;
+        let flags = [(bare, "--bare"), (tls, "--tls"), (talk, "--talk"), (await_ping, "--await-ping")];
+        let flags = flags.into_iter().chain([(deflate, "--deflate")]);
+        let mut arguments: Vec<String> = flags.filter(|(is_set, _)| *is_set).map(|(_, flag)| flag.to_owned()).collect();
+        if let Some(page) = page {
+            arguments.extend(["--page".into(), page.to_string()]);
+        }
+        arguments
+    }
 }
 
 struct Member {
@@ -68,8 +88,9 @@ pub(crate) fn run(server: SocketAddr, count: usize, options: Options) -> io::Res
     });
 
     let mut crowd = Vec::with_capacity(count);
+    let pages = options.page.map(Pages::new).transpose()?;
     for number in 0..count {
-        let member = Member::open(server, options)?;
+        let member = Member::open(server, options, pages.as_ref())?;
         let interest = Interest::READABLE;
         poll.registry().register(&mut SourceFd(&member.channel.stream().as_raw_fd()), Token(number), interest)?;
         crowd.push(member);
@@ -126,26 +147,32 @@ impl Heard {
 }
 
 impl Member {
-    fn open(server: SocketAddr, options: Options) -> io::Result<Self> {
+    fn open(server: SocketAddr, options: Options, pages: Option<&Pages>) -> io::Result<Self> {
         let mut channel = Channel::connect(server, options.tls.then(tls::careless_client))?;
+        let mut terms = Terms::PLAIN;
         let tail = if options.bare {
             // Waits until the server has taken it in, as the handshake does: a rush would overrun its backlog.
             channel.stream().write_all(b"?")?;
             channel.stream().read_exact(&mut [0])?;
             Vec::new()
         } else {
-            channel.upgrade()?
+            let (agreed, tail) = pages::upgrade(&mut channel, options.deflate.then_some(pages::WITHOUT_TAKEOVER))?;
+            terms = agreed;
+            tail
         };
         if options.talk {
             let mut words = Vec::with_capacity(64);
-            wire::frame(&mut words, wire::BINARY, &[b'0'; 20]);
+            match pages {
+                Some(pages) => words.extend_from_slice(pages.frame(0, terms)),
+                None => wire::frame(&mut words, wire::BINARY, &[b'0'; 20]),
+            }
             wire::frame(&mut words, wire::PING, b"?");
             channel.write(&words)?;
         }
         channel.stream().set_nonblocking(true)?;
         let mut member = Self {
             channel,
-            parser: Parser::default(),
+            parser: Parser::new(terms.is_compressed),
             ping: Vec::new(),
             is_ping: false,
             heard: Heard::default(),
@@ -183,7 +210,7 @@ impl Member {
                 Piece::Begin(wire::CLOSE, _) => return Err(io::ErrorKind::ConnectionAborted.into()),
                 Piece::Begin(opcode, _) => {
                     self.is_ping = opcode == wire::PING;
-                    self.heard.echo |= opcode == wire::BINARY;
+                    self.heard.echo |= matches!(opcode & !wire::COMPRESSED, wire::BINARY | wire::TEXT);
                     self.heard.pong |= opcode == wire::PONG;
                     self.heard.ping |= self.is_ping;
                     self.ping.clear();
@@ -207,21 +234,23 @@ impl Member {
 
 /// Starts a crowd in a process of its own, and waits until it is complete.
 pub(crate) fn start(server: &Server, count: usize) -> io::Result<Process> {
-    start_with(server, count, false, false)
+    start_with(server, count, Options::default())
 }
 
 /// One whose members talk first, and await a Ping of the server.
 pub(crate) fn start_talking(server: &Server, count: usize, await_ping: bool) -> io::Result<Process> {
-    start_with(server, count, true, await_ping)
+    start_with(server, count, Options { talk: true, await_ping, ..Options::default() })
 }
 
-fn start_with(server: &Server, count: usize, talk: bool, await_ping: bool) -> io::Result<Process> {
-    let mut arguments = vec!["crowd".to_owned(), server.address.to_string(), count.to_string()];
+/// One whose members have a state page echoed first, and await a Ping of the server.
+pub(crate) fn start_reading(server: &Server, count: usize, page: usize, deflate: bool) -> io::Result<Process> {
+    start_with(server, count, Options { talk: true, await_ping: true, page: Some(page), deflate, ..Options::default() })
+}
+
+fn start_with(server: &Server, count: usize, options: Options) -> io::Result<Process> {
     let Dialect { is_websocket, is_tls, .. } = server.dialect(false);
-    for (flag, is_set) in [("--bare", !is_websocket), ("--tls", is_tls), ("--talk", talk), ("--await-ping", await_ping)]
-    {
-        arguments.extend(is_set.then(|| flag.to_owned()));
-    }
+    let mut arguments = vec!["crowd".to_owned(), server.address.to_string(), count.to_string()];
+    arguments.extend(Options { bare: !is_websocket, tls: is_tls, ..options }.arguments());
     let crowd = Process::start(&arguments)?;
     let line = crowd.line(Duration::from_secs(120))?;
     if line == "ready" { Ok(crowd) } else { Err(io::Error::other(format!("the crowd said: {line}"))) }

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,10 @@ use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::answers::Seen;
+use crate::pages::{Conversation, Pages};
 use crate::process::Server;
+use crate::procfs::Usage;
 use crate::requester::{Requester, close};
 use crate::{interrupt, procfs};
 
@@ -25,10 +29,19 @@ pub(crate) struct Load {
     /// Bytes of each message.
     pub(crate) payload: usize,
     pub(crate) text: bool,
+    /// State pages in place of all that.
+    pub(crate) pages: Option<PageLoad>,
     pub(crate) threads: usize,
     /// Not counted.
     pub(crate) warm_up: Duration,
     pub(crate) duration: Duration,
+}
+
+/// State pages, and what the server is offered to compress them.
+#[derive(Debug, Clone)]
+pub(crate) struct PageLoad {
+    pub(crate) pages: Arc<Pages>,
+    pub(crate) offer: Option<&'static str>,
 }
 
 /// What came of it.
@@ -42,6 +55,10 @@ pub(crate) struct Outcome {
     pub(crate) processor: Duration,
     /// The load's own.
     pub(crate) own_processor: Duration,
+    /// What all answers took, those of the warm-up too.
+    pub(crate) seen: Seen,
+    /// The server's at the end, with all connections open.
+    pub(crate) usage: Usage,
 }
 
 /// Runs a load. `None` after Ctrl-C.
@@ -54,16 +71,18 @@ pub(crate) fn run(server: &Server, load: &Load) -> io::Result<Option<Outcome>> {
         let workers: Vec<_> =
             groups.into_iter().map(|group| scope.spawn(move || Worker::new(group, load, span)?.run())).collect();
         let processors = span.processors(server);
+        let usage = procfs::usage(server.process.pid());
 
-        let mut latency = new_histogram();
+        let (mut latency, mut seen) = (new_histogram(), Seen::default());
         for worker in workers {
-            let counted = worker.join().map_err(|_| io::Error::other("a load thread panicked"))??;
+            let (counted, taken) = worker.join().map_err(|_| io::Error::other("a load thread panicked"))??;
             latency.add(counted).map_err(io::Error::other)?;
+            seen.add(taken);
         }
         let answers = u32::try_from(latency.len().max(1)).unwrap_or(u32::MAX);
         let rate = latency.len() as f64 / load.duration.as_secs_f64();
         let [processor, own_processor] = processors.map(|time| time / answers);
-        let outcome = Outcome { rate, latency, processor, own_processor };
+        let outcome = Outcome { rate, latency, processor, own_processor, seen, usage };
         Ok((!interrupt::is_set()).then_some(outcome))
     })
 }
@@ -73,6 +92,8 @@ fn open(server: &Server, load: &Load) -> io::Result<Vec<Vec<Requester>>> {
     let threads = load.threads.min(load.connections);
     let dialect = server.dialect(load.text);
     let address = server.address;
+    let conversation = load.pages.as_ref().map(|load| (Arc::new(Conversation::new(&load.pages)), load.offer));
+    let conversation = conversation.as_ref();
     thread::scope(|scope| {
         let openers: Vec<_> = (0..threads)
             .map(|thread| {
@@ -80,7 +101,12 @@ fn open(server: &Server, load: &Load) -> io::Result<Vec<Vec<Requester>>> {
                 scope.spawn(move || {
                     numbers
                         .take_while(|_| !interrupt::is_set())
-                        .map(|number| Requester::open(address, dialect, load.payload, number))
+                        .map(|number| match conversation {
+                            Some((conversation, offer)) => {
+                                Requester::with_pages(address, dialect, conversation, *offer)
+                            }
+                            None => Requester::open(address, dialect, load.payload, number),
+                        })
                         .collect::<io::Result<Vec<_>>>()
                 })
             })
@@ -137,7 +163,8 @@ impl Worker {
     const SMALL: usize = 4096;
 
     fn new(requesters: Vec<Requester>, load: &Load, span: Span) -> io::Result<Self> {
-        let is_blocking = requesters.len() == 1 && load.window * load.payload <= Self::SMALL;
+        let is_small = load.pages.is_none() && load.window * load.payload <= Self::SMALL;
+        let is_blocking = requesters.len() == 1 && is_small;
         let poll = if is_blocking { None } else { Some(Poll::new()?) };
         for (number, requester) in requesters.iter().enumerate() {
             let stream = requester.stream();
@@ -154,7 +181,7 @@ impl Worker {
         Ok(Self { requesters, window: load.window, span, poll, latency, scratch: vec![0; 64 * 1024] })
     }
 
-    fn run(mut self) -> io::Result<Histogram<u64>> {
+    fn run(mut self) -> io::Result<(Histogram<u64>, Seen)> {
         for number in 0..self.requesters.len() {
             self.request(number, Instant::now())?;
         }
@@ -179,8 +206,10 @@ impl Worker {
                 return Err(io::Error::new(io::ErrorKind::TimedOut, "answers are missing"));
             }
         }
+        let mut seen = Seen::default();
+        self.requesters.iter().for_each(|requester| seen.add(requester.seen()));
         close(&mut self.requesters);
-        Ok(self.latency)
+        Ok((self.latency, seen))
     }
 
     /// Takes what a connection has received, and sends the next requests.

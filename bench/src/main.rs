@@ -19,6 +19,7 @@ mod json;
 mod load;
 mod machine;
 mod paced;
+mod pages;
 mod plot;
 mod process;
 mod procfs;

@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::answers::Dialect;
-use crate::server::{Kind, ServeOptions, websockets};
+use crate::server::{Kind, ServeOptions};
 
 /// A process that ends when its standard input does, so that it never outlives us.
 #[derive(Debug)]
@@ -105,13 +105,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(kind: Kind, options: &ServeOptions) -> io::Result<Self> {
-        let mut command = match kind {
-            Kind::Websockets => websockets::command(),
-            _ => Command::new(std::env::current_exe()?),
-        };
-        if kind != Kind::Websockets {
-            command.args(options.arguments(kind));
-        }
+        let mut command = kind.command(options)?;
         Self::spawn(kind, options, &mut command)
     }
 

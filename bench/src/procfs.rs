@@ -8,6 +8,8 @@ use std::time::Duration;
 pub(crate) struct Usage {
     /// Resident memory, in bytes.
     pub(crate) resident: f64,
+    /// The most that was ever resident.
+    pub(crate) peak: f64,
     /// Page tables, in bytes.
     pub(crate) page_tables: f64,
     pub(crate) threads: f64,
@@ -19,6 +21,7 @@ pub(crate) fn usage(pid: u32) -> Usage {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     Usage {
         resident: resident(pid).unwrap_or_else(|| kilobytes(&status, "VmRSS:")),
+        peak: kilobytes(&status, "VmHWM:"),
         page_tables: kilobytes(&status, "VmPTE:"),
         threads: field(&status, "Threads:"),
         processor: processor(pid),

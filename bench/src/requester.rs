@@ -3,10 +3,12 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::answers::{Answers, Dialect, Template};
+use crate::answers::{Answers, Dialect, Seen, Template};
 use crate::channel::{Channel, Received};
+use crate::pages::{self, Conversation};
 use crate::tls;
 use crate::wire::{self, wrong};
 
@@ -30,14 +32,36 @@ impl Requester {
     pub(crate) fn with_template(server: SocketAddr, dialect: Dialect, template: Template) -> io::Result<Self> {
         let mut channel = Channel::connect(server, dialect.is_tls.then(tls::careless_client))?;
         let tail = if dialect.is_websocket { channel.upgrade()? } else { Vec::new() };
+        Self::new(channel, template, &tail)
+    }
+
+    /// One that sends state pages, on terms of which the server is offered these extensions.
+    pub(crate) fn with_pages(
+        server: SocketAddr,
+        dialect: Dialect,
+        conversation: &Arc<Conversation>,
+        offer: Option<&str>,
+    ) -> io::Result<Self> {
+        let mut channel = Channel::connect(server, dialect.is_tls.then(tls::careless_client))?;
+        let (terms, tail) = pages::upgrade(&mut channel, offer)?;
+        Self::new(channel, Template::pages(dialect, conversation, terms), &tail)
+    }
+
+    fn new(channel: Channel, template: Template, tail: &[u8]) -> io::Result<Self> {
+        let dialect = template.dialect();
         let mut answers = template.answers(0);
         let mut out = Vec::new();
-        answers.take(&tail, &mut out)?;
+        answers.take(tail, &mut out)?;
         Ok(Self { channel, dialect, template, answers, requests: 0, sent: VecDeque::new(), out, written: 0 })
     }
 
     pub(crate) fn stream(&self) -> &TcpStream {
         self.channel.stream()
+    }
+
+    /// What the answers took so far.
+    pub(crate) fn seen(&self) -> Seen {
+        self.answers.seen()
     }
 
     /// Requests whose answers are awaited.

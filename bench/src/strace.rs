@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::process::Server;
-use crate::server::{Kind, ServeOptions, websockets};
+use crate::server::{Kind, ServeOptions};
 
 pub(crate) fn is_available() -> bool {
     let version = Command::new("strace").arg("-V").stdout(Stdio::null()).stderr(Stdio::null()).status();
@@ -25,12 +25,8 @@ pub(crate) fn count(
     let summary = std::env::temp_dir().join(format!("heartwire-bench-{}.strace", std::process::id()));
     let mut command = Command::new("strace");
     command.args(["--follow-forks", "--summary-only", "--output"]).arg(&summary);
-    if kind == Kind::Websockets {
-        let python = websockets::command();
-        command.arg(python.get_program()).args(python.get_args());
-    } else {
-        command.arg(std::env::current_exe()?).args(serve.arguments(kind));
-    }
+    let served = kind.command(serve)?;
+    command.arg(served.get_program()).args(served.get_args());
     let server = on_one_processor(|| Server::spawn(kind, serve, &mut command))?;
     exchange(&server)?;
     server.process.finish()?;

@@ -13,6 +13,8 @@ pub(crate) const BINARY: u8 = 2;
 pub(crate) const CLOSE: u8 = 8;
 pub(crate) const PING: u8 = 9;
 pub(crate) const PONG: u8 = 10;
+/// Beside the opcode of a message that is compressed: the bit RSV1 (RFC 7692 section 6).
+pub(crate) const COMPRESSED: u8 = 0x40;
 
 /// Every frame has the same mask. It is no zero, so that servers have their work with it.
 const MASK: [u8; 4] = [0x5a, 0xc3, 0x17, 0x9e];
@@ -43,6 +45,15 @@ pub(crate) fn header(out: &mut Vec<u8>, opcode: u8, len: usize) -> usize {
     out.len() - before
 }
 
+/// The length of the header of a server's frame.
+pub(crate) fn header_length(payload: u64) -> u64 {
+    match payload {
+        0..=125 => 2,
+        126..=0xffff => 4,
+        _ => 10,
+    }
+}
+
 /// Masks bytes from the beginning of a payload on.
 pub(crate) fn mask(bytes: &mut [u8]) {
     for (byte, key) in bytes.iter_mut().zip(MASK.iter().cycle()) {
@@ -53,7 +64,7 @@ pub(crate) fn mask(bytes: &mut [u8]) {
 /// A piece of a server's frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece<'a> {
-    /// A frame begins: opcode, length of the payload.
+    /// A frame begins: opcode, with [`COMPRESSED`] if it is, and length of the payload.
     Begin(u8, u64),
     /// More of its payload.
     Payload(&'a [u8]),
@@ -68,9 +79,16 @@ pub(crate) struct Parser {
     head_len: usize,
     remaining: u64,
     in_payload: bool,
+    /// Whether compression was agreed.
+    takes_compressed: bool,
 }
 
 impl Parser {
+    /// Of a server with which compression was agreed, if `takes_compressed`.
+    pub(crate) fn new(takes_compressed: bool) -> Self {
+        Self { takes_compressed, ..Self::default() }
+    }
+
     /// The next piece at the front of `bytes`, which is moved on; `None` if all is taken in.
     pub(crate) fn next<'a>(&mut self, bytes: &mut &'a [u8]) -> io::Result<Option<Piece<'a>>> {
         if self.in_payload {
@@ -101,7 +119,8 @@ impl Parser {
             self.head_len += 1;
             *bytes = rest;
         }
-        if self.head[0] & 0xf0 != 0x80 || self.head[1] & 0x80 != 0 {
+        let reserved = if self.takes_compressed { 0x30 } else { 0x70 };
+        if self.head[0] & (0x80 | reserved) != 0x80 || self.head[1] & 0x80 != 0 {
             return Err(wrong("a frame that is fragmented, masked or has reserved bits"));
         }
         self.remaining = match self.head_len {
@@ -111,7 +130,7 @@ impl Parser {
         };
         self.head_len = 0;
         self.in_payload = true;
-        Ok(Some(Piece::Begin(self.head[0] & 0xf, self.remaining)))
+        Ok(Some(Piece::Begin(self.head[0] & 0x4f, self.remaining)))
     }
 }
 
@@ -158,6 +177,20 @@ fn bound(kind: Type) -> io::Result<Socket> {
 /// An opening handshake. The key and its answer are the example of RFC 6455 section 1.3.
 pub(crate) const UPGRADE: &[u8] = b"GET /bench HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// The same, with an offer of extensions.
+pub(crate) fn upgrade_offering(extensions: &str) -> Vec<u8> {
+    let head = UPGRADE.strip_suffix(b"\r\n").unwrap_or(UPGRADE);
+    [head, b"Sec-WebSocket-Extensions: ", extensions.as_bytes(), b"\r\n\r\n"].concat()
+}
+
+/// The value of the server's header for extensions, empty if there is none.
+pub(crate) fn extensions(answer: &[u8]) -> String {
+    let answer = String::from_utf8_lossy(answer);
+    let mut fields = answer.lines().filter_map(|line| line.split_once(':'));
+    let found = fields.find(|(name, _)| name.eq_ignore_ascii_case("sec-websocket-extensions"));
+    found.map_or_else(String::new, |(_, value)| value.trim().to_owned())
+}
 
 /// The length of the answer to [`UPGRADE`] at the front of these bytes; `None` if it is not complete.
 pub(crate) fn upgraded(bytes: &[u8]) -> io::Result<Option<usize>> {
@@ -208,6 +241,19 @@ mod tests {
         for head in [[0x02, 0], [0x82, 0x80], [0xc2, 0]] {
             assert!(Parser::default().next(&mut &head[..]).is_err());
         }
+        for head in [[0x42, 0], [0xa2, 0]] {
+            assert!(Parser::new(true).next(&mut &head[..]).is_err());
+        }
+        let compressed = Parser::new(true).next(&mut &[0xc1, 0][..]).unwrap();
+        assert_eq!(compressed, Some(Piece::Begin(TEXT | COMPRESSED, 0)));
+    }
+
+    #[test]
+    fn extensions_are_offered_and_found() {
+        let request = String::from_utf8(upgrade_offering("one; two")).unwrap();
+        assert!(request.ends_with("==\r\nSec-WebSocket-Extensions: one; two\r\n\r\n"), "{request}");
+        assert_eq!(extensions(b"HTTP/1.1 101 Hm\r\nsec-websocket-extensions: one; a=2\r\n\r\n"), "one; a=2");
+        assert_eq!(extensions(b"HTTP/1.1 101 Hm\r\nUpgrade: websocket\r\n\r\n"), "");
     }
 
     #[test]

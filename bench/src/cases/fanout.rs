@@ -36,6 +36,7 @@ pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io
         listeners: 100,
         deaf: 0,
         payload: 20,
+        pages: None,
         window: options.window.max(1),
         threads: common.load().threads,
         duration: Duration::from_secs_f64(common.seconds),

@@ -2,6 +2,7 @@
 
 pub(crate) mod connect;
 pub(crate) mod count;
+pub(crate) mod deflate;
 pub(crate) mod detect;
 pub(crate) mod echoes;
 pub(crate) mod fanout;

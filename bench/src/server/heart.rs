@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use heartwire::{CloseCode, Event, HeartbeatPolicy, Sender, Server, ServerHandle, ServerTls};
+use heartwire::{CloseCode, Deflate, Event, HeartbeatPolicy, Sender, Server, ServerHandle, ServerTls};
 
-use super::ServeOptions;
 use super::handler::Work;
+use super::{Deflation, ServeOptions};
 use crate::process::{announce, obey_stdin};
 
 /// How an echo answers.
@@ -32,6 +32,11 @@ pub(super) fn serve(options: &ServeOptions, reply: Reply) -> io::Result<()> {
     if let Some(file) = &options.tls {
         server = server.tls(ServerTls::from_pem_files(file, file).map_err(io::Error::other)?);
     }
+    server = match options.deflate {
+        None => server,
+        Some(Deflation::Defaults) => server.deflate(Deflate::new()),
+        Some(Deflation::Level(level)) => server.deflate(Deflate::new().level(level)),
+    };
     announce(server.local_addr());
     let handle = server.handle();
     if options.events {

@@ -9,13 +9,17 @@ mod fast;
 mod hand_written;
 mod handler;
 mod heart;
+mod node_ws;
 #[cfg(feature = "peers")]
 mod tokio_ws;
 mod tungsten;
-pub(crate) mod websockets;
+mod websockets;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
@@ -44,6 +48,8 @@ pub(crate) enum Kind {
     ActixWs,
     /// Python's websockets, its sync server.
     Websockets,
+    /// Node's ws.
+    NodeWs,
 }
 
 impl Kind {
@@ -60,6 +66,7 @@ impl Kind {
             Self::Fastwebsockets => "fastwebsockets",
             Self::ActixWs => "actix-ws",
             Self::Websockets => "websockets (Python, sync)",
+            Self::NodeWs => "ws (Node)",
         }
     }
 
@@ -74,12 +81,69 @@ impl Kind {
     }
 
     pub(crate) fn is_available(self) -> bool {
+        self.missing().is_none()
+    }
+
+    /// Why it cannot be measured here.
+    pub(crate) fn missing(self) -> Option<&'static str> {
         match self {
-            Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::HeartwireBusyPoll | Self::Tungstenite => true,
-            Self::Websockets => websockets::is_installed(),
-            _ => cfg!(feature = "peers"),
+            Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::HeartwireBusyPoll | Self::Tungstenite => None,
+            Self::Websockets => websockets::missing(),
+            Self::NodeWs => node_ws::missing(),
+            _ => (!cfg!(feature = "peers")).then_some("it is not built in, without the feature `peers`"),
         }
     }
+
+    /// The command for such a server.
+    pub(crate) fn command(self, options: &ServeOptions) -> io::Result<Command> {
+        match self {
+            Self::Websockets => Ok(websockets::command(options)),
+            Self::NodeWs => Ok(node_ws::command(options)),
+            _ => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(options.arguments(self));
+                Ok(command)
+            }
+        }
+    }
+}
+
+/// How a server compresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deflation {
+    /// At this level of zlib, each message by itself, from 1 KiB on.
+    Level(u8),
+    /// As its library does by default, once it is switched on.
+    Defaults,
+}
+
+impl FromStr for Deflation {
+    type Err = std::num::ParseIntError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "defaults" { Ok(Self::Defaults) } else { text.parse().map(Self::Level) }
+    }
+}
+
+impl fmt::Display for Deflation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Level(level) => level.fmt(f),
+            Self::Defaults => f.write_str("defaults"),
+        }
+    }
+}
+
+/// Where `./test` installs what it needs of other languages.
+fn tools() -> Option<PathBuf> {
+    let named = std::env::var_os("TOOLS").map(PathBuf::from);
+    // This program is in a folder of a build, such as target/release.
+    named.or_else(|| Some(std::env::current_exe().ok()?.parent()?.parent()?.join("tools")))
+}
+
+fn succeeds(command: &mut Command) -> bool {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    quiet.status().is_ok_and(|status| status.success())
 }
 
 /// Settings of a server process.
@@ -109,6 +173,9 @@ pub(crate) struct ServeOptions {
     /// Obey `close` on the standard input: close all connections with 1012, and say how many; heartwire only.
     #[arg(long)]
     pub(crate) obeys: bool,
+    /// Compress messages, at this level or as `defaults` have it; some servers only.
+    #[arg(long)]
+    pub(crate) deflate: Option<Deflation>,
 }
 
 impl Default for ServeOptions {
@@ -122,6 +189,7 @@ impl Default for ServeOptions {
             events: false,
             tls: None,
             obeys: false,
+            deflate: None,
         }
     }
 }
@@ -139,9 +207,7 @@ impl ServeOptions {
         if let Some(calls) = self.handler.and_then(|calls| calls.to_possible_value()) {
             arguments.extend(["--handler".into(), calls.get_name().to_owned()]);
         }
-        if self.broadcast {
-            arguments.push("--broadcast".into());
-        }
+        arguments.extend(self.foreign_arguments());
         if self.events {
             arguments.push("--events".into());
         }
@@ -150,6 +216,18 @@ impl ServeOptions {
         }
         if self.obeys {
             arguments.push("--obeys".into());
+        }
+        arguments
+    }
+
+    /// The part that servers in other languages understand.
+    fn foreign_arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        if self.broadcast {
+            arguments.push("--broadcast".to_owned());
+        }
+        if let Some(deflate) = self.deflate {
+            arguments.extend(["--deflate".into(), deflate.to_string()]);
         }
         arguments
     }
