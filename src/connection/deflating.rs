@@ -82,7 +82,14 @@ impl Deflating {
         let mut turn = context.turn(wait)?;
         let compressor =
             turn.compressor.get_or_insert_with(|| Box::new(self.compression.own_compressor(self.sending.window_bits)));
+        let window = 1 << self.sending.window_bits;
         let sent = match compressor.compress(message.as_bytes()) {
+            // It became longer, and so may exceed what the peer accepts. It fills the window, so that nothing but
+            // itself is forgotten.
+            Some(payload) if payload.len() > message.len() && message.len() >= window => {
+                compressor.forget();
+                send(Outgoing::message(message.clone()))
+            }
             Some(payload) => send(Outgoing::compressed(is_text, payload)),
             None => {
                 turn.compressor = None;
@@ -232,6 +239,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::deflate::{Deflate, negotiation};
+    use crate::http::extensions;
+    use crate::protocol::frame::Frame;
 
     #[test]
     fn a_turn_is_for_one_at_a_time_and_whoever_may_not_wait_is_told_that_it_is_full() {
@@ -281,5 +291,42 @@ mod tests {
             assert!(panicked.join().is_err());
         });
         assert!(context.turn(Wait::No).unwrap().compressor.is_none());
+    }
+
+    /// Sends a message to a peer, and tells whether it came compressed.
+    fn deliver(deflating: &Deflating, peer: &mut Inflater, message: &[u8]) -> bool {
+        let (sender, sent) = mpsc::channel();
+        let send = |outgoing| {
+            sender.send(Frame::encode(outgoing, None)).unwrap();
+            Ok(Sent::Written)
+        };
+        deflating.send(message.to_vec().into(), Wait::Forever, send).unwrap();
+        let frame = sent.recv().unwrap();
+        let payload = &frame.to_bytes(0)[frame.header().len()..];
+        let is_compressed = frame.header()[0] & 0x40 != 0;
+        let came = if is_compressed { peer.inflate(payload, message.len()).unwrap() } else { payload.to_vec() };
+        assert!(came == message, "{} bytes came otherwise", message.len());
+        assert!(payload.len() <= message.len() || message.len() < 1024, "{} bytes became longer", message.len());
+        is_compressed
+    }
+
+    #[test]
+    fn with_context_a_message_that_fills_the_window_never_becomes_longer() {
+        let settings = Deflate::new().context_takeover(true).window_bits(10);
+        let offers = extensions::parse([&b"permessage-deflate"[..]].into_iter()).unwrap();
+        let agreed = negotiation::choose(&settings, &offers, false).unwrap();
+        let deflating = Deflating::new(&Arc::new(Compression::new(settings)), &agreed, Role::Server);
+        let mut peer = Inflater::new(10);
+        let noise = |len| (0..len).map(|_| rand::random()).collect::<Vec<u8>>();
+        let state = "the state of things, ".repeat(5).into_bytes();
+        for _ in 0..3 {
+            assert!(deliver(&deflating, &mut peer, &state));
+            // The context is worth more than the few bytes.
+            assert!(deliver(&deflating, &mut peer, &noise(500)));
+            assert!(deliver(&deflating, &mut peer, &state));
+            for len in [1024, 5000, 100_000] {
+                assert!(!deliver(&deflating, &mut peer, &noise(len)), "{len} bytes of noise came compressed");
+            }
+        }
     }
 }
