@@ -54,8 +54,7 @@ impl Compression {
     pub(crate) fn inflate(&self, payload: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
         let (free, mut place) = self.inflaters.take();
         let mut inflater = free.unwrap_or_else(|| Inflater::new(15));
-        inflater.forget();
-        let inflated = inflater.inflate(payload, limit);
+        let inflated = inflater.inflate_alone(payload, limit);
         place.item = Some(inflater);
         inflated
     }
@@ -67,8 +66,7 @@ impl Compression {
             // All are in use, so this one is made for once.
             None => (Inflater::new(15), None),
         };
-        inflater.forget();
-        let inflated = inflater.inflate(payload, limit);
+        let inflated = inflater.inflate_alone(payload, limit);
         if let Some(mut place) = place {
             place.item = Some(inflater);
         }

@@ -113,6 +113,23 @@ fn fuzz_a_message_that_ends_too_early_is_no_message() {
     });
 }
 
+/// Nor is the beginning of one block, wherever it is cut: also within the lengths of its codes, of which nothing comes
+/// out yet.
+#[test]
+fn a_block_that_is_cut_anywhere_is_no_message() {
+    for count in (1..100).step_by(9) {
+        let message: String =
+            (0..count).map(|number| format!("{{\"n\":{number},\"s\":{}}}", number * number)).collect();
+        let payload = Compressor::new(6, 15).compress(message.as_bytes()).unwrap();
+        // The last byte may be nothing but the beginning of an empty block.
+        for cut in 1..payload.len() - 1 {
+            let cut = &payload[..cut];
+            assert_eq!(Inflater::new(15).inflate_alone(cut, NO_LIMIT), Err(InflateError::Invalid), "{cut:?}");
+            assert_eq!(Inflater::new(15).inflate(cut, NO_LIMIT), Err(InflateError::Invalid), "{cut:?}");
+        }
+    }
+}
+
 #[test]
 fn the_examples_of_the_rfc_are_understood() {
     // RFC 7692 section 7.2.3.
