@@ -32,6 +32,9 @@ const PYTHON: &str = "websockets (Python)";
 
 const SERVERS: [Kind; 3] = [Kind::Heartwire, Kind::NodeWs, Kind::Websockets];
 
+const LEVELS: [Deflation; 3] = [Deflation::Level(4), Deflation::Level(6), Deflation::Defaults];
+const BROADCAST_LEVELS: [Deflation; 2] = [Deflation::Level(4), Deflation::Defaults];
+
 /// The size of the stacks of the server's threads.
 const STACK: u64 = 256 * 1024;
 
@@ -52,10 +55,10 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', default_values_t = [2_000, 20_000, 200_000])]
     sizes: Vec<usize>,
     /// How to compress: levels of zlib, each message by itself, and `defaults` of each library.
-    #[arg(long, value_delimiter = ',', default_values_t = [Deflation::Level(4), Deflation::Level(6), Deflation::Defaults])]
+    #[arg(long, value_delimiter = ',', default_values_t = LEVELS)]
     levels: Vec<Deflation>,
     /// The same for broadcasts.
-    #[arg(long, value_delimiter = ',', default_values_t = [Deflation::Level(4), Deflation::Defaults])]
+    #[arg(long, value_delimiter = ',', default_values_t = BROADCAST_LEVELS)]
     broadcast_levels: Vec<Deflation>,
     /// Connections with echoes, one message under way on each.
     #[arg(long, default_value_t = 10)]
@@ -255,7 +258,7 @@ impl Case<'_> {
 
     /// The time of compressing and decompressing is measured, on one processor, and that of the line is computed.
     fn pays(&self, report: &mut Report) -> io::Result<()> {
-        const LEVELS: [(&str, u32); 4] = [("level 1", 1), ("level 4", 4), ("level 6", 6), ("level 9", 9)];
+        const AT: [(&str, u32); 4] = [("level 1", 1), ("level 4", 4), ("level 6", 6), ("level 9", 9)];
         const LINES: [(&str, f64); 5] =
             [("1 Mbit/s", 1e6), ("10 Mbit/s", 1e7), ("100 Mbit/s", 1e8), ("1 Gbit/s", 1e9), ("10 Gbit/s", 1e10)];
         let mut sizes = vec![300, 1000];
@@ -263,15 +266,16 @@ impl Case<'_> {
         for size in sizes {
             let pages = Pages::new(size)?;
             let cell = told(&pages);
-            interleave(self.common, &LEVELS, |round, &(name, level)| {
-                let Ok(work) = pages.measure(level, Duration::from_secs_f64(self.common.seconds / 4.0)) else { return };
+            interleave(self.common, &AT, |round, &(name, level)| {
+                let duration = Duration::from_secs_f64(self.common.seconds / 4.0);
+                let Ok(work) = pages.measure(level, duration) else { return };
                 let Work { bytes, compressing, inflating } = work;
                 report.add(WORK, &cell, name, less("becomes", "bytes"), bytes);
                 report.add(WORK, &cell, name, less("compressing", "µs"), micros(compressing));
                 report.add(WORK, &cell, name, less("decompressing", "µs"), micros(inflating));
                 for (line, bits) in LINES {
                     let transfer = |bytes: f64| bytes * 8.0 / bits * 1e6;
-                    if level == LEVELS[0].1 {
+                    if level == AT[0].1 {
                         report.add(LINE, &cell, line, less("uncompressed", "µs"), transfer(pages.length()));
                     }
                     let whole = micros(compressing) + transfer(bytes) + micros(inflating);
