@@ -1,14 +1,18 @@
 //! A server's handshakes of TLS: where they are computed, and how many may be under way.
 //!
-//! The thread of each connection reads and writes its own handshake. A small crew of threads does the computing, one
-//! for each processor at most, in the order in which it is asked. So no connection keeps the deep stack that this
-//! needs, and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing to do for a
-//! while.
+//! The thread of each connection reads and writes its own handshake. Computing it needs a deep stack, which stays
+//! resident as long as its thread lives. A few threads may have one ([`deep_stacks`]), and compute where they are: they
+//! serve clients that come and go without a switch of threads. For all others a small crew of threads does the
+//! computing, one for each processor at most, in the order in which it is asked. So of many connections hardly any
+//! keeps a deep stack, and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing
+//! to do for a while.
 //!
 //! So many clients may owe us a part of their handshake at a time ([`half_open`]). For one more, the client that has
 //! been silent for longest is dropped.
 
+use std::cell::OnceCell;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -26,16 +30,24 @@ fn half_open(max_connections: usize) -> usize {
     (max_connections / 4).max(1024)
 }
 
+/// How many connections' threads may have a deep stack: some three pages more than others. One in a hundred, so that it
+/// adds 0.12 KB to a connection on average, and a few on a small server.
+fn deep_stacks(max_connections: usize) -> usize {
+    (max_connections / 100).max(8)
+}
+
 /// The TLS of one server.
 pub(crate) struct Secure {
     tls: ServerTls,
+    deep_stacks: Arc<DeepStacks>,
     crew: Crew,
     half_open: Arc<Overflow>,
 }
 
 impl Secure {
     pub(super) fn new(tls: ServerTls, max_connections: usize) -> Self {
-        Self { tls, crew: Crew::new(), half_open: Arc::new(Overflow::new(half_open(max_connections))) }
+        let deep_stacks = Arc::new(DeepStacks { left: AtomicUsize::new(deep_stacks(max_connections)) });
+        Self { tls, deep_stacks, crew: Crew::new(), half_open: Arc::new(Overflow::new(half_open(max_connections))) }
     }
 
     /// Performs the handshake of a client before the deadline, and secures its stream. Returns its certificate.
@@ -47,12 +59,15 @@ impl Secure {
     ) -> Result<Option<Certificate>, HandshakeError> {
         let begin = Begin::Server(self.tls.config());
         let stream = &pending.stream;
-        // Signing and agreeing on keys takes long, and a deep stack. What follows does neither, unless there is a
-        // certificate to verify; then a change of threads would be all that it costs. It need not be the first step
-        // that signs: a hello may come in pieces, or be asked for again.
-        let compute = |handshake: Box<Handshake>| match handshake.has_agreed() && !self.tls.may_ask_clients() {
-            true => handshake.computed(),
-            false => self.crew.compute(handshake, deadline),
+        let compute = |handshake: Box<Handshake>| {
+            // Signing and agreeing on keys takes long, and a deep stack. What follows does neither, unless there is a
+            // certificate to verify; then a change of threads would be all that it costs. It need not be the first step
+            // that signs: a hello may come in pieces, or be asked for again.
+            let is_shallow = handshake.has_agreed() && !self.tls.may_ask_clients();
+            match is_shallow || self.deep_stacks.admit_this_thread() {
+                true => handshake.computed(),
+                false => self.crew.compute(handshake, deadline),
+            }
         };
         let mut is_owed_nothing = true;
         handshake::perform(begin, stream, deadline, compute, |space| {
@@ -70,7 +85,39 @@ impl Secure {
     }
 }
 
-/// The threads that compute handshakes.
+/// The threads of connections that may have a deep stack.
+struct DeepStacks {
+    /// How many more there may be.
+    left: AtomicUsize,
+}
+
+/// A thread's permission to have a deep stack, for the rest of its life.
+struct DeepStack(Arc<DeepStacks>);
+
+thread_local! {
+    static DEEP_STACK: OnceCell<DeepStack> = const { OnceCell::new() };
+}
+
+impl DeepStacks {
+    /// Whether this thread may have a deep stack, from now on if not before.
+    fn admit_this_thread(self: &Arc<Self>) -> bool {
+        DEEP_STACK.with(|own| own.get().is_some() || self.admit().is_some_and(|admitted| own.set(admitted).is_ok()))
+    }
+
+    fn admit(self: &Arc<Self>) -> Option<DeepStack> {
+        let one_less = |left: usize| left.checked_sub(1);
+        self.left.fetch_update(Relaxed, Relaxed, one_less).ok()?;
+        Some(DeepStack(Arc::clone(self)))
+    }
+}
+
+impl Drop for DeepStack {
+    fn drop(&mut self) {
+        self.0.left.fetch_add(1, Relaxed);
+    }
+}
+
+/// The threads that compute handshakes for others.
 struct Crew {
     shared: Arc<Shared>,
     /// How many there may be. Asking costs a dozen system calls, so it is asked once.
@@ -240,5 +287,35 @@ impl Shared {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn so_many_threads_may_have_a_deep_stack_and_others_after_them() {
+        let deep_stacks = Arc::new(DeepStacks { left: AtomicUsize::new(2) });
+        let (entered, leave) = (Barrier::new(3), Barrier::new(3));
+        // Joined by hand, for a scope does not wait until what belongs to a thread is dropped.
+        thread::scope(|scope| {
+            let admitted = || scope.spawn(|| deep_stacks.admit_this_thread()).join().unwrap();
+            let admitted_for_life = || {
+                assert!(deep_stacks.admit_this_thread());
+                entered.wait();
+                leave.wait();
+                assert!(deep_stacks.admit_this_thread());
+            };
+            let both = [scope.spawn(admitted_for_life), scope.spawn(admitted_for_life)];
+            entered.wait();
+            assert!(!admitted());
+            leave.wait();
+            both.into_iter().for_each(|thread| thread.join().unwrap());
+            assert!(admitted() && admitted() && admitted());
+        });
+        assert_eq!(deep_stacks.left.load(Relaxed), 2);
     }
 }
