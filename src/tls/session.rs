@@ -17,7 +17,7 @@ use super::certificate::Certificate;
 use super::error::{Peer, TlsError, TlsErrorKind};
 use crate::foreign;
 use crate::protocol::frame::Role;
-use crate::transport::secured::{Opened, Records, record_len};
+use crate::transport::secured::{MAX_PAYLOAD, Opened, Records, record_len};
 
 /// One connection's TLS.
 pub(crate) struct Session {
@@ -313,7 +313,7 @@ impl<U: Unbuffered> Engine for U {
                 ConnectionState::WriteTraffic(mut traffic) => {
                     return match what {
                         Write::Bytes(bytes) => {
-                            sealed.reserve_exact(bytes.len() + 64);
+                            sealed.reserve_exact(bytes.len() + 64 * bytes.len().div_ceil(MAX_PAYLOAD));
                             encode(sealed, |space| traffic.encrypt(bytes, space).map_err(Encoding::from))
                         }
                         Write::End => encode(sealed, |space| traffic.queue_close_notify(space).map_err(Encoding::from)),

@@ -6,7 +6,8 @@
 //!   opened reaches the decoder at once, so that no plaintext is ever hidden from whoever looks at the socket.
 //! - Sealed bytes can be neither repeated nor reordered. They stay here until the socket has taken them, and until then
 //!   the frames that they were made of stay first in the queue. So a frame counts as taken when its last record is.
-//! - Only what is about to be written is sealed, [`MAX_SEALED`] at a time, for nothing overtakes it any more.
+//! - Only what is about to be written is sealed, for nothing overtakes it any more: one record, or [`MAX_SEALED`] bytes
+//!   once the socket has taken a whole one.
 //! - The lock is held while bytes are sealed or opened in memory. Whoever sends writes without it. Only an alert, which
 //!   is the last that a connection sends, is written under it, if nobody else writes and without blocking.
 
@@ -43,8 +44,12 @@ pub(crate) enum Opened {
     Ended,
 }
 
-/// At most so many bytes are sealed at a time: the payload of the largest record (RFC 8446 section 5.1).
-pub(crate) const MAX_SEALED: usize = 16 * 1024;
+/// The payload of the largest record (RFC 8446 section 5.1).
+pub(crate) const MAX_PAYLOAD: usize = 16 * 1024;
+
+/// At most so many bytes are sealed at a time: half of the system calls for a long message, and no more than a Ping may
+/// have to wait for. Twice as many at a time make it no faster.
+pub(crate) const MAX_SEALED: usize = 2 * MAX_PAYLOAD;
 
 /// How many bytes precede what is in a record (RFC 8446 section 5.1).
 pub(crate) const RECORD_HEADER: usize = 5;
@@ -78,9 +83,9 @@ impl Secured {
         Self { state: Mutex::new(state) }
     }
 
-    /// Seals these frames and writes them, as far as the socket takes them. `write` may take a part, or fail with
-    /// `WouldBlock` if it takes nothing. It is called without the lock, and by one thread at a time: see
-    /// [`write_half`](crate::transport::write_half).
+    /// Seals these frames and writes them, as far as the socket takes them: one record first, and then up to `most`
+    /// bytes at a time. `write` may take a part, or fail with `WouldBlock` if it takes nothing. It is called without
+    /// the lock, and by one thread at a time: see [`write_half`](crate::transport::write_half).
     pub(crate) fn send(
         &self,
         frames: &[IoSlice<'_>],
@@ -93,14 +98,16 @@ impl Secured {
             let (sealed, promised) = {
                 let mut state = self.lock();
                 if state.sealed.is_empty() {
-                    state.seal_next(frames, taken.frames)?;
+                    state.seal_next(frames, taken.frames, at_once)?;
                 }
                 taken.overhead = state.overhead;
                 state.is_writing = !state.sealed.is_empty();
+        most: usize,
                 (mem::take(&mut state.sealed), state.promised)
             };
             if sealed.is_empty() {
                 return Ok(taken);
+        let mut at_once = MAX_PAYLOAD;
             }
             let (count, refused) = write_some(&sealed, &mut write);
             taken.wire += count;
@@ -130,6 +137,7 @@ impl Secured {
     }
 
     /// Says that nothing follows, if the socket takes that at once. Without it the peer sees the end all the same, and
+            at_once = most;
     /// only cannot tell it from one that somebody else has made.
     pub(crate) fn end(&self, stream: &Stream) {
         let mut state = self.lock();
@@ -186,7 +194,7 @@ impl Secured {
 
     /// `write_all` under one deadline for the whole.
     pub(crate) fn write_before(&self, stream: &Stream, bytes: &[u8], deadline: Instant) -> io::Result<()> {
-        for piece in bytes.chunks(MAX_SEALED) {
+        for piece in bytes.chunks(MAX_PAYLOAD) {
             let mut state = self.lock();
             let State { records, sealed, .. } = &mut *state;
             records.seal(piece, sealed)?;
@@ -226,8 +234,8 @@ impl Secured {
 }
 
 impl State {
-    /// Seals the next bytes of the frames, from this one on.
-    fn seal_next(&mut self, frames: &[IoSlice<'_>], from: usize) -> io::Result<()> {
+    /// Seals the next bytes of the frames, from this one on: a record, or up to `most` bytes of a long payload.
+    fn seal_next(&mut self, frames: &[IoSlice<'_>], from: usize, most: usize) -> io::Result<()> {
         let mut skipped = from;
         let mut gathered = Vec::new();
         for slice in frames {
@@ -237,16 +245,16 @@ impl State {
                 continue;
             }
             // A long payload needs no copy.
-            if gathered.is_empty() && rest.len() >= MAX_SEALED {
-                return self.seal_bytes(&rest[..MAX_SEALED]);
+            if gathered.is_empty() && rest.len() >= MAX_PAYLOAD {
+                return self.seal_bytes(&rest[..rest.len().min(most)]);
             }
             if gathered.capacity() == 0 {
                 let left = frames.iter().map(|frame| frame.len()).sum::<usize>().saturating_sub(from);
-                gathered.reserve_exact(left.min(MAX_SEALED));
+                gathered.reserve_exact(left.min(MAX_PAYLOAD));
             }
-            let room = MAX_SEALED - gathered.len();
+            let room = MAX_PAYLOAD - gathered.len();
             gathered.extend_from_slice(&rest[..rest.len().min(room)]);
-            if gathered.len() == MAX_SEALED {
+            if gathered.len() == MAX_PAYLOAD {
                 break;
             }
         }
@@ -302,6 +310,8 @@ pub(crate) fn end_reading(stream: &Stream) {
 
 /// The length of the first record, if its header is here.
 pub(crate) fn record_len(bytes: &[u8]) -> Option<usize> {
+        // The rest may wait for long.
+        sealed.shrink_to_fit();
     let [_, _, _, high, low, ..] = *bytes else { return None };
     Some(RECORD_HEADER + usize::from(u16::from_be_bytes([high, low])))
 }

@@ -21,6 +21,7 @@ use rustix::net::SendFlags;
 use socket2::{SockRef, TcpKeepalive};
 
 use crate::transport::busy_polling::Polled;
+use crate::transport::secured::{MAX_PAYLOAD, MAX_SEALED};
 use crate::transport::stream::Stream;
 use crate::transport::write_half::{Socket, Taken};
 
@@ -29,17 +30,20 @@ impl Socket for Stream {
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
         match self.secured() {
             None => send_raw(self, slices).map(Taken::from),
-            Some(secured) => secured.send(slices, |bytes| write_now(self, bytes)),
+            Some(secured) => secured.send(slices, MAX_SEALED, |bytes| write_now(self, bytes)),
         }
     }
 
-    /// Writes what fits as soon as there is room, so that the heartbeat sees every step of the peer's progress.
+    /// Writes what fits as soon as there is room, so that the heartbeat sees every step of the peer's progress. Over
+    /// TLS a record at a time, for a Ping may wait behind what is sealed, and the peer is slow.
     #[cfg(unix)]
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
-        if poll_for(self, rustix::event::PollFlags::OUT, Some(DRAINER_WAIT))? {
-            self.send_now(slices)
-        } else {
-            Err(io::ErrorKind::WouldBlock.into())
+        if !poll_for(self, rustix::event::PollFlags::OUT, Some(DRAINER_WAIT))? {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match self.secured() {
+            None => send_raw(self, slices).map(Taken::from),
+            Some(secured) => secured.send(slices, MAX_PAYLOAD, |bytes| write_now(self, bytes)),
         }
     }
 
@@ -52,7 +56,7 @@ impl Socket for Stream {
             // One write at a time, so that its progress is seen.
             Some(secured) => {
                 let mut has_written = false;
-                secured.send(slices, |bytes| {
+                secured.send(slices, MAX_PAYLOAD, |bytes| {
                     if std::mem::replace(&mut has_written, true) { Ok(0) } else { socket.write(bytes) }
                 })
             }

@@ -12,7 +12,7 @@ use proptest::test_runner::TestCaseResult;
 use super::*;
 use crate::fuzz::{Mutation, check, pieces};
 use crate::tls::session::{Progress, Session};
-use crate::transport::secured::{Arrived, Secured};
+use crate::transport::secured::{Arrived, MAX_SEALED, Secured};
 use crate::transport::stream::Stream;
 
 /// What tells of a record, a handshake or an alert, and what limits lengths.
@@ -146,7 +146,7 @@ impl Open {
         unsent.extend(next_bytes(&mut said.by_us, len));
         let slices: Vec<IoSlice<'_>> = unsent.chunks(frame.max(1)).take(64).map(IoSlice::new).collect();
         let before = to_them.len();
-        let taken = secured.send(&slices, |bytes| {
+        let taken = secured.send(&slices, MAX_SEALED, |bytes| {
             let count = bytes.len().min(room);
             room -= count;
             to_them.extend_from_slice(&bytes[..count]);

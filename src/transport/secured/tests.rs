@@ -45,8 +45,10 @@ impl Records for PlainRecords {
 
     fn seal(&mut self, bytes: &[u8], sealed: &mut Vec<u8>) -> io::Result<()> {
         assert!(bytes.len() <= MAX_SEALED);
-        sealed.extend(record(DATA, self.sealed, bytes));
-        self.sealed = self.sealed.wrapping_add(1);
+        for payload in bytes.chunks(MAX_PAYLOAD) {
+            sealed.extend(record(DATA, self.sealed, payload));
+            self.sealed = self.sealed.wrapping_add(1);
+        }
         Ok(())
     }
 
@@ -94,7 +96,7 @@ fn send_all(frames: &[Vec<u8>], room: usize) -> Vec<u8> {
             })
             .collect();
         let mut left = room;
-        let taken = secured.send(&rest, |bytes| {
+        let taken = secured.send(&rest, MAX_SEALED, |bytes| {
             let count = bytes.len().min(left);
             left -= count;
             wire.extend_from_slice(&bytes[..count]);
@@ -123,11 +125,17 @@ fn read_all_whole(wire: &[u8]) -> Vec<u8> {
 
 #[test]
 fn frames_arrive_once_and_in_order_whatever_the_socket_takes_at_a_time() {
-    for lens in
-        [&[1][..], &[2, 5, 2, 0, 2, 300], &[4, 20_000, 2, 7], &[MAX_SEALED], &[MAX_SEALED - 4, 4, 1], &[10, 40_000]]
-    {
+    for lens in [
+        &[1][..],
+        &[2, 5, 2, 0, 2, 300],
+        &[4, 20_000, 2, 7],
+        &[MAX_PAYLOAD],
+        &[MAX_PAYLOAD - 4, 4, 1],
+        &[10, 40_000],
+        &[10, 3 * MAX_SEALED + 5, 4, 1],
+    ] {
         let frames = frames(lens);
-        for room in [1, 2, 3, 5, 7, 1000, MAX_SEALED, MAX_SEALED + 6, 1 << 20] {
+        for room in [1, 2, 3, 5, 7, 1000, MAX_PAYLOAD, MAX_PAYLOAD + 6, 1 << 20] {
             if room * 5000 < frames.concat().len() {
                 continue;
             }
@@ -140,7 +148,7 @@ fn frames_arrive_once_and_in_order_whatever_the_socket_takes_at_a_time() {
 fn a_frame_counts_once_its_record_is_taken_and_is_pinned_until_then() {
     let (secured, frame) = (secured(), frames(&[10]).concat());
     let send = |room: &mut usize| {
-        let taken = secured.send(&[IoSlice::new(&frame)], |bytes| {
+        let taken = secured.send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| {
             let count = bytes.len().min(*room);
             *room -= count;
             if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
@@ -155,14 +163,32 @@ fn a_frame_counts_once_its_record_is_taken_and_is_pinned_until_then() {
 }
 
 #[test]
+fn a_record_goes_first_and_then_more_at_a_time_to_who_takes_it() {
+    let frame = frames(&[3 * MAX_SEALED]).concat();
+    for (most, takes, expected) in [
+        (MAX_SEALED, true, &[1, 2, 2, 1][..]),
+        (MAX_SEALED, false, &[1]),
+        (MAX_PAYLOAD, true, &[1; 6]),
+        (MAX_PAYLOAD, false, &[1]),
+    ] {
+        let mut written = Vec::new();
+        let taken = secured().send(&[IoSlice::new(&frame)], most, |bytes| {
+            written.push(bytes.len() / MAX_PAYLOAD);
+            if takes { Ok(bytes.len()) } else { Err(ErrorKind::WouldBlock.into()) }
+        });
+        assert_eq!((&written[..], taken.unwrap().is_pinned), (expected, !takes));
+    }
+}
+
+#[test]
 fn a_failed_write_is_an_error_and_an_interrupted_one_is_none() {
     let (secured, frame, mut calls) = (secured(), frames(&[10]).concat(), 0);
-    let taken = secured.send(&[IoSlice::new(&frame)], |bytes| {
+    let taken = secured.send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| {
         calls += 1;
         if calls == 1 { Err(ErrorKind::Interrupted.into()) } else { Ok(bytes.len()) }
     });
     assert_eq!((taken.unwrap().frames, calls), (10, 2));
-    let failed = secured.send(&[IoSlice::new(&frame)], |_| Err(ErrorKind::BrokenPipe.into()));
+    let failed = secured.send(&[IoSlice::new(&frame)], MAX_SEALED, |_| Err(ErrorKind::BrokenPipe.into()));
     assert_eq!(failed.unwrap_err().kind(), ErrorKind::BrokenPipe);
 }
 
@@ -187,7 +213,7 @@ fn records_that_are_cut_anywhere_are_opened_once_they_are_whole() {
             arrived.extend_from_slice(piece);
             ends += usize::from(secured.open(&mut arrived, &mut opened).unwrap() == Opened::Ended);
             // Meanwhile another thread may send.
-            secured.send(&[IoSlice::new(b"x")], |bytes| Ok(bytes.len())).unwrap();
+            secured.send(&[IoSlice::new(b"x")], MAX_SEALED, |bytes| Ok(bytes.len())).unwrap();
         }
         assert_eq!((&opened[..], ends), (&b"firstsecond"[..], 1), "cut at {cut}");
     }
@@ -212,7 +238,9 @@ fn an_alert_is_written_at_once_unless_frames_are_to_be_written_before_it() {
         if !is_first {
             assert!(
                 secured
-                    .send(&[IoSlice::new(&frame)], |bytes| Ok(bytes.len().min(3) * usize::from(bytes.len() == 16)))
+                    .send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| Ok(
+                        bytes.len().min(3) * usize::from(bytes.len() == 16)
+                    ))
                     .unwrap()
                     .is_pinned
             );
@@ -235,7 +263,7 @@ fn an_alert_is_written_at_once_unless_frames_are_to_be_written_before_it() {
         let mut rest = Vec::new();
         if !is_first {
             secured
-                .send(&[IoSlice::new(&frame)], |bytes| {
+                .send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| {
                     rest.extend_from_slice(bytes);
                     Ok(bytes.len())
                 })
@@ -252,7 +280,7 @@ fn an_alert_is_written_at_once_unless_frames_are_to_be_written_before_it() {
 #[test]
 fn an_alert_that_is_sealed_during_a_write_follows_what_the_write_leaves() {
     let (secured, frame, mut wire) = (secured(), [7; 10], Vec::new());
-    let taken = secured.send(&[IoSlice::new(&frame)], |bytes| {
+    let taken = secured.send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| {
         if !wire.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -263,7 +291,7 @@ fn an_alert_that_is_sealed_during_a_write_follows_what_the_write_leaves() {
     });
     assert!(taken.unwrap().is_pinned);
     secured
-        .send(&[IoSlice::new(&frame)], |bytes| {
+        .send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| {
             wire.extend_from_slice(bytes);
             Ok(bytes.len())
         })
@@ -293,7 +321,7 @@ fn one_direction_never_waits_for_a_write_of_the_other() {
         let (secured, opened, started) = (Arc::clone(&secured), Arc::clone(&opened), Arc::clone(&started));
         move || {
             // A write that lasts until something was received.
-            secured.send(&[IoSlice::new(b"x")], |bytes| {
+            secured.send(&[IoSlice::new(b"x")], MAX_SEALED, |bytes| {
                 started.store(1, SeqCst);
                 while opened.load(SeqCst) == 0 {
                     thread::yield_now();
