@@ -94,11 +94,11 @@ pub(crate) fn perform(
         }
         handshake = compute(handshake)?;
     }
-    let Handshake { state: State::Begun(session), arrived, opened, .. } = *handshake else {
+    let Handshake { state: State::Begun(session), arrived, opened, sealed, .. } = *handshake else {
         unreachable!("a handshake that was never computed is not complete");
     };
     let certificate = session.peer_certificate();
-    stream.secure(Secured::new(Box::new(session), arrived, opened));
+    stream.secure(Secured::new(Box::new(session), arrived, opened, sealed));
     Ok(certificate)
 }
 
@@ -122,24 +122,27 @@ impl Handshake {
     }
 
     /// Sends what is due: a part of the handshake, or the alert that says why it has failed. Returns whether the
-    /// handshake is complete.
+    /// handshake is complete. What is due at its end leaves with what follows it, which saves both ends a system call.
     fn send(&mut self, stream: &Stream, deadline: Instant) -> Result<bool, HandshakeError> {
-        let sent = socket::write_raw_before(stream, &std::mem::take(&mut self.sealed), deadline);
-        match std::mem::replace(&mut self.progress, Ok(Progress::Handshaking)) {
-            Err(error) => return Err(HandshakeError::Tls(error)),
+        let progress = std::mem::replace(&mut self.progress, Ok(Progress::Handshaking));
+        match &progress {
+            Ok(Progress::Open) => return Ok(true),
             // A client may end its direction right behind its request, and still wants its answer.
             Ok(Progress::Ended) if self.state.is_complete() => {
                 end_reading(stream);
-                sent.map(|()| true)
+                return Ok(true);
             }
-            Ok(Progress::Ended) => return Err(HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into())),
-            Ok(Progress::Open) => sent.map(|()| true),
-            Ok(Progress::Handshaking) => sent.map(|()| false),
+            _ => {}
         }
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::TimedOut => HandshakeError::TimedOut,
-            _ => HandshakeError::Lost(error),
-        })
+        let sent = socket::write_raw_before(stream, &std::mem::take(&mut self.sealed), deadline);
+        match progress {
+            Err(error) => Err(HandshakeError::Tls(error)),
+            Ok(Progress::Ended) => Err(HandshakeError::Lost(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => sent.map(|()| false).map_err(|error| match error.kind() {
+                io::ErrorKind::TimedOut => HandshakeError::TimedOut,
+                _ => HandshakeError::Lost(error),
+            }),
+        }
     }
 
     /// Whether there is something to compute: a whole record, or what cannot become one.

@@ -74,12 +74,25 @@ struct State {
     is_writing: bool,
     /// How much the last sealing has added.
     overhead: usize,
+    end: End,
+}
+
+/// How far our direction is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    NotYet,
+    /// It follows the next frame.
+    Follows,
+    /// The record that says so is sealed. Nothing may be sealed after it.
+    Sealed,
 }
 
 impl Secured {
     /// `arrived`: bytes that have arrived after the handshake of TLS. `early`: what was opened of them already.
-    pub(crate) fn new(records: Box<dyn Records>, arrived: Vec<u8>, early: Vec<u8>) -> Self {
-        let state = State { records, arrived, early, sealed: Vec::new(), promised: 0, is_writing: false, overhead: 0 };
+    /// `sealed`: the last of the handshake, which leaves before anything else is written, and before a wait.
+    pub(crate) fn new(records: Box<dyn Records>, arrived: Vec<u8>, early: Vec<u8>, sealed: Vec<u8>) -> Self {
+        let end = End::NotYet;
+        let state = State { records, arrived, early, sealed, promised: 0, is_writing: false, overhead: 0, end };
         Self { state: Mutex::new(state) }
     }
 
@@ -89,25 +102,28 @@ impl Secured {
     pub(crate) fn send(
         &self,
         frames: &[IoSlice<'_>],
+        most: usize,
         mut write: impl FnMut(&[u8]) -> io::Result<usize>,
     ) -> io::Result<Taken> {
         let mut taken = Taken::default();
         let all: usize = frames.iter().map(|frame| frame.len()).sum();
+        let mut at_once = MAX_PAYLOAD;
         loop {
             // What is sealed comes first. If nothing is, seal the next frames.
             let (sealed, promised) = {
                 let mut state = self.lock();
                 if state.sealed.is_empty() {
                     state.seal_next(frames, taken.frames, at_once)?;
+                    if state.end == End::Follows && taken.frames + state.promised == all {
+                        state.seal_end();
+                    }
                 }
                 taken.overhead = state.overhead;
                 state.is_writing = !state.sealed.is_empty();
-        most: usize,
                 (mem::take(&mut state.sealed), state.promised)
             };
             if sealed.is_empty() {
                 return Ok(taken);
-        let mut at_once = MAX_PAYLOAD;
             }
             let (count, refused) = write_some(&sealed, &mut write);
             taken.wire += count;
@@ -124,6 +140,7 @@ impl Secured {
                 };
             }
             taken.frames += mem::take(&mut state.promised);
+            at_once = most;
             if taken.frames == all && state.sealed.is_empty() {
                 return Ok(taken);
             }
@@ -137,13 +154,19 @@ impl Secured {
     }
 
     /// Says that nothing follows, if the socket takes that at once. Without it the peer sees the end all the same, and
-            at_once = most;
     /// only cannot tell it from one that somebody else has made.
     pub(crate) fn end(&self, stream: &Stream) {
         let mut state = self.lock();
-        let State { records, sealed, .. } = &mut *state;
-        records.seal_end(sealed);
+        state.seal_end();
         state.write_alert(stream);
+    }
+
+    /// The next frame is the last, and what says so leaves together with it.
+    pub(crate) fn end_follows(&self) {
+        let mut state = self.lock();
+        if state.end == End::NotYet {
+            state.end = End::Follows;
+        }
     }
 
     /// Sends the alert that tells the peer what it did wrong, if the socket takes it at once.
@@ -168,8 +191,13 @@ impl Secured {
             if count > 0 || has_ended {
                 return Ok(Some(count));
             }
-            // Nobody else opens anything now, so the bytes may be away from the lock.
-            let mut read = self.take_arrived();
+            // Nobody else opens or seals anything now, so the bytes may be away from the lock.
+            let (due, mut read) = {
+                let State { sealed, arrived, .. } = &mut *self.lock();
+                (mem::take(sealed), mem::take(arrived))
+            };
+            // The peer may wait for it.
+            socket::write_raw_before(stream, &due, deadline)?;
             let before = read.len();
             read.resize(before + READ, 0);
             match socket::read_raw_before(stream, &mut read[before..], deadline)? {
@@ -269,6 +297,12 @@ impl State {
         Ok(())
     }
 
+    fn seal_end(&mut self) {
+        if std::mem::replace(&mut self.end, End::Sealed) != End::Sealed {
+            self.records.seal_end(&mut self.sealed);
+        }
+    }
+
     /// Writes what was sealed last, unless frames are to be written before it.
     fn write_alert(&mut self, stream: &Stream) {
         if !self.is_writing && self.promised == 0 {
@@ -279,6 +313,8 @@ impl State {
 
     fn put_back(&mut self, mut sealed: Vec<u8>, written: usize) {
         sealed.drain(..written);
+        // The rest may wait for long.
+        sealed.shrink_to_fit();
         sealed.append(&mut self.sealed);
         self.sealed = sealed;
     }
@@ -310,8 +346,6 @@ pub(crate) fn end_reading(stream: &Stream) {
 
 /// The length of the first record, if its header is here.
 pub(crate) fn record_len(bytes: &[u8]) -> Option<usize> {
-        // The rest may wait for long.
-        sealed.shrink_to_fit();
     let [_, _, _, high, low, ..] = *bytes else { return None };
     Some(RECORD_HEADER + usize::from(u16::from_be_bytes([high, low])))
 }

@@ -63,6 +63,12 @@ impl Socket for Stream {
         }
     }
 
+    fn end_follows(&self) {
+        if let Some(secured) = self.secured() {
+            secured.end_follows();
+        }
+    }
+
     fn shut_down(&self) {
         shut_down(self);
     }

@@ -60,6 +60,8 @@ pub(crate) trait Socket: Send + Sync {
     fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken>;
     /// Blocks until the socket takes some bytes. If it took none for a while: the same.
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken>;
+    /// Called before the last frame, if nothing waits before it: what ends the stream may leave together with it.
+    fn end_follows(&self) {}
     /// Shuts the socket down both ways. Threads that are blocked in a read or a write return.
     fn shut_down(&self);
 }

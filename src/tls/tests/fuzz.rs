@@ -129,7 +129,7 @@ impl Open {
         Self {
             stream,
             _peer: peer,
-            secured: Secured::new(Box::new(ours), Vec::new(), Vec::new()),
+            secured: Secured::new(Box::new(ours), Vec::new(), Vec::new(), Vec::new()),
             arrived: Arrived::new(arrived),
             theirs,
             to_us,

@@ -58,7 +58,7 @@ impl Records for PlainRecords {
 }
 
 fn secured() -> Secured {
-    Secured::new(Box::new(PlainRecords::default()), Vec::new(), Vec::new())
+    Secured::new(Box::new(PlainRecords::default()), Vec::new(), Vec::new(), Vec::new())
 }
 
 /// What is in the records that a socket has taken, each of which must be whole and in its place.
@@ -311,6 +311,76 @@ fn the_orderly_end_follows_everything_and_is_said_once() {
     let mut got = Vec::new();
     peer.read_to_end(&mut got).unwrap();
     assert_eq!(got, [record(DATA, 0, b"last"), record(ALERT, 1, &[])].concat());
+}
+
+#[test]
+fn the_end_leaves_with_the_last_frame_however_the_socket_takes_them() {
+    let frame = frames(&[10]).concat();
+    for room in 1..=record(DATA, 0, &frame).len() + record(ALERT, 1, &[]).len() {
+        let (secured, mut wire) = (secured(), Vec::new());
+        secured.end_follows();
+        let mut calls = 0;
+        while wire.len() < 22 {
+            let mut left = room;
+            secured
+                .send(&[IoSlice::new(&frame)], MAX_SEALED, |bytes| {
+                    calls += 1;
+                    let count = bytes.len().min(left);
+                    left -= count;
+                    wire.extend_from_slice(&bytes[..count]);
+                    if count == 0 { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+                })
+                .unwrap();
+        }
+        assert_eq!(wire, [record(DATA, 0, &frame), record(ALERT, 1, &[])].concat());
+        assert!(calls == 1 || room < 22);
+        // It is not said again.
+        let (stream, _) = pair();
+        secured.end(&stream);
+        assert!(secured.lock().sealed.is_empty());
+    }
+}
+
+#[test]
+fn the_last_of_the_handshake_leaves_with_the_answer_or_before_a_wait() {
+    use std::io::Read;
+    let deadline = Instant::now() + std::time::Duration::from_secs(60);
+    let ticket = record(MESSAGE, 0, b"ticket");
+    for is_request_here in [true, false] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let stream = Stream::from(listener.accept().unwrap().0);
+        let records = Box::new(PlainRecords { sealed: 1, opened: 0 });
+        let early = if is_request_here { b"request".to_vec() } else { Vec::new() };
+        stream.secure(Secured::new(records, Vec::new(), early, ticket.clone()));
+        peer.set_nonblocking(true).unwrap();
+        let mut space = [0; 16];
+        if is_request_here {
+            assert_eq!(socket::read_before(&stream, &mut space, deadline).unwrap(), Some(7));
+            assert!(peer.read(&mut space).is_err(), "it waits for the answer");
+        } else {
+            // The peer says nothing before it has it.
+            let expected = ticket.len();
+            let asking = thread::spawn(move || {
+                peer.set_nonblocking(false).unwrap();
+                let mut got = vec![0; expected];
+                peer.read_exact(&mut got).unwrap();
+                peer.write_all(&record(DATA, 0, b"request")).unwrap();
+                (peer, got)
+            });
+            assert_eq!(socket::read_before(&stream, &mut space, deadline).unwrap(), Some(7));
+            let (came_back, got) = asking.join().unwrap();
+            assert_eq!(got, ticket);
+            peer = came_back;
+        }
+        socket::write_before(&stream, b"answer", deadline).unwrap();
+        drop(stream);
+        peer.set_nonblocking(false).unwrap();
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).unwrap();
+        let before = if is_request_here { &ticket[..] } else { &[] };
+        assert_eq!(got, [before, &record(DATA, 1, b"answer")].concat());
+    }
 }
 
 #[test]

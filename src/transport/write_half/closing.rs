@@ -54,6 +54,11 @@ impl<O: Owner> WriteHalf<O> {
         write_half.note_phase(&state);
         write_half.signal_progress(&state);
         let Some(frame) = frame else { return false };
+        if let Phase::Closed { .. } = state.close_state.phase()
+            && let Some(socket) = state.socket.as_ref().filter(|_| !state.has_waiting())
+        {
+            socket.end_follows();
+        }
         let mut spent = Vec::new();
         let outcome = state.write(&write_half.encode_close(frame), &mut spent);
         Self::settle(owner, state, outcome).is_ok()

@@ -74,6 +74,12 @@ impl<S: Socket> State<S> {
         self.blocked_since.is_some()
     }
 
+    /// Whether frames leave before one that comes now.
+    #[inline(always)]
+    pub(super) fn has_waiting(&self) -> bool {
+        self.is_draining() || self.queue.bytes() > 0
+    }
+
     /// Whether a frame of this cost may be queued.
     pub(super) fn has_room(&self, cost: usize, queue_limit: usize) -> bool {
         // Without a drainer only fed frames wait, and they leave together with this one.
@@ -84,8 +90,7 @@ impl<S: Socket> State<S> {
     /// cloned only if it has to wait.
     #[inline(always)]
     pub(super) fn write(&mut self, frame: &Frame, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
-        let waits = self.is_draining() || self.queue.bytes() > 0;
-        let Some(socket) = self.socket.as_ref().filter(|_| !waits) else {
+        let Some(socket) = self.socket.as_ref().filter(|_| !self.has_waiting()) else {
             self.queue.push(frame.clone());
             return self.flush(spent);
         };

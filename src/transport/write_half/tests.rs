@@ -32,6 +32,8 @@ struct FakeState {
     /// A write that takes nothing says so by what it has taken, as over TLS.
     is_sealed: bool,
     shut_downs: usize,
+    /// How much it had taken when it heard that the end follows the next frame.
+    end_follows: Option<usize>,
 }
 
 impl FakeSocket {
@@ -102,6 +104,12 @@ impl Socket for FakeSocket {
             }
             taken => taken.map(Taken::from),
         }
+    }
+
+    fn end_follows(&self) {
+        let mut state = self.state.lock().unwrap();
+        assert_eq!(state.end_follows, None, "it is said once");
+        state.end_follows = Some(state.taken.len());
     }
 
     fn shut_down(&self) {

@@ -234,3 +234,29 @@ fn the_peers_last_word_is_answered_once_and_what_was_sent_until_then_goes_before
     let figures = write_half.figures();
     assert_eq!((figures.sent, figures.received), (Some(CloseCode::GOING_AWAY), Some(CloseCode::GOING_AWAY)));
 }
+
+#[test]
+fn the_socket_is_told_that_the_end_follows_our_last_word_and_only_then() {
+    let said = || PeerEnd::Close(Some(CloseCode::NORMAL), String::new());
+    let now = Instant::now();
+    let end_follows = |socket: &FakeSocket| socket.state.lock().unwrap().end_follows;
+    // The peer has closed first, and what was sent before is gone.
+    let (connection, socket) = write_half(ENOUGH, ENOUGH);
+    connection.send(text("before"), Wait::No).unwrap();
+    let before = socket.taken().len();
+    connection.close_state(|close_state| close_state.peer_ended(said(), now));
+    connection.answer_close(now);
+    assert_eq!(end_follows(&socket), Some(before));
+    // We close first, and the peer may say more.
+    let (connection, socket) = write_half(ENOUGH, ENOUGH);
+    connection.close(CloseReason::normal(), now);
+    connection.close_state(|close_state| close_state.peer_ended(said(), now));
+    connection.answer_close(now);
+    assert_eq!(end_follows(&socket), None);
+    // Something waits before our answer.
+    let (connection, socket) = write_half(ENOUGH, ENOUGH);
+    connection.feed(text("before"), Wait::No).unwrap();
+    connection.close_state(|close_state| close_state.peer_ended(said(), now));
+    connection.answer_close(now);
+    assert_eq!(end_follows(&socket), None);
+}
