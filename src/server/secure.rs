@@ -59,15 +59,11 @@ impl Secure {
     ) -> Result<Option<Certificate>, HandshakeError> {
         let begin = Begin::Server(self.tls.config());
         let stream = &pending.stream;
-        let compute = |handshake: Box<Handshake>| {
-            // Signing and agreeing on keys takes long, and a deep stack. What follows does neither, unless there is a
-            // certificate to verify; then a change of threads would be all that it costs. It need not be the first step
-            // that signs: a hello may come in pieces, or be asked for again.
-            let is_shallow = handshake.has_agreed() && !self.tls.may_ask_clients();
-            match is_shallow || self.deep_stacks.admit_this_thread() {
-                true => handshake.computed(),
-                false => self.crew.compute(handshake, deadline),
-            }
+        // All steps: the first signs and agrees on keys, and the last, which makes new keys and tickets, leaves holes in
+        // the heap and goes a page deeper into the stack than anything that follows.
+        let compute = |handshake: Box<Handshake>| match self.deep_stacks.admit_this_thread() {
+            true => handshake.computed(),
+            false => self.crew.compute(handshake, deadline),
         };
         let mut is_owed_nothing = true;
         handshake::perform(begin, stream, deadline, compute, |space| {

@@ -156,11 +156,6 @@ impl Handshake {
         }
     }
 
-    /// Whether the ends have agreed on keys.
-    pub(crate) fn has_agreed(&self) -> bool {
-        matches!(&self.state, State::Begun(session) if session.has_agreed())
-    }
-
     fn waiting(&self) -> usize {
         let held = match &self.state {
             State::NotBegun(_) => 0,

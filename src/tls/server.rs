@@ -166,11 +166,6 @@ impl ServerTls {
         self.shared.current().config
     }
 
-    /// Whether clients may be asked for certificates: that is not known of a configuration of the application's own.
-    pub(crate) fn may_ask_clients(&self) -> bool {
-        self.shared.source.as_ref().is_none_or(|source| source.clients.is_some())
-    }
-
     fn load(source: Source) -> Result<Self, TlsError> {
         let current = Mutex::new(source.load(None)?);
         Ok(Self { shared: Arc::new(Shared { source: Some(source), current }) })

@@ -136,11 +136,6 @@ impl Session {
         !self.engine.common().is_handshaking()
     }
 
-    /// Whether the ends have agreed on keys: then a server has nothing left to sign.
-    pub(crate) fn has_agreed(&self) -> bool {
-        self.engine.common().negotiated_key_exchange_group().is_some()
-    }
-
     /// The certificate that the peer has presented, and that was verified.
     pub(crate) fn peer_certificate(&self) -> Option<Certificate> {
         self.engine.common().peer_certificates()?.first().map(Certificate::new)
