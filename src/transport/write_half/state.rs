@@ -90,7 +90,8 @@ impl<S: Socket> State<S> {
     /// cloned only if it has to wait.
     #[inline(always)]
     pub(super) fn write(&mut self, frame: &Frame, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
-        let Some(socket) = self.socket.as_ref().filter(|_| !self.has_waiting()) else {
+        let waits = self.has_waiting();
+        let Some(socket) = self.socket.as_ref().filter(|_| !waits) else {
             self.queue.push(frame.clone());
             return self.flush(spent);
         };
