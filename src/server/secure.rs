@@ -4,8 +4,8 @@
 //! resident as long as its thread lives. A few threads may have one ([`deep_stacks`]), and compute where they are: they
 //! serve clients that come and go without a switch of threads. For all others a small crew of threads does the
 //! computing, one for each processor at most, in the order in which it is asked. So of many connections hardly any
-//! keeps a deep stack, and of a flood of handshakes each has its turn. The crew's threads end when they have had nothing
-//! to do for a while.
+//! keeps a deep stack, and of a flood of handshakes each has its turn. The crew's threads end when they have had
+//! nothing to do for a while.
 //!
 //! So many clients may owe us a part of their handshake at a time ([`half_open`]). For one more, the client that has
 //! been silent for longest is dropped.
@@ -59,8 +59,8 @@ impl Secure {
     ) -> Result<Option<Certificate>, HandshakeError> {
         let begin = Begin::Server(self.tls.config());
         let stream = &pending.stream;
-        // All steps: the first signs and agrees on keys, and the last, which makes new keys and tickets, leaves holes in
-        // the heap and goes a page deeper into the stack than anything that follows.
+        // All steps: the first signs and agrees on keys, and the last, which makes new keys and tickets, leaves holes
+        // in the heap and goes a page deeper into the stack than anything that follows.
         let compute = |handshake: Box<Handshake>| match self.deep_stacks.admit_this_thread() {
             true => handshake.computed(),
             false => self.crew.compute(handshake, deadline),
