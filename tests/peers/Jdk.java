@@ -85,8 +85,36 @@ public final class Jdk {
         OUT.println((isSame ? "ok " : "bad ") + command);
     }
 
-    private static void obey(WebSocket socket, String command) throws InterruptedException {
-        switch (command) {
+    /** Sends what is in a file, in three fragments if it is to be cut. */
+    private static void sendFile(WebSocket socket, String command, Path path, boolean isCut) throws Exception {
+        byte[] bytes = Files.readAllBytes(path);
+        if (path.toString().endsWith(".txt")) {
+            String text = new String(bytes, StandardCharsets.UTF_8);
+            // The library wants whole characters.
+            int points = text.codePointCount(0, text.length());
+            int one = isCut ? text.offsetByCodePoints(0, points / 3) : 0;
+            int two = isCut ? text.offsetByCodePoints(one, points / 3) : 0;
+            if (isCut) {
+                socket.sendText(text.substring(0, one), false).join();
+                socket.sendText(text.substring(one, two), false).join();
+            }
+            socket.sendText(text.substring(two), true).join();
+            expect(command, text);
+        } else {
+            int third = isCut ? bytes.length / 3 : 0;
+            if (isCut) {
+                socket.sendBinary(ByteBuffer.wrap(bytes, 0, third), false).join();
+                socket.sendBinary(ByteBuffer.wrap(bytes, third, third), false).join();
+            }
+            socket.sendBinary(ByteBuffer.wrap(bytes, 2 * third, bytes.length - 2 * third), true).join();
+            expect(command, bytes);
+        }
+    }
+
+    private static void obey(WebSocket socket, String command) throws Exception {
+        String[] words = command.split(" ", 2);
+        switch (words[0]) {
+            case "file", "parts" -> sendFile(socket, command, Path.of(words[1]), words[0].equals("parts"));
             case "text" -> {
                 socket.sendText("héllo ✓", true).join();
                 expect(command, "héllo ✓");

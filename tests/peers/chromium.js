@@ -21,16 +21,17 @@ function connect(url) {
 }
 
 /** Runs in the page. */
-async function echo({ parts, length }) {
-  const sent = parts ? parts.join('') : Uint8Array.from({ length }, (_, i) => i % 251);
+async function echo({ isText, base64 }) {
+  const expected = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+  const sent = isText ? new TextDecoder().decode(expected) : expected;
   const arrived = new Promise((resolve) => {
     window.socket.addEventListener('message', (event) => resolve(event.data), { once: true });
   });
   window.socket.send(sent);
   const data = await arrived;
-  if (parts) return data === sent;
+  if (isText) return data === sent;
   const bytes = new Uint8Array(data);
-  return bytes.length === length && bytes.every((byte, i) => byte === sent[i]);
+  return bytes.length === expected.length && bytes.every((byte, i) => byte === expected[i]);
 }
 
 async function main() {
@@ -46,7 +47,8 @@ async function main() {
   const closed = page.evaluate(() => window.socketClosed);
   await obey({
     // A page has no say in how its messages are cut into frames.
-    echo: (payload) => (payload.parts?.length > 1 ? undefined : page.evaluate(echo, payload)),
+    echo: ({ isText, parts }) =>
+      parts.length > 1 ? undefined : page.evaluate(echo, { isText, base64: parts[0].toString('base64') }),
     close: () => page.evaluate(() => window.socket.close(1000)),
     closed,
   });

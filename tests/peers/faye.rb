@@ -19,8 +19,10 @@ EM.run do
   expected = nil
 
   socket.on(:open) { puts 'open' }
+  payloads = PAYLOADS.dup
+
   socket.on(:message) do |event|
-    puts "#{event.data == PAYLOADS[expected] ? 'ok' : 'bad'} #{expected}"
+    puts "#{event.data == payloads[expected] ? 'ok' : 'bad'} #{expected}"
   end
   socket.on(:close) do |event|
     puts "closed #{event.code}"
@@ -32,9 +34,13 @@ EM.run do
     when 'close' then socket.close(1000)
     when 'await-close' then nil # It is said whenever it happens.
     when 'fragmented' then puts 'no fragmented'
+    when /^file (.*)/
+      payloads[command] = $1.end_with?('.txt') ? File.read($1, encoding: 'UTF-8') : File.binread($1).bytes
+      expected = command
+      socket.send(payloads[command])
     else
       expected = command
-      socket.send(PAYLOADS.fetch(command))
+      socket.send(payloads.fetch(command))
     end
   end
   Thread.new { $stdin.each_line(chomp: true) { |command| EM.schedule { obey.call(command) } } }

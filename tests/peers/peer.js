@@ -4,15 +4,30 @@
 
 'use strict';
 
+const { readFileSync } = require('node:fs');
 const readline = require('node:readline');
 
-/** What a command sends: the parts of a text, or a number of bytes of which byte i is i % 251. */
+const text = (...parts) => ({ isText: true, parts: parts.map((part) => Buffer.from(part)) });
+/** Bytes of which byte i is i % 251. */
+const pattern = (length) => ({ isText: false, parts: [Buffer.from(Uint8Array.from({ length }, (_, i) => i % 251))] });
+
+/** What a command sends: the parts of a message. */
 const PAYLOADS = {
-  text: { parts: ['héllo ✓'] },
-  binary: { length: 256 },
-  fragmented: { parts: ['frag', 'men', 'ted ✓'] },
-  large: { length: 1 << 20 },
+  text: text('héllo ✓'),
+  binary: pattern(256),
+  fragmented: text('frag', 'men', 'ted ✓'),
+  large: pattern(1 << 20),
 };
+
+/** A file, in one part or in three, between which characters may be cut. */
+function payload(command) {
+  const [kind, path] = command.split(' ');
+  if (!path) return PAYLOADS[command];
+  const bytes = readFileSync(path);
+  const third = Math.floor(bytes.length / 3);
+  const thirds = [bytes.subarray(0, third), bytes.subarray(third, 2 * third), bytes.subarray(2 * third)];
+  return { isText: path.endsWith('.txt'), parts: kind === 'file' ? [bytes] : thirds, isSlow: kind === 'slowly' };
+}
 
 function say(...words) {
   console.log(words.join(' '));
@@ -32,7 +47,7 @@ async function obey(socket) {
       say('closed', await socket.closed);
       continue;
     }
-    const isSame = await socket.echo(PAYLOADS[command]);
+    const isSame = await socket.echo(payload(command));
     say(isSame === undefined ? 'no' : isSame ? 'ok' : 'bad', command);
   }
 }

@@ -5,8 +5,14 @@ A peer is a program that connects to the URL it is given and obeys the lines it 
     text, binary, fragmented, large
                   sends that, waits for the echo and says "ok COMMAND", or "bad COMMAND" if something else came back, or
                   "no COMMAND" if its library has no way to send it
+    file PATH     the same with what is in a file: a text if its name ends in .txt, else binary
+    parts PATH    the same in three fragments
+    slowly PATH   the same with pauses between the fragments
     close         closes with 1000, and says "closed CODE"
     await-close   says "closed CODE" when the other side has closed ("-" if it is not told the code)
+
+A file is known to those that tests/compression uses. Of those that know compression (websockets, ws), DEFLATE in the
+environment has the options, as JSON: the arguments of websockets' factory, or ws' `perMessageDeflate`.
 
 A URL may be one of wss://. Whom the peer then trusts stands in its environment, as tests/support/certificates.py says.
 

@@ -15,7 +15,7 @@ class Client(heartwire.Logged):
 
     def __init__(self, site, *options):
         trust = ["--cacert", site.ca] if site.ca else []
-        super().__init__([heartwire.PROGRAM, "connect", site.url, *trust, *options], stdin=subprocess.PIPE)
+        super().__init__([heartwire.PROGRAM, "connect", site.url, *trust, *site.kind.options, *options], stdin=subprocess.PIPE)
 
     def echo(self, text, timeout=heartwire.CEILING):
         """Sends a line, and tells whether the same is the next that comes."""

@@ -4,15 +4,18 @@ Usage: python.py PORT. What a server does is written in server.py.
 """
 
 import asyncio
+import os
 import pathlib
 import sys
 
 import websockets
 from websockets.asyncio.server import serve
 from websockets.exceptions import ConnectionClosed
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "support"))
 import certificates  # noqa: E402
+from compressed import compression, in_thirds  # noqa: E402
 
 
 def say(*words):
@@ -34,7 +37,7 @@ async def echo(socket):
     teller = asyncio.create_task(tell_pongs(socket))
     try:
         async for message in socket:
-            await socket.send(message)
+            await socket.send(in_thirds(message) if "PARTS" in os.environ else message)
     except ConnectionClosed:
         pass
     finally:
@@ -45,7 +48,8 @@ async def echo(socket):
 async def main(port):
     say("version", websockets.__version__)
     tls = certificates.server_context_of_environment()
-    async with serve(echo, "127.0.0.1", port, ssl=tls, ping_interval=0.4, ping_timeout=1.6) as server:
+    options = {"ssl": tls, "ping_interval": 0.4, "ping_timeout": 1.6, **compression(ServerPerMessageDeflateFactory)}
+    async with serve(echo, "127.0.0.1", port, **options) as server:
         say("listening on 127.0.0.1:%d" % server.sockets[0].getsockname()[1])
         while await asyncio.to_thread(sys.stdin.readline) == "close\n":
             await asyncio.gather(*(socket.close(1001) for socket in server.connections))

@@ -11,6 +11,9 @@ beats by Pings of its own, and tells on its standard output what happens:
 
 It speaks TLS if its environment says with what, as tests/support/certificates.py has it. At a line "close" it closes
 all connections that it has, and stays for new ones.
+
+Of those that know compression (websockets, ws), DEFLATE in the environment has the options, as peer.py says it, and
+PARTS has them send each message back in three fragments.
 """
 
 import contextlib
@@ -46,6 +49,9 @@ class Kind:
     # In seconds.
     ping_interval: float = 0.4
     environment: dict = dataclasses.field(default_factory=dict)
+    # Options of the program besides, as its client, and as the server if this is one.
+    options: tuple = ()
+    serving: tuple = ()
     # Whether it stands behind nginx.
     is_proxied: bool = False
     # Whether it is tried over TLS too.
@@ -143,7 +149,8 @@ class Heartwire(heartwire.Server):
     BEAT = ["--ping-interval", "400ms", "--pong-timeout", "1200ms", "--max-missed", "1", "--liveness", "pong-only"]
 
     def __init__(self, kind, address):
-        super().__init__(*self.BEAT, *(kind.made.serve if kind.made else []), command=[heartwire.PROGRAM, address])
+        tls = kind.made.serve if kind.made else []
+        super().__init__(*self.BEAT, *kind.serving, *tls, command=[heartwire.PROGRAM, address])
         found = subprocess.run([heartwire.PROGRAM, "--version"], stdout=subprocess.PIPE, text=True, check=True)
         self.version = found.stdout.split()[1]
 

@@ -15,11 +15,12 @@ const PING_INTERVAL = 1000;
 
 const say = (...words) => console.log(words.join(' '));
 
-const { TLS_CERT, TLS_KEY } = process.env;
+const { DEFLATE, PARTS, TLS_CERT, TLS_KEY } = process.env;
 const listener = TLS_CERT
   ? https.createServer({ cert: readFileSync(TLS_CERT), key: readFileSync(TLS_KEY) })
   : http.createServer();
-const server = new WebSocketServer({ server: listener });
+const options = DEFLATE ? { perMessageDeflate: JSON.parse(DEFLATE) } : {};
+const server = new WebSocketServer({ server: listener, ...options });
 
 listener.listen(Number(process.argv[2]), '127.0.0.1', () => {
   say('version', require('ws/package.json').version);
@@ -33,7 +34,11 @@ server.on('connection', (socket) => {
     socket.isAlive = true;
     say('pong');
   });
-  socket.on('message', (data, isBinary) => socket.send(data, { binary: isBinary }));
+  socket.on('message', (data, isBinary) => {
+    const third = Math.floor(data.length / 3);
+    const parts = PARTS ? [data.subarray(0, third), data.subarray(third, 2 * third), data.subarray(2 * third)] : [data];
+    parts.forEach((part, i) => socket.send(part, { binary: isBinary, fin: i === parts.length - 1 }));
+  });
   socket.on('error', () => {});
   socket.on('close', (code) => say('closed', code));
 });

@@ -50,28 +50,36 @@ class Relay:
             task.cancel()
         await asyncio.gather(*self.joined, return_exceptions=True)
 
+    def watch(self):
+        """What chunks of a new connection go through: from near to far, and back."""
+        return (lambda chunk: chunk), (lambda chunk: chunk)
+
     async def _join(self, near_reader, near_writer):
         self.count += 1
         self.joined.add(asyncio.current_task())
         try:
             far_reader, far_writer = await asyncio.open_connection(**self.far)
             try:
-                ways = [carry(near_reader, far_writer), carry(far_reader, near_writer)]
+                there, back = self.watch()
+                ways = [carry(near_reader, far_writer, there), carry(far_reader, near_writer, back)]
                 await asyncio.gather(*ways)
             finally:
                 far_writer.close()
         except OSError as error:
             self.failures.append(repr(error))
+        except asyncio.CancelledError:
+            # By `_end`. What asyncio does when a connection's task is over fails if it was cancelled.
+            pass
         finally:
             near_writer.close()
             self.joined.discard(asyncio.current_task())
 
 
-async def carry(reader, writer):
+async def carry(reader, writer, through):
     """Passes on what comes, until there is no more."""
     try:
         while chunk := await reader.read(CHUNK):
-            writer.write(chunk)
+            writer.write(through(chunk))
             await writer.drain()
     except ConnectionError:
         # An end that goes away while somebody still writes to it is no failure of ours.

@@ -40,10 +40,10 @@ pub(crate) async fn run(url: &str, answers: bool) -> Result<(), Failure> {
 fn messages(payload: Payload) -> Vec<Message> {
     match payload {
         Payload::Binary(bytes) => vec![Message::Binary(bytes.into())],
-        Payload::Text(parts) if parts.len() == 1 => vec![Message::Text(parts[0].into())],
+        Payload::Text(parts) if parts.len() == 1 => vec![Message::Text(parts.concat().into())],
         Payload::Text(parts) => {
             let last = parts.len() - 1;
-            let item = |(i, part): (usize, &'static str)| {
+            let item = |(i, part): (usize, String)| {
                 Message::Continuation(match i {
                     0 => Item::FirstText(part.into()),
                     _ if i < last => Item::Continue(part.into()),

@@ -7,7 +7,7 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines, Stdin};
 /// A message, whatever the library calls it.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Payload {
-    Text(Vec<&'static str>),
+    Text(Vec<String>),
     Binary(Vec<u8>),
 }
 
@@ -33,14 +33,18 @@ impl Script {
 
     pub(crate) async fn next(&mut self) -> Step {
         let Ok(Some(command)) = self.lines.next_line().await else { return Step::End };
+        let text = |parts: &[&str]| Payload::Text(parts.iter().map(|part| part.to_string()).collect());
         let payload = match command.as_str() {
-            "text" => Payload::Text(vec!["héllo ✓"]),
-            "fragmented" => Payload::Text(vec!["frag", "men", "ted ✓"]),
+            "text" => text(&["héllo ✓"]),
+            "fragmented" => text(&["frag", "men", "ted ✓"]),
             "binary" => Payload::Binary(pattern(256)),
             "large" => Payload::Binary(pattern(1 << 20)),
             "close" => return Step::Close,
             "await-close" => return Step::AwaitClose,
-            _ => return Step::End,
+            _ => match command.strip_prefix("file ").map(file) {
+                Some(Ok(payload)) => payload,
+                _ => return Step::End,
+            },
         };
         self.expected = Some((command, payload.clone()));
         Step::Send(payload)
@@ -74,6 +78,13 @@ pub(crate) fn version_of(package: &str) -> &'static str {
     let lock = include_str!("../Cargo.lock");
     let entry = lock.split("[[package]]").find(|entry| entry.contains(&format!("name = \"{package}\"\n")));
     entry.and_then(|entry| entry.split("version = \"").nth(1)?.split('"').next()).unwrap_or("unknown")
+}
+
+fn file(path: &str) -> std::io::Result<Payload> {
+    match path.ends_with(".txt") {
+        true => Ok(Payload::Text(vec![std::fs::read_to_string(path)?])),
+        false => Ok(Payload::Binary(std::fs::read(path)?)),
+    }
 }
 
 fn pattern(length: usize) -> Vec<u8> {

@@ -41,10 +41,10 @@ pub(crate) async fn run(url: &str) -> Result<(), Failure> {
 fn messages(payload: Payload) -> Vec<Message> {
     match payload {
         Payload::Binary(bytes) => vec![Message::binary(bytes)],
-        Payload::Text(parts) if parts.len() == 1 => vec![Message::text(parts[0])],
+        Payload::Text(parts) if parts.len() == 1 => vec![Message::text(parts.concat())],
         Payload::Text(parts) => {
             let last = parts.len() - 1;
-            let frame = |(i, part): (usize, &'static str)| {
+            let frame = |(i, part): (usize, String)| {
                 let kind = if i == 0 { Data::Text } else { Data::Continue };
                 Message::Frame(Frame::message(part, OpCode::Data(kind), i == last))
             };
