@@ -16,6 +16,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "deflate")]
+mod bombs;
 mod closings;
 mod crowds;
 mod floods;
@@ -149,6 +151,8 @@ fn scenarios() -> Vec<Scenario> {
     all.extend(crowds::scenarios());
     all.extend(relayed::scenarios());
     all.extend(shutdown::scenarios());
+    #[cfg(feature = "deflate")]
+    all.extend(bombs::scenarios());
     #[cfg(feature = "cli")]
     all.extend(processes::scenarios());
     all

@@ -1,12 +1,14 @@
 //! What breaks the protocol: each violation is answered with its close code, reported as what it is, and nothing behind
 //! it is looked at.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use heartwire::{CloseCode, CloseReason};
+use heartwire::CloseCode;
 
 use crate::rig::Rig;
-use crate::support::{BINARY, CLOSE, CONTINUATION, Incoming, PING, PONG, TEXT, close_payload, fragment, masked};
+use crate::support::{
+    BINARY, CLOSE, CONTINUATION, Client, Incoming, PING, PONG, TEXT, close_payload, fragment, masked,
+};
 use crate::{Checked, Control, Scenario, ensure, plain};
 
 /// Bytes and the close code that they must be answered with.
@@ -128,33 +130,54 @@ fn too_big() -> Vec<Violation> {
 }
 
 fn refused(rig: &Rig, violations: &[Violation]) -> Checked {
-    let mut slowest = std::time::Duration::ZERO;
+    let mut slowest = Duration::ZERO;
     for (bytes, code) in violations {
-        let what = format!("{:x?}...", &bytes[..bytes.len().min(20)]);
-        let mut client = rig.connect("/violation");
-        client.expect_echo("hello");
-        let sent = Instant::now();
-        // It may be refused before all of it is here.
-        client.try_write(&[&bytes[..], &masked(TEXT, b"never looked at")].concat());
-        let (answer, reason) = loop {
-            match client.next_within(rig.patience) {
-                Incoming::Frame(frame) if frame.opcode == CLOSE => break frame.close(),
-                // Asked for by the beginning of what is sent, or by the heartbeat.
-                Incoming::Frame(frame) if [PING, PONG].contains(&frame.opcode) => {}
-                other => return Err(format!("{other:?} in answer to {what}")),
-            }
+        let reason = match code {
+            1002 => "protocol",
+            1007 => "invalid_utf8",
+            _ => "too_big",
         };
-        ensure!(answer == Some(*code), "{answer:?} {reason} in answer to {what}, not {code}");
-        let end = client.expect_end();
-        slowest = slowest.max(sent.elapsed());
-        let report = rig.ledger.closed(client.local_addr(), rig.patience)?;
-        let is_truth = matches!(
-            (code, &report.reason),
-            (1002, CloseReason::Protocol(_)) | (1007, CloseReason::InvalidUtf8) | (1009, CloseReason::TooBig { .. })
-        );
-        ensure!(is_truth, "{what} is reported as {}", report.reason);
-        ensure!(report.sent == Some(CloseCode::from(*code)), "sent is {:?}, end {end:?}", report.sent);
-        ensure!(report.traffic.messages_in == 1, "{} messages before {what}", report.traffic.messages_in);
+        slowest = slowest.max(refused_as(rig, rig.connect("/violation"), (bytes, usize::MAX), (*code, reason))?);
     }
     Ok(format!("{} violations, each answered and reported as what it is, in {slowest:.1?} at most", violations.len()))
+}
+
+/// Sends a violation after one message, in pieces of so many bytes, and expects this close code, and a report with a
+/// reason of this name. Returns how long that took.
+pub(crate) fn refused_as(
+    rig: &Rig,
+    mut client: Client,
+    (bytes, piece): (&[u8], usize),
+    (code, reason): (u16, &str),
+) -> Result<Duration, String> {
+    let what = format!("{:x?}...", &bytes[..bytes.len().min(20)]);
+    client.expect_echo("hello");
+    let sent = Instant::now();
+    // It may be refused before all of it is here.
+    let all = [bytes, &masked(TEXT, b"never looked at")].concat();
+    let _ = all.chunks(piece).all(|piece| client.try_write(piece));
+    let (answer, text) = loop {
+        match client.next_within(rig.patience) {
+            Incoming::Frame(frame) if frame.opcode == CLOSE => break frame.close(),
+            // Asked for by the beginning of what is sent, or by the heartbeat.
+            Incoming::Frame(frame) if [PING, PONG].contains(&frame.opcode) => {}
+            other => return Err(format!("{} in answer to {what}", shortened(&other))),
+        }
+    };
+    ensure!(answer == Some(code), "{answer:?} {text} in answer to {what}, not {code}");
+    let end = client.expect_end();
+    let took = sent.elapsed();
+    let report = rig.ledger.closed(client.local_addr(), rig.patience)?;
+    ensure!(report.reason.name() == reason, "{what} is reported as {}", report.reason);
+    ensure!(report.sent == Some(CloseCode::from(code)), "sent is {:?}, end {end:?}", report.sent);
+    ensure!(report.traffic.messages_in == 1, "{} messages before {what}", report.traffic.messages_in);
+    Ok(took)
+}
+
+/// What came, without a payload that may have megabytes.
+fn shortened(incoming: &Incoming) -> String {
+    match incoming {
+        Incoming::Frame(frame) => format!("a frame of {} bytes, opcode {}", frame.payload.len(), frame.opcode),
+        other => format!("{other:?}"),
+    }
 }
