@@ -172,7 +172,7 @@ impl Connection {
         self.subprotocol.as_deref()
     }
 
-    /// The extensions in use, as the server's header `Sec-WebSocket-Extensions` said it, such as `permessage-deflate;
+    /// The extensions in use, in the terms of the header `Sec-WebSocket-Extensions`, such as `permessage-deflate;
     /// server_no_context_takeover; client_no_context_takeover`. Empty if there are none: without the feature
     /// `deflate`, without `Server::deflate` or `Client::deflate`, or if the peer does not compress.
     pub fn extensions(&self) -> &str {

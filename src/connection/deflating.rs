@@ -26,7 +26,7 @@ pub(crate) struct Deflating {
     compression: Arc<Compression>,
     sending: Direction,
     receiving: Direction,
-    /// As the server's header said it.
+    /// What was agreed, in the terms of the header.
     pub(crate) extensions: String,
     /// With context takeover for what is sent.
     context: Option<Context>,

@@ -94,7 +94,7 @@ impl Shared {
         self.identity.id
     }
 
-    /// The extensions in use, as the server's header said it. Empty if there are none.
+    /// The extensions in use. Empty if there are none.
     pub(crate) fn extensions(&self) -> &str {
         #[cfg(feature = "deflate")]
         if let Some(deflating) = &self.deflating {
