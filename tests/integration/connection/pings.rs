@@ -128,7 +128,8 @@ fn of_pongs_that_wait_only_the_newest_is_sent() {
     }
     client.send_text("and this tells that they were read");
     eventually("all Pings were read", || running.handle.connections()[0].traffic.messages_in == 1);
-    assert!(sender.queued() <= queued + 7, "{} bytes wait", sender.queued());
+    // The newest waits, and one may have been gathered each time that the socket took a part of a message.
+    assert!(sender.queued() <= queued + 3 * 7, "{} bytes wait, after {queued}", sender.queued());
     let (mut pongs, mut newest) = (0, Vec::new());
     sender.close(1000, "").unwrap();
     loop {
