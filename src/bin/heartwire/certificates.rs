@@ -12,7 +12,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use heartwire::{Certificate, Server, ServerTls, TlsError};
-use time::OffsetDateTime;
 
 use crate::cli::ServeOptions;
 
@@ -204,12 +203,16 @@ fn until(certificate: &Certificate) -> String {
 
 /// A day, such as `2027-01-31`, in UTC.
 fn date(time: SystemTime) -> String {
-    OffsetDateTime::from(time).date().to_string()
+    // What it can spell: from 1970 to 9999, where a certificate's own calendar ends.
+    let mut time = humantime::format_rfc3339_seconds(time.max(SystemTime::UNIX_EPOCH)).to_string();
+    time.truncate("2027-01-31".len());
+    time
 }
 
 #[cfg(feature = "self-signed")]
 fn self_signed() -> Result<(ServerTls, Option<String>), String> {
     use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, IsCa, KeyPair};
+    use time::OffsetDateTime;
 
     let make = || {
         let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
@@ -264,6 +267,8 @@ fn inode(_: &fs::Metadata) -> (u64, u64, i64, i64) {
 
 #[cfg(test)]
 mod tests {
+    use time::OffsetDateTime;
+
     use super::*;
 
     const DAY: u64 = 24 * 3600;

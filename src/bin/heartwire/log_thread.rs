@@ -14,6 +14,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::log_output::LogOutput;
+
 /// Lines that may wait.
 const QUEUE: usize = 4096;
 
@@ -37,33 +39,31 @@ enum Line {
     Flush(Sender<()>),
 }
 
-/// Starts the thread that writes to `outputs`, and makes the queue before it the program's logger.
-pub(crate) fn start(level: LevelFilter, outputs: Box<dyn Log>) -> Result<(), String> {
+/// Starts the thread that writes to `output`, and makes the queue before it the program's logger.
+pub(crate) fn start(level: LevelFilter, output: LogOutput) -> Result<(), String> {
     let (lines, queue) = bounded(QUEUE);
     let lost = Arc::new(AtomicUsize::new(0));
     let counter = Arc::clone(&lost);
     let writer = thread::Builder::new().name("heartwire-output".to_owned());
-    writer.spawn(move || write_all(&queue, &*outputs, &counter)).map_err(|error| error.to_string())?;
+    writer.spawn(move || write_all(&queue, output, &counter)).map_err(|error| error.to_string())?;
     log::set_boxed_logger(Box::new(LogQueue { level, lines, lost })).map_err(|error| error.to_string())?;
     log::set_max_level(level);
     Ok(())
 }
 
-fn write_all(queue: &Receiver<Line>, outputs: &dyn Log, lost: &AtomicUsize) {
-    let write = |level, target: &str, text: &str| {
-        outputs.log(&Record::builder().level(level).target(target).args(format_args!("{text}")).build());
-    };
+fn write_all(queue: &Receiver<Line>, mut output: LogOutput, lost: &AtomicUsize) {
     for line in queue {
         match line {
-            Line::Record { level, target, text } => write(level, &target, &text),
+            Line::Record { level, target, text } => output.write(level, &target, &text),
+            // Nothing is buffered.
             Line::Flush(done) => {
-                outputs.flush();
                 let _ = done.try_send(());
             }
         }
         let lost = lost.swap(0, Relaxed);
         if lost > 0 {
-            write(Level::Warn, module_path!(), &format!("{lost} lines of the log were lost: the output was blocked"));
+            let text = format!("{lost} lines of the log were lost: the output was blocked");
+            output.write(Level::Warn, module_path!(), &text);
         }
     }
 }

@@ -3,17 +3,15 @@
 use std::time::Duration;
 
 use heartwire::{Server, ServerHandle};
-use log::LevelFilter;
-use simplelog::SharedLogger;
 
 /// A server on listeners that nobody has opened.
 pub(crate) fn server() -> Result<Option<Server>, String> {
     Ok(None)
 }
 
-/// The logger of a journal that there is not.
-pub(crate) fn journal_logger(_: LevelFilter) -> Option<Box<dyn SharedLogger>> {
-    None
+/// Whether standard error goes to a journal, which there is not.
+pub(crate) fn logs_to_journal() -> bool {
+    false
 }
 
 /// Whether a service manager runs this process.

@@ -1,39 +1,22 @@
 //! What both commands share: where the log goes, what signals do, and lines on standard output.
 
 use std::fs::OpenOptions;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
-use simplelog::{
-    ColorChoice, CombinedLogger, ConfigBuilder, LevelPadding, SharedLogger, TermLogger, TerminalMode, WriteLogger,
-};
-use time::macros::format_description;
-
 use crate::cli::LogOptions;
-use crate::{log_thread, systemd};
+use crate::log_output::LogOutput;
+use crate::log_thread;
 
 /// Sends the log to standard error, and to the log file if there is one.
 pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
-    let level = options.level;
-    let config = ConfigBuilder::new()
-        .set_time_format_custom(format_description!(
-            "[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z"
-        ))
-        .set_level_padding(LevelPadding::Right)
-        .set_thread_level(log::LevelFilter::Off)
-        .set_target_level(log::LevelFilter::Debug)
-        .set_location_level(log::LevelFilter::Off)
-        .build();
-    // Standard output is for the lines of `say`, and for messages.
-    let color = if io::stderr().is_terminal() { ColorChoice::Auto } else { ColorChoice::Never };
-    let terminal = TermLogger::new(level, config.clone(), TerminalMode::Stderr, color);
-    let mut loggers: Vec<Box<dyn SharedLogger>> = vec![systemd::journal_logger(level).unwrap_or(terminal)];
-    if let Some(path) = &options.file {
+    let open = |path: &PathBuf| {
         let file = OpenOptions::new().create(true).append(true).open(path);
-        let file = file.map_err(|error| format!("cannot write the log file {}: {error}", path.display()))?;
-        loggers.push(WriteLogger::new(level, config, file));
-    }
-    log_thread::start(level, CombinedLogger::new(loggers))
+        file.map_err(|error| format!("cannot write the log file {}: {error}", path.display()))
+    };
+    let file = options.file.as_ref().map(open).transpose()?;
+    log_thread::start(options.level, LogOutput::new(file))
 }
 
 /// Calls `end` at the first signal, and ends the program at the second.

@@ -6,7 +6,7 @@
 //! no such thread.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
@@ -17,9 +17,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select};
 use heartwire::{Event, Server, ServerHandle, ServerPart};
 use listenfd::ListenFd;
-use log::{Level, LevelFilter, Log, Metadata, Record};
 use sd_notify::NotifyState;
-use simplelog::{Config, SharedLogger};
 
 /// The shortest time between two status lines.
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
@@ -67,54 +65,11 @@ enum Passed {
     Unix(UnixListener),
 }
 
-/// A logger for standard error, if that goes to the journal.
-pub(crate) fn journal_logger(level: LevelFilter) -> Option<Box<dyn SharedLogger>> {
-    logs_to_journal().then(|| -> Box<dyn SharedLogger> { Box::new(JournalLogger(level)) })
-}
-
 /// Whether standard error goes to the journal, as systemd.exec(5) says how to tell.
-fn logs_to_journal() -> bool {
+pub(crate) fn logs_to_journal() -> bool {
     let Ok(journal) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = io::stderr().as_fd().try_clone_to_owned().and_then(|stderr| File::from(stderr).metadata());
     stderr.is_ok_and(|stderr| journal == format!("{}:{}", stderr.dev(), stderr.ino()))
-}
-
-/// Lines for the journal. It knows the time of each by itself, and is told the level as a priority (sd-daemon(3)).
-struct JournalLogger(LevelFilter);
-
-impl Log for JournalLogger {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.level() <= self.0
-    }
-
-    fn log(&self, record: &Record<'_>) {
-        let priority = match record.level() {
-            Level::Error => 3,
-            Level::Warn => 4,
-            Level::Info => 6,
-            Level::Debug | Level::Trace => 7,
-        };
-        if self.enabled(record.metadata()) {
-            // In one piece, so that no other line gets between its parts.
-            let _ = io::stderr().write_all(format!("<{priority}>{}\n", record.args()).as_bytes());
-        }
-    }
-
-    fn flush(&self) {}
-}
-
-impl SharedLogger for JournalLogger {
-    fn level(&self) -> LevelFilter {
-        self.0
-    }
-
-    fn config(&self) -> Option<&Config> {
-        None
-    }
-
-    fn as_log(self: Box<Self>) -> Box<dyn Log> {
-        self
-    }
 }
 
 /// Whether systemd runs this process as a service that tells how it is.
