@@ -125,8 +125,8 @@ impl Listener {
             return;
         }
         let shut_down = || self.socket.shutdown(Shutdown::Both);
-        // On Linux this is enough. Elsewhere only a connection wakes it.
-        if self.is_ours && shut_down().is_ok() {
+        // On Linux this is enough. Elsewhere only a connection wakes it, also where the call says that it succeeded.
+        if cfg!(unix) && self.is_ours && shut_down().is_ok() {
             return;
         }
         if let Err(error) = self.connect() {

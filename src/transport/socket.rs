@@ -50,7 +50,7 @@ impl Socket for Stream {
     #[cfg(not(unix))]
     fn send_patiently(&self, slices: &[IoSlice<'_>]) -> io::Result<Taken> {
         let mut socket = self.socket();
-        socket.set_write_timeout(Some(DRAINER_WAIT))?;
+        self.set_write_timeout(Some(DRAINER_WAIT))?;
         match self.secured() {
             None => socket.write_vectored(slices).map(Taken::from),
             // One write at a time, so that its progress is seen.
@@ -463,7 +463,7 @@ pub(crate) fn pause_briefly(wait: Option<Duration>) {
 #[cfg(not(unix))]
 pub(crate) fn wait_readable(stream: &Stream, wait: Option<Duration>) -> io::Result<bool> {
     let before = stream.socket().read_timeout()?;
-    stream.set_read_timeout(wait.map(|wait| wait.max(Duration::from_micros(1))))?;
+    stream.set_read_timeout(wait)?;
     let looked = stream.socket().peek(&mut [MaybeUninit::uninit()]);
     stream.set_read_timeout(before)?;
     match looked {
@@ -500,7 +500,7 @@ pub(crate) fn write_raw_before(stream: &Stream, mut bytes: &[u8], deadline: Inst
         if remaining.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        stream.socket().set_write_timeout(Some(remaining))?;
+        stream.set_write_timeout(Some(remaining))?;
         match stream.socket().write(bytes) {
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted || is_timeout(&error) => {}

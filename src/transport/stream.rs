@@ -67,9 +67,15 @@ impl Stream {
         self.socket.shutdown(how)
     }
 
-    /// Limits each blocking read. `Some(0)` is an error.
+    /// Limits each blocking read. No limit is so short that it would be none.
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.socket.set_read_timeout(timeout)
+        self.socket.set_read_timeout(timeout.map(in_ticks))
+    }
+
+    /// The same for each blocking write.
+    #[cfg(not(unix))]
+    pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket.set_write_timeout(timeout.map(in_ticks))
     }
 
     /// The error that the system has noted since the last call.
@@ -86,6 +92,12 @@ impl Stream {
     pub(crate) fn socket(&self) -> &Socket {
         &self.socket
     }
+}
+
+/// A timeout as the socket counts it, rounded up. socket2 rounds down, and 0 means to the system that there is no limit.
+fn in_ticks(timeout: Duration) -> Duration {
+    const TICK: Duration = if cfg!(windows) { Duration::from_millis(1) } else { Duration::from_micros(1) };
+    timeout.saturating_add(TICK - Duration::from_nanos(1)).max(TICK)
 }
 
 impl From<TcpStream> for Stream {
@@ -105,5 +117,24 @@ impl AsFd for Stream {
 impl AsSocket for Stream {
     fn as_socket(&self) -> BorrowedSocket<'_> {
         self.socket.as_socket()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use super::*;
+
+    #[test]
+    fn set_read_timeout_never_means_none() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = Stream::from(TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        for nanos in [0, 1, 999, 1000, 1001, 999_999] {
+            stream.set_read_timeout(Some(Duration::from_nanos(nanos))).unwrap();
+            let timeout = stream.socket().read_timeout().unwrap().expect("a timeout");
+            assert!(timeout >= Duration::from_nanos(nanos), "{timeout:?} for {nanos} ns");
+            stream.socket().read(&mut [0]).expect_err("nothing arrives");
+        }
     }
 }
