@@ -94,7 +94,7 @@ impl Stream {
     }
 }
 
-/// A timeout as the socket counts it, rounded up. socket2 rounds down, and 0 means to the system that there is no limit.
+/// A timeout as the socket counts it, rounded up. socket2 rounds down, and 0 is no limit to the system.
 fn in_ticks(timeout: Duration) -> Duration {
     const TICK: Duration = if cfg!(windows) { Duration::from_millis(1) } else { Duration::from_micros(1) };
     timeout.saturating_add(TICK - Duration::from_nanos(1)).max(TICK)

@@ -2,7 +2,8 @@
 //! whether a server answers. It uses the library by its public API alone.
 //!
 //! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks whether
-//! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` and `log_output` write the log.
+//! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` and `log_output`
+//! write the log.
 //! `systemd` tells the service manager how the server is, `control_group` knows what a container or a service may take,
 //! and `certificates` has those of TLS.
 
