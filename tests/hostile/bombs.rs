@@ -74,7 +74,7 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
             memory: 16,
         },
         Scenario {
-            name: "compressed: said where it may not be",
+            name: "compressed: where it may not be",
             server: compressing,
             check: |rig| said_out_of_place(rig, 0x40),
             control: Control { what: "it is not said", server: compressing, check: |rig| said_out_of_place(rig, 0) },
@@ -89,7 +89,8 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
                 server: silently_compressing,
                 check: |rig| half_messages(rig, 200, true),
             },
-            memory: 160,
+            // Over TLS the clients of this process have their share.
+            memory: 320,
         },
         Scenario {
             name: "bombs: many at once",
@@ -298,7 +299,7 @@ fn said_out_of_place(rig: &Rig, said: u8) -> Checked {
     let middle = [fragment(COMPRESSED & !0x80 | TEXT, first), fragment(0x80 | said | CONTINUATION, last)].concat();
     let agreed = [
         middle,
-        [fragment(TEXT, b"hel"), fragment(0x80 | said | CONTINUATION, b"lo")].concat(),
+        [fragment(TEXT, b"good"), fragment(0x80 | said | CONTINUATION, b"bye")].concat(),
         fragment(0x80 | said | PING, b"hello"),
         fragment(0x80 | said | PONG, &payload),
         fragment(0x80 | said | CLOSE, b"\x03\xe8"),
