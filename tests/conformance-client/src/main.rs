@@ -1,17 +1,23 @@
 //! The client under the Autobahn test suite, in the manner that the suite expects of clients: it asks how many cases
 //! there are, runs each over a connection of its own, sending back what comes, and asks for the reports.
 //!
-//! Usage: `heartwire-conformance-client ws://HOST:PORT MAX_MESSAGE_SIZE`, or with `wss://HOST:PORT` and a file with the
-//! CA behind it.
+//! Usage: `heartwire-conformance-client ws://HOST:PORT MAX_MESSAGE_SIZE off|on|context`, with what is to be offered of
+//! compression; or with `wss://HOST:PORT` and a file with the CA at the end.
 
-use heartwire::{Client, ClientTls, Connection, Error, HeartbeatPolicy, Message};
+use heartwire::{Client, ClientTls, Connection, Deflate, Error, HeartbeatPolicy, Message};
 
 const AGENT: &str = "heartwire";
 
 fn main() -> Result<(), Error> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [base, max_message_size, ca @ ..] = &arguments[..] else {
-        return Err(Error::handler("usage: heartwire-conformance-client URL MAX_MESSAGE_SIZE [CA]"));
+    let [base, max_message_size, deflate, ca @ ..] = &arguments[..] else {
+        return Err(Error::handler("usage: heartwire-conformance-client URL MAX_MESSAGE_SIZE off|on|context [CA]"));
+    };
+    let deflate = match &deflate[..] {
+        "off" => None,
+        "on" => Some(Deflate::new()),
+        "context" => Some(Deflate::new().context_takeover(true)),
+        other => return Err(Error::handler(format!("no such compression: {other}"))),
     };
     let tls = ca.iter().try_fold(ClientTls::new(), |tls, ca| tls.ca_file(ca))?;
     let max_message_size = max_message_size.parse().map_err(Error::handler)?;
@@ -19,7 +25,11 @@ fn main() -> Result<(), Error> {
     let client = |path: &str| -> Result<Client, Error> {
         let client =
             Client::new(&format!("{base}{path}"))?.tls(tls.clone()).no_reconnect().heartbeat(HeartbeatPolicy::off());
-        Ok(client.max_message_size(max_message_size).queue_size(max_message_size))
+        let client = client.max_message_size(max_message_size).queue_size(max_message_size);
+        Ok(match deflate {
+            Some(deflate) => client.deflate(deflate),
+            None => client,
+        })
     };
 
     let mut count = 0;
