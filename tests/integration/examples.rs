@@ -317,11 +317,9 @@ fn device_announces_what_it_does_and_lives_in_both_states_and_is_missed_when_it_
     thread::sleep(Duration::from_millis(500));
     assert!(!server.stderr.lines().iter().any(|line| line.contains("ended")), "{:#?}", server.stderr.lines());
     if cfg!(unix) {
-        let stopped = Instant::now();
+        // How long that takes cannot be told from here: on a busy machine its last Ping may have been late.
         device.signal("STOP");
         server.stderr.line_with(&["#1 ", "ended: heartbeat lost"]);
-        // Two windows of 50 ms and 400 ms, less the 50 ms that the last Ping may be old.
-        assert!(stopped.elapsed() >= Duration::from_millis(850), "{:?}", stopped.elapsed());
         device.signal("CONT");
         device.stdout.line_with(&["#2 connected, in the foreground"]);
     }
