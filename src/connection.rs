@@ -227,6 +227,11 @@ impl Connection {
             // Then look for a message among the bytes that are in memory already.
             match receiving.next(&self.shared, now) {
                 Ok(Some(message)) => {
+                    // Decompressing took time, which is not the handler's.
+                    #[cfg(feature = "deflate")]
+                    if self.shared.deflating.is_some() {
+                        now = Instant::now();
+                    }
                     // If the heartbeat finds the peer dead, the handler still gets what arrived before.
                     let _ = receiving.beat_if_due(&self.shared, now);
                     self.shared.leave_recv(receiving, now);

@@ -3,8 +3,8 @@
 //! What is agreed in the opening handshake is in [`negotiation`], one message in and out of DEFLATE in [`codec`], and
 //! what all connections of a server or a client share in [`pool`].
 //!
-//! Invariant: by default no connection keeps anything from one message to the next, so an idle one costs nothing more
-//! than without compression.
+//! Invariant: by default no connection keeps anything from one message to the next, so an idle one has no state of
+//! compression.
 
 pub(crate) mod codec;
 pub(crate) mod negotiation;
@@ -18,15 +18,17 @@ pub(crate) mod pool;
 /// Mbit/s, and for broadcasts. docs/compression.md in the repository has the figures.
 ///
 /// Neither side keeps anything from one message to the next, unless [context takeover](Self::context_takeover) is
-/// asked for. So an idle connection costs no memory for it. There are as many compressors as processors, for all
+/// asked for. So an idle connection has no state of it; only the stack of a thread that has compressed is a page or two
+/// deeper (4 to 8 KB). There are as many compressors as processors, for all
 /// connections together; when all are busy, a message goes uncompressed. Pings, Pongs and Close frames are never
 /// compressed, and never wait for a compression.
 ///
 /// **Secrets.** How well a message compresses tells something of what is in it. Where a message holds a secret beside a
 /// text that an attacker can choose, and the attacker sees the length of what is sent, the secret can be guessed piece
 /// by piece (CRIME, BREACH), also over TLS. Do not put the two into one message, or send that message by
-/// [`Sender::uncompressed`](crate::Sender::uncompressed). With context takeover all messages of a connection count as
-/// one.
+/// [`Sender::uncompressed`](crate::Sender::uncompressed), for [`ClientHandle`](crate::ClientHandle),
+/// [`Connection::feed`](crate::Connection::feed) and broadcasts have no such way. With context takeover all messages of
+/// a connection count as one.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), heartwire::Error> {

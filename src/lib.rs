@@ -337,7 +337,7 @@
 //!
 //! With the feature `deflate`, [`Server::deflate`] and [`Client::deflate`] compress messages where the other end agrees
 //! (permessage-deflate, RFC 7692), as a [`Deflate`] says. Each message is compressed by itself unless context takeover
-//! is asked for, so an idle connection costs no memory for it. A broadcast is compressed once. Pings are never
+//! is asked for, so an idle connection keeps no state of it. A broadcast is compressed once. Pings are never
 //! compressed, and wait for no compression. [`Connection::extensions`] tells what was agreed. Secrets must not be
 //! compressed together with text of others: see [`Sender::uncompressed`].
 //!

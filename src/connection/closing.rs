@@ -88,7 +88,7 @@ impl Shared {
         let has_ended =
             self.write_half.try_end(reason, Instant::now(), socket::shut_down, |figures| self.notify_end(figures));
         if has_ended {
-            self.pings.close();
+            self.release();
         }
         has_ended
     }
@@ -105,7 +105,16 @@ impl Shared {
     /// Ends the connection, releases the socket, and reports the end once.
     fn end(&self, otherwise: CloseReason, shut_down: fn(&Stream)) {
         self.write_half.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
+        self.release();
+    }
+
+    /// Gives back what only an open connection needs, for a `Sender` may be kept for long.
+    fn release(&self) {
         self.pings.close();
+        #[cfg(feature = "deflate")]
+        if let Some(deflating) = &self.deflating {
+            deflating.end();
+        }
     }
 
     /// Sends the report. The channel is unbounded, so this cannot block under the lock. The report is in the channel
@@ -130,6 +139,7 @@ impl Connection {
     pub(super) fn await_close(&mut self, mut receiving: Box<ReceivingEnd>) {
         let deadline = self.close_deadline();
         let mut now = Instant::now();
+        receiving.begin_to_discard();
         let last = loop {
             match receiving.next(&self.shared, now) {
                 // The handler is done, so messages are discarded.

@@ -7,6 +7,7 @@
 //! Invariant: with context takeover, messages leave in the order in which they were compressed. Only a sender that has
 //! its [`Turn`] compresses, and it keeps the turn until the write half has the message.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -30,21 +31,36 @@ pub(crate) struct Deflating {
     pub(crate) extensions: String,
     /// With context takeover for what is sent.
     context: Option<Context>,
+    /// Whether it counts as one that takes broadcasts which are compressed once for all.
+    is_recipient: AtomicBool,
 }
 
 impl Deflating {
-    pub(crate) fn new(compression: &Arc<Compression>, agreed: &Agreed, role: Role) -> Self {
+    /// `takes_broadcasts`: whether the connection gets broadcasts at all.
+    pub(crate) fn new(compression: &Arc<Compression>, agreed: &Agreed, role: Role, takes_broadcasts: bool) -> Self {
         let deflating = Self {
             compression: Arc::clone(compression),
             sending: agreed.sending(role),
             receiving: agreed.receiving(role),
             extensions: agreed.to_string(),
             context: agreed.sending(role).takes_over.then(Context::default),
+            is_recipient: AtomicBool::new(false),
         };
-        if deflating.takes_broadcasts() {
+        if takes_broadcasts && deflating.takes_broadcasts() {
             compression.add_recipient();
+            deflating.is_recipient.store(true, Relaxed);
         }
         deflating
+    }
+
+    /// The connection has ended: gives back what only an open one needs.
+    pub(super) fn end(&self) {
+        if self.is_recipient.swap(false, Relaxed) {
+            self.compression.remove_recipient();
+        }
+        if let Some(context) = &self.context {
+            context.end();
+        }
     }
 
     /// Whether it takes broadcasts that are compressed once for all: they refer to nothing before them, and need the
@@ -63,6 +79,7 @@ impl Deflating {
         &self,
         message: Message,
         wait: Wait,
+        is_closing: impl FnOnce() -> bool,
         send: impl FnOnce(Outgoing) -> Result<Sent, Refused>,
     ) -> Result<Sent, Refused> {
         let is_text = message.as_text().is_some();
@@ -80,6 +97,10 @@ impl Deflating {
             return send(Outgoing::message(message));
         }
         let mut turn = context.turn(wait)?;
+        if is_closing() {
+            // Those who wait for their turn behind this one are not to wait for a compression in vain.
+            return Err(Refused::Closed);
+        }
         let compressor =
             turn.compressor.get_or_insert_with(|| Box::new(self.compression.own_compressor(self.sending.window_bits)));
         let window = 1 << self.sending.window_bits;
@@ -145,11 +166,10 @@ impl Deflating {
     }
 }
 
+/// For connections that never opened.
 impl Drop for Deflating {
     fn drop(&mut self) {
-        if self.takes_broadcasts() {
-            self.compression.remove_recipient();
-        }
+        self.end();
     }
 }
 
@@ -165,6 +185,8 @@ struct Context {
 #[derive(Default)]
 struct ContextState {
     compressor: Option<Box<Compressor>>,
+    /// Whether the connection has ended, so that no compressor is kept.
+    has_ended: bool,
     is_taken: bool,
     waiting: WaitingLine,
 }
@@ -209,6 +231,12 @@ impl Context {
         outcome.map(|()| state)
     }
 
+    fn end(&self) {
+        let mut state = self.lock();
+        state.has_ended = true;
+        state.compressor = None;
+    }
+
     fn lock(&self) -> MutexGuard<'_, ContextState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -224,7 +252,7 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         let mut state = self.context.lock();
         state.is_taken = false;
-        if !std::thread::panicking() {
+        if !std::thread::panicking() && !state.has_ended {
             state.compressor = self.compressor.take();
         }
         drop(state);
@@ -293,6 +321,18 @@ mod tests {
         assert!(context.turn(Wait::No).unwrap().compressor.is_none());
     }
 
+    #[test]
+    fn a_connection_that_has_ended_keeps_no_compressor() {
+        let context = Context::default();
+        let compressor = || Some(Box::new(Compressor::new(1, 9)));
+        context.turn(Wait::No).unwrap().compressor = compressor();
+        let mut turn = context.turn(Wait::No).unwrap();
+        turn.compressor = compressor();
+        context.end();
+        drop(turn);
+        assert!(context.lock().compressor.is_none());
+    }
+
     /// Sends a message to a peer, and tells whether it came compressed.
     fn deliver(deflating: &Deflating, peer: &mut Inflater, message: &[u8]) -> bool {
         let (sender, sent) = mpsc::channel();
@@ -300,7 +340,7 @@ mod tests {
             sender.send(Frame::encode(outgoing, None)).unwrap();
             Ok(Sent::Written)
         };
-        deflating.send(message.to_vec().into(), Wait::Forever, send).unwrap();
+        deflating.send(message.to_vec().into(), Wait::Forever, || false, send).unwrap();
         let frame = sent.recv().unwrap();
         let payload = &frame.to_bytes(0)[frame.header().len()..];
         let is_compressed = frame.header()[0] & 0x40 != 0;
@@ -315,7 +355,7 @@ mod tests {
         let settings = Deflate::new().context_takeover(true).window_bits(10);
         let offers = extensions::parse([&b"permessage-deflate"[..]].into_iter()).unwrap();
         let agreed = negotiation::choose(&settings, &offers, false).unwrap();
-        let deflating = Deflating::new(&Arc::new(Compression::new(settings)), &agreed, Role::Server);
+        let deflating = Deflating::new(&Arc::new(Compression::new(settings)), &agreed, Role::Server, true);
         let mut peer = Inflater::new(10);
         let noise = |len| (0..len).map(|_| rand::random()).collect::<Vec<u8>>();
         let state = "the state of things, ".repeat(5).into_bytes();

@@ -63,6 +63,8 @@ pub(crate) struct ReceivingEnd {
     /// What decompresses this connection's messages, if they refer to those before them.
     #[cfg(feature = "deflate")]
     inflater: Option<Box<Inflater>>,
+    /// Whether the handler is done, so that messages are not worth decompressing.
+    is_discarding: bool,
 }
 
 /// A message that has arrived.
@@ -156,6 +158,7 @@ impl ReceivingEnd {
             is_dead: false,
             #[cfg(feature = "deflate")]
             inflater: None,
+            is_discarding: false,
         })
     }
 
@@ -260,6 +263,9 @@ impl ReceivingEnd {
     ) -> Result<Option<Received>, Box<PeerEnd>> {
         // There is compression, or the decoder would not have let it pass.
         let Some(deflating) = &shared.deflating else { return Ok(None) };
+        if self.is_discarding {
+            return Ok(None);
+        }
         let message = match driver {
             Driver::Owner => {
                 let limit = shared.settings.max_message_size;
@@ -486,6 +492,11 @@ impl ReceivingEnd {
             // On a system without keepalive, reading resumes when the handler returns.
             self.is_kept_alive = socket::start_keepalive(self.read_half.stream(), limit).is_ok();
         }
+    }
+
+    /// The handler is done: what is compressed from here on is dropped as it came.
+    pub(crate) fn begin_to_discard(&mut self) {
+        self.is_discarding = true;
     }
 
     /// Discards the messages that were read ahead: the handler will not ask for them any more.

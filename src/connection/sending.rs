@@ -13,6 +13,10 @@ use crate::message::Message;
 use crate::protocol::frame::{Frame, Outgoing};
 use crate::transport::write_half::{Refused, Sent, Wait, WriteHalf};
 
+/// Text seldom becomes smaller than by this factor.
+#[cfg(feature = "deflate")]
+const BEST_RATIO: usize = 8;
+
 /// When a message leaves.
 #[derive(Debug, Clone, Copy)]
 enum How {
@@ -76,9 +80,14 @@ impl Shared {
         if let Some(deflating) = &self.deflating {
             if matches!(wait, Wait::No) {
                 // Or it might be compressed in vain, again and again.
-                self.write_half.check_room(Message::OVERHEAD)?;
+                self.write_half.check_room(message.len() / BEST_RATIO + Message::OVERHEAD)?;
             }
-            return deflating.send(message, wait, |outgoing| self.write(outgoing, wait, how));
+            return deflating.send(
+                message,
+                wait,
+                || self.write_half.is_closing(),
+                |outgoing| self.write(outgoing, wait, how),
+            );
         }
         self.write(Outgoing::message(message), wait, how)
     }

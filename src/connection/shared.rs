@@ -79,7 +79,7 @@ impl Shared {
                 .compression
                 .as_ref()
                 .zip(new.agreed)
-                .map(|(compression, agreed)| Box::new(Deflating::new(compression, &agreed, role))),
+                .map(|(compression, agreed)| Box::new(Deflating::new(compression, &agreed, role, takes_broadcasts))),
             takes_broadcasts,
             write_half: WriteHalf::new(role, stream, settings.queue_size, budget, settings.close_timeout),
             slot: Slot::new(opened),

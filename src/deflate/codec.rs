@@ -24,6 +24,9 @@ const EMPTY: [u8; FLUSH.len() + 5 * 32] = {
     }
     blocks
 };
+/// How many blocks of one message may say that they are the last. One is what the RFC knows of (section 7.2.3.4); each
+/// costs a copy of the window, and takes two bytes on the wire.
+const MOST_LAST_BLOCKS: usize = 16;
 /// How far back DEFLATE can refer.
 const LARGEST_WINDOW: usize = 32 * 1024;
 
@@ -134,8 +137,9 @@ impl Inflater {
         if is_all && self.inner.total_out() == made { Ok(status) } else { Err(InflateError::Invalid) }
     }
 
-    /// Decompresses a part of a payload. Returns whether a block that says to be the last ends with it.
+    /// Decompresses a payload. Returns whether a block that says to be the last ends with it.
     fn take(&mut self, mut part: &[u8], message: &mut Vec<u8>, limit: usize) -> Result<bool, InflateError> {
+        let mut last_blocks = 0;
         loop {
             if message.len() == message.capacity() {
                 let room = message.len().max(4 * part.len()).max(128);
@@ -150,6 +154,10 @@ impl Inflater {
                 return Err(InflateError::TooBig);
             }
             if is_last {
+                last_blocks += 1;
+                if last_blocks > MOST_LAST_BLOCKS {
+                    return Err(InflateError::Invalid);
+                }
                 // Another stream may follow (RFC 7692 section 7.2.3.4), and may refer to this one.
                 self.inner.reset(false);
                 let window = &message[message.len().saturating_sub(LARGEST_WINDOW)..];
@@ -160,6 +168,10 @@ impl Inflater {
             // Only with room left is it certain that nothing more comes out.
             let has_room = message.len() < message.capacity();
             if part.is_empty() && (has_room || is_last) {
+                // Whoever keeps the message keeps its capacity.
+                if message.capacity() > 2 * message.len() {
+                    message.shrink_to_fit();
+                }
                 return Ok(is_last);
             }
             if has_room && taken == 0 && message.len() == len && !is_last {

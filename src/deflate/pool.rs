@@ -1,9 +1,9 @@
 //! What all connections of a server or a client share for compression: the settings, a few compressors, and a few
 //! inflaters.
 //!
-//! Invariants: there are at most as many compressors as processors, and nobody waits for one. There are at most
-//! [`INFLATERS`] inflaters for each processor; whoever needs one waits for another thread to have computed, and never
-//! for a peer. Both locks are held for moments, and not while anything is compressed.
+//! Invariants: there are at most as many compressors as processors, and nobody waits for one. Nobody waits for an
+//! inflater either, unless [`MOST_INFLATERS`] threads are decompressing at the same time; a few are kept. Both locks
+//! are held for moments, and not while anything is compressed.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -12,8 +12,11 @@ use std::thread;
 use crate::deflate::Deflate;
 use crate::deflate::codec::{Compressor, InflateError, Inflater};
 
-/// How many inflaters there may be for each processor, of 48 KB each.
-const INFLATERS: usize = 8;
+/// How many inflaters are kept for each processor, of 48 KB each.
+const KEPT_INFLATERS: usize = 4;
+/// How many there may be at a time: 48 MB. A thread has one while it computes, which takes milliseconds, so more of them
+/// would wait for processors in any case.
+const MOST_INFLATERS: usize = 1024;
 
 /// The compression of one server or client.
 #[derive(Debug)]
@@ -32,8 +35,8 @@ impl Compression {
         let processors = thread::available_parallelism().map_or(1, usize::from);
         Self {
             settings,
-            compressors: Stock::new(processors),
-            inflaters: Stock::new(INFLATERS * processors),
+            compressors: Stock::new(processors, processors),
+            inflaters: Stock::new(KEPT_INFLATERS * processors, MOST_INFLATERS),
             recipients: AtomicUsize::new(0),
         }
     }
@@ -115,6 +118,8 @@ fn new_inflater() -> Box<Inflater> {
 /// A few of something that is worth keeping.
 #[derive(Debug)]
 struct Stock<T> {
+    /// How many are kept that are not in use, and how many there may be.
+    kept: usize,
     most: usize,
     /// Protects what is not in use, and the count.
     state: Mutex<StockState<T>>,
@@ -130,8 +135,8 @@ struct StockState<T> {
 }
 
 impl<T> Stock<T> {
-    fn new(most: usize) -> Self {
-        Self { most, state: Mutex::new(StockState { free: Vec::new(), count: 0 }), put_back: Condvar::new() }
+    fn new(kept: usize, most: usize) -> Self {
+        Self { kept, most, state: Mutex::new(StockState { free: Vec::new(), count: 0 }), put_back: Condvar::new() }
     }
 
     /// Takes one that fits, or the place of one that is still to be made. `None` if all are in use.
@@ -183,10 +188,13 @@ impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
         let mut state = self.stock.lock();
         match self.item.take() {
-            Some(item) => state.free.push(item),
-            None => state.count -= 1,
+            Some(item) if state.free.len() < self.stock.kept => state.free.push(item),
+            item => {
+                state.count -= 1;
+                drop(state);
+                drop(item);
+            }
         }
-        drop(state);
         self.stock.put_back.notify_one();
     }
 }
@@ -200,7 +208,7 @@ mod tests {
 
     #[test]
     fn nobody_waits_for_a_compressor_and_one_of_another_size_gives_way() {
-        let stock = Stock::<u8>::new(2);
+        let stock = Stock::<u8>::new(2, 2);
         let take = |bits: u8| stock.try_take(move |item| *item == bits);
         let (free, mut first) = take(9).unwrap();
         assert_eq!(free, None);
@@ -223,7 +231,7 @@ mod tests {
 
     #[test]
     fn whoever_needs_an_inflater_waits_until_one_is_put_back_also_after_a_panic() {
-        let stock = Stock::<u8>::new(1);
+        let stock = Stock::<u8>::new(1, 1);
         for panics in [false, true] {
             let (_, place) = stock.take();
             std::thread::scope(|scope| {

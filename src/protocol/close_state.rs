@@ -141,10 +141,15 @@ impl CloseState {
         }
     }
 
-    /// Records the peer's end. Further calls have no effect.
+    /// Records the peer's end. Of several calls the first counts, but for a violation that is found late: in a
+    /// compressed message, which came before the end and was looked at after it.
     pub(crate) fn peer_ended(&mut self, last: PeerEnd, now: Instant) {
         let by = now + self.timeout;
         self.phase = match self.phase {
+            Phase::PeerEnded { by } if matches!(last, PeerEnd::Violation(_)) => {
+                self.cause = None;
+                Phase::PeerEnded { by }
+            }
             Phase::Open => Phase::PeerEnded { by },
             Phase::Closing { by } => Phase::Closed { by },
             Phase::Broken => Phase::Broken,

@@ -128,6 +128,8 @@ impl TestConnection {
             identity: Identity { id: ID, remote: request.remote() },
             target: request.target().into(),
             certificate: request.certificate().clone(),
+            #[cfg(feature = "deflate")]
+            agreed: None,
             stream: Arc::clone(&stream),
             settings: Arc::new(settings),
             takes_broadcasts: false,

@@ -172,6 +172,28 @@ fn a_bomb_is_too_big_before_it_costs_more_than_the_limit() {
     assert_eq!(Inflater::new(15).inflate(&bomb, 16 << 20).unwrap().len(), 16 << 20);
 }
 
+#[test]
+fn a_storm_of_last_blocks_is_no_message() {
+    let mut payload = Compressor::new(4, 15).compress(&[0; 40_000]).unwrap();
+    payload.extend(FLUSH);
+    payload.extend([3, 0].repeat(MOST_LAST_BLOCKS));
+    assert_eq!(Inflater::new(15).inflate_alone(&payload, NO_LIMIT).map(|message| message.len()), Ok(40_000));
+    payload.extend([3, 0]);
+    assert_eq!(Inflater::new(15).inflate_alone(&payload, NO_LIMIT), Err(InflateError::Invalid));
+}
+
+#[test]
+fn a_message_keeps_at_most_twice_its_length() {
+    let noise: Vec<u8> = (0..60_000).map(|_| rand::random()).collect();
+    for len in [1, 100, 1000, 60_000] {
+        let mut payload = Compressor::new(4, 15).compress(&noise[..len]).unwrap();
+        // Empty blocks before it.
+        payload.splice(0..0, [0, 0, 0, 0xff, 0xff].repeat(1000));
+        let message = Inflater::new(15).inflate_alone(&payload, NO_LIMIT).unwrap();
+        assert!(message == noise[..len] && message.capacity() <= 2 * len, "{} for {len}", message.capacity());
+    }
+}
+
 /// The largest distance that a payload refers back, found by a decoder that is as simple as can be (RFC 1951).
 fn farthest(payload: &[u8]) -> usize {
     const LENGTHS: [(usize, u32); 29] = [

@@ -128,7 +128,8 @@ fn every_event_in_every_phase() {
                 ("Closed", true, echo(), theirs()),
                 ("Closed", true, echo(), theirs()),
                 stays("PeerEnded", &theirs()),
-                stays("PeerEnded", &theirs()),
+                // In a message from before its end, which was looked at late.
+                stays("PeerEnded", &violation()),
                 stays("PeerEnded", &theirs()),
                 ("Closed", true, echo(), theirs()),
                 stays("Broken", &theirs()),
@@ -155,7 +156,7 @@ fn every_event_in_every_phase() {
                 ("Closed", true, None, disconnected.clone()),
                 ("Closed", true, None, disconnected.clone()),
                 stays("PeerEnded", &disconnected),
-                stays("PeerEnded", &disconnected),
+                stays("PeerEnded", &violation()),
                 stays("PeerEnded", &disconnected),
                 ("Closed", true, None, disconnected.clone()),
                 stays("Broken", &disconnected),
@@ -180,6 +181,7 @@ fn every_event_in_every_phase() {
         (&[PeerClose, Answer], nothing_more(&theirs())),
         (&[PeerClose, Close], nothing_more(&theirs())),
         (&[Violation, Answer], nothing_more(&violation())),
+        (&[PeerClose, Violation, Answer], nothing_more(&violation())),
         (&[PeerLost, Answer], nothing_more(&disconnected)),
         // What the peer sent before a write failed may be the cause.
         (
@@ -276,8 +278,10 @@ proptest! {
             prop_assert!(rank(&close_state) >= rank_before, "{event:?} went back from {phase_before:?} to {phase:?}");
             prop_assert!(rank(&close_state) > rank_before || phase == phase_before, "{event:?} moved the deadline");
             prop_assert!(frame.is_none() || rank_before < 2, "a Close frame after both sides have ended");
-            // A failed write is the cause until a better one is known.
-            let may_change = reason_before == unknown() || !had_cause && reason_before == broken();
+            // A failed write is the cause until a better one is known. So is the peer's end until something is found
+            // that was wrong before it.
+            let is_late = event == Violation && matches!(phase_before, Phase::PeerEnded { .. });
+            let may_change = reason_before == unknown() || !had_cause && reason_before == broken() || is_late;
             prop_assert!(may_change || close_state.reason(unknown()) == reason_before, "{event:?} changed the cause");
             prop_assert!(!close_state.accepts() || ends == 0 && frames == 0);
         }

@@ -131,6 +131,7 @@ fn what_is_wrong_with_a_compressed_message_ends_the_connection_with_its_code() {
         ("a stream that ends nowhere", text_frame(cut), 1007, "invalid_deflate"),
         ("nothing at all", text_frame(b""), 1007, "invalid_deflate"),
         ("a distance too far back", text_frame(&[0xf2, 0x00, 0x11, 0x00, 0x00]), 1007, "invalid_deflate"),
+        ("a storm of last blocks", text_frame(&[3, 0].repeat(1000)), 1007, "invalid_deflate"),
         ("no UTF-8", text_frame(&compressed(b"\xff\xfe")), 1007, "invalid_utf8"),
         ("the bit on a continuation", [fragment(0x01, b"a"), fragment(0xc0, b"b")].concat(), 1002, "protocol"),
         ("the bit on a Ping", fragment(COMPRESSED | PING, b""), 1002, "protocol"),
@@ -368,6 +369,59 @@ fn what_is_wrong_with_a_message_that_was_read_ahead_is_found_when_the_handler_is
     assert_eq!(inflated(&client.message().payload), text(1).into_bytes());
     assert_eq!(client.expect_close().0, Some(1009));
     assert_eq!(running.closed().reason.name(), "too_big");
+}
+
+#[test]
+fn what_was_wrong_before_the_peers_end_is_the_cause_though_it_is_found_after_it() {
+    for (payload, cause) in [(vec![0xff; 10], "invalid_deflate"), (compressed(b"\xff"), "invalid_utf8")] {
+        for closes in [true, false] {
+            let (running, open, senders) = start_away(deflating(), false, echo);
+            let mut client = connect(&running);
+            receive("a Sender", &senders);
+            client.write(&fragment(COMPRESSED | TEXT, &payload));
+            if closes {
+                client.send_close(1000, "");
+            } else {
+                client.half_close();
+            }
+            thread::sleep(ms(300));
+            drop(open);
+            assert_eq!(client.expect_close().0, Some(1007), "{cause}, closes: {closes}");
+            let report = running.closed();
+            assert_eq!((report.reason.name(), report.received), (cause, closes.then(|| 1000.into())));
+        }
+    }
+}
+
+#[test]
+fn what_is_left_when_the_handler_is_done_is_not_decompressed() {
+    let (running, open, senders) = start_away(deflating(), false, |_| Ok(()));
+    let mut client = connect(&running);
+    receive("a Sender", &senders);
+    client.write(&fragment(COMPRESSED | BINARY, &compressed(&vec![0; 16 << 20])));
+    thread::sleep(ms(300));
+    drop(open);
+    assert_eq!(client.expect_close().0, Some(1000), "nobody has looked at the bomb");
+    client.send_close(1000, "");
+    assert_eq!(running.closed().reason.name(), "local");
+}
+
+#[test]
+fn threads_that_wait_for_their_turn_return_when_the_connection_ends() {
+    let (running, senders) = start_listening(server().deflate(Deflate::new().context_takeover(true)));
+    let mut client = Client::tcp(running.address()).upgraded(&with_offer("permessage-deflate"));
+    let sender = receive("a Sender", &senders);
+    let noise: Vec<u8> = (0..4 << 20).map(|_| rand::random()).collect();
+    thread::scope(|scope| {
+        let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| sender.send(noise.clone()))).collect();
+        // One of them waits for room, the others for their turn.
+        eventually("something waits", || sender.queued() > 0);
+        client.send_close(1000, "");
+        for thread in threads {
+            let _ = thread.join().unwrap();
+        }
+        assert!(sender.send("too late").is_err());
+    });
 }
 
 #[test]
