@@ -49,7 +49,10 @@ fn decode(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
 }
 
 fn decode_up_to(limit: usize, bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
-    let mut decoder = Decoder::new(Role::Server, &[], 256, limit);
+    decode_by(Decoder::new(Role::Server, &[], 256, limit), bytes, chunk)
+}
+
+fn decode_by(mut decoder: Decoder, bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
     let mut out = Vec::new();
     for mut part in bytes.chunks(chunk) {
         while !part.is_empty() {
@@ -138,22 +141,7 @@ fn what_was_received_behind_the_handshake_comes_first() {
 /// What a decoder makes of the bytes that takes compressed messages, if they come so many at a time.
 #[cfg(feature = "deflate")]
 fn decode_compressed(bytes: &[u8], chunk: usize) -> (Vec<Incoming>, Option<CloseReason>) {
-    let mut decoder = Decoder::new(Role::Server, &[], 256, LIMIT).taking_compressed(true);
-    let mut out = Vec::new();
-    for piece in bytes.chunks(chunk) {
-        let mut rest = piece;
-        while !rest.is_empty() {
-            rest = &rest[put(&mut decoder, rest)..];
-            loop {
-                match decoder.next() {
-                    Ok(Some(incoming)) => out.push(incoming),
-                    Ok(None) => break,
-                    Err(reason) => return (out, Some(reason)),
-                }
-            }
-        }
-    }
-    (out, None)
+    decode_by(Decoder::new(Role::Server, &[], 256, LIMIT).taking_compressed(true), bytes, chunk)
 }
 
 #[cfg(feature = "deflate")]
