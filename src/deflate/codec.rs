@@ -7,13 +7,13 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, 
 
 /// What ends a flushed stream, and is left out on the wire (RFC 7692 section 7.2.1).
 const FLUSH: [u8; 4] = [0, 0, 0xff, 0xff];
-/// The same, and a last block that is empty. The stream ends with it if, and only if, the message before it ends where a
-/// block does.
+/// The same, and a last block that is empty. The stream ends with it if, and only if, the message before it ends where
+/// a block does.
 const LAST: [u8; 9] = [0, 0, 0xff, 0xff, 1, 0, 0, 0xff, 0xff];
-/// The same for a stream that has to go on: many empty blocks. If the message was cut off, they are the rest of something
-/// else, and then not valid, or something comes out of them. A few would not do, for they may also be lengths of codes,
-/// of which a block can have 560 bytes; of 564,027 messages that were cut off in these, one was taken for whole, and
-/// 19,129 with one empty block.
+/// The same for a stream that has to go on: many empty blocks. If the message was cut off, they are the rest of
+/// something else, and then not valid, or something comes out of them. A few would not do, for they may also be lengths
+/// of codes, of which a block can have 560 bytes: of 564,027 messages that were cut off in or after these, one was
+/// taken for whole, and 19,129 with one empty block.
 const EMPTY: [u8; FLUSH.len() + 5 * 32] = {
     let mut blocks = [0; FLUSH.len() + 5 * 32];
     let mut at = 0;
