@@ -51,8 +51,8 @@ impl Terms {
     }
 }
 
-/// The opening handshake with such an offer, blocking, and what came after it. A server that is offered compression has
-/// to agree.
+/// The opening handshake with such an offer, blocking, and what came after it. A server that is offered compression
+/// has to agree.
 pub(crate) fn upgrade(channel: &mut Channel, offer: Option<&str>) -> io::Result<(Terms, Vec<u8>)> {
     let Some(offer) = offer else { return Ok((Terms::PLAIN, channel.upgrade()?)) };
     let (extensions, rest) = channel.upgrade_offering(offer)?;
@@ -157,8 +157,8 @@ fn time(duration: Duration, things: usize, mut work: impl FnMut(usize) -> io::Re
 #[derive(Debug)]
 pub(crate) struct Conversation {
     pub(crate) pages: Arc<Pages>,
-    /// The payload to which the server compresses each version, once it was found right. Without context takeover it is
-    /// always the same, and need not be decompressed again.
+    /// The payload to which the server compresses each version, once it was found right. Without context takeover it
+    /// is always the same, and need not be decompressed again.
     verified: Vec<OnceLock<Vec<u8>>>,
 }
 

@@ -79,7 +79,8 @@ pub(crate) struct Options {
 
 pub(crate) fn run(common: &Common, options: &Options, report: &mut Report) -> io::Result<()> {
     for kind in SERVERS {
-        if let Some(reason) = kind.missing() {
+        let is_wanted = common.servers.is_empty() || common.servers.contains(&kind);
+        if let Some(reason) = kind.missing().filter(|_| is_wanted) {
             eprintln!("== {} is left out: {reason}", kind.name());
         }
     }
