@@ -1,7 +1,7 @@
 //! The part of HTTP/1.1 that an opening handshake needs, for both ends and without I/O.
 //!
 //! [`head`] reads the head of a message, [`request`] and [`response`] interpret it, [`upgrade`] is the handshake of RFC
-//! 6455 section 4, `extensions` its one header that has a grammar of its own, [`origin`] knows the origins of pages, and
+//! 6455 section 4, `extensions` its one header with a grammar of its own, [`origin`] knows the origins of pages, and
 //! [`forwarded`] finds the client behind a proxy.
 
 #[cfg(feature = "deflate")]

@@ -14,8 +14,8 @@ use crate::deflate::codec::{Compressor, InflateError, Inflater};
 
 /// How many inflaters are kept for each processor, of 48 KB each.
 const KEPT_INFLATERS: usize = 4;
-/// How many there may be at a time: 48 MB. A thread has one while it computes, which takes milliseconds, so more of them
-/// would wait for processors in any case.
+/// How many there may be at a time: 48 MB. A thread has one while it computes, which takes milliseconds, so more would
+/// wait for processors in any case.
 const MOST_INFLATERS: usize = 1024;
 
 /// The compression of one server or client.
