@@ -18,8 +18,8 @@ pub(crate) mod pool;
 /// Mbit/s, and for broadcasts. docs/compression.md in the repository has the figures.
 ///
 /// Neither side keeps anything from one message to the next, unless [context takeover](Self::context_takeover) is
-/// asked for. So an idle connection has no state of it; only the stack of a thread that has compressed is a page deeper,
-/// and some small blocks stay with it (6.5 KB in all). There are as many compressors as processors, for all
+/// asked for. So an idle connection has no state of it; only the stack of a thread that has compressed is a page
+/// deeper, and some small blocks stay with it (6.5 KB in all). There are as many compressors as processors, for all
 /// connections together; when all are busy, a message goes uncompressed. Pings, Pongs and Close frames are never
 /// compressed, and never wait for a compression.
 ///
