@@ -1,6 +1,7 @@
 //! Compressed messages (permessage-deflate, RFC 7692): what is agreed, what is on the wire, and what is refused.
 
 use std::thread;
+use std::time::Instant;
 
 use crossbeam_channel::unbounded;
 use heartwire::{Deflate, HeartbeatPolicy, Message, Server, TrySendError};
@@ -421,6 +422,43 @@ fn threads_that_wait_for_their_turn_return_when_the_connection_ends() {
             let _ = thread.join().unwrap();
         }
         assert!(sender.send("too late").is_err());
+    });
+}
+
+#[test]
+fn a_long_compression_holds_up_neither_the_pings_of_its_connection_nor_anybody_else() {
+    let policy = HeartbeatPolicy::new(ms(20), CEILING);
+    let (running, senders) = start_listening(server().deflate(Deflate::new().level(9)).heartbeat(policy));
+    let mut client = connect(&running);
+    let sender = receive("a Sender", &senders);
+    let page: String = (0..200_000).map(|number| format!("{{\"number\": {number}}},")).collect();
+    thread::scope(|scope| {
+        // One compression after another, until there was time for many Pings.
+        let began = Instant::now();
+        let sending = scope.spawn(move || {
+            while began.elapsed() < ms(1000) {
+                sender.send(&*page)?;
+            }
+            sender.close(1000, "")
+        });
+        let (mut pings, mut messages) = (0, 0);
+        loop {
+            let frame = client.frame();
+            match frame.opcode {
+                PING => {
+                    pings += 1;
+                    client.send(PONG, &frame.payload);
+                }
+                CLOSE => break,
+                _ => {
+                    assert!(frame.is_compressed);
+                    messages += 1;
+                }
+            }
+        }
+        sending.join().unwrap().unwrap();
+        // Far fewer than the 50 that were due, for this test shares its processors with others.
+        assert!(messages > 0 && pings >= 10, "{pings} Pings beside {messages} messages");
     });
 }
 

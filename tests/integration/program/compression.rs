@@ -1,7 +1,9 @@
 //! `--deflate` of both commands: what is agreed, and that it saves bytes.
 
+use serde_json::Value;
+
 use crate::support::deflate::inflated;
-use crate::support::process::{serve, start_client, tcp, type_all};
+use crate::support::process::{connect, next_text, serve, start_client, tcp, type_all};
 use crate::support::wire::Wire;
 use crate::support::{BareServer, Client, TEXT, request_with};
 
@@ -30,6 +32,18 @@ fn the_server_agrees_as_it_was_told_to() {
         let came_back = if frame.is_compressed { inflated(&frame.payload) } else { frame.payload };
         assert_eq!(came_back, text.into_bytes());
     }
+}
+
+#[test]
+fn the_status_page_says_what_was_agreed() {
+    let server = serve(&["127.0.0.1:0", "--deflate", "on"]);
+    let mut client = Client::on(Wire::plain(tcp(server.address())));
+    client.write(request_with("/", OFFER).as_bytes());
+    let agreed = client.answer().header("Sec-WebSocket-Extensions").unwrap().to_owned();
+    let mut watcher = connect(server.address(), "/heartwire/status");
+    let state: Value = serde_json::from_str(&next_text(&mut watcher)).unwrap();
+    assert_eq!(state["connections"][0]["extensions"], agreed);
+    assert_eq!(state["connections"][1]["extensions"], "", "the watcher offers nothing");
 }
 
 #[test]
