@@ -9,7 +9,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use crate::deflate::codec::{Compressor, InflateError, Inflater};
 use crate::deflate::negotiation::{Agreed, Direction};
@@ -213,16 +212,10 @@ impl Context {
             if !state.is_taken && state.waiting.is_first(ticket) {
                 break Ok(());
             }
-            state = match wait {
-                Wait::No => break Err(Refused::Full),
-                Wait::Forever => self.freed.wait(state).unwrap_or_else(PoisonError::into_inner),
-                Wait::Until(deadline) => {
-                    let remaining = deadline.saturating_duration_since(Instant::now());
-                    if remaining.is_zero() {
-                        break Err(Refused::Full);
-                    }
-                    self.freed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0
-                }
+            state = match wait.remaining() {
+                Ok(Some(limit)) => self.freed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0,
+                Ok(None) => self.freed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Err(refused) => break Err(refused),
             };
         };
         if state.waiting.leave(ticket) {
@@ -264,7 +257,7 @@ impl Drop for Turn<'_> {
 mod tests {
     use std::sync::mpsc;
     use std::thread;
-    use std::time::Duration;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::deflate::{Deflate, negotiation};

@@ -224,6 +224,7 @@ impl ReceivingEnd {
                         return Ok(Some(received));
                     }
                 }
+                // The decoder has refused it.
                 #[cfg(not(feature = "deflate"))]
                 Ok(Some(Incoming::Compressed(_))) => {}
                 Ok(Some(Incoming::Ping(payload))) => self.on_ping(shared, payload, now),

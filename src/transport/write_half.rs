@@ -112,6 +112,20 @@ pub(crate) enum Wait {
     Forever,
 }
 
+impl Wait {
+    /// How long to wait from now on at most; `None` for ever. Whoever may wait no longer is refused.
+    pub(crate) fn remaining(self) -> Result<Option<Duration>, Refused> {
+        match self {
+            Self::No => Err(Refused::Full),
+            Self::Forever => Ok(None),
+            Self::Until(deadline) => match deadline.saturating_duration_since(Instant::now()) {
+                Duration::ZERO => Err(Refused::Full),
+                remaining => Ok(Some(remaining)),
+            },
+        }
+    }
+}
+
 /// The totals of the write half, and how the connection ended, if it has.
 #[derive(Debug)]
 pub(crate) struct Figures {

@@ -5,8 +5,6 @@
 //!   order of their calls.
 //! - A waiting thread returns as soon as frames are no longer accepted, before the end of the connection.
 
-use std::time::Instant;
-
 use super::state::State;
 use super::{Owner, Refused, Wait, WriteHalf};
 use crate::transport::sync::MutexGuard;
@@ -58,16 +56,9 @@ impl<O: Owner> WriteHalf<O> {
                 break Ok(());
             }
             // Otherwise wait for progress, as long as the caller allows.
-            state = match wait {
-                Wait::No => break Err(Refused::Full),
-                Wait::Forever => self.wait_for_progress(state, None),
-                Wait::Until(deadline) => {
-                    let remaining = deadline.saturating_duration_since(Instant::now());
-                    if remaining.is_zero() {
-                        break Err(Refused::Full);
-                    }
-                    self.wait_for_progress(state, Some(remaining))
-                }
+            state = match wait.remaining() {
+                Ok(limit) => self.wait_for_progress(state, limit),
+                Err(refused) => break Err(refused),
             };
         };
         // There may be room for the next thread as well, or for its smaller frame if this one gave up.
