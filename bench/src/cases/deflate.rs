@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
+use super::footprint::Footprint;
 use super::interleave;
 use crate::answers::Seen;
 use crate::audience::{self, Fanout};
@@ -17,7 +18,7 @@ use crate::process::Server;
 use crate::procfs::Usage;
 use crate::report::{Figure, Report, less, more};
 use crate::server::{Deflation, Kind, ServeOptions};
-use crate::{crowd, interrupt, procfs};
+use crate::{crowd, interrupt};
 
 pub(crate) const ECHO: &str = "state pages echoed";
 pub(crate) const BROADCAST: &str = "state pages to all";
@@ -34,9 +35,6 @@ const SERVERS: [Kind; 3] = [Kind::Heartwire, Kind::NodeWs, Kind::Websockets];
 
 const LEVELS: [Deflation; 3] = [Deflation::Level(4), Deflation::Level(6), Deflation::Defaults];
 const BROADCAST_LEVELS: [Deflation; 2] = [Deflation::Level(4), Deflation::Defaults];
-
-/// The size of the stacks of the server's threads.
-const STACK: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -233,24 +231,13 @@ impl Case<'_> {
             let name = Contender { kind: Kind::Heartwire, deflation }.name();
             let serve = ServeOptions { deflate: deflation, timeout: 10_000, ..ServeOptions::default() };
             let server = Server::start(Kind::Heartwire, &serve)?;
-            let pid = server.process.pid();
-            let (empty, empty_stacks) = (procfs::usage(pid), procfs::stacks(pid, STACK));
+            let empty = Footprint::of(server.process.pid());
             let crowd = crowd::start_reading(&server, count, page, deflation.is_some())?;
-            // Whatever that left to do is done.
-            interrupt::sleep_until(Instant::now() + Duration::from_secs(1));
-            let (full, stacks) = (procfs::usage(pid), procfs::stacks(pid, STACK));
-            let per_connection = |bytes: f64| bytes / count as f64 / 1024.0;
-            let (resident, stacks) = (full.resident - empty.resident, stacks - empty_stacks);
-            for (figure, value) in [
-                (less("resident", "KB/connection"), per_connection(resident)),
-                (less("of stacks", "KB/connection"), per_connection(stacks)),
-                (less("others", "KB/connection"), per_connection(resident - stacks)),
-                (less("page tables", "KB/connection"), per_connection(full.page_tables - empty.page_tables)),
-                (less("threads", ""), full.threads),
-            ] {
+            let grown = empty.grown_by(count);
+            for (figure, value) in grown {
                 report.add(IDLE, &cell, name, figure, value);
             }
-            self.common.progress(IDLE, &cell, 1, &format!("{name}: {:.1} KB", per_connection(resident)));
+            self.common.progress(IDLE, &cell, 1, &format!("{name}: {:.1} KB", grown[0].1));
             interrupt::sleep_until(Instant::now() + Duration::from_secs(self.options.hold));
             drop(crowd);
         }

@@ -6,6 +6,7 @@ pub(crate) mod deflate;
 pub(crate) mod detect;
 pub(crate) mod echoes;
 pub(crate) mod fanout;
+mod footprint;
 pub(crate) mod idle;
 pub(crate) mod isolation;
 pub(crate) mod syscalls;

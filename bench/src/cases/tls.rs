@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
+use super::footprint::Footprint;
 use super::interleave;
 use crate::cli::Common;
 use crate::load::{self, Load};
@@ -25,9 +26,6 @@ const SERVERS: [Kind; 4] = [Kind::Heartwire, Kind::Tungstenite, Kind::TokioTungs
 
 const LOAD_FIGURES: [Figure; 4] =
     [less("p50", "µs"), less("p99", "µs"), less("server", "µs/message"), less("load", "µs/message")];
-
-/// The size of the stacks of the servers' threads.
-const STACK: u64 = 256 * 1024;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
@@ -216,28 +214,17 @@ impl Case<'_> {
             let tls = self.serve().tls.filter(|_| is_tls);
             let serve = ServeOptions { tls, interval, timeout: 10_000, ..ServeOptions::default() };
             let server = Server::start(kind, &serve)?;
-            let pid = server.process.pid();
-            let (empty, empty_stacks) = (procfs::usage(pid), procfs::stacks(pid, STACK));
+            let empty = Footprint::of(server.process.pid());
             let began = Instant::now();
             let crowd = crowd::start_talking(&server, self.options.idle, kind == Kind::Heartwire)?;
             let opening = began.elapsed();
-            // Whatever that left to do is done.
-            interrupt::sleep_until(Instant::now() + Duration::from_secs(1));
-            let (full, stacks) = (procfs::usage(pid), procfs::stacks(pid, STACK));
-            let per_connection = |bytes: f64| bytes / self.options.idle as f64 / 1024.0;
-            let (resident, stacks) = (full.resident - empty.resident, stacks - empty_stacks);
-            for (figure, value) in [
-                (less("resident", "KB/connection"), per_connection(resident)),
-                (less("of stacks", "KB/connection"), per_connection(stacks)),
-                (less("others", "KB/connection"), per_connection(resident - stacks)),
-                (less("page tables", "KB/connection"), per_connection(full.page_tables - empty.page_tables)),
-                (less("threads", ""), full.threads),
-                (less("talked after", "s"), opening.as_secs_f64()),
-            ] {
+            let grown = empty.grown_by(self.options.idle);
+            for (figure, value) in grown {
                 report.add(IDLE, &cell, &name, figure, value);
             }
+            report.add(IDLE, &cell, &name, less("talked after", "s"), opening.as_secs_f64());
             drop(crowd);
-            self.common.progress(IDLE, &cell, 1, &format!("{name}: {:.1} KB", per_connection(resident)));
+            self.common.progress(IDLE, &cell, 1, &format!("{name}: {:.1} KB", grown[0].1));
         }
         Ok(())
     }
