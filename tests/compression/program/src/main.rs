@@ -5,7 +5,8 @@
 //!
 //! - `client` sends the files of the folder in the order of their names, each after the echo of the one before: as a
 //!   text if its name ends in .txt, else binary. It says "ok NAME" or "bad NAME", then sends the last one again, by a
-//!   sender that does not compress ("ok uncompressed"), and closes. With `CA`, a file, the URL is one of wss://.
+//!   sender that does not compress ("ok uncompressed"), waits for a Pong if none came yet, and closes. With
+//!   `CA`, a file, the URL is one of wss://.
 //! - `away` says "listening on ws://ADDRESS". Its handlers sleep, say "back", and then echo. It has a page at / for
 //!   heartwire.js.
 
@@ -58,12 +59,22 @@ fn send_files(url: &str, folder: &Path, deflate: Option<Deflate>, ca: &[&str]) -
             conn.sender().uncompressed().send(last.clone())?;
             judge(conn, "uncompressed", last)?;
         }
-        Ok(())
+        wait_for_pong(conn)
     })
 }
 
 fn judge(conn: &mut Connection, name: &str, sent: &Message) -> Result<(), Error> {
     println!("{} {name}", if conn.recv()? == *sent { "ok" } else { "bad" });
+    Ok(())
+}
+
+/// All may have been sent before the first Ping was due.
+fn wait_for_pong(conn: &mut Connection) -> Result<(), Error> {
+    while conn.round_trip().is_none() {
+        if conn.recv_timeout(QUICK)?.is_some() {
+            return Err(Error::handler("a message came that was not sent"));
+        }
+    }
     Ok(())
 }
 
