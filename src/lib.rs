@@ -594,6 +594,8 @@ mod supervisor;
 pub mod testing;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "topics")]
+pub mod topics;
 mod transport;
 
 pub use browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};

@@ -24,6 +24,7 @@ const MAY_USE: &[(&str, &str)] = &[
     ("transport", "foreign protocol"),
     ("connection", CONNECTION),
     ("supervisor", "atomic connection deflate error foreign http logging message protocol settings transport"),
+    ("topics", TOPICS),
     ("server", SERVER),
     ("client", CLIENT),
     // For the tests of applications: nothing uses it.
@@ -33,10 +34,11 @@ const CONNECTION: &str =
     "atomic deflate durations error foreign heartbeat http message protocol settings supervisor tls transport";
 const CLIENT: &str = "connection deflate durations error foreign heartbeat http logging message protocol settings \
                       supervisor tls transport";
+const TOPICS: &str = "atomic connection durations error foreign http logging message protocol supervisor transport";
 const TESTING: &str =
     "client connection error foreign heartbeat http message protocol server settings supervisor transport";
 const SERVER: &str = "atomic browser connection deflate durations error foreign heartbeat http logging message \
-                      protocol settings supervisor tls transport";
+                      protocol settings supervisor tls topics transport";
 
 /// Folders that do no I/O, and those that have no clock either: what they must not name.
 const PURE: &[(&str, &[&str])] = &[
