@@ -23,6 +23,8 @@ use crate::transport::read_half::ReadOutcome;
 use crate::transport::socket;
 use crate::transport::stream::Stream;
 
+#[cfg(feature = "topics")]
+pub(crate) mod attachment;
 mod closing;
 #[cfg(feature = "deflate")]
 pub(crate) mod deflating;
@@ -64,6 +66,11 @@ impl Connection {
         let stream = Arc::clone(receiving.read_half.stream());
         shared.offer(receiving);
         Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
+    }
+
+    #[cfg(feature = "topics")]
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
     }
 
     /// Waits for the next message. Meanwhile the heartbeat runs, Pings are answered, and other threads may send.

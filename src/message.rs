@@ -31,6 +31,17 @@ impl Message {
         self.len() + Self::OVERHEAD
     }
 
+    /// Makes the payload our own, by a copy unless it is known to be. Dropping the message then runs no code of the
+    /// application.
+    #[cfg(feature = "topics")]
+    pub(crate) fn into_own(self) -> Self {
+        match self {
+            Self::Text(text) => Self::Text(text.as_str().into()),
+            Self::Binary(bytes) if !bytes.is_unique() => Self::Binary(Bytes::copy_from_slice(&bytes)),
+            own @ Self::Binary(_) => own,
+        }
+    }
+
     /// A text message.
     pub fn text(text: impl Into<Text>) -> Self {
         Self::Text(text.into())

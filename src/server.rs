@@ -7,6 +7,8 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+#[cfg(feature = "topics")]
+use std::sync::OnceLock;
 
 use ipnet::IpNet;
 
@@ -23,6 +25,8 @@ use crate::supervisor::notice::Notice;
 use crate::supervisor::threads::ServiceThreads;
 #[cfg(feature = "tls")]
 use crate::tls::ServerTls;
+#[cfg(feature = "topics")]
+use crate::topics::hub::Hub;
 
 pub(crate) mod accept;
 mod accept_loop;
@@ -49,6 +53,8 @@ mod signals;
 mod socket_file;
 #[cfg(feature = "status")]
 mod status;
+#[cfg(feature = "topics")]
+mod topics;
 
 use accept::Accept;
 use admission::Limits;
@@ -88,6 +94,9 @@ pub struct Server {
     max_per_address: Option<usize>,
     text_heartbeat: bool,
     config: HandshakeConfig,
+    /// Its topics, once it has any.
+    #[cfg(feature = "topics")]
+    topics: Arc<OnceLock<Arc<Hub>>>,
     /// How connections are encrypted. `None`: not at all.
     #[cfg(feature = "tls")]
     tls: Option<ServerTls>,
@@ -232,6 +241,8 @@ impl Server {
             max_per_address: None,
             text_heartbeat: false,
             config,
+            #[cfg(feature = "topics")]
+            topics: Arc::default(),
             #[cfg(feature = "tls")]
             tls: None,
             #[cfg(feature = "signals")]
@@ -260,7 +271,13 @@ impl Server {
 
     /// A handle to the server, for any thread. It works before [`serve`](Self::serve) too.
     pub fn handle(&self) -> ServerHandle {
-        ServerHandle::new(Arc::clone(&self.supervisor), Arc::clone(&self.probes), Arc::clone(&self.listeners))
+        ServerHandle {
+            supervisor: Arc::clone(&self.supervisor),
+            probes: Arc::clone(&self.probes),
+            listeners: Arc::clone(&self.listeners),
+            #[cfg(feature = "topics")]
+            topics: Arc::clone(&self.topics),
+        }
     }
 
     #[cfg(test)]
@@ -438,6 +455,8 @@ impl Server {
             max_per_address,
             text_heartbeat,
             config,
+            #[cfg(feature = "topics")]
+            topics,
             #[cfg(feature = "signals")]
             ends_with_signals,
             #[cfg(feature = "status")]
@@ -451,6 +470,8 @@ impl Server {
             HandshakeConfig { secure: tls.map(|tls| Arc::new(secure::Secure::new(tls, max_connections))), ..config };
         #[cfg(feature = "deflate")]
         let config = HandshakeConfig { deflate: settings.compression.as_ref().map(|shared| shared.settings), ..config };
+        #[cfg(feature = "topics")]
+        let config = HandshakeConfig { topics: topics.get().cloned(), ..config };
         // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]
         let _publisher = match status {

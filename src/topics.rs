@@ -1,5 +1,269 @@
-//! Topics: names under which messages are published, with subscribers that miss none of them.
+//! Topics: names under which messages are published, whose subscribers miss nothing.
+//!
+//! [`Topics`] are the settings, which a server takes by [`Server::topics`](crate::Server::topics). Then handlers
+//! [subscribe](crate::Connection::subscribe) their connections, any thread
+//! [publishes](crate::ServerHandle::publish), and clients do both by the subprotocol `heartwire.topics.v1`, which
+//! docs/topics-protocol.md specifies, or by paths such as `/topics/news`.
+//!
+//! `hub` has all topics of a server, `topic` is one of them, `history` what it keeps. `session` serves a client of the
+//! subprotocol, `wire` is its format, `access` says what a client may do.
 
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::durations::LONGEST;
+
+mod access;
+mod entry;
+mod history;
+pub(crate) mod hub;
+mod keys;
 pub(crate) mod name;
+mod position;
+pub(crate) mod session;
+pub(crate) mod subscriptions;
+mod topic;
+mod wire;
 
 pub use name::{InvalidTopic, TopicName, TopicPattern};
+pub use position::{InvalidPosition, Position};
+
+use access::Access;
+use history::Limits;
+use keys::Window;
+
+/// The subprotocol of clients that subscribe and publish.
+pub(crate) const SUBPROTOCOL: &str = "heartwire.topics.v1";
+
+/// The settings of a server's topics. Give them to [`Server::topics`](crate::Server::topics).
+///
+/// A topic is a name, such as `sensors/kitchen`. It comes to be when somebody subscribes or publishes. It keeps its
+/// newest messages, so that a subscriber that comes back gets what it missed.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use heartwire::Server;
+/// use heartwire::topics::Topics;
+///
+/// fn main() -> Result<(), heartwire::Error> {
+///     let topics = Topics::new().history(100, 64 * 1024, Duration::from_secs(60));
+///     let server = Server::bind("127.0.0.1:9001")?.topics(topics);
+///     let handle = server.handle();
+///     std::thread::spawn(move || loop {
+///         std::thread::sleep(Duration::from_secs(1));
+///         let _ = handle.publish("ticks", "tick");
+///     });
+///     server.serve(|conn| {
+///         conn.subscribe("ticks").map_err(heartwire::Error::handler)?;
+///         loop {
+///             conn.recv()?;
+///         }
+///     })
+/// }
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "topics do nothing until a server takes them"]
+pub struct Topics {
+    pub(crate) settings: Settings,
+    pub(crate) access: Access,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    history: Limits,
+    total_history: usize,
+    window: Window,
+    max_topics: usize,
+    max_topics_per_connection: usize,
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Topics {
+    /// Topics with a history of 1,000 messages, 1 MiB and 10 minutes each.
+    pub fn new() -> Self {
+        let settings = Settings {
+            history: Limits { count: 1000, bytes: 1024 * 1024, age: Duration::from_secs(600) },
+            total_history: 64 * 1024 * 1024,
+            window: Window { age: Duration::from_secs(300), count: 1000 },
+            max_topics: 10_000,
+            max_topics_per_connection: 100,
+        };
+        Self { settings, access: Access::default() }
+    }
+
+    /// How much each topic keeps: this many messages, this many bytes of payload, and nothing older than `age`
+    /// (clamped to 10 years). Default: 1,000 messages, 1 MiB, 10 minutes.
+    ///
+    /// Choose `age` longer than your clients take to come back, and the rest so that this many messages come meanwhile.
+    /// A subscriber that missed more learns that it has [lost](Subscribed::lost) some.
+    pub fn history(mut self, count: usize, bytes: usize, age: Duration) -> Self {
+        self.settings.history = Limits { count, bytes, age: age.min(LONGEST) };
+        self
+    }
+
+    /// Keeps nothing: whoever is not connected when a message is published, or is too slow, loses it, and learns that.
+    pub fn ephemeral(mut self) -> Self {
+        self.settings.history = Limits::NONE;
+        self
+    }
+
+    /// The memory in bytes that the histories of all topics may take together. Default 64 MiB.
+    ///
+    /// A message counts as four times its length, and 640 bytes: it is kept as it came, and as it is sent. When the
+    /// total is used up, each topic is left its fair share, and a topic that has more makes room for its own messages
+    /// by its own old ones. So a busy topic never costs a quiet one its history.
+    pub fn total_history(mut self, bytes: usize) -> Self {
+        self.settings.total_history = bytes;
+        self
+    }
+
+    /// For how long, and for how many keys of a topic, publishing twice with the same key is publishing once. Default:
+    /// 5 minutes, and the last 1,000 keys.
+    pub fn key_window(mut self, age: Duration, count: usize) -> Self {
+        self.settings.window = Window { age: age.min(LONGEST), count };
+        self
+    }
+
+    /// The most topics of a server. Default 10,000. When there are as many, those are forgotten that nobody is
+    /// subscribed to and that keep no message; if all are in use, another cannot be made.
+    pub fn max_topics(mut self, topics: usize) -> Self {
+        self.settings.max_topics = topics;
+        self
+    }
+
+    /// The most topics that one connection may be subscribed to. Default 100.
+    pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
+        self.settings.max_topics_per_connection = topics;
+        self
+    }
+
+    /// Decides which topics a client may subscribe to by itself: by the subprotocol, or by the path `/topics/NAME`. The
+    /// function gets the request of the opening handshake.
+    ///
+    /// Default: all topics, except for those whose name begins with `user/`.
+    ///
+    /// It runs in the connection's thread. If it panics, the client is refused and an error is logged. It is not asked
+    /// when a handler [subscribes](crate::Connection::subscribe).
+    pub fn on_subscribe(mut self, allow: impl Fn(&crate::Request, &TopicName) -> bool + Send + Sync + 'static) -> Self {
+        self.access.on_subscribe = Some(Arc::new(allow));
+        self
+    }
+
+    /// Decides which topics a client may publish to by itself. Default: none.
+    ///
+    /// It runs as [`on_subscribe`](Self::on_subscribe) does.
+    pub fn on_publish(mut self, allow: impl Fn(&crate::Request, &TopicName) -> bool + Send + Sync + 'static) -> Self {
+        self.access.on_publish = Some(Arc::new(allow));
+        self
+    }
+}
+
+/// A message was published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Published {
+    /// Its place in the topic.
+    pub position: Position,
+    /// How many connections to this server were subscribed.
+    pub here: usize,
+    /// Whether it was published before with the same key, and was not published again now.
+    pub again: bool,
+}
+
+/// A connection was subscribed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Subscribed {
+    /// The position of the topic's last message. What it missed up to there, if it said where it was, is on its way.
+    pub position: Position,
+    /// Whether some of what it missed is no longer kept. Then nothing of it is sent, and messages follow after the
+    /// position.
+    pub lost: bool,
+}
+
+/// What is known of a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicInfo {
+    /// Its name.
+    pub name: TopicName,
+    /// The position of its last message.
+    pub position: Position,
+    /// Connections that are subscribed.
+    pub subscribers: usize,
+    /// How many of them are slower than the messages come, and get them from the history.
+    pub behind: usize,
+    /// Messages in the history.
+    pub kept: usize,
+    /// Their payload in bytes.
+    pub bytes: usize,
+}
+
+/// Why subscribing or publishing failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// The name is not that of a topic.
+    InvalidName(InvalidTopic),
+    /// A position is not written as one.
+    InvalidPosition,
+    /// The key is empty, or longer than 128 bytes.
+    InvalidKey,
+    /// The client may not do that.
+    Forbidden,
+    /// The connection is subscribed to as many topics as it may be
+    /// ([`max_topics_per_connection`](Topics::max_topics_per_connection)).
+    TooManySubscriptions,
+    /// The server has as many topics as it may have, and all are in use ([`max_topics`](Topics::max_topics)).
+    TooManyTopics,
+    /// The connection or handle is not one of a server with topics.
+    NoTopics,
+}
+
+impl TopicError {
+    /// Its name in the wire format.
+    fn name(&self) -> &'static str {
+        match self {
+            Self::InvalidName(_) => "bad-topic",
+            Self::InvalidPosition => "bad-position",
+            Self::InvalidKey => "malformed",
+            Self::Forbidden => "forbidden",
+            Self::TooManySubscriptions | Self::TooManyTopics => "too-many",
+            Self::NoTopics => "unavailable",
+        }
+    }
+}
+
+impl From<InvalidTopic> for TopicError {
+    fn from(invalid: InvalidTopic) -> Self {
+        Self::InvalidName(invalid)
+    }
+}
+
+impl From<InvalidPosition> for TopicError {
+    fn from(_: InvalidPosition) -> Self {
+        Self::InvalidPosition
+    }
+}
+
+impl fmt::Display for TopicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InvalidName(invalid) => invalid.fmt(f),
+            Self::InvalidPosition => InvalidPosition.fmt(f),
+            Self::InvalidKey => f.write_str("a key has 1 to 128 bytes"),
+            Self::Forbidden => f.write_str("it is not allowed"),
+            Self::TooManySubscriptions => f.write_str("the connection is subscribed to as many topics as it may be"),
+            Self::TooManyTopics => f.write_str("the server has as many topics as it may have"),
+            Self::NoTopics => f.write_str("the server has no topics"),
+        }
+    }
+}
+
+impl std::error::Error for TopicError {}

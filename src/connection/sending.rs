@@ -100,6 +100,18 @@ impl Shared {
         }
     }
 
+    /// Sends a frame for many connections, and never waits for room.
+    #[cfg(feature = "topics")]
+    pub(crate) fn try_send_frame(self: &Arc<Self>, frame: &Frame) -> Result<(), Refused> {
+        WriteHalf::send_frame(self, frame, Wait::No).map(drop)
+    }
+
+    /// Like [`try_send_frame`](Self::try_send_frame), but the frame may stay in memory until [`flush`](Self::flush).
+    #[cfg(feature = "topics")]
+    pub(crate) fn try_feed_frame(self: &Arc<Self>, frame: &Frame) -> Result<(), Refused> {
+        WriteHalf::feed_frame(self, frame, Wait::No).map(drop)
+    }
+
     /// Sends a copy of a broadcast frame. Drops the copy if the queue is full.
     pub(crate) fn send_copy(self: &Arc<Self>, frame: &Frame) {
         self.count_dropped(WriteHalf::send_frame(self, frame, Wait::No));

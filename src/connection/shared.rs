@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+#[cfg(feature = "topics")]
+use crate::connection::attachment::Attached;
 #[cfg(feature = "deflate")]
 use crate::connection::deflating::Deflating;
 use crate::connection::identity::{ConnectionId, Identity};
@@ -47,6 +49,8 @@ pub(crate) struct Shared {
     pub(super) pings: Pings,
     pub(crate) stats: ConnectionStats,
     pub(super) supervisor: Arc<SupervisorHandle>,
+    #[cfg(feature = "topics")]
+    pub(super) attached: Attached,
 }
 
 /// The parts of a new [`Shared`].
@@ -87,6 +91,8 @@ impl Shared {
             stats: ConnectionStats::new(opened),
             settings,
             supervisor,
+            #[cfg(feature = "topics")]
+            attached: Attached::default(),
         }
     }
 
@@ -197,6 +203,11 @@ impl Owner for Shared {
 
     fn abort(&self, reason: CloseReason) {
         self.abort(reason);
+    }
+
+    fn queue_emptied(&self) {
+        #[cfg(feature = "topics")]
+        self.tell_queue_emptied();
     }
 }
 

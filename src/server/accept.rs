@@ -67,6 +67,14 @@ impl Accept {
 
     /// Whether the client has agreed to send its heartbeat as text.
     pub(crate) fn has_text_heartbeat(&self) -> bool {
-        self.subprotocol.as_deref() == Some(TEXT_HEARTBEAT)
+        self.subprotocol.as_deref() == Some(TEXT_HEARTBEAT) || self.has_topics()
+    }
+
+    /// Whether the client has agreed to the subprotocol of topics, which includes that of the heartbeat as text.
+    pub(crate) fn has_topics(&self) -> bool {
+        #[cfg(feature = "topics")]
+        return self.subprotocol.as_deref() == Some(crate::topics::SUBPROTOCOL);
+        #[cfg(not(feature = "topics"))]
+        false
     }
 }

@@ -326,10 +326,7 @@ where
     /// Calls the handler, and closes the connection after it.
     #[inline(never)]
     fn handle(&self, connection: &mut Connection) {
-        let handled = foreign::call(|| match self.server.config.routes.stream(connection.path()) {
-            Some(stream) => stream.run(connection),
-            None => (self.server.handler)(connection),
-        });
+        let handled = foreign::call(|| self.call_handler(connection));
         let reason = match handled {
             Ok(Ok(())) => CloseReason::normal(),
             // The handler returned the end of this very connection, whose reason is known.
@@ -342,5 +339,22 @@ where
             Err(message) => CloseReason::HandlerPanicked(message),
         };
         connection.conclude(reason);
+        #[cfg(feature = "topics")]
+        connection.shared().tell_thread_ends();
+    }
+
+    /// Calls whoever handles connections of this path: the server itself, or the application.
+    fn call_handler(&self, connection: &mut Connection) -> Result<(), Error> {
+        let HandshakeConfig { routes, .. } = &self.server.config;
+        if let Some(stream) = routes.stream(connection.path()) {
+            return stream.run(connection);
+        }
+        #[cfg(feature = "topics")]
+        if let Some(hub) = &self.server.config.topics
+            && let Some(outcome) = super::topics::handle(hub, connection)
+        {
+            return outcome;
+        }
+        (self.server.handler)(connection)
     }
 }

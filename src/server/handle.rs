@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+#[cfg(feature = "topics")]
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use crossbeam_channel as channel;
@@ -18,20 +20,20 @@ use crate::server::probe::{self, Probes, ServerPart};
 use crate::supervisor::event::Event;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::{Snapshot, Stats};
+#[cfg(feature = "topics")]
+use crate::topics::hub::Hub;
 
 /// A handle to a [`Server`](crate::Server), for any number of threads. Cloning is cheap.
 #[derive(Debug, Clone)]
 pub struct ServerHandle {
-    supervisor: Arc<SupervisorHandle>,
+    pub(super) supervisor: Arc<SupervisorHandle>,
     pub(super) probes: Arc<Probes>,
     pub(super) listeners: Arc<Listeners>,
+    #[cfg(feature = "topics")]
+    pub(super) topics: Arc<OnceLock<Arc<Hub>>>,
 }
 
 impl ServerHandle {
-    pub(crate) fn new(supervisor: Arc<SupervisorHandle>, probes: Arc<Probes>, listeners: Arc<Listeners>) -> Self {
-        Self { supervisor, probes, listeners }
-    }
-
     /// The address that the server listens on, with the real port. Of several the first. `0.0.0.0:0` if there are only
     /// Unix sockets.
     pub fn local_addr(&self) -> SocketAddr {

@@ -33,6 +33,8 @@ use crate::server::secure::Secure;
 use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 #[cfg(feature = "tls")]
 use crate::tls::handshake::HandshakeError;
+#[cfg(feature = "topics")]
+use crate::topics::hub::Hub;
 use crate::transport::socket;
 
 /// Decides on an opening handshake.
@@ -57,6 +59,9 @@ pub(crate) struct HandshakeConfig {
     /// The compression that clients may have.
     #[cfg(feature = "deflate")]
     pub(super) deflate: Option<Deflate>,
+    /// The server's topics.
+    #[cfg(feature = "topics")]
+    pub(super) topics: Option<Arc<Hub>>,
     /// Whether every client may send its heartbeat as text.
     pub(super) text_heartbeat: bool,
     /// Gets the application's mistakes.
@@ -179,9 +184,9 @@ pub(crate) fn perform(
     (remote, outcome)
 }
 
-struct Handshake<'a> {
+pub(super) struct Handshake<'a> {
     pending: &'a Arc<PendingHandshake>,
-    config: &'a HandshakeConfig,
+    pub(super) config: &'a HandshakeConfig,
     deadline: Instant,
 }
 
@@ -291,6 +296,8 @@ impl Handshake<'_> {
                 self.ask_on_handshake(request)?
             }
         };
+        #[cfg(feature = "topics")]
+        self.check_topic(request, &mut accept)?;
         if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == TEXT_HEARTBEAT) {
             accept.subprotocol = Some(TEXT_HEARTBEAT.to_owned());
         }

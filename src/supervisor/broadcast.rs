@@ -43,7 +43,7 @@ impl Broadcast {
     /// The frame for this connection.
     #[inline(always)]
     #[cfg_attr(not(feature = "deflate"), allow(unused_variables, reason = "all get the same"))]
-    fn frame_for(&self, shared: &Shared) -> &Frame {
+    pub(crate) fn frame_for(&self, shared: &Shared) -> &Frame {
         #[cfg(feature = "deflate")]
         if let Some(compressed) = &self.compressed
             && shared.deflating.as_ref().is_some_and(|deflating| deflating.takes_broadcasts())

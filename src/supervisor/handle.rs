@@ -221,16 +221,19 @@ impl SupervisorHandle {
     /// Sends a message to all connections, or to all but one. Blocks while too many broadcasts wait.
     pub(crate) fn broadcast(&self, message: Message, except: Option<ConnectionId>) {
         if self.is_running.load(SeqCst) {
-            #[cfg(feature = "deflate")]
-            let broadcast = match self.compression.get() {
-                Some(compression) => Broadcast::compressed(message, compression),
-                None => Broadcast::new(message),
-            };
-            #[cfg(not(feature = "deflate"))]
-            let broadcast = Broadcast::new(message);
+            let broadcast = self.encode_for_all(message);
             // Fails only after the supervisor has ended, when nobody is left to receive it.
             let _ = self.commands.send(Command::Broadcast { broadcast, except });
         }
+    }
+
+    /// Encodes a message once for many connections, and compresses it if some of them take it so.
+    pub(crate) fn encode_for_all(&self, message: Message) -> Broadcast {
+        #[cfg(feature = "deflate")]
+        if let Some(compression) = self.compression.get() {
+            return Broadcast::compressed(message, compression);
+        }
+        Broadcast::new(message)
     }
 
     // Asking it.

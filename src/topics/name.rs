@@ -2,6 +2,7 @@
 //!
 //! Invariant: a name is short, can be printed, and has no empty part, so that it has one spelling.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -66,6 +67,13 @@ fn check(name: &str) -> Result<(), InvalidTopic> {
         return Err(InvalidTopic::Forbidden(forbidden));
     }
     if name.split('/').any(str::is_empty) { Err(InvalidTopic::EmptyPart) } else { Ok(()) }
+}
+
+/// A map of topics can be asked by text.
+impl Borrow<str> for TopicName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
 }
 
 impl FromStr for TopicName {

@@ -20,3 +20,5 @@ mod structure;
 mod supervisor;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "topics")]
+mod topics;

@@ -37,7 +37,7 @@ impl<O: Owner> WriteHalf<O> {
     fn run_drainer(owner: &O) {
         let write_half = owner.write_half();
         match foreign::call(|| write_half.drain()) {
-            Ok(Ok(())) => {}
+            Ok(Ok(())) => owner.queue_emptied(),
             Ok(Err(error)) => {
                 write_half.fail(write_half.lock(), &error);
                 owner.write_failed(&error);

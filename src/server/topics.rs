@@ -1,0 +1,112 @@
+//! The topics of a server: its setting, what a handle may do with them, and which connections are served by them
+//! instead of the application's handler.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+
+use super::Server;
+use super::accept::Accept;
+use super::handle::ServerHandle;
+use super::handshake::Handshake;
+use crate::connection::Connection;
+use crate::error::Error;
+use crate::http::request::Request;
+use crate::http::response::{Refusal, Response};
+use crate::message::Message;
+use crate::topics::hub::Hub;
+use crate::topics::subscriptions::Subscriptions;
+use crate::topics::{InvalidTopic, Published, SUBPROTOCOL, TopicError, TopicInfo, TopicName, Topics, session};
+
+/// Where single topics are to be had without any subprotocol.
+const PATH: &str = "/topics/";
+
+/// Topics.
+impl Server {
+    /// Gives the server [`Topics`]: handlers may [subscribe](Connection::subscribe), and any thread may
+    /// [publish](ServerHandle::publish). Default: none. Of several calls the first counts.
+    ///
+    /// Clients may subscribe and publish by themselves, as far as [`on_subscribe`](Topics::on_subscribe) and
+    /// [`on_publish`](Topics::on_publish) allow it. A client that offers the subprotocol `heartwire.topics.v1` is
+    /// served by the library, and not by the application's handler, unless `on_handshake` chooses another subprotocol.
+    /// So is a client of a path such as `/topics/news`, which gets the bare messages of that topic.
+    /// [`on_handshake`](Self::on_handshake) is asked for both as for every client.
+    pub fn topics(self, topics: Topics) -> Self {
+        let hub = || Arc::new(Hub::new(topics, Arc::clone(&self.supervisor)));
+        let _ = self.topics.get_or_init(hub);
+        self
+    }
+}
+
+/// Topics.
+impl ServerHandle {
+    /// Publishes a message to a topic. Each subscriber gets it before the call returns, if its socket takes it now.
+    ///
+    /// Messages of one topic are in one order for all subscribers, the order of the calls. A subscriber that is slow
+    /// delays nobody. Before the server serves, and after its end, the message goes to the history.
+    ///
+    /// # Errors
+    /// [`TopicError::InvalidName`], [`TopicError::TooManyTopics`], or [`TopicError::NoTopics`] if the server has no
+    /// [topics](Server::topics).
+    pub fn publish(&self, topic: &str, message: impl Into<Message>) -> Result<Published, TopicError> {
+        self.hub()?.publish(topic, message.into(), None)
+    }
+
+    /// Like [`publish`](Self::publish), with a key of 1 to 128 bytes. Publishing again with the same key within the
+    /// [window](Topics::key_window) publishes nothing, and gives the position of the first time.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and [`TopicError::InvalidKey`].
+    pub fn publish_once(&self, topic: &str, message: impl Into<Message>, key: &str) -> Result<Published, TopicError> {
+        self.hub()?.publish(topic, message.into(), Some(key))
+    }
+
+    /// All topics, in the order of their names. Empty on a server without topics.
+    pub fn topics(&self) -> Vec<TopicInfo> {
+        self.topics.get().map(|hub| hub.infos()).unwrap_or_default()
+    }
+
+    fn hub(&self) -> Result<&Arc<Hub>, TopicError> {
+        self.topics.get().ok_or(TopicError::NoTopics)
+    }
+}
+
+/// The opening handshake.
+impl Handshake<'_> {
+    /// Chooses the subprotocol of topics for a client that offers it, and refuses a client of a topic's path that may
+    /// not subscribe to it.
+    #[inline(never)]
+    pub(super) fn check_topic(&self, request: &Request, accept: &mut Accept) -> Result<(), Box<Refusal>> {
+        let Some(hub) = &self.config.topics else { return Ok(()) };
+        if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == SUBPROTOCOL) {
+            accept.subprotocol = Some(SUBPROTOCOL.to_owned());
+        } else if let Some(topic) = topic_of_path(request.path()) {
+            let topic = topic.map_err(|error| {
+                Refusal::new(Response::new(404).text(format!("{error}\n")), "the path names no topic")
+            })?;
+            if !hub.may_subscribe(request, &topic) {
+                return Err(Refusal::new(Response::new(403).text("it is not allowed\n"), "topic not allowed"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Handles a connection, if it is one that topics are for. All others may be subscribed by the application's handler.
+pub(super) fn handle(hub: &Arc<Hub>, connection: &mut Connection) -> Option<Result<(), Error>> {
+    let shared = connection.shared();
+    shared.attach(Arc::new(Subscriptions::new(Arc::clone(hub), shared.id())));
+    if connection.subprotocol() == Some(SUBPROTOCOL) {
+        return Some(session::serve(connection));
+    }
+    let topic = topic_of_path(connection.path())?.ok()?;
+    Some(session::serve_bare(connection, &topic))
+}
+
+/// The topic of a path such as `/topics/news`, in which the name is percent-encoded (RFC 3986 section 2.1).
+fn topic_of_path(path: &str) -> Option<Result<TopicName, InvalidTopic>> {
+    let encoded = path.strip_prefix(PATH)?;
+    // What is not UTF-8 has a character that no name has.
+    let name = percent_decode_str(encoded).decode_utf8().unwrap_or("\u{0}".into());
+    Some(name.parse())
+}

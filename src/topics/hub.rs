@@ -1,0 +1,217 @@
+//! All topics of a server: how they are found, made and removed, and how much memory they take together.
+//!
+//! Invariants:
+//! - A topic that has more than its fair share of the memory never takes from one that has not: it makes room for its
+//!   own messages by its own.
+//! - A topic that comes anew after it was removed begins after all offsets that the one before it had, so a position
+//!   never means two messages.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::access::Access;
+use super::entry::Entry;
+use super::history::Lost;
+use super::keys::Keys;
+use super::name::TopicName;
+use super::position::{Epoch, Position};
+use super::topic::{Common, Topic};
+use super::{Published, Settings, TopicError, TopicInfo, Topics};
+use crate::http::request::Request;
+use crate::message::Message;
+use crate::supervisor::handle::SupervisorHandle;
+
+pub(crate) struct Hub {
+    pub(super) common: Arc<Common>,
+    access: Access,
+    /// Protects which topics there are. It is taken before the lock of a topic.
+    registry: RwLock<Registry>,
+}
+
+#[derive(Default)]
+struct Registry {
+    topics: HashMap<TopicName, Arc<Topic>>,
+    /// All offsets of topics that were removed are at most this.
+    floor: u64,
+}
+
+impl Hub {
+    pub(crate) fn new(topics: Topics, supervisor: Arc<SupervisorHandle>) -> Self {
+        let Topics { settings, access } = topics;
+        let epoch = Epoch::new();
+        let common = Arc::new(Common { settings, epoch, supervisor, cost: AtomicUsize::new(0) });
+        Self { common, access, registry: RwLock::default() }
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.common.settings
+    }
+
+    /// Whether a client may subscribe to a topic.
+    pub(crate) fn may_subscribe(&self, request: &Request, topic: &TopicName) -> bool {
+        self.access.may_subscribe(request, topic, &self.common.supervisor.log)
+    }
+
+    /// Whether a client may publish to a topic.
+    pub(crate) fn may_publish(&self, request: &Request, topic: &TopicName) -> bool {
+        self.access.may_publish(request, topic, &self.common.supervisor.log)
+    }
+
+    // Publishing and reading.
+
+    /// Publishes a message, once for each key.
+    pub(crate) fn publish(&self, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
+        if key.is_some_and(|key| key.is_empty() || key.len() > Keys::MAX_LEN) {
+            return Err(TopicError::InvalidKey);
+        }
+        // Whoever drops the last of the message must not run the application's code.
+        let message = message.into_own();
+        self.with_topic(topic, |found| {
+            let published = found.publish(message.clone(), key).ok()?;
+            self.make_room(found);
+            Some(published)
+        })
+    }
+
+    /// All messages after a position, or all that are kept, and the present position.
+    pub(super) fn read(&self, topic: &TopicName, since: Option<Position>) -> Result<(Vec<Arc<Entry>>, Position), Lost> {
+        match self.find(topic.as_str()) {
+            Some(topic) => topic.read(since),
+            None => {
+                let position = self.first_position();
+                if since.is_none_or(|since| since == position) { Ok((Vec::new(), position)) } else { Err(Lost) }
+            }
+        }
+    }
+
+    /// Whether everything that was published after a position can be had.
+    pub(super) fn has_all_since(&self, topic: &str, since: Position) -> bool {
+        match self.find(topic) {
+            Some(topic) => topic.has_all_since(since),
+            None => since == self.first_position(),
+        }
+    }
+
+    /// The position that a topic begins with which is not there yet.
+    fn first_position(&self) -> Position {
+        Position { epoch: self.common.epoch, offset: self.read_registry().floor }
+    }
+
+    /// What is known of all topics, in the order of their names.
+    pub(crate) fn infos(&self) -> Vec<TopicInfo> {
+        let topics = self.all();
+        let mut infos: Vec<_> = topics.iter().map(|topic| topic.info()).collect();
+        infos.sort_by(|one, other| one.name.cmp(&other.name));
+        infos
+    }
+
+    // Finding and making.
+
+    pub(super) fn find(&self, topic: &str) -> Option<Arc<Topic>> {
+        self.read_registry().topics.get(topic).cloned()
+    }
+
+    /// Calls a function with a topic, which is made if it is not there, until the topic has not been removed meanwhile:
+    /// `Some`.
+    pub(super) fn with_topic<T>(
+        &self,
+        topic: &str,
+        mut use_it: impl FnMut(&Arc<Topic>) -> Option<T>,
+    ) -> Result<T, TopicError> {
+        loop {
+            let found = match self.find(topic) {
+                Some(found) => found,
+                None => self.make(topic.parse()?)?,
+            };
+            if let Some(result) = use_it(&found) {
+                return Ok(result);
+            }
+        }
+    }
+
+    fn make(&self, name: TopicName) -> Result<Arc<Topic>, TopicError> {
+        let mut registry = self.write_registry();
+        if registry.topics.len() >= self.settings().max_topics && !registry.topics.contains_key(&name) {
+            registry.remove_unused();
+            if registry.topics.len() >= self.settings().max_topics {
+                return Err(TopicError::TooManyTopics);
+            }
+        }
+        let floor = registry.floor;
+        let make = || Arc::new(Topic::new(name.clone(), Arc::clone(&self.common), floor));
+        Ok(Arc::clone(registry.topics.entry(name.clone()).or_insert_with(make)))
+    }
+
+    /// Removes a topic whose last subscriber has left, if it never had a message.
+    pub(super) fn remove_if_untouched(&self, topic: &Arc<Topic>) {
+        let mut registry = self.write_registry();
+        if topic.remove_if_unused(true).is_some() {
+            registry.topics.remove(&topic.name);
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Topic>> {
+        self.read_registry().topics.values().cloned().collect()
+    }
+
+    // Memory.
+
+    /// Makes room after a message of a topic, if all histories together take too much.
+    fn make_room(&self, topic: &Topic) {
+        let (total, most) = (&self.common.cost, self.settings().total_history);
+        if total.load(Relaxed) <= most {
+            return;
+        }
+        // By its own messages, if it has more than its share.
+        let share = most / self.read_registry().topics.len().max(1);
+        let excess = total.load(Relaxed).saturating_sub(most);
+        topic.trim_to_cost(share.max(topic.cost().saturating_sub(excess)));
+        if total.load(Relaxed) <= most {
+            return;
+        }
+        // By those of topics that have more than their share. They give a little more, so that this is not done for
+        // each message.
+        for other in self.all() {
+            if other.cost() > share {
+                other.trim_to_cost(share - share / 8);
+            }
+        }
+    }
+
+    /// Lets go of messages that are too old, also in topics that nobody asks for.
+    pub(super) fn forget_old(&self) {
+        for topic in self.all() {
+            topic.trim_to_cost(usize::MAX);
+        }
+    }
+
+    fn read_registry(&self) -> RwLockReadGuard<'_, Registry> {
+        self.registry.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_registry(&self) -> RwLockWriteGuard<'_, Registry> {
+        self.registry.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("settings", self.settings()).finish_non_exhaustive()
+    }
+}
+
+impl Registry {
+    /// Removes all topics that nobody would miss.
+    fn remove_unused(&mut self) {
+        let floor = &mut self.floor;
+        self.topics.retain(|_, topic| match topic.remove_if_unused(false) {
+            Some(last) => {
+                *floor = last.max(*floor);
+                false
+            }
+            None => true,
+        });
+    }
+}

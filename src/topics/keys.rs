@@ -1,0 +1,85 @@
+//! The idempotency keys of one topic: which messages were published already, so that a publisher that does not know
+//! may publish again.
+//!
+//! Invariant: a key is known for the whole window, unless more keys than the limit came after it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long, and how many, keys are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Window {
+    pub(super) age: Duration,
+    pub(super) count: usize,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    offsets: HashMap<Arc<str>, u64>,
+    /// The oldest first.
+    order: VecDeque<(Arc<str>, Instant)>,
+}
+
+impl Keys {
+    /// The longest key, in bytes.
+    pub(super) const MAX_LEN: usize = 128;
+
+    /// The offset of the message that was published with this key.
+    pub(super) fn find(&mut self, key: &str, now: Instant, window: &Window) -> Option<u64> {
+        self.forget(now, window);
+        self.offsets.get(key).copied()
+    }
+
+    /// Notes a key that is not known.
+    pub(super) fn add(&mut self, key: &str, offset: u64, now: Instant, window: &Window) {
+        let key: Arc<str> = key.into();
+        self.offsets.insert(Arc::clone(&key), offset);
+        self.order.push_back((key, now));
+        self.forget(now, window);
+    }
+
+    fn forget(&mut self, now: Instant, window: &Window) {
+        while let Some((_, published)) = self.order.front()
+            && (self.order.len() > window.count || now.saturating_duration_since(*published) >= window.age)
+        {
+            self.forget_oldest();
+        }
+    }
+
+    /// Forgets the oldest key before its time.
+    pub(super) fn forget_oldest(&mut self) {
+        if let Some((key, _)) = self.order.pop_front() {
+            self.offsets.remove(&key);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// All keys, the oldest first, with the offset and the time of their message.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, u64, Instant)> {
+        self.order.iter().map(|(key, at)| (&**key, self.offsets[key], *at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_known_for_the_window_and_for_so_many_keys_after_it() {
+        let (window, now) = (Window { age: Duration::from_secs(10), count: 2 }, Instant::now());
+        let mut keys = Keys::default();
+        keys.add("a", 1, now, &window);
+        keys.add("b", 2, now + Duration::from_secs(1), &window);
+        assert_eq!(keys.find("a", now + Duration::from_secs(9), &window), Some(1));
+        assert_eq!(keys.find("a", now + Duration::from_secs(10), &window), None);
+        assert_eq!(keys.find("b", now + Duration::from_secs(10), &window), Some(2));
+        keys.add("c", 3, now + Duration::from_secs(2), &window);
+        keys.add("d", 4, now + Duration::from_secs(2), &window);
+        assert_eq!(keys.find("b", now + Duration::from_secs(2), &window), None);
+        assert_eq!((keys.len(), keys.iter().map(|(key, ..)| key).collect::<String>()), (2, "cd".to_owned()));
+    }
+}

@@ -1,0 +1,360 @@
+//! One topic: its history, its subscribers, and the way of a message to them.
+//!
+//! A subscriber is a cursor into the history. A subscriber that keeps up gets each message when it is published. One
+//! whose queue is full, or that has come back, is behind: it is given what follows its cursor as its queue has room,
+//! and is told if the history no longer has it.
+//!
+//! Invariants:
+//! - A subscriber gets each message after its cursor once and in order, or one word that some were lost.
+//! - The lock is held for what does not block: no send under it waits for a peer.
+//! - A topic that was removed takes nothing more. Whoever finds that asks for the topic anew.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::entry::{Entry, Format};
+use super::history::{History, Limits, Lost};
+use super::keys::Keys;
+use super::name::TopicName;
+use super::position::{Epoch, Position};
+use super::wire;
+use super::{Published, Settings, TopicInfo};
+use crate::connection::identity::ConnectionId;
+use crate::connection::shared::Shared;
+use crate::message::Message;
+use crate::protocol::close::{CloseCode, CloseReason};
+use crate::supervisor::broadcast::Broadcast;
+use crate::supervisor::handle::SupervisorHandle;
+use crate::transport::write_half::Refused;
+
+/// So many messages a subscriber gets at a time when it catches up. Then others have their turn.
+const BATCH: usize = 64;
+
+/// What all topics of a server share.
+pub(super) struct Common {
+    pub(super) settings: Settings,
+    pub(super) epoch: Epoch,
+    pub(super) supervisor: Arc<SupervisorHandle>,
+    /// The memory that all histories take together.
+    pub(super) cost: AtomicUsize,
+}
+
+pub(super) struct Topic {
+    pub(super) name: TopicName,
+    common: Arc<Common>,
+    /// Protects the order of the topic's messages, and who gets them.
+    state: Mutex<State>,
+}
+
+struct State {
+    history: History,
+    subscribers: BTreeMap<ConnectionId, Subscriber>,
+    keys: Keys,
+    /// The offset that it began with.
+    began_after: u64,
+    is_removed: bool,
+}
+
+struct Subscriber {
+    shared: Arc<Shared>,
+    format: Format,
+    /// The offset of the last message that it was given.
+    cursor: u64,
+    pace: Pace,
+}
+
+/// How a subscriber gets its messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Not yet: its request is to be answered first.
+    Held,
+    /// From the history, for it has not got all that was published.
+    Behind,
+    /// As they are published.
+    Live,
+}
+
+/// The topic was removed.
+#[derive(Debug)]
+pub(super) struct Removed;
+
+impl Topic {
+    /// A topic whose first message has the offset after `last`.
+    pub(super) fn new(name: TopicName, common: Arc<Common>, last: u64) -> Self {
+        let state = State {
+            history: History::starting_after(last),
+            subscribers: BTreeMap::new(),
+            keys: Keys::default(),
+            began_after: last,
+            is_removed: false,
+        };
+        Self { name, common, state: Mutex::new(state) }
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.common.settings.history
+    }
+
+    fn position(&self, offset: u64) -> Position {
+        Position { epoch: self.common.epoch, offset }
+    }
+
+    // Publishing.
+
+    /// Publishes a message, whose payload is our own.
+    pub(super) fn publish(&self, message: Message, key: Option<&str>) -> Result<Published, Removed> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.is_removed {
+            return Err(Removed);
+        }
+        let here = state.subscribers.len();
+        if let Some(offset) = key.and_then(|key| state.keys.find(key, now, &self.common.settings.window)) {
+            return Ok(Published { position: self.position(offset), here, again: true });
+        }
+        let entry = Arc::new(Entry::new(state.history.last() + 1, message, now));
+        if let Some(key) = key {
+            state.keys.add(key, entry.offset, now, &self.common.settings.window);
+        }
+        self.change(&mut state.history, |history| history.push(Arc::clone(&entry), self.limits(), now));
+        self.deliver(&mut state, &entry);
+        Ok(Published { position: self.position(entry.offset), here, again: false })
+    }
+
+    /// Gives a new message to all subscribers that keep up.
+    fn deliver(&self, state: &mut State, entry: &Entry) {
+        let mut gone = Vec::new();
+        for (id, subscriber) in &mut state.subscribers {
+            if subscriber.pace != Pace::Live {
+                continue;
+            }
+            let sent = self.with_frame(entry, subscriber, |subscriber, frames| {
+                subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared))
+            });
+            match sent {
+                Ok(()) => subscriber.cursor = entry.offset,
+                // Its queue is full, so there is a drainer, which calls `catch_up` when it is done.
+                Err(Refused::Full) => subscriber.pace = Pace::Behind,
+                Err(Refused::Closed) => gone.push(*id),
+            }
+        }
+        for id in gone {
+            state.subscribers.remove(&id);
+        }
+    }
+
+    fn with_frame<T>(
+        &self,
+        entry: &Entry,
+        subscriber: &Subscriber,
+        send: impl FnOnce(&Subscriber, &Broadcast) -> T,
+    ) -> T {
+        let Common { epoch, supervisor, .. } = &*self.common;
+        entry.with_frames(subscriber.format, &self.name, *epoch, supervisor, |frames| send(subscriber, frames))
+    }
+
+    // Subscribing.
+
+    /// Subscribes a connection, in place of an earlier subscription of it. It gets nothing until
+    /// [`release`](Self::release). Returns the present position.
+    pub(super) fn subscribe(
+        &self,
+        shared: &Arc<Shared>,
+        format: Format,
+        since: Option<Position>,
+    ) -> Result<Position, Removed> {
+        let mut state = self.lock();
+        if state.is_removed {
+            return Err(Removed);
+        }
+        let last = state.history.last();
+        let cursor = match since {
+            None => last,
+            Some(since) if since.epoch == self.common.epoch => since.offset,
+            // Beyond all that was published, so that it counts as lost.
+            Some(_) => u64::MAX,
+        };
+        let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held };
+        state.subscribers.insert(shared.id(), subscriber);
+        Ok(self.position(last))
+    }
+
+    /// The request of a subscriber was answered: it gets what it missed, and what follows.
+    pub(super) fn release(&self, id: ConnectionId) {
+        if let Some(subscriber) = self.lock().subscribers.get_mut(&id)
+            && subscriber.pace == Pace::Held
+        {
+            subscriber.pace = Pace::Behind;
+        }
+        self.catch_up(id);
+    }
+
+    /// Whether everything after a position is there to be given.
+    pub(super) fn has_all_since(&self, since: Position) -> bool {
+        since.epoch == self.common.epoch && self.lock_trimmed().history.after(since.offset).is_ok()
+    }
+
+    /// Ends the subscription of a connection. Returns whether the topic has come to nothing: nobody is subscribed any
+    /// more, and there never was a message.
+    pub(super) fn unsubscribe(&self, id: ConnectionId) -> bool {
+        let mut state = self.lock();
+        state.subscribers.remove(&id);
+        state.subscribers.is_empty() && state.history.last() == state.began_after
+    }
+
+    /// Gives a subscriber that is behind as much as its queue takes. Called again when the queue has emptied.
+    pub(super) fn catch_up(&self, id: ConnectionId) {
+        while self.catch_up_by_a_batch(&mut self.lock_trimmed(), id).is_continued() {}
+    }
+
+    fn catch_up_by_a_batch(&self, state: &mut State, id: ConnectionId) -> Progress {
+        let State { history, subscribers, .. } = state;
+        let Some(subscriber) = subscribers.get_mut(&id).filter(|subscriber| subscriber.pace == Pace::Behind) else {
+            return Progress::Done;
+        };
+        let fed = self.feed_batch(history, subscriber);
+        let flushed = subscriber.shared.flush().map_err(|_| Refused::Closed);
+        match fed.and_then(|progress| flushed.map(|()| progress)) {
+            Ok(Progress::Done) => {
+                subscriber.pace = Pace::Live;
+                Progress::Done
+            }
+            Ok(Progress::Continued) => Progress::Continued,
+            // There is a drainer, which calls again when it is done.
+            Err(Refused::Full) => Progress::Done,
+            Err(Refused::Closed) => {
+                subscribers.remove(&id);
+                Progress::Done
+            }
+        }
+    }
+
+    fn feed_batch(&self, history: &History, subscriber: &mut Subscriber) -> Result<Progress, Refused> {
+        let missed = match history.after(subscriber.cursor) {
+            Ok(missed) => missed,
+            Err(Lost) => {
+                self.tell_lost(subscriber, history.last())?;
+                subscriber.cursor = history.last();
+                return Ok(Progress::Done);
+            }
+        };
+        for (number, entry) in missed.enumerate() {
+            if number == BATCH {
+                return Ok(Progress::Continued);
+            }
+            self.with_frame(entry, subscriber, |subscriber, frames| {
+                subscriber.shared.try_feed_frame(frames.frame_for(&subscriber.shared))
+            })?;
+            subscriber.cursor = entry.offset;
+        }
+        Ok(Progress::Done)
+    }
+
+    /// Tells a subscriber that it has lost some messages. One that gets bare messages has no way to hear it but by the
+    /// end of its connection.
+    fn tell_lost(&self, subscriber: &Subscriber, last: u64) -> Result<(), Refused> {
+        match subscriber.format {
+            Format::Json => {
+                let lost = wire::lost(&self.name, self.position(last));
+                subscriber.shared.try_feed(lost)
+            }
+            Format::Bare => {
+                let reason = format!("messages of topic {} are lost", self.name);
+                let reason = CloseReason::Local { code: CloseCode::TRY_AGAIN_LATER, reason };
+                // It may be closing already.
+                let _ = subscriber.shared.close_from_outside(reason);
+                Err(Refused::Closed)
+            }
+        }
+    }
+
+    // Reading.
+
+    /// All messages after a position, or all that are kept, and the present position.
+    pub(super) fn read(&self, since: Option<Position>) -> Result<(Vec<Arc<Entry>>, Position), Lost> {
+        let state = self.lock_trimmed();
+        let entries = match since {
+            None => state.history.iter().cloned().collect(),
+            Some(since) if since.epoch == self.common.epoch => state.history.after(since.offset)?.cloned().collect(),
+            Some(_) => return Err(Lost),
+        };
+        Ok((entries, self.position(state.history.last())))
+    }
+
+    /// What is known of the topic.
+    pub(super) fn info(&self) -> TopicInfo {
+        let state = self.lock_trimmed();
+        let behind = state.subscribers.values().filter(|subscriber| subscriber.pace != Pace::Live).count();
+        TopicInfo {
+            name: self.name.clone(),
+            position: self.position(state.history.last()),
+            subscribers: state.subscribers.len(),
+            behind,
+            kept: state.history.len(),
+            bytes: state.history.bytes(),
+        }
+    }
+
+    /// The memory that its history takes.
+    pub(super) fn cost(&self) -> usize {
+        self.lock().history.cost()
+    }
+
+    // Keeping it small.
+
+    /// Lets go of what is too old, and of the oldest of what takes more memory than `most`.
+    pub(super) fn trim_to_cost(&self, most: usize) {
+        self.change(&mut self.lock_trimmed().history, |history| history.trim_to_cost(most));
+    }
+
+    /// Removes the topic, if nobody would miss it: nobody is subscribed, and nothing is kept. One that never had a
+    /// message leaves no trace; of others the last offset is returned.
+    pub(super) fn remove_if_unused(&self, only_untouched: bool) -> Option<u64> {
+        let mut state = self.lock_trimmed();
+        let is_untouched = state.history.last() == state.began_after;
+        let is_unused = state.subscribers.is_empty() && state.history.is_empty();
+        if state.is_removed || !is_unused || (only_untouched && !is_untouched) {
+            return None;
+        }
+        state.is_removed = true;
+        Some(if is_untouched { 0 } else { state.history.last() })
+    }
+
+    /// Changes the history, and keeps account of the memory of all.
+    fn change(&self, history: &mut History, change: impl FnOnce(&mut History)) {
+        let before = history.cost();
+        change(history);
+        let total = &self.common.cost;
+        match history.cost().checked_sub(before) {
+            Some(more) => total.fetch_add(more, Relaxed),
+            None => total.fetch_sub(before - history.cost(), Relaxed),
+        };
+    }
+
+    fn lock_trimmed(&self) -> MutexGuard<'_, State> {
+        let mut state = self.lock();
+        self.change(&mut state.history, |history| history.trim(self.limits(), Instant::now()));
+        state
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How far a subscriber got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    /// There is nothing more to do now.
+    Done,
+    /// There is more for it.
+    Continued,
+}
+
+impl Progress {
+    fn is_continued(self) -> bool {
+        self == Self::Continued
+    }
+}

@@ -1,0 +1,96 @@
+//! Every exchange of docs/topics-protocol.md happens as it stands there.
+
+use heartwire::Message;
+
+use super::{client_of, open_topics, start_with};
+
+/// An exchange of the page.
+#[derive(Debug)]
+struct Exchange<'a> {
+    line: usize,
+    steps: Vec<Step<'a>>,
+}
+
+#[derive(Debug)]
+enum Step<'a> {
+    ClientSends(&'a str),
+    ServerSends(&'a str),
+    Publish(&'a str, Message),
+}
+
+fn exchanges(page: &str) -> Vec<Exchange<'_>> {
+    let mut found: Vec<Exchange> = Vec::new();
+    let mut is_within = false;
+    for (line, text) in page.lines().enumerate() {
+        match text.split_once(' ').unwrap_or((text, "")) {
+            ("```exchange", _) => {
+                is_within = true;
+                found.push(Exchange { line: line + 1, steps: Vec::new() });
+            }
+            ("```", _) => is_within = false,
+            (kind, rest) if is_within => found.last_mut().expect("it began").steps.push(step(kind, rest)),
+            _ => {}
+        }
+    }
+    found
+}
+
+fn step<'a>(kind: &str, rest: &'a str) -> Step<'a> {
+    match kind {
+        ">" => Step::ClientSends(rest),
+        "<" => Step::ServerSends(rest),
+        "!" => {
+            let mut words = rest.split(' ');
+            let mut next = || words.next().expect("publish TOPIC text|bytes PAYLOAD");
+            assert_eq!(next(), "publish");
+            match (next(), next(), next()) {
+                (topic, "text", text) => Step::Publish(topic, text.into()),
+                (topic, "bytes", hex) => {
+                    let byte = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits");
+                    Step::Publish(topic, Message::binary((0..hex.len()).step_by(2).map(byte).collect::<Vec<_>>()))
+                }
+                (_, kind, _) => panic!("no kind of message: {kind}"),
+            }
+        }
+        other => panic!("no step of an exchange begins with {other:?}"),
+    }
+}
+
+/// Plays an exchange, and fails where the server does otherwise.
+fn play(exchange: &Exchange<'_>) {
+    let running = start_with(open_topics());
+    let position = running.handle.publish("for its epoch", "").expect("a position").position.to_string();
+    let epoch = position.split(':').next().expect("an epoch");
+    let mut client = client_of(&running);
+    for step in &exchange.steps {
+        match step {
+            Step::ClientSends(text) => client.send_text(&text.replace("EPOCH", epoch)),
+            Step::ServerSends(text) => {
+                assert_eq!(client.text(), text.replace("EPOCH", epoch), "line {}: {exchange:#?}", exchange.line);
+            }
+            Step::Publish(topic, message) => {
+                running.handle.publish(topic, message.clone()).expect("it is published");
+            }
+        }
+    }
+    // Nothing else came.
+    client.send_text(r#"{"type":"the end","id":42}"#);
+    let end = client.text();
+    assert!(end.contains(r#""id":42"#), "line {}: {end} came besides", exchange.line);
+}
+
+#[test]
+fn every_exchange_of_the_page_happens_as_it_stands_there() {
+    let exchanges = exchanges(include_str!("../../../docs/topics-protocol.md"));
+    assert!(exchanges.len() >= 10, "only {} exchanges were found", exchanges.len());
+    for exchange in &exchanges {
+        play(exchange);
+    }
+}
+
+#[test]
+#[should_panic(expected = "line 1")]
+fn an_exchange_that_does_not_happen_is_found() {
+    let page = "```exchange\n> {\"type\":\"dance\",\"id\":1}\n< {\"type\":\"danced\",\"id\":1}\n```\n";
+    play(&exchanges(page)[0]);
+}

@@ -1,0 +1,122 @@
+//! Subscribers that take messages more slowly than they are published.
+
+use std::time::Duration;
+
+use heartwire::topics::Topics;
+
+use super::{client_of, start_server, subscribe, subscriber};
+use crate::support::{Client, Running, eventually, request_with, server};
+
+const LEN: usize = 10_000;
+
+/// A server whose queues are short, and histories this long.
+fn start_short(messages: usize) -> Running {
+    let topics = Topics::new().history(messages, 1 << 30, Duration::from_secs(600)).total_history(1 << 30);
+    start_server(server().queue_size(64 * 1024), topics)
+}
+
+/// Publishes until a subscriber is behind, and then so many more. Returns the number of all.
+fn publish_until_behind(running: &Running, more: usize) -> usize {
+    let (mut count, mut left) = (0, more);
+    while left > 0 {
+        count += 1;
+        assert!(count < 100_000, "nobody falls behind");
+        running.handle.publish("count", format!("{count} {}", "x".repeat(LEN))).unwrap();
+        let is_behind = running.handle.topics().iter().any(|topic| topic.behind > 0);
+        left -= usize::from(is_behind);
+    }
+    count
+}
+
+fn number(text: &str) -> usize {
+    text.split(r#""text":""#)
+        .nth(1)
+        .unwrap_or(text)
+        .split(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap_or_else(|_| panic!("{text:.200}"))
+}
+
+#[test]
+fn a_slow_subscriber_catches_up_from_the_history_and_misses_nothing() {
+    let running = start_short(100_000);
+    let (mut slow, mut bare) = (
+        subscriber(&running, "count", None),
+        Client::tcp(running.address()).upgraded(&request_with("/topics/count", "")),
+    );
+    eventually("both are subscribed", || running.handle.topics()[0].subscribers == 2);
+    let count = publish_until_behind(&running, 200);
+    for expected in 1..=count {
+        assert_eq!(number(&slow.text()), expected);
+        assert_eq!(number(&bare.text()), expected);
+    }
+    eventually("nobody is behind", || running.handle.topics()[0].behind == 0);
+    running.handle.publish("count", format!("{} live", count + 1)).unwrap();
+    assert_eq!((number(&slow.text()), number(&bare.text())), (count + 1, count + 1));
+}
+
+#[test]
+fn a_subscriber_that_the_history_no_longer_reaches_is_told_once_and_goes_on() {
+    let running = start_short(5);
+    let mut slow = subscriber(&running, "count", None);
+    let count = publish_until_behind(&running, 200);
+    let (mut last, mut lost) = (0, 0);
+    while last < count {
+        let text = slow.text();
+        if text.starts_with(r#"{"type":"lost""#) {
+            lost += 1;
+            let offset = text.split(':').next_back().unwrap().trim_end_matches("\"}");
+            last = offset.parse().unwrap();
+        } else {
+            let next = number(&text);
+            assert_eq!(next, last + 1, "a gap without a word");
+            last = next;
+        }
+    }
+    assert!(lost >= 1, "nothing was lost");
+    eventually("it is behind no more", || running.handle.topics()[0].behind == 0);
+    running.handle.publish("count", format!("{} live", count + 1)).unwrap();
+    assert_eq!(number(&slow.text()), count + 1);
+}
+
+#[test]
+fn a_bare_subscriber_that_has_lost_messages_is_closed_with_1013() {
+    let running = start_short(5);
+    let mut slow = Client::tcp(running.address()).upgraded(&request_with("/topics/count", ""));
+    eventually("it is subscribed", || running.handle.topics().first().is_some_and(|topic| topic.subscribers == 1));
+    let count = publish_until_behind(&running, 200);
+    let mut last = 0;
+    let (code, reason) = loop {
+        let frame = slow.frame();
+        if frame.opcode == crate::support::CLOSE {
+            break frame.close();
+        }
+        last += 1;
+        assert_eq!(number(frame.text()), last);
+    };
+    assert!(last < count);
+    assert_eq!((code, reason), (Some(1013), "messages of topic count are lost".to_owned()));
+    eventually("it is subscribed no more", || running.handle.topics()[0].subscribers == 0);
+}
+
+#[test]
+fn an_ephemeral_topic_loses_what_a_slow_subscriber_cannot_take_and_says_so() {
+    let running = start_server(server().queue_size(64 * 1024), Topics::new().ephemeral());
+    let mut slow = client_of(&running);
+    subscribe(&mut slow, "count", None);
+    let count = publish_until_behind(&running, 50);
+    let mut last = 0;
+    loop {
+        let text = slow.text();
+        if text.starts_with(r#"{"type":"lost""#) {
+            break;
+        }
+        last += 1;
+        assert_eq!(number(&text), last);
+    }
+    assert!(last < count);
+    running.handle.publish("count", format!("{} live", count + 1)).unwrap();
+    assert_eq!(number(&slow.text()), count + 1);
+}
