@@ -27,6 +27,8 @@ use crate::supervisor::threads::ServiceThreads;
 use crate::tls::ServerTls;
 #[cfg(feature = "topics")]
 use crate::topics::hub::Hub;
+#[cfg(feature = "topics")]
+use crate::topics::service::Service;
 
 pub(crate) mod accept;
 mod accept_loop;
@@ -471,7 +473,15 @@ impl Server {
         #[cfg(feature = "deflate")]
         let config = HandshakeConfig { deflate: settings.compression.as_ref().map(|shared| shared.settings), ..config };
         #[cfg(feature = "topics")]
-        let config = HandshakeConfig { topics: topics.get().cloned(), ..config };
+        let topics = topics.get();
+        // Dropped with the others, which waits for its thread.
+        #[cfg(feature = "topics")]
+        let _service = match topics {
+            Some(hub) => Some(Service::start(Arc::clone(hub)).inspect_err(|_| supervisor.mark_ended())?),
+            None => None,
+        };
+        #[cfg(feature = "topics")]
+        let config = HandshakeConfig { topics: topics.cloned(), ..config };
         // Dropped last, which waits for its thread.
         #[cfg(feature = "status")]
         let _publisher = match status {

@@ -21,6 +21,8 @@ pub(crate) mod hub;
 mod keys;
 pub(crate) mod name;
 mod position;
+mod presence;
+pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod subscriptions;
 mod topic;
@@ -76,6 +78,7 @@ pub(crate) struct Settings {
     window: Window,
     max_topics: usize,
     max_topics_per_connection: usize,
+    presence: bool,
 }
 
 impl Default for Topics {
@@ -93,6 +96,7 @@ impl Topics {
             window: Window { age: Duration::from_secs(300), count: 1000 },
             max_topics: 10_000,
             max_topics_per_connection: 100,
+            presence: false,
         };
         Self { settings, access: Access::default() }
     }
@@ -140,6 +144,14 @@ impl Topics {
     /// The most topics that one connection may be subscribed to. Default 100.
     pub fn max_topics_per_connection(mut self, topics: usize) -> Self {
         self.settings.max_topics_per_connection = topics;
+        self
+    }
+
+    /// Lets whoever may subscribe to a topic know who else is subscribed, who is in doubt because Pongs are missed, and
+    /// who is gone and why. Default off: it is more than many clients should know of one another, and each change is
+    /// told to all that ask.
+    pub fn presence(mut self, presence: bool) -> Self {
+        self.settings.presence = presence;
         self
     }
 
@@ -222,8 +234,12 @@ pub enum TopicError {
     TooManySubscriptions,
     /// The server has as many topics as it may have, and all are in use ([`max_topics`](Topics::max_topics)).
     TooManyTopics,
+    /// The connection has ended.
+    Closed,
     /// The connection or handle is not one of a server with topics.
     NoTopics,
+    /// The server does not tell who is subscribed ([`presence`](Topics::presence)).
+    NoPresence,
 }
 
 impl TopicError {
@@ -235,7 +251,7 @@ impl TopicError {
             Self::InvalidKey => "malformed",
             Self::Forbidden => "forbidden",
             Self::TooManySubscriptions | Self::TooManyTopics => "too-many",
-            Self::NoTopics => "unavailable",
+            Self::Closed | Self::NoTopics | Self::NoPresence => "unavailable",
         }
     }
 }
@@ -261,7 +277,9 @@ impl fmt::Display for TopicError {
             Self::Forbidden => f.write_str("it is not allowed"),
             Self::TooManySubscriptions => f.write_str("the connection is subscribed to as many topics as it may be"),
             Self::TooManyTopics => f.write_str("the server has as many topics as it may have"),
+            Self::Closed => f.write_str("the connection has ended"),
             Self::NoTopics => f.write_str("the server has no topics"),
+            Self::NoPresence => f.write_str("the server does not tell who is subscribed"),
         }
     }
 }

@@ -76,7 +76,7 @@ impl ConnectionStats {
     // The heartbeat.
 
     /// The misses in a row.
-    pub(super) fn missed(&self) -> u32 {
+    pub(crate) fn missed(&self) -> u32 {
         self.missed.load(Relaxed)
     }
 

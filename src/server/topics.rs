@@ -94,8 +94,7 @@ impl Handshake<'_> {
 
 /// Handles a connection, if it is one that topics are for. All others may be subscribed by the application's handler.
 pub(super) fn handle(hub: &Arc<Hub>, connection: &mut Connection) -> Option<Result<(), Error>> {
-    let shared = connection.shared();
-    shared.attach(Arc::new(Subscriptions::new(Arc::clone(hub), shared.id())));
+    Subscriptions::attach(hub, connection);
     if connection.subprotocol() == Some(SUBPROTOCOL) {
         return Some(session::serve(connection));
     }

@@ -6,10 +6,11 @@
 //! - A topic that comes anew after it was removed begins after all offsets that the one before it had, so a position
 //!   never means two messages.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use super::access::Access;
 use super::entry::Entry;
@@ -17,8 +18,10 @@ use super::history::Lost;
 use super::keys::Keys;
 use super::name::TopicName;
 use super::position::{Epoch, Position};
+use super::subscriptions::Subscriptions;
 use super::topic::{Common, Topic};
 use super::{Published, Settings, TopicError, TopicInfo, Topics};
+use crate::connection::identity::ConnectionId;
 use crate::http::request::Request;
 use crate::message::Message;
 use crate::supervisor::handle::SupervisorHandle;
@@ -28,6 +31,8 @@ pub(crate) struct Hub {
     access: Access,
     /// Protects which topics there are. It is taken before the lock of a topic.
     registry: RwLock<Registry>,
+    /// Protects which connections there are, if there is presence.
+    connections: Mutex<BTreeMap<ConnectionId, Arc<Subscriptions>>>,
 }
 
 #[derive(Default)]
@@ -42,7 +47,7 @@ impl Hub {
         let Topics { settings, access } = topics;
         let epoch = Epoch::new();
         let common = Arc::new(Common { settings, epoch, supervisor, cost: AtomicUsize::new(0) });
-        Self { common, access, registry: RwLock::default() }
+        Self { common, access, registry: RwLock::default(), connections: Mutex::default() }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -92,6 +97,14 @@ impl Hub {
             Some(topic) => topic.has_all_since(since),
             None => since == self.first_position(),
         }
+    }
+
+    /// Who is subscribed to a topic.
+    pub(super) fn members(&self, topic: &TopicName) -> Result<Vec<String>, TopicError> {
+        if !self.has_presence() {
+            return Err(TopicError::NoPresence);
+        }
+        Ok(self.find(topic.as_str()).and_then(|topic| topic.members()).unwrap_or_default())
     }
 
     /// The position that a topic begins with which is not there yet.
@@ -156,7 +169,41 @@ impl Hub {
         self.read_registry().topics.values().cloned().collect()
     }
 
+    // Connections.
+
+    pub(super) fn has_presence(&self) -> bool {
+        self.settings().presence
+    }
+
+    pub(super) fn add_connection(&self, subscriptions: &Arc<Subscriptions>) {
+        if self.has_presence() {
+            self.lock_connections().insert(subscriptions.id(), Arc::clone(subscriptions));
+        }
+    }
+
+    pub(super) fn remove_connection(&self, id: ConnectionId) {
+        if self.has_presence() {
+            self.lock_connections().remove(&id);
+        }
+    }
+
+    pub(super) fn connection(&self, id: ConnectionId) -> Option<Arc<Subscriptions>> {
+        self.lock_connections().get(&id).cloned()
+    }
+
+    pub(super) fn connections(&self) -> Vec<Arc<Subscriptions>> {
+        self.lock_connections().values().cloned().collect()
+    }
+
+    fn lock_connections(&self) -> MutexGuard<'_, BTreeMap<ConnectionId, Arc<Subscriptions>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     // Memory.
+
+    pub(super) fn history_age(&self) -> Duration {
+        self.settings().history.age
+    }
 
     /// Makes room after a message of a topic, if all histories together take too much.
     fn make_room(&self, topic: &Topic) {

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 use super::entry::Format;
 use super::name::TopicName;
 use super::position::Position;
-use super::subscriptions::Subscriptions;
+use super::presence;
+use super::subscriptions::{Subscriptions, Terms};
 use super::topic::Topic;
 use super::wire::{self, Action, Publication, Refused, Request, Wanted};
 use super::{Published, TopicError};
@@ -92,7 +93,10 @@ fn serve_request(conn: &mut Connection, request: Request) -> Result<Option<Messa
             Ok(published) => Ok(wire::published(id, &topic, &published)),
             Err(error) => Err(Refused::of_topic(id, &topic, &error)),
         },
-        Action::Presence(topic) => Err(Refused::of_topic(id, &topic, &TopicError::NoTopics)),
+        Action::Presence(topic) => match members(conn, &topic) {
+            Ok(members) => Ok(Some(members(id))),
+            Err(error) => Err(Refused::of_topic(id, &topic, &error)),
+        },
         Action::Authenticate(_) => {
             Err(Refused { id, topic: None, error: "unavailable", reason: "the server takes no tokens".to_owned() })
         }
@@ -103,8 +107,8 @@ fn serve_request(conn: &mut Connection, request: Request) -> Result<Option<Messa
 fn subscribe(conn: &Connection, id: Option<u64>, wanted: Vec<Wanted>) {
     let mut outcomes = Vec::with_capacity(wanted.len());
     let mut held = Vec::new();
-    for Wanted { topic, since, .. } in wanted {
-        let outcome = subscribe_one(conn, &topic, since.as_deref()).map(|(topic, position)| {
+    for Wanted { topic, since, presence } in wanted {
+        let outcome = subscribe_one(conn, &topic, since.as_deref(), presence).map(|(topic, position)| {
             held.push(topic);
             position
         });
@@ -120,7 +124,12 @@ fn subscribe(conn: &Connection, id: Option<u64>, wanted: Vec<Wanted>) {
     }
 }
 
-fn subscribe_one(conn: &Connection, topic: &str, since: Option<&str>) -> Result<(Arc<Topic>, Position), TopicError> {
+fn subscribe_one(
+    conn: &Connection,
+    topic: &str,
+    since: Option<&str>,
+    watches: bool,
+) -> Result<(Arc<Topic>, Position), TopicError> {
     let shared = conn.shared();
     let subscriptions = shared.attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
     let name: TopicName = topic.parse()?;
@@ -128,7 +137,18 @@ fn subscribe_one(conn: &Connection, topic: &str, since: Option<&str>) -> Result<
     if !subscriptions.hub.may_subscribe(conn.request(), &name) {
         return Err(TopicError::Forbidden);
     }
-    subscriptions.subscribe(shared, topic, Format::Json, since)
+    subscriptions.subscribe(shared, topic, Terms { format: Format::Json, since, watches })
+}
+
+/// Who is subscribed to a topic, as a reply to a request with an id.
+fn members(conn: &Connection, topic: &str) -> Result<impl FnOnce(Option<u64>) -> Message, TopicError> {
+    let subscriptions = conn.shared().attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
+    let name: TopicName = topic.parse()?;
+    if !subscriptions.hub.may_subscribe(conn.request(), &name) {
+        return Err(TopicError::Forbidden);
+    }
+    let members = subscriptions.hub.members(&name)?;
+    Ok(move |id| presence::list(id, &name, &members))
 }
 
 /// Publishes what a client sends.

@@ -1,9 +1,11 @@
 //! The subscriptions of one connection, and what a handler may do with topics.
 //!
-//! Invariant: they end with the connection. They are changed by the connection's thread alone.
+//! Invariant: they end with the connection, also if its handler does not return. They are begun by the connection's
+//! thread alone.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use super::entry::Format;
 use super::hub::Hub;
@@ -15,18 +17,45 @@ use crate::connection::Connection;
 use crate::connection::attachment::Attachment;
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
+use crate::protocol::close::CloseReason;
 
 /// What is attached to each connection of a server with topics.
 pub(crate) struct Subscriptions {
     pub(super) hub: Arc<Hub>,
-    connection: ConnectionId,
-    /// Protects which topics the connection is subscribed to.
-    topics: Mutex<BTreeMap<TopicName, Arc<Topic>>>,
+    connection: Weak<Shared>,
+    id: ConnectionId,
+    /// How long after its death a peer is found by the heartbeat.
+    worst_case: Duration,
+    /// Protects which topics the connection is subscribed to. `None` after its end.
+    topics: Mutex<Option<BTreeMap<TopicName, Arc<Topic>>>>,
+}
+
+/// What a subscriber asks for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) format: Format,
+    pub(super) since: Option<Position>,
+    /// Whether it wants to know who else is subscribed.
+    pub(super) watches: bool,
 }
 
 impl Subscriptions {
-    pub(crate) fn new(hub: Arc<Hub>, connection: ConnectionId) -> Self {
-        Self { hub, connection, topics: Mutex::default() }
+    /// Attaches them to a connection that has opened.
+    pub(crate) fn attach(hub: &Arc<Hub>, connection: &Connection) {
+        let shared = connection.shared();
+        let subscriptions = Arc::new(Self {
+            hub: Arc::clone(hub),
+            connection: Arc::downgrade(shared),
+            id: shared.id(),
+            worst_case: connection.heartbeat().worst_case().unwrap_or_default(),
+            topics: Mutex::new(Some(BTreeMap::new())),
+        });
+        hub.add_connection(&subscriptions);
+        shared.attach(subscriptions);
+    }
+
+    pub(super) fn id(&self) -> ConnectionId {
+        self.id
     }
 
     /// Subscribes the connection. It gets nothing of the topic until that is released.
@@ -34,54 +63,93 @@ impl Subscriptions {
         &self,
         shared: &Arc<Shared>,
         name: &str,
-        format: Format,
-        since: Option<Position>,
+        terms: Terms,
     ) -> Result<(Arc<Topic>, Position), TopicError> {
         {
             let topics = self.lock();
+            let topics = topics.as_ref().ok_or(TopicError::Closed)?;
             if topics.len() >= self.hub.settings().max_topics_per_connection && !topics.contains_key(name) {
                 return Err(TopicError::TooManySubscriptions);
             }
         }
         let subscribed = self.hub.with_topic(name, |topic| {
-            topic.subscribe(shared, format, since).ok().map(|position| (Arc::clone(topic), position))
+            topic.subscribe(shared, terms).ok().map(|position| (Arc::clone(topic), position))
         })?;
-        self.lock().insert(subscribed.0.name.clone(), Arc::clone(&subscribed.0));
-        Ok(subscribed)
+        if let Some(topics) = &mut *self.lock() {
+            topics.insert(subscribed.0.name.clone(), Arc::clone(&subscribed.0));
+            return Ok(subscribed);
+        }
+        // The connection has ended meanwhile.
+        self.leave(&subscribed.0, "unsubscribed", Duration::ZERO);
+        Err(TopicError::Closed)
     }
 
     /// Ends the subscription to a topic, if there is one.
     pub(super) fn unsubscribe(&self, name: &str) {
-        let topic = self.lock().remove(name);
+        let topic = self.lock().as_mut().and_then(|topics| topics.remove(name));
         if let Some(topic) = topic {
-            self.leave(&topic);
+            self.leave(&topic, "unsubscribed", Duration::ZERO);
         }
     }
 
-    fn leave(&self, topic: &Arc<Topic>) {
-        if topic.unsubscribe(self.connection) {
+    /// Ends all of them, once the connection has ended.
+    pub(super) fn end(&self) {
+        self.hub.remove_connection(self.id);
+        let Some(topics) = self.lock().take() else { return };
+        let reason = self.connection.upgrade().map_or(CloseReason::Disconnected, |shared| shared.reason());
+        let within = match reason {
+            CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. } => self.worst_case,
+            _ => Duration::ZERO,
+        };
+        for topic in topics.values() {
+            self.leave(topic, reason.name(), within);
+        }
+    }
+
+    fn leave(&self, topic: &Arc<Topic>, cause: &str, within: Duration) {
+        if topic.unsubscribe(self.id, cause, within) {
             self.hub.remove_if_untouched(topic);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<TopicName, Arc<Topic>>> {
+    // Presence.
+
+    /// Whether the connection takes nothing any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.connection.upgrade().is_none_or(|shared| shared.write_half.is_closing())
+    }
+
+    /// Whether Pongs of the connection are missed now.
+    pub(super) fn is_missing_pongs(&self) -> bool {
+        self.connection.upgrade().is_some_and(|shared| shared.stats.missed() > 0)
+    }
+
+    /// Pongs are missed, or are missed no longer: tells whoever wants to know.
+    pub(super) fn judge_member(&self) {
+        let Some(shared) = self.connection.upgrade() else { return };
+        for topic in self.all() {
+            topic.judge_member_of(&shared);
+        }
+    }
+
+    fn all(&self) -> Vec<Arc<Topic>> {
+        self.lock().iter().flat_map(|topics| topics.values().cloned()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<BTreeMap<TopicName, Arc<Topic>>>> {
         self.topics.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Attachment for Subscriptions {
     fn queue_emptied(&self) {
-        let topics: Vec<_> = self.lock().values().cloned().collect();
-        for topic in topics {
-            topic.catch_up(self.connection);
+        for topic in self.all() {
+            topic.catch_up(self.id);
         }
     }
 
     fn thread_ends(&self) {
-        let topics = std::mem::take(&mut *self.lock());
-        for topic in topics.values() {
-            self.leave(topic);
-        }
+        self.end();
     }
 }
 
@@ -95,8 +163,9 @@ impl Connection {
     /// that names the topic, since a gap must not go unnoticed. Subscribing to the same topic again begins anew.
     ///
     /// # Errors
-    /// [`TopicError::InvalidName`], [`TopicError::TooManySubscriptions`], [`TopicError::TooManyTopics`], and
-    /// [`TopicError::NoTopics`] on a server without [topics](crate::Server::topics) and on a client.
+    /// [`TopicError::InvalidName`], [`TopicError::TooManySubscriptions`], [`TopicError::TooManyTopics`],
+    /// [`TopicError::Closed`] if the connection has ended, and [`TopicError::NoTopics`] on a server without
+    /// [topics](crate::Server::topics) and on a client.
     pub fn subscribe(&mut self, topic: &str) -> Result<Subscribed, TopicError> {
         self.subscribe_from(topic, None)
     }
@@ -115,7 +184,8 @@ impl Connection {
         let subscriptions = shared.attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
         let is_lost = |since: &Position| !subscriptions.hub.has_all_since(topic, *since);
         let lost = since.as_ref().is_some_and(is_lost);
-        let (topic, position) = subscriptions.subscribe(shared, topic, Format::Bare, since.filter(|_| !lost))?;
+        let terms = Terms { format: Format::Bare, since: since.filter(|_| !lost), watches: false };
+        let (topic, position) = subscriptions.subscribe(shared, topic, terms)?;
         topic.release(shared.id());
         Ok(Subscribed { position, lost })
     }

@@ -12,13 +12,15 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Format};
 use super::history::{History, Limits, Lost};
 use super::keys::Keys;
 use super::name::TopicName;
 use super::position::{Epoch, Position};
+use super::presence::Members;
+use super::subscriptions::Terms;
 use super::wire;
 use super::{Published, Settings, TopicInfo};
 use crate::connection::identity::ConnectionId;
@@ -28,6 +30,10 @@ use crate::protocol::close::{CloseCode, CloseReason};
 use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::write_half::Refused;
+
+mod watching;
+
+use watching::Watch;
 
 /// So many messages a subscriber gets at a time when it catches up. Then others have their turn.
 const BATCH: usize = 64;
@@ -51,6 +57,8 @@ pub(super) struct Topic {
 struct State {
     history: History,
     subscribers: BTreeMap<ConnectionId, Subscriber>,
+    /// Who they are, if there is presence.
+    members: Members,
     keys: Keys,
     /// The offset that it began with.
     began_after: u64,
@@ -63,6 +71,7 @@ struct Subscriber {
     /// The offset of the last message that it was given.
     cursor: u64,
     pace: Pace,
+    watch: Watch,
 }
 
 /// How a subscriber gets its messages.
@@ -74,6 +83,8 @@ enum Pace {
     Behind,
     /// As they are published.
     Live,
+    /// No more: its connection has ended, and only its thread has not.
+    Ended,
 }
 
 /// The topic was removed.
@@ -86,6 +97,7 @@ impl Topic {
         let state = State {
             history: History::starting_after(last),
             subscribers: BTreeMap::new(),
+            members: Members::default(),
             keys: Keys::default(),
             began_after: last,
             is_removed: false,
@@ -110,7 +122,7 @@ impl Topic {
         if state.is_removed {
             return Err(Removed);
         }
-        let here = state.subscribers.len();
+        let here = state.subscribers.values().filter(|subscriber| subscriber.pace != Pace::Ended).count();
         if let Some(offset) = key.and_then(|key| state.keys.find(key, now, &self.common.settings.window)) {
             return Ok(Published { position: self.position(offset), here, again: true });
         }
@@ -125,8 +137,7 @@ impl Topic {
 
     /// Gives a new message to all subscribers that keep up.
     fn deliver(&self, state: &mut State, entry: &Entry) {
-        let mut gone = Vec::new();
-        for (id, subscriber) in &mut state.subscribers {
+        for subscriber in state.subscribers.values_mut() {
             if subscriber.pace != Pace::Live {
                 continue;
             }
@@ -137,11 +148,8 @@ impl Topic {
                 Ok(()) => subscriber.cursor = entry.offset,
                 // Its queue is full, so there is a drainer, which calls `catch_up` when it is done.
                 Err(Refused::Full) => subscriber.pace = Pace::Behind,
-                Err(Refused::Closed) => gone.push(*id),
+                Err(Refused::Closed) => subscriber.pace = Pace::Ended,
             }
-        }
-        for id in gone {
-            state.subscribers.remove(&id);
         }
     }
 
@@ -159,12 +167,8 @@ impl Topic {
 
     /// Subscribes a connection, in place of an earlier subscription of it. It gets nothing until
     /// [`release`](Self::release). Returns the present position.
-    pub(super) fn subscribe(
-        &self,
-        shared: &Arc<Shared>,
-        format: Format,
-        since: Option<Position>,
-    ) -> Result<Position, Removed> {
+    pub(super) fn subscribe(&self, shared: &Arc<Shared>, terms: Terms) -> Result<Position, Removed> {
+        let Terms { format, since, watches } = terms;
         let mut state = self.lock();
         if state.is_removed {
             return Err(Removed);
@@ -176,8 +180,10 @@ impl Topic {
             // Beyond all that was published, so that it counts as lost.
             Some(_) => u64::MAX,
         };
-        let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held };
+        let watch = if watches && self.common.settings.presence { Watch::Outdated } else { Watch::Off };
+        let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held, watch };
         state.subscribers.insert(shared.id(), subscriber);
+        self.joined(&mut state, shared);
         Ok(self.position(last))
     }
 
@@ -196,11 +202,13 @@ impl Topic {
         since.epoch == self.common.epoch && self.lock_trimmed().history.after(since.offset).is_ok()
     }
 
-    /// Ends the subscription of a connection. Returns whether the topic has come to nothing: nobody is subscribed any
-    /// more, and there never was a message.
-    pub(super) fn unsubscribe(&self, id: ConnectionId) -> bool {
+    /// Ends the subscription of a connection, for this cause, which is known within this time after the fact. Returns
+    /// whether the topic has come to nothing: nobody is subscribed any more, and there never was a message.
+    pub(super) fn unsubscribe(&self, id: ConnectionId, cause: &str, within: Duration) -> bool {
         let mut state = self.lock();
-        state.subscribers.remove(&id);
+        if let Some(subscriber) = state.subscribers.remove(&id) {
+            self.gone(&mut state, &subscriber, cause, within);
+        }
         state.subscribers.is_empty() && state.history.last() == state.began_after
     }
 
@@ -210,25 +218,25 @@ impl Topic {
     }
 
     fn catch_up_by_a_batch(&self, state: &mut State, id: ConnectionId) -> Progress {
-        let State { history, subscribers, .. } = state;
-        let Some(subscriber) = subscribers.get_mut(&id).filter(|subscriber| subscriber.pace == Pace::Behind) else {
+        let Some(subscriber) = state.subscribers.get_mut(&id).filter(|subscriber| subscriber.pace == Pace::Behind)
+        else {
             return Progress::Done;
         };
-        let fed = self.feed_batch(history, subscriber);
-        let flushed = subscriber.shared.flush().map_err(|_| Refused::Closed);
-        match fed.and_then(|progress| flushed.map(|()| progress)) {
-            Ok(Progress::Done) => {
-                subscriber.pace = Pace::Live;
-                Progress::Done
-            }
-            Ok(Progress::Continued) => Progress::Continued,
-            // There is a drainer, which calls again when it is done.
-            Err(Refused::Full) => Progress::Done,
-            Err(Refused::Closed) => {
-                subscribers.remove(&id);
-                Progress::Done
-            }
+        let shared = Arc::clone(&subscriber.shared);
+        let mut fed = self.feed_batch(&state.history, subscriber);
+        if fed == Ok(Progress::Done) {
+            fed = self.feed_members(state, id).map(|()| Progress::Done);
         }
+        let flushed = shared.flush().map_err(|_| Refused::Closed);
+        let Some(subscriber) = state.subscribers.get_mut(&id) else { return Progress::Done };
+        match fed.and_then(|progress| flushed.map(|()| progress)) {
+            Ok(Progress::Continued) => return Progress::Continued,
+            Ok(Progress::Done) => subscriber.pace = Pace::Live,
+            // There is a drainer, which calls again when it is done.
+            Err(Refused::Full) => {}
+            Err(Refused::Closed) => subscriber.pace = Pace::Ended,
+        }
+        Progress::Done
     }
 
     fn feed_batch(&self, history: &History, subscriber: &mut Subscriber) -> Result<Progress, Refused> {
@@ -286,12 +294,12 @@ impl Topic {
     /// What is known of the topic.
     pub(super) fn info(&self) -> TopicInfo {
         let state = self.lock_trimmed();
-        let behind = state.subscribers.values().filter(|subscriber| subscriber.pace != Pace::Live).count();
+        let count = |is: fn(Pace) -> bool| state.subscribers.values().filter(|subscriber| is(subscriber.pace)).count();
         TopicInfo {
             name: self.name.clone(),
             position: self.position(state.history.last()),
-            subscribers: state.subscribers.len(),
-            behind,
+            subscribers: count(|pace| pace != Pace::Ended),
+            behind: count(|pace| matches!(pace, Pace::Behind | Pace::Held)),
             kept: state.history.len(),
             bytes: state.history.bytes(),
         }

@@ -1,13 +1,16 @@
 //! Every exchange of docs/topics-protocol.md happens as it stands there.
 
-use heartwire::Message;
+use heartwire::{HeartbeatPolicy, Message};
 
-use super::{client_of, open_topics, start_with};
+use super::{client_of, open_topics, start_server};
+use crate::support::{HOUR, server};
 
 /// An exchange of the page.
 #[derive(Debug)]
 struct Exchange<'a> {
     line: usize,
+    /// Whether the server has presence.
+    has_presence: bool,
     steps: Vec<Step<'a>>,
 }
 
@@ -23,9 +26,9 @@ fn exchanges(page: &str) -> Vec<Exchange<'_>> {
     let mut is_within = false;
     for (line, text) in page.lines().enumerate() {
         match text.split_once(' ').unwrap_or((text, "")) {
-            ("```exchange", _) => {
+            ("```exchange", kind) => {
                 is_within = true;
-                found.push(Exchange { line: line + 1, steps: Vec::new() });
+                found.push(Exchange { line: line + 1, has_presence: kind == "presence", steps: Vec::new() });
             }
             ("```", _) => is_within = false,
             (kind, rest) if is_within => found.last_mut().expect("it began").steps.push(step(kind, rest)),
@@ -58,7 +61,8 @@ fn step<'a>(kind: &str, rest: &'a str) -> Step<'a> {
 
 /// Plays an exchange, and fails where the server does otherwise.
 fn play(exchange: &Exchange<'_>) {
-    let running = start_with(open_topics());
+    let heartbeat = HeartbeatPolicy::new(HOUR, HOUR);
+    let running = start_server(server().heartbeat(heartbeat), open_topics().presence(exchange.has_presence));
     let position = running.handle.publish("for its epoch", "").expect("a position").position.to_string();
     let epoch = position.split(':').next().expect("an epoch");
     let mut client = client_of(&running);
@@ -66,7 +70,8 @@ fn play(exchange: &Exchange<'_>) {
         match step {
             Step::ClientSends(text) => client.send_text(&text.replace("EPOCH", epoch)),
             Step::ServerSends(text) => {
-                assert_eq!(client.text(), text.replace("EPOCH", epoch), "line {}: {exchange:#?}", exchange.line);
+                let expected = text.replace("EPOCH", epoch).replace("CONNECTION", "1");
+                assert_eq!(without_times(&client.text()), expected, "line {}: {exchange:#?}", exchange.line);
             }
             Step::Publish(topic, message) => {
                 running.handle.publish(topic, message.clone()).expect("it is published");
@@ -77,6 +82,21 @@ fn play(exchange: &Exchange<'_>) {
     client.send_text(r#"{"type":"the end","id":42}"#);
     let end = client.text();
     assert!(end.contains(r#""id":42"#), "line {}: {end} came besides", exchange.line);
+}
+
+/// A text in which times are MS, as on the page.
+fn without_times(text: &str) -> String {
+    let mut text = text.to_owned();
+    for name in [r#""silent":"#, r#""round_trip":"#] {
+        let mut from = 0;
+        while let Some(at) = text[from..].find(name) {
+            let begin = from + at + name.len();
+            let len = text[begin..].find([',', '}']).expect("the end of a member");
+            text.replace_range(begin..begin + len, "MS");
+            from = begin;
+        }
+    }
+    text
 }
 
 #[test]

@@ -1,0 +1,133 @@
+//! The thread of a server's topics: it lets go of old messages, and learns from the supervisor's events whose Pongs are
+//! missed and whose connection has ended although its handler has not returned.
+//!
+//! Invariant: nothing is lost without it but the memory of old messages, and punctual presence.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{self as channel, never, select};
+
+use super::hub::Hub;
+use crate::connection::identity::ConnectionId;
+use crate::foreign;
+use crate::supervisor::event::Event;
+
+/// How often it looks whether those whose Pongs are missed are alive again.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How often it lets go of old messages: so many times in their age, and not more often than this.
+const SWEEPS: u32 = 8;
+const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
+
+/// The thread. Dropping this ends it, and waits for it.
+pub(crate) struct Service {
+    stop: Option<channel::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct State {
+    hub: Arc<Hub>,
+    /// Connections that miss Pongs.
+    doubted: BTreeSet<ConnectionId>,
+    sweep: Duration,
+    next_sweep: Instant,
+}
+
+impl Service {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The system's error if it cannot be started.
+    pub(crate) fn start(hub: Arc<Hub>) -> io::Result<Self> {
+        let events = if hub.has_presence() { hub.common.supervisor.subscribers.add() } else { never() };
+        let (stop, stopped) = channel::bounded(0);
+        let sweep = (hub.history_age() / SWEEPS).max(SHORTEST_SWEEP);
+        let mut state = State { doubted: BTreeSet::new(), sweep, next_sweep: Instant::now() + sweep, hub };
+        let run = move || {
+            if let Err(message) = foreign::call(|| state.run(&events, &stopped)) {
+                let log = &state.hub.common.supervisor.log;
+                log.error(format_args!("the thread of topics panicked: {message}; presence is no longer kept"));
+            }
+        };
+        let thread = thread::Builder::new().name("heartwire-topics".into()).spawn(run)?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // It has logged its own panic.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl State {
+    fn run(&mut self, events: &channel::Receiver<Event>, stopped: &channel::Receiver<()>) {
+        loop {
+            let until_sweep = self.next_sweep.saturating_duration_since(Instant::now());
+            let wait = if self.doubted.is_empty() { until_sweep } else { until_sweep.min(LOOK) };
+            select! {
+                recv(events) -> event => match event {
+                    Ok(event) => self.on_event(event),
+                    Err(_) => return,
+                },
+                recv(stopped) -> _ => return,
+                default(wait) => {}
+            }
+            self.look_at_doubted();
+            if Instant::now() >= self.next_sweep {
+                self.hub.forget_old();
+                self.next_sweep = Instant::now() + self.sweep;
+            }
+        }
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Missed { id, .. } => self.doubt(id),
+            Event::Closed(report) => {
+                self.doubted.remove(&report.id);
+                if let Some(subscriptions) = self.hub.connection(report.id) {
+                    subscriptions.end();
+                }
+            }
+            // Look for oneself.
+            Event::Lost { .. } => {
+                for subscriptions in self.hub.connections() {
+                    if subscriptions.has_ended() {
+                        subscriptions.end();
+                    } else {
+                        self.doubt(subscriptions.id());
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn doubt(&mut self, id: ConnectionId) {
+        if let Some(subscriptions) = self.hub.connection(id) {
+            self.doubted.insert(id);
+            subscriptions.judge_member();
+        }
+    }
+
+    fn look_at_doubted(&mut self) {
+        let hub = &self.hub;
+        self.doubted.retain(|id| {
+            let Some(subscriptions) = hub.connection(*id) else { return false };
+            let is_missing = subscriptions.is_missing_pongs();
+            if !is_missing {
+                subscriptions.judge_member();
+            }
+            is_missing
+        });
+    }
+}

@@ -1,0 +1,138 @@
+//! Subscribers of a topic that watch its presence: who they are told of, and when.
+//!
+//! Invariants:
+//! - A watcher gets the list of all members, and then each change. One that is behind gets the list anew instead.
+//! - Changes reach a watcher after the messages that were published before them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Pace, State, Subscriber, Topic};
+use crate::connection::identity::ConnectionId;
+use crate::connection::shared::Shared;
+use crate::message::Message;
+use crate::topics::presence::{self, Change, Member};
+use crate::transport::write_half::Refused;
+
+/// What a subscriber knows of the members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watch {
+    /// It did not ask.
+    Off,
+    /// It has missed some, and is to get the list once it has caught up.
+    Outdated,
+    /// All.
+    UpToDate,
+}
+
+impl Topic {
+    fn has_presence(&self) -> bool {
+        self.common.settings.presence
+    }
+
+    /// A connection has subscribed.
+    pub(super) fn joined(&self, state: &mut State, shared: &Shared) {
+        if !self.has_presence() {
+            return;
+        }
+        let member = Member::of(shared);
+        if state.members.add(member.clone(), shared.id()) {
+            self.tell_change(state, &member, Change::Joined, Some(shared.id()));
+        } else {
+            self.judge(state, &member);
+        }
+    }
+
+    /// A connection is subscribed no more.
+    pub(super) fn gone(&self, state: &mut State, subscriber: &Subscriber, cause: &str, within: Duration) {
+        if !self.has_presence() {
+            return;
+        }
+        let member = Member::of(&subscriber.shared);
+        if state.members.remove(&member, subscriber.shared.id()) {
+            self.tell(state, presence::gone(&self.name, &member, cause, within), None);
+        } else {
+            self.judge(state, &member);
+        }
+    }
+
+    /// A connection misses Pongs, or no longer does: tells the watchers what that makes of its member.
+    pub(in crate::topics) fn judge_member_of(&self, shared: &Shared) {
+        let mut state = self.lock();
+        if state.subscribers.contains_key(&shared.id()) {
+            self.judge(&mut state, &Member::of(shared));
+        }
+    }
+
+    fn judge(&self, state: &mut State, member: &Member) {
+        let State { subscribers, members, .. } = &mut *state;
+        let is_missing = |id| subscribers.get(&id).is_some_and(|subscriber| subscriber.shared.stats.missed() > 0);
+        if let Some(change) = members.judge(member, is_missing) {
+            self.tell_change(state, member, change, None);
+        }
+    }
+
+    fn tell_change(&self, state: &mut State, member: &Member, change: Change, except: Option<ConnectionId>) {
+        // Described only if somebody watches.
+        if state.subscribers.values().all(|subscriber| subscriber.watch != Watch::UpToDate) {
+            return;
+        }
+        let described = state.members.iter().find(|(other, _)| *other == member);
+        let described = described.map(|(member, ids)| presence::describe(member, infos(state, ids)));
+        if let Some(described) = described {
+            self.tell(state, presence::changed(&self.name, change, &described), except);
+        }
+    }
+
+    /// Tells all watchers but one. Those that cannot take it now get the list later.
+    fn tell(&self, state: &mut State, message: Message, except: Option<ConnectionId>) {
+        let frames = self.common.supervisor.encode_for_all(message);
+        for (id, subscriber) in &mut state.subscribers {
+            if subscriber.watch != Watch::UpToDate || Some(*id) == except {
+                continue;
+            }
+            let shared = &subscriber.shared;
+            let told = match subscriber.pace {
+                Pace::Live => shared.try_send_frame(frames.frame_for(shared)),
+                _ => Err(Refused::Full),
+            };
+            if told.is_err() {
+                subscriber.watch = Watch::Outdated;
+                if told == Err(Refused::Closed) {
+                    subscriber.pace = Pace::Ended;
+                } else if subscriber.pace == Pace::Live {
+                    subscriber.pace = Pace::Behind;
+                }
+            }
+        }
+    }
+
+    /// Gives a watcher the list of all members, if it is to get that.
+    pub(super) fn feed_members(&self, state: &mut State, id: ConnectionId) -> Result<(), Refused> {
+        if state.subscribers.get(&id).is_none_or(|subscriber| subscriber.watch != Watch::Outdated) {
+            return Ok(());
+        }
+        let list = presence::list(None, &self.name, &list(state));
+        let Some(subscriber) = state.subscribers.get_mut(&id) else { return Ok(()) };
+        subscriber.shared.try_feed(list)?;
+        subscriber.watch = Watch::UpToDate;
+        Ok(())
+    }
+
+    /// All members. `None` if there is no presence.
+    pub(in crate::topics) fn members(&self) -> Option<Vec<String>> {
+        self.has_presence().then(|| list(&self.lock()))
+    }
+}
+
+fn list(state: &State) -> Vec<String> {
+    state.members.iter().map(|(member, ids)| presence::describe(member, infos(state, ids))).collect()
+}
+
+fn infos(
+    state: &State,
+    ids: impl Iterator<Item = ConnectionId>,
+) -> impl Iterator<Item = crate::connection::report::ConnectionInfo> {
+    let shared = |id| state.subscribers.get(&id).map(|subscriber| Arc::clone(&subscriber.shared));
+    ids.filter_map(shared).map(|shared| shared.info())
+}
