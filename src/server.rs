@@ -392,6 +392,23 @@ impl Server {
         self
     }
 
+    /// Keeps the values of this parameter of queries, such as `token`, out of all [events](ServerHandle::events),
+    /// [reports](crate::CloseReport) and [lists of connections](ServerHandle::connections). There, `***` stands for
+    /// each. Further calls add to the list. Default: an empty list.
+    ///
+    /// The log, the status page and `Debug` output show no queries at all. The [request](Connection::request) keeps the
+    /// values, for [`on_handshake`](Self::on_handshake) and the handler.
+    ///
+    /// ```no_run
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let server = heartwire::Server::bind("127.0.0.1:9001")?.redact_query("token");
+    /// # Ok(()) }
+    /// ```
+    pub fn redact_query(mut self, parameter: impl Into<String>) -> Self {
+        self.config.redacted.push(parameter.into());
+        self
+    }
+
     /// Decides on each opening handshake. Default: all are accepted.
     ///
     /// The function can check authentication and the path, choose a subprotocol, and add headers or a heartbeat for

@@ -41,11 +41,25 @@ impl From<Option<Certificate>> for PeerCertificate {
 /// The target of a request as sent: the path, with the query if there is one.
 ///
 /// Queries often hold secrets, such as a token, so the target does not print its own: `Debug` leaves the query out, and
-/// there is no `Display`. [`as_str`](Self::as_str) gives all of it. Cloning is cheap.
+/// there is no `Display`. [`as_str`](Self::as_str) gives all of it, except that in events and reports `***` stands for
+/// what the server was told to [redact](crate::Server::redact_query). Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct RequestTarget(Arc<str>);
 
 impl RequestTarget {
+    /// A target in which `***` stands for the values of these parameters of the query.
+    pub(crate) fn redacted(target: &str, parameters: &[String]) -> Self {
+        let Some((path, query)) = target.split_once('?').filter(|_| !parameters.is_empty()) else {
+            return target.into();
+        };
+        let shown = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((name, value)) if !value.is_empty() && is_among(name, parameters) => format!("{name}=***"),
+            _ => pair.to_owned(),
+        });
+        let shown: Vec<_> = shown.collect();
+        Self(format!("{path}?{}", shown.join("&")).into())
+    }
+
     /// The target as sent, with the query.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -72,6 +86,20 @@ impl fmt::Debug for RequestTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(self.path(), f)
     }
+}
+
+/// Whether a name in a query is one of these, also if it is percent-encoded: the application may decode it.
+fn is_among(name: &str, names: &[String]) -> bool {
+    let mut decoded = Vec::new();
+    let mut rest = name.as_bytes();
+    while let [first, after @ ..] = rest {
+        let digits =
+            after.get(..2).and_then(str_of).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()).filter(|_| *first == b'%');
+        decoded.push(byte.unwrap_or(*first));
+        rest = &after[if byte.is_some() { 2 } else { 0 }..];
+    }
+    names.iter().any(|other| other.as_bytes() == decoded)
 }
 
 /// The path in a target. A target in absolute form (RFC 9112 section 3.2.2) has a scheme and an authority before it,
@@ -296,6 +324,26 @@ mod tests {
         }
         assert_eq!((target.as_str(), target.path()), ("/chat?token=s3cret", "/chat"));
         assert_eq!(target.query(), Some("token=s3cret"));
+    }
+
+    #[test]
+    fn redacted_hides_the_values_of_the_parameters_that_are_named() {
+        let names = ["token".to_owned(), "key".to_owned()];
+        for (target, shown) in [
+            ("/", "/"),
+            ("/?", "/?"),
+            ("/token=a", "/token=a"),
+            ("/?token=s3cret", "/?token=***"),
+            ("/?a=1&token=s3cret&&b&key=x", "/?a=1&token=***&&b&key=***"),
+            ("/?token=a&token=b=c?token=d", "/?token=***&token=***"),
+            ("/?%74oke%6E=s3cret", "/?%74oke%6E=***"),
+            ("/?token&token=", "/?token&token="),
+            ("/?Token=a&tokens=b&%=c&%7=d&%+1=e&%zz=f", "/?Token=a&tokens=b&%=c&%7=d&%+1=e&%zz=f"),
+            ("http://h/?token=s3cret", "http://h/?token=***"),
+        ] {
+            assert_eq!(RequestTarget::redacted(target, &names).as_str(), shown);
+            assert_eq!(RequestTarget::redacted(target, &[]).as_str(), target);
+        }
     }
 
     #[test]

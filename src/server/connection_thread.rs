@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::foreign;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::http::forwarded::Remote;
-use crate::http::request::Request;
+use crate::http::request::{Request, RequestTarget};
 use crate::protocol::close::CloseReason;
 use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
@@ -312,7 +312,7 @@ where
         Arc::new(Shared::new(NewConnection {
             role: Role::Server,
             identity: Identity { id, remote: request.remote() },
-            target: request.target().into(),
+            target: RequestTarget::redacted(request.target(), &self.server.config.redacted),
             certificate: request.certificate().clone(),
             #[cfg(feature = "deflate")]
             agreed: accept.agreed,

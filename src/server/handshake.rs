@@ -51,6 +51,8 @@ pub(crate) struct HandshakeConfig {
     pub(super) routes: Routes,
     /// The origins whose pages are let in. Empty: all.
     pub(crate) origins: Vec<Origin>,
+    /// The parameters of queries whose values are in no event and no report.
+    pub(crate) redacted: Vec<String>,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
     /// The TLS of all connections.

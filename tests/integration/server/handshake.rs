@@ -50,6 +50,34 @@ fn the_path_is_told_without_the_query_and_the_target_by_itself() {
 }
 
 #[test]
+fn redact_query_keeps_a_value_from_all_but_those_who_decide() {
+    let server = deciding(|request| {
+        assert_eq!(request.query(), Some("room=1&token=s3cret&key=abc"));
+        Ok(Accept::new())
+    });
+    let running = start(server.redact_query("token").redact_query("key"), |conn| {
+        let query = conn.request().query().unwrap_or_default().to_owned();
+        conn.send(query)?;
+        conn.recv().map(drop)
+    });
+    let target = "/chat?room=1&token=s3cret&key=abc";
+    let mut client = Client::tcp(running.address()).upgraded(&request_with(target, ""));
+    let text = client.frame().payload;
+    assert_eq!(text, b"room=1&token=s3cret&key=abc", "the handler sees all");
+
+    let shown = "/chat?room=1&token=***&key=***";
+    let opened = running.events.wait_for("Opened", |event| match event {
+        Event::Opened { target, .. } => Some(target.as_str().to_owned()),
+        _ => None,
+    });
+    assert_eq!(opened, shown);
+    let [info] = &running.handle.connections()[..] else { panic!("one connection") };
+    assert_eq!(info.target.as_str(), shown);
+    client.close();
+    assert_eq!(running.closed().target.as_str(), shown);
+}
+
+#[test]
 fn one_byte_at_a_time_is_as_good_as_all_at_once() {
     let running = start(server(), echo);
     for also_the_frame in [false, true] {
