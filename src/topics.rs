@@ -15,7 +15,9 @@ use std::time::Duration;
 use crate::durations::LONGEST;
 
 mod access;
+mod claims;
 mod entry;
+pub(crate) mod grants;
 mod history;
 pub(crate) mod hub;
 mod keys;
@@ -25,11 +27,14 @@ mod presence;
 pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod subscriptions;
+pub(crate) mod token_places;
 mod topic;
 mod wire;
 
+pub use grants::{Grants, GrantsError};
 pub use name::{InvalidTopic, TopicName, TopicPattern};
 pub use position::{InvalidPosition, Position};
+pub use token_places::{RequestTokenError, TokenPlaces};
 
 use access::Access;
 use history::Limits;
