@@ -20,20 +20,32 @@ mod entry;
 pub(crate) mod grants;
 mod history;
 pub(crate) mod hub;
+#[cfg(feature = "jwt")]
+mod key_error;
 mod keys;
 pub(crate) mod name;
 mod position;
 mod presence;
+#[cfg(feature = "jwt")]
+pub(crate) mod publish_keys;
 pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod subscriptions;
+#[cfg(feature = "jwt")]
+pub(crate) mod token;
 pub(crate) mod token_places;
 mod topic;
 mod wire;
 
 pub use grants::{Grants, GrantsError};
+#[cfg(feature = "jwt")]
+pub use key_error::{KeyError, KeyErrorKind};
 pub use name::{InvalidTopic, TopicName, TopicPattern};
 pub use position::{InvalidPosition, Position};
+#[cfg(feature = "jwt")]
+pub use publish_keys::PublishKeys;
+#[cfg(feature = "jwt")]
+pub use token::{TokenError, TokenVerifier, ValidToken, key::TokenKey};
 pub use token_places::{RequestTokenError, TokenPlaces};
 
 use access::Access;

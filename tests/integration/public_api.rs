@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// Those that may stand there are re-exported by the crate root.
-const MEANS: [&str; 7] = ["tungstenite", "httparse", "libc", "log", "rand", "rustix", "socket2"];
+const MEANS: [&str; 8] = ["tungstenite", "httparse", "libc", "log", "rand", "ring", "rustix", "socket2"];
 
 /// Where items begin that can show a type to users.
 const SHOWING: [&str; 3] = ["pub ", "impl", "type "];
