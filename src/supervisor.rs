@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 use std::iter;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
@@ -53,20 +54,13 @@ pub(crate) struct Supervisor {
     /// Clients that have a thread and are not, or not yet, a connection.
     pending_handshakes: BTreeMap<u64, Arc<PendingHandshake>>,
     /// Connections that have a thread.
-    registry: BTreeMap<ConnectionId, Registered>,
+    registry: BTreeMap<ConnectionId, Arc<Shared>>,
     /// Closing handshakes by their deadlines. Most end long before; cutting one that has ended does nothing.
     closing: BTreeMap<(Instant, ConnectionId), Arc<Shared>>,
     /// Whether more connections may come.
     expects_more: bool,
     drain: Option<Drain>,
     shutdown: Option<Shutdown>,
-}
-
-/// A connection in the registry.
-struct Registered {
-    shared: Arc<Shared>,
-    /// Whether it was reported closed, and only its thread has not ended yet.
-    is_reported: bool,
 }
 
 impl Supervisor {
@@ -100,8 +94,7 @@ impl Supervisor {
                 Err(message) => self.supervisor.fail("the supervisor", &message),
             }
         }
-        let unreported: Vec<Arc<Shared>> =
-            self.open_connections().map(|registered| Arc::clone(&registered.shared)).collect();
+        let unreported: Vec<Arc<Shared>> = self.open_connections().cloned().collect();
         for shared in unreported {
             // A panic has lost its report.
             shared.abort(CloseReason::shutdown());
@@ -231,7 +224,7 @@ impl Supervisor {
                 self.supervisor.log.debug(format_args!("{connection} write failed: {error}"));
             }
             Notice::Snapshot { reply } => {
-                let connections = self.open_connections().map(|registered| registered.shared.info()).collect();
+                let connections = self.open_connections().map(|shared| shared.info()).collect();
                 // The caller may have gone.
                 let _ = reply.try_send(Snapshot { connections, stats: self.supervisor.stats() });
             }
@@ -248,7 +241,7 @@ impl Supervisor {
     }
 
     fn opened(&mut self, shared: Arc<Shared>) {
-        self.registry.insert(shared.id(), Registered { shared: Arc::clone(&shared), is_reported: false });
+        self.registry.insert(shared.id(), Arc::clone(&shared));
         // Before the log line and the event, so that their readers find the counters up to date.
         self.supervisor.count(|stats| {
             stats.opened += 1;
@@ -275,8 +268,8 @@ impl Supervisor {
             *stats.closed.entry(report.reason.name()).or_default() += 1;
             stats.traffic += report.traffic;
         });
-        if let Some(registered) = self.registry.get_mut(&id) {
-            registered.is_reported = true;
+        if let Some(shared) = self.registry.get(&id) {
+            shared.is_reported.store(true, Relaxed);
         }
         let line = format_args!("{connection} ended: {report}");
         match &report.reason {
@@ -287,8 +280,8 @@ impl Supervisor {
         self.supervisor.subscribers.publish(|| Event::Closed(report));
     }
 
-    fn open_connections(&self) -> impl Iterator<Item = &Registered> {
-        self.registry.values().filter(|registered| !registered.is_reported)
+    fn open_connections(&self) -> impl Iterator<Item = &Arc<Shared>> {
+        self.registry.values().filter(|shared| !shared.is_reported.load(Relaxed))
     }
 
     // Closing handshakes.

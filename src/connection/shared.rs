@@ -9,6 +9,7 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
@@ -44,6 +45,9 @@ pub(crate) struct Shared {
     pub(crate) settings: Arc<Settings>,
     /// Whether the connection receives broadcasts.
     pub(crate) takes_broadcasts: bool,
+    /// Whether the supervisor has reported it closed, and only its thread has not ended yet. The supervisor's alone;
+    /// here it costs no memory.
+    pub(crate) is_reported: AtomicBool,
     pub(crate) write_half: WriteHalf<Self>,
     pub(super) slot: Slot,
     pub(super) pings: Pings,
@@ -85,6 +89,7 @@ impl Shared {
                 .zip(new.agreed)
                 .map(|(compression, agreed)| Box::new(Deflating::new(compression, &agreed, role, takes_broadcasts))),
             takes_broadcasts,
+            is_reported: AtomicBool::new(false),
             write_half: WriteHalf::new(role, stream, settings.queue_size, budget, settings.close_timeout),
             slot: Slot::new(opened),
             pings: Pings::default(),

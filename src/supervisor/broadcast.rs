@@ -4,8 +4,8 @@
 //! Invariant: its payload is our own, because the supervisor may drop the last of it and must not run the application's
 //! code.
 
+use super::Supervisor;
 use super::notice::Command;
-use super::{Registered, Supervisor};
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 #[cfg(feature = "deflate")]
@@ -57,8 +57,7 @@ impl Broadcast {
 impl Supervisor {
     /// Sends broadcasts together, so that each connection gets all of them with one system call.
     pub(super) fn broadcast(&self, broadcasts: &[Command]) {
-        for Registered { shared, .. } in self.open_connections().filter(|registered| registered.shared.takes_broadcasts)
-        {
+        for shared in self.open_connections().filter(|shared| shared.takes_broadcasts) {
             let is_recipient = |except: &Option<ConnectionId>| *except != Some(shared.id());
             match broadcasts {
                 [Command::Broadcast { broadcast, except }] if is_recipient(except) => {

@@ -3,6 +3,8 @@
 //! Invariant: the supervisor waits neither for a client nor for a lock that a connection's thread holds.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use crate::connection::identity::ConnectionId;
@@ -70,7 +72,7 @@ impl Supervisor {
         let waiting = match &mut self.drain {
             Some(drain) if drain.until <= until => return,
             Some(drain) => std::mem::take(&mut drain.waiting),
-            None => self.open_connections().map(|registered| registered.shared.id()).collect(),
+            None => self.open_connections().map(|shared| shared.id()).collect(),
         };
         self.drain = Some(Drain::new(waiting, Instant::now(), until));
     }
@@ -86,12 +88,12 @@ impl Supervisor {
         for _ in 0..drain.waiting.len() {
             let turn = drain.next_at;
             let Some(id) = drain.next(now) else { break };
-            let Some(registered) = self.registry.get(&id).filter(|registered| !registered.is_reported) else {
+            let Some(shared) = self.registry.get(&id).filter(|shared| !shared.is_reported.load(Relaxed)) else {
                 drain.pass_turn(turn);
                 continue;
             };
-            if registered.shared.try_begin_close(drain.reason.clone()) {
-                self.closing.insert((now + self.close_timeout, id), registered.shared.clone());
+            if shared.try_begin_close(drain.reason.clone()) {
+                self.closing.insert((now + self.close_timeout, id), Arc::clone(shared));
             } else {
                 drain.retry(id, now);
             }

@@ -67,7 +67,7 @@ impl Supervisor {
             pending.turn_away();
         }
         if let Some(shutdown) = &mut self.shutdown {
-            self.registry.values().for_each(|registered| shutdown.stop(&registered.shared));
+            self.registry.values().for_each(|shared| shutdown.stop(shared));
         }
     }
 
@@ -102,7 +102,7 @@ impl Supervisor {
         if !shutdown.are_peers_cut && now >= shutdown.peer_deadline {
             shutdown.are_peers_cut = true;
             shutdown.locked.clear();
-            self.registry.values().for_each(|registered| shutdown.stop(&registered.shared));
+            self.registry.values().for_each(|shared| shutdown.stop(shared));
             for pending in self.pending_handshakes.values() {
                 socket::shut_down(&pending.stream);
             }
