@@ -41,6 +41,7 @@ mod stats;
 mod suspension;
 #[cfg(test)]
 mod tests;
+pub(crate) mod user;
 
 /// An open WebSocket, in the hands of its handler and its own thread.
 ///
@@ -49,7 +50,7 @@ pub struct Connection {
     shared: Arc<Shared>,
     stream: Arc<Stream>,
     request: Request,
-    subprotocol: Option<String>,
+    subprotocol: Option<Box<str>>,
     /// A message was fed and may not be written yet.
     has_fed: bool,
     /// The connection has ended and was reported.
@@ -65,6 +66,7 @@ impl Connection {
     ) -> Self {
         let stream = Arc::clone(receiving.read_half.stream());
         shared.offer(receiving);
+        let subprotocol = subprotocol.map(String::into_boxed_str);
         Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
     }
 
@@ -162,6 +164,12 @@ impl Connection {
     /// or that of the [proxy](crate::Client::proxy) it connects through.
     pub fn remote_ip(&self) -> IpAddr {
         self.shared.identity.remote.remote_ip
+    }
+
+    /// The name of the user whom the connection belongs to: `None` unless `on_handshake` has set one by
+    /// [`Accept::user`](crate::Accept::user). Always `None` on a client.
+    pub fn user(&self) -> Option<&str> {
+        self.shared.user()
     }
 
     /// The requested path, without the query.

@@ -247,11 +247,15 @@ impl Supervisor {
             stats.opened += 1;
             stats.open += 1;
         });
-        self.supervisor.log.info(format_args!("{} opened {}", shared.identity, shared.target.path()));
+        let (connection, path) = (shared.identity, shared.target.path());
+        match shared.user() {
+            Some(user) => self.supervisor.log.info(format_args!("{connection} opened {path}, user {user:?}")),
+            None => self.supervisor.log.info(format_args!("{connection} opened {path}")),
+        }
         let Identity { id, remote: Remote { peer_addr, remote_ip } } = shared.identity;
         self.supervisor.subscribers.publish(|| {
-            let (path, target) = (shared.target.path().to_owned(), shared.target.clone());
-            Event::Opened { id, peer_addr, remote_ip, path, target }
+            let (path, target) = (path.to_owned(), shared.target.clone());
+            Event::Opened { id, peer_addr, remote_ip, user: shared.user().map(str::to_owned), path, target }
         });
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.stop(&shared);

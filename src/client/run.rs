@@ -213,6 +213,7 @@ where
         let shared = Arc::new(Shared::new(NewConnection {
             role: Role::Client,
             identity: Identity { id: self.last_id, remote: peer.into() },
+            user: None,
             target: request.target().into(),
             certificate: PeerCertificate::default(),
             #[cfg(feature = "deflate")]

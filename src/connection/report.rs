@@ -24,6 +24,8 @@ pub struct ConnectionInfo {
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
     /// own.
     pub remote_ip: IpAddr,
+    /// The name of the user whom it belongs to, if [`Accept::user`](crate::Accept::user) has set one.
+    pub user: Option<String>,
     /// The requested path, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.
@@ -67,6 +69,8 @@ pub struct CloseReport {
     /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
     /// own.
     pub remote_ip: IpAddr,
+    /// The name of the user whom it belongs to, if [`Accept::user`](crate::Accept::user) has set one.
+    pub user: Option<String>,
     /// The requested path, without the query.
     pub path: String,
     /// The path with the query, which may hold secrets.

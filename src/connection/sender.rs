@@ -187,6 +187,11 @@ impl Sender {
         self.shared.identity.remote.remote_ip
     }
 
+    /// The name of the user whom the connection belongs to: see [`Connection::user`](crate::Connection::user).
+    pub fn user(&self) -> Option<&str> {
+        self.shared.user()
+    }
+
     /// Bytes that wait for the peer to take them.
     pub fn queued(&self) -> usize {
         self.shared.write_half.queued()

@@ -22,6 +22,7 @@ use crate::connection::pings::Pings;
 use crate::connection::report::{CloseReport, ConnectionInfo, Traffic};
 use crate::connection::slot::Slot;
 use crate::connection::stats::ConnectionStats;
+use crate::connection::user::UserName;
 #[cfg(feature = "deflate")]
 use crate::deflate::negotiation::Agreed;
 use crate::http::request::{PeerCertificate, RequestTarget};
@@ -36,6 +37,8 @@ use crate::transport::write_half::{Figures, Owner, WriteHalf};
 
 pub(crate) struct Shared {
     pub(crate) identity: Identity,
+    /// Whom it belongs to, if the application has said so.
+    pub(crate) user: Option<UserName>,
     pub(crate) target: RequestTarget,
     #[cfg_attr(not(feature = "tls"), allow(dead_code, reason = "there is none then"))]
     certificate: PeerCertificate,
@@ -61,6 +64,7 @@ pub(crate) struct Shared {
 pub(crate) struct NewConnection {
     pub(crate) role: Role,
     pub(crate) identity: Identity,
+    pub(crate) user: Option<UserName>,
     pub(crate) target: RequestTarget,
     pub(crate) certificate: PeerCertificate,
     #[cfg(feature = "deflate")]
@@ -74,12 +78,22 @@ pub(crate) struct NewConnection {
 impl Shared {
     pub(crate) fn new(new: NewConnection) -> Self {
         let NewConnection {
-            role, identity, target, certificate, stream, settings, takes_broadcasts, supervisor, ..
+            role,
+            identity,
+            user,
+            target,
+            certificate,
+            stream,
+            settings,
+            takes_broadcasts,
+            supervisor,
+            ..
         } = new;
         let opened = Instant::now();
         let budget = &supervisor.buffered;
         Self {
             identity,
+            user,
             target,
             certificate,
             #[cfg(feature = "deflate")]
@@ -103,6 +117,11 @@ impl Shared {
 
     pub(crate) fn id(&self) -> ConnectionId {
         self.identity.id
+    }
+
+    /// The name of the user whom it belongs to.
+    pub(crate) fn user(&self) -> Option<&str> {
+        self.user.as_ref().map(UserName::as_str)
     }
 
     /// The extensions in use. Empty if there are none.
@@ -141,6 +160,7 @@ impl Shared {
             id: self.id(),
             peer_addr: self.identity.remote.peer_addr,
             remote_ip: self.identity.remote.remote_ip,
+            user: self.user().map(str::to_owned),
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             #[cfg(feature = "tls")]
@@ -168,6 +188,7 @@ impl Shared {
             id: self.id(),
             peer_addr: self.identity.remote.peer_addr,
             remote_ip: self.identity.remote.remote_ip,
+            user: self.user().map(str::to_owned),
             path: self.target.path().to_owned(),
             target: self.target.clone(),
             #[cfg(feature = "tls")]

@@ -91,6 +91,7 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<Stream>, Receivers) {
     let shared = Shared::new(NewConnection {
         role: Role::Server,
         identity: Identity { id: 1, remote: peer.into() },
+        user: None,
         target: "/".into(),
         certificate: PeerCertificate::default(),
         #[cfg(feature = "deflate")]

@@ -1,5 +1,6 @@
 //! The terms on which an opening handshake is accepted.
 
+use crate::connection::user::{InvalidUserName, UserName};
 #[cfg(feature = "deflate")]
 use crate::deflate::negotiation::Agreed;
 use crate::heartbeat::HeartbeatPolicy;
@@ -15,6 +16,8 @@ pub struct Accept {
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) heartbeat: Option<HeartbeatPolicy>,
     pub(crate) takes_broadcasts: bool,
+    /// A mistake waits here until `on_handshake` returns.
+    user: Option<Result<UserName, InvalidUserName>>,
     /// The compression that the server has agreed to.
     #[cfg(feature = "deflate")]
     pub(crate) agreed: Option<Agreed>,
@@ -27,6 +30,7 @@ impl Default for Accept {
             headers: Vec::new(),
             heartbeat: None,
             takes_broadcasts: true,
+            user: None,
             #[cfg(feature = "deflate")]
             agreed: None,
         }
@@ -63,6 +67,23 @@ impl Accept {
     pub fn without_broadcasts(mut self) -> Self {
         self.takes_broadcasts = false;
         self
+    }
+
+    /// Says which user the connection belongs to, such as the account that a token names. Default: none.
+    ///
+    /// A user may have any number of connections. The name is in [`Connection::user`](crate::Connection::user), in the log and in all reports, and on the status page, so it
+    /// should be no secret. The client does not learn it.
+    ///
+    /// A name has 1 to 256 bytes and no control characters; any other is answered with 500 and logged as an error.
+    /// Names that differ in case are different.
+    pub fn user(mut self, name: impl Into<String>) -> Self {
+        self.user = Some(UserName::new(name.into()));
+        self
+    }
+
+    /// The user's name, if there is one.
+    pub(crate) fn user_name(&self) -> Result<Option<UserName>, InvalidUserName> {
+        self.user.clone().transpose()
     }
 
     /// Whether the client has agreed to send its heartbeat as text.

@@ -313,6 +313,8 @@ where
             role: Role::Server,
             identity: Identity { id, remote: request.remote() },
             target: RequestTarget::redacted(request.target(), &self.server.config.redacted),
+            // An invalid name was refused in the handshake.
+            user: accept.user_name().ok().flatten(),
             certificate: request.certificate().clone(),
             #[cfg(feature = "deflate")]
             agreed: accept.agreed,

@@ -417,7 +417,10 @@ impl Handshake<'_> {
     fn ask_on_handshake(&self, request: &Request) -> Result<Box<Accept>, Box<Refusal>> {
         let Some(on_handshake) = &self.config.on_handshake else { return Ok(Box::default()) };
         match foreign::call(|| on_handshake(request)) {
-            Ok(Ok(accept)) => Ok(Box::new(accept)),
+            Ok(Ok(accept)) => match accept.user_name() {
+                Ok(_) => Ok(Box::new(accept)),
+                Err(invalid) => Err(self.on_handshake_failed(request, &format!("returned {invalid}"))),
+            },
             Ok(Err(response)) if (300..600).contains(&response.status()) => Err(rejected(response)),
             Ok(Err(response)) => Err(self.on_handshake_failed(
                 request,

@@ -23,6 +23,8 @@ pub enum Event {
         /// The client's address: the one that a [trusted proxy](crate::Server::trust_proxies) named, or else the peer's
         /// own.
         remote_ip: IpAddr,
+        /// The name of the user whom it belongs to, if [`Accept::user`](crate::Accept::user) has set one.
+        user: Option<String>,
         /// The requested path, without the query.
         path: String,
         /// The path with the query, which may hold secrets.
@@ -117,13 +119,14 @@ impl Event {
     pub(crate) fn cost(&self) -> usize {
         /// What the allocator adds to a text, and our counting to an event.
         const MORE: usize = 48;
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len);
         let texts = match self {
-            Self::Opened { target, .. } => 2 * target.as_str().len(),
-            Self::Closed(report) => 2 * report.target.as_str().len() + report.reason.text().len(),
-            Self::ConnectFailed { error, .. } => error.len(),
-            Self::HandshakeFailed { reason, path, origin, .. } => {
-                reason.len() + [path, origin].into_iter().flatten().map(String::len).sum::<usize>()
+            Self::Opened { target, user, .. } => 2 * target.as_str().len() + length(user),
+            Self::Closed(report) => {
+                2 * report.target.as_str().len() + report.reason.text().len() + length(&report.user)
             }
+            Self::ConnectFailed { error, .. } => error.len(),
+            Self::HandshakeFailed { reason, path, origin, .. } => reason.len() + length(path) + length(origin),
             Self::Missed { .. }
             | Self::HandlerStalled { .. }
             | Self::Draining { .. }

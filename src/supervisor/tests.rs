@@ -24,6 +24,7 @@ fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shar
     let shared = Shared::new(NewConnection {
         role: Role::Server,
         identity: Identity { id, remote: address.into() },
+        user: None,
         target: "/".into(),
         certificate: PeerCertificate::default(),
         #[cfg(feature = "deflate")]

@@ -126,6 +126,7 @@ impl TestConnection {
         let shared = Arc::new(Shared::new(NewConnection {
             role: Role::Server,
             identity: Identity { id: ID, remote: request.remote() },
+            user: None,
             target: request.target().into(),
             certificate: request.certificate().clone(),
             #[cfg(feature = "deflate")]

@@ -97,6 +97,7 @@ fn connection(info: &ConnectionInfo) -> Value {
     json!({
         "id": info.id,
         "peer": name(info.peer_addr, info.remote_ip),
+        "user": info.user.as_deref().map(shown),
         "path": shown(&info.path),
         "extensions": shown(&info.extensions),
         "is_watcher": is_watcher(info),
@@ -120,6 +121,7 @@ pub(super) fn ended(report: &CloseReport) -> Value {
     json!({
         "id": report.id,
         "peer": name(report.peer_addr, report.remote_ip),
+        "user": report.user.as_deref().map(shown),
         "path": shown(&report.path),
         "cause": report.reason.name(),
         "reason": shown(&report.reason.to_string()),

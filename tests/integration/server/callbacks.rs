@@ -63,12 +63,15 @@ fn on_handshake_that_makes_a_mistake_is_a_500_and_the_server_lives() {
         "/subprotocol" => Ok(Accept::new().subprotocol("never offered")),
         "/header" => Ok(Accept::new().header("X", "forged\r\nY: z")),
         "/own" => Ok(Accept::new().header("Sec-WebSocket-Accept", "mine")),
+        "/nobody" => Ok(Accept::new().user("")),
+        "/long" => Ok(Accept::new().user("a".repeat(257))),
+        "/control" => Ok(Accept::new().user("anna\nbob")),
         "/rejection" => Err(Response::new(403).header("Content-Length", "7")),
         "/panic" => panic!("oh no"),
         _ => Ok(Accept::new()),
     });
     let running = start(server, echo);
-    for path in ["/subprotocol", "/header", "/own", "/rejection", "/panic"] {
+    for path in ["/subprotocol", "/header", "/own", "/nobody", "/long", "/control", "/rejection", "/panic"] {
         let request = request_with(path, "Sec-WebSocket-Protocol: v1\r\n");
         let answer = exchange(running.address(), request);
         assert_eq!((answer.status, &answer.body[..]), (500, "internal error\n"), "{path}");

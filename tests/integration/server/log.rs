@@ -111,6 +111,25 @@ fn who_asks_for_no_websocket_is_a_debug_line_without_a_number() {
 }
 
 #[test]
+fn a_connections_user_is_in_the_line_of_its_opening_and_a_name_that_is_none_is_an_error() {
+    if !alone!() {
+        return;
+    }
+    Lines::start();
+    let server = server().on_handshake(|request| match request.path() {
+        "/none" => Ok(Accept::new().user("anna\nbob")),
+        _ => Ok(Accept::new().user("Zoë \"\u{202e}\"")),
+    });
+    let running = start(server, echo);
+    let client = running.connect();
+    let line = format!("#1 {} opened /, user {}", client.local_addr(), r#""Zoë \"\u{202e}\"""#);
+    assert_eq!(Lines::with(&["opened"]), (Level::Info, line));
+    let peer = ask(running.address(), &request_with("/none", ""));
+    let line = format!(r"{peer}: on_handshake returned a user name that contains '\n'; answered with 500");
+    assert_eq!(Lines::with(&["user name"]), (Level::Error, line));
+}
+
+#[test]
 fn whatever_stands_in_a_line_it_is_one_line() {
     if !alone!() {
         return;

@@ -17,6 +17,7 @@ mod shutdown;
 mod threads;
 #[cfg(unix)]
 mod unix;
+mod users;
 
 use heartwire::{Accept, Response, Server};
 

@@ -161,6 +161,40 @@ mod status {
     }
 
     #[test]
+    fn the_state_names_the_users_of_connections_and_cuts_long_names() {
+        let server = server().status_page("/", StatusAccess::Loopback);
+        let long = "ä".repeat(128);
+        let users = [None, Some("anna".to_owned()), Some(long.clone())];
+        let running = start(
+            server.on_handshake(move |request| {
+                let user = request.path()[1..].parse::<usize>().ok().and_then(|number| users[number].clone());
+                Ok(user.map_or_else(Accept::new, |user| Accept::new().user(user)))
+            }),
+            echo,
+        );
+        let mut watcher = watch(&running);
+        let clients = [0, 1, 2].map(|user| {
+            let client = Client::tcp(running.address()).upgraded(&request_with(&format!("/{user}"), ""));
+            running.events.wait_for("its opening", |event| match event {
+                Event::Opened { path, .. } => (path[1..] == user.to_string()).then_some(()),
+                _ => None,
+            });
+            client
+        });
+        let cut = long.chars().take(120).collect::<String>() + "…";
+        let of = |shown: &Value| shown.as_array().unwrap().iter().map(|each| each["user"].clone()).collect::<Vec<_>>();
+        let shown = state(&mut watcher, |state| state["open"] == 4);
+        assert_eq!(of(&shown["connections"]), [Value::Null, Value::Null, "anna".into(), cut.clone().into()]);
+        for client in clients {
+            client.close();
+        }
+        let shown = state(&mut watcher, |state| state["open"] == 1);
+        let mut ended = of(&shown["ended"]);
+        ended.sort_by_key(|user| user.as_str().map(str::to_owned));
+        assert_eq!(ended, [Value::Null, "anna".into(), cut.into()]);
+    }
+
+    #[test]
     fn who_watches_meets_neither_on_handshake_nor_the_handler_and_gets_no_broadcasts() {
         let server = server()
             .heartbeat(HeartbeatPolicy::new(ms(20_000), ms(10_000)))

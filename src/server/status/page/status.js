@@ -25,6 +25,9 @@ function bytes(count) {
   return unit === 0 ? `${count} B` : `${(count / 1_000 ** unit).toFixed(1)} ${units[unit]}`;
 }
 
+/** The peer, and before it the user whom the connection belongs to, if the server knows one. */
+const whom = ({ user, peer }) => (user ? `${user}, ${peer}` : peer);
+
 const count = new Intl.NumberFormat('en');
 
 // A row of the table. #################################################################################################
@@ -97,8 +100,8 @@ class Row {
     const what = info.id === ownId ? 'this page' : info.is_watcher ? 'a page like this' : info.path;
     name.textContent = `#${info.id} ${what}`;
     name.title = [info.path, info.extensions].filter(Boolean).join('\n');
-    place.textContent = info.peer;
-    place.title = info.peer;
+    place.textContent = whom(info);
+    place.title = place.textContent;
     if (info.missed > 0) this.#show('missed', `missed ${info.missed} of ${info.max_missed}`, info);
     else this.#show('alive', 'alive', info);
     this.#cells.round_trip.textContent = info.round_trip === null ? '–' : duration(info.round_trip);
@@ -245,9 +248,9 @@ function showEnded(ended) {
     const item = element('li');
     item.dataset.state = report.is_clean ? 'closed' : 'dead';
     item.append(element('span', 'reason', report.reason));
-    const { id, peer, path, ago, age, messages_in: received, messages_out: sent } = report;
+    const { id, path, ago, age, messages_in: received, messages_out: sent } = report;
     const figures = `open ${duration(age)}, messages ${count.format(received)} / ${count.format(sent)}`;
-    item.append(element('small', '', `#${id} ${peer} ${path} · ${duration(Math.max(ago, 1_000))} ago · ${figures}`));
+    item.append(element('small', '', `#${id} ${whom(report)} ${path} · ${duration(Math.max(ago, 1_000))} ago · ${figures}`));
     return item;
   });
   $('ended').replaceChildren(...items);
