@@ -3,11 +3,13 @@
 //! [`Connection::recv`] drives the [`ReceivingEnd`]: it waits in one place, for the socket or for the heartbeat's next
 //! deadline. While the handler does something else, the stand-in drives it.
 
+use std::any::Any;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::connection::attached::Attached;
 use crate::connection::identity::ConnectionId;
 use crate::connection::receiving_end::{Over, ReceivingEnd};
 use crate::connection::sender::Sender;
@@ -25,6 +27,7 @@ use crate::transport::stream::Stream;
 
 #[cfg(feature = "topics")]
 pub(crate) mod attachment;
+pub(crate) mod attached;
 mod closing;
 #[cfg(feature = "deflate")]
 pub(crate) mod deflating;
@@ -51,6 +54,7 @@ pub struct Connection {
     stream: Arc<Stream>,
     request: Request,
     subprotocol: Option<Box<str>>,
+    attached: Attached,
     /// A message was fed and may not be written yet.
     has_fed: bool,
     /// The connection has ended and was reported.
@@ -63,11 +67,12 @@ impl Connection {
         receiving: Box<ReceivingEnd>,
         request: Request,
         subprotocol: Option<String>,
+        attached: Attached,
     ) -> Self {
         let stream = Arc::clone(receiving.read_half.stream());
         shared.offer(receiving);
         let subprotocol = subprotocol.map(String::into_boxed_str);
-        Self { shared, stream, request, subprotocol, has_fed: false, is_over: false }
+        Self { shared, stream, request, subprotocol, attached, has_fed: false, is_over: false }
     }
 
     #[cfg(feature = "topics")]
@@ -122,7 +127,7 @@ impl Connection {
 
     /// A handle that sends from any number of other threads.
     pub fn sender(&self) -> Sender {
-        Sender::new(Arc::clone(&self.shared))
+        Sender::new(Arc::clone(&self.shared), self.attached.clone())
     }
 
     /// Closes the connection: sends what is queued and a Close frame, waits for the peer's, and ends the TCP
@@ -170,6 +175,12 @@ impl Connection {
     /// [`Accept::user`](crate::Accept::user). Always `None` on a client.
     pub fn user(&self) -> Option<&str> {
         self.shared.user()
+    }
+
+    /// The value of this type that `on_handshake` has attached by [`Accept::extension`](crate::Accept::extension), if
+    /// it has. Not to be confused with the [extensions](Self::extensions) of the protocol.
+    pub fn extension<T: Any>(&self) -> Option<&T> {
+        self.attached.get()
     }
 
     /// The requested path, without the query.

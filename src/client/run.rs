@@ -13,6 +13,7 @@ use crate::client::dial::Dialed;
 use crate::client::handle::ClientState;
 use crate::client::target::Target;
 use crate::connection::Connection;
+use crate::connection::attached::Attached;
 use crate::connection::identity::{ConnectionId, Identity};
 use crate::connection::receiving_end::ReceivingEnd;
 use crate::connection::shared::{NewConnection, Shared};
@@ -224,7 +225,7 @@ where
             supervisor: Arc::clone(&self.state.supervisor),
         }));
         let receiving = ReceivingEnd::open(&shared, Role::Client, &stream, &tail, settings.heartbeat, false);
-        let connection = Connection::new(Arc::clone(&shared), receiving, request, subprotocol);
+        let connection = Connection::new(Arc::clone(&shared), receiving, request, subprotocol, Attached::default());
         shared.announce_open();
         if let Some(next) = settings.heartbeat.announcement() {
             // The server may expect our first Ping much sooner. If it cannot be written, the first read says why.

@@ -1,11 +1,13 @@
 //! The sending end of a connection, for any thread.
 
+use std::any::Any;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 
+use crate::connection::attached::Attached;
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::durations::LONGEST;
@@ -22,15 +24,17 @@ use crate::transport::write_half::Wait;
 #[derive(Debug, Clone)]
 pub struct Sender {
     shared: Arc<Shared>,
+    attached: Attached,
     /// Whether its messages are compressed where that is agreed.
     #[cfg(feature = "deflate")]
     compresses: bool,
 }
 
 impl Sender {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, attached: Attached) -> Self {
         Self {
             shared,
+            attached,
             #[cfg(feature = "deflate")]
             compresses: true,
         }
@@ -46,7 +50,7 @@ impl Sender {
     /// ```
     #[cfg(feature = "deflate")]
     pub fn uncompressed(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), compresses: false }
+        Self { compresses: false, ..self.clone() }
     }
 
     /// Sends a message. If the queue is full because the peer is slow, waits for room.
@@ -190,6 +194,12 @@ impl Sender {
     /// The name of the user whom the connection belongs to: see [`Connection::user`](crate::Connection::user).
     pub fn user(&self) -> Option<&str> {
         self.shared.user()
+    }
+
+    /// The value of this type that is attached to the connection: see
+    /// [`Connection::extension`](crate::Connection::extension). It lives as long as this handle.
+    pub fn extension<T: Any>(&self) -> Option<&T> {
+        self.attached.get()
     }
 
     /// Bytes that wait for the peer to take them.

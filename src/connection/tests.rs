@@ -27,7 +27,7 @@ fn connection_with(head: &[u8]) -> (Arc<Shared>, Box<Connection>, Receivers) {
     let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, head, HeartbeatPolicy::off(), false);
     let request =
         Request::from_bytes(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", shared.identity.remote.peer_addr).unwrap();
-    let connection = Connection::new(Arc::clone(&shared), receiving, request, None);
+    let connection = Connection::new(Arc::clone(&shared), receiving, request, None, Attached::default());
     (shared, Box::new(connection), receivers)
 }
 

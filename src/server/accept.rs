@@ -1,5 +1,8 @@
 //! The terms on which an opening handshake is accepted.
 
+use std::any::Any;
+
+use crate::connection::attached::Attached;
 use crate::connection::user::{InvalidUserName, UserName};
 #[cfg(feature = "deflate")]
 use crate::deflate::negotiation::Agreed;
@@ -9,6 +12,8 @@ use crate::heartbeat::HeartbeatPolicy;
 pub(crate) const TEXT_HEARTBEAT: &str = "heartwire.v1";
 
 /// The acceptance of an opening handshake, from [`Server::on_handshake`](crate::Server::on_handshake).
+///
+/// Two are equal if they set the same. Of values that are [attached](Self::extension), only clones are equal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[must_use = "only an `Accept` that `on_handshake` returns accepts a handshake"]
 pub struct Accept {
@@ -18,6 +23,7 @@ pub struct Accept {
     pub(crate) takes_broadcasts: bool,
     /// A mistake waits here until `on_handshake` returns.
     user: Option<Result<UserName, InvalidUserName>>,
+    pub(crate) attached: Attached,
     /// The compression that the server has agreed to.
     #[cfg(feature = "deflate")]
     pub(crate) agreed: Option<Agreed>,
@@ -31,6 +37,7 @@ impl Default for Accept {
             heartbeat: None,
             takes_broadcasts: true,
             user: None,
+            attached: Attached::default(),
             #[cfg(feature = "deflate")]
             agreed: None,
         }
@@ -78,6 +85,29 @@ impl Accept {
     /// Names that differ in case are different.
     pub fn user(mut self, name: impl Into<String>) -> Self {
         self.user = Some(UserName::new(name.into()));
+        self
+    }
+
+    /// Attaches a value to the connection, such as what a token or a session says. The handler finds it by its type:
+    /// [`Connection::extension`](crate::Connection::extension). There is one value of each type; a further one replaces
+    /// it.
+    ///
+    /// The connection's thread gives it back after the handler has returned and the connection has ended, or a
+    /// [`Sender`](crate::Sender) or a clone of this `Accept` does that is dropped later. Its `Drop` may block and
+    /// panic.
+    ///
+    /// ```
+    /// # use heartwire::{Accept, Connection};
+    /// struct Plan { messages_a_day: u32 }
+    ///
+    /// let accept = Accept::new().user("anna").extension(Plan { messages_a_day: 100 });
+    ///
+    /// fn limit(conn: &Connection) -> u32 {
+    ///     conn.extension::<Plan>().map_or(10, |plan| plan.messages_a_day)
+    /// }
+    /// ```
+    pub fn extension(mut self, value: impl Any + Send + Sync) -> Self {
+        self.attached.attach(value);
         self
     }
 

@@ -294,7 +294,7 @@ where
             // Before anybody knows of the connection, so that the greeting is its first message.
             shared.feed_first(format!("heartwire {}", heartbeat.to_json(shared.id())));
         }
-        let connection = Connection::new(Arc::clone(&shared), receiving, request, accept.subprotocol);
+        let connection = Connection::new(Arc::clone(&shared), receiving, request, accept.subprotocol, accept.attached);
         shared.announce_open();
         self.id = Some(shared.id());
         // After the notice that it is open, so that the supervisor always knows of the client.

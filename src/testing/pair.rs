@@ -10,6 +10,7 @@ use crossbeam_channel as channel;
 use super::conduct::Conduct;
 use super::peer::Peer;
 use crate::connection::Connection;
+use crate::connection::attached::Attached;
 use crate::connection::identity::Identity;
 use crate::connection::receiving_end::ReceivingEnd;
 use crate::connection::report::CloseReport;
@@ -137,7 +138,7 @@ impl TestConnection {
             supervisor: Arc::clone(&supervisor),
         }));
         let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, &[], heartbeat, false);
-        let connection = Connection::new(Arc::clone(&shared), receiving, request, None);
+        let connection = Connection::new(Arc::clone(&shared), receiving, request, None, Attached::default());
         shared.announce_open();
         Ok(Self { connection, shared, supervisor, threads: Some(threads), events, reported })
     }
