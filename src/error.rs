@@ -13,7 +13,7 @@ mod sending;
 
 pub use connect::ConnectError;
 pub use proxy::{ProxyError, ProxyErrorKind};
-pub use sending::{ClientSendError, ConfirmError, TrySendError};
+pub use sending::{ClientSendError, ConfirmError, SendToError, TrySendError};
 
 /// An error of a server, a client or a connection.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub enum Error {
     Closed(CloseReason),
     /// This close code must not be sent in a Close frame (RFC 6455 section 7.4).
     InvalidCloseCode(CloseCode),
+    /// The server has no connection of this number, or no longer.
+    NoSuchConnection(u64),
     /// The server or client could not start: an address could not be bound, or the system had no file descriptor or
     /// thread left. In a handler, `?` on an [`io::Error`] gives this too: it closes the connection with 1011, like any
     /// other error there.
@@ -63,7 +65,11 @@ impl Error {
             Self::Closed(_) => false,
             #[cfg(feature = "tls")]
             Self::Tls(_) => true,
-            Self::InvalidCloseCode(_) | Self::Io(_) | Self::Handler(_) | Self::Internal(_) => true,
+            Self::InvalidCloseCode(_)
+            | Self::NoSuchConnection(_)
+            | Self::Io(_)
+            | Self::Handler(_)
+            | Self::Internal(_) => true,
         }
     }
 }
@@ -79,6 +85,7 @@ impl fmt::Display for Error {
         match self {
             Self::Closed(reason) => write!(f, "connection closed: {reason}"),
             Self::InvalidCloseCode(code) => write!(f, "close code {code} must not be sent"),
+            Self::NoSuchConnection(id) => write!(f, "there is no connection #{id}"),
             Self::Io(error) => error.fmt(f),
             Self::Connect(error) => error.fmt(f),
             #[cfg(feature = "tls")]
@@ -97,7 +104,7 @@ impl StdError for Error {
             #[cfg(feature = "tls")]
             Self::Tls(error) => Some(error),
             Self::Handler(error) => Some(&**error),
-            Self::Closed(_) | Self::InvalidCloseCode(_) | Self::Internal(_) => None,
+            Self::Closed(_) | Self::InvalidCloseCode(_) | Self::NoSuchConnection(_) | Self::Internal(_) => None,
         }
     }
 }

@@ -321,6 +321,62 @@
 //! [`Server::allow_origins`] names the pages that may connect. Browsers let every page open a WebSocket to any server,
 //! with that server's cookies. A server that trusts cookies, or its network, needs this setting.
 //!
+//! # Users
+//!
+//! [`Accept::user`] says which user a connection belongs to. The name is in [`Connection::user`], in the log, in
+//! events, snapshots and reports, and on the status page. [`Accept::extension`] attaches a value of a type of yours,
+//! which the handler finds by that type. [`ServerHandle::send_to`] and [`ServerHandle::close`] reach one connection by
+//! its number, [`ServerHandle::send_to_user`] and [`ServerHandle::close_user`] all connections of a user. They say at
+//! once what has become of the message, and never wait for a slow peer.
+//!
+//! ```
+//! use heartwire::{Accept, Response, Server};
+//! # use std::{net::{SocketAddr, TcpStream}, thread, time::Duration};
+//! # type Client = tungstenite::WebSocket<TcpStream>;
+//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
+//! #     let stream = TcpStream::connect(address)?;
+//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+//! #     Ok(tungstenite::client(format!("ws://{address}/?session=4711"), stream)?.0)
+//! # }
+//!
+//! struct Session {
+//!     name: String,
+//!     may_write: bool,
+//! }
+//!
+//! # fn find_session(_: &str) -> Option<Session> { Some(Session { name: "anna".into(), may_write: false }) }
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let server = Server::bind("127.0.0.1:0")?.on_handshake(|request| {
+//!     let session = request.query().and_then(find_session).ok_or_else(|| Response::new(401))?;
+//!     Ok(Accept::new().user(&session.name).extension(session))
+//! });
+//! let handle = server.handle();
+//! let serving = thread::spawn(move || {
+//!     server.serve(|conn| {
+//!         let may_write = conn.extension::<Session>().is_some_and(|session| session.may_write);
+//!         conn.send(if may_write { "you may write" } else { "you may read" })?;
+//!         loop {
+//!             conn.recv()?;
+//!         }
+//!     })
+//! });
+//!
+//! let mut page = connect(handle.local_addr())?;
+//! assert_eq!(page.read()?.into_text()?, "you may read");
+//! let outcome = handle.send_to_user("anna", "you have mail");
+//! assert_eq!((outcome.sent, outcome.full), (1, 0));
+//! assert_eq!(page.read()?.into_text()?, "you have mail");
+//! handle.close_user("anna", 4001, "signed out")?;
+//! # drop(page);
+//!
+//! handle.shutdown();
+//! serving.join().unwrap()?;
+//! # Ok(()) }
+//! ```
+//!
+//! What one thread sends to a connection leaves in the order of its calls, whether by a [`Sender`] or by the handle. A
+//! broadcast leaves by another thread, so a message that is sent to one connection after it may overtake it.
+//!
 //! # TLS
 //!
 //! With the feature `tls`, [`Server::tls`] serves `wss://` and `https://` with the certificates of a [`ServerTls`], and
@@ -446,6 +502,7 @@
 //! - [`Error::Closed`]: the connection is closed or closing, with the cause. From `recv`, `send`, `feed`, `close`,
 //!   `ping`.
 //! - [`Error::InvalidCloseCode`]: from `close`. The connection stays open.
+//! - [`Error::NoSuchConnection`]: from [`ServerHandle::close`].
 //! - [`Error::Io`]: from [`Server::bind`], [`Server::from_listener`], [`Server::serve`], [`Client::new`],
 //!   [`Client::run`].
 //! - [`Error::Connect`]: from [`Client::new`] and [`Client::run`].
@@ -501,6 +558,7 @@
 //! | a client's handler | the caller of `run` | the same, and then passes through `run` |
 //! | `Display` and `Drop` of the handler's error | the handler's thread | `HandlerFailed`, perhaps with a fixed text |
 //! | [`Server::on_handshake`], [`Server::on_request`] | the connection's thread | 500 and an error in the log |
+//! | `Drop` of what [`Accept::extension`] attached | the connection's thread, or its last [`Sender`]'s | ignored |
 //! | [`Client::prepare`] | the thread of the attempt | the attempt fails |
 //! | [`Client::give_up_if`] | the caller of `run` | passes through `run` |
 //! | the logger | `heartwire-log` | the line is lost and counted |
@@ -535,8 +593,8 @@
 //!   without a closing handshake; a stalled handler; broadcasts dropped for a slow peer (once for each connection); the
 //!   end of a burst of failures to accept; a client's failed attempt; messages that an outbox dropped or never sent;
 //!   lost log lines.
-//! - **info**: normal operation. A connection opened, or closed in order; a failed opening handshake, with its path,
-//!   its `Origin` and what refused it; a client's pause.
+//! - **info**: normal operation. A connection opened, with its user, or closed in order; a failed opening handshake,
+//!   with its path, its `Origin` and what refused it; a client's pause.
 //! - **debug**: plain HTTP requests; clients that sent no request; failed writes; socket options that could not be set.
 //! - **trace**: the heartbeat. Each Ping sent, and each Pong received, with its round trip.
 //!
@@ -607,7 +665,9 @@ pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
 pub use connection::{Connection, sender::Sender};
 #[cfg(feature = "deflate")]
 pub use deflate::Deflate;
-pub use error::{ClientSendError, ConfirmError, ConnectError, Error, ProxyError, ProxyErrorKind, TrySendError};
+pub use error::{
+    ClientSendError, ConfirmError, ConnectError, Error, ProxyError, ProxyErrorKind, SendToError, TrySendError,
+};
 pub use escape::Escaped;
 pub use heartbeat::round_trip::RoundTrip;
 pub use heartbeat::{HeartbeatPolicy, Liveness};
@@ -618,7 +678,12 @@ pub use message::{Message, Text};
 pub use protocol::close::{CloseCode, CloseReason};
 #[cfg(any(feature = "metrics", feature = "status"))]
 pub use server::access::StatusAccess;
-pub use server::{Server, accept::Accept, handle::ServerHandle, probe::ServerPart};
+pub use server::{
+    Server,
+    accept::Accept,
+    handle::{SentToUser, ServerHandle},
+    probe::ServerPart,
+};
 pub use supervisor::event::Event;
 pub use supervisor::stats::{RoundTrips, Snapshot, Stats};
 #[cfg(feature = "tls")]

@@ -28,6 +28,7 @@ use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
 use crate::supervisor::stats::Snapshot;
 
 pub(crate) mod broadcast;
+pub(crate) mod directory;
 mod drain;
 pub(crate) mod event;
 pub(crate) mod handle;

@@ -36,6 +36,48 @@ impl<T> fmt::Display for TrySendError<T> {
 
 impl<T: fmt::Debug> StdError for TrySendError<T> {}
 
+/// Why [`ServerHandle::send_to`](crate::ServerHandle::send_to) did not take a message. The message comes back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendToError<T> {
+    /// The server has no connection of this number, or no longer.
+    NoSuchConnection(T),
+    /// The connection's queue is full, because its peer is slow.
+    Full(T),
+    /// The connection is closed or closing.
+    Closed(T),
+}
+
+impl<T> SendToError<T> {
+    /// The message that was not sent.
+    pub fn into_inner(self) -> T {
+        match self {
+            Self::NoSuchConnection(message) | Self::Full(message) | Self::Closed(message) => message,
+        }
+    }
+}
+
+impl<T> From<TrySendError<T>> for SendToError<T> {
+    fn from(error: TrySendError<T>) -> Self {
+        match error {
+            TrySendError::Full(message) => Self::Full(message),
+            TrySendError::Closed(message) => Self::Closed(message),
+        }
+    }
+}
+
+impl<T> fmt::Display for SendToError<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NoSuchConnection(_) => "there is no such connection",
+            Self::Full(_) => "the queue is full",
+            Self::Closed(_) => "the connection is closed",
+        })
+    }
+}
+
+impl<T: fmt::Debug> StdError for SendToError<T> {}
+
 /// Why [`ClientHandle::send`](crate::ClientHandle::send) or [`ClientHandle::try_send`](crate::ClientHandle::try_send)
 /// did not take a message. The message comes back.
 #[derive(Debug, Clone, PartialEq, Eq)]

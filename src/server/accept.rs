@@ -78,7 +78,9 @@ impl Accept {
 
     /// Says which user the connection belongs to, such as the account that a token names. Default: none.
     ///
-    /// A user may have any number of connections. The name is in [`Connection::user`](crate::Connection::user), in the log and in all reports, and on the status page, so it
+    /// A user may have any number of connections. [`ServerHandle::send_to_user`](crate::ServerHandle::send_to_user) and
+    /// [`close_user`](crate::ServerHandle::close_user) reach all of them. The name is in
+    /// [`Connection::user`](crate::Connection::user), in the log and in all reports, and on the status page, so it
     /// should be no secret. The client does not learn it.
     ///
     /// A name has 1 to 256 bytes and no control characters; any other is answered with 500 and logged as an error.

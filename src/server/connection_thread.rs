@@ -88,8 +88,12 @@ struct ServedClient<H> {
 impl<H> Drop for ServedClient<H> {
     fn drop(&mut self) {
         self.admission.free_connection();
-        self.server.supervisor.notify(match self.id {
-            Some(id) => Notice::ThreadEnds { id, heard: None },
+        let supervisor = &self.server.supervisor;
+        supervisor.notify(match self.id {
+            Some(id) => {
+                supervisor.directory.remove(id);
+                Notice::ThreadEnds { id, heard: None }
+            }
             None => Notice::HandshakeEnds { number: self.pending.number },
         });
     }
@@ -295,6 +299,8 @@ where
             shared.feed_first(format!("heartwire {}", heartbeat.to_json(shared.id())));
         }
         let connection = Connection::new(Arc::clone(&shared), receiving, request, accept.subprotocol, accept.attached);
+        // Before anybody learns of it, so that whoever does can send to it.
+        self.server.supervisor.directory.add(&shared);
         shared.announce_open();
         self.id = Some(shared.id());
         // After the notice that it is open, so that the supervisor always knows of the client.

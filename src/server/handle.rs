@@ -12,7 +12,7 @@ use crossbeam_channel as channel;
 use crate::connection::identity::ConnectionId;
 use crate::connection::report::ConnectionInfo;
 use crate::durations::LONGEST;
-use crate::error::{Error, sendable};
+use crate::error::{Error, SendToError, TrySendError, sendable};
 use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::server::listeners::Listeners;
@@ -22,6 +22,7 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::supervisor::stats::{Snapshot, Stats};
 #[cfg(feature = "topics")]
 use crate::topics::hub::Hub;
+use crate::transport::write_half::Wait;
 
 /// A handle to a [`Server`](crate::Server), for any number of threads. Cloning is cheap.
 #[derive(Debug, Clone)]
@@ -31,6 +32,19 @@ pub struct ServerHandle {
     pub(super) listeners: Arc<Listeners>,
     #[cfg(feature = "topics")]
     pub(super) topics: Arc<OnceLock<Arc<Hub>>>,
+}
+
+/// What became of a message for all connections of a user: see [`ServerHandle::send_to_user`]. All are 0 if the user
+/// has no connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SentToUser {
+    /// Connections that took the message.
+    pub sent: usize,
+    /// Connections that did not take it, because their queue is full.
+    pub full: usize,
+    /// Connections that did not take it, because they are closed or closing.
+    pub closed: usize,
 }
 
 impl ServerHandle {
@@ -65,6 +79,70 @@ impl ServerHandle {
     /// Like [`broadcast`](Self::broadcast), to all connections but this one.
     pub fn broadcast_except(&self, except: ConnectionId, message: impl Into<Message>) {
         self.supervisor.broadcast(message.into(), Some(except));
+    }
+
+    /// Sends a message to one connection, and never waits for its peer.
+    ///
+    /// The calling thread sends it itself. So what one thread sends to a connection, by this, by
+    /// [`send_to_user`](Self::send_to_user), by a [`Sender`](crate::Sender) or in its handler, leaves in the order of
+    /// the calls. [Broadcasts](Self::broadcast) leave by another thread: a message that is sent after the call of
+    /// `broadcast` may overtake the broadcast.
+    ///
+    /// The connection is found from its [`Event::Opened`] on, and in its handler.
+    ///
+    /// # Errors
+    /// All give the message back. [`SendToError::NoSuchConnection`] if there is no connection of this number, or no
+    /// longer. [`SendToError::Full`] if its queue is full. [`SendToError::Closed`] if it is closed or closing.
+    pub fn send_to(&self, id: ConnectionId, message: impl Into<Message>) -> Result<(), SendToError<Message>> {
+        let message = message.into();
+        match self.supervisor.directory.find(id) {
+            Some(shared) => Ok(shared.try_send(message, Wait::No)?),
+            None => Err(SendToError::NoSuchConnection(message)),
+        }
+    }
+
+    /// Sends a message to all connections of a [user](crate::Accept::user), as [`send_to`](Self::send_to) does to one.
+    /// Returns how many took it.
+    ///
+    /// A connection whose opening handshake is not complete does not get it.
+    pub fn send_to_user(&self, name: &str, message: impl Into<Message>) -> SentToUser {
+        let message = message.into();
+        let mut outcome = SentToUser::default();
+        for shared in self.supervisor.directory.find_user(name) {
+            let count = match shared.try_send(message.clone(), Wait::No) {
+                Ok(()) => &mut outcome.sent,
+                Err(TrySendError::Full(_)) => &mut outcome.full,
+                Err(TrySendError::Closed(_)) => &mut outcome.closed,
+            };
+            *count += 1;
+        }
+        outcome
+    }
+
+    /// Closes one connection, and returns at once: as [`Sender::close`](crate::Sender::close).
+    ///
+    /// # Errors
+    /// [`Error::InvalidCloseCode`] if the code must not be sent. [`Error::NoSuchConnection`] if there is no connection
+    /// of this number, or no longer. [`Error::Closed`] if it is closed or closing already.
+    pub fn close(&self, id: ConnectionId, code: impl Into<CloseCode>, reason: &str) -> Result<(), Error> {
+        let code = sendable(code)?;
+        let shared = self.supervisor.directory.find(id).ok_or(Error::NoSuchConnection(id))?;
+        shared.close_from_outside(CloseReason::Local { code, reason: reason.to_owned() })
+    }
+
+    /// Closes all connections of a [user](crate::Accept::user), as [`close`](Self::close) does with one. Returns how
+    /// many it began to close: those that were closing already do not count.
+    ///
+    /// A connection whose opening handshake is not complete is not closed. To keep a user out, first let
+    /// [`on_handshake`](crate::Server::on_handshake) refuse the user, then close, and close again at an
+    /// [`Event::Opened`] of the user.
+    ///
+    /// # Errors
+    /// [`Error::InvalidCloseCode`] if the code must not be sent; all connections stay open.
+    pub fn close_user(&self, name: &str, code: impl Into<CloseCode>, reason: &str) -> Result<usize, Error> {
+        let reason = CloseReason::Local { code: sendable(code)?, reason: reason.to_owned() };
+        let theirs = self.supervisor.directory.find_user(name);
+        Ok(theirs.iter().filter(|shared| shared.close_from_outside(reason.clone()).is_ok()).count())
     }
 
     /// The connections that are open now, in the order of their numbers. None before the server serves, or after its

@@ -20,6 +20,7 @@ use crate::message::Message;
 use crate::protocol::close::CloseReason;
 use crate::settings::Settings;
 use crate::supervisor::broadcast::Broadcast;
+use crate::supervisor::directory::Directory;
 use crate::supervisor::event::Event;
 use crate::supervisor::notice::{Command, Notice};
 use crate::supervisor::stand_in::{StandIn, StandInHandle};
@@ -32,6 +33,8 @@ pub(crate) struct SupervisorHandle {
     notices: channel::Sender<Notice>,
     commands: channel::Sender<Command>,
     pub(crate) log: Arc<Log>,
+    /// The connections of a server, for those who send to one of them or to those of a user.
+    pub(crate) directory: Directory,
     /// The subscribers to events.
     pub(crate) subscribers: Subscribers,
     /// Protects the counters.
@@ -92,6 +95,7 @@ impl SupervisorHandle {
             notices,
             commands,
             log,
+            directory: Directory::default(),
             subscribers: Subscribers::default(),
             stats: Mutex::default(),
             is_running: AtomicBool::new(false),
@@ -184,6 +188,7 @@ impl SupervisorHandle {
     pub(crate) fn mark_ended(&self) {
         self.is_running.store(false, SeqCst);
         self.is_ending.store(true, SeqCst);
+        self.directory.clear();
         self.subscribers.end();
     }
 
