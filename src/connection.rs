@@ -25,14 +25,14 @@ use crate::transport::read_half::ReadOutcome;
 use crate::transport::socket;
 use crate::transport::stream::Stream;
 
-#[cfg(feature = "topics")]
-pub(crate) mod attachment;
 pub(crate) mod attached;
 mod closing;
 #[cfg(feature = "deflate")]
 pub(crate) mod deflating;
 pub(crate) mod identity;
 mod judging;
+#[cfg(feature = "topics")]
+pub(crate) mod observer;
 mod pings;
 pub(crate) mod receiving_end;
 pub(crate) mod report;

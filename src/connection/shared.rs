@@ -13,11 +13,11 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
-#[cfg(feature = "topics")]
-use crate::connection::attachment::Attached;
 #[cfg(feature = "deflate")]
 use crate::connection::deflating::Deflating;
 use crate::connection::identity::{ConnectionId, Identity};
+#[cfg(feature = "topics")]
+use crate::connection::observer::Observed;
 use crate::connection::pings::Pings;
 use crate::connection::report::{CloseReport, ConnectionInfo, Traffic};
 use crate::connection::slot::Slot;
@@ -57,7 +57,7 @@ pub(crate) struct Shared {
     pub(crate) stats: ConnectionStats,
     pub(super) supervisor: Arc<SupervisorHandle>,
     #[cfg(feature = "topics")]
-    pub(super) attached: Attached,
+    pub(super) observed: Observed,
 }
 
 /// The parts of a new [`Shared`].
@@ -111,7 +111,7 @@ impl Shared {
             settings,
             supervisor,
             #[cfg(feature = "topics")]
-            attached: Attached::default(),
+            observed: Observed::default(),
         }
     }
 

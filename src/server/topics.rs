@@ -94,7 +94,7 @@ impl Handshake<'_> {
 
 /// Handles a connection, if it is one that topics are for. All others may be subscribed by the application's handler.
 pub(super) fn handle(hub: &Arc<Hub>, connection: &mut Connection) -> Option<Result<(), Error>> {
-    Subscriptions::attach(hub, connection);
+    Subscriptions::observe(hub, connection);
     if connection.subprotocol() == Some(SUBPROTOCOL) {
         return Some(session::serve(connection));
     }

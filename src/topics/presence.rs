@@ -41,7 +41,10 @@ pub(super) enum Change {
 
 impl Member {
     pub(super) fn of(shared: &Shared) -> Self {
-        Self::Connection(shared.id())
+        match shared.user() {
+            Some(name) => Self::User(name.into()),
+            None => Self::Connection(shared.id()),
+        }
     }
 
     /// As a member of a JSON object.

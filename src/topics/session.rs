@@ -131,7 +131,7 @@ fn subscribe_one(
     watches: bool,
 ) -> Result<(Arc<Topic>, Position), TopicError> {
     let shared = conn.shared();
-    let subscriptions = shared.attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
+    let subscriptions = shared.observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
     let name: TopicName = topic.parse()?;
     let since = since.map(str::parse).transpose()?;
     if !subscriptions.hub.may_subscribe(conn.request(), &name) {
@@ -142,7 +142,7 @@ fn subscribe_one(
 
 /// Who is subscribed to a topic, as a reply to a request with an id.
 fn members(conn: &Connection, topic: &str) -> Result<impl FnOnce(Option<u64>) -> Message, TopicError> {
-    let subscriptions = conn.shared().attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
+    let subscriptions = conn.shared().observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
     let name: TopicName = topic.parse()?;
     if !subscriptions.hub.may_subscribe(conn.request(), &name) {
         return Err(TopicError::Forbidden);
@@ -153,7 +153,7 @@ fn members(conn: &Connection, topic: &str) -> Result<impl FnOnce(Option<u64>) ->
 
 /// Publishes what a client sends.
 fn publish(conn: &Connection, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
-    let subscriptions = conn.shared().attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
+    let subscriptions = conn.shared().observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
     if !subscriptions.hub.may_publish(conn.request(), &topic.parse()?) {
         return Err(TopicError::Forbidden);
     }

@@ -14,12 +14,12 @@ use super::position::Position;
 use super::topic::Topic;
 use super::{Subscribed, TopicError};
 use crate::connection::Connection;
-use crate::connection::attachment::Attachment;
 use crate::connection::identity::ConnectionId;
+use crate::connection::observer::Observer;
 use crate::connection::shared::Shared;
 use crate::protocol::close::CloseReason;
 
-/// What is attached to each connection of a server with topics.
+/// The observer of each connection of a server with topics.
 pub(crate) struct Subscriptions {
     pub(super) hub: Arc<Hub>,
     connection: Weak<Shared>,
@@ -40,8 +40,8 @@ pub(super) struct Terms {
 }
 
 impl Subscriptions {
-    /// Attaches them to a connection that has opened.
-    pub(crate) fn attach(hub: &Arc<Hub>, connection: &Connection) {
+    /// Observes a connection that has opened.
+    pub(crate) fn observe(hub: &Arc<Hub>, connection: &Connection) {
         let shared = connection.shared();
         let subscriptions = Arc::new(Self {
             hub: Arc::clone(hub),
@@ -51,7 +51,7 @@ impl Subscriptions {
             topics: Mutex::new(Some(BTreeMap::new())),
         });
         hub.add_connection(&subscriptions);
-        shared.attach(subscriptions);
+        shared.observe(subscriptions);
     }
 
     pub(super) fn id(&self) -> ConnectionId {
@@ -141,7 +141,7 @@ impl Subscriptions {
     }
 }
 
-impl Attachment for Subscriptions {
+impl Observer for Subscriptions {
     fn queue_emptied(&self) {
         for topic in self.all() {
             topic.catch_up(self.id);
@@ -181,7 +181,7 @@ impl Connection {
 
     fn subscribe_from(&mut self, topic: &str, since: Option<Position>) -> Result<Subscribed, TopicError> {
         let shared = self.shared();
-        let subscriptions = shared.attachment::<Subscriptions>().ok_or(TopicError::NoTopics)?;
+        let subscriptions = shared.observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
         let is_lost = |since: &Position| !subscriptions.hub.has_all_since(topic, *since);
         let lost = since.as_ref().is_some_and(is_lost);
         let terms = Terms { format: Format::Bare, since: since.filter(|_| !lost), watches: false };
@@ -193,7 +193,7 @@ impl Connection {
     /// Ends the subscription to a topic. Messages that wait in the connection's queue are still sent. Does nothing if
     /// there is no such subscription.
     pub fn unsubscribe(&mut self, topic: &str) {
-        if let Some(subscriptions) = self.shared().attachment::<Subscriptions>() {
+        if let Some(subscriptions) = self.shared().observer::<Subscriptions>() {
             subscriptions.unsubscribe(topic);
         }
     }
