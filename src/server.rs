@@ -9,11 +9,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 #[cfg(feature = "topics")]
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
 use crate::atomic::AtomicU64;
 use crate::connection::Connection;
+use crate::durations;
 use crate::error::Error;
 use crate::http::origin::Origin;
 use crate::http::request::Request;
@@ -37,9 +39,11 @@ pub(crate) mod access;
 mod addresses;
 mod admission;
 mod connection_thread;
+mod exchange;
 pub(crate) mod handle;
 mod handshake;
 mod idle_threads;
+mod kept_clients;
 mod listener;
 pub(crate) mod listeners;
 #[cfg(feature = "metrics")]
@@ -228,10 +232,15 @@ impl Server {
     }
 
     fn new(listener: Listener, log: Arc<Log>) -> Result<Self, Error> {
-        let config = HandshakeConfig { log: Arc::clone(&log), ..HandshakeConfig::default() };
+        let mut config = HandshakeConfig { log: Arc::clone(&log), ..HandshakeConfig::default() };
+        // A message of most services, and with 10,000 connections 640 MB, which `max_buffered` bounds further.
+        config.max_request_body = 64 * 1024;
+        // Shorter than clients wait before they forget a connection, and long enough for a burst of requests.
+        config.keep_alive_timeout = Duration::from_secs(10);
         let listeners = Arc::<Listeners>::default();
         let (woken, its_log) = (Arc::clone(&listeners), Arc::clone(&log));
         let (supervisor, receivers) = SupervisorHandle::new(log, move |wake| woken.wake(wake, &its_log))?;
+        config.buffered = Arc::clone(&supervisor.buffered);
         Ok(Self {
             listening: vec![listeners.add(listener)],
             listeners,
@@ -292,8 +301,9 @@ impl Server {
     /// The most connections at a time, including those in the opening handshake. Default 10,000: each costs a thread,
     /// and systems limit threads, memory maps and file descriptors.
     ///
-    /// Further opening handshakes get 503 with `Retry-After`. Plain HTTP requests are answered as usual. A client that
-    /// was answered or refused, and has not hung up yet, does not count as a connection. Up to 64 such clients are
+    /// Further opening handshakes get 503 with `Retry-After`. Plain HTTP requests are answered as usual. A client that is
+    /// [idle between two of them](Self::keep_alive_timeout) gives way to any other. One that was answered for the last
+    /// time or refused, and has not hung up yet, does not count as a connection. Up to 64 such clients are
     /// kept; for one more, the client that has been silent longest is dropped. A client that sends its request at once
     /// therefore gets an answer at once.
     pub fn max_connections(mut self, connections: usize) -> Self {
@@ -438,8 +448,61 @@ impl Server {
     ///
     /// `None` leaves the request to the server, which answers 426 to GET and HEAD and 405 to other methods. This is
     /// also the default. The function runs in the connection's thread.
+    ///
+    /// The [body](Request::body) is read before, up to [`max_request_body`](Self::max_request_body). The connection is
+    /// kept for further requests, as long as [`keep_alive_timeout`](Self::keep_alive_timeout) says.
+    ///
+    /// ```no_run
+    /// # use heartwire::{Response, Server};
+    /// # fn main() -> Result<(), heartwire::Error> {
+    /// let server = Server::bind("127.0.0.1:9001")?;
+    /// let handle = server.handle();
+    /// // curl -d hello http://127.0.0.1:9001/publish
+    /// let server = server.on_request(move |request| match (request.method(), request.path()) {
+    ///     ("POST", "/publish") => match std::str::from_utf8(request.body()) {
+    ///         Ok(text) => {
+    ///             handle.broadcast(text);
+    ///             Some(Response::new(204))
+    ///         }
+    ///         Err(_) => Some(Response::new(400).text("not UTF-8\n")),
+    ///     },
+    ///     _ => None,
+    /// });
+    /// # Ok(()) }
+    /// ```
     pub fn on_request(mut self, answer: impl Fn(&Request) -> Option<Response> + Send + Sync + 'static) -> Self {
         self.config.on_request = Some(Arc::new(answer));
+        self
+    }
+
+    /// The longest body of a plain HTTP request, in bytes, without its transfer coding. A request with a longer one gets
+    /// 413. Default 64 KiB; with 0 only requests without a body are answered.
+    ///
+    /// The whole request, with its body, has to come within the [handshake timeout](Self::handshake_timeout), or gets
+    /// 408. Bodies take memory as they arrive, and count against [`max_buffered`](Self::max_buffered) until the request
+    /// is answered; without room for one the request gets 503.
+    ///
+    /// A body that may end in two places, and a chunked one that is not exactly valid, get 400, so that no client can
+    /// hide a request from a proxy in one of its own. After each of these responses the connection is closed. Bodies of
+    /// requests that nobody reads are not read, and end the connection after the response.
+    pub fn max_request_body(mut self, bytes: usize) -> Self {
+        self.config.max_request_body = bytes;
+        self
+    }
+
+    /// How long a client may be idle between two plain HTTP requests before the server hangs up. Default 10 s; kept
+    /// at 10 years or less. Zero closes the connection after each response.
+    ///
+    /// A connection is kept after a response of [`on_request`](Self::on_request) or of one of the server's own paths,
+    /// unless the client wants it closed, which is the rule in HTTP/1.0, or the server drains or shuts down. Requests
+    /// that are sent in advance (pipelining) are answered in order, and each has the [handshake
+    /// timeout](Self::handshake_timeout) to itself. The next request may be an opening handshake.
+    ///
+    /// An idle client counts as a connection, but keeps nobody out: when there are
+    /// [`max_connections`](Self::max_connections), a newcomer takes the place of the one that has been idle for longest.
+    /// A client that comes when all places are taken by others gets its answer and is not kept.
+    pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
+        self.config.keep_alive_timeout = timeout.min(durations::LONGEST);
         self
     }
 
@@ -538,6 +601,8 @@ impl std::fmt::Debug for Server {
             .field("settings", &self.settings);
         fields.field("max_connections", &self.max_connections).field("max_per_address", &self.max_per_address);
         fields.field("text_heartbeat", &self.text_heartbeat);
+        fields.field("max_request_body", &self.config.max_request_body);
+        fields.field("keep_alive_timeout", &self.config.keep_alive_timeout);
         fields.finish_non_exhaustive()
     }
 }

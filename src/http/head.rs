@@ -64,9 +64,17 @@ pub(crate) struct HeadBuffer {
 
 impl HeadBuffer {
     pub(crate) fn new() -> Self {
+        Self::with(Vec::new()).0
+    }
+
+    /// A buffer into whose [`space`](Self::space) these bytes have been put. Also says how many they are, for
+    /// [`filled`](Self::filled) to take in.
+    pub(crate) fn with(mut arrived: Vec<u8>) -> (Self, usize) {
+        let count = arrived.len();
         // More than the 1,032 bytes up to which glibc keeps freed memory for the thread that freed it, even if it
         // idles.
-        Self { bytes: vec![0; 2048], len: 0, start: 0, parse_at: 0 }
+        arrived.resize((count + 1).max(2048), 0);
+        (Self { bytes: arrived, len: 0, start: 0, parse_at: 0 }, count)
     }
 
     /// Whether nothing has arrived yet.
@@ -191,6 +199,12 @@ impl Head {
         self.list(name).any(|item| item.eq_ignore_ascii_case(token.as_bytes()))
     }
 
+    /// Whether a line ends with LF alone. That is allowed (RFC 9112 section 2.2), but other recipients may see one line
+    /// where we see two.
+    pub(crate) fn has_bare_lf(&self) -> bool {
+        self.bytes.windows(2).any(|pair| pair[1] == b'\n' && pair[0] != b'\r')
+    }
+
     pub(crate) fn bytes(&self, span: Span) -> &[u8] {
         &self.bytes[Range { start: span.start as usize, end: span.end as usize }]
     }
@@ -228,8 +242,11 @@ pub(super) fn push_header(bytes: &mut Vec<u8>, name: &str, value: &str) -> Resul
 /// Whether this is a token (RFC 9110 section 5.6.2), such as the name of a header or a subprotocol. `HeaderName` knows
 /// this too, but it brings the names of all standard headers: 16 KiB of a small program.
 pub(super) fn is_token(text: &str) -> bool {
-    let is_in_tokens = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    !text.is_empty() && text.bytes().all(is_in_tokens)
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// Whether this may be the value of a header (RFC 9110 section 5.5).

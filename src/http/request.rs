@@ -4,16 +4,18 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::http::forwarded::{Remote, Trusted};
 use crate::http::head::{Head, HeadError, Parsed, Span, header_slots, str_of};
-use crate::http::response::Refusal;
+use crate::http::response::{Refusal, Response};
 #[cfg(feature = "tls")]
 use crate::tls::Certificate;
 
 #[cfg(feature = "testing")]
 pub(crate) mod builder;
 
-/// An HTTP request (RFC 9112): method, target and headers. Bodies are not read.
+/// An HTTP request (RFC 9112): method, target, headers, and a body if somebody reads it.
 #[derive(Clone)]
 pub struct Request {
     head: Head,
@@ -22,6 +24,8 @@ pub struct Request {
     is_http_1_1: bool,
     remote: Remote,
     certificate: PeerCertificate,
+    /// Empty unless it was read.
+    body: Bytes,
 }
 
 /// The certificate of whoever sent a request. Nothing without the feature `tls`.
@@ -135,6 +139,7 @@ impl Request {
             is_http_1_1: parsed.version == Some(1),
             remote: peer.into(),
             certificate: PeerCertificate::default(),
+            body: Bytes::new(),
         };
         Ok(Parsed::Complete(request, len))
     }
@@ -180,6 +185,19 @@ impl Request {
     /// The items of a header that holds a list, from all lines with that name. Items that are not UTF-8 are left out.
     pub fn header_list<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.head.list(name).filter_map(str_of)
+    }
+
+    /// The body, without its transfer coding. Empty if the request has none. Only
+    /// [`on_request`](crate::Server::on_request) is given bodies: those of opening handshakes are refused.
+    ///
+    /// Its memory counts against [`max_buffered`](crate::Server::max_buffered) until the request is answered. A clone
+    /// that is kept longer is yours.
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    pub(crate) fn set_body(&mut self, body: Bytes) {
+        self.body = body;
     }
 
     /// The subprotocols that the client offers, in its order of preference.
@@ -238,6 +256,32 @@ impl Request {
         self.head.has_token("Upgrade", "websocket")
     }
 
+    /// Whether another request may follow this one on its connection, as far as the client is concerned (RFC 9112
+    /// section 9.3).
+    pub(crate) fn allows_keep_alive(&self) -> bool {
+        let is_persistent = self.is_http_1_1 || self.head.has_token("Connection", "keep-alive");
+        is_persistent
+            && !self.head.has_token("Connection", "close")
+            // What follows a successful CONNECT is for a tunnel.
+            && self.method() != "CONNECT"
+            // Others may have seen the end of the head elsewhere, and so the beginning of the next request.
+            && !self.head.has_bare_lf()
+    }
+
+    /// Whether the client waits for 100 before it sends the body (RFC 9110 section 10.1.1).
+    ///
+    /// # Errors
+    /// 417 if it expects anything else.
+    pub(crate) fn expects_continue(&self) -> Result<bool, Box<Refusal>> {
+        let mut expectations = self.head.list("Expect").peekable();
+        let is_expected = expectations.peek().is_some();
+        if !expectations.all(|expected| expected.eq_ignore_ascii_case(b"100-continue")) {
+            let response = Response::new(417).text("only 100-continue may be expected\n");
+            return Err(Refusal::new(response, "unknown expectation"));
+        }
+        Ok(is_expected && self.is_http_1_1)
+    }
+
     /// Checks that there is one `Host`, which HTTP/1.0 may leave out (RFC 9112 section 3.2). With two, a proxy may have
     /// used the other.
     pub(crate) fn check_host(&self) -> Result<(), Box<Refusal>> {
@@ -292,6 +336,37 @@ mod tests {
         ] {
             let refusal = parse(head).check_host().err();
             assert_eq!(refusal.as_ref().map(|refusal| &*refusal.reason), reason, "{head}");
+        }
+    }
+
+    #[test]
+    fn another_request_may_follow_unless_client_or_version_say_no() {
+        for (head, allows) in [
+            ("GET / HTTP/1.1\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nConnection: keep-alive\r\n\r\n", true),
+            ("GET / HTTP/1.1\r\nConnection: x, CLOSE\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nConnection: keep-alive\r\nConnection: close\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\n\r\n", false),
+            ("GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n", true),
+            ("GET / HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n", false),
+            ("CONNECT h:80 HTTP/1.1\r\n\r\n", false),
+            ("GET / HTTP/1.1\nHost: h\r\n\r\n", false),
+            ("GET / HTTP/1.1\r\nHost: h\r\n\n", false),
+        ] {
+            assert_eq!(parse(head).allows_keep_alive(), allows, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn only_100_continue_may_be_expected_and_not_by_http_1_0() {
+        for (head, expects) in [
+            ("POST / HTTP/1.1\r\n\r\n", Some(false)),
+            ("POST / HTTP/1.1\r\nExpect: 100-Continue\r\n\r\n", Some(true)),
+            ("POST / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n", Some(false)),
+            ("POST / HTTP/1.1\r\nExpect: 100-continue, tea\r\n\r\n", None),
+            ("POST / HTTP/1.1\r\nExpect: tea\r\n\r\n", None),
+        ] {
+            assert_eq!(parse(head).expects_continue().ok(), expects, "{head:?}");
         }
     }
 

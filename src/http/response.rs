@@ -59,13 +59,18 @@ impl Response {
         self.because.as_deref()
     }
 
-    /// Whether the response may have a body, and so a length (RFC 9110 sections 6.4.1 and 8.6).
-    fn has_content(&self) -> bool {
-        !matches!(self.status, 204 | 304)
+    /// The content, if the response may say how long it is (RFC 9110 sections 6.4.1 and 8.6). 205 is empty by
+    /// definition (section 15.3.6).
+    fn content(&self) -> Option<&[u8]> {
+        match self.status {
+            204 | 304 => None,
+            205 => Some(&[]),
+            _ => Some(&self.body),
+        }
     }
 
     /// The bytes of the response, without the body for a HEAD request.
-    pub(crate) fn encode(&self, with_body: bool) -> Result<Vec<u8>, &'static str> {
+    pub(crate) fn encode(&self, with_body: bool, then: Then) -> Result<Vec<u8>, &'static str> {
         let status = StatusCode::from_u16(self.status).map_err(|_| "invalid status")?;
         if status.is_informational() {
             return Err("an informational status");
@@ -78,16 +83,41 @@ impl Response {
             push_header(&mut bytes, name, value)?;
         }
         // If the response offers an upgrade, Connection has to name it too (RFC 9110 section 7.8).
-        let offers = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Upgrade"));
-        push_header(&mut bytes, "Connection", if offers { "Upgrade, close" } else { "close" })?;
-        if self.has_content() {
-            push_header(&mut bytes, "Content-Length", &self.body.len().to_string())?;
+        let offers = self.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("Upgrade")).then_some("Upgrade");
+        let options: Vec<&str> = offers.into_iter().chain(then.option()).collect();
+        if !options.is_empty() {
+            push_header(&mut bytes, "Connection", &options.join(", "))?;
+        }
+        let content = self.content();
+        if let Some(content) = content {
+            push_header(&mut bytes, "Content-Length", &content.len().to_string())?;
         }
         bytes.extend_from_slice(b"\r\n");
-        if with_body && self.has_content() {
-            bytes.extend_from_slice(&self.body);
+        if with_body {
+            bytes.extend_from_slice(content.unwrap_or_default());
         }
         Ok(bytes)
+    }
+}
+
+/// What becomes of the connection after a response (RFC 9112 section 9.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    Close,
+    /// It is kept for another request, which is the rule.
+    Keep,
+    /// It is kept, which a client of HTTP/1.0 has to be told.
+    KeepHttp1_0,
+}
+
+impl Then {
+    /// The option in the header `Connection`.
+    fn option(self) -> Option<&'static str> {
+        match self {
+            Self::Close => Some("close"),
+            Self::Keep => None,
+            Self::KeepHttp1_0 => Some("keep-alive"),
+        }
     }
 }
 
@@ -185,8 +215,8 @@ mod tests {
         let response = Response::new(403).header("X-Why", "no").text("not you\n");
         let expected = "HTTP/1.1 403 Forbidden\r\nX-Why: no\r\nContent-Type: text/plain; charset=utf-8\r\n\
                         Connection: close\r\nContent-Length: 8\r\n\r\n";
-        assert_eq!(text(response.encode(true).unwrap()), format!("{expected}not you\n"));
-        assert_eq!(text(response.encode(false).unwrap()), expected, "HEAD: the same without the body");
+        assert_eq!(text(response.encode(true, Then::Close).unwrap()), format!("{expected}not you\n"));
+        assert_eq!(text(response.encode(false, Then::Close).unwrap()), expected, "HEAD: the same without the body");
     }
 
     #[test]
@@ -194,17 +224,34 @@ mod tests {
         for (status, reason) in [(204, "No Content"), (304, "Not Modified")] {
             let response = Response::new(status).header("ETag", "\"1\"").body("nobody is to see this");
             let expected = format!("HTTP/1.1 {status} {reason}\r\nETag: \"1\"\r\nConnection: close\r\n\r\n");
-            assert_eq!(text(response.encode(true).unwrap()), expected);
+            assert_eq!(text(response.encode(true, Then::Close).unwrap()), expected);
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_kept_is_mentioned_to_http_1_0_alone() {
+        let encode = |response: Response, then| text(response.encode(true, then).unwrap());
+        let expected = |connection: &str| format!("HTTP/1.1 200 OK\r\n{connection}Content-Length: 0\r\n\r\n");
+        assert_eq!(encode(Response::new(200), Then::Keep), expected(""));
+        assert_eq!(encode(Response::new(200), Then::KeepHttp1_0), expected("Connection: keep-alive\r\n"));
+        let offer = Response::new(200).header("Upgrade", "websocket");
+        let expected = expected("Upgrade: websocket\r\nConnection: Upgrade\r\n");
+        assert_eq!(encode(offer, Then::Keep), expected);
+    }
+
+    #[test]
+    fn a_response_that_is_empty_by_definition_says_so() {
+        let expected = "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(text(Response::new(205).body("nobody").encode(true, Then::Keep).unwrap()), expected);
     }
 
     #[test]
     fn headers_cannot_be_forged() {
         for (name, value) in [("X", "a\r\nY: b"), ("X\r\nY", "b"), ("", "b"), ("Content-Length", "7")] {
-            assert!(Response::new(200).header(name, value).encode(true).is_err(), "{name:?}: {value:?}");
+            assert!(Response::new(200).header(name, value).encode(true, Then::Close).is_err(), "{name:?}: {value:?}");
         }
-        assert!(Response::new(42).encode(true).is_err());
-        assert!(Response::new(101).encode(true).is_err());
+        assert!(Response::new(42).encode(true, Then::Close).is_err());
+        assert!(Response::new(101).encode(true, Then::Close).is_err());
     }
 
     #[test]

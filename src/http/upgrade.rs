@@ -10,6 +10,7 @@ use tungstenite::handshake::derive_accept_key;
 use tungstenite::http::StatusCode;
 
 use crate::error::ConnectError;
+use crate::http::body::Framing;
 #[cfg(feature = "deflate")]
 use crate::http::extensions::{self, Extension};
 use crate::http::head::{is_token, is_value, push_header};
@@ -141,6 +142,10 @@ impl UpgradeRequest<'_> {
 /// before. Extensions are the caller's affair (item 9).
 pub(crate) fn check_request(request: &Request) -> Result<(), Box<Refusal>> {
     let head = request.head();
+    // Its bytes would be taken for frames, or those of another request for its body.
+    if !Framing::of(request)?.is_empty() {
+        return Err(Refusal::bad_request("an opening handshake with a body"));
+    }
     // 1. A GET of HTTP/1.1 or higher.
     if request.method() != "GET" {
         return Err(Refusal::method_not_allowed());

@@ -1,5 +1,5 @@
-//! The thread of a connection on a server, from its start to its end: the opening handshake, the handler, the closing
-//! handshake.
+//! The thread of a connection on a server, from its start to its end: plain requests, the opening handshake, the
+//! handler, the closing handshake.
 //!
 //! What a stack was once used for stays resident as long as its thread lives. So the parts of a thread's life are not
 //! inlined into one another, and their stack frames overlap.
@@ -26,6 +26,7 @@ use crate::protocol::frame::Role;
 use crate::server::accept::Accept;
 use crate::server::accept_loop;
 use crate::server::admission::{Admission, Limits};
+use crate::server::exchange::{self, Exchange, Next, Session};
 use crate::server::handshake::{self, HandshakeConfig, Outcome, Upgraded};
 use crate::server::idle_threads::IdleThreads;
 use crate::server::listener::Listener;
@@ -201,21 +202,68 @@ where
 {
     #[inline(never)]
     fn serve(&mut self) {
-        let pending = Arc::clone(&self.pending);
-        let (remote, outcome) = match self.prepare(&pending.stream) {
-            Ok(()) => {
-                let deadline = Instant::now() + self.server.settings.handshake_timeout;
-                let server = Arc::clone(&self.server);
-                let check_limits = |client| self.admission.check(client);
-                handshake::perform(&pending, &server.config, deadline, check_limits, &server.last_id)
-            }
-            Err(error) => {
-                (pending.peer.into(), Outcome::Failed(HandshakeFailure::without_request(None, error.to_string())))
-            }
-        };
-        if let Some(mut connection) = self.conclude_handshake(&pending.stream, remote, outcome) {
+        if let Some(mut connection) = self.meet() {
             self.handle(&mut connection);
         }
+    }
+
+    /// Answers the client's plain requests, until one is an opening handshake that makes it a connection.
+    #[inline(never)]
+    fn meet(&mut self) -> Option<Box<Connection>> {
+        let pending = Arc::clone(&self.pending);
+        if let Err(error) = self.prepare(&pending.stream) {
+            self.report_failure(pending.peer.into(), HandshakeFailure::without_request(None, error.to_string()));
+            return None;
+        }
+        let mut session = Session::default();
+        loop {
+            let (remote, outcome) = self.exchange(&mut session);
+            let is_kept = matches!(&outcome, Outcome::PlainHttp(plain) if plain.is_kept);
+            let connection = self.conclude(&pending.stream, remote, outcome);
+            if !is_kept || !self.await_next(&mut session) {
+                return connection;
+            }
+        }
+    }
+
+    /// Reads one request and responds to it.
+    #[inline(never)]
+    fn exchange(&mut self, session: &mut Session) -> (Remote, Outcome) {
+        let server = Arc::clone(&self.server);
+        let is_kept_so_long = !server.config.keep_alive_timeout.is_zero() && self.admission.may_be_kept();
+        let exchange = Exchange {
+            pending: &Arc::clone(&self.pending),
+            config: &server.config,
+            deadline: Instant::now() + server.settings.handshake_timeout,
+            may_keep: &|| is_kept_so_long && !server.supervisor.is_draining() && !server.supervisor.is_ending(),
+        };
+        // Whoever came before the drain is let in with the first request. Another would have found the door closed.
+        let is_late = session.answered > 0 && server.supervisor.is_draining();
+        let check_limits = |client| self.admission.check(client, is_late);
+        handshake::perform(&exchange, session, check_limits, &server.last_id)
+    }
+
+    /// Waits for the next request of a client whose connection is kept. `false` if it does not come.
+    #[inline(never)]
+    fn await_next(&mut self, session: &mut Session) -> bool {
+        let pending = Arc::clone(&self.pending);
+        self.admission.rest(&pending);
+        // From here on a shutdown finds the client idle, and hangs up. One that began before has not.
+        let next = match self.server.supervisor.is_ending() {
+            true => Next::Nothing,
+            false => {
+                let until = Instant::now() + self.server.config.keep_alive_timeout;
+                exchange::wait_for_next(&pending, session, until)
+            }
+        };
+        let has_slot = self.admission.resume();
+        if has_slot && next == Next::Request {
+            return true;
+        }
+        let (peer, answered) = (Remote::from(pending.peer), session.answered);
+        self.server.supervisor.log.debug(format_args!("{peer} hung up, or was idle, after {answered} requests"));
+        self.linger(has_slot && next == Next::Nothing && pending.stream.end_writing().is_ok());
+        false
     }
 
     /// Sets the socket's options, unless the listener has passed them on.
@@ -225,12 +273,7 @@ where
 
     /// Makes a connection of a complete handshake. Logs, counts and reports any other outcome.
     #[inline(never)]
-    fn conclude_handshake(
-        &mut self,
-        stream: &Arc<Stream>,
-        remote: Remote,
-        outcome: Outcome,
-    ) -> Option<Box<Connection>> {
+    fn conclude(&mut self, stream: &Arc<Stream>, remote: Remote, outcome: Outcome) -> Option<Box<Connection>> {
         match outcome {
             Outcome::NoRequest { .. } | Outcome::Failed(_) if self.pending.was_evicted() => {
                 self.server.supervisor.count(|stats| stats.refused += 1);
@@ -243,7 +286,7 @@ where
                     true => stats.http_unclaimed += 1,
                     false => stats.http_requests += 1,
                 });
-                self.linger(plain.answer.is_ok());
+                self.linger(plain.answer.is_ok() && !plain.is_kept);
             }
             Outcome::NoRequest { is_there } => {
                 self.server.supervisor.log.debug(format_args!("{remote} connected and sent no request"));
@@ -278,7 +321,7 @@ where
     fn linger(&mut self, was_answered: bool) {
         if was_answered && self.admission.move_to_overflow(&self.pending) {
             let pending = &self.pending;
-            socket::discard_to_end(&pending.stream, Instant::now() + handshake::LINGER, || pending.mark_heard());
+            socket::discard_to_end(&pending.stream, Instant::now() + exchange::LINGER, || pending.mark_heard());
         }
     }
 

@@ -1,16 +1,16 @@
-//! The server's side of the opening handshake (RFC 6455 section 4.2), under one deadline however slowly the bytes
-//! arrive. Its rules are in [`crate::http`]; here are the I/O, the application's functions and the log.
+//! The server's side of the opening handshake (RFC 6455 section 4.2). Its rules are in [`crate::http`]; here are the
+//! application's function and the log. Requests are read and responses written by an [`Exchange`], which also answers
+//! those that are no opening handshake.
 //!
 //! A request that is not an acceptable upgrade gets a proper HTTP response. Bytes that follow the request are kept for
-//! the connection. All bytes pass through [`socket::read_before`] and [`socket::write_before`].
+//! the connection.
 
 use std::borrow::Cow;
-use std::fmt;
-use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
@@ -20,21 +20,20 @@ use crate::foreign;
 #[cfg(feature = "deflate")]
 use crate::http::extensions;
 use crate::http::forwarded::{Remote, Trusted};
-use crate::http::head::HeadBuffer;
 use crate::http::origin::{self, Origin};
-use crate::http::request::{PeerCertificate, Request};
+use crate::http::request::Request;
 use crate::http::response::{Refusal, Response};
 use crate::http::upgrade;
 use crate::logging::Log;
 use crate::server::accept::{Accept, TEXT_HEARTBEAT};
+use crate::server::exchange::{Exchange, PlainExchange, Session, internal_error};
 use crate::server::routes::Routes;
 #[cfg(feature = "tls")]
 use crate::server::secure::Secure;
-use crate::supervisor::pending_handshake::{HandshakeFailure, PendingHandshake};
-#[cfg(feature = "tls")]
-use crate::tls::handshake::HandshakeError;
+use crate::supervisor::pending_handshake::HandshakeFailure;
 #[cfg(feature = "topics")]
 use crate::topics::hub::Hub;
+use crate::transport::budget::MemoryBudget;
 use crate::transport::socket;
 
 /// Decides on an opening handshake.
@@ -42,7 +41,7 @@ pub(crate) type OnHandshake = Arc<dyn Fn(&Request) -> Result<Accept, Response> +
 /// Answers a request that is no opening handshake, or leaves it to the server.
 pub(crate) type OnRequest = Arc<dyn Fn(&Request) -> Option<Response> + Send + Sync>;
 
-/// The settings of opening handshakes.
+/// The settings of opening handshakes and of plain requests.
 #[derive(Clone, Default)]
 pub(crate) struct HandshakeConfig {
     /// The proxies that are trusted to name their clients.
@@ -55,6 +54,12 @@ pub(crate) struct HandshakeConfig {
     pub(crate) redacted: Vec<String>,
     pub(crate) on_handshake: Option<OnHandshake>,
     pub(crate) on_request: Option<OnRequest>,
+    /// The longest body of a request, in bytes.
+    pub(super) max_request_body: usize,
+    /// How long a client may be idle between two plain requests.
+    pub(super) keep_alive_timeout: Duration,
+    /// What the bodies of all requests count against.
+    pub(super) buffered: Arc<MemoryBudget>,
     /// The TLS of all connections.
     #[cfg(feature = "tls")]
     pub(super) secure: Option<Arc<Secure>>,
@@ -77,11 +82,11 @@ impl HandshakeConfig {
     }
 }
 
-/// The outcome of a handshake.
-pub(crate) enum Outcome {
+/// The outcome of a request.
+pub(super) enum Outcome {
     /// The connection is a WebSocket.
     Upgraded(Box<Upgraded>),
-    /// A plain HTTP request was answered, and our end of the connection was closed.
+    /// A plain HTTP request was answered, and our end of the connection was closed unless it is kept.
     PlainHttp(Box<PlainExchange>),
     /// Not a byte of a request came: the client has gone, or got 408 because it took too long.
     NoRequest { is_there: bool },
@@ -97,30 +102,6 @@ pub(crate) struct Upgraded {
     /// The bytes received after the request.
     pub(crate) tail: Vec<u8>,
 }
-
-/// A plain HTTP request, and what became of it.
-#[derive(Debug)]
-pub(crate) struct PlainExchange {
-    /// The method and the path.
-    request: String,
-    pub(crate) answer: io::Result<u16>,
-    /// Whether nothing answered it but the server's own 426 or 405.
-    pub(crate) is_unclaimed: bool,
-}
-
-impl fmt::Display for PlainExchange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { request, answer, is_unclaimed } = self;
-        match answer {
-            Ok(status) if *is_unclaimed => write!(f, "{request} requested no upgrade; answered with {status}"),
-            Ok(status) => write!(f, "{request} answered with {status}"),
-            Err(error) => write!(f, "{request} not answered: {error}"),
-        }
-    }
-}
-
-/// How long a client may take to receive its response when no time is left, and to hang up afterwards.
-pub(crate) const LINGER: Duration = Duration::from_secs(2);
 
 /// What keeps out a client with a valid request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -154,138 +135,43 @@ impl LimitReached {
     }
 }
 
-/// Performs the handshake before the deadline, and says who is at the other end, if that became known. `check_limits`
-/// checks whether this client may have one more connection. `last_id` is the number of the newest connection.
+/// Reads a request before the deadline, performs the handshake or answers it, and says who is at the other end, if that
+/// became known. `check_limits` checks whether this client may have one more connection. `last_id` is the number of the
+/// newest connection.
 ///
 /// The steps follow one another and none is inlined, so that their stack frames overlap: see `ServedClient::serve`.
 #[inline(never)]
-pub(crate) fn perform(
-    pending: &Arc<PendingHandshake>,
-    config: &HandshakeConfig,
-    deadline: Instant,
+pub(super) fn perform(
+    exchange: &Exchange<'_>,
+    session: &mut Session,
     check_limits: impl FnOnce(IpAddr) -> Result<(), LimitReached>,
     last_id: &AtomicU64,
 ) -> (Remote, Outcome) {
-    let handshake = Handshake { pending, config, deadline };
-    let read = handshake.secure().and_then(|certificate| Ok((handshake.read_request()?, certificate)));
-    let ((mut request, tail), certificate) = match read {
-        Ok(read) => read,
-        Err(why) => return (pending.peer.into(), handshake.end_without_request(why)),
+    let mut request = match exchange.secure(session).and_then(|()| exchange.read_head(session)) {
+        Ok(request) => request,
+        Err(why) => return (exchange.pending.peer.into(), exchange.end_without_request(why)),
     };
-    request.set_certificate(certificate);
-    request.find_client(&config.trusted);
     let remote = request.remote();
-    let room = || check_limits(remote.remote_ip).map_err(|limit| Declined::Refused(limit.refusal()));
-    if let Err(declined) = handshake.check(&request).and_then(|()| room()) {
-        return (remote, handshake.decline(&request, declined));
+    if let Err(refusal) = request.check_host() {
+        return (remote, exchange.refuse(&request, &refusal));
     }
-    let outcome = match handshake.accept(&request) {
-        Ok((accept, answer)) => handshake.open(request, accept, &answer, tail, last_id),
-        Err(refusal) => handshake.decline(&request, Declined::Refused(refusal)),
+    if !request.asks_for_upgrade() {
+        return (remote, exchange.answer(&mut request, session));
+    }
+    let room = || check_limits(remote.remote_ip).map_err(LimitReached::refusal);
+    let accepted = upgrade::check_request(&request).and_then(|()| room()).and_then(|()| exchange.accept(&request));
+    let outcome = match accepted {
+        Ok((accept, answer)) => {
+            let tail = mem::take(&mut session.received);
+            exchange.open(request, accept, &answer, tail, last_id)
+        }
+        Err(refusal) => exchange.refuse(&request, &refusal),
     };
     (remote, outcome)
 }
 
-pub(super) struct Handshake<'a> {
-    pending: &'a Arc<PendingHandshake>,
-    pub(super) config: &'a HandshakeConfig,
-    deadline: Instant,
-}
-
-/// Why there is no request.
-enum NoRequest {
-    /// Its head was not acceptable, or came too late.
-    Refused(Box<Refusal>),
-    /// The connection was lost in the middle of it.
-    Lost(String),
-    /// The client left before it, such as a browser that connects in advance.
-    Left,
-    /// Not a byte came before the deadline.
-    Silent,
-}
-
-/// Why a complete request does not become a WebSocket.
-enum Declined {
-    /// It requested no upgrade. The response is the application's, or else our own.
-    PlainHttp {
-        response: Box<Response>,
-        is_unclaimed: bool,
-    },
-    Refused(Box<Refusal>),
-}
-
 /// The steps.
-impl Handshake<'_> {
-    /// Performs the handshake of TLS, if the server has it. Returns the client's certificate.
-    #[cfg(feature = "tls")]
-    #[inline(never)]
-    fn secure(&self) -> Result<PeerCertificate, NoRequest> {
-        let Some(secure) = &self.config.secure else { return Ok(PeerCertificate::default()) };
-        secure.perform(self.pending, self.deadline).map(PeerCertificate::from).map_err(|error| match error {
-            HandshakeError::Silent => NoRequest::Left,
-            HandshakeError::PlainHttp => {
-                let response = Response::new(400).text("This port speaks TLS: use https:// or wss://\n");
-                NoRequest::Refused(Refusal::new(response, "plain HTTP on a port for TLS"))
-            }
-            error => NoRequest::Lost(error.to_string()),
-        })
-    }
-
-    #[cfg(not(feature = "tls"))]
-    fn secure(&self) -> Result<PeerCertificate, NoRequest> {
-        Ok(PeerCertificate::default())
-    }
-
-    /// Reads the head of the request. The second part of the result is what came after it.
-    #[inline(never)]
-    fn read_request(&self) -> Result<(Request, Vec<u8>), NoRequest> {
-        let Self { pending, deadline, .. } = *self;
-        let mut buffer = HeadBuffer::new();
-        loop {
-            let count = match socket::read_before(&pending.stream, buffer.space(), deadline) {
-                Ok(None) if buffer.is_empty() => return Err(NoRequest::Silent),
-                Ok(None) => return Err(NoRequest::Refused(Refusal::new(too_slow(), "the request took too long"))),
-                Ok(Some(0)) | Err(_) if buffer.is_empty() => return Err(NoRequest::Left),
-                Ok(Some(0)) => {
-                    return Err(NoRequest::Lost("connection closed in the middle of the request".to_owned()));
-                }
-                Ok(Some(count)) => count,
-                Err(error) => return Err(NoRequest::Lost(error.to_string())),
-            };
-            pending.mark_heard();
-            let filled = buffer.filled(count, |bytes| Request::parse(bytes, pending.peer));
-            if let Some(complete) = filled.map_err(|error| NoRequest::Refused(error.into()))? {
-                return Ok(complete);
-            }
-        }
-    }
-
-    #[inline(never)]
-    fn end_without_request(&self, why: NoRequest) -> Outcome {
-        match why {
-            NoRequest::Refused(refusal) => {
-                let status = self.respond_and_close(&refusal.response, true).ok();
-                Outcome::Failed(HandshakeFailure::without_request(status, refusal.reason))
-            }
-            NoRequest::Lost(reason) => Outcome::Failed(HandshakeFailure::without_request(None, reason)),
-            NoRequest::Left => Outcome::NoRequest { is_there: false },
-            NoRequest::Silent => Outcome::NoRequest { is_there: self.respond_and_close(&too_slow(), true).is_ok() },
-        }
-    }
-
-    /// Checks whether a complete request is a valid opening handshake.
-    #[inline(never)]
-    fn check(&self, request: &Request) -> Result<(), Declined> {
-        request.check_host().map_err(Declined::Refused)?;
-        if !request.asks_for_upgrade() {
-            return Err(match self.answer(request) {
-                Some(response) => Declined::PlainHttp { response, is_unclaimed: false },
-                None => Declined::PlainHttp { response: Box::new(unclaimed(request)), is_unclaimed: true },
-            });
-        }
-        upgrade::check_request(request).map_err(Declined::Refused)
-    }
-
+impl Exchange<'_> {
     /// Lets the application decide, unless the path is the server's own, and encodes the response 101.
     #[inline(never)]
     fn accept(&self, request: &Request) -> Result<(Box<Accept>, Vec<u8>), Box<Refusal>> {
@@ -359,60 +245,10 @@ impl Handshake<'_> {
             }
         }
     }
-
-    /// Responds to a request that does not become a WebSocket.
-    #[inline(never)]
-    fn decline(&self, request: &Request, declined: Declined) -> Outcome {
-        let with_body = request.method() != "HEAD";
-        match declined {
-            Declined::PlainHttp { response, is_unclaimed } => {
-                let answer = self.respond_and_close(&response, with_body);
-                let request = format!("{} {}", request.method(), request.path());
-                Outcome::PlainHttp(Box::new(PlainExchange { request, answer, is_unclaimed }))
-            }
-            Declined::Refused(refusal) => {
-                let status = self.respond_and_close(&refusal.response, with_body).ok();
-                Outcome::Failed(HandshakeFailure::of_request(request, status, refusal.reason))
-            }
-        }
-    }
-
-    /// Responds, and closes our end of the TCP connection. For the response to arrive, what the client still sends has
-    /// to be read afterwards. Returns the status that was really sent.
-    fn respond_and_close(&self, response: &Response, with_body: bool) -> io::Result<u16> {
-        let (status, bytes) = match response.encode(with_body) {
-            Ok(bytes) => (response.status(), bytes),
-            Err(what) => {
-                let status = response.status();
-                self.config.log.error(format_args!("cannot send response {status}: {what}; answered with 500"));
-                (500, internal_error().encode(with_body).unwrap_or_default())
-            }
-        };
-        // A request that came too late still gets its response, although no time is left.
-        let deadline = self.deadline.max(Instant::now() + LINGER);
-        socket::write_before(&self.pending.stream, &bytes, deadline)?;
-        self.pending.stream.end_writing()?;
-        Ok(status)
-    }
 }
 
-/// The application's functions.
-impl Handshake<'_> {
-    /// The response to a request that is no opening handshake: the server's own, or else the application's.
-    fn answer(&self, request: &Request) -> Option<Box<Response>> {
-        self.config.routes.answer(request).map(Box::new).or_else(|| self.ask_on_request(request))
-    }
-
-    fn ask_on_request(&self, request: &Request) -> Option<Box<Response>> {
-        let on_request = self.config.on_request.as_ref()?;
-        let answered = foreign::call(|| on_request(request)).unwrap_or_else(|message| {
-            let remote = request.remote();
-            self.config.log.error(format_args!("{remote}: on_request panicked: {message}; answered with 500"));
-            Some(internal_error())
-        });
-        answered.map(Box::new)
-    }
-
+/// The application's function.
+impl Exchange<'_> {
     /// Asks the application whether, and on what terms, to accept the client.
     fn ask_on_handshake(&self, request: &Request) -> Result<Box<Accept>, Box<Refusal>> {
         let Some(on_handshake) = &self.config.on_handshake else { return Ok(Box::default()) };
@@ -443,23 +279,4 @@ fn rejected(response: Response) -> Box<Refusal> {
         None => Cow::Borrowed("rejected by on_handshake"),
     };
     Refusal::new(response, reason)
-}
-
-/// The response to a request that is no upgrade and that the application leaves to us.
-fn unclaimed(request: &Request) -> Response {
-    match request.method() {
-        "GET" | "HEAD" => {
-            let response = Response::new(426).header("Upgrade", "websocket");
-            response.text("This is a WebSocket server: connect with ws://\n")
-        }
-        _ => Refusal::method_not_allowed().response,
-    }
-}
-
-fn too_slow() -> Response {
-    Response::new(408).text("the request took too long\n")
-}
-
-fn internal_error() -> Response {
-    Response::new(500).text("internal error\n")
 }

@@ -1,7 +1,8 @@
 //! The paths that the server answers itself, before it asks the application: a health check, the browser module, and,
 //! with their features, metrics and the status page.
 //!
-//! Invariant: all other paths, and all requests other than GET and HEAD, are left to the application.
+//! Invariant: all other paths are left to the application, and so are requests other than GET and HEAD for a page. A
+//! resource answers all requests below its prefix itself.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
@@ -18,11 +19,41 @@ use crate::server::accept::Accept;
 #[derive(Clone, Default)]
 pub(super) struct Routes {
     pages: Vec<(String, Arc<Page>)>,
+    resources: Vec<(String, Arc<Resource>)>,
     streams: Vec<(String, Arc<dyn Stream>)>,
 }
 
 /// Answers a plain HTTP request.
 type Page = dyn Fn(&Request) -> Response + Send + Sync;
+
+/// What stands at all paths that begin with a prefix.
+struct Resource {
+    /// The methods that it knows.
+    methods: &'static [&'static str],
+    answer: Box<Page>,
+}
+
+/// What answers a request.
+#[derive(Clone, Copy)]
+pub(super) struct Route<'a> {
+    answer: &'a Page,
+    /// The methods, if the request has none of them.
+    allowed: Option<&'static [&'static str]>,
+    /// Whether it reads bodies.
+    pub(super) takes_body: bool,
+}
+
+impl Route<'_> {
+    pub(super) fn answer(&self, request: &Request) -> Response {
+        match self.allowed {
+            None => (self.answer)(request),
+            Some(methods) => {
+                let methods = methods.join(", ");
+                Response::new(405).header("Allow", methods.clone()).text(format!("allowed here: {methods}\n"))
+            }
+        }
+    }
+}
 
 /// Serves the WebSockets of one path, in place of the application's functions.
 pub(super) trait Stream: Send + Sync {
@@ -49,12 +80,32 @@ impl Routes {
         add(&mut self.streams, path.into(), stream);
     }
 
-    /// The response to a plain HTTP request, if the server answers it itself.
-    pub(super) fn answer(&self, request: &Request) -> Option<Response> {
-        if !matches!(request.method(), "GET" | "HEAD") {
-            return None;
+    /// Adds a resource for all paths that begin with `prefix` and go on, such as `/topics/`, in place of an earlier one
+    /// with the same prefix. It is given the bodies of requests with these methods; other methods get 405. Of several
+    /// the one with the longest prefix answers, and a page before any of them.
+    #[cfg_attr(not(test), allow(dead_code, reason = "topics are going to stand there"))]
+    pub(super) fn add_resource(
+        &mut self,
+        prefix: impl Into<String>,
+        methods: &'static [&'static str],
+        answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
+    ) {
+        add(&mut self.resources, prefix.into(), Arc::new(Resource { methods, answer: Box::new(answer) }));
+    }
+
+    /// What answers a plain HTTP request, if the server does so itself.
+    pub(super) fn find(&self, request: &Request) -> Option<Route<'_>> {
+        let (method, path) = (request.method(), request.path());
+        let page = find(&self.pages, path).filter(|_| matches!(method, "GET" | "HEAD"));
+        if let Some(page) = page {
+            return Some(Route { answer: &**page, allowed: None, takes_body: false });
         }
-        find(&self.pages, request.path()).map(|page| page(request))
+        let goes_on = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
+        let resources = self.resources.iter().filter(|(prefix, _)| goes_on(prefix));
+        let (_, resource) = resources.max_by_key(|(prefix, _)| prefix.len())?;
+        let is_known = resource.methods.contains(&method);
+        let allowed = (!is_known).then_some(resource.methods);
+        Some(Route { answer: &*resource.answer, allowed, takes_body: is_known })
     }
 
     /// The stream of a path, if the server serves its WebSockets itself.
@@ -174,7 +225,7 @@ mod tests {
     fn ask(routes: &Routes, request_line: &str) -> Option<u16> {
         let head = format!("{request_line} HTTP/1.1\r\nHost: h\r\n\r\n");
         let request = Request::from_bytes(head.as_bytes(), "127.0.0.1:1".parse().unwrap()).unwrap();
-        routes.answer(&request).map(|response| response.status())
+        routes.find(&request).map(|route| route.answer(&request).status())
     }
 
     #[test]
@@ -187,5 +238,35 @@ mod tests {
         for other in ["GET /", "GET /a/", "GET /A", "POST /a", "GET /c"] {
             assert_eq!(ask(&routes, other), None, "{other}");
         }
+    }
+    #[test]
+    fn a_resource_has_all_paths_below_its_prefix_and_knows_its_methods() {
+        let mut routes = Routes::default();
+        routes.add_resource("/t/", &["POST", "PUT"], |_| Response::new(202));
+        routes.add_resource("t/deep/", &["GET"], |_| Response::new(203));
+        routes.add_page("/t/page", |_| Response::new(200));
+        for (request_line, status) in [
+            ("POST /t/a", Some(202)),
+            ("PUT /t/a/b?c", Some(202)),
+            ("GET /t/a", Some(405)),
+            ("post /t/a", Some(405)),
+            ("GET /t/deep/a", Some(203)),
+            ("POST /t/deep/a", Some(405)),
+            ("POST /t/deep", Some(202)),
+            ("GET /t/page", Some(200)),
+            ("POST /t/page", Some(202)),
+            ("POST /t/", None),
+            ("POST /t", None),
+            ("POST /T/a", None),
+        ] {
+            assert_eq!(ask(&routes, request_line), status, "{request_line}");
+        }
+        let request = |head: &[u8]| Request::from_bytes(head, "127.0.0.1:1".parse().unwrap()).unwrap();
+        let wrong = request(b"DELETE /t/a HTTP/1.1\r\n\r\n");
+        let route = routes.find(&wrong).unwrap();
+        assert!(!route.takes_body, "nobody reads it");
+        let allows = Response::new(405).header("Allow", "POST, PUT").text("allowed here: POST, PUT\n");
+        assert_eq!(route.answer(&wrong), allows);
+        assert!(routes.find(&request(b"POST /t/a HTTP/1.1\r\n\r\n")).unwrap().takes_body);
     }
 }

@@ -1,4 +1,4 @@
-//! A client during its opening handshake, and the failure of one.
+//! A client during its opening handshake or its plain HTTP requests, and the failure of a handshake.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,7 +19,7 @@ pub(crate) struct PendingHandshake {
     pub(crate) number: u64,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: Arc<Stream>,
-    /// Whether its admission was decided, either way.
+    /// Whether its admission was decided, either way, or a plain request of it is being answered.
     is_decided: AtomicBool,
     connected_at: Instant,
     /// Microseconds from `connected_at` to its last sign of activity.
@@ -65,6 +65,17 @@ impl PendingHandshake {
     /// Admits the client, unless it was turned away. From here on it counts as a connection, and gets a Close frame.
     pub(crate) fn admit(&self) -> bool {
         !self.is_decided.swap(true, SeqCst)
+    }
+
+    /// A plain HTTP request is being answered. Unless the client was turned away before, it is not until
+    /// [`end_answer`](Self::end_answer), so the answer gets out.
+    pub(crate) fn begin_answer(&self) -> bool {
+        self.admit()
+    }
+
+    /// The request is answered. Whether the server shuts down has to be looked at after this.
+    pub(crate) fn end_answer(&self) {
+        self.is_decided.store(false, SeqCst);
     }
 
     /// Hangs up unless the client is admitted already, because the server is shutting down.

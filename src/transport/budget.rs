@@ -11,8 +11,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// The budget of one server or client, in bytes.
-#[derive(Debug)]
+/// The budget of one server or client, in bytes. By default there is none.
+#[derive(Debug, Default)]
 pub(crate) struct MemoryBudget {
     limit: AtomicUsize,
     held: AtomicUsize,

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use bytes::Bytes;
 #[cfg(feature = "tls")]
 use rustls::pki_types::CertificateDer;
 
@@ -35,6 +36,7 @@ pub struct RequestBuilder {
     headers: Vec<(String, String)>,
     peer_addr: SocketAddr,
     remote_ip: Option<IpAddr>,
+    body: Bytes,
     #[cfg(feature = "tls")]
     certificate: Option<Certificate>,
 }
@@ -47,6 +49,7 @@ impl RequestBuilder {
             headers: Vec::new(),
             peer_addr: SocketAddr::from(([127, 0, 0, 1], 1)),
             remote_ip: None,
+            body: Bytes::new(),
             #[cfg(feature = "tls")]
             certificate: None,
         }
@@ -69,6 +72,12 @@ impl RequestBuilder {
     /// Offers a subprotocol. The first one offered is preferred. Default: none.
     pub fn subprotocol(self, subprotocol: impl Into<String>) -> Self {
         self.header("Sec-WebSocket-Protocol", subprotocol)
+    }
+
+    /// The body, as `on_request` is given it. Default: none. It adds no header.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
     }
 
     /// The address of the peer's socket. Default `127.0.0.1:1`.
@@ -101,6 +110,7 @@ impl RequestBuilder {
         if let Some(address) = self.remote_ip {
             request.remote.remote_ip = address.to_canonical();
         }
+        request.set_body(self.body);
         #[cfg(feature = "tls")]
         request.set_certificate(self.certificate.into());
         request
@@ -163,6 +173,12 @@ mod tests {
         assert_eq!((request.method(), request.peer_addr()), ("HEAD", proxy));
         assert_eq!(request.remote_ip(), IpAddr::from([192, 0, 2, 7]));
         assert_eq!(Request::builder("/").peer_addr(proxy).build().remote_ip(), proxy.ip());
+    }
+
+    #[test]
+    fn builder_gives_a_body() {
+        assert_eq!(Request::builder("/").method("POST").body("hello").build().body(), "hello");
+        assert!(Request::builder("/").build().body().is_empty());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use tungstenite::http;
 use super::*;
 use crate::fuzz::{Mutation, Raw, check, pieces};
 use crate::http::head::{HeadBuffer, HeadError, MAX_HEAD, Parsed};
+use crate::http::response::Then;
 
 const TELLING: &[u8] = b"\r\n\r\n\r\n\t :,;=/?%\"\0\x01\x7f\x80\xc3\xff0139AZaz";
 
@@ -259,7 +260,7 @@ fn answers_are_sound(Raw(bytes): Raw) -> TestCaseResult {
 }
 
 fn refusal_is_sound(refusal: &Refusal, with_body: bool) -> TestCaseResult {
-    let answer = refusal.response.encode(with_body).map_err(TestCaseError::fail)?;
+    let answer = refusal.response.encode(with_body, Then::Close).map_err(TestCaseError::fail)?;
     let (status, _) = understood(&answer, with_body)?;
     prop_assert!((400..600).contains(&status));
     Ok(())
