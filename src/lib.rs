@@ -274,8 +274,13 @@
 //!
 //! [`Server::on_handshake`] gets the [`Request`] of every opening handshake. It returns an [`Accept`], with its own
 //! subprotocol, headers or heartbeat, or a [`Response`] that rejects it, [with a reason](Response::because) for the
-//! log. [`Server::on_request`] answers plain HTTP. The server answers what it leaves: 426 for GET and HEAD, 405 for
-//! other methods. A request with two `Host` lines gets 400, and so does an HTTP/1.1 request without one.
+//! log. [`Server::on_request`] answers plain HTTP, with a [body](Request::body) if there is one. The server answers what
+//! it leaves: 426 for GET and HEAD, 405 for other methods. A request with two `Host` lines gets 400, and so does an
+//! HTTP/1.1 request without one.
+//!
+//! Clients may send any number of plain requests over one connection, and idle for a
+//! [moment](Server::keep_alive_timeout) between them. Bodies have a [limit](Server::max_request_body), and whatever a
+//! proxy might read differently (two lengths, a coding other than chunked) is refused with 400.
 //!
 //! ```
 //! use heartwire::{Accept, Response, Server};
@@ -294,7 +299,7 @@
 //! # let ask = |path: &str| -> std::io::Result<String> {
 //! #     let mut stream = TcpStream::connect(address)?;
 //! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-//! #     write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\n\r\n")?;
+//! #     write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")?;
 //! #     let mut answer = String::new();
 //! #     stream.read_to_string(&mut answer)?;
 //! #     Ok(answer)

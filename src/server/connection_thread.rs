@@ -262,7 +262,9 @@ where
         }
         let (peer, answered) = (Remote::from(pending.peer), session.answered);
         self.server.supervisor.log.debug(format_args!("{peer} hung up, or was idle, after {answered} requests"));
-        self.linger(has_slot && next == Next::Nothing && pending.stream.end_writing().is_ok());
+        // Also to a client that hangs up: it may have said no more than that it sends nothing.
+        let is_told = pending.stream.end_writing().is_ok();
+        self.linger(has_slot && next == Next::Nothing && is_told);
         false
     }
 

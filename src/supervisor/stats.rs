@@ -19,7 +19,8 @@ pub struct Stats {
     /// Connections that ended, by the [name](crate::CloseReason::name) of their cause.
     pub closed: BTreeMap<&'static str, u64>,
     /// Opening handshakes that failed, including those that were refused. Every accepted TCP connection is eventually
-    /// counted once: here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or `thread_errors`.
+    /// counted: here or in `opened`, `http_requests`, `http_unclaimed`, `without_request` or `thread_errors`. It is
+    /// counted once, unless it was kept for further requests, each of which is counted.
     pub handshakes_failed: u64,
     /// Plain HTTP requests that [`on_request`](crate::Server::on_request) answered, or one of the server's own paths,
     /// such as a [health check](crate::Server::health).

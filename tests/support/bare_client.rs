@@ -77,10 +77,11 @@ impl Answer {
     }
 }
 
-/// Sends a request that is to be refused, and reads the answer up to the end of the connection.
+/// Sends a request and says that it is the only one, and reads the answer up to the end of the connection.
 pub(crate) fn exchange(address: SocketAddr, request: impl AsRef<[u8]>) -> Answer {
     let mut client = Client::tcp(address);
     client.write(request.as_ref());
+    client.half_close();
     client.refusal()
 }
 
@@ -135,6 +136,21 @@ impl Client {
                 other => panic!("{other:?} in the answer after {:?}", String::from_utf8_lossy(&self.received)),
             }
         }
+    }
+
+    /// Reads an HTTP answer as long as it says, and goes on with the connection.
+    pub(crate) fn response(&mut self) -> Answer {
+        let mut answer = self.answer();
+        let length = answer.header("Content-Length").map_or(0, |length| length.parse().expect("a number"));
+        let deadline = Instant::now() + CEILING;
+        while self.received.len() < length {
+            match self.fill(deadline) {
+                Filled::Bytes => {}
+                other => panic!("{other:?} in the body of {answer:?}"),
+            }
+        }
+        answer.body = String::from_utf8(self.received.drain(..length).collect()).expect("the body is UTF-8");
+        answer
     }
 
     /// Reads a whole HTTP answer, up to the end of the connection.

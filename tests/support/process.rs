@@ -241,6 +241,8 @@ pub(crate) fn hang_up(mut client: Client, code: CloseCode, reason: &str) {
 pub(crate) fn http(address: SocketAddr, request: &str) -> String {
     let mut stream = tcp(address);
     stream.write_all(request.as_bytes()).unwrap();
+    // It is the only one, so the connection is not kept.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("the answer ends");
     answer

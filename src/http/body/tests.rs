@@ -95,9 +95,11 @@ fn headers_that_hide_a_length_are_no_http() {
     }
 }
 
-/// What comes of bytes that arrive in these pieces: the content, and what follows the body. `None` if it is not
-/// complete.
-fn read(pieces: &[&[u8]], framing: Framing, limit: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, BodyError> {
+/// The content of a body, and what follows it.
+type Complete = (Vec<u8>, Vec<u8>);
+
+/// What comes of bytes that arrive in these pieces. `None` if the body is not complete.
+fn read(pieces: &[&[u8]], framing: Framing, limit: usize) -> Result<Option<Complete>, BodyError> {
     let mut decoder = Decoder::new(framing, limit)?;
     let (mut body, mut rest) = (Vec::new(), Vec::new());
     for piece in pieces {
@@ -109,7 +111,7 @@ fn read(pieces: &[&[u8]], framing: Framing, limit: usize) -> Result<Option<(Vec<
     Ok(decoder.is_complete().then_some((body, rest)))
 }
 
-fn read_bytewise(bytes: &[u8], framing: Framing, limit: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>, BodyError> {
+fn read_bytewise(bytes: &[u8], framing: Framing, limit: usize) -> Result<Option<Complete>, BodyError> {
     read(&bytes.chunks(1).collect::<Vec<_>>(), framing, limit)
 }
 
@@ -209,20 +211,19 @@ fn what_is_skipped_is_bounded() {
 
 /// The content of a chunked body and its length, by another way: line by line, with all of it at hand.
 fn oracle(mut bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
-    fn line<'a>(bytes: &mut &'a [u8]) -> Option<&'a str> {
+    fn line(bytes: &mut &[u8]) -> Option<String> {
         let end = bytes.windows(2).position(|pair| pair == b"\r\n")?;
         let (line, rest) = bytes.split_at(end);
         *bytes = &rest[2..];
         let is_visible = |char: char| char == '\t' || !char.is_ascii_control();
         // Latin 1, for any byte above ASCII may be there.
         let text: String = line.iter().map(|byte| char::from(*byte)).collect();
-        text.chars().all(is_visible).then_some(())?;
-        Some(text.leak())
+        text.chars().all(is_visible).then_some(text)
     }
     let (all, mut content) = (bytes.len(), Vec::new());
     loop {
         let size = line(&mut bytes)?;
-        let digits = size.split_once(';').map_or(size, |(digits, _)| digits);
+        let digits = size.split_once(';').map_or(&*size, |(digits, _)| digits);
         let is_size = (1..=16).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
         let size = is_size.then(|| usize::from_str_radix(digits, 16).ok()).flatten()?;
         if size == 0 {
@@ -232,7 +233,7 @@ fn oracle(mut bytes: &[u8]) -> Option<(Vec<u8>, usize)> {
         bytes = bytes[size..].strip_prefix(b"\r\n")?;
     }
     loop {
-        match line(&mut bytes)? {
+        match line(&mut bytes)?.as_str() {
             "" => return Some((content, all - bytes.len())),
             field => {
                 let (name, _) = field.split_once(':')?;

@@ -112,7 +112,7 @@ fn on_request_answers_plain_requests() {
     });
     let running = start(server, echo);
     let ask = |method: &str, path: &str| {
-        exchange(running.address(), format!("{method} {path} HTTP/1.1\r\nHost: test\r\n\r\n"))
+        exchange(running.address(), format!("{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"))
     };
     for (method, body) in [("GET", "ok\n"), ("HEAD", ""), ("POST", "ok\n")] {
         let answer = ask(method, "/healthz");

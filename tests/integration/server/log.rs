@@ -54,6 +54,7 @@ fn ask(address: SocketAddr, request: &str) -> SocketAddr {
     let mut client = Client::tcp(address);
     let local = client.local_addr();
     client.write(request.as_bytes());
+    client.half_close();
     client.refusal();
     local
 }

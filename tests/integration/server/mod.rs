@@ -9,6 +9,7 @@ mod forwarded;
 mod handshake;
 mod limits;
 mod log;
+mod plain_http;
 mod probes;
 mod reports;
 mod routes;
