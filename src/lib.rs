@@ -274,9 +274,9 @@
 //!
 //! [`Server::on_handshake`] gets the [`Request`] of every opening handshake. It returns an [`Accept`], with its own
 //! subprotocol, headers or heartbeat, or a [`Response`] that rejects it, [with a reason](Response::because) for the
-//! log. [`Server::on_request`] answers plain HTTP, with a [body](Request::body) if there is one. The server answers what
-//! it leaves: 426 for GET and HEAD, 405 for other methods. A request with two `Host` lines gets 400, and so does an
-//! HTTP/1.1 request without one.
+//! log. [`Server::on_request`] answers plain HTTP, with a [body](Request::body) if there is one. The server answers
+//! what it leaves: 426 for GET and HEAD, 405 for other methods. A request with two `Host` lines gets 400, and so does
+//! an HTTP/1.1 request without one.
 //!
 //! Clients may send any number of plain requests over one connection, and idle for a
 //! [moment](Server::keep_alive_timeout) between them. Bodies have a [limit](Server::max_request_body), and whatever a

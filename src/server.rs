@@ -301,10 +301,10 @@ impl Server {
     /// The most connections at a time, including those in the opening handshake. Default 10,000: each costs a thread,
     /// and systems limit threads, memory maps and file descriptors.
     ///
-    /// Further opening handshakes get 503 with `Retry-After`. Plain HTTP requests are answered as usual. A client that is
-    /// [idle between two of them](Self::keep_alive_timeout) gives way to any other. One that was answered for the last
-    /// time or refused, and has not hung up yet, does not count as a connection. Up to 64 such clients are
-    /// kept; for one more, the client that has been silent longest is dropped. A client that sends its request at once
+    /// Further opening handshakes get 503 with `Retry-After`. Plain HTTP requests are answered as usual. A client that
+    /// is [idle between two of them](Self::keep_alive_timeout) gives way to any other. One that was answered for the
+    /// last time or refused, and has not hung up yet, does not count as a connection. Up to 64 such clients are kept;
+    /// for one more, the client that has been silent longest is dropped. A client that sends its request at once
     /// therefore gets an answer at once.
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections;
@@ -475,8 +475,8 @@ impl Server {
         self
     }
 
-    /// The longest body of a plain HTTP request, in bytes, without its transfer coding. A request with a longer one gets
-    /// 413. Default 64 KiB; with 0 only requests without a body are answered.
+    /// The longest body of a plain HTTP request, in bytes, without its transfer coding. A request with a longer one
+    /// gets 413. Default 64 KiB; with 0 only requests without a body are answered.
     ///
     /// The whole request, with its body, has to come within the [handshake timeout](Self::handshake_timeout), or gets
     /// 408. Bodies take memory as they arrive, and count against [`max_buffered`](Self::max_buffered) until the request
@@ -499,8 +499,8 @@ impl Server {
     /// timeout](Self::handshake_timeout) to itself. The next request may be an opening handshake.
     ///
     /// An idle client counts as a connection, but keeps nobody out: when there are
-    /// [`max_connections`](Self::max_connections), a newcomer takes the place of the one that has been idle for longest.
-    /// A client that comes when all places are taken by others gets its answer and is not kept.
+    /// [`max_connections`](Self::max_connections), a newcomer takes the place of the one that has been idle for
+    /// longest. A client that comes when all places are taken by others gets its answer and is not kept.
     pub fn keep_alive_timeout(mut self, timeout: Duration) -> Self {
         self.config.keep_alive_timeout = timeout.min(durations::LONGEST);
         self

@@ -308,8 +308,8 @@ impl Exchange<'_> {
         response.map(Box::new)
     }
 
-    /// Sends the response to a plain request. The connection is kept if the request was read to its end, somebody wanted
-    /// it, and both sides agree.
+    /// Sends the response to a plain request. The connection is kept if the request was read to its end, somebody
+    /// wanted it, and both sides agree.
     #[inline(never)]
     fn send_answer(&self, request: &Request, response: Option<Box<Response>>, is_read: bool) -> Box<PlainExchange> {
         let is_unclaimed = response.is_none();
