@@ -237,7 +237,7 @@ where
             deadline: Instant::now() + server.settings.handshake_timeout,
             may_keep: &|| is_kept_so_long && !server.supervisor.is_draining() && !server.supervisor.is_ending(),
         };
-        // Whoever came before the drain is let in with the first request. Another would have found the door closed.
+        // A client that came before the drain may still connect by its first request, but not by a later one.
         let is_late = session.answered > 0 && server.supervisor.is_draining();
         let check_limits = |client| self.admission.check(client, is_late);
         handshake::perform(&exchange, session, check_limits, &server.last_id)
@@ -261,7 +261,12 @@ where
             return true;
         }
         let (peer, answered) = (Remote::from(pending.peer), session.answered);
-        self.server.supervisor.log.debug(format_args!("{peer} hung up, or was idle, after {answered} requests"));
+        let why = match next {
+            _ if !has_slot => "was dropped for another client",
+            Next::End => "hung up",
+            Next::Nothing | Next::Request => "sent no more",
+        };
+        self.server.supervisor.log.debug(format_args!("{peer} {why} after plain requests: {answered}"));
         // Also to a client that hangs up: it may have said no more than that it sends nothing.
         let is_told = pending.stream.end_writing().is_ok();
         self.linger(has_slot && next == Next::Nothing && is_told);

@@ -8,7 +8,7 @@ use percent_encoding::percent_decode_str;
 use super::Server;
 use super::accept::Accept;
 use super::handle::ServerHandle;
-use super::handshake::Handshake;
+use super::exchange::Exchange;
 use crate::connection::Connection;
 use crate::error::Error;
 use crate::http::request::Request;
@@ -72,7 +72,7 @@ impl ServerHandle {
 }
 
 /// The opening handshake.
-impl Handshake<'_> {
+impl Exchange<'_> {
     /// Chooses the subprotocol of topics for a client that offers it, and refuses a client of a topic's path that may
     /// not subscribe to it.
     #[inline(never)]

@@ -94,6 +94,10 @@ fn who_asks_for_no_websocket_is_a_debug_line_without_a_number() {
     ] {
         let peer = ask(running.address(), &format!("GET {target} HTTP/1.1\r\nHost: test\r\n\r\n"));
         assert_eq!(Lines::with(&[&peer.to_string()]), (Level::Debug, format!("{peer} {said}")));
+        if said.ends_with("204") {
+            let end = format!("{peer} hung up after plain requests: 1");
+            assert_eq!(Lines::with(&[&peer.to_string(), "hung up"]), (Level::Debug, end));
+        }
     }
     let preconnect = Client::tcp(running.address());
     let peer = preconnect.local_addr();
