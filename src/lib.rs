@@ -600,9 +600,6 @@
 //!   lost log lines.
 //! - **info**: normal operation. A connection opened, with its user, or closed in order; a failed opening handshake,
 //!   with its path, its `Origin` and what refused it; a client's pause.
-//! - **debug**: plain HTTP requests; clients that sent no request; failed writes; socket options that could not be set.
-//! - **info**: normal operation. A connection opened, or closed in order; a failed opening handshake, with its path,
-//!   its `Origin` and what refused it; a client's pause.
 //! - **debug**: plain HTTP requests, and the ends of connections that were kept for more; clients that sent no request;
 //!   failed writes; socket options that could not be set.
 //! - **trace**: the heartbeat. Each Ping sent, and each Pong received, with its round trip.
