@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::durations::LONGEST;
 
-mod access;
+pub(crate) mod access;
 mod claims;
 mod entry;
 pub(crate) mod grants;
@@ -24,6 +24,7 @@ pub(crate) mod hub;
 mod key_error;
 mod keys;
 pub(crate) mod name;
+pub(crate) mod permit;
 mod position;
 mod presence;
 #[cfg(feature = "jwt")]
@@ -190,6 +191,37 @@ impl Topics {
     pub fn on_publish(mut self, allow: impl Fn(&crate::Request, &TopicName) -> bool + Send + Sync + 'static) -> Self {
         self.access.on_publish = Some(Arc::new(allow));
         self
+    }
+}
+
+/// Tokens.
+#[cfg(feature = "jwt")]
+impl Topics {
+    /// Lets clients do what their signed token grants, and nothing without one. Default: no tokens are taken.
+    ///
+    /// The token comes in the opening handshake, where `places` say, or later in a request of the subprotocol. One in
+    /// the handshake that is not good is refused with 401. A connection whose token expires is closed with 4401, unless
+    /// a new one came before. The user that the token names is the [user](crate::Connection::user) of the connection,
+    /// unless `on_handshake` has named one; it may subscribe to `user/NAME` and all below. If
+    /// [`on_subscribe`](Self::on_subscribe) or [`on_publish`](Self::on_publish) is given as well, it has to allow what
+    /// the token grants.
+    ///
+    /// ```no_run
+    /// use heartwire::topics::{TokenKey, TokenPlaces, TokenVerifier, Topics};
+    ///
+    /// # fn f() -> Result<Topics, Box<dyn std::error::Error>> {
+    /// let verifier = TokenVerifier::new(TokenKey::from_file("jwt.key")?);
+    /// let topics = Topics::new().tokens(verifier, TokenPlaces::new());
+    /// # Ok(topics) }
+    /// ```
+    pub fn tokens(mut self, verifier: TokenVerifier, places: TokenPlaces) -> Self {
+        self.access.tokens = Some(Arc::new(access::Tokens { verifier, places }));
+        self
+    }
+
+    /// Whether tokens may stand in queries, which then must not be shown.
+    pub(crate) fn has_tokens_in_queries(&self) -> bool {
+        self.access.tokens.as_ref().is_some_and(|tokens| tokens.places.takes_query())
     }
 }
 

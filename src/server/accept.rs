@@ -22,7 +22,7 @@ pub struct Accept {
     pub(crate) heartbeat: Option<HeartbeatPolicy>,
     pub(crate) takes_broadcasts: bool,
     /// A mistake waits here until `on_handshake` returns.
-    user: Option<Result<UserName, InvalidUserName>>,
+    pub(crate) user: Option<Result<UserName, InvalidUserName>>,
     pub(crate) attached: Attached,
     /// The compression that the server has agreed to.
     #[cfg(feature = "deflate")]

@@ -1,20 +1,26 @@
 //! The topics of a server: its setting, what a handle may do with them, and which connections are served by them
 //! instead of the application's handler.
 
+use std::mem;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
 
 use super::Server;
-use super::accept::Accept;
-use super::handle::ServerHandle;
+use super::accept::{Accept, TEXT_HEARTBEAT};
 use super::exchange::Exchange;
+use super::handle::ServerHandle;
 use crate::connection::Connection;
+use crate::connection::user::UserName;
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::{Refusal, Response};
 use crate::message::Message;
+#[cfg(feature = "jwt")]
+use crate::topics::TokenPlaces;
+use crate::topics::access::Applicant;
 use crate::topics::hub::Hub;
+use crate::topics::permit::Permit;
 use crate::topics::subscriptions::Subscriptions;
 use crate::topics::{InvalidTopic, Published, SUBPROTOCOL, TopicError, TopicInfo, TopicName, Topics, session};
 
@@ -32,9 +38,16 @@ impl Server {
     /// So is a client of a path such as `/topics/news`, which gets the bare messages of that topic.
     /// [`on_handshake`](Self::on_handshake) is asked for both as for every client.
     pub fn topics(self, topics: Topics) -> Self {
-        let hub = || Arc::new(Hub::new(topics, Arc::clone(&self.supervisor)));
-        let _ = self.topics.get_or_init(hub);
-        self
+        #[cfg(feature = "jwt")]
+        let server = match topics.has_tokens_in_queries() {
+            true => self.redact_query(TokenPlaces::PARAMETER),
+            false => self,
+        };
+        #[cfg(not(feature = "jwt"))]
+        let server = self;
+        let hub = || Arc::new(Hub::new(topics, Arc::clone(&server.supervisor)));
+        let _ = server.topics.get_or_init(hub);
+        server
     }
 }
 
@@ -80,15 +93,43 @@ impl Exchange<'_> {
         let Some(hub) = &self.config.topics else { return Ok(()) };
         if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == SUBPROTOCOL) {
             accept.subprotocol = Some(SUBPROTOCOL.to_owned());
-        } else if let Some(topic) = topic_of_path(request.path()) {
-            let topic = topic.map_err(|error| {
-                Refusal::new(Response::new(404).text(format!("{error}\n")), "the path names no topic")
-            })?;
-            if !hub.may_subscribe(request, &topic) {
-                return Err(Refusal::new(Response::new(403).text("it is not allowed\n"), "topic not allowed"));
-            }
+        }
+        let topic = topic_of_path(request.path())
+            .transpose()
+            .map_err(|error| Refusal::new(Response::new(404).text(format!("{error}\n")), "the path names no topic"))?;
+        if !accept.has_topics() && (!is_bare(accept.subprotocol.as_deref()) || topic.is_none()) {
+            return Ok(());
+        }
+        let permit = self.permit(hub, request)?;
+        if let (None, Some(user)) = (&accept.user, permit.as_ref().and_then(Permit::user)) {
+            *accept = mem::take(accept).user(user);
+        }
+        let user = accept.user_name().ok().flatten();
+        let applicant = Applicant { request, user: user.as_ref().map(UserName::as_str), permit: permit.as_ref() };
+        if let Some(topic) = topic.filter(|_| !accept.has_topics())
+            && !hub.may_subscribe(applicant, &topic)
+        {
+            return Err(Refusal::new(Response::new(403).text("it is not allowed\n"), "topic not allowed"));
+        }
+        if let Some(permit) = permit {
+            *accept = mem::take(accept).extension(permit);
         }
         Ok(())
+    }
+
+    /// What the token in the request permits, if there is one.
+    #[cfg(feature = "jwt")]
+    fn permit(&self, hub: &Hub, request: &Request) -> Result<Option<Permit>, Box<Refusal>> {
+        hub.permit_of(request).map_err(|(text, reason)| {
+            let response = Response::new(401).header("WWW-Authenticate", "Bearer").text(text);
+            Refusal::new(response, reason)
+        })
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "no tokens are taken")]
+    fn permit(&self, _: &Hub, _: &Request) -> Result<Option<Permit>, Box<Refusal>> {
+        Ok(None)
     }
 }
 
@@ -98,8 +139,13 @@ pub(super) fn handle(hub: &Arc<Hub>, connection: &mut Connection) -> Option<Resu
     if connection.subprotocol() == Some(SUBPROTOCOL) {
         return Some(session::serve(connection));
     }
-    let topic = topic_of_path(connection.path())?.ok()?;
+    let topic = topic_of_path(connection.path()).filter(|_| is_bare(connection.subprotocol()))?.ok()?;
     Some(session::serve_bare(connection, &topic))
+}
+
+/// Whether a client of a topic's path is one for bare messages: with no subprotocol but that of the heartbeat as text.
+fn is_bare(subprotocol: Option<&str>) -> bool {
+    subprotocol.is_none_or(|subprotocol| subprotocol == TEXT_HEARTBEAT)
 }
 
 /// The topic of a path such as `/topics/news`, in which the name is percent-encoded (RFC 3986 section 2.1).

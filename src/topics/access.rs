@@ -1,11 +1,18 @@
-//! What a client may subscribe and publish to.
+//! What a client may subscribe and publish to: by its token, by the application's functions, or by default.
 //!
-//! Invariant: what the application's function cannot say, because it panics, is a refusal.
+//! Invariants:
+//! - Where tokens are taken, nothing is allowed that the client's token does not grant.
+//! - What the application's function cannot say, because it panics, is a refusal.
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::name::TopicName;
+use super::permit::Permit;
+#[cfg(feature = "jwt")]
+use super::token::{TokenError, TokenVerifier};
+#[cfg(feature = "jwt")]
+use super::token_places::TokenPlaces;
 use crate::foreign;
 use crate::http::request::Request;
 use crate::logging::Log;
@@ -17,21 +24,84 @@ pub(super) type Allow = Arc<dyn Fn(&Request, &TopicName) -> bool + Send + Sync>;
 pub(crate) struct Access {
     pub(super) on_subscribe: Option<Allow>,
     pub(super) on_publish: Option<Allow>,
+    #[cfg(feature = "jwt")]
+    pub(super) tokens: Option<Arc<Tokens>>,
+}
+
+/// The tokens that are taken.
+#[cfg(feature = "jwt")]
+#[derive(Debug)]
+pub(crate) struct Tokens {
+    pub(super) verifier: TokenVerifier,
+    pub(super) places: TokenPlaces,
+}
+
+/// A client that asks for something: what it has said of itself.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Applicant<'a> {
+    pub(crate) request: &'a Request,
+    /// The user that its connection belongs to.
+    pub(crate) user: Option<&'a str>,
+    pub(crate) permit: Option<&'a Permit>,
 }
 
 impl Access {
     /// Whether a client may subscribe to a topic.
-    pub(super) fn may_subscribe(&self, request: &Request, topic: &TopicName, log: &Log) -> bool {
+    pub(super) fn may_subscribe(&self, applicant: Applicant<'_>, topic: &TopicName, log: &Log) -> bool {
+        if self.takes_tokens() && !applicant.permit.is_some_and(|permit| permit.grants.may_subscribe(topic)) {
+            return false;
+        }
         match &self.on_subscribe {
-            Some(allow) => ask("on_subscribe", allow, request, topic, log),
-            None => !topic.as_str().starts_with("user/"),
+            Some(allow) => ask("on_subscribe", allow, applicant.request, topic, log),
+            None => self.takes_tokens() || !is_of_a_user(topic) || is_of(applicant.user, topic),
         }
     }
 
     /// Whether a client may publish to a topic.
-    pub(super) fn may_publish(&self, request: &Request, topic: &TopicName, log: &Log) -> bool {
-        self.on_publish.as_ref().is_some_and(|allow| ask("on_publish", allow, request, topic, log))
+    pub(super) fn may_publish(&self, applicant: Applicant<'_>, topic: &TopicName, log: &Log) -> bool {
+        if self.takes_tokens() && !applicant.permit.is_some_and(|permit| permit.grants.may_publish(topic)) {
+            return false;
+        }
+        match &self.on_publish {
+            Some(allow) => ask("on_publish", allow, applicant.request, topic, log),
+            None => self.takes_tokens(),
+        }
     }
+
+    #[cfg(feature = "jwt")]
+    pub(super) fn takes_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    #[allow(clippy::unused_self, reason = "there are none")]
+    pub(super) fn takes_tokens(&self) -> bool {
+        false
+    }
+}
+
+#[cfg(feature = "jwt")]
+impl Tokens {
+    /// What a token permits from now on.
+    pub(super) fn permit(&self, token: &str) -> Result<Permit, TokenError> {
+        let valid = self.verifier.verify(token, std::time::SystemTime::now())?;
+        Ok(Permit::new(valid.grants, valid.valid_for, std::time::Instant::now()))
+    }
+}
+
+/// Whether a topic is one of those that are for single users.
+fn is_of_a_user(topic: &TopicName) -> bool {
+    topic.as_str() == "user" || topic.as_str().starts_with("user/")
+}
+
+/// Whether a topic is `user/NAME` of this user, or below that.
+fn is_of(user: Option<&str>, topic: &TopicName) -> bool {
+    // The name of a user that has a `/` might be below that of another.
+    let rest = user.filter(|name| !name.contains('/')).and_then(|name| {
+        let rest = topic.as_str().strip_prefix("user/")?.strip_prefix(name)?;
+        Some(rest)
+    });
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 fn ask(name: &str, allow: &Allow, request: &Request, topic: &TopicName, log: &Log) -> bool {
@@ -44,6 +114,19 @@ fn ask(name: &str, allow: &Allow, request: &Request, topic: &TopicName, log: &Lo
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (subscribe, publish) = (self.on_subscribe.is_some(), self.on_publish.is_some());
-        f.debug_struct("Access").field("on_subscribe", &subscribe).field("on_publish", &publish).finish()
+        f.debug_struct("Access").field("on_subscribe", &subscribe).field("on_publish", &publish).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_has_the_topics_below_its_name_and_no_others() {
+        let is_of = |user: &str, topic: &str| is_of(Some(user), &topic.parse().unwrap());
+        assert!(is_of("alice", "user/alice") && is_of("alice", "user/alice/mail"));
+        assert!(!is_of("alice", "user/alice2") && !is_of("alice", "user/bob") && !is_of("alice", "alice"));
+        assert!(!is_of("a/b", "user/a/b") && !is_of("a", "user"));
     }
 }

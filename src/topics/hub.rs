@@ -12,16 +12,20 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use super::access::Access;
+use super::access::{Access, Applicant};
 use super::entry::Entry;
 use super::history::Lost;
 use super::keys::Keys;
 use super::name::TopicName;
+use super::permit::Permit;
 use super::position::{Epoch, Position};
 use super::subscriptions::Subscriptions;
+#[cfg(feature = "jwt")]
+use super::token::TokenError;
 use super::topic::{Common, Topic};
 use super::{Published, Settings, TopicError, TopicInfo, Topics};
 use crate::connection::identity::ConnectionId;
+#[cfg(feature = "jwt")]
 use crate::http::request::Request;
 use crate::message::Message;
 use crate::supervisor::handle::SupervisorHandle;
@@ -55,13 +59,35 @@ impl Hub {
     }
 
     /// Whether a client may subscribe to a topic.
-    pub(crate) fn may_subscribe(&self, request: &Request, topic: &TopicName) -> bool {
-        self.access.may_subscribe(request, topic, &self.common.supervisor.log)
+    pub(crate) fn may_subscribe(&self, applicant: Applicant<'_>, topic: &TopicName) -> bool {
+        self.access.may_subscribe(applicant, topic, &self.common.supervisor.log)
     }
 
     /// Whether a client may publish to a topic.
-    pub(crate) fn may_publish(&self, request: &Request, topic: &TopicName) -> bool {
-        self.access.may_publish(request, topic, &self.common.supervisor.log)
+    pub(crate) fn may_publish(&self, applicant: Applicant<'_>, topic: &TopicName) -> bool {
+        self.access.may_publish(applicant, topic, &self.common.supervisor.log)
+    }
+
+    /// What a token permits, or why it is refused. `None` if no tokens are taken.
+    #[cfg(feature = "jwt")]
+    pub(super) fn permit(&self, token: &str) -> Option<Result<Permit, TokenError>> {
+        self.access.tokens.as_ref().map(|tokens| tokens.permit(token))
+    }
+
+    #[cfg(not(feature = "jwt"))]
+    #[allow(clippy::unused_self, reason = "none are taken")]
+    pub(super) fn permit(&self, _: &str) -> Option<Result<Permit, std::convert::Infallible>> {
+        None
+    }
+
+    /// What the token in the opening handshake permits, if there is one. Else the text for the client, and the reason
+    /// for the log.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn permit_of(&self, request: &Request) -> Result<Option<Permit>, (&'static str, String)> {
+        let Some(tokens) = &self.access.tokens else { return Ok(None) };
+        let refused = |why: &dyn fmt::Display| ("the token is refused\n", format!("token refused: {why}"));
+        let Some(token) = tokens.places.find(request).map_err(|why| refused(&why))? else { return Ok(None) };
+        tokens.permit(token).map(Some).map_err(|why| refused(&why))
     }
 
     // Publishing and reading.

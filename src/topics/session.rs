@@ -4,12 +4,16 @@
 //! Invariants:
 //! - Each request is answered before the next is read, and before the first message that it asks for.
 //! - A request that is refused costs nothing but an answer, up to a number of refusals a minute.
+//! - A client whose permit has expired is closed, whatever it reads or sends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::access::Applicant;
 use super::entry::Format;
+use super::hub::Hub;
 use super::name::TopicName;
+use super::permit::{Due, Permit};
 use super::position::Position;
 use super::presence;
 use super::subscriptions::{Subscriptions, Terms};
@@ -17,7 +21,7 @@ use super::topic::Topic;
 use super::wire::{self, Action, Publication, Refused, Request, Wanted};
 use super::{Published, TopicError};
 use crate::connection::Connection;
-use crate::error::Error;
+use crate::error::{Error, TrySendError};
 use crate::message::{Message, Text};
 use crate::protocol::close::CloseCode;
 
@@ -25,23 +29,12 @@ use crate::protocol::close::CloseCode;
 const MOST_REFUSALS: u32 = 100;
 const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
 
+/// The close code when a permit has expired: 401, as far as close codes have it.
+const EXPIRED: u16 = 4401;
+
 /// Serves a client of the subprotocol until its connection ends.
 pub(crate) fn serve(conn: &mut Connection) -> Result<(), Error> {
-    let mut refusals = Refusals { count: 0, since: Instant::now() };
-    loop {
-        let message = conn.recv()?;
-        let outcome = Request::parse(&message).and_then(|request| serve_request(conn, request));
-        match outcome {
-            Ok(Some(reply)) => conn.feed(reply)?,
-            Ok(None) => {}
-            Err(refused) => {
-                conn.feed(Text::from(&refused))?;
-                if refusals.is_one_too_many() {
-                    return conn.close(CloseCode::POLICY, "too many requests that were refused");
-                }
-            }
-        }
-    }
+    Session::new(conn).run()
 }
 
 /// Serves a client of one topic's path until its connection ends.
@@ -49,14 +42,21 @@ pub(crate) fn serve_bare(conn: &mut Connection, topic: &TopicName) -> Result<(),
     if let Err(error) = conn.subscribe(topic.as_str()) {
         return conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
     }
+    let mut session = Session::new(conn);
     loop {
-        let message = conn.recv()?;
-        match publish(conn, topic.as_str(), message, None) {
+        let Some(message) = session.receive()? else { return session.expire() };
+        match session.publish(topic.as_str(), message, None) {
             Ok(_) => {}
-            Err(TopicError::Forbidden) => return conn.close(CloseCode::POLICY, "publishing is not allowed"),
-            Err(error) => return conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string()),
+            Err(TopicError::Forbidden) => return session.conn.close(CloseCode::POLICY, "publishing is not allowed"),
+            Err(error) => return session.conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string()),
         }
     }
+}
+
+struct Session<'a> {
+    conn: &'a mut Connection,
+    permit: Option<Permit>,
+    refusals: Refusals,
 }
 
 struct Refusals {
@@ -75,87 +75,194 @@ impl Refusals {
     }
 }
 
-/// Does what a request asks for. Returns the reply that is still to be sent.
-fn serve_request(conn: &mut Connection, request: Request) -> Result<Option<Message>, Refused> {
-    let Request { id, action } = request;
-    match action {
-        Action::Subscribe(wanted) => {
-            subscribe(conn, id, wanted);
-            Ok(None)
-        }
-        Action::Unsubscribe(topics) => {
-            for topic in &topics {
-                conn.unsubscribe(topic);
+impl<'a> Session<'a> {
+    fn new(conn: &'a mut Connection) -> Self {
+        let permit = conn.extension::<Permit>().cloned();
+        Self { conn, permit, refusals: Refusals { count: 0, since: Instant::now() } }
+    }
+
+    fn run(mut self) -> Result<(), Error> {
+        loop {
+            let Some(message) = self.receive()? else { return self.expire() };
+            let outcome = Request::parse(&message).and_then(|request| self.serve(request));
+            let (reply, is_refused) = match outcome {
+                Ok(reply) => (reply, false),
+                Err(refused) => (Some(Text::from(&refused).into()), true),
+            };
+            if let Some(reply) = reply
+                && !self.reply(reply)?
+            {
+                return self.expire();
             }
-            Ok(wire::unsubscribed(id, &topics))
-        }
-        Action::Publish(Publication { topic, message, key }) => match publish(conn, &topic, message, key.as_deref()) {
-            Ok(published) => Ok(wire::published(id, &topic, &published)),
-            Err(error) => Err(Refused::of_topic(id, &topic, &error)),
-        },
-        Action::Presence(topic) => match members(conn, &topic) {
-            Ok(members) => Ok(Some(members(id))),
-            Err(error) => Err(Refused::of_topic(id, &topic, &error)),
-        },
-        Action::Authenticate(_) => {
-            Err(Refused { id, topic: None, error: "unavailable", reason: "the server takes no tokens".to_owned() })
+            if is_refused && self.refusals.is_one_too_many() {
+                return self.conn.close(CloseCode::POLICY, "too many requests that were refused");
+            }
         }
     }
-}
 
-/// Subscribes to several topics. The reply goes out before their messages.
-fn subscribe(conn: &Connection, id: Option<u64>, wanted: Vec<Wanted>) {
-    let mut outcomes = Vec::with_capacity(wanted.len());
-    let mut held = Vec::new();
-    for Wanted { topic, since, presence } in wanted {
-        let outcome = subscribe_one(conn, &topic, since.as_deref(), presence).map(|(topic, position)| {
-            held.push(topic);
-            position
-        });
-        // A name is echoed, so not at any length.
-        outcomes.push((topic.chars().take(TopicName::MAX_LEN).collect(), outcome));
-    }
-    if let Some(reply) = wire::subscribed(id, &outcomes) {
-        // If the connection is closed, the next `recv` says so.
-        let _ = conn.send(reply);
-    }
-    for topic in held {
-        topic.release(conn.id());
-    }
-}
+    // Time.
 
-fn subscribe_one(
-    conn: &Connection,
-    topic: &str,
-    since: Option<&str>,
-    watches: bool,
-) -> Result<(Arc<Topic>, Position), TopicError> {
-    let shared = conn.shared();
-    let subscriptions = shared.observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
-    let name: TopicName = topic.parse()?;
-    let since = since.map(str::parse).transpose()?;
-    if !subscriptions.hub.may_subscribe(conn.request(), &name) {
-        return Err(TopicError::Forbidden);
+    /// The next message. `None` if the permit has expired. A client of the subprotocol is warned before.
+    fn receive(&mut self) -> Result<Option<Message>, Error> {
+        loop {
+            let due = self.permit.as_mut().map_or(Due::Nothing(None), |permit| permit.due(Instant::now()));
+            let until = match due {
+                Due::Expired => return Ok(None),
+                Due::Nothing(until) => until,
+                Due::Warning(rest) => {
+                    if self.conn.subprotocol() == Some(super::SUBPROTOCOL) {
+                        self.conn.feed(wire::expiring(rest))?;
+                    }
+                    continue;
+                }
+            };
+            let received = match until {
+                None => Some(self.conn.recv()?),
+                Some(until) => self.conn.recv_timeout(until.saturating_duration_since(Instant::now()))?,
+            };
+            if received.is_some() {
+                return Ok(received);
+            }
+        }
     }
-    subscriptions.subscribe(shared, topic, Terms { format: Format::Json, since, watches })
-}
 
-/// Who is subscribed to a topic, as a reply to a request with an id.
-fn members(conn: &Connection, topic: &str) -> Result<impl FnOnce(Option<u64>) -> Message, TopicError> {
-    let subscriptions = conn.shared().observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
-    let name: TopicName = topic.parse()?;
-    if !subscriptions.hub.may_subscribe(conn.request(), &name) {
-        return Err(TopicError::Forbidden);
+    /// Sends a reply. A client that does not take it until its permit has expired does not get it: `false`.
+    fn reply(&mut self, reply: Message) -> Result<bool, Error> {
+        let Some(until) = self.permit.as_ref().and_then(Permit::until) else {
+            return self.conn.feed(reply).map(|()| true);
+        };
+        match self.conn.sender().send_timeout(reply, until.saturating_duration_since(Instant::now())) {
+            Ok(()) => Ok(true),
+            Err(TrySendError::Full(_)) => Ok(false),
+            // The next `recv` says why.
+            Err(TrySendError::Closed(_)) => Ok(true),
+        }
     }
-    let members = subscriptions.hub.members(&name)?;
-    Ok(move |id| presence::list(id, &name, &members))
-}
 
-/// Publishes what a client sends.
-fn publish(conn: &Connection, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
-    let subscriptions = conn.shared().observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
-    if !subscriptions.hub.may_publish(conn.request(), &topic.parse()?) {
-        return Err(TopicError::Forbidden);
+    fn expire(self) -> Result<(), Error> {
+        self.conn.close(EXPIRED, "the token has expired")
     }
-    subscriptions.hub.publish(topic, message, key)
+
+    // Requests.
+
+    /// Does what a request asks for. Returns the reply that is still to be sent.
+    fn serve(&mut self, request: Request) -> Result<Option<Message>, Refused> {
+        let Request { id, action } = request;
+        match action {
+            Action::Subscribe(wanted) => {
+                self.subscribe(id, wanted);
+                Ok(None)
+            }
+            Action::Unsubscribe(topics) => {
+                for topic in &topics {
+                    self.conn.unsubscribe(topic);
+                }
+                Ok(wire::unsubscribed(id, &topics))
+            }
+            Action::Publish(Publication { topic, message, key }) => {
+                match self.publish(&topic, message, key.as_deref()) {
+                    Ok(published) => Ok(wire::published(id, &topic, &published)),
+                    Err(error) => Err(Refused::of_topic(id, &topic, &error)),
+                }
+            }
+            Action::Presence(topic) => match self.members(&topic) {
+                Ok((name, members)) => Ok(Some(presence::list(id, &name, &members))),
+                Err(error) => Err(Refused::of_topic(id, &topic, &error)),
+            },
+            Action::Authenticate(token) => self.authenticate(id, &token),
+        }
+    }
+
+    /// Subscribes to several topics. The reply goes out before their messages.
+    fn subscribe(&mut self, id: Option<u64>, wanted: Vec<Wanted>) {
+        let mut outcomes = Vec::with_capacity(wanted.len());
+        let mut held = Vec::new();
+        for Wanted { topic, since, presence } in wanted {
+            let outcome = self.subscribe_to(&topic, since.as_deref(), presence).map(|(topic, position)| {
+                held.push(topic);
+                position
+            });
+            // A name is echoed, so not at any length.
+            outcomes.push((topic.chars().take(TopicName::MAX_LEN).collect(), outcome));
+        }
+        if let Some(reply) = wire::subscribed(id, &outcomes) {
+            // If it is not sent, the connection ends, and the next `receive` says why.
+            let _ = self.reply(reply);
+        }
+        for topic in held {
+            topic.release(self.conn.id());
+        }
+    }
+
+    fn subscribe_to(
+        &self,
+        topic: &str,
+        since: Option<&str>,
+        watches: bool,
+    ) -> Result<(Arc<Topic>, Position), TopicError> {
+        let name: TopicName = topic.parse()?;
+        let since = since.map(str::parse).transpose()?;
+        let subscriptions = self.subscriptions()?;
+        if !subscriptions.hub.may_subscribe(self.applicant(), &name) {
+            return Err(TopicError::Forbidden);
+        }
+        subscriptions.subscribe(self.conn.shared(), topic, Terms { format: Format::Json, since, watches })
+    }
+
+    fn publish(&self, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
+        let hub = &self.subscriptions()?.hub;
+        if !hub.may_publish(self.applicant(), &topic.parse()?) {
+            return Err(TopicError::Forbidden);
+        }
+        hub.publish(topic, message, key)
+    }
+
+    /// Who is subscribed to a topic.
+    fn members(&self, topic: &str) -> Result<(TopicName, Vec<String>), TopicError> {
+        let (name, hub): (TopicName, &Arc<Hub>) = (topic.parse()?, &self.subscriptions()?.hub);
+        if !hub.may_subscribe(self.applicant(), &name) {
+            return Err(TopicError::Forbidden);
+        }
+        let members = hub.members(&name)?;
+        Ok((name, members))
+    }
+
+    /// Takes a token in place of the one before it. Subscriptions that it does not grant end.
+    fn authenticate(&mut self, id: Option<u64>, token: &str) -> Result<Option<Message>, Refused> {
+        let refused = |error, reason: &str| Err(Refused { id, topic: None, error, reason: reason.to_owned() });
+        let Ok(subscriptions) = self.subscriptions() else { return refused("unavailable", "the server has no topics") };
+        let hub = Arc::clone(&subscriptions.hub);
+        let permit = match hub.permit(token) {
+            Some(Ok(permit)) => permit,
+            Some(Err(why)) => {
+                let connection = self.conn.shared().identity;
+                hub.common.supervisor.log.info(format_args!("{connection} sent a token that is refused: {why}"));
+                return refused("bad-token", "the token is refused");
+            }
+            None => return refused("unavailable", "the server takes no tokens"),
+        };
+        if let (Some(user), Some(other)) = (self.conn.user(), permit.grants.user())
+            && user != other
+        {
+            return refused("bad-token", "the token is that of another user");
+        }
+        let (user, remaining) = (permit.grants.user().map(str::to_owned), permit.remaining(Instant::now()));
+        self.permit = Some(permit);
+        for topic in self.subscriptions().map(Subscriptions::names).unwrap_or_default() {
+            if !hub.may_subscribe(self.applicant(), &topic) {
+                self.conn.unsubscribe(topic.as_str());
+                let ended = Refused::of_topic(None, topic.as_str(), &TopicError::Forbidden);
+                let _ = self.reply(Text::from(&ended).into());
+            }
+        }
+        Ok(wire::authenticated(id, user.as_deref(), remaining))
+    }
+
+    fn subscriptions(&self) -> Result<&Subscriptions, TopicError> {
+        self.conn.shared().observer::<Subscriptions>().ok_or(TopicError::NoTopics)
+    }
+
+    fn applicant(&self) -> Applicant<'_> {
+        Applicant { request: self.conn.request(), user: self.conn.user(), permit: self.permit.as_ref() }
+    }
 }

@@ -112,6 +112,11 @@ impl Subscriptions {
         }
     }
 
+    /// The topics that the connection is subscribed to.
+    pub(super) fn names(&self) -> Vec<TopicName> {
+        self.lock().iter().flat_map(|topics| topics.keys().cloned()).collect()
+    }
+
     // Presence.
 
     /// Whether the connection takes nothing any more.

@@ -76,11 +76,16 @@ impl TokenPlaces {
         self
     }
 
-    /// Whether the token may also be in the query. Default: no. Then the server should
-    /// [hide it](crate::Server::redact_query) from its reports.
+    /// Whether the token may also be in the query. Default: no. [`Topics::tokens`](super::Topics::tokens)
+    /// then [hides it](crate::Server::redact_query) from the server's reports.
     pub fn query(mut self, is_allowed: bool) -> Self {
         self.query = is_allowed;
         self
+    }
+
+    #[cfg(feature = "jwt")]
+    pub(super) fn takes_query(&self) -> bool {
+        self.query
     }
 
     /// The token in a request, if it has one. An empty cookie or parameter is none.

@@ -3,6 +3,7 @@
 //! Invariant: a request is checked as a whole before anything is done, and what is wrong with it is told by name.
 
 use std::fmt;
+use std::time::Duration;
 
 use data_encoding::BASE64;
 use serde::Deserialize;
@@ -228,6 +229,16 @@ pub(super) fn published_members(published: &Published) -> String {
     let Published { position, here, again } = published;
     let again = if *again { r#","again":true"# } else { "" };
     format!(r#""position":"{position}","here":{here}{again}"#)
+}
+
+pub(super) fn authenticated(id: Option<u64>, user: Option<&str>, remaining: Option<Duration>) -> Option<Message> {
+    let expires = remaining.map_or("null".to_owned(), |remaining| remaining.as_millis().to_string());
+    Some(format!(r#"{{"type":"authenticated","id":{},"user":{},"expires":{expires}}}"#, id?, json!(user)).into())
+}
+
+/// The client's token expires after this time.
+pub(super) fn expiring(rest: Duration) -> Message {
+    format!(r#"{{"type":"expiring","in":{}}}"#, rest.as_millis()).into()
 }
 
 impl From<&Refused> for Text {

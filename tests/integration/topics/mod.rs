@@ -4,6 +4,8 @@ mod presence;
 mod protocol;
 mod slow_subscribers;
 mod subscribing;
+#[cfg(feature = "jwt")]
+mod tokens;
 
 use std::time::Duration;
 
