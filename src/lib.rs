@@ -619,7 +619,7 @@
 //! | `deflate` (default) | compressed messages: [`Server::deflate`], [`Client::deflate`] | `flate2`, `zlib-rs` |
 //! | `testing` | `heartwire::testing`: peers, handlers without ports and more for your tests | nothing |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
-//! | `topics` (default) | `Server::topics`: topics whose subscribers miss nothing | `serde`, `serde_json`, `percent-encoding` |
+//! | `topics` (default) | `Server::topics`: subscribers miss nothing | `serde`, `serde_json`, `percent-encoding` |
 //! | `jwt` (default) | `Topics::tokens`: signed tokens (JWT) and keys for topics | `ring` |
 //! | `cli` (default) | the program | `metrics`, `signals` and `status`; `anstream`, `clap`, `humantime` |
 //! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |

@@ -94,9 +94,8 @@ pub(super) fn describe(member: &Member, connections: impl Iterator<Item = Connec
     let state = if missed > 0 { "doubted" } else { "alive" };
     let silent = silent.as_millis();
     let round_trip = round_trip.map_or("null".to_owned(), |figures| figures.last.as_millis().to_string());
-    format!(
-        r#"{{{member},"state":"{state}","missed":{missed},"max_missed":{max_missed},"silent":{silent},"round_trip":{round_trip}}}"#
-    )
+    let figures = format!(r#""missed":{missed},"max_missed":{max_missed},"silent":{silent},"round_trip":{round_trip}"#);
+    format!(r#"{{{member},"state":"{state}",{figures}}}"#)
 }
 
 /// All members of a topic, as the answer to a request, or as the list that a subscriber begins with.

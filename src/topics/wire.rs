@@ -160,7 +160,7 @@ fn read<'a, T: Deserialize<'a>>(id: Option<u64>, text: &'a str) -> Result<T, Ref
     serde_json::from_str(text).map_err(|error| Refused::malformed(id, error))
 }
 
-// What the server sends. ################################################################################################
+// What the server sends. ##############################################################################################
 
 /// A message of a topic.
 pub(super) fn message(topic: &TopicName, position: Position, message: &Message) -> Message {
@@ -265,9 +265,8 @@ mod tests {
             since: since.map(str::to_owned),
             presence,
         };
-        let request = parse(
-            r#" {"type":"subscribe","id":1,"topics":[{"topic":"a"},{"topic":"b","since":"x","presence":true}],"new":1}"#,
-        );
+        let topics = r#"[{"topic":"a"},{"topic":"b","since":"x","presence":true}]"#;
+        let request = parse(&format!(r#" {{"type":"subscribe","id":1,"topics":{topics},"new":1}}"#));
         let action = Action::Subscribe(vec![wanted("a", None, false), wanted("b", Some("x"), true)]);
         assert_eq!(request, Ok(Request { id: Some(1), action }));
         let request = parse(r#"{"topics":["a"],"type":"unsubscribe"}"#);

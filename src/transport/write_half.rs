@@ -53,7 +53,7 @@ pub(crate) trait Owner: Send + Sync + Sized + 'static {
     /// Ends the connection at once. `reason` applies if there is no earlier one.
     fn abort(&self, reason: CloseReason);
 
-    /// Called by the drainer, without the lock, after the queue has emptied: there is room for frames that were refused.
+    /// Called by the drainer, without the lock, after the queue has emptied. There is room for what was refused.
     fn queue_emptied(&self) {}
 }
 
