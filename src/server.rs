@@ -34,7 +34,7 @@ use crate::topics::service::Service;
 
 pub(crate) mod accept;
 mod accept_loop;
-#[cfg(any(feature = "metrics", feature = "status"))]
+#[cfg(any(feature = "metrics", feature = "status", feature = "topics"))]
 pub(crate) mod access;
 mod addresses;
 mod admission;

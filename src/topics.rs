@@ -219,6 +219,16 @@ impl Topics {
         self
     }
 
+    /// Lets whoever has one of these keys publish and read every topic by HTTP, from any machine. Default: none, and
+    /// then programs on the server's own machine may do that.
+    ///
+    /// The key comes in the header `Authorization: Bearer KEY`. Use TLS, or a network that nobody else reads. Once
+    /// there are keys or [tokens](Self::tokens), programs on the server's own machine need one too.
+    pub fn publish_keys(mut self, keys: PublishKeys) -> Self {
+        self.access.publish_keys = Some(Arc::new(keys));
+        self
+    }
+
     /// Whether tokens may stand in queries, which then must not be shown.
     pub(crate) fn has_tokens_in_queries(&self) -> bool {
         self.access.tokens.as_ref().is_some_and(|tokens| tokens.places.takes_query())
@@ -293,7 +303,7 @@ pub enum TopicError {
 
 impl TopicError {
     /// Its name in the wire format.
-    fn name(&self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::InvalidName(_) => "bad-topic",
             Self::InvalidPosition => "bad-position",

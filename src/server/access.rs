@@ -1,10 +1,12 @@
-//! Who may see the status page and the metrics.
+//! Who may see the status page and the metrics, and use topics over HTTP: clients on this machine, or everyone.
 
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::http::request::Request;
+#[cfg(any(feature = "metrics", feature = "status"))]
 use crate::http::response::Response;
 
+#[cfg(any(feature = "metrics", feature = "status"))]
 /// Who may see the [status page](crate::Server::status_page) or the [metrics](crate::Server::metrics) of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -22,17 +24,18 @@ pub enum StatusAccess {
     Everyone,
 }
 
+#[cfg(any(feature = "metrics", feature = "status"))]
 /// The response to a refused client, and the reason for the log.
 pub(super) type Refused = (Response, &'static str);
 
+#[cfg(any(feature = "metrics", feature = "status"))]
 impl StatusAccess {
     /// Refuses a request that may come from another machine.
     pub(super) fn check_host(self, request: &Request) -> Result<(), Refused> {
         if self == Self::Everyone {
             return Ok(());
         }
-        let is_here = |ip: IpAddr| ip.to_canonical().is_loopback();
-        if !is_here(request.peer_addr().ip()) || !is_here(request.remote_ip()) {
+        if !is_from_loopback(request) {
             let response = Response::new(403).text("The status is shown only on the server's own machine.\n");
             return Err((response, "the status is not shown to other machines"));
         }
@@ -47,17 +50,34 @@ impl StatusAccess {
     #[cfg(feature = "status")]
     pub(super) fn check_origin(self, request: &Request) -> Result<(), Refused> {
         self.check_host(request)?;
-        let host = request.header("Host").unwrap_or_default();
-        // With https, a proxy is in front.
-        let own = ["http://", "https://"].map(|scheme| format!("{scheme}{host}"));
-        let is_own = |origin: &[u8]| own.iter().any(|own| origin.eq_ignore_ascii_case(own.as_bytes()));
-        let mut origins = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Origin"));
-        if origins.all(|(_, origin)| is_own(origin)) {
+        if is_from_own_origin(request) {
             return Ok(());
         }
         let response = Response::new(403).text("The status is not shown to pages of another origin.\n");
         Err((response, "the status is not shown to pages of another origin"))
     }
+}
+
+/// Whether a request comes from this machine, and names it as only this machine is named.
+#[cfg(feature = "topics")]
+pub(super) fn is_from_this_machine(request: &Request) -> bool {
+    is_from_loopback(request) && is_loopback_host(request.header("Host").unwrap_or_default())
+}
+
+fn is_from_loopback(request: &Request) -> bool {
+    let is_here = |ip: IpAddr| ip.to_canonical().is_loopback();
+    is_here(request.peer_addr().ip()) && is_here(request.remote_ip())
+}
+
+/// Whether a request comes from no page, or from one of the host that it is for.
+#[cfg(any(feature = "status", feature = "topics"))]
+pub(super) fn is_from_own_origin(request: &Request) -> bool {
+    let host = request.header("Host").unwrap_or_default();
+    // With https, a proxy is in front.
+    let own = ["http://", "https://"].map(|scheme| format!("{scheme}{host}"));
+    let is_own = |origin: &[u8]| own.iter().any(|own| origin.eq_ignore_ascii_case(own.as_bytes()));
+    let mut origins = request.headers().filter(|(name, _)| name.eq_ignore_ascii_case("Origin"));
+    origins.all(|(_, origin)| is_own(origin))
 }
 
 /// Whether a Host header names this machine itself, with any port.
@@ -70,7 +90,7 @@ fn is_loopback_host(host: &str) -> bool {
         || name.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
 }
 
-#[cfg(test)]
+#[cfg(all(test, any(feature = "metrics", feature = "status")))]
 mod tests {
     use super::*;
     use crate::http::forwarded::Trusted;

@@ -1,6 +1,8 @@
 //! The topics of a server: its setting, what a handle may do with them, and which connections are served by them
 //! instead of the application's handler.
 
+mod http;
+
 use std::mem;
 use std::sync::Arc;
 
@@ -37,6 +39,11 @@ impl Server {
     /// served by the library, and not by the application's handler, unless `on_handshake` chooses another subprotocol.
     /// So is a client of a path such as `/topics/news`, which gets the bare messages of that topic.
     /// [`on_handshake`](Self::on_handshake) is asked for both as for every client.
+    ///
+    /// Over plain HTTP, `POST /topics/NAME` publishes the body and answers with the position as JSON. `GET` gives the
+    /// history, with `?since=POSITION` what follows, and `GET /topics/NAME/presence` who is subscribed. That is for
+    /// programs on the server's own machine, or for whoever has a [key](Topics::publish_keys) or a
+    /// [token](Topics::tokens). `on_subscribe` and `on_publish` are asked about tokens only.
     pub fn topics(self, topics: Topics) -> Self {
         #[cfg(feature = "jwt")]
         let server = match topics.has_tokens_in_queries() {
@@ -45,8 +52,10 @@ impl Server {
         };
         #[cfg(not(feature = "jwt"))]
         let server = self;
+        let mut server = server;
         let hub = || Arc::new(Hub::new(topics, Arc::clone(&server.supervisor)));
-        let _ = server.topics.get_or_init(hub);
+        let hub = Arc::clone(server.topics.get_or_init(hub));
+        server.config.routes.add_resource(PATH, http::METHODS, move |request| http::answer(&hub, request));
         server
     }
 }
@@ -148,10 +157,13 @@ fn is_bare(subprotocol: Option<&str>) -> bool {
     subprotocol.is_none_or(|subprotocol| subprotocol == TEXT_HEARTBEAT)
 }
 
-/// The topic of a path such as `/topics/news`, in which the name is percent-encoded (RFC 3986 section 2.1).
+/// The topic of a path such as `/topics/news`.
 fn topic_of_path(path: &str) -> Option<Result<TopicName, InvalidTopic>> {
-    let encoded = path.strip_prefix(PATH)?;
+    path.strip_prefix(PATH).map(decoded)
+}
+
+/// A name that is percent-encoded (RFC 3986 section 2.1).
+fn decoded(encoded: &str) -> Result<TopicName, InvalidTopic> {
     // What is not UTF-8 has a character that no name has.
-    let name = percent_decode_str(encoded).decode_utf8().unwrap_or("\u{0}".into());
-    Some(name.parse())
+    percent_decode_str(encoded).decode_utf8().unwrap_or("\u{0}".into()).parse()
 }

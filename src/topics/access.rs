@@ -10,6 +10,8 @@ use std::sync::Arc;
 use super::name::TopicName;
 use super::permit::Permit;
 #[cfg(feature = "jwt")]
+use super::publish_keys::PublishKeys;
+#[cfg(feature = "jwt")]
 use super::token::{TokenError, TokenVerifier};
 #[cfg(feature = "jwt")]
 use super::token_places::TokenPlaces;
@@ -26,6 +28,9 @@ pub(crate) struct Access {
     pub(super) on_publish: Option<Allow>,
     #[cfg(feature = "jwt")]
     pub(super) tokens: Option<Arc<Tokens>>,
+    /// The keys of those who may publish and read everything by HTTP.
+    #[cfg(feature = "jwt")]
+    pub(super) publish_keys: Option<Arc<PublishKeys>>,
 }
 
 /// The tokens that are taken.

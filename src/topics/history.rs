@@ -22,11 +22,6 @@ pub(super) struct Limits {
 impl Limits {
     /// Nothing is kept.
     pub(super) const NONE: Self = Self { count: 0, bytes: 0, age: Duration::ZERO };
-
-    /// Whether anything is kept at all.
-    pub(super) fn keeps_any(&self) -> bool {
-        self.count > 0 && self.bytes > 0 && self.age > Duration::ZERO
-    }
 }
 
 #[derive(Debug)]

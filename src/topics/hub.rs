@@ -14,7 +14,6 @@ use std::time::Duration;
 
 use super::access::{Access, Applicant};
 use super::entry::Entry;
-use super::history::Lost;
 use super::keys::Keys;
 use super::name::TopicName;
 use super::permit::Permit;
@@ -22,7 +21,10 @@ use super::position::{Epoch, Position};
 use super::subscriptions::Subscriptions;
 #[cfg(feature = "jwt")]
 use super::token::TokenError;
+#[cfg(feature = "jwt")]
+use super::token_places;
 use super::topic::{Common, Topic};
+use super::wire;
 use super::{Published, Settings, TopicError, TopicInfo, Topics};
 use crate::connection::identity::ConnectionId;
 #[cfg(feature = "jwt")]
@@ -106,15 +108,40 @@ impl Hub {
         })
     }
 
-    /// All messages after a position, or all that are kept, and the present position.
-    pub(super) fn read(&self, topic: &TopicName, since: Option<Position>) -> Result<(Vec<Arc<Entry>>, Position), Lost> {
-        match self.find(topic.as_str()) {
-            Some(topic) => topic.read(since),
+    /// All messages after a position, or all that are kept, as the JSON of an answer by HTTP. If some are lost, the
+    /// present position.
+    pub(crate) fn history_as_json(&self, topic: &TopicName, since: Option<Position>) -> Result<String, Position> {
+        let (entries, position) = match self.find(topic.as_str()) {
+            Some(topic) => topic.read(since)?,
             None => {
-                let position = self.first_position();
-                if since.is_none_or(|since| since == position) { Ok((Vec::new(), position)) } else { Err(Lost) }
+                let first = self.first_position();
+                since.is_none_or(|since| since == first).then(|| (Vec::new(), first)).ok_or(first)?
             }
-        }
+        };
+        let Position { epoch, .. } = position;
+        let message =
+            |entry: &Arc<Entry>| wire::plain_message(Position { epoch, offset: entry.offset }, &entry.message);
+        let messages: Vec<_> = entries.iter().map(message).collect();
+        Ok(format!(r#"{{"position":"{position}","messages":[{}]}}"#, messages.join(",")))
+    }
+
+    /// What became of a message, as members of a JSON object.
+    #[allow(clippy::unused_self, reason = "it belongs to publishing")]
+    pub(crate) fn published_members(&self, published: &Published) -> String {
+        wire::published_members(published)
+    }
+
+    /// Whether a request has one of the keys that allow everything.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn has_publish_key(&self, request: &Request) -> bool {
+        let keys = self.access.publish_keys.as_ref();
+        keys.is_some_and(|keys| token_places::bearers(request).any(|key| keys.matches(key)))
+    }
+
+    /// Whether anybody but the server's own machine may show that it may do something.
+    #[cfg(feature = "jwt")]
+    pub(crate) fn takes_credentials(&self) -> bool {
+        self.access.publish_keys.is_some() || self.access.takes_tokens()
     }
 
     /// Whether everything that was published after a position can be had.
@@ -126,7 +153,7 @@ impl Hub {
     }
 
     /// Who is subscribed to a topic.
-    pub(super) fn members(&self, topic: &TopicName) -> Result<Vec<String>, TopicError> {
+    pub(crate) fn members(&self, topic: &TopicName) -> Result<Vec<String>, TopicError> {
         if !self.has_presence() {
             return Err(TopicError::NoPresence);
         }

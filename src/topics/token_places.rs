@@ -116,7 +116,7 @@ fn values<'a>(request: &'a Request, name: &'static str) -> impl Iterator<Item = 
 }
 
 /// What follows `Bearer` in `Authorization`. The scheme's case does not matter (RFC 9110 section 11.1).
-fn bearers(request: &Request) -> impl Iterator<Item = &[u8]> {
+pub(super) fn bearers(request: &Request) -> impl Iterator<Item = &[u8]> {
     values(request, "Authorization").filter_map(|value| {
         let end = value.iter().position(|byte| *byte == b' ').unwrap_or(value.len());
         let (scheme, token) = value.split_at(end);

@@ -280,15 +280,18 @@ impl Topic {
 
     // Reading.
 
-    /// All messages after a position, or all that are kept, and the present position.
-    pub(super) fn read(&self, since: Option<Position>) -> Result<(Vec<Arc<Entry>>, Position), Lost> {
+    /// All messages after a position, or all that are kept, and the present position. That alone if some are lost.
+    pub(super) fn read(&self, since: Option<Position>) -> Result<(Vec<Arc<Entry>>, Position), Position> {
         let state = self.lock_trimmed();
+        let position = self.position(state.history.last());
         let entries = match since {
             None => state.history.iter().cloned().collect(),
-            Some(since) if since.epoch == self.common.epoch => state.history.after(since.offset)?.cloned().collect(),
-            Some(_) => return Err(Lost),
+            Some(since) if since.epoch == self.common.epoch => {
+                state.history.after(since.offset).map_err(|Lost| position)?.cloned().collect()
+            }
+            Some(_) => return Err(position),
         };
-        Ok((entries, self.position(state.history.last())))
+        Ok((entries, position))
     }
 
     /// What is known of the topic.

@@ -1,5 +1,6 @@
 //! Topics, as their clients see them.
 
+mod http;
 mod presence;
 mod protocol;
 mod slow_subscribers;

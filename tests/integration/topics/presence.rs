@@ -40,13 +40,13 @@ fn joined_and_gone_are_told_to_whoever_asked() {
     subscribe(&mut other, "room", None);
     subscribe(&mut other, "elsewhere", None);
     other.send_text(r#"{"type":"unsubscribe","id":3,"topics":["room"]}"#);
+    // It did not ask, and has heard of nobody.
+    assert_eq!(other.text(), r#"{"type":"unsubscribed","id":3,"topics":["room"]}"#);
     expect(&mut watcher, "gone", &[r#""connection":2"#, r#""cause":"unsubscribed","within":0"#]);
     subscribe(&mut other, "room", None);
     expect(&mut watcher, "joined", &[r#""connection":2"#]);
     other.send_close(1000, "");
     expect(&mut watcher, "gone", &[r#""cause":"peer""#]);
-    // The other did not ask, and heard of nobody.
-    assert_eq!(other.text(), r#"{"type":"unsubscribed","id":3,"topics":["room"]}"#);
 }
 
 #[test]

@@ -1,0 +1,139 @@
+//! Topics over plain HTTP.
+
+use std::time::Duration;
+
+use heartwire::Server;
+use heartwire::topics::Topics;
+
+use super::{open_topics, start_server, start_with, subscriber};
+use crate::support::{Answer, Client, Running, exchange, server};
+
+fn post(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    let body = body.as_ref();
+    let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat()
+}
+
+fn get(path: &str, headers: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n")
+}
+
+fn ask(running: &Running, request: impl AsRef<[u8]>) -> (u16, String) {
+    let answer: Answer = exchange(running.address(), request);
+    (answer.status, answer.body)
+}
+
+/// An answer in which the epoch of the server is EPOCH.
+fn normal(running: &Running, answer: (u16, String)) -> (u16, String) {
+    let position = running.handle.publish("for its epoch", "").unwrap().position.to_string();
+    (answer.0, answer.1.replace(position.split(':').next().unwrap(), "EPOCH"))
+}
+
+#[test]
+fn a_post_publishes_and_a_get_gives_the_history() {
+    let running = start_with(open_topics());
+    let close = "Connection: close\r\n";
+    let mut client = subscriber(&running, "a b/c", None);
+    let published = ask(&running, post("/topics/a%20b/c", close, "grüß"));
+    assert_eq!(normal(&running, published), (200, r#"{"position":"EPOCH:1","here":1}"#.to_owned()));
+    assert!(client.text().ends_with(r#""text":"grüß"}"#));
+    let binary = format!("{close}Content-Type: application/octet-stream\r\n");
+    assert_eq!(ask(&running, post("/topics/a%20b/c", &binary, [0, 255])).0, 200);
+    assert!(client.text().ends_with(r#""base64":"AP8="}"#));
+
+    let (first, second) = (r#"{"position":"EPOCH:1","text":"grüß"}"#, r#"{"position":"EPOCH:2","base64":"AP8="}"#);
+    let all = format!(r#"{{"position":"EPOCH:2","messages":[{first},{second}]}}"#);
+    assert_eq!(normal(&running, ask(&running, get("/topics/a%20b/c", ""))), (200, all));
+    let epoch = running.handle.topics()[0].position.to_string().split(':').next().unwrap().to_owned();
+    let since = ask(&running, get(&format!("/topics/a%20b/c?since={epoch}%3A1"), ""));
+    assert_eq!(normal(&running, since), (200, format!(r#"{{"position":"EPOCH:2","messages":[{second}]}}"#)));
+    let lost = ask(&running, get("/topics/a%20b/c?since=0123456789abcdef:1", ""));
+    assert_eq!(normal(&running, lost), (410, r#"{"error":"lost","position":"EPOCH:2"}"#.to_owned()));
+    let none = ask(&running, get("/topics/unheard", ""));
+    assert_eq!(normal(&running, none), (200, r#"{"position":"EPOCH:0","messages":[]}"#.to_owned()));
+}
+
+#[test]
+fn thousands_are_published_over_one_connection_and_once_for_each_key() {
+    let running = start_with(open_topics());
+    let mut publisher = Client::tcp(running.address());
+    for number in 1..=2000 {
+        publisher.write(&post("/topics/count", &format!("Idempotency-Key: {}\r\n", number / 2), number.to_string()));
+        let answer = publisher.response();
+        assert_eq!((answer.status, answer.body.contains("again")), (200, number > 1 && number % 2 == 1), "{number}");
+    }
+    // By WebSocket the same keys are known.
+    assert!(running.handle.publish_once("count", "x", "1000").unwrap().again);
+    assert_eq!(running.handle.topics()[0].position.offset(), 1001);
+}
+
+#[test]
+fn what_is_wrong_is_told_in_json() {
+    let running = start_with(open_topics());
+    let close = "Connection: close\r\n";
+    let long = format!("{close}Idempotency-Key: {}\r\n", "k".repeat(129));
+    for (request, status, error) in [
+        (post("/topics/a//b", close, "x"), 404, "bad-topic"),
+        (post("/topics/%ff", close, "x"), 404, "bad-topic"),
+        (post("/topics/a", close, [0xff]), 400, "malformed"),
+        (post("/topics/a", &long, "x"), 400, "malformed"),
+        (get("/topics/a?since=x", "").into(), 400, "bad-position"),
+        (get("/topics/a/presence", "").into(), 404, "unavailable"),
+    ] {
+        let (found, body) = ask(&running, &request);
+        assert_eq!(found, status, "{}", String::from_utf8_lossy(&request));
+        assert!(body.starts_with(&format!(r#"{{"error":"{error}","reason":""#)), "{body}");
+    }
+    assert_eq!(ask(&running, format!("PUT /topics/a HTTP/1.1\r\nHost: localhost\r\n{close}\r\n")).0, 405);
+    let too_large = post("/topics/a", close, vec![b'x'; 70_000]);
+    assert_eq!(ask(&running, too_large).0, 413);
+}
+
+#[test]
+fn without_keys_it_is_for_this_machine_under_its_own_name_and_its_own_pages() {
+    let running = start_with(open_topics());
+    let close = "Connection: close\r\n";
+    let from = |origin: &str| ask(&running, post("/topics/a", &format!("{close}Origin: {origin}\r\n"), "x")).0;
+    assert_eq!((from("http://localhost"), from("http://example.org"), from("null")), (200, 403, 403));
+    let rebound = b"POST /topics/a HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx";
+    assert_eq!(ask(&running, rebound).0, 403);
+
+    // Behind a proxy that names its client.
+    let proxied: Server = server().trust_proxies(["127.0.0.1".parse::<std::net::IpAddr>().unwrap()]);
+    let running = start_server(proxied, open_topics());
+    let forwarded = format!("{close}X-Forwarded-For: 192.0.2.1\r\n");
+    assert_eq!(ask(&running, post("/topics/a", &forwarded, "x")).0, 403);
+}
+
+#[test]
+fn presence_is_there_where_it_is_on() {
+    let running = start_with(Topics::new().presence(true));
+    let _client = subscriber(&running, "room", None);
+    let (status, body) = ask(&running, get("/topics/room/presence", ""));
+    assert_eq!(status, 200);
+    assert!(body.starts_with(r#"{"members":[{"connection":1,"state":"alive""#), "{body}");
+    assert_eq!(ask(&running, get("/topics/empty/presence", "")), (200, r#"{"members":[]}"#.to_owned()));
+}
+
+#[cfg(feature = "jwt")]
+#[test]
+fn with_keys_one_is_needed_wherever_the_client_is() {
+    use heartwire::topics::PublishKeys;
+    let keys = PublishKeys::from_text("a-key-for-publishing\nanother-one-to-change-to\n").unwrap();
+    let running = start_with(Topics::new().history(10, 1000, Duration::from_secs(60)).publish_keys(keys));
+    let with = |authorization: &str| {
+        let headers = format!("Connection: close\r\nHost: localhost\r\n{authorization}");
+        let request = format!("POST /topics/a HTTP/1.1\r\n{headers}Content-Length: 1\r\n\r\nx");
+        exchange(running.address(), request)
+    };
+    let refused = with("");
+    assert_eq!((refused.status, refused.header("WWW-Authenticate")), (401, Some("Bearer")));
+    for wrong in ["Bearer a-key-for-publishin", "Bearer ", "Basic a-key-for-publishing"] {
+        assert_eq!(with(&format!("Authorization: {wrong}\r\n")).status, 401, "{wrong}");
+    }
+    for right in ["Bearer a-key-for-publishing", "bearer another-one-to-change-to"] {
+        assert_eq!(with(&format!("Authorization: {right}\r\n")).status, 200, "{right}");
+    }
+    // A page that has a key may come from anywhere.
+    assert_eq!(with("Authorization: Bearer a-key-for-publishing\r\nOrigin: http://example.org\r\n").status, 200);
+}
