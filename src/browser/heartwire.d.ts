@@ -1,6 +1,9 @@
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL: 'heartwire.v1';
 
+/** The subprotocol of topics. It has the same heartbeat. */
+export const TOPICS_PROTOCOL: 'heartwire.topics.v1';
+
 /**
  * All durations are in milliseconds, and at least 1. Longer ones than timers can wait (2^31 - 1, some 24 days) are cut
  * to that, `Infinity` too. What is no number is a TypeError, what is too small a RangeError.
@@ -162,6 +165,178 @@ export class HeartSocket extends EventTarget {
   addEventListener<K extends keyof HeartSocketEventMap>(
     type: K,
     listener: (this: this, event: HeartSocketEventMap[K]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+}
+
+/** What `TopicsError.code` may be: of the server, as in its protocol, or of this module. Servers may know others. */
+export type TopicsErrorCode =
+  /** A request is wrong. */
+  | 'malformed'
+  | 'unknown-type'
+  | 'bad-topic'
+  /** `since` is no position. */
+  | 'bad-position'
+  | 'forbidden'
+  /** It is none, has expired, or was signed by somebody else. A token is fetched and sent again later. */
+  | 'bad-token'
+  | 'too-many'
+  | 'too-large'
+  /** The server cannot do it now. Subscribing is tried again; publishing is left to the page. */
+  | 'unavailable'
+  /** The server broke the rules, as by a gap between messages. Whatever it was about is asked for again. */
+  | 'protocol'
+  /** The connection was lost before the reply, of a message without a key. It may have been published or not. */
+  | 'disconnected'
+  /** No reply came in time. The message may have been published or not. */
+  | 'timeout'
+  /** So much waits to be published already that `outboxSize` has no room. */
+  | 'full'
+  /** By the page, or for good because there is no coming back: see `HeartCloseEvent.willReconnect`. */
+  | 'closed';
+
+export class TopicsError extends Error {
+  constructor(code: TopicsErrorCode, message: string, topic?: string | null);
+  readonly name: 'TopicsError';
+  readonly code: TopicsErrorCode | (string & {});
+  /** `null` if it is about none. */
+  readonly topic: string | null;
+}
+
+export interface TopicsOptions extends Omit<HeartSocketOptions, 'outboxSize'> {
+  /**
+   * Sent on each connection before anything else. A function is asked for each connection, and when a token is about to
+   * expire; it is asked again, later, if it fails or the server refuses what it gave. A string cannot be renewed.
+   */
+  token?: string | (() => string | Promise<string>);
+  /**
+   * Where to keep how far the page is in each topic, such as `sessionStorage`: a page that is loaded again goes on from
+   * there. It is written after the handlers have returned, so a page that ends within one gets that message again.
+   * `unsubscribe` removes it. Default: nowhere.
+   */
+  storage?: Pick<Storage, 'getItem' | 'setItem' | 'removeItem'>;
+  /** What the names in `storage` begin with. The topic follows. Default `heartwire:`. */
+  key?: string;
+  /** Bytes of messages that may wait to be published, as JSON, with a connection or without. Default 1 MiB. */
+  outboxSize?: number;
+}
+
+export interface TopicMessage {
+  readonly topic: string;
+  /** `EPOCH:OFFSET`. */
+  readonly position: string;
+  /** All who subscribe to the topic are given the same bytes. */
+  readonly data: string | Uint8Array;
+}
+
+/** A user, or a connection that has no user. Durations are in milliseconds. */
+export interface TopicMember {
+  readonly user?: string;
+  readonly connection?: number;
+  /** `doubted`: `missed` of `max_missed` Pongs did not come. */
+  readonly state: 'alive' | 'doubted';
+  readonly missed: number;
+  readonly max_missed: number;
+  /** For how long nothing was heard, when this was sent. */
+  readonly silent: number;
+  readonly round_trip: number | null;
+}
+
+export interface PresenceChange {
+  readonly type: 'joined' | 'doubted' | 'alive' | 'gone';
+  readonly member: TopicMember;
+  /** Why it is gone: `unsubscribed`, or how its last connection ended. */
+  readonly cause?: string;
+  /** Within what time that is known after the fact. */
+  readonly within?: number;
+}
+
+export interface SubscribeOptions {
+  /**
+   * The position of the last message that the page has: those after it follow. `null`: from now on. Default: what
+   * `storage` has, else from now on. A second subscription to a topic begins with what arrives next unless it says.
+   */
+  since?: string | null;
+  /** Whether to follow who is subscribed. Default: if there is an `onpresence`. */
+  presence?: boolean;
+  /** Messages are missing, and nobody knows which: fetch the state anew. What follows comes after `position`. */
+  onlost?: (lost: { readonly topic: string; readonly position: string }) => void;
+  /** Who is there now. `change` is `null` if it is a list from the server, as after each reconnection. */
+  onpresence?: (members: TopicMember[], change: PresenceChange | null) => void;
+}
+
+export interface Subscription {
+  readonly topic: string;
+  /**
+   * Fulfilled by the position after which messages follow, once the server has accepted. Rejected by a TopicsError if
+   * it refuses, or if this is over before. If it refuses later, as on a new connection, that is an `error` event.
+   */
+  readonly ready: Promise<string>;
+  /** Of the last message that was taken; `null` before it is ready. */
+  readonly position: string | null;
+  /** Who is there, as far as presence is followed. */
+  readonly members: TopicMember[];
+  /** No message comes any more, whatever is on its way. */
+  unsubscribe(): void;
+}
+
+export interface PublishOptions {
+  /**
+   * 1 to 128 bytes, for each message another. By it a message is published once, though it is sent again because the
+   * connection was lost before the reply. Default: by chance. `null`: it is not sent again, but rejected as
+   * `disconnected`.
+   */
+  key?: string | null;
+  /**
+   * How long to wait for the reply, in milliseconds, connections that are lost and machines that sleep included.
+   * Default 4 minutes: servers know a key again for 5, unless they are set up otherwise.
+   */
+  timeout?: number;
+}
+
+/** Something is wrong that no promise tells. `error` is a TopicsError, or what `token` or `storage` has thrown. */
+export interface TopicsErrorEvent extends Event {
+  readonly error: unknown;
+}
+
+/**
+ * Subscribes and publishes, over a HeartSocket, by docs/topics-protocol.md. Over all connections the messages of a
+ * topic come in order and once, or `onlost` is called. What a handler throws is reported as by any listener, and the
+ * message counts as taken. A promise that it returns is not waited for.
+ */
+export class Topics extends EventTarget {
+  /** The arguments are those of a HeartSocket. */
+  constructor(url: string | URL | (() => string | URL), options?: TopicsOptions);
+
+  /** The connection, for its state and its events. Topics has only its own: a line that is lost is no error. */
+  readonly socket: HeartSocket;
+
+  /** Several subscriptions to a topic are one for the server. Throws a TopicsError if `since` is no position. */
+  subscribe(topic: string, handler: (message: TopicMessage) => void, options?: SubscribeOptions): Subscription;
+
+  /**
+   * Fulfilled when the server has it: `here` is how many connections to that server were subscribed. Rejected by a
+   * TopicsError, or by a TypeError or RangeError if an argument makes no sense.
+   */
+  publish(
+    topic: string,
+    data: string | ArrayBufferLike | ArrayBufferView,
+    options?: PublishOptions,
+  ): Promise<{ position: string; here: number }>;
+
+  /** For good. What still waits is rejected as `closed` when the connection is. */
+  close(code?: number, reason?: string): void;
+
+  onerror: ((this: this, event: TopicsErrorEvent) => void) | null;
+
+  addEventListener(
+    type: 'error',
+    listener: (this: this, event: TopicsErrorEvent) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
     options?: boolean | AddEventListenerOptions,
   ): void;
 }

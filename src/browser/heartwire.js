@@ -4,6 +4,12 @@
 //     const socket = new HeartSocket('ws://localhost:9001/');
 //     socket.onmessage = (event) => console.log(event.data);
 //
+// And one that subscribes to topics, and misses nothing while it is away:
+//
+//     import { Topics } from '/heartwire.js';
+//     const topics = new Topics('ws://localhost:9001/');
+//     topics.subscribe('news', ({ data }) => console.log(data));
+//
 // A page can neither send a Ping frame nor see one, so the heartbeat is text: `ping next=<milliseconds>`, answered by
 // `pong`, agreed upon by the subprotocol heartwire.v1. The server's first message tells its settings. None of this
 // reaches the page's listeners.
@@ -13,6 +19,11 @@
 
 /** The subprotocol by which a server says that it answers heartbeats in text. */
 export const PROTOCOL = 'heartwire.v1';
+
+/** The subprotocol of topics. It has the same heartbeat. */
+export const TOPICS_PROTOCOL = 'heartwire.topics.v1';
+
+const hasHeartbeat = (protocol) => protocol === PROTOCOL || protocol === TOPICS_PROTOCOL;
 
 const DEFAULTS = { interval: 20_000, timeout: 10_000, maxMissed: 3, probeTimeout: 5_000, serverPatience: Infinity };
 
@@ -314,6 +325,7 @@ const browser = () => ({
   setTimeout: (callback, delay) => setTimeout(callback, delay),
   clearTimeout: (timer) => clearTimeout(timer),
   random: Math.random,
+  reportError: (error) => (globalThis.reportError ?? console.error)(error),
 });
 
 const DEFAULT_OPTIONS = {
@@ -359,7 +371,6 @@ export class HeartSocket extends EventTarget {
   #isSuspended = false;
 
   #timers = {};
-  #handlers = {};
   #pageListeners = [];
 
   /** What the server told of itself; `null` before, and with other servers. */
@@ -469,7 +480,7 @@ export class HeartSocket extends EventTarget {
 
   // Connecting.
 
-  #dial(offers = this.#options.heartbeat === 'auto') {
+  #dial(offers = this.#options.heartbeat === 'auto' && !this.#protocols.includes(TOPICS_PROTOCOL)) {
     const { WebSocket } = this.#environment;
     const url = typeof this.#url === 'function' ? this.#url() : this.#url;
     const socket = new WebSocket(url, offers ? [...this.#protocols, PROTOCOL] : this.#protocols);
@@ -506,7 +517,7 @@ export class HeartSocket extends EventTarget {
     this.#clear('connect');
     // Closed by the page in the meantime: the socket is closing too.
     if (this.#readyState !== CONNECTING) return;
-    const agrees = this.#socket.protocol === PROTOCOL;
+    const agrees = hasHeartbeat(this.#socket.protocol);
     if (!offers && this.#knowsServer) {
       // It came back between the two attempts, or has changed: offered once more, and then taken as it is.
       this.#knowsServer = false;
@@ -583,7 +594,7 @@ export class HeartSocket extends EventTarget {
         this.dispatchEvent(Object.assign(new Event('beat'), { roundTrip }));
         return;
       }
-      if (isFirst && this.#socket.protocol === PROTOCOL && this.#learn(event.data)) return;
+      if (isFirst && hasHeartbeat(this.#socket.protocol) && this.#learn(event.data)) return;
     }
     const { data, origin } = event;
     this.dispatchEvent(new MessageEvent('message', { data, origin }));
@@ -775,18 +786,569 @@ export class HeartSocket extends EventTarget {
     for (const [name, value] of Object.entries({ CONNECTING, OPEN, CLOSING, CLOSED })) {
       Object.defineProperty(this.prototype, name, { value });
     }
-    for (const type of ['open', 'message', 'close', 'error', 'beat', 'missed', 'settings']) {
-      Object.defineProperty(this.prototype, `on${type}`, {
-        get() {
-          return this.#handlers[type] ?? null;
-        },
-        set(handler) {
-          if (this.#handlers[type]) this.removeEventListener(type, this.#handlers[type]);
-          this.#handlers[type] = typeof handler === 'function' ? handler : null;
-          if (this.#handlers[type]) this.addEventListener(type, this.#handlers[type]);
-        },
-      });
+    defineHandlers(this.prototype, ['open', 'message', 'close', 'error', 'beat', 'missed', 'settings']);
+  }
+}
+
+/** `onopen` and the like. */
+function defineHandlers(prototype, types) {
+  for (const type of types) {
+    const handlers = new WeakMap();
+    Object.defineProperty(prototype, `on${type}`, {
+      get() {
+        return handlers.get(this) ?? null;
+      },
+      set(handler) {
+        if (handlers.has(this)) this.removeEventListener(type, handlers.get(this));
+        handlers.delete(this);
+        if (typeof handler !== 'function') return;
+        handlers.set(this, handler);
+        this.addEventListener(type, handler);
+      },
+    });
+  }
+}
+
+// Topics: see docs/topics-protocol.md for what travels.
+
+/** For how long a server knows a key again, unless it is set up otherwise, less what a request may take. */
+const KEY_WINDOW = 4 * 60_000;
+
+/** Bytes of a topic's name. */
+const LONGEST_TOPIC = 256;
+
+/** Something is wrong with a topic, a request, or what the server sent. See heartwire.d.ts for the codes. */
+export class TopicsError extends Error {
+  name = 'TopicsError';
+
+  constructor(code, message, topic = null) {
+    super(message);
+    this.code = code;
+    this.topic = topic;
+  }
+
+  /** By what the server says of a request or of a topic. */
+  static from({ error, reason = error, topic = null }) {
+    return new TopicsError(String(error), String(reason), topic);
+  }
+}
+
+const closedError = (topic) => new TopicsError('closed', 'the topics were closed', topic);
+
+/** `EPOCH:OFFSET`, in the one spelling that servers take; `null` if it is something else. */
+function positionFrom(text) {
+  const [isPosition, epoch, offset] = /^([0-9a-f]{16}):(0|[1-9]\d{0,15})$/.exec(text) ?? [];
+  return isPosition ? { text, epoch, offset: Number(offset) } : null;
+}
+
+/** By how many messages `position` is ahead of `other`; NaN if that cannot be told. */
+function distance(position, other) {
+  return position.epoch === other?.epoch ? position.offset - other.offset : NaN;
+}
+
+/** One who has subscribed in the page. */
+class Subscriber {
+  /** Of the last message that it has taken; `null` until it is known where it begins. */
+  position;
+  isReady = false;
+
+  constructor(position, callbacks) {
+    Object.assign(this, { position, ...callbacks });
+    this.ready = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
+  }
+
+  begin() {
+    this.isReady = true;
+    this.resolve(this.position.text);
+  }
+}
+
+/** One topic on the wire, for all in the page who subscribe to it. */
+class Feed {
+  subscribers = new Set();
+  /** The request by which it is subscribed to on this connection; `null` if it has to be. */
+  request = null;
+  /** The request was accepted: each message follows `position`, or a loss is told. */
+  isLive = false;
+  /** How far the wire is. Nobody is behind it, so that nobody misses what comes. */
+  position = null;
+  /** The members by their names, once a list has come, where presence was asked for. */
+  members = null;
+  hasPresence = false;
+
+  constructor(topic) {
+    this.topic = topic;
+  }
+
+  forget() {
+    this.request = null;
+    this.isLive = false;
+  }
+
+  /** Whether the request that was made has all for this subscriber. */
+  serves({ position, presence }) {
+    const isThere = position === null || distance(position, this.position) >= 0;
+    return this.request !== null && isThere && (this.hasPresence || !presence);
+  }
+
+  /** What is to be asked for. Where somebody has a position, the oldest: others ignore what they have had. */
+  entry() {
+    const positions = [...this.subscribers].map(({ position }) => position).filter(Boolean);
+    const older = (one, other) => (distance(other, one) < 0 ? other : one);
+    this.position = positions.length > 0 ? positions.reduce(older) : null;
+    this.hasPresence = [...this.subscribers].some(({ presence }) => presence);
+    const entry = { topic: this.topic };
+    if (this.position) entry.since = this.position.text;
+    if (this.hasPresence) entry.presence = true;
+    return entry;
+  }
+}
+
+/** Subscribes and publishes, over a HeartSocket. See heartwire.d.ts. */
+export class Topics extends EventTarget {
+  /** The connection, for its state and its events. */
+  socket;
+
+  #environment;
+  #token;
+  #storage;
+  #key;
+  /** What goes with this connection; `null` without one. */
+  #session = null;
+  #feeds = new Map();
+  /** Messages to publish that have no reply yet, oldest first, and how many bytes they are. */
+  #unpublished = new Set();
+  #unpublishedBytes = 0;
+  #outboxSize;
+  /** Requests of this connection without a reply yet, by their ids. */
+  #requests = new Map();
+  #lastId = 0;
+  /** What has failed is tried again later. */
+  #backoff;
+  #failedAt = -Infinity;
+  #retry;
+
+  constructor(url, options = {}) {
+    super();
+    const { outboxSize } = checkedOptions({ ...options, outboxSize: options.outboxSize ?? 2 ** 20 });
+    this.#outboxSize = outboxSize;
+    this.#environment = options.environment ?? browser();
+    this.#backoff = new Backoff(options.reconnect);
+    this.#token = options.token;
+    this.#storage = options.storage ?? null;
+    this.#key = options.key ?? 'heartwire:';
+    // Requests mean something on their own connection only: those that are worth it are kept here.
+    this.socket = new HeartSocket(url, TOPICS_PROTOCOL, { ...options, outboxSize: 0 });
+    this.socket.addEventListener('open', () => this.#opened());
+    this.socket.addEventListener('message', ({ data }) => this.#arrived(data));
+    this.socket.addEventListener('close', ({ willReconnect }) => this.#closed(willReconnect));
+  }
+
+  subscribe(topic, handler, { since, onlost, onpresence, presence = onpresence !== undefined } = {}) {
+    topic = wellFormed(topic);
+    const isKnown = this.#feeds.has(topic);
+    const position = positionFrom(since === undefined && !isKnown ? this.#stored('getItem', topic) : since);
+    if ((since ?? null) !== null && !position) throw new TopicsError('bad-position', `${since} is no position`, topic);
+    const subscriber = new Subscriber(position, { handler, onlost, onpresence, presence });
+    const feeds = this.#feeds;
+    const subscription = {
+      topic,
+      ready: subscriber.ready,
+      get position() {
+        return subscriber.position?.text ?? null;
+      },
+      get members() {
+        return [...(feeds.get(topic)?.members?.values() ?? [])];
+      },
+      unsubscribe: () => this.#unsubscribe(topic, subscriber),
+    };
+    if (this.#isOver) {
+      this.#dismiss(subscriber, closedError(topic));
+      return subscription;
     }
+    // An answer names no topic that is longer, so it could not be told which it is about.
+    if (sizeOf(topic) > LONGEST_TOPIC) {
+      subscriber.reject(new TopicsError('bad-topic', `the name is longer than ${LONGEST_TOPIC} bytes`, topic));
+      return subscription;
+    }
+    if (!isKnown) feeds.set(topic, new Feed(topic));
+    const feed = feeds.get(topic);
+    feed.subscribers.add(subscriber);
+    if (!feed.serves(subscriber)) this.#request([feed]);
+    else if (feed.isLive) this.#join(feed, subscriber);
+    return subscription;
+  }
+
+  publish(topic, data, { key = randomKey(), timeout = KEY_WINDOW } = {}) {
+    return new Promise((resolve, reject) => {
+      const body = typeof data === 'string' ? { text: wellFormed(data) } : { base64: encodeBase64(data) };
+      const request = { type: 'publish', topic: wellFormed(topic), ...body };
+      if (key !== null) request.key = wellFormed(key);
+      const { wallClock, setTimeout, clearTimeout } = this.#environment;
+      const patience = checkedDuration('timeout', timeout);
+      const size = sizeOf(JSON.stringify(request));
+      const refuse = (code, reason) => new TopicsError(code, reason, request.topic);
+      if (this.#isOver) throw closedError(request.topic);
+      if (this.#unpublishedBytes + size > this.#outboxSize) throw refuse('full', 'too much waits to be published');
+      const settle = (error, reply) => {
+        if (!this.#unpublished.delete(message)) return;
+        this.#unpublishedBytes -= size;
+        this.#requests.delete(message.id);
+        clearTimeout(timer);
+        if (error) reject(error);
+        else resolve({ position: reply.position, here: reply.here });
+      };
+      const expire = () => settle(refuse('timeout', 'the server has not said that it was published'));
+      const timer = setTimeout(expire, patience);
+      // A machine that slept has stopped the timer. Later than this a server does not know the key again.
+      const isLate = () => wallClock() >= message.due;
+      const message = { request, id: null, isSent: false, settle, expire, isLate, due: wallClock() + patience };
+      this.#unpublished.add(message);
+      this.#unpublishedBytes += size;
+      if (this.#session?.isReady) this.#send(message);
+    });
+  }
+
+  /** For good. */
+  close(code, reason) {
+    this.socket.close(code, reason);
+  }
+
+  get #isOver() {
+    return this.socket.readyState >= CLOSING;
+  }
+
+  // A connection: the token first, then what is subscribed to, then what is to be published.
+
+  #opened() {
+    const needsToken = this.#token !== undefined;
+    this.#session = { isReady: !needsToken, needsToken, isAuthenticating: false };
+    this.#proceed();
+  }
+
+  /** Does all that can be done now. */
+  #proceed() {
+    const session = this.#session;
+    if (session?.needsToken && !session.isAuthenticating) this.#authenticate(session);
+    if (!session?.isReady) return;
+    this.#request([...this.#feeds.values()].filter(({ request }) => request === null));
+    for (const message of this.#unpublished) {
+      // The line may be found dead by sending.
+      if (this.#session !== session) return;
+      if (!message.isSent) this.#send(message);
+    }
+  }
+
+  async #authenticate(session) {
+    session.isAuthenticating = true;
+    try {
+      const token = await (typeof this.#token === 'function' ? this.#token() : this.#token);
+      if (session !== this.#session) return;
+      await new Promise((resolve, reject) => {
+        this.#ask({ type: 'authenticate', token }, 'authenticated', (error) => {
+          if (error) return reject(error);
+          Object.assign(session, { isReady: true, needsToken: false });
+          resolve();
+        });
+      });
+      session.isAuthenticating = false;
+      this.#proceed();
+    } catch (error) {
+      session.isAuthenticating = false;
+      // The next connection fetches a token of its own.
+      if (session !== this.#session) return;
+      this.#tryLater();
+      this.#report(error);
+    }
+  }
+
+  #tryLater() {
+    if (this.#retry !== undefined) return;
+    const { now, random, setTimeout } = this.#environment;
+    this.#backoff.wasOpenFor(now() - this.#failedAt);
+    this.#failedAt = now();
+    this.#retry = setTimeout(() => {
+      this.#retry = undefined;
+      this.#proceed();
+    }, this.#backoff.nextDelay(undefined, random()));
+  }
+
+  #closed(willReconnect) {
+    this.#session = null;
+    this.#environment.clearTimeout(this.#retry);
+    this.#retry = undefined;
+    for (const feed of this.#feeds.values()) feed.forget();
+    const requests = [...this.#requests.values()];
+    this.#requests.clear();
+    const lost = new TopicsError('disconnected', 'the connection was lost before the reply');
+    for (const { settle } of requests) settle(lost);
+    if (willReconnect) return;
+    for (const { request, settle } of [...this.#unpublished]) {
+      settle(closedError(request.topic));
+    }
+    for (const { topic, subscribers } of this.#feeds.values()) {
+      for (const subscriber of subscribers) this.#dismiss(subscriber, closedError(topic));
+    }
+    this.#feeds.clear();
+  }
+
+  /** `settle` is given an error or the reply, once. */
+  #ask(request, answer, settle) {
+    const id = (this.#lastId += 1);
+    this.#requests.set(id, { answer, settle });
+    try {
+      this.socket.send(JSON.stringify({ ...request, id }));
+    } catch (error) {
+      // If the line was found dead just now, `settle` has been told.
+      if (this.#session) throw error;
+    }
+    return id;
+  }
+
+  #send(message) {
+    if (message.isLate()) return message.expire();
+    message.isSent = true;
+    message.id = this.#ask(message.request, 'published', (error, reply) => {
+      if (error?.code === 'disconnected' && message.request.key !== undefined) message.isSent = false;
+      else message.settle(error, reply);
+    });
+  }
+
+  // What arrives.
+
+  #arrived(data) {
+    // The heartbeat's settings, if that is off.
+    if (typeof data === 'string' && data.startsWith('heartwire ')) return;
+    let frame = null;
+    try {
+      frame = JSON.parse(data);
+    } catch {
+      // It is none, as below.
+    }
+    if (typeof frame !== 'object' || frame === null) return this.#protest('the server sent what is not a JSON object');
+    const asked = this.#requests.get(frame.id);
+    if (asked && (frame.type === asked.answer || frame.type === 'error')) {
+      this.#requests.delete(frame.id);
+      if (frame.type === 'error') asked.settle(TopicsError.from(frame));
+      else asked.settle(null, frame);
+      return;
+    }
+    const feed = this.#feeds.get(frame.topic);
+    switch (frame.type) {
+      case 'message':
+        return feed && this.#message(feed, frame);
+      case 'lost':
+        return feed && this.#lost(feed, positionFrom(frame.position));
+      case 'presence':
+      case 'joined':
+      case 'doubted':
+      case 'alive':
+      case 'gone':
+        return feed?.hasPresence && this.#presence(feed, frame);
+      case 'expiring':
+        // A token that is given once cannot be renewed.
+        if (this.#session && typeof this.#token === 'function') this.#session.needsToken = true;
+        return this.#proceed();
+      case 'error':
+        // With an id it is the late reply to a request that was given up.
+        if (frame.id !== undefined) return;
+        if (feed) this.#failed(feed, TopicsError.from(frame));
+        else this.#report(TopicsError.from(frame));
+    }
+  }
+
+  #message(feed, frame) {
+    const position = positionFrom(frame.position);
+    if (!position) return this.#protest(`a message has no position, but ${frame.position}`, feed.topic);
+    if (feed.isLive) {
+      const step = distance(position, feed.position);
+      if (step <= 0) return;
+      if (step !== 1) {
+        this.#protest(`a message at ${position.text} follows ${feed.position.text}`, feed.topic);
+        return this.#askLater(feed);
+      }
+      feed.position = position;
+    }
+    // While a request is under way, messages of the one before it come: who can use them has them.
+    const takers = [...feed.subscribers].filter((subscriber) => distance(position, subscriber.position) === 1);
+    const data = this.#dataOf(frame);
+    for (const subscriber of takers) {
+      if (!feed.subscribers.has(subscriber)) continue;
+      subscriber.position = position;
+      if (data !== null) this.#call(subscriber.handler, { topic: feed.topic, position: position.text, data });
+    }
+    this.#store(feed);
+  }
+
+  #dataOf({ topic, text, base64 }) {
+    try {
+      if (typeof text === 'string') return text;
+      if (typeof base64 === 'string') return decodeBase64(base64);
+    } catch {
+      // It is not base64, as below.
+    }
+    this.#protest('a message has neither text nor base64', topic);
+    return null;
+  }
+
+  #lost(feed, position) {
+    // What an earlier request has lost, the one that is under way asks for again.
+    if (!feed.isLive || !position) return;
+    const before = feed.position;
+    feed.position = position;
+    for (const subscriber of [...feed.subscribers]) {
+      const { position: own } = subscriber;
+      if (own.text === position.text) continue;
+      // Who was ahead of what is lost may have lost nothing.
+      if (own.text === before.text) this.#lose(feed, subscriber, position);
+      else this.#askLater(feed);
+    }
+    this.#store(feed);
+  }
+
+  #lose(feed, subscriber, position) {
+    if (!feed.subscribers.has(subscriber)) return;
+    subscriber.position = position;
+    this.#call(subscriber.onlost, { topic: feed.topic, position: position.text });
+  }
+
+  #presence(feed, { type, members, member, cause, within }) {
+    const nameOf = ({ user, connection }) => JSON.stringify(user ?? connection);
+    const isMember = (value) => typeof value === 'object' && value !== null;
+    let change = null;
+    if (type === 'presence' && Array.isArray(members) && members.every(isMember)) {
+      feed.members = new Map(members.map((each) => [nameOf(each), each]));
+    } else if (type !== 'presence' && feed.members && isMember(member)) {
+      change = type === 'gone' ? { type, member, cause, within } : { type, member };
+      if (type === 'gone') feed.members.delete(nameOf(member));
+      else feed.members.set(nameOf(member), member);
+    } else {
+      return this.#protest(`"${type}" lacks its members`, feed.topic);
+    }
+    for (const subscriber of [...feed.subscribers]) this.#tellMembers(feed, subscriber, change);
+  }
+
+  #tellMembers(feed, subscriber, change) {
+    if (!feed.members || !feed.subscribers.has(subscriber)) return;
+    this.#call(subscriber.onpresence, [...feed.members.values()], change);
+  }
+
+  // Subscriptions.
+
+  /** Subscribes to topics, in one request. Without a connection, that comes with the next one. */
+  #request(feeds) {
+    if (!this.#session?.isReady || feeds.length === 0) return;
+    const request = { type: 'subscribe', topics: feeds.map((feed) => feed.entry()) };
+    for (const feed of feeds) Object.assign(feed, { request, isLive: false });
+    this.#ask(request, 'subscribed', (error, reply) => {
+      const answers = Array.isArray(reply?.topics) ? reply.topics : [];
+      const answerTo = new Map(answers.map((answer) => [answer?.topic, answer]));
+      for (const feed of feeds) {
+        // Others were asked for again meanwhile, were on a connection that is lost, or nobody wants them any more.
+        if (feed.request !== request || this.#feeds.get(feed.topic) !== feed) continue;
+        const answer = answerTo.get(feed.topic);
+        const position = positionFrom(answer?.position);
+        if (error) this.#failed(feed, error);
+        else if (answer?.error) this.#failed(feed, TopicsError.from(answer));
+        else if (position) this.#subscribed(feed, position);
+        else this.#failed(feed, new TopicsError('protocol', 'the server did not say where the topic is', feed.topic));
+      }
+    });
+  }
+
+  /** `position` is that of the topic. What is between it and what was asked for follows. */
+  #subscribed(feed, position) {
+    const since = feed.position;
+    feed.isLive = true;
+    feed.position ??= position;
+    for (const subscriber of [...feed.subscribers]) {
+      subscriber.position ??= position;
+      // Where several epochs were known, the server was asked for one of them.
+      const isOld = (known) => known.epoch !== position.epoch;
+      if (since && !isOld(since) && isOld(subscriber.position)) this.#lose(feed, subscriber, position);
+      if (!subscriber.isReady) subscriber.begin();
+    }
+    this.#store(feed);
+  }
+
+  /** Begins with what comes next, or with what it has asked for and is to come. */
+  #join(feed, subscriber) {
+    subscriber.position ??= feed.position;
+    subscriber.begin();
+    queueMicrotask(() => this.#tellMembers(feed, subscriber, null));
+  }
+
+  #failed(feed, error) {
+    if (error.code === 'unavailable' || error.code === 'protocol') {
+      this.#askLater(feed);
+      return this.#report(error);
+    }
+    this.#feeds.delete(feed.topic);
+    const subscribers = [...feed.subscribers];
+    feed.subscribers.clear();
+    for (const { reject } of subscribers) reject(error);
+    if (subscribers.some(({ isReady }) => isReady)) this.#report(error);
+  }
+
+  #askLater(feed) {
+    feed.forget();
+    this.#tryLater();
+  }
+
+  #unsubscribe(topic, subscriber) {
+    const feed = this.#feeds.get(topic);
+    if (!feed?.subscribers.delete(subscriber)) return;
+    this.#dismiss(subscriber, new TopicsError('closed', 'it was unsubscribed before the server had answered', topic));
+    if (feed.subscribers.size > 0) return;
+    this.#feeds.delete(topic);
+    this.#stored('removeItem', topic);
+    if (!this.#session?.isReady) return;
+    this.#ask({ type: 'unsubscribe', topics: [topic] }, 'unsubscribed', (error) => {
+      if (error && error.code !== 'disconnected') this.#report(error);
+    });
+  }
+
+  /** Nobody is told what they did themselves, unless they ask. */
+  #dismiss(subscriber, error) {
+    subscriber.ready.catch(() => {});
+    subscriber.reject(error);
+  }
+
+  // Where it is kept how far the page is, and who is told what goes wrong.
+
+  /** After the handlers have returned: a page that ends within one gets the message again. */
+  #store(feed) {
+    if (feed.isLive && this.#feeds.get(feed.topic) === feed) this.#stored('setItem', feed.topic, feed.position.text);
+  }
+
+  #stored(method, topic, ...value) {
+    try {
+      return this.#storage?.[method](this.#key + topic, ...value);
+    } catch (error) {
+      this.#storage = null;
+      this.#report(error);
+    }
+  }
+
+  /** What a page throws is its own affair, as with any listener. */
+  #call(callback, ...given) {
+    try {
+      callback?.(...given);
+    } catch (error) {
+      this.#environment.reportError(error);
+    }
+  }
+
+  #protest(message, topic) {
+    this.#report(new TopicsError('protocol', message, topic));
+  }
+
+  #report(error) {
+    this.dispatchEvent(Object.assign(new Event('error'), { error }));
+  }
+
+  static {
+    defineHandlers(this.prototype, ['error']);
   }
 }
 
@@ -861,4 +1423,30 @@ function copyOf(data) {
 /** Bytes of a message. */
 function sizeOf(data) {
   return data?.byteLength ?? data?.size ?? new TextEncoder().encode(String(data)).length;
+}
+
+/** As a WebSocket sends it. What JSON has for half a character no server reads. */
+function wellFormed(text) {
+  return String(text).replace(/\p{Surrogate}/gu, '\ufffd');
+}
+
+function encodeBase64(data) {
+  if (!ArrayBuffer.isView(data) && typeof data?.byteLength !== 'number') {
+    throw new TypeError(`A message is a string, an ArrayBuffer or a view of one, not ${String(data)}.`);
+  }
+  const bytes = ArrayBuffer.isView(data)
+    ? new Uint8Array(data.buffer, data.byteOffset, data.byteLength)
+    : new Uint8Array(data);
+  let binary = '';
+  for (const byte of bytes) binary += String.fromCharCode(byte);
+  return btoa(binary);
+}
+
+function decodeBase64(text) {
+  return Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
+}
+
+/** Pages without TLS have no `randomUUID`. */
+function randomKey() {
+  return encodeBase64(crypto.getRandomValues(new Uint8Array(16)));
 }

@@ -112,6 +112,7 @@ export function fakeBrowser() {
   FakeWebSocket.all = [];
   const clock = new FakeClock();
   const window = new EventTarget();
+  const thrown = [];
   const document = Object.assign(new EventTarget(), { visibilityState: 'visible' });
   const environment = {
     WebSocket: FakeWebSocket,
@@ -122,10 +123,13 @@ export function fakeBrowser() {
     setTimeout: clock.setTimeout,
     clearTimeout: clock.clearTimeout,
     random: () => 0.5,
+    reportError: (error) => thrown.push(error),
   };
   return {
     clock,
     environment,
+    /** What handlers of the page have thrown. */
+    thrown,
     get sockets() {
       return FakeWebSocket.all;
     },
