@@ -25,6 +25,8 @@ mod serve;
 mod settings;
 #[cfg_attr(not(feature = "tls"), path = "cli/no_tls.rs")]
 mod tls;
+#[cfg(feature = "topics")]
+mod topics;
 mod usage_error;
 mod values;
 

@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+#[cfg(feature = "topics")]
+use heartwire::{Accept, Request, Response};
 use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::certificates::Certificates;
@@ -35,6 +37,9 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     let served = server.serve(move |conn| match mode {
         Mode::Echo => echo(conn),
         Mode::Broadcast => broadcast(&room, conn),
+        // Those that topics are for are served by them, and others were refused.
+        #[cfg(feature = "topics")]
+        Mode::Topics => Ok(()),
     });
     service.finish();
     served.map_err(|error| error.to_string())?;
@@ -57,6 +62,11 @@ fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result
     let server = options.settings.apply_to_server(server).max_buffered(room.buffered);
     #[cfg(feature = "deflate")]
     let server = options.deflate.apply_to_server(server);
+    #[cfg(feature = "topics")]
+    let server = match options.mode {
+        Mode::Topics => server.topics(options.topics.topics()?).on_handshake(for_topics),
+        _ => server,
+    };
     Ok(match certificates {
         Some(certificates) => certificates.apply_to(server),
         None => server,
@@ -132,6 +142,17 @@ fn bind_unix(server: Option<Server>, path: &str, mode: Option<u32>) -> Result<Se
 #[cfg(not(unix))]
 fn bind_unix(_: Option<Server>, _: &str, _: Option<u32>) -> Result<Server, Error> {
     Err(std::io::Error::from(std::io::ErrorKind::Unsupported).into())
+}
+
+/// Lets in clients that topics are for.
+#[cfg(feature = "topics")]
+fn for_topics(request: &Request) -> Result<Accept, Response> {
+    let is_offered = request.subprotocols().any(|offered| offered == "heartwire.topics.v1");
+    if is_offered || request.path().starts_with("/topics/") {
+        return Ok(Accept::new());
+    }
+    let text = "Offer the subprotocol heartwire.topics.v1, or connect to /topics/NAME for the messages of one topic.\n";
+    Err(Response::new(404).text(text).because("no topic, and not the subprotocol of topics"))
 }
 
 fn echo(conn: &mut Connection) -> Result<(), Error> {

@@ -16,5 +16,7 @@ mod status;
 mod systemd;
 #[cfg(feature = "tls")]
 mod tls;
+#[cfg(feature = "topics")]
+mod topics;
 #[cfg(feature = "tls")]
 mod wss;

@@ -130,7 +130,7 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (&["--max-missed", "0"], "--max-missed", "must be 1 or more"),
         (&["--max-missed", "-1"], "--max-missed", "must be 1 or more"),
         (&["--liveness", "maybe"], "--liveness", "[possible values: any-byte, pong-only]"),
-        (&["--mode", "chat"], "--mode", "[possible values: echo, broadcast]"),
+        (&["--mode", "chat"], "--mode", "[possible values: echo, broadcast"),
         (&["--max-connections", "-1"], "--max-connections", "must be 1 or more"),
         (&["--max-connections", "18446744073709551615"], "--max-connections", "must be 4194304 or less"),
         (&["--max-message-size", "big"], "--max-message-size", "expected a number of bytes such as"),

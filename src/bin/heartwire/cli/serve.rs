@@ -9,6 +9,8 @@ use heartwire::{HeartbeatPolicy, IpNet, Origin};
 use super::compression::Compression;
 use super::heartbeat::ServerHeartbeat;
 use super::settings::Settings;
+#[cfg(feature = "topics")]
+use super::topics::TopicOptions;
 use super::usage_error::UsageError;
 use super::values::{Optional, parse_address, parse_connections, parse_drain, parse_mode, parse_network};
 use super::{LogOptions, tls};
@@ -47,6 +49,9 @@ Examples:
       Send every message back, on 127.0.0.1:9001; the status page is at http://127.0.0.1:9001/
   heartwire 0.0.0.0:9001 --mode broadcast --status
       Send every message to all other clients, and show the whole network the status page
+  heartwire 9001 --mode topics
+      Publish with curl -d hello http://127.0.0.1:9001/topics/news, and subscribe at
+      ws://127.0.0.1:9001/topics/news
   heartwire 9001 --ping-interval 5s --pong-timeout 2s --max-missed 2
       Find a dead peer within 9 s
   heartwire 9001 --heartbeat peer --expect 30s
@@ -70,7 +75,8 @@ pub(crate) struct ServeOptions {
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9001", value_parser = parse_address)]
     pub(crate) address: Vec<String>,
 
-    /// What to do with each message: send it back, or send it to every other client
+    /// What to do with messages: send each back, or to every other client (any page may then broadcast, unless
+    /// --allow-origin says otherwise), or serve topics
     #[arg(long, value_enum, default_value = "echo")]
     pub(crate) mode: Mode,
 
@@ -94,6 +100,10 @@ pub(crate) struct ServeOptions {
     #[command(flatten)]
     pub(crate) tls: tls::ServerOptions,
 
+    #[cfg(feature = "topics")]
+    #[command(flatten)]
+    pub(crate) topics: TopicOptions,
+
     #[command(flatten)]
     pub(crate) log: LogOptions,
 }
@@ -102,6 +112,8 @@ pub(crate) struct ServeOptions {
 pub(crate) enum Mode {
     Echo,
     Broadcast,
+    #[cfg(feature = "topics")]
+    Topics,
 }
 
 /// How many may come in.
@@ -156,6 +168,10 @@ impl ServeOptions {
     /// Refuses options that would have no effect beside the others.
     pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
         self.tls.check(given)?;
+        #[cfg(feature = "topics")]
+        if self.mode != Mode::Topics {
+            TopicOptions::check(given)?;
+        }
         self.heartbeat.check(given)
     }
 
