@@ -222,6 +222,7 @@ where
             stream: Arc::clone(&stream),
             settings: Arc::clone(settings),
             takes_broadcasts: true,
+            shares_frames: true,
             supervisor: Arc::clone(&self.state.supervisor),
         }));
         let receiving = ReceivingEnd::open(&shared, Role::Client, &stream, &tail, settings.heartbeat, false);

@@ -35,8 +35,8 @@ pub(crate) struct Deflating {
 }
 
 impl Deflating {
-    /// `takes_broadcasts`: whether the connection gets broadcasts at all.
-    pub(crate) fn new(compression: &Arc<Compression>, agreed: &Agreed, role: Role, takes_broadcasts: bool) -> Self {
+    /// `shares_frames`: whether the connection is sent frames that are compressed once for many.
+    pub(crate) fn new(compression: &Arc<Compression>, agreed: &Agreed, role: Role, shares_frames: bool) -> Self {
         let deflating = Self {
             compression: Arc::clone(compression),
             sending: agreed.sending(role),
@@ -45,7 +45,7 @@ impl Deflating {
             context: agreed.sending(role).takes_over.then(Context::default),
             is_recipient: AtomicBool::new(false),
         };
-        if takes_broadcasts && deflating.takes_broadcasts() {
+        if shares_frames && deflating.takes_broadcasts() {
             compression.add_recipient();
             deflating.is_recipient.store(true, Relaxed);
         }

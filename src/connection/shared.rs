@@ -72,6 +72,9 @@ pub(crate) struct NewConnection {
     pub(crate) stream: Arc<Stream>,
     pub(crate) settings: Arc<Settings>,
     pub(crate) takes_broadcasts: bool,
+    /// Whether it is sent frames that were encoded, and maybe compressed, for many connections.
+    #[cfg_attr(not(feature = "deflate"), allow(dead_code, reason = "all are sent the same then"))]
+    pub(crate) shares_frames: bool,
     pub(crate) supervisor: Arc<SupervisorHandle>,
 }
 
@@ -101,7 +104,7 @@ impl Shared {
                 .compression
                 .as_ref()
                 .zip(new.agreed)
-                .map(|(compression, agreed)| Box::new(Deflating::new(compression, &agreed, role, takes_broadcasts))),
+                .map(|(compression, agreed)| Box::new(Deflating::new(compression, &agreed, role, new.shares_frames))),
             takes_broadcasts,
             is_reported: AtomicBool::new(false),
             write_half: WriteHalf::new(role, stream, settings.queue_size, budget, settings.close_timeout),

@@ -99,6 +99,7 @@ fn shared_and_stream() -> (Arc<Shared>, Arc<Stream>, Receivers) {
         stream: Arc::clone(&stream),
         settings: Arc::new(Settings { read_buffer_size: 256, max_message_size: 256, ..Settings::default() }),
         takes_broadcasts: true,
+        shares_frames: true,
         supervisor,
     });
     (Arc::new(shared), stream, receivers)

@@ -377,6 +377,7 @@ where
             stream: Arc::clone(stream),
             settings: Arc::clone(settings),
             takes_broadcasts: accept.takes_broadcasts,
+            shares_frames: accept.takes_broadcasts || accept.has_topics(),
             supervisor: Arc::clone(&self.server.supervisor),
         }))
     }

@@ -103,6 +103,8 @@ impl Exchange<'_> {
         if accept.subprotocol.is_none() && request.subprotocols().any(|offered| offered == SUBPROTOCOL) {
             accept.subprotocol = Some(SUBPROTOCOL.to_owned());
         }
+        // A broadcast is no text of that subprotocol.
+        accept.takes_broadcasts &= !accept.has_topics();
         let topic = topic_of_path(request.path())
             .transpose()
             .map_err(|error| Refusal::new(Response::new(404).text(format!("{error}\n")), "the path names no topic"))?;

@@ -32,6 +32,7 @@ fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shar
         stream: Arc::new(stream.into()),
         settings: Arc::default(),
         takes_broadcasts: true,
+        shares_frames: true,
         supervisor: Arc::clone(supervisor),
     });
     (Arc::new(shared), peer)

@@ -135,6 +135,7 @@ impl TestConnection {
             stream: Arc::clone(&stream),
             settings: Arc::new(settings),
             takes_broadcasts: false,
+            shares_frames: false,
             supervisor: Arc::clone(&supervisor),
         }));
         let receiving = ReceivingEnd::open(&shared, Role::Server, &stream, &[], heartbeat, false);

@@ -39,6 +39,12 @@ impl Keys {
         self.forget(now, window);
     }
 
+    /// Whether no key is known any more.
+    pub(super) fn are_all_forgotten(&mut self, now: Instant, window: &Window) -> bool {
+        self.forget(now, window);
+        self.order.is_empty()
+    }
+
     fn forget(&mut self, now: Instant, window: &Window) {
         while let Some((_, published)) = self.order.front()
             && (self.order.len() > window.count || now.saturating_duration_since(*published) >= window.age)

@@ -320,12 +320,14 @@ impl Topic {
         self.change(&mut self.lock_trimmed().history, |history| history.trim_to_cost(most));
     }
 
-    /// Removes the topic, if nobody would miss it: nobody is subscribed, and nothing is kept. One that never had a
-    /// message leaves no trace; of others the last offset is returned.
+    /// Removes the topic, if nobody would miss it: nobody is subscribed, nothing is kept, and no key is known. One that
+    /// never had a message leaves no trace; of others the last offset is returned.
     pub(super) fn remove_if_unused(&self, only_untouched: bool) -> Option<u64> {
         let mut state = self.lock_trimmed();
         let is_untouched = state.history.last() == state.began_after;
-        let is_unused = state.subscribers.is_empty() && state.history.is_empty();
+        let is_unused = state.subscribers.is_empty()
+            && state.history.is_empty()
+            && state.keys.are_all_forgotten(Instant::now(), &self.common.settings.window);
         if state.is_removed || !is_unused || (only_untouched && !is_untouched) {
             return None;
         }

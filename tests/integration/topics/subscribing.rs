@@ -263,3 +263,23 @@ fn whoever_is_refused_again_and_again_is_sent_away() {
     }
     assert_eq!(client.expect_close().0, Some(1008));
 }
+
+#[test]
+fn broadcasts_are_not_for_clients_of_the_subprotocol() {
+    let running = start_with(Topics::new());
+    let (mut client, mut other) = (subscriber(&running, "news", None), running.connect());
+    other.expect_echo("it is there");
+    running.handle.broadcast("for the application's clients");
+    assert_eq!(other.text(), "for the application's clients");
+    running.handle.publish("news", "for subscribers").unwrap();
+    assert_eq!(message(&client.text()).1, "for subscribers");
+}
+
+#[test]
+fn a_key_outlives_its_topic_s_messages() {
+    let running = start_with(Topics::new().ephemeral().max_topics(2));
+    assert!(!running.handle.publish_once("orders", "x", "order 4711").unwrap().again);
+    running.handle.publish("a", "1").unwrap();
+    running.handle.publish("b", "1").unwrap();
+    assert!(running.handle.publish_once("orders", "x", "order 4711").unwrap().again);
+}
