@@ -17,6 +17,8 @@ use crate::server::Server;
 use crate::server::access::StatusAccess;
 use crate::server::handle::ServerHandle;
 use crate::supervisor::stats::{RoundTrips, Snapshot};
+#[cfg(feature = "topics")]
+use crate::topics::TopicInfo;
 
 /// Requires the feature `metrics`.
 impl Server {
@@ -24,8 +26,8 @@ impl Server {
     /// Prometheus (OpenMetrics 1.0). Default: no such path. Further calls add paths.
     ///
     /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by cause, Pings, Pongs
-    /// and misses, a histogram of round trips, messages and bytes in both directions, memory in queues, and failed
-    /// handshakes. All names begin with `heartwire_`. They name no peer but show how busy the server is, so `access`
+    /// and misses, a histogram of round trips, messages and bytes in both directions, memory in queues, failed
+    /// handshakes, and what all topics together have. All names begin with `heartwire_`. They name no peer but show how busy the server is, so `access`
     /// says who may see them. All others get 403.
     ///
     /// A scrape looks at each open connection once, in the supervisor's thread. Between scrapes metrics cost nothing.
@@ -83,6 +85,9 @@ impl Collector for Figures {
 
         let help = "Memory taken by queues and by data read ahead";
         out.gauge("buffered", help, Some(&Unit::Bytes), stats.buffered)?;
+
+        #[cfg(feature = "topics")]
+        out.topics(&self.0)?;
 
         out.counter("accepted", "TCP connections accepted", stats.accepted)?;
         out.counter("openings", "Connections that completed the opening handshake", stats.opened)?;
@@ -142,6 +147,21 @@ impl Encoder<'_, '_> {
             ConstCounter::new(value).encode(family.encode_family(&[(label, of)])?)?;
         }
         Ok(())
+    }
+
+    /// Sums over all topics, if the server has any: one for each topic would be as many series as clients like.
+    #[cfg(feature = "topics")]
+    fn topics(&mut self, handle: &ServerHandle) -> fmt::Result {
+        let Some(hub) = handle.topics.get() else { return Ok(()) };
+        let topics = hub.infos();
+        let sum = |of: fn(&TopicInfo) -> usize| topics.iter().map(|topic| of(topic) as u64).sum();
+        self.gauge("topics", "Topics", None, topics.len() as u64)?;
+        self.gauge("subscriptions", "Subscriptions to topics", None, sum(|topic| topic.subscribers))?;
+        let help = "Subscriptions to topics that get their messages from the history, because they are behind";
+        self.gauge("subscriptions_behind", help, None, sum(|topic| topic.behind))?;
+        self.gauge("history_messages", "Messages that topics keep", None, sum(|topic| topic.kept))?;
+        self.gauge("history", "Payload that topics keep", Some(&Unit::Bytes), sum(|topic| topic.bytes))?;
+        self.counter("publications", "Messages published to topics", hub.published())
     }
 
     fn round_trips(&mut self, round_trips: &RoundTrips) -> fmt::Result {

@@ -26,6 +26,7 @@ use super::token_places;
 use super::topic::{Common, Topic};
 use super::wire;
 use super::{Published, Settings, TopicError, TopicInfo, Topics};
+use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
 #[cfg(feature = "jwt")]
 use crate::http::request::Request;
@@ -52,7 +53,8 @@ impl Hub {
     pub(crate) fn new(topics: Topics, supervisor: Arc<SupervisorHandle>) -> Self {
         let Topics { settings, access } = topics;
         let epoch = Epoch::new();
-        let common = Arc::new(Common { settings, epoch, supervisor, cost: AtomicUsize::new(0) });
+        let common =
+            Arc::new(Common { settings, epoch, supervisor, cost: AtomicUsize::new(0), published: AtomicU64::new(0) });
         Self { common, access, registry: RwLock::default(), connections: Mutex::default() }
     }
 
@@ -171,6 +173,11 @@ impl Hub {
         let mut infos: Vec<_> = topics.iter().map(|topic| topic.info()).collect();
         infos.sort_by(|one, other| one.name.cmp(&other.name));
         infos
+    }
+
+    /// How many messages were published.
+    pub(crate) fn published(&self) -> u64 {
+        self.common.published.load(Relaxed)
     }
 
     // Finding and making.

@@ -23,6 +23,7 @@ use super::presence::Members;
 use super::subscriptions::Terms;
 use super::wire;
 use super::{Published, Settings, TopicInfo};
+use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::message::Message;
@@ -45,6 +46,8 @@ pub(super) struct Common {
     pub(super) supervisor: Arc<SupervisorHandle>,
     /// The memory that all histories take together.
     pub(super) cost: AtomicUsize,
+    /// How many messages were published.
+    pub(super) published: AtomicU64,
 }
 
 pub(super) struct Topic {
@@ -130,6 +133,7 @@ impl Topic {
         if let Some(key) = key {
             state.keys.add(key, entry.offset, now, &self.common.settings.window);
         }
+        self.common.published.fetch_add(1, Relaxed);
         self.change(&mut state.history, |history| history.push(Arc::clone(&entry), self.limits(), now));
         self.deliver(&mut state, &entry);
         Ok(Published { position: self.position(entry.offset), here, again: false })

@@ -115,6 +115,23 @@ fn presence_is_there_where_it_is_on() {
     assert_eq!(ask(&running, get("/topics/empty/presence", "")), (200, r#"{"members":[]}"#.to_owned()));
 }
 
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics_show_what_topics_have_together() {
+    use heartwire::StatusAccess;
+    let running = start_server(server().metrics("/metrics", StatusAccess::Loopback), open_topics());
+    let _clients = [subscriber(&running, "a", None), subscriber(&running, "a", None), subscriber(&running, "b", None)];
+    running.handle.publish("a", "12345").unwrap();
+    running.handle.publish("c", "123").unwrap();
+    let (_, text) = ask(&running, get("/metrics", ""));
+    for line in
+        ["topics 3.0", "subscriptions 3.0", "subscriptions_behind 0.0", "history_messages 2.0", "history_bytes 8.0"]
+    {
+        assert!(text.contains(&format!("\nheartwire_{line}\n")), "{line} in {text}");
+    }
+    assert!(text.contains("\nheartwire_publications_total 2\n"), "{text}");
+}
+
 #[cfg(feature = "jwt")]
 #[test]
 fn with_keys_one_is_needed_wherever_the_client_is() {
