@@ -27,8 +27,8 @@ impl Server {
     ///
     /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by cause, Pings, Pongs
     /// and misses, a histogram of round trips, messages and bytes in both directions, memory in queues, failed
-    /// handshakes, and what all topics together have. All names begin with `heartwire_`. They name no peer but show how busy the server is, so `access`
-    /// says who may see them. All others get 403.
+    /// handshakes, and what all topics together have. All names begin with `heartwire_`. They name no peer but show how
+    /// busy the server is, so `access` says who may see them. All others get 403.
     ///
     /// A scrape looks at each open connection once, in the supervisor's thread. Between scrapes metrics cost nothing.
     ///

@@ -176,6 +176,7 @@ impl Hub {
     }
 
     /// How many messages were published.
+    #[cfg(feature = "metrics")]
     pub(crate) fn published(&self) -> u64 {
         self.common.published.load(Relaxed)
     }
