@@ -9,6 +9,7 @@
 //! subprotocol, `wire` is its format, `access` says what a client may do.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::durations::LONGEST;
 pub(crate) mod access;
 mod claims;
 mod entry;
+mod file;
 pub(crate) mod grants;
 mod history;
 pub(crate) mod hub;
@@ -97,6 +99,7 @@ pub(crate) struct Settings {
     max_topics: usize,
     max_topics_per_connection: usize,
     presence: bool,
+    saved_at: Option<PathBuf>,
 }
 
 impl Default for Topics {
@@ -115,6 +118,7 @@ impl Topics {
             max_topics: 10_000,
             max_topics_per_connection: 100,
             presence: false,
+            saved_at: None,
         };
         Self { settings, access: Access::default() }
     }
@@ -170,6 +174,24 @@ impl Topics {
     /// told to all that ask.
     pub fn presence(mut self, presence: bool) -> Self {
         self.settings.presence = presence;
+        self
+    }
+
+    /// Saves all topics to this file when [`Server::serve`](crate::Server::serve) ends in order, and goes on with them
+    /// when the next server with this setting serves. Default: nothing is saved.
+    ///
+    /// Then a restart loses nothing: subscribers that come back get what they missed, and publishing twice with the same
+    /// key is publishing once. The time in between counts for the ages of messages and keys.
+    ///
+    /// The file is removed when it was read, so a server that is killed leaves none, and subscribers learn that messages
+    /// may be [lost](Subscribed::lost). Only its owner may read the file (mode 0600). A file that is damaged is kept as
+    /// `PATH.damaged`, with an error in the log, as is a failure to save. Give each server a path of its own: two that
+    /// run at the same time must not share one.
+    ///
+    /// If a message is published, or topics are listed, before the server serves, the file is read then. Once the file
+    /// is being written, publishing fails with [`TopicError::Closed`].
+    pub fn saved_at(mut self, path: impl Into<PathBuf>) -> Self {
+        self.settings.saved_at = Some(path.into());
         self
     }
 
@@ -293,7 +315,7 @@ pub enum TopicError {
     TooManySubscriptions,
     /// The server has as many topics as it may have, and all are in use ([`max_topics`](Topics::max_topics)).
     TooManyTopics,
-    /// The connection has ended.
+    /// The connection has ended, or the server has and [saves](Topics::saved_at) its topics.
     Closed,
     /// The connection or handle is not one of a server with topics.
     NoTopics,
@@ -336,7 +358,7 @@ impl fmt::Display for TopicError {
             Self::Forbidden => f.write_str("it is not allowed"),
             Self::TooManySubscriptions => f.write_str("the connection is subscribed to as many topics as it may be"),
             Self::TooManyTopics => f.write_str("the server has as many topics as it may have"),
-            Self::Closed => f.write_str("the connection has ended"),
+            Self::Closed => f.write_str("the connection or the server has ended"),
             Self::NoTopics => f.write_str("the server has no topics"),
             Self::NoPresence => f.write_str("the server does not tell who is subscribed"),
         }

@@ -65,11 +65,12 @@ impl ServerHandle {
     /// Publishes a message to a topic. Each subscriber gets it before the call returns, if its socket takes it now.
     ///
     /// Messages of one topic are in one order for all subscribers, the order of the calls. A subscriber that is slow
-    /// delays nobody. Before the server serves, and after its end, the message goes to the history.
+    /// delays nobody. Before the server serves, and after its end, the message goes to the history,
+    /// unless that is [saved](Topics::saved_at) at the end.
     ///
     /// # Errors
-    /// [`TopicError::InvalidName`], [`TopicError::TooManyTopics`], or [`TopicError::NoTopics`] if the server has no
-    /// [topics](Server::topics).
+    /// [`TopicError::InvalidName`], [`TopicError::TooManyTopics`], [`TopicError::Closed`] once the topics of a server
+    /// that has ended are saved, or [`TopicError::NoTopics`] if the server has no [topics](Server::topics).
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> Result<Published, TopicError> {
         self.hub()?.publish(topic, message.into(), None)
     }

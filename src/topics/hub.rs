@@ -5,11 +5,12 @@
 //!   own messages by its own.
 //! - A topic that comes anew after it was removed begins after all offsets that the one before it had, so a position
 //!   never means two messages.
+//! - What an earlier server has saved is there before anything else. Once it is saved again, nothing is added.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use super::access::{Access, Applicant};
@@ -17,7 +18,7 @@ use super::entry::Entry;
 use super::keys::Keys;
 use super::name::TopicName;
 use super::permit::Permit;
-use super::position::{Epoch, Position};
+use super::position::Position;
 use super::subscriptions::Subscriptions;
 #[cfg(feature = "jwt")]
 use super::token::TokenError;
@@ -33,9 +34,13 @@ use crate::http::request::Request;
 use crate::message::Message;
 use crate::supervisor::handle::SupervisorHandle;
 
+mod saving;
+
 pub(crate) struct Hub {
     pub(super) common: Arc<Common>,
     access: Access,
+    /// Set once what an earlier server has saved was read.
+    opened: OnceLock<()>,
     /// Protects which topics there are. It is taken before the lock of a topic.
     registry: RwLock<Registry>,
     /// Protects which connections there are, if there is presence.
@@ -47,15 +52,21 @@ struct Registry {
     topics: HashMap<TopicName, Arc<Topic>>,
     /// All offsets of topics that were removed are at most this.
     floor: u64,
+    /// Whether the server has ended and saves them. Then they take nothing more.
+    is_closed: bool,
 }
 
 impl Hub {
     pub(crate) fn new(topics: Topics, supervisor: Arc<SupervisorHandle>) -> Self {
         let Topics { settings, access } = topics;
-        let epoch = Epoch::new();
-        let common =
-            Arc::new(Common { settings, epoch, supervisor, cost: AtomicUsize::new(0), published: AtomicU64::new(0) });
-        Self { common, access, registry: RwLock::default(), connections: Mutex::default() }
+        let common = Arc::new(Common {
+            settings,
+            epoch: OnceLock::new(),
+            supervisor,
+            cost: AtomicUsize::new(0),
+            published: AtomicU64::new(0),
+        });
+        Self { common, access, opened: OnceLock::new(), registry: RwLock::default(), connections: Mutex::default() }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -164,11 +175,13 @@ impl Hub {
 
     /// The position that a topic begins with which is not there yet.
     fn first_position(&self) -> Position {
-        Position { epoch: self.common.epoch, offset: self.read_registry().floor }
+        self.open();
+        Position { epoch: self.common.epoch(), offset: self.read_registry().floor }
     }
 
     /// What is known of all topics, in the order of their names.
     pub(crate) fn infos(&self) -> Vec<TopicInfo> {
+        self.open();
         let topics = self.all();
         let mut infos: Vec<_> = topics.iter().map(|topic| topic.info()).collect();
         infos.sort_by(|one, other| one.name.cmp(&other.name));
@@ -184,6 +197,7 @@ impl Hub {
     // Finding and making.
 
     pub(super) fn find(&self, topic: &str) -> Option<Arc<Topic>> {
+        self.open();
         self.read_registry().topics.get(topic).cloned()
     }
 
@@ -202,11 +216,17 @@ impl Hub {
             if let Some(result) = use_it(&found) {
                 return Ok(result);
             }
+            if self.read_registry().is_closed {
+                return Err(TopicError::Closed);
+            }
         }
     }
 
     fn make(&self, name: TopicName) -> Result<Arc<Topic>, TopicError> {
         let mut registry = self.write_registry();
+        if registry.is_closed {
+            return Err(TopicError::Closed);
+        }
         if registry.topics.len() >= self.settings().max_topics && !registry.topics.contains_key(&name) {
             registry.remove_unused();
             if registry.topics.len() >= self.settings().max_topics {

@@ -45,6 +45,11 @@ impl Keys {
         self.order.is_empty()
     }
 
+    /// All keys with their offsets and when they were noted, the oldest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, u64, Instant)> {
+        self.order.iter().filter_map(|(key, noted)| Some((&**key, *self.offsets.get(key)?, *noted)))
+    }
+
     fn forget(&mut self, now: Instant, window: &Window) {
         while let Some((_, published)) = self.order.front()
             && (self.order.len() > window.count || now.saturating_duration_since(*published) >= window.age)

@@ -25,6 +25,7 @@ const SHORTEST_SWEEP: Duration = Duration::from_secs(1);
 
 /// The thread. Dropping this ends it, and waits for it.
 pub(crate) struct Service {
+    hub: Arc<Hub>,
     stop: Option<channel::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -38,14 +39,16 @@ struct State {
 }
 
 impl Service {
-    /// Starts the thread.
+    /// Reads what an earlier server has saved, and starts the thread.
     ///
     /// # Errors
     /// The system's error if it cannot be started.
     pub(crate) fn start(hub: Arc<Hub>) -> io::Result<Self> {
+        hub.open();
         let events = if hub.has_presence() { hub.common.supervisor.subscribers.add() } else { never() };
         let (stop, stopped) = channel::bounded(0);
         let sweep = (hub.history_age() / SWEEPS).max(SHORTEST_SWEEP);
+        let kept = Arc::clone(&hub);
         let mut state = State { doubted: BTreeSet::new(), sweep, next_sweep: Instant::now() + sweep, hub };
         let run = move || {
             if let Err(message) = foreign::call(|| state.run(&events, &stopped)) {
@@ -54,7 +57,7 @@ impl Service {
             }
         };
         let thread = thread::Builder::new().name("heartwire-topics".into()).spawn(run)?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { hub: kept, stop: Some(stop), thread: Some(thread) })
     }
 }
 
@@ -65,6 +68,8 @@ impl Drop for Service {
             // It has logged its own panic.
             let _ = thread.join();
         }
+        // All handlers have ended by now, or were abandoned.
+        self.hub.save();
     }
 }
 

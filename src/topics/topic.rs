@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::entry::{Entry, Format};
@@ -32,6 +32,7 @@ use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::write_half::Refused;
 
+mod saving;
 mod watching;
 
 use watching::Watch;
@@ -42,12 +43,19 @@ const BATCH: usize = 64;
 /// What all topics of a server share.
 pub(super) struct Common {
     pub(super) settings: Settings,
-    pub(super) epoch: Epoch,
+    /// Set once it is known whether an earlier server has saved it.
+    pub(super) epoch: OnceLock<Epoch>,
     pub(super) supervisor: Arc<SupervisorHandle>,
     /// The memory that all histories take together.
     pub(super) cost: AtomicUsize,
     /// How many messages were published.
     pub(super) published: AtomicU64,
+}
+
+impl Common {
+    pub(super) fn epoch(&self) -> Epoch {
+        *self.epoch.get_or_init(Epoch::new)
+    }
 }
 
 pub(super) struct Topic {
@@ -113,7 +121,7 @@ impl Topic {
     }
 
     fn position(&self, offset: u64) -> Position {
-        Position { epoch: self.common.epoch, offset }
+        Position { epoch: self.common.epoch(), offset }
     }
 
     // Publishing.
@@ -163,8 +171,8 @@ impl Topic {
         subscriber: &Subscriber,
         send: impl FnOnce(&Subscriber, &Broadcast) -> T,
     ) -> T {
-        let Common { epoch, supervisor, .. } = &*self.common;
-        entry.with_frames(subscriber.format, &self.name, *epoch, supervisor, |frames| send(subscriber, frames))
+        let (epoch, supervisor) = (self.common.epoch(), &self.common.supervisor);
+        entry.with_frames(subscriber.format, &self.name, epoch, supervisor, |frames| send(subscriber, frames))
     }
 
     // Subscribing.
@@ -180,7 +188,7 @@ impl Topic {
         let last = state.history.last();
         let cursor = match since {
             None => last,
-            Some(since) if since.epoch == self.common.epoch => since.offset,
+            Some(since) if since.epoch == self.common.epoch() => since.offset,
             // Beyond all that was published, so that it counts as lost.
             Some(_) => u64::MAX,
         };
@@ -203,7 +211,7 @@ impl Topic {
 
     /// Whether everything after a position is there to be given.
     pub(super) fn has_all_since(&self, since: Position) -> bool {
-        since.epoch == self.common.epoch && self.lock_trimmed().history.after(since.offset).is_ok()
+        since.epoch == self.common.epoch() && self.lock_trimmed().history.after(since.offset).is_ok()
     }
 
     /// Ends the subscription of a connection, for this cause, which is known within this time after the fact. Returns
@@ -290,7 +298,7 @@ impl Topic {
         let position = self.position(state.history.last());
         let entries = match since {
             None => state.history.iter().cloned().collect(),
-            Some(since) if since.epoch == self.common.epoch => {
+            Some(since) if since.epoch == self.common.epoch() => {
                 state.history.after(since.offset).map_err(|Lost| position)?.cloned().collect()
             }
             Some(_) => return Err(position),

@@ -3,6 +3,7 @@
 mod http;
 mod presence;
 mod protocol;
+mod saving;
 mod slow_subscribers;
 mod subscribing;
 #[cfg(feature = "jwt")]
