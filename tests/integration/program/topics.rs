@@ -56,6 +56,23 @@ fn history_says_how_much_is_kept() {
     assert!(get(&server, "/topics/news").ends_with(r#""messages":[]}"#));
 }
 
+#[cfg(unix)]
+#[test]
+fn history_file_keeps_the_history_over_an_orderly_restart() {
+    let path = std::env::temp_dir().join(format!("heartwire-history-{}", std::process::id()));
+    let options = ["--history-file", path.to_str().unwrap()];
+    let mut server = serve_topics(&options);
+    post(&server, "/topics/news", "", "before the restart");
+    let before = get(&server, "/topics/news");
+    server.signal("TERM");
+    assert!(server.wait().success());
+    let server = serve_topics(&options);
+    let after = get(&server, "/topics/news");
+    assert!(after.contains("before the restart"));
+    assert_eq!(after.lines().next_back(), before.lines().next_back(), "with the same positions");
+    assert!(!path.exists(), "or a crash would use it again");
+}
+
 #[test]
 fn presence_is_told_if_asked_for() {
     assert!(get(&serve_topics(&[]), "/topics/news/presence").starts_with("HTTP/1.1 404"));

@@ -147,7 +147,7 @@ fn topics_beyond_a_new_limit_are_forgotten_and_their_positions_are_not_used_agai
     let folder = Folder::new("limit");
     let running = start_with(saved_at(&folder.path()));
     for topic in ["a", "b", "c"] {
-        (0..5).for_each(|_| drop(running.handle.publish(topic, "x").unwrap()));
+        (0..5).for_each(|_| _ = running.handle.publish(topic, "x").unwrap());
     }
     let address = stop(running);
     let running = start_again(address, saved_at(&folder.path()).max_topics(1).ephemeral());

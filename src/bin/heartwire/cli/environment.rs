@@ -140,7 +140,9 @@ mod tests {
             "tls_key" => &["--tls-cert", "a.pem"],
             "tls_client_ca" => &["--tls-cert", "a.pem", "--tls-key", "a.pem"],
             "tls_client_cert" => &["--tls-cert", "a.pem", "--tls-key", "a.pem", "--tls-client-ca", "a.pem"],
-            "history" | "presence" | "allow_publish" | "publish_key_file" | "jwt_key_file" => &["--mode", "topics"],
+            "history" | "history_file" | "presence" | "allow_publish" | "publish_key_file" | "jwt_key_file" => {
+                &["--mode", "topics"]
+            }
             "jwt_audience" => &["--mode", "topics", "--jwt-key-file", "a.pem"],
             "cert" => &["--key", "a.pem"],
             "key" => &["--cert", "a.pem"],

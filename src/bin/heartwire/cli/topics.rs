@@ -2,7 +2,6 @@
 
 #[cfg(feature = "jwt")]
 use std::fmt;
-#[cfg(feature = "jwt")]
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::values::{parse_duration, parse_size};
 /// All of them.
 const NAMES: &[&str] = &[
     "history",
+    "history_file",
     "presence",
     "allow_publish",
     #[cfg(feature = "jwt")]
@@ -33,6 +33,10 @@ pub(crate) struct TopicOptions {
     /// What each topic keeps for those who come back: messages, bytes and age, or "off"
     #[arg(long, value_name = "COUNT,BYTES,AGE|off", default_value = "1000,1MiB,10m", value_parser = parse_history)]
     history: History,
+
+    /// Keep histories in this file from an orderly end to the next start, so that a restart loses none
+    #[arg(long, value_name = "FILE")]
+    history_file: Option<PathBuf>,
 
     /// Tell subscribers who else is subscribed, in doubt, or gone
     #[arg(long)]
@@ -75,6 +79,10 @@ impl TopicOptions {
         let topics = match self.history.0 {
             Some((count, bytes, age)) => Topics::new().history(count, bytes, age),
             None => Topics::new().ephemeral(),
+        };
+        let topics = match &self.history_file {
+            Some(path) => topics.saved_at(path),
+            None => topics,
         };
         let topics = topics.presence(self.presence);
         let topics = match self.allow_publish.clone() {
