@@ -180,11 +180,11 @@ impl Topics {
     /// Saves all topics to this file when [`Server::serve`](crate::Server::serve) ends in order, and goes on with them
     /// when the next server with this setting serves. Default: nothing is saved.
     ///
-    /// Then a restart loses nothing: subscribers that come back get what they missed, and publishing twice with the same
-    /// key is publishing once. The time in between counts for the ages of messages and keys.
+    /// Then a restart loses nothing: subscribers that come back get what they missed, and publishing twice with the
+    /// same key is publishing once. The time in between counts for the ages of messages and keys.
     ///
-    /// The file is removed when it was read, so a server that is killed leaves none, and subscribers learn that messages
-    /// may be [lost](Subscribed::lost). Only its owner may read the file (mode 0600). A file that is damaged is kept as
+    /// The file is removed when it was read, so a server that is killed leaves none, and subscribers learn that
+    /// messages may be [lost](Subscribed::lost). Only its owner may read the file (mode 0600). A file that is damaged is kept as
     /// `PATH.damaged`, with an error in the log, as is a failure to save. Give each server a path of its own: two that
     /// run at the same time must not share one.
     ///
