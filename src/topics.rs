@@ -184,9 +184,9 @@ impl Topics {
     /// same key is publishing once. The time in between counts for the ages of messages and keys.
     ///
     /// The file is removed when it was read, so a server that is killed leaves none, and subscribers learn that
-    /// messages may be [lost](Subscribed::lost). Only its owner may read the file (mode 0600). A file that is damaged is
-    /// kept as `PATH.damaged`, with an error in the log, as is a failure to save. Give each server a path of its own:
-    /// two that run at the same time must not share one.
+    /// messages may be [lost](Subscribed::lost). Only its owner may read the file (mode 0600). A file that is damaged
+    /// is kept as `PATH.damaged`, with an error in the log, as is a failure to save. Give each server a path of its
+    /// own: two that run at the same time must not share one.
     ///
     /// If a message is published, or topics are listed, before the server serves, the file is read then. Once the file
     /// is being written, publishing fails with [`TopicError::Closed`].
