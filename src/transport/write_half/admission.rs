@@ -3,6 +3,8 @@
 //! Invariants:
 //! - A frame is admitted at once only if no other thread waits for room. Room thus goes to the waiting threads, in the
 //!   order of their calls.
+//! - A frame is refused as `Full` only while a drainer runs, or while one that has caught up waits for the line. So the
+//!   word that the queue has emptied always follows.
 //! - A waiting thread returns as soon as frames are no longer accepted, before the end of the connection.
 
 use super::state::State;
@@ -61,10 +63,30 @@ impl<O: Owner> WriteHalf<O> {
                 Err(refused) => break Err(refused),
             };
         };
-        // There may be room for the next thread as well, or for its smaller frame if this one gave up.
-        if state.waiting.leave(ticket) {
+        let state = self.end_wait(state, ticket);
+        outcome.map(|()| state)
+    }
+
+    /// Leaves the line.
+    pub(super) fn end_wait<'a>(
+        &self,
+        mut state: MutexGuard<'a, State<O::Socket>>,
+        ticket: u64,
+    ) -> MutexGuard<'a, State<O::Socket>> {
+        // There may be room for the next thread as well, or for its smaller frame if this one gave up. After the last
+        // thread, a drainer that has caught up tells so.
+        if state.waiting.leave(ticket) || state.waiting.is_empty() {
             self.signal_progress(&state);
         }
-        outcome.map(|()| state)
+        state
+    }
+
+    /// Waits until all threads that wait for room have had their turn, or another drainer runs. Called by a drainer that
+    /// has caught up, so the first in the line is about to go on, and after it the next.
+    pub(super) fn wait_for_line(&self) {
+        let mut state = self.lock();
+        while !state.waiting.is_empty() && !state.is_draining() && state.close_state.accepts() {
+            state = self.wait_for_progress(state, None);
+        }
     }
 }

@@ -37,7 +37,11 @@ impl<O: Owner> WriteHalf<O> {
     fn run_drainer(owner: &O) {
         let write_half = owner.write_half();
         match foreign::call(|| write_half.drain()) {
-            Ok(Ok(())) => owner.queue_emptied(),
+            Ok(Ok(())) => {
+                // While threads wait in line, others are still refused.
+                write_half.wait_for_line();
+                owner.queue_emptied();
+            }
             Ok(Err(error)) => {
                 write_half.fail(write_half.lock(), &error);
                 owner.write_failed(&error);

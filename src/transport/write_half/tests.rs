@@ -137,6 +137,8 @@ struct Connection {
     failures: Mutex<Vec<io::ErrorKind>>,
     /// The reasons of all reported ends.
     reports: Mutex<Vec<CloseReason>>,
+    /// How many threads waited for room each time that the queue was said to have emptied.
+    emptied: Mutex<Vec<usize>>,
 }
 
 type Drainer = Box<dyn FnOnce() + Send>;
@@ -173,6 +175,11 @@ impl Owner for Connection {
     fn abort(&self, reason: CloseReason) {
         let report = |figures: Figures| self.reports.lock().unwrap().push(figures.reason);
         self.write_half.end(reason, Instant::now(), FakeSocket::shut_down, report);
+    }
+
+    fn queue_emptied(&self) {
+        let waiting = self.waiting();
+        self.emptied.lock().unwrap().push(waiting);
     }
 }
 
@@ -278,6 +285,7 @@ fn write_half_of(total: &Arc<MemoryBudget>, queue_limit: usize, room: usize) -> 
         threads: Mutex::new(Threads::Kept),
         failures: Mutex::default(),
         reports: Mutex::default(),
+        emptied: Mutex::default(),
     };
     (Arc::new(connection), socket)
 }

@@ -174,3 +174,24 @@ fn a_send_with_a_deadline_learns_of_the_end() {
     write_half.end_now();
     assert!(matches!(sender.join().unwrap(), Err(Refused::Closed)));
 }
+
+/// Whoever may not wait is refused while others wait in line, also when the queue is empty. It is told afterwards.
+#[test]
+fn that_the_queue_has_emptied_is_told_after_those_who_wait_have_had_their_turn() {
+    let (write_half, socket) = write_half(ENOUGH, 0);
+    write_half.send(text("0"), Wait::No).unwrap();
+    // A thread that waits for room, and that the system does not wake for a while.
+    let ticket = write_half.lock().waiting.join();
+    assert!(matches!(write_half.send(text("1"), Wait::No), Err(Refused::Full)));
+    let drainer = thread::spawn({
+        let write_half = Arc::clone(&write_half);
+        move || write_half.drain()
+    });
+    socket.allow(1000);
+    let emptied = || write_half.emptied.lock().unwrap().clone();
+    wait_for(|| !write_half.is_behind() && (write_half.lock().sleepers > 0 || !emptied().is_empty()));
+    assert!(matches!(write_half.send(text("1"), Wait::No), Err(Refused::Full)), "no drainer, but others wait");
+    drop(write_half.end_wait(write_half.lock(), ticket));
+    drainer.join().unwrap();
+    assert_eq!(emptied(), [0]);
+}
