@@ -24,6 +24,13 @@ pub(super) struct Entry {
     json: OnceLock<Box<Broadcast>>,
 }
 
+/// Frames of one delivery that are too long to be kept with their message.
+#[derive(Debug, Default)]
+pub(super) struct Unkept {
+    bare: Option<Box<Broadcast>>,
+    json: Option<Box<Broadcast>>,
+}
+
 /// In which form a subscriber gets messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Format {
@@ -46,30 +53,65 @@ impl Entry {
         4 * self.message.len() + Self::OVERHEAD
     }
 
-    /// Calls a function with the frames for subscribers of this format. They are compressed as well, if somebody takes
-    /// them so.
-    pub(super) fn with_frames<T>(
-        &self,
+    /// The frames for subscribers of this format, compressed as well, if somebody takes them so. Those that the message
+    /// does not keep stay in `unkept`, for the next subscriber of the same delivery.
+    pub(super) fn frames<'a>(
+        &'a self,
         format: Format,
         topic: &TopicName,
         epoch: Epoch,
         supervisor: &SupervisorHandle,
-        use_them: impl FnOnce(&Broadcast) -> T,
-    ) -> T {
+        unkept: &'a mut Unkept,
+    ) -> &'a Broadcast {
         let place = match format {
             Format::Bare => &self.bare,
             Format::Json => &self.json,
         };
         if let Some(frames) = place.get() {
-            return use_them(frames);
+            return frames;
         }
-        let message = match format {
-            Format::Bare => self.message.clone(),
-            Format::Json => wire::message(topic, Position { epoch, offset: self.offset }, &self.message),
+        let unkept = match format {
+            Format::Bare => &mut unkept.bare,
+            Format::Json => &mut unkept.json,
         };
-        // JSON may be six times as long as the text in it. Such is not kept.
-        let is_kept = message.len() <= 2 * self.message.len() + Self::OVERHEAD / 2;
-        let frames = Box::new(supervisor.encode_for_all(message));
-        if is_kept { use_them(place.get_or_init(|| frames)) } else { use_them(&frames) }
+        let frames = match unkept.take() {
+            Some(frames) => frames,
+            None => {
+                let message = match format {
+                    Format::Bare => self.message.clone(),
+                    Format::Json => wire::message(topic, Position { epoch, offset: self.offset }, &self.message),
+                };
+                // JSON may be six times as long as the text in it. Such is not kept.
+                let is_kept = message.len() <= 2 * self.message.len() + Self::OVERHEAD / 2;
+                let frames = Box::new(supervisor.encode_for_all(message));
+                if is_kept {
+                    return place.get_or_init(|| frames);
+                }
+                frames
+            }
+        };
+        unkept.insert(frames)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_made_once_for_a_delivery_also_if_they_are_not_kept() {
+        let (supervisor, _receivers) = SupervisorHandle::new(std::sync::Arc::default(), |_| {}).unwrap();
+        let (topic, epoch) = ("news".parse().unwrap(), Epoch::new());
+        for (text, is_kept) in [("x", true), ("\u{1}", false)] {
+            let entry = Entry::new(1, text.repeat(1000).into(), Instant::now());
+            let frames = |unkept: &mut Unkept| {
+                let frames: *const Broadcast = entry.frames(Format::Json, &topic, epoch, &supervisor, unkept);
+                frames
+            };
+            let (mut unkept, mut later) = (Unkept::default(), Unkept::default());
+            let first = frames(&mut unkept);
+            assert_eq!(first, frames(&mut unkept), "{text:?}");
+            assert_eq!(first == frames(&mut later), is_kept, "{text:?}");
+        }
     }
 }

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::entry::{Entry, Format};
+use super::entry::{Entry, Format, Unkept};
 use super::history::{History, Limits, Lost};
 use super::keys::Keys;
 use super::name::TopicName;
@@ -149,13 +149,13 @@ impl Topic {
 
     /// Gives a new message to all subscribers that keep up.
     fn deliver(&self, state: &mut State, entry: &Entry) {
+        let mut unkept = Unkept::default();
         for subscriber in state.subscribers.values_mut() {
             if subscriber.pace != Pace::Live {
                 continue;
             }
-            let sent = self.with_frame(entry, subscriber, |subscriber, frames| {
-                subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared))
-            });
+            let frames = self.frames(entry, subscriber.format, &mut unkept);
+            let sent = subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared));
             match sent {
                 Ok(()) => subscriber.cursor = entry.offset,
                 // Its queue is full, so there is a drainer, which calls `catch_up` when it is done.
@@ -165,14 +165,8 @@ impl Topic {
         }
     }
 
-    fn with_frame<T>(
-        &self,
-        entry: &Entry,
-        subscriber: &Subscriber,
-        send: impl FnOnce(&Subscriber, &Broadcast) -> T,
-    ) -> T {
-        let (epoch, supervisor) = (self.common.epoch(), &self.common.supervisor);
-        entry.with_frames(subscriber.format, &self.name, epoch, supervisor, |frames| send(subscriber, frames))
+    fn frames<'a>(&self, entry: &'a Entry, format: Format, unkept: &'a mut Unkept) -> &'a Broadcast {
+        entry.frames(format, &self.name, self.common.epoch(), &self.common.supervisor, unkept)
     }
 
     // Subscribing.
@@ -264,9 +258,9 @@ impl Topic {
             if number == BATCH {
                 return Ok(Progress::Continued);
             }
-            self.with_frame(entry, subscriber, |subscriber, frames| {
-                subscriber.shared.try_feed_frame(frames.frame_for(&subscriber.shared))
-            })?;
+            let mut unkept = Unkept::default();
+            let frames = self.frames(entry, subscriber.format, &mut unkept);
+            subscriber.shared.try_feed_frame(frames.frame_for(&subscriber.shared))?;
             subscriber.cursor = entry.offset;
         }
         Ok(Progress::Done)
