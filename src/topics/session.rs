@@ -65,12 +65,15 @@ struct Refusals {
 }
 
 impl Refusals {
-    fn is_one_too_many(&mut self) -> bool {
+    fn note(&mut self) {
         let now = Instant::now();
         if now.saturating_duration_since(self.since) >= REFUSAL_PERIOD {
             *self = Self { count: 0, since: now };
         }
         self.count += 1;
+    }
+
+    fn are_too_many(&self) -> bool {
         self.count > MOST_REFUSALS
     }
 }
@@ -85,16 +88,16 @@ impl<'a> Session<'a> {
         loop {
             let Some(message) = self.receive()? else { return self.expire() };
             let outcome = Request::parse(&message).and_then(|request| self.serve(request));
-            let (reply, is_refused) = match outcome {
-                Ok(reply) => (reply, false),
-                Err(refused) => (Some(Text::from(&refused).into()), true),
-            };
+            let reply = outcome.unwrap_or_else(|refused| {
+                self.refusals.note();
+                Some(Text::from(&refused).into())
+            });
             if let Some(reply) = reply
                 && !self.reply(reply)?
             {
                 return self.expire();
             }
-            if is_refused && self.refusals.is_one_too_many() {
+            if self.refusals.are_too_many() {
                 return self.conn.close(CloseCode::POLICY, "too many requests that were refused");
             }
         }
@@ -182,8 +185,15 @@ impl<'a> Session<'a> {
                 held.push(topic);
                 position
             });
-            // A name is echoed, so not at any length.
-            outcomes.push((topic.chars().take(TopicName::MAX_LEN).collect(), outcome));
+            let is_refused = outcome.is_err();
+            outcomes.push((wire::shortened(&topic), outcome));
+            if is_refused {
+                self.refusals.note();
+                // The connection is about to be closed: what else the client wants is not tried.
+                if self.refusals.are_too_many() {
+                    break;
+                }
+            }
         }
         if let Some(reply) = wire::subscribed(id, &outcomes) {
             // If it is not sent, the connection ends, and the next `receive` says why.

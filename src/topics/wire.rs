@@ -96,12 +96,13 @@ struct Authenticate {
 
 impl Refused {
     fn malformed(id: Option<u64>, reason: impl fmt::Display) -> Self {
-        Self { id, topic: None, error: "malformed", reason: reason.to_string() }
+        // It may name what the client has sent.
+        Self { id, topic: None, error: "malformed", reason: shortened(&reason.to_string()) }
     }
 
     /// An operation on a topic has failed.
     pub(super) fn of_topic(id: Option<u64>, topic: &str, error: &TopicError) -> Self {
-        Self { id, topic: Some(topic.to_owned()), error: error.name(), reason: error.to_string() }
+        Self { id, topic: Some(shortened(topic)), error: error.name(), reason: error.to_string() }
     }
 }
 
@@ -141,10 +142,7 @@ impl Request {
 impl Publication {
     fn read(id: Option<u64>, text: &str) -> Result<Self, Refused> {
         let Publish { topic, text, base64, key } = read(id, text)?;
-        let refused = |reason: &str| Refused {
-            topic: Some(topic.chars().take(TopicName::MAX_LEN).collect()),
-            ..Refused::malformed(id, reason)
-        };
+        let refused = |reason: &str| Refused { topic: Some(shortened(&topic)), ..Refused::malformed(id, reason) };
         let message = match (text, base64) {
             (Some(text), None) => Message::text(text),
             (None, Some(base64)) => {
@@ -154,6 +152,11 @@ impl Publication {
         };
         Ok(Self { topic, message, key })
     }
+}
+
+/// A text of a client, to be echoed, and so not at any length.
+pub(super) fn shortened(text: &str) -> String {
+    text.chars().take(TopicName::MAX_LEN).collect()
 }
 
 fn read<'a, T: Deserialize<'a>>(id: Option<u64>, text: &'a str) -> Result<T, Refused> {

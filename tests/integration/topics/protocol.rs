@@ -2,7 +2,7 @@
 
 use heartwire::{HeartbeatPolicy, Message};
 
-use super::{client_of, open_topics, start_server};
+use super::{client_of, open_topics, start_server, start_with};
 use crate::support::{HOUR, server};
 
 /// An exchange of the page.
@@ -113,4 +113,32 @@ fn every_exchange_of_the_page_happens_as_it_stands_there() {
 fn an_exchange_that_does_not_happen_is_found() {
     let page = "```exchange\n> {\"type\":\"dance\",\"id\":1}\n< {\"type\":\"danced\",\"id\":1}\n```\n";
     play(&exchanges(page)[0]);
+}
+
+#[test]
+fn refused_topics_of_a_subscription_count_as_refused_requests() {
+    let running = start_with(open_topics());
+    let mut client = client_of(&running);
+    let secret = |count| vec![r#"{"topic":"secret"}"#; count].join(",");
+    // As many as may be refused, and no more.
+    client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{}]}}"#, secret(100)));
+    assert_eq!(client.text().matches("forbidden").count(), 100);
+    client.send_text(&format!(r#"{{"type":"subscribe","topics":[{}]}}"#, secret(1)));
+    assert_eq!(client.frame().close().0, Some(1008));
+}
+
+#[test]
+fn what_is_wrong_is_told_at_no_length_that_the_client_chooses() {
+    let running = start_with(open_topics());
+    let mut client = client_of(&running);
+    let long = "\u{7f}".repeat(100_000);
+    for request in [
+        format!(r#"{{"type":"publish","id":"{long}"}}"#),
+        format!(r#"{{"type":"publish","topic":"{long}","text":""}}"#),
+        format!(r#"{{"type":"presence","topic":"{long}"}}"#),
+    ] {
+        client.send_text(&request);
+        let reply = client.text();
+        assert!(reply.starts_with(r#"{"type":"error""#) && reply.len() < 2000, "{} bytes: {reply:.80}", reply.len());
+    }
 }
