@@ -65,6 +65,9 @@ impl Subscriptions {
         name: &str,
         terms: Terms,
     ) -> Result<(Arc<Topic>, Position), TopicError> {
+        if self.has_ended() {
+            return Err(TopicError::Closed);
+        }
         {
             let topics = self.lock();
             let topics = topics.as_ref().ok_or(TopicError::Closed)?;

@@ -283,3 +283,16 @@ fn a_key_outlives_its_topic_s_messages() {
     running.handle.publish("b", "1").unwrap();
     assert!(running.handle.publish_once("orders", "x", "order 4711").unwrap().again);
 }
+
+#[test]
+fn a_connection_that_has_ended_subscribes_to_nothing() {
+    let (sender, outcome) = std::sync::mpsc::channel();
+    let running = start(server().topics(Topics::new()), move |conn| {
+        while conn.recv().is_ok() {}
+        sender.send(conn.subscribe("news").map(drop)).expect("the test waits");
+        Ok(())
+    });
+    running.connect().send_close(1000, "");
+    let outcome = outcome.recv_timeout(Duration::from_secs(30)).expect("the connection has ended");
+    assert_eq!(outcome, Err(TopicError::Closed));
+}
