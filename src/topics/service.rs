@@ -34,6 +34,7 @@ struct State {
     hub: Arc<Hub>,
     /// Connections that miss Pongs.
     doubted: BTreeSet<ConnectionId>,
+    next_look: Instant,
     sweep: Duration,
     next_sweep: Instant,
 }
@@ -49,7 +50,8 @@ impl Service {
         let (stop, stopped) = channel::bounded(0);
         let sweep = (hub.history_age() / SWEEPS).max(SHORTEST_SWEEP);
         let kept = Arc::clone(&hub);
-        let mut state = State { doubted: BTreeSet::new(), sweep, next_sweep: Instant::now() + sweep, hub };
+        let now = Instant::now();
+        let mut state = State { doubted: BTreeSet::new(), next_look: now, sweep, next_sweep: now + sweep, hub };
         let run = move || {
             if let Err(message) = foreign::call(|| state.run(&events, &stopped)) {
                 let log = &state.hub.common.supervisor.log;
@@ -86,7 +88,11 @@ impl State {
                 recv(stopped) -> _ => return,
                 default(wait) => {}
             }
-            self.look_at_doubted();
+            // Not for each event: when many connections are missed at once, there are as many events.
+            if Instant::now() >= self.next_look {
+                self.look_at_doubted();
+                self.next_look = Instant::now() + LOOK;
+            }
             if Instant::now() >= self.next_sweep {
                 self.hub.forget_old();
                 self.next_sweep = Instant::now() + self.sweep;
