@@ -211,9 +211,12 @@ impl Topic {
     /// Ends the subscription of a connection, for this cause, which is known within this time after the fact. Returns
     /// whether the topic has come to nothing: nobody is subscribed any more, and there never was a message.
     pub(super) fn unsubscribe(&self, id: ConnectionId, cause: &str, within: Duration) -> bool {
+        // Declared before the lock, so that it is dropped after: it may be the last that is left of its connection.
+        let subscriber;
         let mut state = self.lock();
-        if let Some(subscriber) = state.subscribers.remove(&id) {
-            self.gone(&mut state, &subscriber, cause, within);
+        subscriber = state.subscribers.remove(&id);
+        if let Some(subscriber) = &subscriber {
+            self.gone(&mut state, subscriber, cause, within);
         }
         state.subscribers.is_empty() && state.history.last() == state.began_after
     }
