@@ -14,6 +14,9 @@ use crate::connection::report::ConnectionInfo;
 use crate::connection::shared::Shared;
 use crate::message::Message;
 
+/// No member in a list is described in fewer bytes.
+pub(super) const SHORTEST: usize = 64;
+
 /// A user, or a connection that belongs to none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Member {
@@ -79,6 +82,14 @@ impl Members {
         let is_doubted = connections.ids.iter().all(|id| is_missing(*id));
         let has_changed = std::mem::replace(&mut connections.is_doubted, is_doubted) != is_doubted;
         has_changed.then_some(if is_doubted { Change::Doubted } else { Change::Alive })
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn connections_of(&self, member: &Member) -> impl Iterator<Item = ConnectionId> {
+        self.0.get(member).into_iter().flat_map(|connections| connections.ids.iter().copied())
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = ConnectionId>)> {

@@ -36,10 +36,11 @@ impl Topic {
             return;
         }
         let member = Member::of(shared);
-        if state.members.add(member.clone(), shared.id()) {
-            self.tell_change(state, &member, Change::Joined, Some(shared.id()));
-        } else {
-            self.judge(state, &member);
+        let has_joined = state.members.add(member.clone(), shared.id());
+        // One that joins while its Pongs are missed is told as doubted, and so has to be told as alive later.
+        let change = state.judge(&member);
+        if let Some(change) = if has_joined { Some(Change::Joined) } else { change } {
+            self.tell_change(state, &member, change, has_joined.then(|| shared.id()));
         }
     }
 
@@ -65,9 +66,7 @@ impl Topic {
     }
 
     fn judge(&self, state: &mut State, member: &Member) {
-        let State { subscribers, members, .. } = &mut *state;
-        let is_missing = |id| subscribers.get(&id).is_some_and(|subscriber| subscriber.shared.stats.missed() > 0);
-        if let Some(change) = members.judge(member, is_missing) {
+        if let Some(change) = state.judge(member) {
             self.tell_change(state, member, change, None);
         }
     }
@@ -77,11 +76,9 @@ impl Topic {
         if state.subscribers.values().all(|subscriber| subscriber.watch != Watch::UpToDate) {
             return;
         }
-        let described = state.members.iter().find(|(other, _)| *other == member);
-        let described = described.map(|(member, ids)| presence::describe(member, infos(state, ids)));
-        if let Some(described) = described {
-            self.tell(state, presence::changed(&self.name, change, &described), except);
-        }
+        let shared = state.members.connections_of(member).filter_map(|id| state.shared_of(id));
+        let described = presence::describe(member, shared.map(|shared| shared.info()));
+        self.tell(state, presence::changed(&self.name, change, &described), except);
     }
 
     /// Tells all watchers but one. Those that cannot take it now get the list later.
@@ -112,27 +109,47 @@ impl Topic {
         if state.subscribers.get(&id).is_none_or(|subscriber| subscriber.watch != Watch::Outdated) {
             return Ok(());
         }
-        let list = presence::list(None, &self.name, &list(state));
+        let Some(shared) = state.shared_of(id) else { return Ok(()) };
+        // A long list is not to be made in vain, again and again.
+        shared.write_half.check_room(state.members.len() * presence::SHORTEST)?;
+        let list = presence::list(None, &self.name, &describe_all(state.members_with_connections()));
+        shared.try_feed(list)?;
         let Some(subscriber) = state.subscribers.get_mut(&id) else { return Ok(()) };
-        subscriber.shared.try_feed(list)?;
         subscriber.watch = Watch::UpToDate;
         Ok(())
     }
 
     /// All members. `None` if there is no presence.
     pub(in crate::topics) fn members(&self) -> Option<Vec<String>> {
-        self.has_presence().then(|| list(&self.lock()))
+        if !self.has_presence() {
+            return None;
+        }
+        // Described without the lock: it takes long if there are many, and clients may ask often.
+        let members: Vec<_> = {
+            let state = self.lock();
+            let members = state.members_with_connections();
+            members.map(|(member, connections)| (member.clone(), connections.collect::<Vec<_>>())).collect()
+        };
+        Some(describe_all(members.iter().map(|(member, connections)| (member, connections.iter().cloned()))))
     }
 }
 
-fn list(state: &State) -> Vec<String> {
-    state.members.iter().map(|(member, ids)| presence::describe(member, infos(state, ids))).collect()
+impl State {
+    fn judge(&mut self, member: &Member) -> Option<Change> {
+        let Self { subscribers, members, .. } = self;
+        let is_missing = |id| subscribers.get(&id).is_some_and(|subscriber| subscriber.shared.stats.missed() > 0);
+        members.judge(member, is_missing)
+    }
+
+    fn shared_of(&self, id: ConnectionId) -> Option<Arc<Shared>> {
+        self.subscribers.get(&id).map(|subscriber| Arc::clone(&subscriber.shared))
+    }
+
+    fn members_with_connections(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = Arc<Shared>>)> {
+        self.members.iter().map(|(member, ids)| (member, ids.filter_map(|id| self.shared_of(id))))
+    }
 }
 
-fn infos(
-    state: &State,
-    ids: impl Iterator<Item = ConnectionId>,
-) -> impl Iterator<Item = crate::connection::report::ConnectionInfo> {
-    let shared = |id| state.subscribers.get(&id).map(|subscriber| Arc::clone(&subscriber.shared));
-    ids.filter_map(shared).map(|shared| shared.info())
+fn describe_all<'a>(members: impl Iterator<Item = (&'a Member, impl Iterator<Item = Arc<Shared>>)>) -> Vec<String> {
+    members.map(|(member, shared)| presence::describe(member, shared.map(|shared| shared.info()))).collect()
 }

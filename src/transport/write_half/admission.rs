@@ -27,7 +27,7 @@ impl<O: Owner> WriteHalf<O> {
     }
 
     /// Whether a frame of this cost would be refused at once.
-    #[cfg(feature = "deflate")]
+    #[cfg(any(feature = "deflate", feature = "topics"))]
     pub(crate) fn check_room(&self, cost: usize) -> Result<(), Refused> {
         let state = self.lock();
         if !state.close_state.accepts() {

@@ -108,3 +108,33 @@ fn without_presence_nobody_is_told() {
     client.send_text(r#"{"type":"unsubscribe","id":3,"topics":["room"]}"#);
     assert!(client.text().starts_with(r#"{"type":"unsubscribed""#));
 }
+
+#[test]
+fn one_that_joins_while_its_pongs_are_missed_is_told_as_alive_later() {
+    let topics = Topics::new().presence(true);
+    let heartbeat = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(100);
+    let (sender, may_subscribe) = std::sync::mpsc::channel();
+    let may_subscribe = std::sync::Mutex::new(may_subscribe);
+    let running = start(server().heartbeat(heartbeat).topics(topics), move |conn| {
+        may_subscribe.lock().expect("no panic").recv().map_err(Error::handler)?;
+        conn.subscribe("room").map_err(Error::handler)?;
+        loop {
+            conn.recv()?;
+        }
+    });
+    let (mut watcher, _) = watcher(&running);
+    // It answers no Ping by itself.
+    let mut silent = running.connect();
+    eventually("a Pong is missed", || running.handle.connections().iter().any(|info| info.id == 2 && info.missed > 0));
+    sender.send(()).expect("the handler waits");
+    let mut next = |kind: &str, state: &str| loop {
+        let text = watcher.text();
+        if text.contains(r#""connection":2"#) {
+            assert!(text.starts_with(&format!(r#"{{"type":"{kind}""#)), "{kind}: {text}");
+            break assert!(text.contains(&format!(r#""state":"{state}""#)), "{text}");
+        }
+    };
+    next("joined", "doubted");
+    silent.send_text("here");
+    next("alive", "alive");
+}
