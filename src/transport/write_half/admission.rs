@@ -81,8 +81,8 @@ impl<O: Owner> WriteHalf<O> {
         state
     }
 
-    /// Waits until all threads that wait for room have had their turn, or another drainer runs. Called by a drainer that
-    /// has caught up, so the first in the line is about to go on, and after it the next.
+    /// Waits until all threads that wait for room have had their turn, or another drainer runs. Called by a drainer
+    /// that has caught up: there is room, so the first in the line is about to go on, and after it the next.
     pub(super) fn wait_for_line(&self) {
         let mut state = self.lock();
         while !state.waiting.is_empty() && !state.is_draining() && state.close_state.accepts() {
