@@ -44,19 +44,15 @@ impl Server {
     /// history, with `?since=POSITION` what follows, and `GET /topics/NAME/presence` who is subscribed. That is for
     /// programs on the server's own machine, or for whoever has a [key](Topics::publish_keys) or a
     /// [token](Topics::tokens). `on_subscribe` and `on_publish` are asked about tokens only.
-    pub fn topics(self, topics: Topics) -> Self {
+    pub fn topics(mut self, topics: Topics) -> Self {
         #[cfg(feature = "jwt")]
-        let server = match topics.has_tokens_in_queries() {
-            true => self.redact_query(TokenPlaces::PARAMETER),
-            false => self,
-        };
-        #[cfg(not(feature = "jwt"))]
-        let server = self;
-        let mut server = server;
-        let hub = || Arc::new(Hub::new(topics, Arc::clone(&server.supervisor)));
-        let hub = Arc::clone(server.topics.get_or_init(hub));
-        server.config.routes.add_resource(PATH, http::METHODS, move |request| http::answer(&hub, request));
-        server
+        if topics.has_tokens_in_queries() {
+            self = self.redact_query(TokenPlaces::PARAMETER);
+        }
+        let hub = self.topics.get_or_init(|| Arc::new(Hub::new(topics, Arc::clone(&self.supervisor))));
+        let hub = Arc::clone(hub);
+        self.config.routes.add_resource(PATH, http::METHODS, move |request| http::answer(&hub, request));
+        self
     }
 }
 
@@ -65,8 +61,8 @@ impl ServerHandle {
     /// Publishes a message to a topic. Each subscriber gets it before the call returns, if its socket takes it now.
     ///
     /// Messages of one topic are in one order for all subscribers, the order of the calls. A subscriber that is slow
-    /// delays nobody. Before the server serves, and after its end, the message goes to the history,
-    /// unless that is [saved](Topics::saved_at) at the end.
+    /// delays nobody. Before the server serves, and after its end, the message goes to the history, unless
+    /// that is [saved](Topics::saved_at) at the end.
     ///
     /// # Errors
     /// [`TopicError::InvalidName`], [`TopicError::TooManyTopics`], [`TopicError::Closed`] once the topics of a server

@@ -138,12 +138,6 @@ impl Hub {
         Ok(format!(r#"{{"position":"{position}","messages":[{}]}}"#, messages.join(",")))
     }
 
-    /// What became of a message, as members of a JSON object.
-    #[allow(clippy::unused_self, reason = "it belongs to publishing")]
-    pub(crate) fn published_members(&self, published: &Published) -> String {
-        wire::published_members(published)
-    }
-
     /// Whether a request has one of the keys that allow everything.
     #[cfg(feature = "jwt")]
     pub(crate) fn has_publish_key(&self, request: &Request) -> bool {
@@ -282,8 +276,10 @@ impl Hub {
 
     // Memory.
 
-    pub(super) fn history_age(&self) -> Duration {
-        self.settings().history.age
+    /// The shortest time after which messages or keys are too old. `None` if neither are kept.
+    pub(super) fn shortest_age(&self) -> Option<Duration> {
+        let Settings { history, window, .. } = self.settings();
+        [history.age, window.age].into_iter().filter(|age| !age.is_zero()).min()
     }
 
     /// Makes room after a message of a topic, if all histories together take too much.
@@ -308,7 +304,7 @@ impl Hub {
         }
     }
 
-    /// Lets go of messages that are too old, also in topics that nobody asks for.
+    /// Lets go of messages and keys that are too old, also in topics that nobody asks for.
     pub(super) fn forget_old(&self) {
         for topic in self.all() {
             topic.trim_to_cost(usize::MAX);

@@ -39,9 +39,7 @@ impl Keys {
         self.forget(now, window);
     }
 
-    /// Whether no key is known any more.
-    pub(super) fn are_all_forgotten(&mut self, now: Instant, window: &Window) -> bool {
-        self.forget(now, window);
+    pub(super) fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
@@ -50,7 +48,8 @@ impl Keys {
         self.order.iter().filter_map(|(key, noted)| Some((&**key, *self.offsets.get(key)?, *noted)))
     }
 
-    fn forget(&mut self, now: Instant, window: &Window) {
+    /// Forgets what is older than the window, or more than it has room for.
+    pub(super) fn forget(&mut self, now: Instant, window: &Window) {
         while let Some((_, published)) = self.order.front()
             && (self.order.len() > window.count || now.saturating_duration_since(*published) >= window.age)
         {

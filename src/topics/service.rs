@@ -1,4 +1,4 @@
-//! The thread of a server's topics: it lets go of old messages, and learns from the supervisor's events whose Pongs are
+//! The thread of a server's topics: it lets go of old messages and keys, and learns from the supervisor's events whose Pongs are
 //! missed and whose connection has ended although its handler has not returned.
 //!
 //! Invariant: nothing is lost without it but the memory of old messages, and punctual presence.
@@ -13,6 +13,7 @@ use crossbeam_channel::{self as channel, never, select};
 
 use super::hub::Hub;
 use crate::connection::identity::ConnectionId;
+use crate::durations::LONGEST;
 use crate::foreign;
 use crate::supervisor::event::Event;
 
@@ -48,7 +49,7 @@ impl Service {
         hub.open();
         let events = if hub.has_presence() { hub.common.supervisor.subscribers.add() } else { never() };
         let (stop, stopped) = channel::bounded(0);
-        let sweep = (hub.history_age() / SWEEPS).max(SHORTEST_SWEEP);
+        let sweep = (hub.shortest_age().unwrap_or(LONGEST) / SWEEPS).max(SHORTEST_SWEEP);
         let kept = Arc::clone(&hub);
         let now = Instant::now();
         let mut state = State { doubted: BTreeSet::new(), next_look: now, sweep, next_sweep: now + sweep, hub };

@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
             }
             Action::Publish(Publication { topic, message, key }) => {
                 match self.publish(&topic, message, key.as_deref()) {
-                    Ok(published) => Ok(wire::published(id, &topic, &published)),
+                    Ok(published) => Ok(wire::published(id, &topic, published)),
                     Err(error) => Err(Refused::of_topic(id, &topic, &error)),
                 }
             }

@@ -124,6 +124,11 @@ impl Topic {
         Position { epoch: self.common.epoch(), offset }
     }
 
+    /// The offset of a position. One of another epoch counts as beyond all that was published, which is lost.
+    fn offset_of(&self, position: Position) -> u64 {
+        if position.epoch == self.common.epoch() { position.offset } else { u64::MAX }
+    }
+
     // Publishing.
 
     /// Publishes a message, whose payload is our own.
@@ -180,12 +185,7 @@ impl Topic {
             return Err(Removed);
         }
         let last = state.history.last();
-        let cursor = match since {
-            None => last,
-            Some(since) if since.epoch == self.common.epoch() => since.offset,
-            // Beyond all that was published, so that it counts as lost.
-            Some(_) => u64::MAX,
-        };
+        let cursor = since.map_or(last, |since| self.offset_of(since));
         let watch = if watches && self.common.settings.presence { Watch::Outdated } else { Watch::Off };
         let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held, watch };
         state.subscribers.insert(shared.id(), subscriber);
@@ -205,7 +205,7 @@ impl Topic {
 
     /// Whether everything after a position is there to be given.
     pub(super) fn has_all_since(&self, since: Position) -> bool {
-        since.epoch == self.common.epoch() && self.lock_trimmed().history.after(since.offset).is_ok()
+        self.lock_trimmed().history.after(self.offset_of(since)).is_ok()
     }
 
     /// Ends the subscription of a connection, for this cause, which is known within this time after the fact. Returns
@@ -295,10 +295,7 @@ impl Topic {
         let position = self.position(state.history.last());
         let entries = match since {
             None => state.history.iter().cloned().collect(),
-            Some(since) if since.epoch == self.common.epoch() => {
-                state.history.after(since.offset).map_err(|Lost| position)?.cloned().collect()
-            }
-            Some(_) => return Err(position),
+            Some(since) => state.history.after(self.offset_of(since)).map_err(|Lost| position)?.cloned().collect(),
         };
         Ok((entries, position))
     }
@@ -334,9 +331,7 @@ impl Topic {
     pub(super) fn remove_if_unused(&self, only_untouched: bool) -> Option<u64> {
         let mut state = self.lock_trimmed();
         let is_untouched = state.history.last() == state.began_after;
-        let is_unused = state.subscribers.is_empty()
-            && state.history.is_empty()
-            && state.keys.are_all_forgotten(Instant::now(), &self.common.settings.window);
+        let is_unused = state.subscribers.is_empty() && state.history.is_empty() && state.keys.is_empty();
         if state.is_removed || !is_unused || (only_untouched && !is_untouched) {
             return None;
         }
@@ -355,9 +350,11 @@ impl Topic {
         };
     }
 
+    /// The lock, once what is too old has gone: messages and keys.
     fn lock_trimmed(&self) -> MutexGuard<'_, State> {
-        let mut state = self.lock();
-        self.change(&mut state.history, |history| history.trim(self.limits(), Instant::now()));
+        let (mut state, now) = (self.lock(), Instant::now());
+        self.change(&mut state.history, |history| history.trim(self.limits(), now));
+        state.keys.forget(now, &self.common.settings.window);
         state
     }
 

@@ -221,17 +221,19 @@ pub(super) fn unsubscribed(id: Option<u64>, topics: &[String]) -> Option<Message
     Some(format!(r#"{{"type":"unsubscribed","id":{},"topics":{}}}"#, id?, json!(topics)).into())
 }
 
-pub(super) fn published(id: Option<u64>, topic: &str, published: &Published) -> Option<Message> {
+pub(super) fn published(id: Option<u64>, topic: &str, published: Published) -> Option<Message> {
     let id = id?;
-    let (topic, rest) = (string(topic), published_members(published));
+    let (topic, rest) = (string(topic), published.to_json_members());
     Some(format!(r#"{{"type":"published","id":{id},"topic":{topic},{rest}}}"#).into())
 }
 
-/// What became of a message, as members of an object.
-pub(super) fn published_members(published: &Published) -> String {
-    let Published { position, here, again } = published;
-    let again = if *again { r#","again":true"# } else { "" };
-    format!(r#""position":"{position}","here":{here}{again}"#)
+impl Published {
+    /// What became of a message, as members of a JSON object.
+    pub(crate) fn to_json_members(self) -> String {
+        let Self { position, here, again } = self;
+        let again = if again { r#","again":true"# } else { "" };
+        format!(r#""position":"{position}","here":{here}{again}"#)
+    }
 }
 
 pub(super) fn authenticated(id: Option<u64>, user: Option<&str>, remaining: Option<Duration>) -> Option<Message> {

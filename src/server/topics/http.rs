@@ -73,7 +73,7 @@ fn publish(hub: &Hub, request: &Request) -> Result<Response, Refused> {
         None => None,
     };
     let published = hub.publish(topic.as_str(), message(request)?, key)?;
-    Ok(json(200, format!("{{{}}}", hub.published_members(&published))))
+    Ok(json(200, format!("{{{}}}", published.to_json_members())))
 }
 
 /// The body as a message: text, unless its media type says otherwise.
