@@ -1,5 +1,5 @@
-//! The thread of a server's topics: it lets go of old messages and keys, and learns from the supervisor's events whose Pongs are
-//! missed and whose connection has ended although its handler has not returned.
+//! The thread of a server's topics: it lets go of old messages and keys. It learns from the supervisor's events whose
+//! Pongs are missed, and whose connection has ended although its handler has not returned.
 //!
 //! Invariant: nothing is lost without it but the memory of old messages, and punctual presence.
 

@@ -11,6 +11,7 @@ pub(crate) mod deflate;
 pub(crate) mod duplex;
 mod events;
 mod fake_proxy;
+mod folder;
 mod frames;
 mod live_peer;
 pub(crate) mod over_tls;
@@ -37,6 +38,7 @@ pub(crate) use bare_client::{Answer, Client, End, Incoming, exchange, request, r
 pub(crate) use bare_server::{BareConnection, BareServer, BlackHole, ClosedPort, acceptance, refusal, unmasked};
 pub(crate) use events::{Events, by_peer, by_us, closures, codes, is_closed, lost};
 pub(crate) use fake_proxy::{FakeProxy, ProxyConnection};
+pub(crate) use folder::Folder;
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, fragment, masked};
 pub(crate) use live_peer::live;
 pub(crate) use over_tls::plain_only;

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Stdio;
 
 use crate::support::process::{Process, connect, heartwire, http, next_text, serve};
-use crate::support::{Client, request_with};
+use crate::support::{Client, Folder, eventually, request_with};
 
 fn serve_topics(options: &[&str]) -> Process {
     serve(&[&["127.0.0.1:0", "--mode", "topics"], options].concat())
@@ -34,6 +34,8 @@ fn what_is_posted_reaches_subscribers_of_both_kinds() {
     let mut speaking = client(&server);
     speaking.send_text(r#"{"type":"subscribe","id":1,"topics":[{"topic":"news"}]}"#);
     speaking.text();
+    // A client of a path has opened a moment before it is subscribed.
+    eventually("both are subscribed", || get(&server, "/metrics").contains("\nheartwire_subscriptions 2.0\n"));
     let answer = post(&server, "/topics/news", "", "hello");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with(r#""here":2}"#), "{answer}");
     assert_eq!(next_text(&mut bare), "hello");
@@ -59,7 +61,8 @@ fn history_says_how_much_is_kept() {
 #[cfg(unix)]
 #[test]
 fn history_file_keeps_the_history_over_an_orderly_restart() {
-    let path = std::env::temp_dir().join(format!("heartwire-history-{}", std::process::id()));
+    let folder = Folder::new();
+    let path = folder.file("history");
     let options = ["--history-file", path.to_str().unwrap()];
     let mut server = serve_topics(&options);
     post(&server, "/topics/news", "", "before the restart");
@@ -92,9 +95,8 @@ fn allow_publish_lets_clients_publish_by_websocket() {
 #[cfg(feature = "jwt")]
 #[test]
 fn publish_key_file_asks_for_a_key_and_jwt_key_file_for_a_token() {
-    let folder = std::env::temp_dir().join(format!("heartwire-topics-{}", std::process::id()));
-    fs::create_dir_all(&folder).unwrap();
-    let [keys, secret] = ["keys", "secret"].map(|name| folder.join(name));
+    let folder = Folder::new();
+    let [keys, secret] = ["keys", "secret"].map(|name| folder.file(name));
     fs::write(&keys, "# a comment\na-key-for-publishing\n").unwrap();
     fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
     let server = serve_topics(&["--publish-key-file", keys.to_str().unwrap()]);
@@ -108,7 +110,7 @@ fn publish_key_file_asks_for_a_key_and_jwt_key_file_for_a_token() {
     assert!(nobody.text().contains("forbidden"));
 
     // A file that cannot be used is told by its name.
-    let missing = folder.join("missing");
+    let missing = folder.file("missing");
     let output = heartwire(&["serve", "127.0.0.1:0", "--mode", "topics", "--jwt-key-file", missing.to_str().unwrap()])
         .stdin(Stdio::null())
         .output()
@@ -116,7 +118,6 @@ fn publish_key_file_asks_for_a_key_and_jwt_key_file_for_a_token() {
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(1), "{error}");
     assert!(error.contains("missing"), "{error}");
-    fs::remove_dir_all(&folder).unwrap();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,31 +15,9 @@ use heartwire::{Client, CloseReason, ConnectError, Error, HeartbeatPolicy, Serve
 use tungstenite::Message;
 
 use crate::support::{
-    CEILING, Running, RunningClient, SLACK, echo, eventually, listen, ms, quick, request, request_with, run,
+    CEILING, Folder, Running, RunningClient, SLACK, echo, eventually, listen, ms, quick, request, request_with, run,
     start_as_it_is,
 };
-
-/// A folder of its own for each test, removed in the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(test: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("heartwire-{test}-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a folder for temporary files");
-        Self(folder)
-    }
-
-    fn socket(&self) -> PathBuf {
-        self.0.join("socket")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 fn bind(path: &Path) -> Server {
     Server::bind_unix(path, None).expect("nobody is there").heartbeat(HeartbeatPolicy::off())
@@ -73,8 +51,8 @@ fn exchange(path: &Path, request: &str) -> String {
 
 #[test]
 fn bind_unix_serves_any_client_and_reports_that_it_has_no_address() {
-    let folder = Folder::new("serves");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let running = start_as_it_is(bind(&path), echo);
     assert_eq!((running.handle.unix_paths(), running.handle.local_addrs()), (vec![path.clone()], vec![]));
     let unspecified = (Ipv4Addr::UNSPECIFIED, 0).into();
@@ -101,8 +79,8 @@ fn bind_unix_serves_any_client_and_reports_that_it_has_no_address() {
 
 #[test]
 fn bind_unix_sets_permissions_and_replaces_only_what_nobody_listens_at() {
-    let folder = Folder::new("files");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let running = start_as_it_is(Server::bind_unix(&path, Some(0o620)).unwrap(), echo);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
     assert!(matches!(Server::bind_unix(&path, None), Err(Error::Io(error)) if error.kind() == ErrorKind::AddrInUse));
@@ -117,14 +95,14 @@ fn bind_unix_sets_permissions_and_replaces_only_what_nobody_listens_at() {
     fs::write(&path, "precious").unwrap();
     assert!(matches!(Server::bind_unix(&path, None), Err(Error::Io(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    let too_long = folder.0.join("x".repeat(200));
+    let too_long = folder.file(&"x".repeat(200));
     assert!(matches!(Server::bind_unix(too_long, None), Err(Error::Io(_))));
 }
 
 #[test]
 fn from_unix_listener_leaves_the_file_and_shares_the_socket() {
-    let folder = Folder::new("shared");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let listener = UnixListener::bind(&path).unwrap();
     let serving = || {
         let server = Server::from_unix_listener(listener.try_clone().unwrap()).unwrap();
@@ -142,8 +120,8 @@ fn from_unix_listener_leaves_the_file_and_shares_the_socket() {
 
 #[test]
 fn also_bind_unix_serves_beside_tcp() {
-    let folder = Folder::new("beside");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let server = Server::bind("127.0.0.1:0").unwrap().also_bind_unix(&path, None).unwrap();
     let address = server.local_addr();
     let running = start_as_it_is(server.heartbeat(HeartbeatPolicy::off()), echo);
@@ -160,8 +138,8 @@ fn also_bind_unix_serves_beside_tcp() {
 #[test]
 #[cfg(feature = "status")]
 fn clients_without_an_address_have_none_of_its_limits_and_a_trusted_proxy_names_others() {
-    let folder = Folder::new("proxy");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let server = bind(&path).max_connections_per_address(Some(1)).status_page("/", StatusAccess::Loopback);
     let running = start_as_it_is(server, echo);
     let _clients = [connect(&path), connect(&path), connect(&path)];
@@ -190,8 +168,8 @@ fn clients_without_an_address_have_none_of_its_limits_and_a_trusted_proxy_names_
 
 #[test]
 fn a_client_talks_over_a_unix_socket_and_comes_back_after_a_restart() {
-    let folder = Folder::new("client");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let serving = || {
         let server = bind(&path);
         start_as_it_is(server, |conn| {
@@ -214,8 +192,8 @@ fn a_client_talks_over_a_unix_socket_and_comes_back_after_a_restart() {
 
 #[test]
 fn a_client_says_what_is_wrong_with_a_path() {
-    let folder = Folder::new("wrong");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let attempt = || {
         client(&path).no_reconnect().handshake_timeout(ms(200)).connect_timeout(ms(200)).run(|_| Ok(())).unwrap_err()
     };
@@ -247,8 +225,8 @@ fn a_client_says_what_is_wrong_with_a_path() {
 
 #[test]
 fn dead_and_slow_peers_are_found_as_over_tcp() {
-    let folder = Folder::new("dead");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     let policy = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(2);
     let server = bind(&path).heartbeat(policy).queue_size(100_000);
     let running: Running = start_as_it_is(server, |conn| match conn.path() {
@@ -281,8 +259,8 @@ fn dead_and_slow_peers_are_found_as_over_tcp() {
 
 #[test]
 fn shutdown_and_drain_end_a_server_at_a_unix_socket() {
-    let folder = Folder::new("end");
-    let path = folder.socket();
+    let folder = Folder::new();
+    let path = folder.file("socket");
     for round in 0..20 {
         let running = start_as_it_is(bind(&path).close_timeout(Duration::from_secs(20)), echo);
         let mut client = connect(&path);

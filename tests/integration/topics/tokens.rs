@@ -142,7 +142,7 @@ fn a_later_token_takes_the_place_of_the_first_with_all_it_grants() {
 fn a_connection_whose_token_expires_is_warned_and_closed() {
     let running = start_with_tokens();
     // The leeway of five seconds is part of its time.
-    let short = token("alice", "news", "chat", -3);
+    let short = token("alice", "news", "chat", -1);
     let mut client = bearer(&running, &short);
     let mut bare = Client::tcp(running.address())
         .upgraded(&request_with("/topics/news", &format!("Authorization: Bearer {short}\r\n")));
@@ -169,7 +169,7 @@ fn what_the_applications_functions_refuse_no_token_grants() {
 fn a_client_that_takes_nothing_is_closed_when_its_token_expires() {
     let small = |server: Server| server.queue_size(16 * 1024).close_timeout(Duration::from_millis(200));
     let running = start(small(server()).topics(with_tokens(Topics::new())), echo);
-    let mut client = bearer(&running, &token("alice", "news", "chat", -3));
+    let mut client = bearer(&running, &token("alice", "news", "chat", -1));
     ask(&mut client, &subscribe("news"), r#""position""#);
     // It asks for more than its queue holds, and reads none of it.
     let long = "x".repeat(60_000);
