@@ -283,8 +283,9 @@ export interface Subscription {
 export interface PublishOptions {
   /**
    * 1 to 128 bytes, for each message another. By it a message is published once, though it is sent again because the
-   * connection was lost before the reply. Default: by chance. `null`: it is not sent again, but rejected as
-   * `disconnected`.
+   * connection was lost before the reply, or because the server could not take it then (`unavailable`, which is an
+   * `error` event too). Default: by chance. `null`: it is not sent again, but rejected as `disconnected` or
+   * `unavailable`.
    */
   key?: string | null;
   /**

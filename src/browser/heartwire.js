@@ -1109,8 +1109,12 @@ export class Topics extends EventTarget {
     if (message.isLate()) return message.expire();
     message.isSent = true;
     message.id = this.#ask(message.request, 'published', (error, reply) => {
-      if (error?.code === 'disconnected' && message.request.key !== undefined) message.isSent = false;
-      else message.settle(error, reply);
+      const mayRepeat = message.request.key !== undefined && ['disconnected', 'unavailable'].includes(error?.code);
+      if (!mayRepeat) return message.settle(error, reply);
+      message.isSent = false;
+      if (error.code === 'disconnected') return;
+      this.#tryLater();
+      this.#report(error);
     });
   }
 

@@ -93,6 +93,23 @@ test('a refusal is the reply to its message', async () => {
   assert.deepEqual([browser.asked(), browser.codes()], [[], []]);
 });
 
+test('a message that the server cannot take now is published later, by the same key, unless it has none', async () => {
+  const browser = open();
+  const kept = browser.topics.publish('chat', 'x');
+  const once = browser.topics.publish('chat', 'y', { key: null });
+  const before = browser.asked();
+  for (const { id } of before) {
+    browser.says({ type: 'error', id, error: 'unavailable', topic: 'chat', reason: 'saving' });
+  }
+  await assert.rejects(once, { code: 'unavailable', topic: 'chat' });
+  assert.deepEqual([browser.asked(), browser.codes()], [[], ['unavailable']]);
+  browser.clock.advance(250);
+  const after = browser.asked();
+  assert.deepEqual(after.map(({ text, key }) => [text, key]), [['x', before[0].key]]);
+  browser.says(published(after[0].id, 1));
+  assert.equal((await kept).position, at(1));
+});
+
 test('a message is given up after its timeout, and what comes for it later is left aside', async () => {
   const browser = open();
   const late = browser.topics.publish('chat', 'x', { timeout: 1_000 });
