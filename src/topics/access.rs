@@ -58,7 +58,7 @@ impl Access {
         }
         match &self.on_subscribe {
             Some(allow) => ask("on_subscribe", allow, applicant.request, topic, log),
-            None => self.takes_tokens() || !is_of_a_user(topic) || is_of(applicant.user, topic),
+            None => self.takes_tokens() || !topic.is_for_a_user() || topic.is_for(applicant.user),
         }
     }
 
@@ -94,21 +94,6 @@ impl Tokens {
     }
 }
 
-/// Whether a topic is one of those that are for single users.
-fn is_of_a_user(topic: &TopicName) -> bool {
-    topic.as_str() == "user" || topic.as_str().starts_with("user/")
-}
-
-/// Whether a topic is `user/NAME` of this user, or below that.
-fn is_of(user: Option<&str>, topic: &TopicName) -> bool {
-    // The name of a user that has a `/` might be below that of another.
-    let rest = user.filter(|name| !name.contains('/')).and_then(|name| {
-        let rest = topic.as_str().strip_prefix("user/")?.strip_prefix(name)?;
-        Some(rest)
-    });
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-}
-
 fn ask(name: &str, allow: &Allow, request: &Request, topic: &TopicName, log: &Log) -> bool {
     foreign::call(|| allow(request, topic)).unwrap_or_else(|message| {
         log.error(format_args!("{}: {name} panicked: {message}; {topic} is refused", request.remote()));
@@ -120,18 +105,5 @@ impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (subscribe, publish) = (self.on_subscribe.is_some(), self.on_publish.is_some());
         f.debug_struct("Access").field("on_subscribe", &subscribe).field("on_publish", &publish).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_user_has_the_topics_below_its_name_and_no_others() {
-        let is_of = |user: &str, topic: &str| is_of(Some(user), &topic.parse().unwrap());
-        assert!(is_of("alice", "user/alice") && is_of("alice", "user/alice/mail"));
-        assert!(!is_of("alice", "user/alice2") && !is_of("alice", "user/bob") && !is_of("alice", "alice"));
-        assert!(!is_of("a/b", "user/a/b") && !is_of("a", "user"));
     }
 }

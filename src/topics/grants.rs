@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::claims::{self, MAX_ITEMS, ObjectError, Value};
 use super::name::{InvalidTopic, TopicName, TopicPattern};
+use crate::connection::user::{InvalidUserName, UserName};
 
 /// Which topics somebody may subscribe to and publish to, until when, and who it is.
 ///
@@ -91,7 +92,7 @@ impl Grants {
     pub const MAX_JSON: usize = 64 * 1024;
 
     /// The longest name of a user, in bytes.
-    pub const MAX_USER: usize = 256;
+    pub const MAX_USER: usize = UserName::MAX_LEN;
 
     /// Grants nothing, to nobody in particular, for ever.
     pub fn new() -> Self {
@@ -130,20 +131,17 @@ impl Grants {
     /// [`GrantsError::InvalidUser`] unless the name has 1 to 256 bytes, and no control character. `/` and `*` are not
     /// allowed either: the user `a/b` would own a topic below that of the user `a`.
     pub fn for_user(mut self, name: impl Into<String>) -> Result<Self, GrantsError> {
-        let name = name.into();
-        let why = if name.is_empty() {
-            "it is empty"
-        } else if name.len() > Self::MAX_USER {
-            "it is longer than 256 bytes"
-        } else if name.chars().any(char::is_control) {
-            "it contains a control character"
-        } else if name.contains(['/', '*']) {
-            "it contains / or *, which have a meaning in topics"
-        } else {
-            self.user = Some(name);
-            return Ok(self);
+        let why = |invalid| match invalid {
+            InvalidUserName::Empty => "it is empty",
+            InvalidUserName::TooLong => "it is longer than 256 bytes",
+            InvalidUserName::Control(_) => "it contains a control character",
         };
-        Err(GrantsError::InvalidUser { why })
+        let name = UserName::new(name.into()).map_err(|invalid| GrantsError::InvalidUser { why: why(invalid) })?;
+        if name.as_str().contains(['/', '*']) {
+            return Err(GrantsError::InvalidUser { why: "it contains / or *, which have a meaning in topics" });
+        }
+        self.user = Some(name.as_str().to_owned());
+        Ok(self)
     }
 
     /// Also allows to subscribe to these topics.
@@ -191,18 +189,12 @@ impl Grants {
 
     /// Whether they allow to subscribe to this topic. Whether they have expired is not asked here.
     pub fn may_subscribe(&self, topic: &TopicName) -> bool {
-        self.owns(topic) || self.subscribe.iter().any(|pattern| pattern.matches(topic))
+        topic.is_for(self.user()) || self.subscribe.iter().any(|pattern| pattern.matches(topic))
     }
 
     /// Whether they allow to publish to this topic. Whether they have expired is not asked here.
     pub fn may_publish(&self, topic: &TopicName) -> bool {
         self.publish.iter().any(|pattern| pattern.matches(topic))
-    }
-
-    /// Whether this topic is `user/NAME` or below it.
-    fn owns(&self, topic: &TopicName) -> bool {
-        let mut parts = topic.as_str().split('/');
-        parts.next() == Some("user") && self.user.is_some() && parts.next() == self.user()
     }
 }
 

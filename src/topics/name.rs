@@ -45,6 +45,17 @@ impl TopicName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is one of those that are for single users.
+    pub(super) fn is_for_a_user(&self) -> bool {
+        self.0.split('/').next() == Some("user")
+    }
+
+    /// Whether it is `user/NAME` of this user, or below that. A user whose name has a `/` has no such topics: they
+    /// might be those of another.
+    pub(super) fn is_for(&self, user: Option<&str>) -> bool {
+        self.is_for_a_user() && user.is_some() && self.0.split('/').nth(1) == user
+    }
 }
 
 impl TopicPattern {
@@ -171,5 +182,16 @@ mod tests {
         for pattern in ["a/b", "a/b/*", "*"] {
             assert_eq!(pattern.parse::<TopicPattern>().unwrap().to_string(), pattern);
         }
+    }
+
+    #[test]
+    fn a_user_has_the_topics_below_its_name_and_no_others() {
+        let is_for = |user: &str, topic: &str| topic.parse::<TopicName>().unwrap().is_for(Some(user));
+        assert!(is_for("alice", "user/alice") && is_for("alice", "user/alice/mail"));
+        assert!(!is_for("alice", "user/alice2") && !is_for("alice", "user/bob") && !is_for("alice", "alice"));
+        assert!(!is_for("a/b", "user/a/b") && !is_for("a", "user"));
+        let name = |topic: &str| topic.parse::<TopicName>().unwrap();
+        assert!(!name("user/a").is_for(None) && !name("user").is_for(None));
+        assert!(name("user").is_for_a_user() && name("user/a").is_for_a_user() && !name("users/a").is_for_a_user());
     }
 }
