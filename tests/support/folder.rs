@@ -1,30 +1,48 @@
 //! A folder for the files of a test.
 
-use std::fs;
 use std::path::PathBuf;
-use std::process;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{env, fs, process};
 
-/// A folder that no other test has, whatever process it runs in. It is removed at the end.
+/// A folder of its own for a test, removed with it.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     pub(crate) fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("heartwire-test-{}-{}", process::id(), NEXT.fetch_add(1, Relaxed));
-        let folder = std::env::temp_dir().join(name);
-        // One may be left of an earlier process with the same number.
-        let _ = fs::remove_dir_all(&folder);
-        fs::create_dir(&folder).expect("a folder for temporary files");
-        Self(folder)
+        static LAST: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("heartwire-test-{}-{}", process::id(), LAST.fetch_add(1, Ordering::Relaxed));
+        let path = env::temp_dir().join(name);
+        fs::create_dir(&path).expect("a folder");
+        Self(path)
     }
 
-    /// A file in it, which need not be there.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
+    /// The path of a file in it, which need not be there.
+    pub(crate) fn at(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
+    /// Writes a file.
+    #[cfg(feature = "tls")]
+    pub(crate) fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.at(name);
+        fs::write(&path, contents).expect("a file");
+        path
+    }
+
+    /// Writes a file, and gives its path as a command line has it.
+    #[cfg(all(feature = "tls", feature = "cli"))]
+    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
+        self.file(name, contents);
+        self.path(name)
+    }
+
+    #[cfg(all(feature = "tls", feature = "cli"))]
+    pub(crate) fn path(&self, name: &str) -> String {
+        self.at(name).to_str().expect("UTF-8").to_owned()
+    }
+
     /// The names of all files in it.
+    #[cfg(feature = "topics")]
     pub(crate) fn names(&self) -> Vec<String> {
         let name = |entry: fs::DirEntry| entry.file_name().to_string_lossy().into_owned();
         fs::read_dir(&self.0).expect("it is there").map(|entry| name(entry.expect("an entry"))).collect()

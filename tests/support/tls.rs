@@ -1,11 +1,8 @@
 //! TLS for tests: certificates, and the configurations of both ends.
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 #[cfg(feature = "cli")]
 use std::time::{Duration, SystemTime};
-use std::{env, fs, process};
 
 use heartwire::{ClientTls, ServerTls};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
@@ -132,41 +129,4 @@ pub(crate) fn client_config_trusting(
     roots.add(ca).expect("a CA");
     let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).expect("ring");
     builder.with_root_certificates(roots).with_no_client_auth()
-}
-
-/// A folder of its own for a test, removed with it.
-pub(crate) struct Folder(PathBuf);
-
-impl Folder {
-    pub(crate) fn new() -> Self {
-        static LAST: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("heartwire-test-{}-{}", process::id(), LAST.fetch_add(1, Ordering::Relaxed));
-        let path = env::temp_dir().join(name);
-        fs::create_dir(&path).expect("a folder");
-        Self(path)
-    }
-
-    pub(crate) fn file(&self, name: &str, contents: impl AsRef<[u8]>) -> PathBuf {
-        let path = Path::new(&self.0).join(name);
-        fs::write(&path, contents).expect("a file");
-        path
-    }
-
-    /// Writes a file, and gives its path as a command line has it.
-    #[cfg(feature = "cli")]
-    pub(crate) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> String {
-        self.file(name, contents);
-        self.path(name)
-    }
-
-    #[cfg(feature = "cli")]
-    pub(crate) fn path(&self, name: &str) -> String {
-        self.0.join(name).to_str().expect("UTF-8").to_owned()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }

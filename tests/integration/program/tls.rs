@@ -5,8 +5,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+use crate::support::Folder;
 use crate::support::process::{Process, heartwire, serve};
-use crate::support::tls::{Folder, Made, ca};
+use crate::support::tls::{Made, ca};
 
 fn served(chain: &str, key: &str) -> Process {
     let quietly = ["--max-connections", "10", "--log-level", "debug"];

@@ -62,7 +62,7 @@ fn history_says_how_much_is_kept() {
 #[test]
 fn history_file_keeps_the_history_over_an_orderly_restart() {
     let folder = Folder::new();
-    let path = folder.file("history");
+    let path = folder.at("history");
     let options = ["--history-file", path.to_str().unwrap()];
     let mut server = serve_topics(&options);
     post(&server, "/topics/news", "", "before the restart");
@@ -96,7 +96,7 @@ fn allow_publish_lets_clients_publish_by_websocket() {
 #[test]
 fn publish_key_file_asks_for_a_key_and_jwt_key_file_for_a_token() {
     let folder = Folder::new();
-    let [keys, secret] = ["keys", "secret"].map(|name| folder.file(name));
+    let [keys, secret] = ["keys", "secret"].map(|name| folder.at(name));
     fs::write(&keys, "# a comment\na-key-for-publishing\n").unwrap();
     fs::write(&secret, "0123456789abcdef0123456789abcdef\n").unwrap();
     let server = serve_topics(&["--publish-key-file", keys.to_str().unwrap()]);
@@ -110,7 +110,7 @@ fn publish_key_file_asks_for_a_key_and_jwt_key_file_for_a_token() {
     assert!(nobody.text().contains("forbidden"));
 
     // A file that cannot be used is told by its name.
-    let missing = folder.file("missing");
+    let missing = folder.at("missing");
     let output = heartwire(&["serve", "127.0.0.1:0", "--mode", "topics", "--jwt-key-file", missing.to_str().unwrap()])
         .stdin(Stdio::null())
         .output()

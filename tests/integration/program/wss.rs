@@ -2,8 +2,9 @@
 
 use std::process::Output;
 
+use crate::support::Folder;
 use crate::support::process::{Process, heartwire, serve, start_client, type_line};
-use crate::support::tls::{Folder, Made, ca};
+use crate::support::tls::{Made, ca};
 
 fn served(folder: &Folder, made: &Made, options: &[&str]) -> Process {
     let (chain, key) = (folder.write("pem", &made.chain), folder.write("key", &made.key));

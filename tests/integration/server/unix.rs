@@ -52,7 +52,7 @@ fn exchange(path: &Path, request: &str) -> String {
 #[test]
 fn bind_unix_serves_any_client_and_reports_that_it_has_no_address() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let running = start_as_it_is(bind(&path), echo);
     assert_eq!((running.handle.unix_paths(), running.handle.local_addrs()), (vec![path.clone()], vec![]));
     let unspecified = (Ipv4Addr::UNSPECIFIED, 0).into();
@@ -80,7 +80,7 @@ fn bind_unix_serves_any_client_and_reports_that_it_has_no_address() {
 #[test]
 fn bind_unix_sets_permissions_and_replaces_only_what_nobody_listens_at() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let running = start_as_it_is(Server::bind_unix(&path, Some(0o620)).unwrap(), echo);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o620);
     assert!(matches!(Server::bind_unix(&path, None), Err(Error::Io(error)) if error.kind() == ErrorKind::AddrInUse));
@@ -95,14 +95,14 @@ fn bind_unix_sets_permissions_and_replaces_only_what_nobody_listens_at() {
     fs::write(&path, "precious").unwrap();
     assert!(matches!(Server::bind_unix(&path, None), Err(Error::Io(_))));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    let too_long = folder.file(&"x".repeat(200));
+    let too_long = folder.at(&"x".repeat(200));
     assert!(matches!(Server::bind_unix(too_long, None), Err(Error::Io(_))));
 }
 
 #[test]
 fn from_unix_listener_leaves_the_file_and_shares_the_socket() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let listener = UnixListener::bind(&path).unwrap();
     let serving = || {
         let server = Server::from_unix_listener(listener.try_clone().unwrap()).unwrap();
@@ -121,7 +121,7 @@ fn from_unix_listener_leaves_the_file_and_shares_the_socket() {
 #[test]
 fn also_bind_unix_serves_beside_tcp() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let server = Server::bind("127.0.0.1:0").unwrap().also_bind_unix(&path, None).unwrap();
     let address = server.local_addr();
     let running = start_as_it_is(server.heartbeat(HeartbeatPolicy::off()), echo);
@@ -139,7 +139,7 @@ fn also_bind_unix_serves_beside_tcp() {
 #[cfg(feature = "status")]
 fn clients_without_an_address_have_none_of_its_limits_and_a_trusted_proxy_names_others() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let server = bind(&path).max_connections_per_address(Some(1)).status_page("/", StatusAccess::Loopback);
     let running = start_as_it_is(server, echo);
     let _clients = [connect(&path), connect(&path), connect(&path)];
@@ -169,7 +169,7 @@ fn clients_without_an_address_have_none_of_its_limits_and_a_trusted_proxy_names_
 #[test]
 fn a_client_talks_over_a_unix_socket_and_comes_back_after_a_restart() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let serving = || {
         let server = bind(&path);
         start_as_it_is(server, |conn| {
@@ -193,7 +193,7 @@ fn a_client_talks_over_a_unix_socket_and_comes_back_after_a_restart() {
 #[test]
 fn a_client_says_what_is_wrong_with_a_path() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let attempt = || {
         client(&path).no_reconnect().handshake_timeout(ms(200)).connect_timeout(ms(200)).run(|_| Ok(())).unwrap_err()
     };
@@ -226,7 +226,7 @@ fn a_client_says_what_is_wrong_with_a_path() {
 #[test]
 fn dead_and_slow_peers_are_found_as_over_tcp() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     let policy = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(2);
     let server = bind(&path).heartbeat(policy).queue_size(100_000);
     let running: Running = start_as_it_is(server, |conn| match conn.path() {
@@ -260,7 +260,7 @@ fn dead_and_slow_peers_are_found_as_over_tcp() {
 #[test]
 fn shutdown_and_drain_end_a_server_at_a_unix_socket() {
     let folder = Folder::new();
-    let path = folder.file("socket");
+    let path = folder.at("socket");
     for round in 0..20 {
         let running = start_as_it_is(bind(&path).close_timeout(Duration::from_secs(20)), echo);
         let mut client = connect(&path);

@@ -13,7 +13,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme};
 
 use super::{VERSIONS, say_hello, start};
-use crate::support::tls::{Ca, Folder, Made, ca, client_tls, params, provider, server_tls, site_ca};
+use crate::support::Folder;
+use crate::support::tls::{Ca, Made, ca, client_tls, params, provider, server_tls, site_ca};
 use crate::support::{Running, listen, run, server};
 
 /// The TLS of a client of one version that presents this certificate, if any.

@@ -40,7 +40,7 @@ fn expect_message(client: &mut Client, text: &str) {
 #[test]
 fn after_a_restart_a_subscriber_gets_what_it_missed_and_nothing_is_published_twice() {
     let folder = Folder::new();
-    let running = start_with(saved_at(&folder.file("topics")));
+    let running = start_with(saved_at(&folder.at("topics")));
     let mut client = subscriber(&running, "news", None);
     let one = publish(&running, "one");
     expect_message(&mut client, "one");
@@ -53,7 +53,7 @@ fn after_a_restart_a_subscriber_gets_what_it_missed_and_nothing_is_published_twi
     assert_eq!(handle.publish("news", "too late"), Err(TopicError::Closed));
     assert_eq!(handle.publish("another", "too late"), Err(TopicError::Closed));
 
-    let running = start_again(address, saved_at(&folder.file("topics")));
+    let running = start_again(address, saved_at(&folder.at("topics")));
     let mut client = subscriber(&running, "news", Some(&one.to_string()));
     assert_eq!(folder.names(), [""; 0], "nothing is left that could be used twice");
     expect_message(&mut client, "two");
@@ -64,7 +64,7 @@ fn after_a_restart_a_subscriber_gets_what_it_missed_and_nothing_is_published_twi
     assert!(four.is_comparable_to(&one) && four.offset() == 4);
     expect_message(&mut client, "four");
     // And once more.
-    let running = start_again(stop(running), saved_at(&folder.file("topics")));
+    let running = start_again(stop(running), saved_at(&folder.at("topics")));
     let mut client = subscriber(&running, "news", Some(&four.to_string()));
     publish(&running, "five");
     expect_message(&mut client, "five");
@@ -73,12 +73,12 @@ fn after_a_restart_a_subscriber_gets_what_it_missed_and_nothing_is_published_twi
 #[test]
 fn without_the_file_a_subscriber_learns_once_that_messages_may_be_lost() {
     let folder = Folder::new();
-    let running = start_with(saved_at(&folder.file("topics")));
+    let running = start_with(saved_at(&folder.at("topics")));
     let one = publish(&running, "one").to_string();
     let address = stop(running);
     // As if it had been killed.
-    fs::remove_file(folder.file("topics")).unwrap();
-    let running = start_again(address, saved_at(&folder.file("topics")));
+    fs::remove_file(folder.at("topics")).unwrap();
+    let running = start_again(address, saved_at(&folder.at("topics")));
     let mut client = subscriber(&running, "news", Some(&one));
     let lost = client.text();
     assert!(lost.contains(r#""type":"lost""#), "{lost}");
@@ -89,16 +89,16 @@ fn without_the_file_a_subscriber_learns_once_that_messages_may_be_lost() {
 #[test]
 fn a_damaged_file_is_kept_aside_and_stops_nobody() {
     let folder = Folder::new();
-    let running = start_with(saved_at(&folder.file("topics")));
+    let running = start_with(saved_at(&folder.at("topics")));
     let one = publish(&running, "one");
     let address = stop(running);
-    let mut saved = fs::read(folder.file("topics")).unwrap();
+    let mut saved = fs::read(folder.at("topics")).unwrap();
     let at = saved.len() / 2;
     saved[at] ^= 1;
-    fs::write(folder.file("topics"), &saved).unwrap();
-    let running = start_again(address, saved_at(&folder.file("topics")));
+    fs::write(folder.at("topics"), &saved).unwrap();
+    let running = start_again(address, saved_at(&folder.at("topics")));
     eventually("the file was read", || folder.names() == ["topics.damaged"]);
-    assert_eq!(fs::read(folder.file("topics.damaged")).unwrap(), saved);
+    assert_eq!(fs::read(folder.at("topics.damaged")).unwrap(), saved);
     let mut client = subscriber(&running, "news", Some(&one.to_string()));
     assert!(client.text().contains(r#""type":"lost""#));
     assert!(!publish(&running, "one").is_comparable_to(&one));
@@ -107,10 +107,10 @@ fn a_damaged_file_is_kept_aside_and_stops_nobody() {
 #[test]
 fn a_message_that_is_published_before_the_server_serves_follows_what_was_saved() {
     let folder = Folder::new();
-    let running = start_with(saved_at(&folder.file("topics")));
+    let running = start_with(saved_at(&folder.at("topics")));
     let one = publish(&running, "one");
     stop(running);
-    let next = server().topics(saved_at(&folder.file("topics")));
+    let next = server().topics(saved_at(&folder.at("topics")));
     let two = next.handle().publish("news", "two").unwrap().position;
     assert!(two.is_comparable_to(&one) && two.offset() == 2);
 }
@@ -118,12 +118,12 @@ fn a_message_that_is_published_before_the_server_serves_follows_what_was_saved()
 #[test]
 fn topics_beyond_a_new_limit_are_forgotten_and_their_positions_are_not_used_again() {
     let folder = Folder::new();
-    let running = start_with(saved_at(&folder.file("topics")));
+    let running = start_with(saved_at(&folder.at("topics")));
     for topic in ["a", "b", "c"] {
         (0..5).for_each(|_| _ = running.handle.publish(topic, "x").unwrap());
     }
     let address = stop(running);
-    let running = start_again(address, saved_at(&folder.file("topics")).max_topics(1).ephemeral());
+    let running = start_again(address, saved_at(&folder.at("topics")).max_topics(1).ephemeral());
     eventually("the file was read", || folder.names().is_empty());
     assert_eq!(running.handle.topics().len(), 1);
     for topic in ["a", "b", "c"] {
@@ -137,9 +137,9 @@ fn topics_beyond_a_new_limit_are_forgotten_and_their_positions_are_not_used_agai
 #[test]
 fn a_position_at_the_end_is_still_one_after_a_restart() {
     let folder = Folder::new();
-    let running = start_with(saved_at(&folder.file("topics")).ephemeral());
+    let running = start_with(saved_at(&folder.at("topics")).ephemeral());
     let last = publish(&running, "one").to_string();
-    let running = start_again(stop(running), saved_at(&folder.file("topics")));
+    let running = start_again(stop(running), saved_at(&folder.at("topics")));
     let mut client = subscriber(&running, "news", Some(&last));
     assert_eq!(subscribe(&mut client, "news", Some(&last)), last);
     publish(&running, "two");
