@@ -30,6 +30,8 @@ mod proxy;
 mod race;
 mod run;
 mod target;
+#[cfg(feature = "topics")]
+pub(crate) mod topics;
 
 pub use attempt::Attempt;
 pub use backoff::Backoff;

@@ -41,7 +41,7 @@ mod sending;
 pub(crate) mod shared;
 mod slot;
 mod stats;
-mod suspension;
+pub(crate) mod suspension;
 #[cfg(test)]
 mod tests;
 pub(crate) mod user;

@@ -499,6 +499,9 @@
 //! }
 //! ```
 //!
+//! `Client::topics` (feature `topics`) makes it a client of a server's topics, a `TopicsClient`: it subscribes and
+//! publishes, and over reconnections it misses nothing and publishes nothing twice.
+//!
 //! [`Client::proxy`] connects through an HTTP or SOCKS5 [`Proxy`], or by [`Proxy::from_env`] as the environment says.
 //! The heartbeat judges the server behind it.
 //!
@@ -566,6 +569,8 @@
 //! | `Drop` of what [`Accept::extension`] attached | the connection's thread, or its last [`Sender`]'s | ignored |
 //! | [`Client::prepare`] | the thread of the attempt | the attempt fails |
 //! | [`Client::give_up_if`] | the caller of `run` | passes through `run` |
+//! | the handler of a `TopicsClient` | the caller of `run` | as a client's handler |
+//! | `TopicsClient::token` | the thread of the attempt; to renew a token the caller of `run` | that attempt fails |
 //! | the logger | `heartwire-log` | the line is lost and counted |
 //! | `Server::on_hangup` | `heartwire-hangup` | an error in the log |
 //! | your own `rustls` configuration | any: it must not block, nor call heartwire | its connection ends |
@@ -597,7 +602,7 @@
 //! - **warn**: something was lost, or may be. `panic = "abort"` (at the start); a missed Pong; a connection that ended
 //!   without a closing handshake; a stalled handler; broadcasts dropped for a slow peer (once for each connection); the
 //!   end of a burst of failures to accept; a client's failed attempt; messages that an outbox dropped or never sent;
-//!   lost log lines.
+//!   messages to topics that were not confirmed, and subscriptions that have to be made again; lost log lines.
 //! - **info**: normal operation. A connection opened, with its user, or closed in order; a failed opening handshake,
 //!   with its path, its `Origin` and what refused it; a client's pause.
 //! - **debug**: plain HTTP requests, and the ends of connections that were kept for more; clients that sent no request;
@@ -619,7 +624,7 @@
 //! | `deflate` (default) | compressed messages: [`Server::deflate`], [`Client::deflate`] | `flate2`, `zlib-rs` |
 //! | `testing` | `heartwire::testing`: peers, handlers without ports and more for your tests | nothing |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
-//! | `topics` (default) | `Server::topics`: subscribers miss nothing | `serde`, `serde_json`, `percent-encoding` |
+//! | `topics` (default) | `Server::topics`, `Client::topics` | `serde`, `serde_json`, `percent-encoding` |
 //! | `jwt` (default) | `Topics::tokens`: signed tokens (JWT) and keys for topics | `ring` |
 //! | `cli` (default) | the program | `metrics`, `signals` and `status`; `anstream`, `clap`, `humantime` |
 //! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |
@@ -665,6 +670,11 @@ pub mod topics;
 mod transport;
 
 pub use browser::{HEARTWIRE_D_TS, HEARTWIRE_JS};
+#[cfg(feature = "topics")]
+pub use client::topics::{
+    Delivery, Member, MemberName, PendingPublish, Presence, PublishError, Subscription, TopicRefusal, TopicsClient,
+    TopicsHandle, Vitals,
+};
 pub use client::{Attempt, Backoff, Client, ClientHandle, Proxy};
 pub use connection::identity::ConnectionId;
 pub use connection::report::{CloseReport, ConnectionInfo, Traffic};
@@ -715,3 +725,8 @@ struct Readme;
 #[cfg(all(doctest, feature = "deflate"))]
 #[doc = include_str!("../docs/compression.md")]
 struct CompressionGuide;
+
+/// Compiles the example of the page on clients of topics.
+#[cfg(all(doctest, feature = "topics"))]
+#[doc = include_str!("../docs/topics-client.md")]
+struct TopicsClientGuide;

@@ -49,11 +49,13 @@ pub use position::{InvalidPosition, Position};
 pub use publish_keys::PublishKeys;
 #[cfg(feature = "jwt")]
 pub use token::{TokenError, TokenVerifier, ValidToken, key::TokenKey};
+
 pub use token_places::{RequestTokenError, TokenPlaces};
 
 use access::Access;
 use history::Limits;
 use keys::Window;
+pub(crate) use wire::EARLIEST;
 
 /// The subprotocol of clients that subscribe and publish.
 pub(crate) const SUBPROTOCOL: &str = "heartwire.topics.v1";

@@ -32,6 +32,8 @@ use crate::tls::TlsError;
 use crate::tls::handshake::{self, Begin, Handshake, HandshakeError};
 #[cfg(feature = "tls")]
 use crate::tls::session::Session;
+#[cfg(feature = "topics")]
+use crate::topics::SUBPROTOCOL;
 use crate::transport::socket;
 use crate::transport::stream::Stream;
 
@@ -86,6 +88,10 @@ impl Target {
         send(&stream, head.as_bytes(), deadline)?;
         let (response, tail) = receive(&stream, early, deadline)?;
         let accepted = asked.check_response(&response)?;
+        #[cfg(feature = "topics")]
+        if self.needs_topics && accepted.subprotocol.as_deref() != Some(SUBPROTOCOL) {
+            return Err(ConnectError::NoTopics);
+        }
         Ok(Dialed {
             stream,
             peer,

@@ -28,6 +28,9 @@ pub(crate) struct Target {
     pub(super) location: Location,
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) subprotocols: Vec<String>,
+    /// Whether the server has to accept the subprotocol of topics.
+    #[cfg(feature = "topics")]
+    pub(super) needs_topics: bool,
     pub(crate) connect_timeout: Duration,
     #[cfg(feature = "tls")]
     pub(crate) tls: ClientTls,
@@ -152,6 +155,8 @@ impl Target {
             location: Location::parse(url)?,
             headers: Vec::new(),
             subprotocols: Vec::new(),
+            #[cfg(feature = "topics")]
+            needs_topics: false,
             // Allows for two lost packets and some more: TCP retries after 1 s and 3 s.
             connect_timeout: Duration::from_secs(10),
             #[cfg(feature = "tls")]

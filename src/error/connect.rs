@@ -32,6 +32,10 @@ pub enum ConnectError {
     },
     /// The response is not that of a WebSocket server. Fatal.
     BadResponse(&'static str),
+    /// The server does not accept the subprotocol `heartwire.topics.v1`, so a client of topics has no use for it.
+    /// Fatal.
+    #[cfg(feature = "topics")]
+    NoTopics,
     /// The opening handshake was not complete within [`handshake_timeout`](crate::Client::handshake_timeout).
     TimedOut,
     /// The connection was lost during the opening handshake.
@@ -52,6 +56,8 @@ impl ConnectError {
         match self {
             Self::Invalid(_) | Self::BadResponse(_) => true,
             Self::Refused { status, .. } => is_fatal_status(*status),
+            #[cfg(feature = "topics")]
+            Self::NoTopics => true,
             #[cfg(feature = "tls")]
             Self::Tls(error) => error.is_fatal(),
             Self::Proxy(error) => error.is_fatal(),
@@ -81,6 +87,10 @@ impl fmt::Display for ConnectError {
                 write!(f, "refused with HTTP status {status} (Retry-After {delay:?})")
             }
             Self::BadResponse(what) => write!(f, "not a WebSocket server: {what}"),
+            #[cfg(feature = "topics")]
+            Self::NoTopics => {
+                f.write_str("the server has no topics: it does not accept the subprotocol heartwire.topics.v1")
+            }
             Self::TimedOut => f.write_str("the opening handshake took too long"),
             Self::Lost(error) => write!(f, "connection lost during the opening handshake: {error}"),
             #[cfg(feature = "tls")]

@@ -50,6 +50,11 @@ impl History {
         self.last
     }
 
+    /// The offset before the oldest message that is kept.
+    pub(super) fn before_oldest(&self) -> u64 {
+        self.last - self.entries.len() as u64
+    }
+
     pub(super) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -14,9 +14,8 @@ use super::entry::Format;
 use super::hub::Hub;
 use super::name::TopicName;
 use super::permit::{Due, Permit};
-use super::position::Position;
 use super::presence;
-use super::subscriptions::{Subscriptions, Terms};
+use super::subscriptions::{Since, Standing, Subscriptions, Terms};
 use super::topic::Topic;
 use super::wire::{self, Action, Publication, Refused, Request, Wanted};
 use super::{Published, TopicError};
@@ -181,9 +180,9 @@ impl<'a> Session<'a> {
         let mut outcomes = Vec::with_capacity(wanted.len());
         let mut held = Vec::new();
         for Wanted { topic, since, presence } in wanted {
-            let outcome = self.subscribe_to(&topic, since.as_deref(), presence).map(|(topic, position)| {
+            let outcome = self.subscribe_to(&topic, since.as_deref(), presence).map(|(topic, standing)| {
                 held.push(topic);
-                position
+                standing
             });
             let is_refused = outcome.is_err();
             outcomes.push((wire::shortened(&topic), outcome));
@@ -209,9 +208,13 @@ impl<'a> Session<'a> {
         topic: &str,
         since: Option<&str>,
         watches: bool,
-    ) -> Result<(Arc<Topic>, Position), TopicError> {
+    ) -> Result<(Arc<Topic>, Standing), TopicError> {
         let name: TopicName = topic.parse()?;
-        let since = since.map(str::parse).transpose()?;
+        let since = match since {
+            None => Since::Now,
+            Some(wire::EARLIEST) => Since::Earliest,
+            Some(position) => Since::Position(position.parse()?),
+        };
         let subscriptions = self.subscriptions()?;
         if !subscriptions.hub.may_subscribe(self.applicant(), &name) {
             return Err(TopicError::Forbidden);

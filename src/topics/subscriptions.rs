@@ -30,11 +30,31 @@ pub(crate) struct Subscriptions {
     topics: Mutex<Option<BTreeMap<TopicName, Arc<Topic>>>>,
 }
 
+/// Where a subscriber begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Since {
+    /// With what is published from now on.
+    Now,
+    /// With all that the history keeps.
+    Earliest,
+    /// With what follows a position.
+    Position(Position),
+}
+
+/// Where a subscription stands in its topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// The position of the topic's last message.
+    pub(super) position: Position,
+    /// The position after which it begins, for one that did not know it: that before the earliest message.
+    pub(super) since: Option<Position>,
+}
+
 /// What a subscriber asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
     pub(super) format: Format,
-    pub(super) since: Option<Position>,
+    pub(super) since: Since,
     /// Whether it wants to know who else is subscribed.
     pub(super) watches: bool,
 }
@@ -64,7 +84,7 @@ impl Subscriptions {
         shared: &Arc<Shared>,
         name: &str,
         terms: Terms,
-    ) -> Result<(Arc<Topic>, Position), TopicError> {
+    ) -> Result<(Arc<Topic>, Standing), TopicError> {
         if self.has_ended() {
             return Err(TopicError::Closed);
         }
@@ -76,7 +96,7 @@ impl Subscriptions {
             }
         }
         let subscribed = self.hub.with_topic(name, |topic| {
-            topic.subscribe(shared, terms).ok().map(|position| (Arc::clone(topic), position))
+            topic.subscribe(shared, terms).ok().map(|standing| (Arc::clone(topic), standing))
         })?;
         if let Some(topics) = &mut *self.lock() {
             topics.insert(subscribed.0.name.clone(), Arc::clone(&subscribed.0));
@@ -192,10 +212,11 @@ impl Connection {
         let subscriptions = shared.observer::<Subscriptions>().ok_or(TopicError::NoTopics)?;
         let is_lost = |since: &Position| !subscriptions.hub.has_all_since(topic, *since);
         let lost = since.as_ref().is_some_and(is_lost);
-        let terms = Terms { format: Format::Bare, since: since.filter(|_| !lost), watches: false };
-        let (topic, position) = subscriptions.subscribe(shared, topic, terms)?;
+        let since = since.filter(|_| !lost).map_or(Since::Now, Since::Position);
+        let terms = Terms { format: Format::Bare, since, watches: false };
+        let (topic, standing) = subscriptions.subscribe(shared, topic, terms)?;
         topic.release(shared.id());
-        Ok(Subscribed { position, lost })
+        Ok(Subscribed { position: standing.position, lost })
     }
 
     /// Ends the subscription to a topic. Messages that wait in the connection's queue are still sent. Does nothing if

@@ -20,7 +20,7 @@ use super::keys::Keys;
 use super::name::TopicName;
 use super::position::{Epoch, Position};
 use super::presence::Members;
-use super::subscriptions::Terms;
+use super::subscriptions::{Since, Standing, Terms};
 use super::wire;
 use super::{Published, Settings, TopicInfo};
 use crate::atomic::AtomicU64;
@@ -177,20 +177,25 @@ impl Topic {
     // Subscribing.
 
     /// Subscribes a connection, in place of an earlier subscription of it. It gets nothing until
-    /// [`release`](Self::release). Returns the present position.
-    pub(super) fn subscribe(&self, shared: &Arc<Shared>, terms: Terms) -> Result<Position, Removed> {
+    /// [`release`](Self::release).
+    pub(super) fn subscribe(&self, shared: &Arc<Shared>, terms: Terms) -> Result<Standing, Removed> {
         let Terms { format, since, watches } = terms;
-        let mut state = self.lock();
+        let mut state = self.lock_trimmed();
         if state.is_removed {
             return Err(Removed);
         }
         let last = state.history.last();
-        let cursor = since.map_or(last, |since| self.offset_of(since));
+        let cursor = match since {
+            Since::Now => last,
+            Since::Earliest => state.history.before_oldest(),
+            Since::Position(since) => self.offset_of(since),
+        };
         let watch = if watches && self.common.settings.presence { Watch::Outdated } else { Watch::Off };
         let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held, watch };
         state.subscribers.insert(shared.id(), subscriber);
         self.joined(&mut state, shared);
-        Ok(self.position(last))
+        let since = (since == Since::Earliest).then(|| self.position(cursor));
+        Ok(Standing { position: self.position(last), since })
     }
 
     /// The request of a subscriber was answered: it gets what it missed, and what follows.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::name::TopicName;
 use super::position::Position;
+use super::subscriptions::Standing;
 use super::{Published, TopicError};
 use crate::message::{Message, Text};
 
@@ -54,6 +55,9 @@ pub(super) struct Refused {
     pub(super) error: &'static str,
     pub(super) reason: String,
 }
+
+/// What a subscriber gives for a position to get all that the history keeps.
+pub(crate) const EARLIEST: &str = "earliest";
 
 /// The largest id: the largest integer that JavaScript knows for certain.
 const MAX_ID: u64 = (1 << 53) - 1;
@@ -199,12 +203,15 @@ pub(super) fn lost(topic: &TopicName, position: Position) -> Message {
 }
 
 /// The reply to a request to subscribe: each topic with its position, or with what was wrong.
-pub(super) fn subscribed(id: Option<u64>, topics: &[(String, Result<Position, TopicError>)]) -> Option<Message> {
+pub(super) fn subscribed(id: Option<u64>, topics: &[(String, Result<Standing, TopicError>)]) -> Option<Message> {
     let mut text = format!(r#"{{"type":"subscribed","id":{},"topics":["#, id?);
     for (number, (topic, outcome)) in topics.iter().enumerate() {
         text.push_str(if number == 0 { "" } else { "," });
         text.push_str(&match outcome {
-            Ok(position) => format!(r#"{{"topic":{},"position":"{position}"}}"#, string(topic)),
+            Ok(Standing { position, since }) => {
+                let since = since.map(|since| format!(r#","since":"{since}""#)).unwrap_or_default();
+                format!(r#"{{"topic":{},"position":"{position}"{since}}}"#, string(topic))
+            }
             Err(error) => format!(
                 r#"{{"topic":{},"error":"{}","reason":{}}}"#,
                 string(topic),

@@ -12,6 +12,8 @@ use tungstenite::Message;
 use tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::support::CEILING;
+#[cfg(feature = "topics")]
+use crate::support::Relay;
 use crate::support::process::{
     Process, bare_connect, close_code, connect, hang_up, http, next_message, next_text, serve,
 };
@@ -327,4 +329,30 @@ fn device_announces_what_it_does_and_lives_in_both_states_and_is_missed_when_it_
     let mut device = device;
     assert!(device.wait().success());
     server.stderr.line_with(&["ended: closed by peer with 1000"]);
+}
+
+#[test]
+#[cfg(feature = "topics")]
+fn topics_is_brought_up_to_date_after_a_cut_and_publishes_what_was_typed_meanwhile() {
+    let server = serve(&["127.0.0.1:0", "--mode", "topics", "--allow-publish", "chat"]);
+    let relay = Relay::to(server.address());
+    let url = format!("ws://{}/", relay.address());
+    let (mut client, mut stdin) = Process::start_typing(command("topics").arg(&url));
+    client.stdout.line_with(&["#1 connected"]);
+    client.stdout.line_with(&["subscribed to chat"]);
+    stdin.write_all(b"hello\n").unwrap();
+    client.stdout.line_with(&["chat 1: hello"]);
+    relay.cut();
+    let posted = "POST /topics/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 6\r\n\r\nmissed";
+    assert!(http(server.address(), posted).starts_with("HTTP/1.1 200"));
+    client.stdout.line_with(&["#2 connected"]);
+    client.stdout.line_with(&["chat 2: missed"]);
+    stdin.write_all(b"and back\n").unwrap();
+    drop(stdin);
+    assert!(client.wait().success());
+    let messages: Vec<_> = client.stdout.lines().into_iter().filter(|line| line.starts_with("chat ")).collect();
+    assert_eq!(messages, ["chat 1: hello", "chat 2: missed", "chat 3: and back"]);
+
+    let (client, _stdin) = Process::start_typing(command("topics").args([&url, "user/alice"]));
+    client.stdout.line_with(&["not subscribed to user/alice: forbidden"]);
 }

@@ -17,6 +17,8 @@ mod live_peer;
 pub(crate) mod over_tls;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
+#[cfg(feature = "topics")]
+mod relay;
 mod running_client;
 mod running_server;
 #[cfg(feature = "tls")]
@@ -42,6 +44,8 @@ pub(crate) use folder::Folder;
 pub(crate) use frames::{BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, close_payload, fragment, masked};
 pub(crate) use live_peer::live;
 pub(crate) use over_tls::plain_only;
+#[cfg(feature = "topics")]
+pub(crate) use relay::Relay;
 pub(crate) use running_client::{RunningClient, client, client_for, listen, quick, run, url};
 pub(crate) use running_server::{Running, echo, server, start, start_as_it_is, start_listening};
 #[cfg(target_os = "linux")]

@@ -50,6 +50,7 @@ pub(crate) fn run(options: &CheckOptions) -> Result<(), Failure> {
 /// A client as the options want it.
 fn client(options: &CheckOptions) -> Result<Client, Error> {
     let client = options.proxy.apply_to(options.tls.apply_to(options.opening.client()?)?);
+    let client = options.subprotocols.apply_to(client);
     let client = client.no_reconnect().heartbeat(HeartbeatPolicy::off());
     let client = client.connect_timeout(options.connect_timeout()).handshake_timeout(options.handshake_timeout());
     Ok(client.close_timeout(CLOSE_TIMEOUT))

@@ -1,9 +1,9 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve`, `connect` and `check` hold the options of the commands; `heartbeat`, `settings`, `tls`, `opening`,
-//! `proxy` and `log` hold those that several have; `environment` finds options in variables; `values` says how each
-//! kind of value is spelled, and `usage_error` how a mistake is reported. `generated` makes completions and manual
-//! pages of all that.
+//! `serve`, `connect`, `check`, `subscribe` and `publish` hold the options of the commands; `client`, `heartbeat`,
+//! `settings`, `tls`, `opening`, `proxy`, `token_file` and `log` hold those that several have; `environment` finds
+//! options in variables; `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
+//! `generated` makes completions and manual pages of all that.
 
 use std::ffi::OsString;
 
@@ -11,6 +11,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 mod check;
+mod client;
 #[cfg(feature = "deflate")]
 mod compression;
 mod connect;
@@ -21,10 +22,16 @@ mod heartbeat;
 mod log;
 mod opening;
 mod proxy;
+#[cfg(feature = "topics")]
+mod publish;
 mod serve;
 mod settings;
+#[cfg(feature = "topics")]
+mod subscribe;
 #[cfg_attr(not(feature = "tls"), path = "cli/no_tls.rs")]
 mod tls;
+#[cfg(feature = "topics")]
+mod token_file;
 #[cfg(feature = "topics")]
 mod topics;
 mod usage_error;
@@ -35,7 +42,11 @@ pub(crate) use connect::ConnectOptions;
 #[cfg(feature = "completions")]
 pub(crate) use generated::{CompletionsOptions, ManualOptions};
 pub(crate) use log::LogOptions;
+#[cfg(feature = "topics")]
+pub(crate) use publish::PublishOptions;
 pub(crate) use serve::{Mode, ServeOptions};
+#[cfg(feature = "topics")]
+pub(crate) use subscribe::{Begin, SubscribeOptions};
 pub(crate) use usage_error::UsageError;
 pub(crate) use values::UNIX;
 use values::parse_address;
@@ -59,6 +70,12 @@ pub(crate) enum Command {
     Connect(ConnectOptions),
     /// Check that a server takes a connection and answers a Ping: for health checks, monitoring and scripts
     Check(CheckOptions),
+    #[cfg(feature = "topics")]
+    /// Subscribe to topics: print their messages, and miss none while the connection is lost
+    Subscribe(SubscribeOptions),
+    #[cfg(feature = "topics")]
+    /// Publish lines of standard input to a topic, each once, and wait until the server has confirmed them
+    Publish(PublishOptions),
     #[cfg(feature = "completions")]
     /// Print completions of commands and options for a shell
     Completions(CompletionsOptions),
@@ -110,6 +127,10 @@ fn parse_from(arguments: Vec<OsString>, read: impl Fn(&str) -> Option<OsString>)
         Command::Serve(options) => options.check(given)?,
         Command::Connect(options) => options.check(given)?,
         Command::Check(options) => options.check(given)?,
+        #[cfg(feature = "topics")]
+        Command::Subscribe(options) => options.check(given)?,
+        #[cfg(feature = "topics")]
+        Command::Publish(options) => options.check(given)?,
         #[cfg(feature = "completions")]
         Command::Completions(_) | Command::Manual(_) => {}
         Command::Help(_) => {}
@@ -132,6 +153,10 @@ const COMMANDS: &[&str] = &[
     "serve",
     "connect",
     "check",
+    #[cfg(feature = "topics")]
+    "subscribe",
+    #[cfg(feature = "topics")]
+    "publish",
     #[cfg(feature = "completions")]
     "completions",
     #[cfg(feature = "completions")]

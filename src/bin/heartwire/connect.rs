@@ -9,64 +9,46 @@
 
 use std::io;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
-use heartwire::{Client, ClientHandle, ConnectError, Connection, Error, Message};
+use heartwire::{ClientHandle, ConnectError, Connection, Error, Message};
 
 use crate::Failure;
 use crate::cli::ConnectOptions;
+use crate::input::Delivery;
 use crate::output;
+use crate::screen::Screen;
 
 mod finish;
-mod input;
-mod screen;
 
 use finish::Progress;
-use input::Delivery;
-use screen::Screen;
 
 pub(crate) fn run(options: &ConnectOptions) -> Result<(), Failure> {
-    let client = client(options).map_err(Failure::of_client)?;
-    output::start_log(&options.log)?;
-    options.tls.warn();
+    let client = options.client().map_err(Failure::of_client)?;
+    output::start_log(&options.client.log)?;
+    options.client.tls.warn();
     let handle = client.handle();
     let stop = handle.clone();
     output::on_signals(move || stop.stop())?;
 
     let progress = Arc::new(Progress::default());
     let (reading, reader) = (Arc::clone(&progress), handle.clone());
-    let exit_timeout = options.timeouts.exit_timeout;
-    start("heartwire-stdin", move || {
+    let exit_timeout = options.exit_timeout;
+    output::start_thread("heartwire-stdin", move || {
         if let Err(error) = reading.input.read(io::stdin().lock()) {
             reading.failed(error);
         }
         reading.finish(&reader, exit_timeout);
     })?;
     let (sending, sender) = (Arc::clone(&progress), handle.clone());
-    start("heartwire-send", move || sending.input.send_all(|line| send_line(&sender, line)))?;
+    output::start_thread("heartwire-send", move || sending.input.send_all(|line| send_line(&sender, line)))?;
 
-    let (interval, screen) = (options.ping_interval(), Screen::new());
+    let (interval, screen) = (options.client.ping_interval(), Screen::new());
     let result = client.run(|conn| {
         progress.opened(conn.sender());
         print_messages(conn, interval, screen)
     });
     verdict(result, progress.unsent(&handle), progress.failure())
-}
-
-/// A client as the options want it.
-fn client(options: &ConnectOptions) -> Result<Client, Error> {
-    let client = options.proxy.apply_to(options.tls.apply_to(options.opening.client()?)?);
-    let client = client.heartbeat(options.heartbeat()).connect_timeout(options.timeouts.connect_timeout);
-    let client = options.settings.apply_to_client(client);
-    #[cfg(feature = "deflate")]
-    let client = options.deflate.apply_to_client(client);
-    Ok(if options.no_reconnect { client.no_reconnect() } else { client })
-}
-
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
-    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
-    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 /// How the program ends: the client's own end, another failure and what was not sent, in one line.

@@ -1,11 +1,11 @@
 //! The `heartwire` program: a WebSocket server with a heartbeat, ready to run, a client to go with it, and a check
 //! whether a server answers. It uses the library by its public API alone.
 //!
-//! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks whether
-//! a server answers. They share `output`: the log, signals, and lines on standard output. `log_thread` and `log_output`
-//! write the log.
-//! `systemd` tells the service manager how the server is, `control_group` knows what a container or a service may take,
-//! and `certificates` has those of TLS.
+//! `cli` parses the command line. `serve` is the server, `connect` the client, `check` a client that only looks
+//! whether a server answers, `subscribe` and `publish` are clients of topics. They share `output`: the log, signals,
+//! and lines on standard output, `screen`: messages there, and `input`: lines of standard input. `log_thread` and
+//! `log_output` write the log. `systemd` tells the service manager how the server is, `control_group` knows what a
+//! container or a service may take, and `certificates` has those of TLS.
 
 // The library must not call the logger in the threads that it serves with; here the queue in `log_thread` is what is
 // called.
@@ -18,10 +18,16 @@ mod cli;
 mod connect;
 #[cfg(target_os = "linux")]
 mod control_group;
+mod input;
 mod log_output;
 mod log_thread;
 mod output;
+#[cfg(feature = "topics")]
+mod publish;
+mod screen;
 mod serve;
+#[cfg(feature = "topics")]
+mod subscribe;
 #[cfg_attr(not(target_os = "linux"), path = "no_systemd.rs")]
 mod systemd;
 
@@ -49,6 +55,10 @@ fn run() -> Result<(), Failure> {
         Command::Serve(options) => serve::run(&options).map_err(Failure::Run),
         Command::Connect(options) => connect::run(&options),
         Command::Check(options) => check::run(&options),
+        #[cfg(feature = "topics")]
+        Command::Subscribe(options) => subscribe::run(&options),
+        #[cfg(feature = "topics")]
+        Command::Publish(options) => publish::run(&options),
         #[cfg(feature = "completions")]
         Command::Completions(options) => print(&options.script()),
         #[cfg(feature = "completions")]

@@ -1,9 +1,10 @@
-//! What both commands share: where the log goes, what signals do, and lines on standard output.
+//! What the commands share: where the log goes, what signals do, and lines on standard output.
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
 
 use crate::cli::LogOptions;
 use crate::log_output::LogOutput;
@@ -17,6 +18,12 @@ pub(crate) fn start_log(options: &LogOptions) -> Result<(), String> {
     };
     let file = options.file.as_ref().map(open).transpose()?;
     log_thread::start(options.level, LogOutput::new(file))
+}
+
+/// Starts a thread that ends with the program.
+pub(crate) fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(work);
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 /// Calls `end` at the first signal, and ends the program at the second.

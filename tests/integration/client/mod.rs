@@ -12,6 +12,8 @@ mod proxies;
 mod reconnecting;
 mod stopping;
 mod storm;
+#[cfg(feature = "topics")]
+mod topics;
 
 use std::net::SocketAddr;
 

@@ -57,7 +57,13 @@ fn the_manual_has_options_variables_signals_and_examples_and_one_page_for_each_c
     ] {
         assert!(page.contains(part), "{part:?} in {page}");
     }
-    for (command, option) in [("serve", "max\\-connections"), ("connect", "exit\\-timeout"), ("check", "timeout")] {
+    for (command, option) in [
+        ("serve", "max\\-connections"),
+        ("connect", "exit\\-timeout"),
+        ("check", "timeout"),
+        ("subscribe", "position\\-file"),
+        ("publish", "message"),
+    ] {
         let page = printed(&["manual", command]);
         let title = format!(".TH heartwire-{command} 1");
         assert!(page.contains(&title) && page.contains(&format!("\\-\\-{option}")), "{command}: {page}");

@@ -1,5 +1,5 @@
-//! The program `heartwire` as it is run: `serve` with its options and its status page, `connect` and
-//! `check`, and what it prints of itself.
+//! The program `heartwire` as it is run: `serve` with its options and its status page, `connect`,
+//! `check`, `subscribe` and `publish`, and what it prints of itself.
 
 mod check;
 #[cfg(feature = "deflate")]
@@ -9,9 +9,13 @@ mod connect_end_of_input;
 #[cfg(feature = "completions")]
 mod generated;
 mod proxies;
+#[cfg(feature = "topics")]
+mod publish;
 mod serve;
 mod serve_options;
 mod status;
+#[cfg(feature = "topics")]
+mod subscribe;
 #[cfg(target_os = "linux")]
 mod systemd;
 #[cfg(feature = "tls")]

@@ -153,12 +153,12 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         (&["serve", "127.0.0.1:70000"], "127.0.0.1:70000", "expected HOST:PORT or PORT"),
         (&["127.0.0.1"], "127.0.0.1", "expected HOST:PORT or PORT"),
         (&["70000"], "70000", "expected HOST:PORT or PORT"),
-        (&["nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address; expected HOST:PORT"),
-        (&["--mode", "echo", "nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address"),
+        (&["nowhere"], "nowhere", "neither a command (such as serve or connect) nor an address; expected HOST:PORT"),
+        (&["--mode", "echo", "nowhere"], "nowhere", "neither a command (such as serve or connect) nor an address"),
         (&["conect", "ws://127.0.0.1:9001/"], "conect", "a similar command exists: 'connect'"),
         (&["ws://127.0.0.1:9001/"], "[ADDRESS]", "URLs go with \"heartwire connect\""),
         (&["--mode", "echo", "connect"], "connect", "must come first"),
-        (&["127.0.0.1:0", "nowhere"], "nowhere", "neither a command (serve, connect, check) nor an address"),
+        (&["127.0.0.1:0", "nowhere"], "nowhere", "neither a command (such as serve or connect) nor an address"),
         (&["--drain", "2h"], "--drain", "must be 1h or less"),
         (&["--unix-mode", "rw-"], "--unix-mode", "expected permissions in octal, such as 660"),
         (&["connect"], "heartwire connect needs the URL", "heartwire connect ws://127.0.0.1:9001/"),
@@ -167,7 +167,7 @@ fn a_bad_command_line_is_one_line_that_says_what_to_do_and_exit_2() {
         #[cfg(feature = "completions")]
         (&["completions", "csh"], "csh", "[possible values: bash, elvish, fish, powershell, zsh]"),
         #[cfg(feature = "completions")]
-        (&["manual", "help"], "help", "[possible values: serve, connect, check]"),
+        (&["manual", "help"], "help", "[possible values: serve, connect, check, subscribe, publish]"),
         (&["check"], "heartwire check needs the URL", "heartwire check ws://127.0.0.1:9001/"),
     ] {
         let line = failure(bad, 2);

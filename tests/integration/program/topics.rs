@@ -6,21 +6,21 @@ use std::process::Stdio;
 use crate::support::process::{Process, connect, heartwire, http, next_text, serve};
 use crate::support::{Client, Folder, eventually, request_with};
 
-fn serve_topics(options: &[&str]) -> Process {
+pub(super) fn serve_topics(options: &[&str]) -> Process {
     serve(&[&["127.0.0.1:0", "--mode", "topics"], options].concat())
 }
 
-fn post(server: &Process, path: &str, headers: &str, body: &str) -> String {
+pub(super) fn post(server: &Process, path: &str, headers: &str, body: &str) -> String {
     let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}");
     http(server.address(), &format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()))
 }
 
-fn get(server: &Process, path: &str) -> String {
+pub(super) fn get(server: &Process, path: &str) -> String {
     http(server.address(), &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
 }
 
 /// A client of the subprotocol.
-fn client(server: &Process) -> Client {
+pub(super) fn client(server: &Process) -> Client {
     let request = request_with("/", "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n");
     let mut client = Client::tcp(server.address()).upgraded(&request);
     assert!(client.text().starts_with("heartwire {"));

@@ -7,7 +7,7 @@ mod saving;
 mod slow_subscribers;
 mod subscribing;
 #[cfg(feature = "jwt")]
-mod tokens;
+pub(crate) mod tokens;
 
 use std::time::Duration;
 

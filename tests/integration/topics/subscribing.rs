@@ -296,3 +296,23 @@ fn a_connection_that_has_ended_subscribes_to_nothing() {
     running.connect().send_close(1000, "");
     assert_eq!(receive("the outcome", &outcome), Err(TopicError::Closed));
 }
+
+#[test]
+fn since_earliest_begins_with_the_oldest_message_that_is_kept() {
+    let running = start_with(open_topics().history(2, 1024, Duration::from_secs(600)));
+    for text in ["one", "two", "three"] {
+        running.handle.publish("news", text).unwrap();
+    }
+    let mut client = client_of(&running);
+    client.send_text(r#"{"type":"subscribe","id":1,"topics":[{"topic":"news","since":"earliest"}]}"#);
+    let reply = client.text();
+    assert!(reply.contains(":3\",\"since\":\"") && reply.ends_with(":1\"}]}"), "{reply}");
+    for text in ["two", "three"] {
+        assert!(client.text().contains(&format!(r#""text":"{text}""#)));
+    }
+    // Of a topic that keeps nothing it is what follows.
+    client.send_text(r#"{"type":"subscribe","id":2,"topics":[{"topic":"empty","since":"earliest"}]}"#);
+    assert!(client.text().contains(":0\",\"since\":\""));
+    running.handle.publish("empty", "first").unwrap();
+    assert!(client.text().contains(r#""text":"first""#));
+}

@@ -10,7 +10,7 @@ use ring::hmac;
 use super::{client_of, start_server};
 use crate::support::{Client, Running, TEXT, echo, exchange, masked, request_with, server, start};
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
 fn seconds(from_now: i64) -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
@@ -18,7 +18,7 @@ fn seconds(from_now: i64) -> u64 {
 }
 
 /// A token that is valid for so many seconds.
-fn token(user: &str, subscribe: &str, publish: &str, valid: i64) -> String {
+pub(crate) fn token(user: &str, subscribe: &str, publish: &str, valid: i64) -> String {
     let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
     let claims =
         format!(r#"{{"sub":"{user}","subscribe":["{subscribe}"],"publish":["{publish}"],"exp":{}}}"#, seconds(valid));
@@ -27,7 +27,7 @@ fn token(user: &str, subscribe: &str, publish: &str, valid: i64) -> String {
     format!("{signed}.{}", encode(signature.as_ref()))
 }
 
-fn with_tokens(topics: Topics) -> Topics {
+pub(crate) fn with_tokens(topics: Topics) -> Topics {
     let verifier = TokenVerifier::new(TokenKey::hs256(SECRET).unwrap());
     topics.tokens(verifier, TokenPlaces::new().query(true))
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{ArgMatches, Args};
 
-use super::opening::Opening;
+use super::opening::{Opening, Subprotocols};
 use super::proxy::ProxyOptions;
 use super::usage_error::{UsageError, refuse};
 use super::values::parse_duration;
@@ -44,6 +44,9 @@ Exit codes:
 pub(crate) struct CheckOptions {
     #[command(flatten)]
     pub(crate) opening: Opening,
+
+    #[command(flatten)]
+    pub(crate) subprotocols: Subprotocols,
 
     /// Time limit for everything together, whatever the server does
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]

@@ -3,17 +3,12 @@
 use std::time::Duration;
 
 use clap::{ArgMatches, Args};
-use heartwire::HeartbeatPolicy;
+use heartwire::{Client, Error};
 
-#[cfg(feature = "deflate")]
-use super::compression::Compression;
-use super::heartbeat::ClientHeartbeat;
-use super::opening::Opening;
-use super::proxy::ProxyOptions;
-use super::settings::Settings;
+use super::client::ConnectionOptions;
+use super::opening::Subprotocols;
 use super::usage_error::UsageError;
 use super::values::parse_duration;
-use super::{LogOptions, tls};
 
 /// What stands below the options: how values are written, what signals do, examples and exit codes.
 const AFTER_HELP: &str = "\
@@ -57,64 +52,24 @@ Exit codes:
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct ConnectOptions {
     #[command(flatten)]
-    pub(crate) opening: Opening,
-
-    /// End when the connection is lost or cannot be made
-    #[arg(long)]
-    pub(crate) no_reconnect: bool,
-
-    /// Offer to compress messages: each by itself, or with those before it as context
-    #[cfg(feature = "deflate")]
-    #[arg(long, value_enum, default_value = "on")]
-    pub(crate) deflate: Compression,
-
-    #[command(flatten)]
-    heartbeat: ClientHeartbeat,
-
-    #[command(flatten)]
-    pub(crate) timeouts: Timeouts,
-
-    #[command(flatten)]
-    pub(crate) settings: Settings,
-
-    #[command(flatten)]
-    pub(crate) tls: tls::ClientOptions,
-
-    #[command(flatten)]
-    pub(crate) proxy: ProxyOptions,
-
-    #[command(flatten)]
-    pub(crate) log: LogOptions,
-}
-
-/// How long the client keeps trying.
-#[derive(Debug, Args)]
-#[command(next_help_heading = "Limits")]
-pub(crate) struct Timeouts {
-    /// Time limit for connecting over TCP
-    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = parse_duration)]
-    pub(crate) connect_timeout: Duration,
+    subprotocols: Subprotocols,
 
     /// How long to keep trying after the end of the input while lines are unsent and none can be sent
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_duration, help_heading = "Limits")]
     pub(crate) exit_timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) client: ConnectionOptions,
 }
 
 impl ConnectOptions {
     /// Refuses options that would have no effect beside the others.
     pub(super) fn check(&self, given: &ArgMatches) -> Result<(), UsageError> {
-        self.heartbeat.check(given)?;
-        self.tls.check(&self.opening.url, given)?;
-        self.proxy.check(&self.opening.url, given)?;
-        self.opening.check(given)
+        self.client.check(given)
     }
 
-    pub(crate) fn heartbeat(&self) -> HeartbeatPolicy {
-        self.heartbeat.policy()
-    }
-
-    /// How often something is to be seen of the heartbeat.
-    pub(crate) fn ping_interval(&self) -> Option<Duration> {
-        self.heartbeat.ping_interval()
+    /// A client as the options want it.
+    pub(crate) fn client(&self) -> Result<Client, Error> {
+        Ok(self.subprotocols.apply_to(self.client.client()?))
     }
 }

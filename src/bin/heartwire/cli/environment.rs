@@ -39,7 +39,10 @@ pub(super) fn arguments(
 ) -> Result<Vec<OsString>, UsageError> {
     let is_given = |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
     let mut arguments = Vec::new();
-    for arg in command.get_arguments().filter(|_| has_variables(command)) {
+    let mut all: Vec<_> = command.get_arguments().filter(|_| has_variables(command)).collect();
+    // Those without a name are known by their order.
+    all.sort_by_key(|arg| arg.get_index());
+    for arg in all {
         let name = variable(arg);
         let Some(value) = read(&name).filter(|value| !value.is_empty()) else { continue };
         if is_given(arg) || command.get_arg_conflicts_with(arg).into_iter().any(is_given) {
@@ -125,6 +128,9 @@ mod tests {
             "URL" => "ws://sample.example/",
             "PROXY" => "socks5h://sample.example",
             "HOSTS" => "sample.example,10.0.0.0/8",
+            "TOPIC" => "sample/topic",
+            "MESSAGE" => "a sample, with a comma",
+            "POSITION|earliest" => "0123456789abcdef:7",
             other => panic!("no sample value for {other}"),
         };
         sample.to_owned()
@@ -133,8 +139,9 @@ mod tests {
     const URL: &str = "ws://127.0.0.1/";
 
     /// What an option needs beside it, or else it has no effect.
-    fn beside(arg: &Arg) -> &'static [&'static str] {
+    fn beside(arg: &Arg, command: &str) -> &'static [&'static str] {
         match arg.get_id().as_str() {
+            _ if ["subscribe", "publish"].contains(&command) && arg.get_id() == "presence" => &[],
             "expect" | "announcements" => &["--heartbeat", "peer"],
             "tls_cert" => &["--tls-key", "a.pem"],
             "tls_key" => &["--tls-cert", "a.pem"],
@@ -156,7 +163,9 @@ mod tests {
         for command in command().get_subcommands().filter(|command| has_variables(command)) {
             let name = command.get_name();
             let help = with_variables_in_help(command.clone()).term_width(1000).render_help().to_string();
-            for arg in command.get_arguments() {
+            // A topic follows the URL, and the command line has both or none.
+            let topic: &[&str] = if ["subscribe", "publish"].contains(&name) { &["news"] } else { &[] };
+            for arg in command.get_arguments().filter(|arg| topic.is_empty() || arg.get_long().is_some()) {
                 let (variable, sample) = (variable(arg), sample(arg));
                 let url: &[&str] = match arg.get_id().as_str() {
                     _ if name == "serve" => &[],
@@ -164,7 +173,7 @@ mod tests {
                     "cacert" | "cert" | "key" | "insecure" => &["wss://127.0.0.1/"],
                     _ => &[URL],
                 };
-                let words = [&[name][..], url, beside(arg)].concat();
+                let words = [&[name][..], url, topic, beside(arg, name)].concat();
                 let long = arg.get_long().map(|long| format!("--{long}"));
                 let given: Vec<&str> = match &long {
                     Some(long) if !arg.get_action().takes_values() => vec![long],
@@ -210,6 +219,15 @@ mod tests {
         assert_eq!(parsed(&headers[..2], &environment), parsed(&headers, &[]));
     }
 
+    #[cfg(feature = "topics")]
+    #[test]
+    fn url_and_topics_may_both_come_from_the_environment() {
+        let environment = [("HEARTWIRE_URL", URL), ("HEARTWIRE_TOPIC", "a/b, c")];
+        assert_eq!(parsed(&["subscribe"], &environment), parsed(&["subscribe", URL, "a/b", "c"], &[]));
+        let environment = [("HEARTWIRE_URL", URL), ("HEARTWIRE_TOPIC", "a/b")];
+        assert_eq!(parsed(&["publish"], &environment), parsed(&["publish", URL, "a/b"], &[]));
+    }
+
     #[test]
     fn flags_are_true_or_false() {
         assert_eq!(parsed(&[], &[("HEARTWIRE_STATUS", "true")]), parsed(&["--status"], &[]));
@@ -234,7 +252,7 @@ mod tests {
             (&[][..], "HEARTWIRE_PING_INTERVAL", "soon", "expected a duration such as"),
             (&["serve", "9001"], "HEARTWIRE_PING_INTERVAL", "-5s", "must be 1ms or more"),
             (&[], "HEARTWIRE_MODE", "chat", "[possible values: echo, broadcast"),
-            (&[], "HEARTWIRE_ADDRESS", "nowhere", "neither a command (serve, connect, check) nor an address"),
+            (&[], "HEARTWIRE_ADDRESS", "nowhere", "neither a command (such as serve or connect) nor an address"),
             (&[], "HEARTWIRE_ADDRESS", "connect", "expected HOST:PORT"),
             (&[], "HEARTWIRE_ADDRESS", "--status", "must not begin with a hyphen"),
             (&[], "HEARTWIRE_TRUST_PROXY", "10.0.0.1,localhost", "expected an address or a network"),

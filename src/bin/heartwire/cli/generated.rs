@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
@@ -24,6 +25,17 @@ Examples:
   heartwire manual connect >/usr/local/share/man/man1/heartwire-connect.1
       Install the page of a command";
 
+/// The commands that have a page.
+const COMMANDS: &[&str] = &[
+    "serve",
+    "connect",
+    "check",
+    #[cfg(feature = "topics")]
+    "subscribe",
+    #[cfg(feature = "topics")]
+    "publish",
+];
+
 /// Options of the completions.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_COMPLETIONS)]
@@ -38,7 +50,7 @@ pub(crate) struct CompletionsOptions {
 #[command(after_help = AFTER_MANUAL)]
 pub(crate) struct ManualOptions {
     /// Command whose page to print; without one, that of the program and its server
-    #[arg(value_name = "COMMAND", value_parser = ["serve", "connect", "check"])]
+    #[arg(value_name = "COMMAND", value_parser = PossibleValuesParser::new(COMMANDS))]
     command: Option<String>,
 }
 
@@ -57,7 +69,9 @@ impl ManualOptions {
         const USAGE: &str = "\
 heartwire [serve] [OPTIONS] [ADDRESS]
 heartwire connect [OPTIONS] <URL>
-heartwire check [OPTIONS] <URL>";
+heartwire check [OPTIONS] <URL>
+heartwire subscribe [OPTIONS] <URL> <TOPIC>...
+heartwire publish [OPTIONS] <URL> <TOPIC>";
         let command = environment::with_variables_in_help(super::command()).disable_help_subcommand(true);
         let mut command = command.override_usage(USAGE);
         command.build();

@@ -10,15 +10,26 @@ use super::values::{parse_header, parse_subprotocol};
 #[derive(Debug, Args)]
 pub(crate) struct Opening {
     /// URL of the server, as ws://HOST[:PORT][/PATH], wss://HOST[:PORT][/PATH] or unix:SOCKET[:/PATH]
+    #[arg(index = 1)]
     pub(crate) url: String,
 
     /// Add a header to the opening handshake; repeatable
     #[arg(long, value_name = "NAME: VALUE", value_parser = parse_header)]
     header: Vec<(String, String)>,
+}
 
+/// What a client offers to speak.
+#[derive(Debug, Args)]
+pub(crate) struct Subprotocols {
     /// Offer a subprotocol; repeatable, in order of preference
     #[arg(long, value_name = "NAME", value_parser = parse_subprotocol)]
     subprotocol: Vec<String>,
+}
+
+impl Subprotocols {
+    pub(crate) fn apply_to(&self, client: Client) -> Client {
+        self.subprotocol.iter().fold(client, Client::subprotocol)
+    }
 }
 
 impl Opening {
@@ -38,9 +49,6 @@ impl Opening {
         let mut client = Client::new(&self.url)?;
         for (name, value) in &self.header {
             client = client.header(name, value);
-        }
-        for name in &self.subprotocol {
-            client = client.subprotocol(name);
         }
         Ok(client)
     }

@@ -54,6 +54,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    #[cfg(feature = "topics")]
+    pub(crate) fn max_message_size(&self) -> usize {
+        self.max_message_size
+    }
+
     pub(crate) fn close_timeout(&self) -> Duration {
         self.close_timeout
     }

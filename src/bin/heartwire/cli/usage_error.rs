@@ -28,6 +28,11 @@ impl UsageError {
             ErrorKind::MissingRequiredArgument if command.ends_with(" completions") => {
                 format!("{command} needs the name of a shell, such as {command} bash")
             }
+            ErrorKind::MissingRequiredArgument
+                if [" subscribe", " publish"].iter().any(|end| command.ends_with(end)) =>
+            {
+                format!("{command} needs the URL of a server and a topic, such as {command} ws://127.0.0.1:9001/ news")
+            }
             // The URL is all else that is ever required.
             ErrorKind::MissingRequiredArgument => {
                 format!("{command} needs the URL of a server, such as {command} ws://127.0.0.1:9001/")

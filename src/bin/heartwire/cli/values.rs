@@ -49,7 +49,7 @@ pub(super) fn parse_address(text: &str) -> Result<String, String> {
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(match text.bytes().all(|byte| byte.is_ascii_alphabetic()) {
-            true => format!("neither a command (serve, connect, check) nor an address; {EXPECTED}"),
+            true => format!("neither a command (such as serve or connect) nor an address; {EXPECTED}"),
             false => EXPECTED.to_owned(),
         });
     };
@@ -290,7 +290,7 @@ mod tests {
             ("unix:", "expected the path of a Unix socket"),
             ("::1", "expected HOST:PORT or PORT"),
             ("", "expected HOST:PORT or PORT"),
-            ("nowhere", "neither a command (serve, connect, check) nor an address"),
+            ("nowhere", "neither a command (such as serve or connect) nor an address"),
             ("ws://127.0.0.1:9001/", "URLs go with \"heartwire connect\""),
         ] {
             let error = parse_address(bad).expect_err(bad);

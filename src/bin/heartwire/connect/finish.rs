@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use heartwire::{ClientHandle, Event, Sender};
 
-use super::input::Input;
+use crate::input::Input;
 
 /// How often to check whether the peer has taken what waits in the connection's queue.
 const CHECK_INTERVAL: Duration = Duration::from_millis(20);

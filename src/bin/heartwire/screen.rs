@@ -6,17 +6,17 @@ use std::io::{self, IsTerminal, Write};
 use heartwire::Escaped;
 
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Screen {
+pub(crate) struct Screen {
     is_terminal: bool,
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { is_terminal: io::stdout().is_terminal() }
     }
 
     /// Prints a message as a line.
-    pub(super) fn print(self, text: &str) -> io::Result<()> {
+    pub(crate) fn print(self, text: &str) -> io::Result<()> {
         let mut out = io::stdout().lock();
         if self.is_terminal {
             writeln!(out, "{}", escaped(text))?

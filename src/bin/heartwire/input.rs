@@ -10,7 +10,7 @@ use heartwire::Message;
 
 /// A queue with one thread at each end.
 #[derive(Debug, Default)]
-pub(super) struct Input {
+pub(crate) struct Input {
     /// Never held across a call that can block.
     state: Mutex<State>,
     changed: Condvar,
@@ -30,30 +30,51 @@ impl Input {
     const READ_AHEAD: usize = 16 * 1024 * 1024;
 
     /// Reads to the end.
-    pub(super) fn read(&self, input: impl BufRead) -> Result<(), String> {
+    pub(crate) fn read(&self, input: impl BufRead) -> Result<(), String> {
         let mut lines = input.lines();
         let result = loop {
             match lines.next() {
-                Some(Ok(line)) => self.push(Message::from(line)),
+                Some(Ok(line)) => {
+                    if !self.push(Message::from(line)) {
+                        // Nobody wants more.
+                        break Ok(());
+                    }
+                }
                 Some(Err(error)) => break Err(format!("cannot read standard input: {error}")),
                 None => break Ok(()),
             }
         };
-        self.lock().is_over = true;
-        self.changed.notify_all();
+        self.end();
         result
     }
 
-    fn push(&self, message: Message) {
-        let is_full = |state: &mut State| !state.waiting.is_empty() && state.bytes > Self::READ_AHEAD;
-        let mut state = self.changed.wait_while(self.lock(), is_full).unwrap_or_else(PoisonError::into_inner);
-        state.bytes += message.len();
-        state.waiting.push_back(message);
+    /// There are no more lines, or nobody wants them.
+    pub(crate) fn end(&self) {
+        self.lock().is_over = true;
         self.changed.notify_all();
     }
 
+    /// Whether there are no more lines than those that wait.
+    #[cfg(feature = "topics")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.lock().is_over
+    }
+
+    /// Adds a line, once there is room. Returns whether it was wanted.
+    pub(crate) fn push(&self, message: Message) -> bool {
+        let is_full = |state: &mut State| !state.is_over && !state.waiting.is_empty() && state.bytes > Self::READ_AHEAD;
+        let mut state = self.changed.wait_while(self.lock(), is_full).unwrap_or_else(PoisonError::into_inner);
+        if state.is_over {
+            return false;
+        }
+        state.bytes += message.len();
+        state.waiting.push_back(message);
+        self.changed.notify_all();
+        true
+    }
+
     /// Gives each line to `send`, again if that asks to retry, until the input is over or `send` gives up.
-    pub(super) fn send_all(&self, mut send: impl FnMut(Message) -> Delivery) {
+    pub(crate) fn send_all(&self, mut send: impl FnMut(Message) -> Delivery) {
         loop {
             let is_idle = |state: &mut State| state.waiting.is_empty() && !state.is_over;
             let mut state = self.changed.wait_while(self.lock(), is_idle).unwrap_or_else(PoisonError::into_inner);
@@ -74,20 +95,20 @@ impl Input {
     }
 
     /// How many lines wait.
-    pub(super) fn waiting(&self) -> usize {
+    pub(crate) fn waiting(&self) -> usize {
         self.lock().waiting.len()
     }
 
     /// How many lines were not taken, when the client has ended: a line that is being sent just now may come to its own
     /// end first.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         const MOMENT: Duration = Duration::from_secs(1);
         let waited = self.changed.wait_timeout_while(self.lock(), MOMENT, |state| state.is_sending);
         waited.unwrap_or_else(PoisonError::into_inner).0.waiting.len()
     }
 
     /// Waits until no line waits any more, but not for longer than this.
-    pub(super) fn wait_taken(&self, timeout: Duration) {
+    pub(crate) fn wait_taken(&self, timeout: Duration) {
         drop(self.changed.wait_timeout_while(self.lock(), timeout, |state| !state.waiting.is_empty()));
     }
 
@@ -98,7 +119,7 @@ impl Input {
 
 /// What became of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Delivery {
+pub(crate) enum Delivery {
     Taken,
     Retry,
     GivenUp,
