@@ -597,12 +597,14 @@
 //! The levels are a contract:
 //!
 //! - **error**: something for you to repair. A handler panicked or failed; `on_handshake` or `on_request` panicked or
-//!   returned what cannot be sent; connections cannot be accepted (once for each burst); a handler's thread was
-//!   abandoned at shutdown; the logger (once) or a thread of heartwire itself panicked.
+//!   returned what cannot be sent; connections cannot be accepted (once for each burst); an authorization service gives
+//!   no answer (once until it does); a handler's thread was abandoned at shutdown; the logger (once) or a thread of
+//!   heartwire itself panicked.
 //! - **warn**: something was lost, or may be. `panic = "abort"` (at the start); a missed Pong; a connection that ended
 //!   without a closing handshake; a stalled handler; broadcasts dropped for a slow peer (once for each connection); the
-//!   end of a burst of failures to accept; a client's failed attempt; messages that an outbox dropped or never sent;
-//!   messages to topics that were not confirmed, and subscriptions that have to be made again; lost log lines.
+//!   end of a burst of failures to accept, or of an authorization service's silence; a client's failed attempt;
+//!   messages that an outbox dropped or never sent; messages to topics that were not confirmed, and subscriptions that
+//!   have to be made again; lost log lines.
 //! - **info**: normal operation. A connection opened, with its user, or closed in order; a failed opening handshake,
 //!   with its path, its `Origin` and what refused it; a client's pause.
 //! - **debug**: plain HTTP requests, and the ends of connections that were kept for more; clients that sent no request;
@@ -625,6 +627,7 @@
 //! | `testing` | `heartwire::testing`: peers, handlers without ports and more for your tests | nothing |
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
 //! | `topics` (default) | `Server::topics`, `Client::topics` | `serde`, `serde_json`, `percent-encoding` |
+//! | `auth-url` (default) | `Topics::auth_service`: a service of yours says who may do what | `ureq` |
 //! | `jwt` (default) | `Topics::tokens`: signed tokens (JWT) and keys for topics | `ring` |
 //! | `cli` (default) | the program | `metrics`, `signals` and `status`; `anstream`, `clap`, `humantime` |
 //! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |

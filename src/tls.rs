@@ -30,6 +30,6 @@ pub use server::ServerTls;
 /// The protocol that an upgrade to WebSocket begins with (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-fn provider() -> Arc<CryptoProvider> {
+pub(crate) fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }

@@ -16,6 +16,8 @@ use std::time::Duration;
 use crate::durations::LONGEST;
 
 pub(crate) mod access;
+#[cfg(feature = "auth-url")]
+mod auth_service;
 mod claims;
 mod entry;
 mod file;
@@ -40,6 +42,8 @@ pub(crate) mod token_places;
 mod topic;
 mod wire;
 
+#[cfg(feature = "auth-url")]
+pub use auth_service::{AuthError, AuthService, InvalidAuthService, Lease};
 pub use grants::{Grants, GrantsError};
 #[cfg(feature = "jwt")]
 pub use key_error::{KeyError, KeyErrorKind};
@@ -239,7 +243,7 @@ impl Topics {
     /// # Ok(topics) }
     /// ```
     pub fn tokens(mut self, verifier: TokenVerifier, places: TokenPlaces) -> Self {
-        self.access.tokens = Some(Arc::new(access::Tokens { verifier, places }));
+        self.access.authority = access::Authority::Tokens(Arc::new(access::Tokens { verifier, places }));
         self
     }
 
@@ -255,7 +259,32 @@ impl Topics {
 
     /// Whether tokens may stand in queries, which then must not be shown.
     pub(crate) fn has_tokens_in_queries(&self) -> bool {
-        self.access.tokens.as_ref().is_some_and(|tokens| tokens.places.takes_query())
+        matches!(&self.access.authority, access::Authority::Tokens(tokens) if tokens.places.takes_query())
+    }
+}
+
+/// An authorization service.
+#[cfg(feature = "auth-url")]
+impl Topics {
+    /// Lets clients do what an HTTP service grants them, and nothing else. Default: no service is asked. It takes the
+    /// place of [`tokens`](Self::tokens), and they that of a service: of both, the later call counts.
+    ///
+    /// It is asked in each opening handshake of a client of topics, after `on_handshake`. The user that it names is the
+    /// [user](crate::Connection::user) of the connection, unless `on_handshake` has named one; it may subscribe to
+    /// `user/NAME` and all below. A client may also send a token later, in a request of the subprotocol. The service is
+    /// then asked with that as `Authorization: Bearer`.
+    ///
+    /// Before the grants of a connection expire, the service is asked again. If that gives no more time, the client is
+    /// warned, and the connection closed with 4401 in the end. If [`on_subscribe`](Self::on_subscribe) or
+    /// [`on_publish`](Self::on_publish) is given as well, it has to allow what the service grants.
+    ///
+    /// Plain HTTP requests to topics are asked for too, but pages of other origins are refused: cookies would let them
+    /// publish for their visitors.
+    ///
+    /// While the service is asked, only the client that it is about waits. Its heartbeat goes on.
+    pub fn auth_service(mut self, service: AuthService) -> Self {
+        self.access.authority = access::Authority::Service(service);
+        self
     }
 }
 
@@ -312,6 +341,8 @@ pub enum TopicError {
     InvalidKey,
     /// The client may not do that.
     Forbidden,
+    /// Nobody can say now whether the client may do that.
+    Unavailable,
     /// The connection is subscribed to as many topics as it may be
     /// ([`max_topics_per_connection`](Topics::max_topics_per_connection)).
     TooManySubscriptions,
@@ -334,7 +365,7 @@ impl TopicError {
             Self::InvalidKey => "malformed",
             Self::Forbidden => "forbidden",
             Self::TooManySubscriptions | Self::TooManyTopics => "too-many",
-            Self::Closed | Self::NoTopics | Self::NoPresence => "unavailable",
+            Self::Unavailable | Self::Closed | Self::NoTopics | Self::NoPresence => "unavailable",
         }
     }
 }
@@ -358,6 +389,7 @@ impl fmt::Display for TopicError {
             Self::InvalidPosition => InvalidPosition.fmt(f),
             Self::InvalidKey => f.write_str("a key has 1 to 128 bytes"),
             Self::Forbidden => f.write_str("it is not allowed"),
+            Self::Unavailable => f.write_str("nobody can say now whether it is allowed"),
             Self::TooManySubscriptions => f.write_str("the connection is subscribed to as many topics as it may be"),
             Self::TooManyTopics => f.write_str("the server has as many topics as it may have"),
             Self::Closed => f.write_str("the connection or the server has ended"),

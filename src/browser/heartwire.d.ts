@@ -180,8 +180,9 @@ export type TopicsErrorCode =
   | 'forbidden'
   /** It is none, has expired, or was signed by somebody else. A token is fetched and sent again later. */
   | 'bad-token'
+  /** The server takes no tokens. It is used without one. */
+  | 'no-tokens'
   | 'too-many'
-  | 'too-large'
   /** The server cannot do it now. Subscribing is tried again; publishing is left to the page. */
   | 'unavailable'
   /** The server broke the rules, as by a gap between messages. Whatever it was about is asked for again. */

@@ -1046,8 +1046,11 @@ export class Topics extends EventTarget {
       if (session !== this.#session) return;
       await new Promise((resolve, reject) => {
         this.#ask({ type: 'authenticate', token }, 'authenticated', (error) => {
-          if (error) return reject(error);
+          // Where no tokens are taken, another would not be either: what is allowed is allowed without one.
+          const isPointless = error?.code === 'no-tokens';
+          if (error && !isPointless) return reject(error);
           Object.assign(session, { isReady: true, needsToken: false });
+          if (isPointless) this.#report(error);
           resolve();
         });
       });

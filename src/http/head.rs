@@ -241,7 +241,7 @@ pub(super) fn push_header(bytes: &mut Vec<u8>, name: &str, value: &str) -> Resul
 
 /// Whether this is a token (RFC 9110 section 5.6.2), such as the name of a header or a subprotocol. `HeaderName` knows
 /// this too, but it brings the names of all standard headers: 16 KiB of a small program.
-pub(super) fn is_token(text: &str) -> bool {
+pub(crate) fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 

@@ -23,6 +23,9 @@ pub struct Request {
     target: Span,
     is_http_1_1: bool,
     remote: Remote,
+    /// Whether the peer is a proxy that is trusted to name its clients.
+    #[cfg(feature = "auth-url")]
+    is_proxied: bool,
     certificate: PeerCertificate,
     /// Empty unless it was read.
     body: Bytes,
@@ -138,6 +141,8 @@ impl Request {
             head: Head::new(bytes, parsed.headers),
             is_http_1_1: parsed.version == Some(1),
             remote: peer.into(),
+            #[cfg(feature = "auth-url")]
+            is_proxied: false,
             certificate: PeerCertificate::default(),
             body: Bytes::new(),
         };
@@ -241,6 +246,16 @@ impl Request {
         let forwarded_for = self.head.values("X-Forwarded-For");
         let real_ip = self.head.values("X-Real-IP");
         self.remote = trusted.remote(self.remote.peer_addr, forwarded_for, real_ip);
+        #[cfg(feature = "auth-url")]
+        {
+            self.is_proxied = trusted.speaks_for_others(self.remote.peer_addr);
+        }
+    }
+
+    /// Whether the peer is a proxy that is trusted to name its clients.
+    #[cfg(feature = "auth-url")]
+    pub(crate) fn is_proxied(&self) -> bool {
+        self.is_proxied
     }
 
     pub(crate) fn is_http_1_1(&self) -> bool {

@@ -54,6 +54,20 @@ impl Response {
         self.status
     }
 
+    /// The response with another body, of this media type.
+    #[cfg_attr(not(feature = "topics"), allow(dead_code, reason = "topics are told in JSON what is wrong"))]
+    pub(crate) fn with_body(&self, media_type: &str, body: String) -> Self {
+        let others = self.headers.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Type")).cloned();
+        let headers = others.chain([("Content-Type".to_owned(), media_type.to_owned())]).collect();
+        Self { status: self.status, headers, body: body.into_bytes(), because: self.because.clone() }
+    }
+
+    /// The body as text.
+    #[cfg_attr(not(feature = "topics"), allow(dead_code, reason = "topics are told in JSON what is wrong"))]
+    pub(crate) fn body_text(&self) -> &str {
+        str_of(&self.body).unwrap_or_default()
+    }
+
     /// The reason for the rejection, if the application gave one.
     pub(crate) fn reason(&self) -> Option<&str> {
         self.because.as_deref()

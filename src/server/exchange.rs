@@ -332,7 +332,10 @@ impl Exchange<'_> {
     /// Refuses a request, and closes our end of the connection.
     #[inline(never)]
     pub(super) fn refuse(&self, request: &Request, refusal: &Refusal) -> Outcome {
-        let status = self.respond(&refusal.response, request.method() != "HEAD", Then::Close).ok();
+        let route = self.config.routes.find(request).filter(|_| !request.asks_for_upgrade());
+        let reworded = route.and_then(|route| route.reword).map(|reword| reword(&refusal.response));
+        let response = reworded.as_ref().unwrap_or(&refusal.response);
+        let status = self.respond(response, request.method() != "HEAD", Then::Close).ok();
         Outcome::Failed(HandshakeFailure::of_request(request, status, refusal.reason.clone()))
     }
 

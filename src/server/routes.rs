@@ -31,7 +31,11 @@ struct Resource {
     /// The methods that it knows.
     methods: &'static [&'static str],
     answer: Box<Page>,
+    reword: Reword,
 }
+
+/// Says in the words of a resource what is wrong with a request to it.
+pub(super) type Reword = fn(&Response) -> Response;
 
 /// What answers a request.
 #[derive(Clone, Copy)]
@@ -41,6 +45,8 @@ pub(super) struct Route<'a> {
     allowed: Option<&'static [&'static str]>,
     /// Whether it reads bodies.
     pub(super) takes_body: bool,
+    /// How it says what is wrong with a request, if not in plain text.
+    pub(super) reword: Option<Reword>,
 }
 
 impl Route<'_> {
@@ -49,7 +55,12 @@ impl Route<'_> {
             None => (self.answer)(request),
             Some(methods) => {
                 let methods = methods.join(", ");
-                Response::new(405).header("Allow", methods.clone()).text(format!("allowed here: {methods}\n"))
+                let response =
+                    Response::new(405).header("Allow", methods.clone()).text(format!("allowed here: {methods}\n"));
+                match self.reword {
+                    Some(reword) => reword(&response),
+                    None => response,
+                }
             }
         }
     }
@@ -82,15 +93,17 @@ impl Routes {
 
     /// Adds a resource for all paths that begin with `prefix` and go on, such as `/topics/`, in place of an earlier one
     /// with the same prefix. It is given the bodies of requests with these methods; other methods get 405. Of several
-    /// the one with the longest prefix answers, and a page before any of them.
+    /// the one with the longest prefix answers, and a page before any of them. `reword` makes its own of each response
+    /// that the server refuses a request with before it is given it.
     #[cfg_attr(not(any(test, feature = "topics")), allow(dead_code, reason = "topics stand there"))]
     pub(super) fn add_resource(
         &mut self,
         prefix: impl Into<String>,
         methods: &'static [&'static str],
         answer: impl Fn(&Request) -> Response + Send + Sync + 'static,
+        reword: Reword,
     ) {
-        add(&mut self.resources, prefix.into(), Arc::new(Resource { methods, answer: Box::new(answer) }));
+        add(&mut self.resources, prefix.into(), Arc::new(Resource { methods, answer: Box::new(answer), reword }));
     }
 
     /// What answers a plain HTTP request, if the server does so itself.
@@ -98,14 +111,14 @@ impl Routes {
         let (method, path) = (request.method(), request.path());
         let page = find(&self.pages, path).filter(|_| matches!(method, "GET" | "HEAD"));
         if let Some(page) = page {
-            return Some(Route { answer: &**page, allowed: None, takes_body: false });
+            return Some(Route { answer: &**page, allowed: None, takes_body: false, reword: None });
         }
         let goes_on = |prefix: &str| path.strip_prefix(prefix).is_some_and(|rest| !rest.is_empty());
         let resources = self.resources.iter().filter(|(prefix, _)| goes_on(prefix));
         let (_, resource) = resources.max_by_key(|(prefix, _)| prefix.len())?;
         let is_known = resource.methods.contains(&method);
         let allowed = (!is_known).then_some(resource.methods);
-        Some(Route { answer: &*resource.answer, allowed, takes_body: is_known })
+        Some(Route { answer: &*resource.answer, allowed, takes_body: is_known, reword: Some(resource.reword) })
     }
 
     /// The stream of a path, if the server serves its WebSockets itself.
@@ -242,8 +255,8 @@ mod tests {
     #[test]
     fn a_resource_has_all_paths_below_its_prefix_and_knows_its_methods() {
         let mut routes = Routes::default();
-        routes.add_resource("/t/", &["POST", "PUT"], |_| Response::new(202));
-        routes.add_resource("t/deep/", &["GET"], |_| Response::new(203));
+        routes.add_resource("/t/", &["POST", "PUT"], |_| Response::new(202), Response::clone);
+        routes.add_resource("t/deep/", &["GET"], |_| Response::new(203), Response::clone);
         routes.add_page("/t/page", |_| Response::new(200));
         for (request_line, status) in [
             ("POST /t/a", Some(202)),

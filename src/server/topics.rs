@@ -20,7 +20,7 @@ use crate::http::response::{Refusal, Response};
 use crate::message::Message;
 #[cfg(feature = "jwt")]
 use crate::topics::TokenPlaces;
-use crate::topics::access::Applicant;
+use crate::topics::access::{Applicant, Operation};
 use crate::topics::hub::Hub;
 use crate::topics::permit::Permit;
 use crate::topics::subscriptions::Subscriptions;
@@ -41,9 +41,12 @@ impl Server {
     /// [`on_handshake`](Self::on_handshake) is asked for both as for every client.
     ///
     /// Over plain HTTP, `POST /topics/NAME` publishes the body and answers with the position as JSON. `GET` gives the
-    /// history, with `?since=POSITION` what follows, and `GET /topics/NAME/presence` who is subscribed. That is for
-    /// programs on the server's own machine, or for whoever has a [key](Topics::publish_keys) or a
-    /// [token](Topics::tokens). `on_subscribe` and `on_publish` are asked about tokens only.
+    /// history, with `?since=POSITION` what follows, at most 1,000 messages and some 1 MiB at a time, and `GET
+    /// /topics/NAME/presence` who is subscribed. That is for programs on the server's own machine, or for whoever has a
+    /// [key](Topics::publish_keys) or a [token](Topics::tokens), or whom an [authorization
+    /// service](Topics::auth_service) lets. `on_subscribe` and `on_publish` are asked about the latter two only. A
+    /// message may be as long as [`max_request_body`](Self::max_request_body) says. What is wrong is told in JSON, also
+    /// if it is the request.
     pub fn topics(mut self, topics: Topics) -> Self {
         #[cfg(feature = "jwt")]
         if topics.has_tokens_in_queries() {
@@ -51,7 +54,8 @@ impl Server {
         }
         let hub = self.topics.get_or_init(|| Arc::new(Hub::new(topics, Arc::clone(&self.supervisor))));
         let hub = Arc::clone(hub);
-        self.config.routes.add_resource(PATH, http::METHODS, move |request| http::answer(&hub, request));
+        let answer = move |request: &Request| http::answer(&hub, request);
+        self.config.routes.add_resource(PATH, http::METHODS, answer, http::in_json);
         self
     }
 }
@@ -114,10 +118,8 @@ impl Exchange<'_> {
         }
         let user = accept.user_name().ok().flatten();
         let applicant = Applicant { request, user: user.as_ref().map(UserName::as_str), permit: permit.as_ref() };
-        if let Some(topic) = topic.filter(|_| !accept.has_topics())
-            && !hub.may_subscribe(applicant, &topic)
-        {
-            return Err(Refusal::new(Response::new(403).text("it is not allowed\n"), "topic not allowed"));
+        if let Some(topic) = topic.filter(|_| !accept.has_topics()) {
+            hub.check(applicant, Operation::Subscribe, &topic).map_err(not_now_or_never)?;
         }
         if let Some(permit) = permit {
             *accept = mem::take(accept).extension(permit);
@@ -125,20 +127,26 @@ impl Exchange<'_> {
         Ok(())
     }
 
-    /// What the token in the request permits, if there is one.
-    #[cfg(feature = "jwt")]
+    /// What the token in the request permits, if there is one, or what an authorization service says of the client.
+    #[cfg(any(feature = "auth-url", feature = "jwt"))]
     fn permit(&self, hub: &Hub, request: &Request) -> Result<Option<Permit>, Box<Refusal>> {
-        hub.permit_of(request).map_err(|(text, reason)| {
-            let response = Response::new(401).header("WWW-Authenticate", "Bearer").text(text);
-            Refusal::new(response, reason)
-        })
+        hub.permit_of(request, Some(self.deadline))
     }
 
-    #[cfg(not(feature = "jwt"))]
-    #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "no tokens are taken")]
+    #[cfg(not(any(feature = "auth-url", feature = "jwt")))]
+    #[allow(clippy::unnecessary_wraps, clippy::unused_self, reason = "nothing permits")]
     fn permit(&self, _: &Hub, _: &Request) -> Result<Option<Permit>, Box<Refusal>> {
         Ok(None)
     }
+}
+
+/// The refusal of a client that may not subscribe to the topic of its path.
+fn not_now_or_never(error: TopicError) -> Box<Refusal> {
+    let response = match error {
+        TopicError::Unavailable => Response::new(503).header("Retry-After", "5"),
+        _ => Response::new(403),
+    };
+    Refusal::new(response.text(format!("{error}\n")), format!("topic refused: {error}"))
 }
 
 /// Handles a connection, if it is one that topics are for. All others may be subscribed by the application's handler.

@@ -12,8 +12,12 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
+#[cfg(any(feature = "auth-url", feature = "jwt"))]
+use std::time::Instant;
 
-use super::access::{Access, Applicant};
+use super::access::{Access, Applicant, NoPermit, Operation};
+#[cfg(feature = "auth-url")]
+use super::auth_service::AuthError;
 use super::entry::Entry;
 use super::keys::Keys;
 use super::name::TopicName;
@@ -21,16 +25,15 @@ use super::permit::Permit;
 use super::position::Position;
 use super::subscriptions::Subscriptions;
 #[cfg(feature = "jwt")]
-use super::token::TokenError;
-#[cfg(feature = "jwt")]
 use super::token_places;
-use super::topic::{Common, Topic};
+use super::topic::{Common, Excerpt, Topic};
 use super::wire;
 use super::{Published, Settings, TopicError, TopicInfo, Topics};
 use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
-#[cfg(feature = "jwt")]
 use crate::http::request::Request;
+#[cfg(any(feature = "auth-url", feature = "jwt"))]
+use crate::http::response::Refusal;
 use crate::message::Message;
 use crate::supervisor::handle::SupervisorHandle;
 
@@ -73,36 +76,32 @@ impl Hub {
         &self.common.settings
     }
 
-    /// Whether a client may subscribe to a topic.
-    pub(crate) fn may_subscribe(&self, applicant: Applicant<'_>, topic: &TopicName) -> bool {
-        self.access.may_subscribe(applicant, topic, &self.common.supervisor.log)
+    /// Whether a client may do that with a topic. Blocks while an authorization service is asked.
+    pub(crate) fn check(
+        &self,
+        applicant: Applicant<'_>,
+        operation: Operation,
+        topic: &TopicName,
+    ) -> Result<(), TopicError> {
+        self.access.check(applicant, operation, topic, &self.common.supervisor.log)
     }
 
-    /// Whether a client may publish to a topic.
-    pub(crate) fn may_publish(&self, applicant: Applicant<'_>, topic: &TopicName) -> bool {
-        self.access.may_publish(applicant, topic, &self.common.supervisor.log)
+    /// What a token that comes after the opening handshake permits.
+    pub(super) fn permit_by(&self, request: &Request, token: &str) -> Result<Permit, NoPermit> {
+        self.access.permit_by(request, token)
     }
 
-    /// What a token permits, or why it is refused. `None` if no tokens are taken.
-    #[cfg(feature = "jwt")]
-    pub(super) fn permit(&self, token: &str) -> Option<Result<Permit, TokenError>> {
-        self.access.tokens.as_ref().map(|tokens| tokens.permit(token))
+    /// What a request permits by what it shows, if it shows anything. `until`: when an authorization service has to
+    /// have answered.
+    #[cfg(any(feature = "auth-url", feature = "jwt"))]
+    pub(crate) fn permit_of(&self, request: &Request, until: Option<Instant>) -> Result<Option<Permit>, Box<Refusal>> {
+        self.access.permit_of(request, until)
     }
 
-    #[cfg(not(feature = "jwt"))]
-    #[allow(clippy::unused_self, reason = "none are taken")]
-    pub(super) fn permit(&self, _: &str) -> Option<Result<Permit, std::convert::Infallible>> {
-        None
-    }
-
-    /// What the token in the opening handshake permits, if there is one. Else the text for the client, and the reason
-    /// for the log.
-    #[cfg(feature = "jwt")]
-    pub(crate) fn permit_of(&self, request: &Request) -> Result<Option<Permit>, (&'static str, String)> {
-        let Some(tokens) = &self.access.tokens else { return Ok(None) };
-        let refused = |why: &dyn fmt::Display| ("the token is refused\n", format!("token refused: {why}"));
-        let Some(token) = tokens.places.find(request).map_err(|why| refused(&why))? else { return Ok(None) };
-        tokens.permit(token).map(Some).map_err(|why| refused(&why))
+    /// What takes the place of a permit that expires, if anybody can be asked.
+    #[cfg(feature = "auth-url")]
+    pub(super) fn renewed(&self, request: &Request, permit: &Permit) -> Option<Result<Permit, AuthError>> {
+        self.access.renewed(request, permit)
     }
 
     // Publishing and reading.
@@ -121,21 +120,29 @@ impl Hub {
         })
     }
 
-    /// All messages after a position, or all that are kept, as the JSON of an answer by HTTP. If some are lost, the
-    /// present position.
-    pub(crate) fn history_as_json(&self, topic: &TopicName, since: Option<Position>) -> Result<String, Position> {
-        let (entries, position) = match self.find(topic.as_str()) {
-            Some(topic) => topic.read(since)?,
+    /// The first messages after a position, or of all that are kept, as the JSON of an answer by HTTP: so many and
+    /// about so many bytes at most, but one if there is one. If some are lost, the present position.
+    pub(crate) fn history_as_json(
+        &self,
+        topic: &TopicName,
+        since: Option<Position>,
+        most: usize,
+        most_bytes: usize,
+    ) -> Result<String, Position> {
+        let Excerpt { entries, has_more, position } = match self.find(topic.as_str()) {
+            Some(topic) => topic.read(since, most, most_bytes)?,
             None => {
-                let first = self.first_position();
-                since.is_none_or(|since| since == first).then(|| (Vec::new(), first)).ok_or(first)?
+                let position = self.first_position();
+                let is_there = since.is_none_or(|since| since == position);
+                is_there.then(|| Excerpt { entries: Vec::new(), has_more: false, position }).ok_or(position)?
             }
         };
         let Position { epoch, .. } = position;
         let message =
             |entry: &Arc<Entry>| wire::plain_message(Position { epoch, offset: entry.offset }, &entry.message);
         let messages: Vec<_> = entries.iter().map(message).collect();
-        Ok(format!(r#"{{"position":"{position}","messages":[{}]}}"#, messages.join(",")))
+        let more = if has_more { r#","more":true"# } else { "" };
+        Ok(format!(r#"{{"position":"{position}","messages":[{}]{more}}}"#, messages.join(",")))
     }
 
     /// Whether a request has one of the keys that allow everything.
@@ -146,9 +153,19 @@ impl Hub {
     }
 
     /// Whether anybody but the server's own machine may show that it may do something.
-    #[cfg(feature = "jwt")]
+    #[cfg(any(feature = "auth-url", feature = "jwt"))]
     pub(crate) fn takes_credentials(&self) -> bool {
-        self.access.publish_keys.is_some() || self.access.takes_tokens()
+        #[cfg(feature = "jwt")]
+        if self.access.publish_keys.is_some() {
+            return true;
+        }
+        self.access.has_authority()
+    }
+
+    /// Whether a service is asked what a client may do.
+    #[cfg(feature = "auth-url")]
+    pub(crate) fn asks_a_service(&self) -> bool {
+        self.access.asks_a_service()
     }
 
     /// Whether everything that was published after a position can be had.

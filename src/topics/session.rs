@@ -9,11 +9,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::access::Applicant;
+use super::access::{Applicant, NoPermit, Operation};
 use super::entry::Format;
 use super::hub::Hub;
 use super::name::TopicName;
-use super::permit::{Due, Permit};
+use super::permit::{Due, EXPIRED, Permit};
 use super::presence;
 use super::subscriptions::{Since, Standing, Subscriptions, Terms};
 use super::topic::Topic;
@@ -27,9 +27,6 @@ use crate::protocol::close::CloseCode;
 /// A client that is refused more often than so many times in such a period is sent away.
 const MOST_REFUSALS: u32 = 100;
 const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
-
-/// The close code when a permit has expired: 401, as far as close codes have it.
-const EXPIRED: u16 = 4401;
 
 /// Serves a client of the subprotocol until its connection ends.
 pub(crate) fn serve(conn: &mut Connection) -> Result<(), Error> {
@@ -55,6 +52,8 @@ pub(crate) fn serve_bare(conn: &mut Connection, topic: &TopicName) -> Result<(),
 struct Session<'a> {
     conn: &'a mut Connection,
     permit: Option<Permit>,
+    /// Whether the client was warned that the permit expires.
+    is_warned: bool,
     refusals: Refusals,
 }
 
@@ -80,7 +79,7 @@ impl Refusals {
 impl<'a> Session<'a> {
     fn new(conn: &'a mut Connection) -> Self {
         let permit = conn.extension::<Permit>().cloned();
-        Self { conn, permit, refusals: Refusals { count: 0, since: Instant::now() } }
+        Self { conn, permit, is_warned: false, refusals: Refusals { count: 0, since: Instant::now() } }
     }
 
     fn run(mut self) -> Result<(), Error> {
@@ -104,16 +103,17 @@ impl<'a> Session<'a> {
 
     // Time.
 
-    /// The next message. `None` if the permit has expired. A client of the subprotocol is warned before.
+    /// The next message. `None` if the permit has expired. Before that, whoever gave it is asked for more time, and if
+    /// there is none, a client of the subprotocol is warned.
     fn receive(&mut self) -> Result<Option<Message>, Error> {
         loop {
             let due = self.permit.as_mut().map_or(Due::Nothing(None), |permit| permit.due(Instant::now()));
             let until = match due {
                 Due::Expired => return Ok(None),
                 Due::Nothing(until) => until,
-                Due::Warning(rest) => {
-                    if self.conn.subprotocol() == Some(super::SUBPROTOCOL) {
-                        self.conn.feed(wire::expiring(rest))?;
+                Due::Warning => {
+                    if !self.renew() && !std::mem::replace(&mut self.is_warned, true) {
+                        self.warn()?;
                     }
                     continue;
                 }
@@ -141,8 +141,36 @@ impl<'a> Session<'a> {
         }
     }
 
+    /// Warns a client of the subprotocol that its permit expires.
+    fn warn(&mut self) -> Result<(), Error> {
+        let left = self.permit.as_ref().and_then(|permit| permit.remaining(Instant::now()));
+        match left.filter(|_| self.conn.subprotocol() == Some(super::SUBPROTOCOL)) {
+            Some(left) => self.conn.feed(wire::expiring(left)),
+            None => Ok(()),
+        }
+    }
+
     fn expire(self) -> Result<(), Error> {
         self.conn.close(EXPIRED, "the token has expired")
+    }
+
+    /// Asks an authorization service for more time, if one gave the permit. Whether there is more.
+    #[cfg(feature = "auth-url")]
+    fn renew(&mut self) -> bool {
+        let Ok(subscriptions) = self.subscriptions() else { return false };
+        let Some(permit) = &self.permit else { return false };
+        let Some(answer) = subscriptions.hub.renewed(self.conn.request(), permit) else { return false };
+        let is_given = self.permit.as_mut().is_some_and(|permit| permit.renew(answer));
+        if is_given {
+            self.permit_has_changed();
+        }
+        is_given
+    }
+
+    #[cfg(not(feature = "auth-url"))]
+    #[allow(clippy::unused_self, reason = "nobody can be asked")]
+    fn renew(&mut self) -> bool {
+        false
     }
 
     // Requests.
@@ -216,26 +244,20 @@ impl<'a> Session<'a> {
             Some(position) => Since::Position(position.parse()?),
         };
         let subscriptions = self.subscriptions()?;
-        if !subscriptions.hub.may_subscribe(self.applicant(), &name) {
-            return Err(TopicError::Forbidden);
-        }
+        subscriptions.hub.check(self.applicant(), Operation::Subscribe, &name)?;
         subscriptions.subscribe(self.conn.shared(), topic, Terms { format: Format::Json, since, watches })
     }
 
     fn publish(&self, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
         let hub = &self.subscriptions()?.hub;
-        if !hub.may_publish(self.applicant(), &topic.parse()?) {
-            return Err(TopicError::Forbidden);
-        }
+        hub.check(self.applicant(), Operation::Publish, &topic.parse()?)?;
         hub.publish(topic, message, key)
     }
 
     /// Who is subscribed to a topic.
     fn members(&self, topic: &str) -> Result<(TopicName, Vec<String>), TopicError> {
         let (name, hub): (TopicName, &Arc<Hub>) = (topic.parse()?, &self.subscriptions()?.hub);
-        if !hub.may_subscribe(self.applicant(), &name) {
-            return Err(TopicError::Forbidden);
-        }
+        hub.check(self.applicant(), Operation::Subscribe, &name)?;
         let members = hub.members(&name)?;
         Ok((name, members))
     }
@@ -245,14 +267,19 @@ impl<'a> Session<'a> {
         let refused = |error, reason: &str| Err(Refused { id, topic: None, error, reason: reason.to_owned() });
         let Ok(subscriptions) = self.subscriptions() else { return refused("unavailable", "the server has no topics") };
         let hub = Arc::clone(&subscriptions.hub);
-        let permit = match hub.permit(token) {
-            Some(Ok(permit)) => permit,
-            Some(Err(why)) => {
+        let permit = match hub.permit_by(self.conn.request(), token) {
+            Ok(permit) => permit,
+            #[cfg(any(feature = "auth-url", feature = "jwt"))]
+            Err(NoPermit::Refused(why)) => {
                 let connection = self.conn.shared().identity;
                 hub.common.supervisor.log.info(format_args!("{connection} sent a token that is refused: {why}"));
                 return refused("bad-token", "the token is refused");
             }
-            None => return refused("unavailable", "the server takes no tokens"),
+            #[cfg(feature = "auth-url")]
+            Err(NoPermit::Unavailable) => {
+                return refused("unavailable", "nobody can say now whether the token is good");
+            }
+            Err(NoPermit::NotTaken) => return refused("no-tokens", "the server takes no tokens"),
         };
         if let (Some(user), Some(other)) = (self.conn.user(), permit.grants.user())
             && user != other
@@ -261,14 +288,23 @@ impl<'a> Session<'a> {
         }
         let (user, remaining) = (permit.grants.user().map(str::to_owned), permit.remaining(Instant::now()));
         self.permit = Some(permit);
-        for topic in self.subscriptions().map(Subscriptions::names).unwrap_or_default() {
-            if !hub.may_subscribe(self.applicant(), &topic) {
+        self.permit_has_changed();
+        Ok(wire::authenticated(id, user.as_deref(), remaining))
+    }
+
+    /// A permit has taken the place of another. Subscriptions that it does not allow end.
+    fn permit_has_changed(&mut self) {
+        self.is_warned = false;
+        let Ok(subscriptions) = self.subscriptions() else { return };
+        let (hub, topics) = (Arc::clone(&subscriptions.hub), subscriptions.names());
+        for topic in topics {
+            if let Err(error) = hub.check(self.applicant(), Operation::Subscribe, &topic) {
                 self.conn.unsubscribe(topic.as_str());
-                let ended = Refused::of_topic(None, topic.as_str(), &TopicError::Forbidden);
-                let _ = self.reply(Text::from(&ended).into());
+                if self.conn.subprotocol() == Some(super::SUBPROTOCOL) {
+                    let _ = self.reply(Text::from(&Refused::of_topic(None, topic.as_str(), &error)).into());
+                }
             }
         }
-        Ok(wire::authenticated(id, user.as_deref(), remaining))
     }
 
     fn subscriptions(&self) -> Result<&Subscriptions, TopicError> {

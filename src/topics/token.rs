@@ -10,6 +10,7 @@ use data_encoding::BASE64URL_NOPAD;
 
 use super::claims::{self, Value};
 use super::grants::{Grants, GrantsError, date, text};
+use super::permit::LEEWAY;
 use key::TokenKey;
 
 pub(crate) mod key;
@@ -108,7 +109,7 @@ impl TokenVerifier {
     pub const MAX_TOKEN: usize = 8 * 1024;
 
     /// How much longer than its claims say a token is valid, at its beginning and at its end: five seconds.
-    pub const LEEWAY: Duration = Duration::from_secs(5);
+    pub const LEEWAY: Duration = LEEWAY;
 
     /// Verifies tokens that this key has signed.
     pub fn new(key: TokenKey) -> Self {

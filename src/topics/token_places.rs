@@ -125,7 +125,12 @@ pub(super) fn bearers(request: &Request) -> impl Iterator<Item = &[u8]> {
 }
 
 fn subprotocols(request: &Request) -> impl Iterator<Item = &[u8]> {
-    request.subprotocols().filter_map(|offered| offered.strip_prefix(TokenPlaces::SUBPROTOCOL)).map(str::as_bytes)
+    offered_tokens(request).map(str::as_bytes)
+}
+
+/// The tokens that are offered as subprotocols.
+pub(super) fn offered_tokens(request: &Request) -> impl Iterator<Item = &str> {
+    request.subprotocols().filter_map(|offered| offered.strip_prefix(TokenPlaces::SUBPROTOCOL))
 }
 
 /// The values of the cookies with this name (RFC 6265 section 4.2.1).

@@ -102,6 +102,15 @@ enum Pace {
 #[derive(Debug)]
 pub(super) struct Removed;
 
+/// Messages of a topic, to be read at once.
+pub(super) struct Excerpt {
+    pub(super) entries: Vec<Arc<Entry>>,
+    /// Whether others follow them.
+    pub(super) has_more: bool,
+    /// The position of the topic's last message.
+    pub(super) position: Position,
+}
+
 impl Topic {
     /// A topic whose first message has the offset after `last`.
     pub(super) fn new(name: TopicName, common: Arc<Common>, last: u64) -> Self {
@@ -294,15 +303,24 @@ impl Topic {
 
     // Reading.
 
-    /// All messages after a position, or all that are kept, and the present position. That alone if some are lost.
-    pub(super) fn read(&self, since: Option<Position>) -> Result<(Vec<Arc<Entry>>, Position), Position> {
+    /// The first messages after a position, or of all that are kept: so many and so many bytes at most, but one if
+    /// there is one and any are wanted. The present position alone if some are lost.
+    pub(super) fn read(&self, since: Option<Position>, most: usize, most_bytes: usize) -> Result<Excerpt, Position> {
         let state = self.lock_trimmed();
-        let position = self.position(state.history.last());
-        let entries = match since {
-            None => state.history.iter().cloned().collect(),
-            Some(since) => state.history.after(self.offset_of(since)).map_err(|Lost| position)?.cloned().collect(),
-        };
-        Ok((entries, position))
+        let history = &state.history;
+        let position = self.position(history.last());
+        let oldest = history.last() - history.len() as u64;
+        let after = since.map_or(oldest, |since| self.offset_of(since));
+        let mut rest = history.after(after).map_err(|Lost| position)?.peekable();
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        while let Some(entry) = rest.peek()
+            && entries.len() < most
+            && (entries.is_empty() || bytes + entry.message.len() <= most_bytes)
+        {
+            bytes += entry.message.len();
+            entries.extend(rest.next().cloned());
+        }
+        Ok(Excerpt { entries, has_more: rest.peek().is_some(), position })
     }
 
     /// What is known of the topic.

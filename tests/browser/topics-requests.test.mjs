@@ -118,7 +118,7 @@ test('a message is given up after its timeout, and what comes for it later is le
   assert.equal(await Promise.race([late, settled()]), undefined);
   browser.clock.advance(1);
   await assert.rejects(late, { code: 'timeout' });
-  browser.says({ type: 'error', id, error: 'too-large', topic: 'chat', reason: 'too late' });
+  browser.says({ type: 'error', id, error: 'too-many', topic: 'chat', reason: 'too late' });
   browser.comesBack();
   assert.deepEqual([browser.asked(), browser.codes()], [[], []]);
 });
@@ -239,6 +239,20 @@ test('a token that is not given, or refused, is fetched again later', async () =
   await settled();
   accept(browser, 1);
   assert.equal(await news.ready, at(1));
+});
+
+test('a server that takes no tokens is used without one, and told of once for each connection', async () => {
+  const browser = open({ token: () => 'of no use' });
+  const news = read(browser);
+  await settled();
+  authenticate(browser, { type: 'error', error: 'no-tokens', reason: 'the server takes no tokens' });
+  await settled();
+  assert.deepEqual(browser.codes(), ['no-tokens']);
+  accept(browser, 1);
+  assert.equal(await news.ready, at(1));
+  browser.clock.advance(600_000);
+  await settled();
+  assert.deepEqual([browser.asked(), browser.codes()], [[], []]);
 });
 
 test('a token that comes for a connection that is lost is not sent', async () => {

@@ -11,6 +11,8 @@ pub(crate) mod deflate;
 pub(crate) mod duplex;
 mod events;
 mod fake_proxy;
+#[cfg(feature = "auth-url")]
+pub(crate) mod fake_service;
 mod folder;
 mod frames;
 mod live_peer;

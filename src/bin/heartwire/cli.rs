@@ -1,7 +1,8 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve`, `connect`, `check`, `subscribe` and `publish` hold the options of the commands; `client`, `heartbeat`,
-//! `settings`, `tls`, `opening`, `proxy`, `token_file` and `log` hold those that several have; `environment` finds
+//! `serve`, `connect`, `check`, `subscribe` and `publish` hold the options of the commands; `topics` and `auth` are parts
+//! of `serve`; `client`, `heartbeat`, `settings`, `tls`, `opening`, `proxy`, `token_file` and `log` hold those that
+//! several have; `environment` finds
 //! options in variables; `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
 //! `generated` makes completions and manual pages of all that.
 
@@ -10,6 +11,8 @@ use std::ffi::OsString;
 use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+#[cfg(feature = "auth-url")]
+mod auth;
 mod check;
 mod client;
 #[cfg(feature = "deflate")]
@@ -65,7 +68,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run the server; this is the default command
-    Serve(ServeOptions),
+    Serve(Box<ServeOptions>),
     /// Connect to a server: send lines typed, print messages received, reconnect when the connection is lost
     Connect(ConnectOptions),
     /// Check that a server takes a connection and answers a Ping: for health checks, monitoring and scripts
@@ -122,7 +125,7 @@ fn parse_from(arguments: Vec<OsString>, read: impl Fn(&str) -> Option<OsString>)
     let all = [&["heartwire".into(), name.into()], &added[..], rest].concat();
     let parsed = command.clone().try_get_matches_from(all).and_then(|matches| Cli::from_arg_matches(&matches));
     let parsed = parsed.map_err(|error| UsageError::of_environment(error, &called, chosen))?;
-    let command = parsed.command.unwrap_or(Command::Serve(parsed.serve));
+    let command = parsed.command.unwrap_or_else(|| Command::Serve(parsed.serve.into()));
     match &command {
         Command::Serve(options) => options.check(given)?,
         Command::Connect(options) => options.check(given)?,
@@ -201,7 +204,7 @@ mod tests {
 
     fn options(arguments: &[&str]) -> Result<ServeOptions, String> {
         match parse_from(["heartwire"].iter().chain(arguments).map(OsString::from).collect(), |_| None) {
-            Ok(Command::Serve(options)) => Ok(options),
+            Ok(Command::Serve(options)) => Ok(*options),
             Ok(other) => unreachable!("not asked for: {other:?}"),
             Err(error) => Err(error.to_string()),
         }

@@ -18,6 +18,8 @@ mod cli;
 mod connect;
 #[cfg(target_os = "linux")]
 mod control_group;
+#[cfg_attr(not(feature = "auth-url"), path = "no_doorkeeper.rs")]
+mod doorkeeper;
 mod input;
 mod log_output;
 mod log_thread;

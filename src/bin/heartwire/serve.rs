@@ -8,6 +8,7 @@ use heartwire::{Connection, Error, Server, ServerHandle, StatusAccess};
 
 use crate::certificates::Certificates;
 use crate::cli::{Mode, ServeOptions, UNIX};
+use crate::doorkeeper::{Doorkeeper, Receiver};
 use crate::output;
 use crate::systemd::{self, Service};
 
@@ -15,7 +16,8 @@ use crate::systemd::{self, Service};
 pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
     output::start_log(&options.log)?;
     let certificates = Certificates::load(options)?;
-    let server = server(options, certificates.as_ref())?;
+    let doorkeeper = Doorkeeper::new(options)?;
+    let server = server(options, certificates.as_ref(), &doorkeeper)?;
     let access = status_access(&server, options);
     let server = match access {
         Some(access) => server.status_page("/", access).metrics("/metrics", access),
@@ -35,8 +37,8 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
 
     let (mode, room) = (options.mode, handle.clone());
     let served = server.serve(move |conn| match mode {
-        Mode::Echo => echo(conn),
-        Mode::Broadcast => broadcast(&room, conn),
+        Mode::Echo => echo(conn, doorkeeper.receiver(conn)),
+        Mode::Broadcast => broadcast(&room, conn, doorkeeper.receiver(conn)),
         // Those that topics are for are served by them, and others were refused.
         #[cfg(feature = "topics")]
         Mode::Topics => Ok(()),
@@ -48,7 +50,11 @@ pub(crate) fn run(options: &ServeOptions) -> Result<(), String> {
 }
 
 /// A server as the options want it, but for the status.
-fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result<Server, String> {
+fn server(
+    options: &ServeOptions,
+    certificates: Option<&Certificates>,
+    doorkeeper: &Doorkeeper,
+) -> Result<Server, String> {
     let room = room(options);
     let server = bind(options)?
         .heartbeat(options.heartbeat())
@@ -64,9 +70,14 @@ fn server(options: &ServeOptions, certificates: Option<&Certificates>) -> Result
     let server = options.deflate.apply_to_server(server);
     #[cfg(feature = "topics")]
     let server = match options.mode {
-        Mode::Topics => server.topics(options.topics.topics()?).on_handshake(for_topics),
-        _ => server,
+        Mode::Topics => server
+            .topics(doorkeeper.guard_topics(options.topics.topics()?))
+            .max_request_body(options.settings.max_message_size())
+            .on_handshake(for_topics),
+        Mode::Echo | Mode::Broadcast => doorkeeper.guard(server),
     };
+    #[cfg(not(feature = "topics"))]
+    let server = doorkeeper.guard(server);
     Ok(match certificates {
         Some(certificates) => certificates.apply_to(server),
         None => server,
@@ -155,16 +166,16 @@ fn for_topics(request: &Request) -> Result<Accept, Response> {
     Err(Response::new(404).text(text).because("no topic, and not the subprotocol of topics"))
 }
 
-fn echo(conn: &mut Connection) -> Result<(), Error> {
+fn echo(conn: &mut Connection, mut receiver: Receiver) -> Result<(), Error> {
     loop {
-        let message = conn.recv()?;
+        let message = receiver.recv(conn)?;
         conn.feed(message)?;
     }
 }
 
-fn broadcast(handle: &ServerHandle, conn: &mut Connection) -> Result<(), Error> {
+fn broadcast(handle: &ServerHandle, conn: &mut Connection, mut receiver: Receiver) -> Result<(), Error> {
     loop {
-        let message = conn.recv()?;
+        let message = receiver.recv(conn)?;
         handle.broadcast_except(conn.id(), message);
     }
 }

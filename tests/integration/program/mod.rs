@@ -1,6 +1,8 @@
 //! The program `heartwire` as it is run: `serve` with its options and its status page, `connect`,
 //! `check`, `subscribe` and `publish`, and what it prints of itself.
 
+#[cfg(feature = "auth-url")]
+mod auth_url;
 mod check;
 #[cfg(feature = "deflate")]
 mod compression;

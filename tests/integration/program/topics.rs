@@ -46,6 +46,17 @@ fn what_is_posted_reaches_subscribers_of_both_kinds() {
 }
 
 #[test]
+fn a_message_may_be_as_long_as_max_message_size_says() {
+    for (options, longest) in [(&[][..], 1024 * 1024), (&["--max-message-size", "100"], 100)] {
+        let server = serve_topics(options);
+        let status = |length: usize| post(&server, "/topics/news", "", &"x".repeat(length));
+        assert!(status(longest).starts_with("HTTP/1.1 200"));
+        let refused = status(longest + 1);
+        assert!(refused.starts_with("HTTP/1.1 413") && refused.contains(r#"{"error":"too-large""#), "{refused}");
+    }
+}
+
+#[test]
 fn history_says_how_much_is_kept() {
     let server = serve_topics(&["--history", "2,1MiB,10m"]);
     for text in ["one", "two", "three"] {

@@ -84,9 +84,84 @@ fn what_is_wrong_is_told_in_json() {
         assert_eq!(found, status, "{}", String::from_utf8_lossy(&request));
         assert!(body.starts_with(&format!(r#"{{"error":"{error}","reason":""#)), "{body}");
     }
-    assert_eq!(ask(&running, format!("PUT /topics/a HTTP/1.1\r\nHost: localhost\r\n{close}\r\n")).0, 405);
-    let too_large = post("/topics/a", close, vec![b'x'; 70_000]);
-    assert_eq!(ask(&running, too_large).0, 413);
+    // What is refused before it is a matter of topics.
+    let head = "Host: localhost\r\nConnection: close\r\n";
+    for (request, status, error, header) in [
+        (format!("PUT /topics/a HTTP/1.1\r\n{head}\r\n"), 405, "bad-method", Some(("Allow", "GET, HEAD, POST"))),
+        (format!("POST /topics/a HTTP/1.1\r\n{head}Content-Length: 70000\r\n\r\n"), 413, "too-large", None),
+        (format!("POST /topics/a HTTP/1.1\r\n{head}Content-Length: x\r\n\r\n"), 400, "malformed", None),
+        (format!("POST /topics/a HTTP/1.1\r\n{head}Transfer-Encoding: chunked\r\n\r\nx"), 400, "malformed", None),
+        (format!("POST /topics/a HTTP/1.1\r\n{head}Content-Length: 1\r\nExpect: tea\r\n\r\nx"), 417, "malformed", None),
+        ("POST /topics/a HTTP/1.1\r\nContent-Length: 1\r\n\r\nx".to_owned(), 400, "malformed", None),
+    ] {
+        let answer = exchange(running.address(), &request);
+        assert_eq!((answer.status, answer.header("Content-Type")), (status, Some("application/json")), "{request}");
+        assert!(answer.body.starts_with(&format!(r#"{{"error":"{error}","reason":""#)), "{request}: {}", answer.body);
+        if let Some((name, value)) = header {
+            assert_eq!(answer.header(name), Some(value));
+        }
+    }
+    // Elsewhere it is plain text, and so it is for whoever asks for a WebSocket.
+    let elsewhere = exchange(running.address(), "POST /other HTTP/1.1\r\nContent-Length: 1\r\n\r\nx");
+    assert_eq!((elsewhere.status, elsewhere.body.contains('{')), (400, false));
+    let upgrade = exchange(running.address(), crate::support::request_with("/topics/secret", ""));
+    assert_eq!((upgrade.status, upgrade.body.contains('{')), (403, false));
+}
+
+#[test]
+fn a_body_that_does_not_come_in_time_is_told_in_json() {
+    let running = start_server(server().handshake_timeout(Duration::from_millis(200)), open_topics());
+    let mut client = Client::tcp(running.address());
+    client.write(b"POST /topics/a HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx");
+    let answer = client.response();
+    assert_eq!(answer.status, 408);
+    assert!(answer.body.starts_with(r#"{"error":"too-slow","reason":""#), "{}", answer.body);
+}
+
+#[test]
+fn a_long_history_comes_in_several_answers() {
+    let running = start_with(Topics::new().history(10_000, 100 << 20, Duration::from_secs(600)));
+    for number in 1..=2500 {
+        running.handle.publish("count", number.to_string()).unwrap();
+    }
+    let epoch = running.handle.topics()[0].position.to_string().split(':').next().unwrap().to_owned();
+    let read = |topic: &str, query: &str| {
+        let (status, body) = ask(&running, get(&format!("/topics/{topic}{query}"), ""));
+        assert_eq!(status, 200, "{body}");
+        let before = format!(r#"{{"position":"{epoch}:"#);
+        let offsets = body.split(&before).skip(2);
+        let offsets: Vec<u64> = offsets.map(|rest| rest.split('"').next().unwrap().parse().unwrap()).collect();
+        (offsets, body.ends_with(r#"],"more":true}"#))
+    };
+    let (mut all, mut query) = (Vec::<u64>::new(), String::new());
+    loop {
+        let (offsets, has_more) = read("count", &query);
+        all.extend(&offsets);
+        // One that has more is not empty, or this would never come to an end.
+        assert!(offsets.len() <= 1000 && !(has_more && offsets.is_empty()));
+        if !has_more {
+            break;
+        }
+        query = format!("?since={epoch}:{}", all.last().unwrap());
+    }
+    assert_eq!(all, (1..=2500).collect::<Vec<_>>());
+    assert_eq!(read("count", "?limit=2"), (vec![1, 2], true));
+    assert_eq!(read("count", &format!("?since={epoch}:2498&limit=2")), (vec![2499, 2500], false));
+    assert_eq!(read("count", "?limit=0"), (vec![], true));
+    assert_eq!(read("count", "?limit=99999999999999999999999").0.len(), 1000);
+    for wrong in ["?limit=", "?limit=-1", "?limit=x"] {
+        assert_eq!(ask(&running, get(&format!("/topics/count{wrong}"), "")).0, 400, "{wrong}");
+    }
+
+    // Bytes are bounded too, but one message always comes.
+    let large = "x".repeat(700_000);
+    for _ in 0..3 {
+        running.handle.publish("large", large.as_str()).unwrap();
+    }
+    running.handle.publish("huge", "x".repeat(2_000_000)).unwrap();
+    assert_eq!(read("large", ""), (vec![1], true));
+    assert_eq!(read("large", &format!("?since={epoch}:1")), (vec![2], true));
+    assert_eq!(read("huge", ""), (vec![1], false));
 }
 
 #[test]

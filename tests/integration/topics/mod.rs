@@ -1,5 +1,7 @@
 //! Topics, as their clients see them.
 
+#[cfg(feature = "auth-url")]
+mod auth_service;
 mod http;
 mod presence;
 mod protocol;

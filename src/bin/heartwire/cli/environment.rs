@@ -125,6 +125,7 @@ mod tests {
             "ADDR|CIDR" => "10.0.0.0/8",
             "FILE" => "sample.log",
             "ADDRESS" => "127.0.0.1:7",
+            "URL" if arg.get_id() == "auth_url" => "http://sample.example/auth",
             "URL" => "ws://sample.example/",
             "PROXY" => "socks5h://sample.example",
             "HOSTS" => "sample.example,10.0.0.0/8",
@@ -150,6 +151,7 @@ mod tests {
             "history" | "history_file" | "presence" | "allow_publish" | "publish_key_file" | "jwt_key_file" => {
                 &["--mode", "topics"]
             }
+            "auth_timeout" | "auth_header" => &["--auth-url", "http://127.0.0.1/"],
             "jwt_audience" => &["--mode", "topics", "--jwt-key-file", "a.pem"],
             "cert" => &["--key", "a.pem"],
             "key" => &["--cert", "a.pem"],

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Args, ValueEnum};
 use heartwire::{HeartbeatPolicy, IpNet, Origin};
 
+#[cfg(feature = "auth-url")]
+use super::auth::AuthOptions;
 #[cfg(feature = "deflate")]
 use super::compression::Compression;
 use super::heartbeat::ServerHeartbeat;
@@ -52,6 +54,8 @@ Examples:
   heartwire 9001 --mode topics
       Publish with curl -d hello http://127.0.0.1:9001/topics/news, and subscribe at
       ws://127.0.0.1:9001/topics/news
+  heartwire 9001 --mode topics --auth-url http://127.0.0.1:8000/auth
+      Let an HTTP service of your own say who may subscribe and publish
   heartwire 9001 --ping-interval 5s --pong-timeout 2s --max-missed 2
       Find a dead peer within 9 s
   heartwire 9001 --heartbeat peer --expect 30s
@@ -75,8 +79,8 @@ pub(crate) struct ServeOptions {
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:9001", value_parser = parse_address)]
     pub(crate) address: Vec<String>,
 
-    /// What to do with messages: send each back, or to every other client (any page may then broadcast, unless
-    /// --allow-origin says otherwise), or serve topics
+    /// What to do with messages: send each back, or to every other client (any client, and any page, may then
+    /// broadcast, unless --auth-url or --allow-origin keeps it out), or serve topics
     #[arg(long, value_enum, default_value = "echo")]
     pub(crate) mode: Mode,
 
@@ -103,6 +107,10 @@ pub(crate) struct ServeOptions {
     #[cfg(feature = "topics")]
     #[command(flatten)]
     pub(crate) topics: TopicOptions,
+
+    #[cfg(feature = "auth-url")]
+    #[command(flatten)]
+    pub(crate) auth: AuthOptions,
 
     #[command(flatten)]
     pub(crate) log: LogOptions,
@@ -172,6 +180,8 @@ impl ServeOptions {
         if self.mode != Mode::Topics {
             TopicOptions::check(given)?;
         }
+        #[cfg(feature = "auth-url")]
+        self.auth.check(given)?;
         self.heartbeat.check(given)
     }
 

@@ -54,6 +54,11 @@ pub(crate) struct Settings {
 }
 
 impl Settings {
+    #[cfg(feature = "auth-url")]
+    pub(crate) fn handshake_timeout(&self) -> Duration {
+        self.handshake_timeout
+    }
+
     #[cfg(feature = "topics")]
     pub(crate) fn max_message_size(&self) -> usize {
         self.max_message_size

@@ -55,6 +55,7 @@ pub(crate) struct TopicOptions {
     /// PEM for ES256; repeatable
     #[cfg(feature = "jwt")]
     #[arg(long, value_name = "FILE")]
+    #[cfg_attr(feature = "auth-url", arg(conflicts_with = "auth_url"))]
     jwt_key_file: Vec<PathBuf>,
 
     /// Take only tokens for this audience
