@@ -19,6 +19,7 @@ pub(crate) mod access;
 #[cfg(feature = "auth-url")]
 mod auth_service;
 mod claims;
+pub(crate) mod counters;
 mod entry;
 mod file;
 pub(crate) mod grants;

@@ -154,14 +154,19 @@ impl Encoder<'_, '_> {
     fn topics(&mut self, handle: &ServerHandle) -> fmt::Result {
         let Some(hub) = handle.topics.get() else { return Ok(()) };
         let topics = hub.infos();
-        let sum = |of: fn(&TopicInfo) -> usize| topics.iter().map(|topic| of(topic) as u64).sum();
+        let sum = |of: fn(&TopicInfo) -> usize| topics.iter().map(|(topic, _)| of(topic) as u64).sum();
         self.gauge("topics", "Topics", None, topics.len() as u64)?;
         self.gauge("subscriptions", "Subscriptions to topics", None, sum(|topic| topic.subscribers))?;
         let help = "Subscriptions to topics that get their messages from the history, because they are behind";
         self.gauge("subscriptions_behind", help, None, sum(|topic| topic.behind))?;
         self.gauge("history_messages", "Messages that topics keep", None, sum(|topic| topic.kept))?;
         self.gauge("history", "Payload that topics keep", Some(&Unit::Bytes), sum(|topic| topic.bytes))?;
-        self.counter("publications", "Messages published to topics", hub.published())
+        let counters = hub.counters();
+        self.counters("publications", "Messages published to topics", "by", counters.publications())?;
+        let help = "Times that somebody was told that messages of a topic are lost";
+        self.counter("losses", help, counters.losses())?;
+        let help = "What clients of topics were refused, by the error that they were given";
+        self.counters("topic_refusals", help, "error", counters.refusals())
     }
 
     fn round_trips(&mut self, round_trips: &RoundTrips) -> fmt::Result {

@@ -10,6 +10,8 @@ use crate::connection::sender::Sender;
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::http::response::Response;
+#[cfg(feature = "topics")]
+use crate::protocol::close::CloseCode;
 use crate::server::Server;
 use crate::server::accept::Accept;
 use crate::server::access::{Refused, StatusAccess};
@@ -17,6 +19,8 @@ use crate::server::routes::{File, Stream};
 
 mod json;
 pub(super) mod publisher;
+#[cfg(feature = "topics")]
+mod topics;
 
 /// The path of the live stream.
 const STREAM_PATH: &str = "/heartwire/status";
@@ -24,13 +28,15 @@ const STREAM_PATH: &str = "/heartwire/status";
 const PAGE: File = File { media_type: "text/html; charset=utf-8", content: include_str!("status/page/index.html") };
 
 /// The parts of the page. It has its own copy of the module, so that it works whatever `/heartwire.js` serves.
-const PARTS: [(&str, File); 5] = [
+const PARTS: [(&str, File); 7] = [
     (
         "/heartwire/status.css",
         File { media_type: "text/css; charset=utf-8", content: include_str!("status/page/status.css") },
     ),
     ("/heartwire/status.js", File::javascript(include_str!("status/page/status.js"))),
+    ("/heartwire/topics.js", File::javascript(include_str!("status/page/topics.js"))),
     ("/heartwire/trace.js", File::javascript(include_str!("status/page/trace.js"))),
+    ("/heartwire/words.js", File::javascript(include_str!("status/page/words.js"))),
     ("/heartwire/heartwire.js", File::javascript(HEARTWIRE_JS)),
     ("/heartwire/icon.svg", File { media_type: "image/svg+xml", content: include_str!("status/page/icon.svg") }),
 ];
@@ -40,8 +46,9 @@ impl Server {
     /// Serves a status page at this path, such as `"/"` or `"/status"`. Default: no such path.
     ///
     /// The page shows the open connections, each Pong as a spike in a moving line and each miss as a cross, the
-    /// connections that ended last and why, and the counters. It also has a field to try a connection. It names the
-    /// addresses of peers and their paths, without queries, so `access` says who may see it. All others get 403.
+    /// connections that ended last and why, and the counters. It also has a field to try a connection. Where the server
+    /// has topics, it shows those too, and with presence their members. It names the addresses of peers and their
+    /// paths, without queries, topics and users, so `access` says who may see it. All others get 403.
     ///
     /// The page loads nothing from other servers, and its Content Security Policy lets nothing else run in it. Its
     /// parts are below `/heartwire/`: its files, and the WebSocket `/heartwire/status`, which carries the state as JSON
@@ -54,7 +61,11 @@ impl Server {
     /// One thread, `heartwire-status`, takes a snapshot of the server twice a second while there are viewers, and up to
     /// four times when much happens. With more than 1,000 connections it takes a quarter as many. It sends the same
     /// text to all viewers, with 100 connections at most and long texts cut, and skips a viewer that has not taken the
-    /// last one. Without viewers it only remembers the last 30 connections that ended.
+    /// last one. Without viewers it only remembers the last 30 connections that ended. After a snapshot it rests for 19
+    /// times as long as that took, up to 5 seconds, so that very many topics or viewers do not keep a processor busy.
+    ///
+    /// Of topics it sends 30 at most, those in which subscribers are behind before the busiest, and how many more there
+    /// are. A viewer may ask for those whose names contain a text, and for 30 members of one topic.
     ///
     /// ```no_run
     /// use heartwire::{Server, StatusAccess};
@@ -65,8 +76,9 @@ impl Server {
     /// ```
     pub fn status_page(mut self, path: impl Into<String>, access: StatusAccess) -> Self {
         let (watchers, arrivals) = channel::unbounded();
+        let (wished, wishes) = channel::bounded(1);
         let routes = &mut self.config.routes;
-        routes.add_stream(STREAM_PATH, Arc::new(StatusStream { access, watchers }));
+        routes.add_stream(STREAM_PATH, Arc::new(StatusStream { access, watchers, wished }));
         let parts = PARTS.map(|(path, file)| (path.to_owned(), file));
         for (path, file) in parts.into_iter().chain([(path.into(), PAGE)]) {
             routes.add_page(path, move |request| match access.check_host(request) {
@@ -75,7 +87,7 @@ impl Server {
             });
         }
         let log = Arc::clone(&self.supervisor.log);
-        self.status = Some(publisher::Start { handle: self.handle(), log, arrivals });
+        self.status = Some(publisher::Start { handle: self.handle(), log, arrivals, wishes });
         self
     }
 }
@@ -101,7 +113,16 @@ fn guarded(response: Response, request: &Request) -> Response {
 struct StatusStream {
     access: StatusAccess,
     /// To the publisher.
-    watchers: channel::Sender<Sender>,
+    watchers: channel::Sender<Watcher>,
+    /// Tells the publisher that a viewer wants to see something else. One word is enough for any number of changes.
+    wished: channel::Sender<()>,
+}
+
+/// A viewer of the page, as the publisher sees it.
+struct Watcher {
+    sender: Sender,
+    #[cfg(feature = "topics")]
+    wish: Arc<topics::Wished>,
 }
 
 impl Stream for StatusStream {
@@ -110,11 +131,25 @@ impl Stream for StatusStream {
     }
 
     fn run(&self, conn: &mut Connection) -> Result<(), Error> {
+        let watcher = Watcher {
+            sender: conn.sender(),
+            #[cfg(feature = "topics")]
+            wish: Arc::default(),
+        };
+        #[cfg(feature = "topics")]
+        let wish = Arc::clone(&watcher.wish);
         // Fails only if the server has ended or the publisher has failed.
-        let watching = self.watchers.send(conn.sender());
+        let watching = self.watchers.send(watcher);
         watching.map_err(|_| Error::handler("the status stream has failed"))?;
         loop {
+            #[cfg(not(feature = "topics"))]
             conn.recv()?;
+            #[cfg(feature = "topics")]
+            if let Err(reason) = wish.set(&conn.recv()?) {
+                return conn.close(CloseCode::POLICY, reason);
+            }
+            // Full: the publisher is about to look anyway.
+            let _ = self.wished.try_send(());
         }
     }
 }

@@ -21,6 +21,7 @@ use crate::message::Message;
 #[cfg(feature = "jwt")]
 use crate::topics::TokenPlaces;
 use crate::topics::access::{Applicant, Operation};
+use crate::topics::counters::Way;
 use crate::topics::hub::Hub;
 use crate::topics::permit::Permit;
 use crate::topics::subscriptions::Subscriptions;
@@ -72,7 +73,7 @@ impl ServerHandle {
     /// [`TopicError::InvalidName`], [`TopicError::TooManyTopics`], [`TopicError::Closed`] once the topics of a server
     /// that has ended are saved, or [`TopicError::NoTopics`] if the server has no [topics](Server::topics).
     pub fn publish(&self, topic: &str, message: impl Into<Message>) -> Result<Published, TopicError> {
-        self.hub()?.publish(topic, message.into(), None)
+        self.hub()?.publish(topic, message.into(), None, Way::Application)
     }
 
     /// Like [`publish`](Self::publish), with a key of 1 to 128 bytes. Publishing again with the same key within the
@@ -81,12 +82,14 @@ impl ServerHandle {
     /// # Errors
     /// As [`publish`](Self::publish), and [`TopicError::InvalidKey`].
     pub fn publish_once(&self, topic: &str, message: impl Into<Message>, key: &str) -> Result<Published, TopicError> {
-        self.hub()?.publish(topic, message.into(), Some(key))
+        self.hub()?.publish(topic, message.into(), Some(key), Way::Application)
     }
 
     /// All topics, in the order of their names. Empty on a server without topics.
     pub fn topics(&self) -> Vec<TopicInfo> {
-        self.topics.get().map(|hub| hub.infos()).unwrap_or_default()
+        let mut infos: Vec<_> = self.topics.get().map(|hub| hub.infos()).unwrap_or_default();
+        infos.sort_unstable_by(|(one, _), (other, _)| one.name.cmp(&other.name));
+        infos.into_iter().map(|(info, _)| info).collect()
     }
 
     fn hub(&self) -> Result<&Arc<Hub>, TopicError> {
@@ -106,9 +109,10 @@ impl Exchange<'_> {
         }
         // A broadcast is no text of that subprotocol.
         accept.takes_broadcasts &= !accept.has_topics();
-        let topic = topic_of_path(request.path())
-            .transpose()
-            .map_err(|error| Refusal::new(Response::new(404).text(format!("{error}\n")), "the path names no topic"))?;
+        let topic = topic_of_path(request.path()).transpose().map_err(|error| {
+            hub.note_refusal(TopicError::InvalidName(error).name());
+            Refusal::new(Response::new(404).text(format!("{error}\n")), "the path names no topic")
+        })?;
         if !accept.has_topics() && (!is_bare(accept.subprotocol.as_deref()) || topic.is_none()) {
             return Ok(());
         }
@@ -119,7 +123,8 @@ impl Exchange<'_> {
         let user = accept.user_name().ok().flatten();
         let applicant = Applicant { request, user: user.as_ref().map(UserName::as_str), permit: permit.as_ref() };
         if let Some(topic) = topic.filter(|_| !accept.has_topics()) {
-            hub.check(applicant, Operation::Subscribe, &topic).map_err(not_now_or_never)?;
+            let checked = hub.check(applicant, Operation::Subscribe, &topic);
+            checked.inspect_err(|error| hub.note_refusal(error.name())).map_err(not_now_or_never)?;
         }
         if let Some(permit) = permit {
             *accept = mem::take(accept).extension(permit);
@@ -130,7 +135,9 @@ impl Exchange<'_> {
     /// What the token in the request permits, if there is one, or what an authorization service says of the client.
     #[cfg(any(feature = "auth-url", feature = "jwt"))]
     fn permit(&self, hub: &Hub, request: &Request) -> Result<Option<Permit>, Box<Refusal>> {
-        hub.permit_of(request, Some(self.deadline))
+        hub.permit_of(request, Some(self.deadline)).inspect_err(|refusal| {
+            hub.note_refusal(if refusal.response.status() == 503 { "unavailable" } else { "bad-token" });
+        })
     }
 
     #[cfg(not(any(feature = "auth-url", feature = "jwt")))]

@@ -18,6 +18,7 @@ use std::time::Instant;
 use super::access::{Access, Applicant, NoPermit, Operation};
 #[cfg(feature = "auth-url")]
 use super::auth_service::AuthError;
+use super::counters::{Counters, Way};
 use super::entry::Entry;
 use super::keys::Keys;
 use super::name::TopicName;
@@ -29,7 +30,6 @@ use super::token_places;
 use super::topic::{Common, Excerpt, Topic};
 use super::wire;
 use super::{Published, Settings, TopicError, TopicInfo, Topics};
-use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
 use crate::http::request::Request;
 #[cfg(any(feature = "auth-url", feature = "jwt"))]
@@ -67,7 +67,7 @@ impl Hub {
             epoch: OnceLock::new(),
             supervisor,
             cost: AtomicUsize::new(0),
-            published: AtomicU64::new(0),
+            counters: Counters::default(),
         });
         Self { common, access, opened: OnceLock::new(), registry: RwLock::default(), connections: Mutex::default() }
     }
@@ -107,17 +107,27 @@ impl Hub {
     // Publishing and reading.
 
     /// Publishes a message, once for each key.
-    pub(crate) fn publish(&self, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
+    pub(crate) fn publish(
+        &self,
+        topic: &str,
+        message: Message,
+        key: Option<&str>,
+        way: Way,
+    ) -> Result<Published, TopicError> {
         if key.is_some_and(|key| key.is_empty() || key.len() > Keys::MAX_LEN) {
             return Err(TopicError::InvalidKey);
         }
         // Whoever drops the last of the message must not run the application's code.
         let message = message.into_own();
-        self.with_topic(topic, |found| {
+        let published = self.with_topic(topic, |found| {
             let published = found.publish(message.clone(), key).ok()?;
             self.make_room(found);
             Some(published)
-        })
+        })?;
+        if !published.again {
+            self.counters().published(way);
+        }
+        Ok(published)
     }
 
     /// The first messages after a position, or of all that are kept, as the JSON of an answer by HTTP: so many and
@@ -129,14 +139,15 @@ impl Hub {
         most: usize,
         most_bytes: usize,
     ) -> Result<String, Position> {
-        let Excerpt { entries, has_more, position } = match self.find(topic.as_str()) {
-            Some(topic) => topic.read(since, most, most_bytes)?,
+        let read = match self.find(topic.as_str()) {
+            Some(topic) => topic.read(since, most, most_bytes),
             None => {
                 let position = self.first_position();
                 let is_there = since.is_none_or(|since| since == position);
-                is_there.then(|| Excerpt { entries: Vec::new(), has_more: false, position }).ok_or(position)?
+                is_there.then(|| Excerpt { entries: Vec::new(), has_more: false, position }).ok_or(position)
             }
         };
+        let Excerpt { entries, has_more, position } = read.inspect_err(|_| self.counters().lost())?;
         let Position { epoch, .. } = position;
         let message =
             |entry: &Arc<Entry>| wire::plain_message(Position { epoch, offset: entry.offset }, &entry.message);
@@ -184,25 +195,33 @@ impl Hub {
         Ok(self.find(topic.as_str()).and_then(|topic| topic.members()).unwrap_or_default())
     }
 
+    /// Some of those who are subscribed to a topic, those in doubt first, and how many there are. `None` if there is no
+    /// such topic, or no presence.
+    #[cfg(feature = "status")]
+    pub(crate) fn some_members(&self, topic: &str, most: usize) -> Option<(Vec<String>, usize)> {
+        self.find(topic)?.some_members(most)
+    }
+
     /// The position that a topic begins with which is not there yet.
     fn first_position(&self) -> Position {
         self.open();
         Position { epoch: self.common.epoch(), offset: self.read_registry().floor }
     }
 
-    /// What is known of all topics, in the order of their names.
-    pub(crate) fn infos(&self) -> Vec<TopicInfo> {
+    /// What is known of all topics, in no order, each with the offset that it began with. No lock is held for longer
+    /// than it takes to look at one topic.
+    pub(crate) fn infos(&self) -> Vec<(TopicInfo, u64)> {
         self.open();
-        let topics = self.all();
-        let mut infos: Vec<_> = topics.iter().map(|topic| topic.info()).collect();
-        infos.sort_by(|one, other| one.name.cmp(&other.name));
-        infos
+        self.all().iter().map(|topic| topic.info()).collect()
     }
 
-    /// How many messages were published.
-    #[cfg(feature = "metrics")]
-    pub(crate) fn published(&self) -> u64 {
-        self.common.published.load(Relaxed)
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.common.counters
+    }
+
+    /// A client was refused something, with this error of the wire format.
+    pub(crate) fn note_refusal(&self, error: &str) {
+        self.counters().refused(error);
     }
 
     // Finding and making.
@@ -263,7 +282,7 @@ impl Hub {
 
     // Connections.
 
-    pub(super) fn has_presence(&self) -> bool {
+    pub(crate) fn has_presence(&self) -> bool {
         self.settings().presence
     }
 

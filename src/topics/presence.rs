@@ -92,6 +92,13 @@ impl Members {
         self.0.get(member).into_iter().flat_map(|connections| connections.ids.iter().copied())
     }
 
+    /// All members, those in doubt first.
+    #[cfg(feature = "status")]
+    pub(super) fn worst_first(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = ConnectionId>)> {
+        let of = |is_doubted| self.0.iter().filter(move |(_, connections)| connections.is_doubted == is_doubted);
+        of(true).chain(of(false)).map(|(member, connections)| (member, connections.ids.iter().copied()))
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = ConnectionId>)> {
         self.0.iter().map(|(member, connections)| (member, connections.ids.iter().copied()))
     }

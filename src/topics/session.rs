@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::access::{Applicant, NoPermit, Operation};
+use super::counters::Way;
 use super::entry::Format;
 use super::hub::Hub;
 use super::name::TopicName;
@@ -35,17 +36,20 @@ pub(crate) fn serve(conn: &mut Connection) -> Result<(), Error> {
 
 /// Serves a client of one topic's path until its connection ends.
 pub(crate) fn serve_bare(conn: &mut Connection, topic: &TopicName) -> Result<(), Error> {
-    if let Err(error) = conn.subscribe(topic.as_str()) {
-        return conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
-    }
+    let subscribed = conn.subscribe(topic.as_str());
     let mut session = Session::new(conn);
+    if let Err(error) = subscribed {
+        session.note_refusal(error.name());
+        return session.conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
+    }
     loop {
         let Some(message) = session.receive()? else { return session.expire() };
-        match session.publish(topic.as_str(), message, None) {
-            Ok(_) => {}
-            Err(TopicError::Forbidden) => return session.conn.close(CloseCode::POLICY, "publishing is not allowed"),
-            Err(error) => return session.conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string()),
-        }
+        let Err(error) = session.publish(topic.as_str(), message, None, Way::Path) else { continue };
+        session.note_refusal(error.name());
+        return match error {
+            TopicError::Forbidden => session.conn.close(CloseCode::POLICY, "publishing is not allowed"),
+            error => session.conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string()),
+        };
     }
 }
 
@@ -87,7 +91,7 @@ impl<'a> Session<'a> {
             let Some(message) = self.receive()? else { return self.expire() };
             let outcome = Request::parse(&message).and_then(|request| self.serve(request));
             let reply = outcome.unwrap_or_else(|refused| {
-                self.refusals.note();
+                self.note_refusal(refused.error);
                 Some(Text::from(&refused).into())
             });
             if let Some(reply) = reply
@@ -98,6 +102,14 @@ impl<'a> Session<'a> {
             if self.refusals.are_too_many() {
                 return self.conn.close(CloseCode::POLICY, "too many requests that were refused");
             }
+        }
+    }
+
+    /// The client was refused something.
+    fn note_refusal(&mut self, error: &str) {
+        self.refusals.note();
+        if let Ok(subscriptions) = self.subscriptions() {
+            subscriptions.hub.note_refusal(error);
         }
     }
 
@@ -190,7 +202,7 @@ impl<'a> Session<'a> {
                 Ok(wire::unsubscribed(id, &topics))
             }
             Action::Publish(Publication { topic, message, key }) => {
-                match self.publish(&topic, message, key.as_deref()) {
+                match self.publish(&topic, message, key.as_deref(), Way::Subprotocol) {
                     Ok(published) => Ok(wire::published(id, &topic, published)),
                     Err(error) => Err(Refused::of_topic(id, &topic, &error)),
                 }
@@ -212,10 +224,10 @@ impl<'a> Session<'a> {
                 held.push(topic);
                 standing
             });
-            let is_refused = outcome.is_err();
+            let error = outcome.as_ref().err().map(TopicError::name);
             outcomes.push((wire::shortened(&topic), outcome));
-            if is_refused {
-                self.refusals.note();
+            if let Some(error) = error {
+                self.note_refusal(error);
                 // The connection is about to be closed: what else the client wants is not tried.
                 if self.refusals.are_too_many() {
                     break;
@@ -248,10 +260,10 @@ impl<'a> Session<'a> {
         subscriptions.subscribe(self.conn.shared(), topic, Terms { format: Format::Json, since, watches })
     }
 
-    fn publish(&self, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
+    fn publish(&self, topic: &str, message: Message, key: Option<&str>, way: Way) -> Result<Published, TopicError> {
         let hub = &self.subscriptions()?.hub;
         hub.check(self.applicant(), Operation::Publish, &topic.parse()?)?;
-        hub.publish(topic, message, key)
+        hub.publish(topic, message, key, way)
     }
 
     /// Who is subscribed to a topic.

@@ -215,6 +215,9 @@ impl Connection {
         let since = since.filter(|_| !lost).map_or(Since::Now, Since::Position);
         let terms = Terms { format: Format::Bare, since, watches: false };
         let (topic, standing) = subscriptions.subscribe(shared, topic, terms)?;
+        if lost {
+            subscriptions.hub.counters().lost();
+        }
         topic.release(shared.id());
         Ok(Subscribed { position: standing.position, lost })
     }

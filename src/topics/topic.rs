@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::counters::Counters;
 use super::entry::{Entry, Format, Unkept};
 use super::history::{History, Limits, Lost};
 use super::keys::Keys;
@@ -23,7 +24,6 @@ use super::presence::Members;
 use super::subscriptions::{Since, Standing, Terms};
 use super::wire;
 use super::{Published, Settings, TopicInfo};
-use crate::atomic::AtomicU64;
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::message::Message;
@@ -48,8 +48,7 @@ pub(super) struct Common {
     pub(super) supervisor: Arc<SupervisorHandle>,
     /// The memory that all histories take together.
     pub(super) cost: AtomicUsize,
-    /// How many messages were published.
-    pub(super) published: AtomicU64,
+    pub(super) counters: Counters,
 }
 
 impl Common {
@@ -155,7 +154,6 @@ impl Topic {
         if let Some(key) = key {
             state.keys.add(key, entry.offset, now, &self.common.settings.window);
         }
-        self.common.published.fetch_add(1, Relaxed);
         self.change(&mut state.history, |history| history.push(Arc::clone(&entry), self.limits(), now));
         self.deliver(&mut state, &entry);
         Ok(Published { position: self.position(entry.offset), here, again: false })
@@ -288,14 +286,16 @@ impl Topic {
     fn tell_lost(&self, subscriber: &Subscriber, last: u64) -> Result<(), Refused> {
         match subscriber.format {
             Format::Json => {
-                let lost = wire::lost(&self.name, self.position(last));
-                subscriber.shared.try_feed(lost)
+                subscriber.shared.try_feed(wire::lost(&self.name, self.position(last)))?;
+                self.common.counters.lost();
+                Ok(())
             }
             Format::Bare => {
                 let reason = format!("messages of topic {} are lost", self.name);
                 let reason = CloseReason::Local { code: CloseCode::TRY_AGAIN_LATER, reason };
                 // It may be closing already.
                 let _ = subscriber.shared.close_from_outside(reason);
+                self.common.counters.lost();
                 Err(Refused::Closed)
             }
         }
@@ -323,18 +323,23 @@ impl Topic {
         Ok(Excerpt { entries, has_more: rest.peek().is_some(), position })
     }
 
-    /// What is known of the topic.
-    pub(super) fn info(&self) -> TopicInfo {
+    /// What is known of the topic, and the offset that it began with.
+    pub(super) fn info(&self) -> (TopicInfo, u64) {
         let state = self.lock_trimmed();
-        let count = |is: fn(Pace) -> bool| state.subscribers.values().filter(|subscriber| is(subscriber.pace)).count();
-        TopicInfo {
+        let (mut subscribers, mut behind) = (0, 0);
+        for subscriber in state.subscribers.values() {
+            subscribers += usize::from(subscriber.pace != Pace::Ended);
+            behind += usize::from(matches!(subscriber.pace, Pace::Behind | Pace::Held));
+        }
+        let info = TopicInfo {
             name: self.name.clone(),
             position: self.position(state.history.last()),
-            subscribers: count(|pace| pace != Pace::Ended),
-            behind: count(|pace| matches!(pace, Pace::Behind | Pace::Held)),
+            subscribers,
+            behind,
             kept: state.history.len(),
             bytes: state.history.bytes(),
-        }
+        };
+        (info, state.began_after)
     }
 
     /// The memory that its history takes.

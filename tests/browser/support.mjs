@@ -11,7 +11,7 @@ import os from 'node:os';
 import path from 'node:path';
 import readline from 'node:readline';
 
-const root = path.resolve(import.meta.dirname, '../..');
+export const root = path.resolve(import.meta.dirname, '../..');
 const target = path.resolve(root, process.env.CARGO_TARGET_DIR ?? 'target');
 const tools = path.resolve(process.env.TOOLS ?? path.join(target, 'tools'), 'node/browser');
 
@@ -136,8 +136,9 @@ export class StrangeServer {
 }
 
 /**
- * A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. `up` and
- * `down` are the most bytes that it takes in a second, from the page and from the server.
+ * A proxy whose line can be cut without a word to either end: what comes in is neither passed on nor refused. Or it is
+ * swallowed, as by a network that takes packets and delivers none. `up` and `down` are the most bytes that it takes in a
+ * second, from the page and from the server.
  */
 export class Line {
   static async to(server, { up = Infinity, down = Infinity } = {}) {
@@ -152,23 +153,32 @@ export class Line {
 
   #ends = new Set();
   #isCut = false;
+  #isSwallowing = false;
+  /** Of connections that have lost bytes, which therefore must not go on. */
+  #holed = new Set();
 
   #join(near, far) {
     for (const [from, to, rate] of [[near, far, this.up], [far, near, this.down]]) {
       this.#ends.add(from);
       if (this.#isCut) from.pause();
+      if (this.#isSwallowing) this.#holed.add(from);
       // When the line will have carried what it has taken.
       let freeAt = 0;
       from.on('data', (chunk) => {
+        if (this.#holed.has(from)) return;
         to.write(chunk);
         if (rate === Infinity) return;
         freeAt = Math.max(freeAt, Date.now()) + (chunk.length / rate) * 1_000;
         from.pause();
         setTimeout(() => this.#isCut || from.resume(), freeAt - Date.now());
       });
-      from.on('end', () => this.#isCut || to.end());
-      from.on('error', () => this.#isCut || to.destroy());
-      from.on('close', () => this.#ends.delete(from));
+      const isMute = () => this.#isCut || this.#holed.has(from);
+      from.on('end', () => isMute() || to.end());
+      from.on('error', () => isMute() || to.destroy());
+      from.on('close', () => {
+        this.#ends.delete(from);
+        this.#holed.delete(from);
+      });
     }
   }
 
@@ -177,10 +187,23 @@ export class Line {
     for (const end of this.#ends) end.pause();
   }
 
-  /** The line is back. What was on it is gone, and nobody hears of that. */
+  /** Whatever is sent from now on is taken, and lost. */
+  swallow() {
+    this.#isSwallowing = true;
+    this.#holed = new Set(this.#ends);
+  }
+
+  /** The line is back. Connections that have lost something are reset, as by a router that has forgotten them. */
   mend() {
     this.#isCut = false;
+    this.#isSwallowing = false;
+    for (const end of this.#holed) end.resetAndDestroy();
     for (const end of this.#ends) end.resume();
+  }
+
+  /** All connections are reset. */
+  reset() {
+    for (const end of this.#ends) end.resetAndDestroy();
   }
 
   close() {

@@ -1,7 +1,7 @@
 //! The thread behind the live stream: while there are viewers, it takes snapshots and sends the same text to all.
 //!
-//! Each text is the whole state, so a slow viewer may skip some: it gets no text while an earlier one still waits for
-//! it. The rate of snapshots is bounded, whatever peers do.
+//! Each text is a whole state, so a slow viewer may skip some: it gets no text while an earlier one still waits for it.
+//! The rate of snapshots is bounded, whatever peers do, and so is the share of the time that they take.
 
 use std::collections::VecDeque;
 use std::io;
@@ -11,15 +11,15 @@ use std::time::{Duration, Instant};
 use crossbeam_channel as channel;
 use serde_json::Value;
 
-use crate::connection::sender::Sender;
-use crate::error::TrySendError;
 use crate::foreign;
 use crate::heartbeat::HeartbeatPolicy;
 use crate::logging::Log;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::server::handle::ServerHandle;
-use crate::server::status::json;
+#[cfg(feature = "topics")]
+use crate::server::status::topics::{Rates, Wish};
+use crate::server::status::{Watcher, json};
 use crate::supervisor::event::Event;
 
 /// The time between two snapshots: the default, and with many connections.
@@ -32,6 +32,10 @@ const MANY: usize = 1_000;
 const SOON: Duration = Duration::from_millis(50);
 const MOST_LOOKS_IN_A_PERIOD: u32 = 2;
 
+/// The pause after a snapshot is at least so many times what it took, up to this long: then a viewer begins to wonder.
+const REST: u32 = 19;
+const LONGEST_REST: Duration = Duration::from_secs(5);
+
 /// The most ended connections that are remembered.
 const REMEMBERED: usize = 30;
 
@@ -39,7 +43,8 @@ const REMEMBERED: usize = 30;
 pub(in crate::server) struct Start {
     pub(super) handle: ServerHandle,
     pub(super) log: std::sync::Arc<Log>,
-    pub(super) arrivals: channel::Receiver<Sender>,
+    pub(super) arrivals: channel::Receiver<Watcher>,
+    pub(super) wishes: channel::Receiver<()>,
 }
 
 /// The thread, which ends with the server's events. Dropping this waits for it.
@@ -55,7 +60,7 @@ fn addresses(handle: &ServerHandle) -> String {
 impl Start {
     /// Starts the thread. `policy` is the default heartbeat of connections.
     pub(in crate::server) fn start(self, policy: HeartbeatPolicy) -> io::Result<Publisher> {
-        let Self { handle, log, arrivals } = self;
+        let Self { handle, log, arrivals, wishes } = self;
         let events = handle.events();
         let mut state = State {
             about: json::about(&addresses(&handle), policy),
@@ -63,13 +68,15 @@ impl Start {
             watchers: Vec::new(),
             ended: VecDeque::new(),
             period: PERIOD,
+            #[cfg(feature = "topics")]
+            rates: Rates::default(),
         };
         let run = move || {
             // No guarantee depends on this thread, so the server goes on without it.
-            if let Err(message) = foreign::call(|| state.run(&arrivals, &events)) {
+            if let Err(message) = foreign::call(|| state.run(&arrivals, &wishes, &events)) {
                 log.error(format_args!("the status stream panicked: {message}; the status page gets no more updates"));
                 for watcher in &state.watchers {
-                    let _ = watcher.close(CloseCode::INTERNAL_ERROR, "the status stream has failed");
+                    let _ = watcher.sender.close(CloseCode::INTERNAL_ERROR, "the status stream has failed");
                 }
             }
         };
@@ -88,15 +95,22 @@ struct State {
     handle: ServerHandle,
     /// What never changes.
     about: Value,
-    watchers: Vec<Sender>,
+    watchers: Vec<Watcher>,
     /// The connections that ended last, as JSON, the newest first.
     ended: VecDeque<(Instant, Value)>,
     period: Duration,
+    #[cfg(feature = "topics")]
+    rates: Rates,
 }
 
 impl State {
     /// Runs until the server has ended.
-    fn run(&mut self, arrivals: &channel::Receiver<Sender>, events: &channel::Receiver<Event>) {
+    fn run(
+        &mut self,
+        arrivals: &channel::Receiver<Watcher>,
+        wishes: &channel::Receiver<()>,
+        events: &channel::Receiver<Event>,
+    ) {
         let mut next_look = None;
         // No snapshot before this.
         let mut earliest = Instant::now();
@@ -119,11 +133,17 @@ impl State {
                     // Another stream has replaced this one.
                     Err(_) => return,
                 },
+                recv(wishes) -> wish => match wish {
+                    Ok(()) => next_look = next_look.map(|next: Instant| next.min(earliest)),
+                    Err(_) => return,
+                },
                 recv(look) -> _ => {
+                    let began = Instant::now();
                     self.publish();
                     let now = Instant::now();
-                    earliest = now + self.period / MOST_LOOKS_IN_A_PERIOD;
-                    next_look = (!self.watchers.is_empty()).then(|| now + self.period);
+                    let rest = ((now - began) * REST).min(LONGEST_REST);
+                    earliest = now + rest.max(self.period / MOST_LOOKS_IN_A_PERIOD);
+                    next_look = (!self.watchers.is_empty()).then(|| now + rest.max(self.period));
                 }
             }
         }
@@ -137,12 +157,52 @@ impl State {
     }
 
     fn publish(&mut self) {
+        self.watchers.retain(|watcher| !watcher.sender.is_closed());
+        if self.watchers.is_empty() {
+            // What was seen for these viewers is of no use to later ones.
+            #[cfg(feature = "topics")]
+            {
+                self.rates = Rates::default();
+            }
+            return;
+        }
         let snapshot = self.handle.snapshot();
         self.period = if snapshot.connections.len() > MANY { SLOW_PERIOD } else { PERIOD };
         let message = Message::from(json::state(&self.about, snapshot, self.ended.iter()).to_string());
-        self.watchers.retain(|watcher| match watcher.queued() {
-            0 => !matches!(watcher.try_send(message.clone()), Err(TrySendError::Closed(_))),
-            _ => !watcher.is_closed(),
-        });
+        // Those that have taken the last text.
+        let ready = || self.watchers.iter().filter(|watcher| watcher.sender.queued() == 0);
+        #[cfg(feature = "topics")]
+        let views = views(&mut self.rates, &self.handle, ready());
+        for watcher in ready() {
+            // One that has no room gets the next state. One that has closed is let go of then.
+            let _ = watcher.sender.try_send(message.clone());
+        }
+        #[cfg(feature = "topics")]
+        for (watcher, text) in views {
+            let _ = watcher.sender.try_send(text);
+        }
     }
+}
+
+/// What each viewer gets to see of topics, if the server has any: the same text for those who want the same.
+#[cfg(feature = "topics")]
+fn views<'a>(
+    rates: &mut Rates,
+    handle: &ServerHandle,
+    watchers: impl Iterator<Item = &'a Watcher>,
+) -> Vec<(&'a Watcher, Message)> {
+    let Some(hub) = handle.topics.get() else { return Vec::new() };
+    let look = rates.look(hub, Instant::now());
+    let mut texts: Vec<(Wish, Message)> = Vec::new();
+    let view = |watcher: &'a Watcher| {
+        let wish = watcher.wish.current();
+        let known = texts.iter().find(|(of, _)| *of == wish).map(|(_, text)| text.clone());
+        let text = known.unwrap_or_else(|| {
+            let text = Message::from(look.text(&wish));
+            texts.push((wish, text.clone()));
+            text
+        });
+        (watcher, text)
+    };
+    watchers.map(view).collect()
 }

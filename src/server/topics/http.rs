@@ -14,6 +14,7 @@ use crate::server::access;
 #[cfg(any(feature = "auth-url", feature = "jwt"))]
 use crate::topics::access::Applicant;
 use crate::topics::access::Operation;
+use crate::topics::counters::Way;
 use crate::topics::hub::Hub;
 use crate::topics::{Position, TopicError, TopicName};
 
@@ -82,6 +83,7 @@ pub(super) fn answer(hub: &Hub, request: &Request) -> Response {
         _ => read(hub, request),
     };
     answered.unwrap_or_else(|refused| {
+        hub.note_refusal(refused.error);
         let response = json(refused.status, refused.to_json());
         match refused.status {
             401 => response.header("WWW-Authenticate", "Bearer"),
@@ -98,7 +100,7 @@ fn publish(hub: &Hub, request: &Request) -> Result<Response, Refused> {
         Some((_, key)) => Some(std::str::from_utf8(key).map_err(|_| TopicError::InvalidKey)?),
         None => None,
     };
-    let published = hub.publish(topic.as_str(), message(request)?, key)?;
+    let published = hub.publish(topic.as_str(), message(request)?, key, Way::Http)?;
     Ok(json(200, format!("{{{}}}", published.to_json_members())))
 }
 

@@ -125,13 +125,31 @@ impl Topic {
             return None;
         }
         // Described without the lock: it takes long if there are many, and clients may ask often.
-        let members: Vec<_> = {
-            let state = self.lock();
-            let members = state.members_with_connections();
-            members.map(|(member, connections)| (member.clone(), connections.collect::<Vec<_>>())).collect()
-        };
+        let members = owned(self.lock().members_with_connections());
         Some(describe_all(members.iter().map(|(member, connections)| (member, connections.iter().cloned()))))
     }
+
+    /// At most so many members, those in doubt first, and how many there are. `None` if there is no presence.
+    #[cfg(feature = "status")]
+    pub(in crate::topics) fn some_members(&self, most: usize) -> Option<(Vec<String>, usize)> {
+        if !self.has_presence() {
+            return None;
+        }
+        let (members, count) = {
+            let state = self.lock();
+            let worst = state.members.worst_first().take(most);
+            (owned(worst.map(|(member, ids)| (member, ids.filter_map(|id| state.shared_of(id))))), state.members.len())
+        };
+        let described = describe_all(members.iter().map(|(member, connections)| (member, connections.iter().cloned())));
+        Some((described, count))
+    }
+}
+
+/// The same, so that the lock need not be held any more.
+fn owned<'a>(
+    members: impl Iterator<Item = (&'a Member, impl Iterator<Item = Arc<Shared>>)>,
+) -> Vec<(Member, Vec<Arc<Shared>>)> {
+    members.map(|(member, connections)| (member.clone(), connections.collect())).collect()
 }
 
 impl State {

@@ -6,7 +6,7 @@ use heartwire::Server;
 use heartwire::topics::Topics;
 
 use super::{open_topics, start_server, start_with, subscriber};
-use crate::support::{Answer, Client, Running, exchange, server};
+use crate::support::{Answer, Client, Running, eventually, exchange, request_with, server};
 
 fn post(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
@@ -198,13 +198,65 @@ fn metrics_show_what_topics_have_together() {
     let _clients = [subscriber(&running, "a", None), subscriber(&running, "a", None), subscriber(&running, "b", None)];
     running.handle.publish("a", "12345").unwrap();
     running.handle.publish("c", "123").unwrap();
-    let (_, text) = ask(&running, get("/metrics", ""));
+    let (_, text) = metrics(&running);
     for line in
         ["topics 3.0", "subscriptions 3.0", "subscriptions_behind 0.0", "history_messages 2.0", "history_bytes 8.0"]
     {
         assert!(text.contains(&format!("\nheartwire_{line}\n")), "{line} in {text}");
     }
-    assert!(text.contains("\nheartwire_publications_total 2\n"), "{text}");
+}
+
+#[cfg(feature = "metrics")]
+fn metrics(running: &Running) -> (u16, String) {
+    ask(running, get("/metrics", ""))
+}
+
+#[cfg(feature = "metrics")]
+#[test]
+fn metrics_count_by_which_way_messages_came_what_was_lost_and_what_was_refused() {
+    use heartwire::StatusAccess;
+    let running = start_server(server().metrics("/metrics", StatusAccess::Loopback), open_topics());
+    let close = "Connection: close\r\n";
+    running.handle.publish("chat", "application").unwrap();
+    // One that comes again is published once.
+    for _ in 0..2 {
+        assert_eq!(ask(&running, post("/topics/chat", &format!("{close}Idempotency-Key: 1\r\n"), "http")).0, 200);
+    }
+    let mut client = subscriber(&running, "chat", Some("0123456789abcdef:7"));
+    assert!(client.text().contains("lost"));
+    client.send_text(r#"{"type":"publish","id":2,"topic":"chat","text":"by the subprotocol"}"#);
+    client.text();
+    client.text();
+    let mut bare = Client::tcp(running.address()).upgraded(&request_with("/topics/chat", ""));
+    bare.send_text("by the path");
+    client.text();
+    // Refused: by the handshake, by the path, by a request, by each of several topics, and by HTTP.
+    let secret = request_with("/topics/secret", "");
+    assert_eq!(exchange(running.address(), secret).status, 403);
+    Client::tcp(running.address()).upgraded(&request_with("/topics/news", "")).send_text("x");
+    client.send_text(r#"{"type":"dance"}"#);
+    client.send_text(r#"{"type":"subscribe","id":3,"topics":[{"topic":"secret"},{"topic":"a//b"}]}"#);
+    client.text();
+    client.text();
+    assert_eq!(ask(&running, get("/topics/chat?since=x", "")).0, 400);
+    assert_eq!(ask(&running, get("/topics/chat?since=0123456789abcdef:1", "")).0, 410);
+
+    let wanted = [
+        r#"publications_total{by="application"} 1"#,
+        r#"publications_total{by="subprotocol"} 1"#,
+        r#"publications_total{by="path"} 1"#,
+        r#"publications_total{by="http"} 1"#,
+        "losses_total 2",
+        // The last of these when the client of the path has been read.
+        r#"topic_refusals_total{error="forbidden"} 3"#,
+        r#"topic_refusals_total{error="bad-topic"} 1"#,
+        r#"topic_refusals_total{error="bad-position"} 1"#,
+        r#"topic_refusals_total{error="unknown-type"} 1"#,
+    ];
+    for line in wanted {
+        eventually(line, || metrics(&running).1.contains(&format!("\nheartwire_{line}\n")));
+    }
+    assert!(!metrics(&running).1.contains("malformed"));
 }
 
 #[cfg(feature = "jwt")]

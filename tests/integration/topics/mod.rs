@@ -7,6 +7,8 @@ mod presence;
 mod protocol;
 mod saving;
 mod slow_subscribers;
+#[cfg(feature = "status")]
+mod status;
 mod subscribing;
 #[cfg(feature = "jwt")]
 pub(crate) mod tokens;

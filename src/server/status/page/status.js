@@ -1,34 +1,15 @@
 // The status page: shows what the server tells over /heartwire/status, and lets a visitor try a connection.
 
 import { HeartSocket } from '/heartwire/heartwire.js';
+import { TopicTable } from '/heartwire/topics.js';
 import { Trace } from '/heartwire/trace.js';
+import { bytes, count, duration, element, plain } from '/heartwire/words.js';
 
 const $ = (id) => document.getElementById(id);
 const socketUrl = (path) => new URL(path, location.href.replace(/^http/, 'ws')).href;
 
-// In words. ###########################################################################################################
-
-function duration(ms) {
-  if (ms < 1) return `${ms.toFixed(2)} ms`;
-  if (ms < 100) return `${ms.toFixed(1)} ms`;
-  if (ms < 1_000) return `${Math.round(ms)} ms`;
-  const seconds = ms / 1_000;
-  if (seconds < 60) return `${Math.floor(seconds)} s`;
-  if (seconds < 3_600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
-  if (seconds < 86_400) return `${Math.floor(seconds / 3_600)} h ${Math.floor((seconds % 3_600) / 60)} min`;
-  return `${Math.floor(seconds / 86_400)} d ${Math.floor((seconds % 86_400) / 3_600)} h`;
-}
-
-function bytes(count) {
-  const units = ['B', 'KB', 'MB', 'GB', 'TB'];
-  const unit = Math.min(Math.floor(Math.log10(Math.max(count, 1)) / 3), units.length - 1);
-  return unit === 0 ? `${count} B` : `${(count / 1_000 ** unit).toFixed(1)} ${units[unit]}`;
-}
-
 /** The peer, and before it the user whom the connection belongs to, if the server knows one. */
-const whom = ({ user, peer }) => (user ? `${user}, ${peer}` : peer);
-
-const count = new Intl.NumberFormat('en');
+const whom = ({ user, peer }) => (user ? `${plain(user)}, ${peer}` : peer);
 
 // A row of the table. #################################################################################################
 
@@ -42,13 +23,6 @@ const CELLS = [
   ['bytes', 'bytes'],
   ['queue', 'queue'],
 ];
-
-function element(name, className, text = '') {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.textContent = text;
-  return made;
-}
 
 class Row {
   /** How long one that has ended stays in the table. */
@@ -168,6 +142,7 @@ function show(state, ownId) {
 function clear() {
   for (const row of rows.values()) row.element.remove();
   rows.clear();
+  topics.clear();
 }
 
 /** A setting, to the millisecond. */
@@ -256,6 +231,10 @@ function showEnded(ended) {
   $('ended').replaceChildren(...items);
 }
 
+const topics = new TopicTable((wish) => {
+  if (stream.readyState === HeartSocket.OPEN) stream.send(JSON.stringify(wish));
+});
+
 // Drawing. ############################################################################################################
 
 const inSight = new Set();
@@ -298,12 +277,17 @@ function chip(state, text) {
 }
 
 const stream = new HeartSocket(socketUrl('/heartwire/status'), [], { reconnect: { longest: 5_000 } });
-stream.onopen = () => chip('alive', 'live');
+stream.onopen = () => {
+  chip('alive', 'live');
+  topics.ask();
+};
 stream.onbeat = () => chip('alive', 'live');
 stream.onmissed = ({ missed }) => chip('missed', `the server is silent (${missed})`);
 stream.onmessage = ({ data }) => {
   if (stream.missed === 0) chip('alive', 'live');
-  show(JSON.parse(data), stream.settings?.connection);
+  const state = JSON.parse(data);
+  if (state.topics) topics.show(state.topics);
+  else show(state, stream.settings?.connection);
 };
 stream.onclose = ({ willReconnect, retryIn }) => {
   const now = performance.now();
