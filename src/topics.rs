@@ -146,18 +146,19 @@ impl Topics {
         self
     }
 
-    /// The memory in bytes that the histories of all topics may take together. Default 64 MiB.
+    /// The memory in bytes that the histories and the keys of all topics may take together. Default 64 MiB.
     ///
-    /// A message counts as four times its length, and 640 bytes: it is kept as it came, and as it is sent. When the
-    /// total is used up, each topic is left its fair share, and a topic that has more makes room for its own messages
-    /// by its own old ones. So a busy topic never costs a quiet one its history.
+    /// A message counts as four times its length, and 640 bytes: it is kept as it came, and as it is sent. A
+    /// [key](crate::ServerHandle::publish_once) counts as its length, and 160 bytes. When the total is used up, each
+    /// topic is left its fair share, and a topic that has more makes room for its own messages by its own old ones and
+    /// their keys. So a busy topic never costs a quiet one its history.
     pub fn total_history(mut self, bytes: usize) -> Self {
         self.settings.total_history = bytes;
         self
     }
 
     /// For how long, and for how many keys of a topic, publishing twice with the same key is publishing once. Default:
-    /// 5 minutes, and the last 1,000 keys.
+    /// 5 minutes, and the last 1,000 keys, as far as there is [memory](Self::total_history).
     pub fn key_window(mut self, age: Duration, count: usize) -> Self {
         self.settings.window = Window { age: age.min(LONGEST), count };
         self
@@ -165,6 +166,11 @@ impl Topics {
 
     /// The most topics of a server. Default 10,000. When there are as many, those are forgotten that nobody is
     /// subscribed to and that keep no message; if all are in use, another cannot be made.
+    ///
+    /// Subscribing makes no topic of the last quarter of them, so that clients that subscribe to names that they make
+    /// up keep nobody from publishing. They may still use up the rest, and keep others from subscribing to topics that
+    /// are not there yet: let [`on_subscribe`](Self::on_subscribe) or tokens say which names there are, or choose this
+    /// number larger than what all clients may have together.
     pub fn max_topics(mut self, topics: usize) -> Self {
         self.settings.max_topics = topics;
         self

@@ -95,17 +95,20 @@ impl History {
         }
     }
 
-    /// Lets go of the oldest messages, so that those that stay take no more memory than this.
-    pub(super) fn trim_to_cost(&mut self, cost: usize) {
-        while self.cost > cost {
-            self.drop_oldest();
-        }
+    /// When the oldest message that is kept was published.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.entries.front().map(|oldest| oldest.published)
     }
 
-    fn drop_oldest(&mut self) {
+    pub(super) fn drop_oldest(&mut self) {
         if let Some(oldest) = self.entries.pop_front() {
             self.bytes -= oldest.message.len();
             self.cost -= oldest.cost();
+        }
+        // Room that messages no longer use is given back, for it is not counted.
+        let len = self.entries.len();
+        if self.entries.capacity() > 2 * len + 32 {
+            self.entries.shrink_to(len + len / 4);
         }
     }
 

@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
-#[cfg(any(feature = "auth-url", feature = "jwt"))]
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
 
 use super::access::{Access, Applicant, NoPermit, Operation};
 #[cfg(feature = "auth-url")]
@@ -48,6 +48,8 @@ pub(crate) struct Hub {
     registry: RwLock<Registry>,
     /// Protects which connections there are, if there is presence.
     connections: Mutex<BTreeMap<ConnectionId, Arc<Subscriptions>>>,
+    /// Topics whose watchers are to get the list of members, and when.
+    pub(super) listing: channel::Receiver<(Instant, TopicName)>,
 }
 
 #[derive(Default)]
@@ -57,19 +59,36 @@ struct Registry {
     floor: u64,
     /// Whether the server has ended and saves them. Then they take nothing more.
     is_closed: bool,
+    /// Not before then it is looked again which topics nobody would miss. `None`: at any time.
+    next_search: Option<Instant>,
 }
+
+/// What a topic is made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Publishing,
+    Subscribing,
+}
+
+/// After a search for topics that nobody would miss has found hardly any, the next one has to wait for so many times as
+/// long as it took: whoever asks for new topics in vain, again and again, must not hold up the others.
+const SEARCH_PAUSE: u32 = 20;
 
 impl Hub {
     pub(crate) fn new(topics: Topics, supervisor: Arc<SupervisorHandle>) -> Self {
         let Topics { settings, access } = topics;
+        // At most one for each topic waits in it.
+        let (to_list, listing) = channel::unbounded();
         let common = Arc::new(Common {
             settings,
             epoch: OnceLock::new(),
             supervisor,
             cost: AtomicUsize::new(0),
             counters: Counters::default(),
+            to_list,
         });
-        Self { common, access, opened: OnceLock::new(), registry: RwLock::default(), connections: Mutex::default() }
+        let (registry, connections) = (RwLock::default(), Mutex::default());
+        Self { common, access, opened: OnceLock::new(), registry, connections, listing }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -119,7 +138,7 @@ impl Hub {
         }
         // Whoever drops the last of the message must not run the application's code.
         let message = message.into_own();
-        let published = self.with_topic(topic, |found| {
+        let published = self.with_topic(topic, Purpose::Publishing, |found| {
             let published = found.publish(message.clone(), key).ok()?;
             self.make_room(found);
             Some(published)
@@ -236,12 +255,13 @@ impl Hub {
     pub(super) fn with_topic<T>(
         &self,
         topic: &str,
+        purpose: Purpose,
         mut use_it: impl FnMut(&Arc<Topic>) -> Option<T>,
     ) -> Result<T, TopicError> {
         loop {
             let found = match self.find(topic) {
                 Some(found) => found,
-                None => self.make(topic.parse()?)?,
+                None => self.make(topic.parse()?, purpose)?,
             };
             if let Some(result) = use_it(&found) {
                 return Ok(result);
@@ -252,14 +272,15 @@ impl Hub {
         }
     }
 
-    fn make(&self, name: TopicName) -> Result<Arc<Topic>, TopicError> {
+    fn make(&self, name: TopicName, purpose: Purpose) -> Result<Arc<Topic>, TopicError> {
         let mut registry = self.write_registry();
         if registry.is_closed {
             return Err(TopicError::Closed);
         }
-        if registry.topics.len() >= self.settings().max_topics && !registry.topics.contains_key(&name) {
+        let most = self.settings().most_topics(purpose);
+        if registry.topics.len() >= most && !registry.topics.contains_key(&name) {
             registry.remove_unused();
-            if registry.topics.len() >= self.settings().max_topics {
+            if registry.topics.len() >= most {
                 return Err(TopicError::TooManyTopics);
             }
         }
@@ -362,9 +383,24 @@ impl fmt::Debug for Hub {
     }
 }
 
+impl Settings {
+    /// The last quarter is for topics that are published to: clients that subscribe to names that they make up must not
+    /// keep anybody from publishing.
+    fn most_topics(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Publishing => self.max_topics,
+            Purpose::Subscribing => self.max_topics - self.max_topics / 4,
+        }
+    }
+}
+
 impl Registry {
-    /// Removes all topics that nobody would miss.
+    /// Removes all topics that nobody would miss, unless there were hardly any just now.
     fn remove_unused(&mut self) {
+        let (began, before) = (Instant::now(), self.topics.len());
+        if self.next_search.is_some_and(|next| began < next) {
+            return;
+        }
         let floor = &mut self.floor;
         self.topics.retain(|_, topic| match topic.remove_if_unused(false) {
             Some(last) => {
@@ -373,5 +409,7 @@ impl Registry {
             }
             None => true,
         });
+        let was_worth_it = self.topics.len() <= before - before / 8;
+        self.next_search = (!was_worth_it).then(|| Instant::now() + SEARCH_PAUSE * began.elapsed());
     }
 }

@@ -1,7 +1,8 @@
 //! The idempotency keys of one topic: which messages were published already, so that a publisher that does not know
 //! may publish again.
 //!
-//! Invariant: a key is known for the whole window, unless more keys than the limit came after it.
+//! Invariant: a key is known for the whole window, unless more keys than the limit came after it, or the memory of all
+//! topics is used up.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -19,11 +20,16 @@ pub(super) struct Keys {
     offsets: HashMap<Arc<str>, u64>,
     /// The oldest first.
     order: VecDeque<(Arc<str>, Instant)>,
+    /// The memory that all keys take.
+    cost: usize,
 }
 
 impl Keys {
     /// The longest key, in bytes.
     pub(super) const MAX_LEN: usize = 128;
+
+    /// The memory that a key takes beside its bytes.
+    const OVERHEAD: usize = 160;
 
     /// The offset of the message that was published with this key.
     pub(super) fn find(&mut self, key: &str, now: Instant, window: &Window) -> Option<u64> {
@@ -35,8 +41,19 @@ impl Keys {
     pub(super) fn add(&mut self, key: &str, offset: u64, now: Instant, window: &Window) {
         let key: Arc<str> = key.into();
         self.offsets.insert(Arc::clone(&key), offset);
+        self.cost += key.len() + Self::OVERHEAD;
         self.order.push_back((key, now));
         self.forget(now, window);
+    }
+
+    /// The memory that the keys take.
+    pub(super) fn cost(&self) -> usize {
+        self.cost
+    }
+
+    /// When the oldest was noted.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.order.front().map(|(_, noted)| *noted)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -57,9 +74,16 @@ impl Keys {
         }
     }
 
-    fn forget_oldest(&mut self) {
+    pub(super) fn forget_oldest(&mut self) {
         if let Some((key, _)) = self.order.pop_front() {
+            self.cost -= key.len() + Self::OVERHEAD;
             self.offsets.remove(&key);
+        }
+        // Room that keys no longer use is given back, for it is not counted.
+        let len = self.order.len();
+        if self.order.capacity() > 2 * len + 32 {
+            self.order.shrink_to(len + len / 4);
+            self.offsets.shrink_to(len + len / 4);
         }
     }
 }
@@ -81,5 +105,7 @@ mod tests {
         keys.add("d", 4, now + Duration::from_secs(2), &window);
         let mut find = |key| keys.find(key, now + Duration::from_secs(2), &window);
         assert_eq!((find("b"), find("c"), find("d")), (None, Some(3), Some(4)));
+        let _ = keys.find("d", now + Duration::from_secs(12), &window);
+        assert!(keys.is_empty() && keys.cost() == 0 && keys.oldest().is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! The thread of a server's topics: it lets go of old messages and keys. It learns from the supervisor's events whose
-//! Pongs are missed, and whose connection has ended although its handler has not returned.
+//! Pongs are missed, and whose connection has ended although its handler has not returned. Where members come and go so
+//! fast that not each change is told, it sends the list.
 //!
 //! Invariant: nothing is lost without it but the memory of old messages, and punctual presence.
 
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{self as channel, never, select};
 
 use super::hub::Hub;
+use super::name::TopicName;
 use crate::connection::identity::ConnectionId;
 use crate::durations::LONGEST;
 use crate::foreign;
@@ -38,6 +40,8 @@ struct State {
     next_look: Instant,
     sweep: Duration,
     next_sweep: Instant,
+    /// Topics whose watchers are to get the list of members, the next first.
+    to_list: BTreeSet<(Instant, TopicName)>,
 }
 
 impl Service {
@@ -52,7 +56,8 @@ impl Service {
         let sweep = (hub.shortest_age().unwrap_or(LONGEST) / SWEEPS).max(SHORTEST_SWEEP);
         let kept = Arc::clone(&hub);
         let now = Instant::now();
-        let mut state = State { doubted: BTreeSet::new(), next_look: now, sweep, next_sweep: now + sweep, hub };
+        let (doubted, to_list) = (BTreeSet::new(), BTreeSet::new());
+        let mut state = State { doubted, next_look: now, sweep, next_sweep: now + sweep, to_list, hub };
         let run = move || {
             if let Err(message) = foreign::call(|| state.run(&events, &stopped)) {
                 let log = &state.hub.common.supervisor.log;
@@ -78,17 +83,23 @@ impl Drop for Service {
 
 impl State {
     fn run(&mut self, events: &channel::Receiver<Event>, stopped: &channel::Receiver<()>) {
+        let listing = self.hub.listing.clone();
         loop {
-            let until_sweep = self.next_sweep.saturating_duration_since(Instant::now());
-            let wait = if self.doubted.is_empty() { until_sweep } else { until_sweep.min(LOOK) };
+            let now = Instant::now();
+            let next_list = self.to_list.first().map(|(due, _)| *due);
+            let until =
+                next_list.map_or(self.next_sweep, |due| due.min(self.next_sweep)).saturating_duration_since(now);
+            let wait = if self.doubted.is_empty() { until } else { until.min(LOOK) };
             select! {
                 recv(events) -> event => match event {
                     Ok(event) => self.on_event(event),
                     Err(_) => return,
                 },
+                recv(listing) -> topic => self.to_list.extend(topic),
                 recv(stopped) -> _ => return,
                 default(wait) => {}
             }
+            self.list_members();
             // Not for each event: when many connections are missed at once, there are as many events.
             if Instant::now() >= self.next_look {
                 self.look_at_doubted();
@@ -97,6 +108,19 @@ impl State {
             if Instant::now() >= self.next_sweep {
                 self.hub.forget_old();
                 self.next_sweep = Instant::now() + self.sweep;
+            }
+        }
+    }
+
+    /// Sends the lists that are due.
+    fn list_members(&mut self) {
+        while let Some((due, topic)) = self.to_list.pop_first() {
+            if due > Instant::now() {
+                self.to_list.insert((due, topic));
+                return;
+            }
+            if let Some(topic) = self.hub.find(topic.as_str()) {
+                topic.list_members();
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::entry::Format;
-use super::hub::Hub;
+use super::hub::{Hub, Purpose};
 use super::name::TopicName;
 use super::position::Position;
 use super::topic::Topic;
@@ -95,7 +95,7 @@ impl Subscriptions {
                 return Err(TopicError::TooManySubscriptions);
             }
         }
-        let subscribed = self.hub.with_topic(name, |topic| {
+        let subscribed = self.hub.with_topic(name, Purpose::Subscribing, |topic| {
             topic.subscribe(shared, terms).ok().map(|standing| (Arc::clone(topic), standing))
         })?;
         if let Some(topics) = &mut *self.lock() {

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel as channel;
+
 use super::counters::Counters;
 use super::entry::{Entry, Format, Unkept};
 use super::history::{History, Limits, Lost};
@@ -32,9 +34,11 @@ use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::write_half::Refused;
 
+mod budget;
 mod saving;
 mod watching;
 
+use budget::Budget;
 use watching::Watch;
 
 /// So many messages a subscriber gets at a time when it catches up. Then others have their turn.
@@ -49,6 +53,8 @@ pub(super) struct Common {
     /// The memory that all histories take together.
     pub(super) cost: AtomicUsize,
     pub(super) counters: Counters,
+    /// Topics whose watchers are to get the list of members, and when.
+    pub(super) to_list: channel::Sender<(Instant, TopicName)>,
 }
 
 impl Common {
@@ -69,6 +75,10 @@ struct State {
     subscribers: BTreeMap<ConnectionId, Subscriber>,
     /// Who they are, if there is presence.
     members: Members,
+    /// What may be told of them.
+    telling: Budget,
+    /// Whether those who watch are to get the list later, because there was too much to tell.
+    is_to_list: bool,
     keys: Keys,
     /// The offset that it began with.
     began_after: u64,
@@ -117,6 +127,8 @@ impl Topic {
             history: History::starting_after(last),
             subscribers: BTreeMap::new(),
             members: Members::default(),
+            telling: Budget::default(),
+            is_to_list: false,
             keys: Keys::default(),
             began_after: last,
             is_removed: false,
@@ -147,14 +159,18 @@ impl Topic {
             return Err(Removed);
         }
         let here = state.subscribers.values().filter(|subscriber| subscriber.pace != Pace::Ended).count();
-        if let Some(offset) = key.and_then(|key| state.keys.find(key, now, &self.common.settings.window)) {
+        let window = &self.common.settings.window;
+        let known = key.and_then(|key| self.change(&mut state, |state| state.keys.find(key, now, window)));
+        if let Some(offset) = known {
             return Ok(Published { position: self.position(offset), here, again: true });
         }
         let entry = Arc::new(Entry::new(state.history.last() + 1, message, now));
-        if let Some(key) = key {
-            state.keys.add(key, entry.offset, now, &self.common.settings.window);
-        }
-        self.change(&mut state.history, |history| history.push(Arc::clone(&entry), self.limits(), now));
+        self.change(&mut state, |state| {
+            if let Some(key) = key {
+                state.keys.add(key, entry.offset, now, window);
+            }
+            state.history.push(Arc::clone(&entry), self.limits(), now);
+        });
         self.deliver(&mut state, &entry);
         Ok(Published { position: self.position(entry.offset), here, again: false })
     }
@@ -342,16 +358,20 @@ impl Topic {
         (info, state.began_after)
     }
 
-    /// The memory that its history takes.
+    /// The memory that its messages and keys take.
     pub(super) fn cost(&self) -> usize {
-        self.lock().history.cost()
+        self.lock().cost()
     }
 
     // Keeping it small.
 
-    /// Lets go of what is too old, and of the oldest of what takes more memory than `most`.
+    /// Lets go of what is too old, and of the oldest messages and keys of what takes more memory than `most`.
     pub(super) fn trim_to_cost(&self, most: usize) {
-        self.change(&mut self.lock_trimmed().history, |history| history.trim_to_cost(most));
+        self.change(&mut self.lock_trimmed(), |state| {
+            while state.cost() > most {
+                state.drop_oldest();
+            }
+        });
     }
 
     /// Removes the topic, if nobody would miss it: nobody is subscribed, nothing is kept, and no key is known. One that
@@ -367,27 +387,45 @@ impl Topic {
         Some(if is_untouched { 0 } else { state.history.last() })
     }
 
-    /// Changes the history, and keeps account of the memory of all.
-    fn change(&self, history: &mut History, change: impl FnOnce(&mut History)) {
-        let before = history.cost();
-        change(history);
+    /// Changes messages or keys, and keeps account of the memory of all.
+    fn change<T>(&self, state: &mut State, change: impl FnOnce(&mut State) -> T) -> T {
+        let before = state.cost();
+        let result = change(state);
         let total = &self.common.cost;
-        match history.cost().checked_sub(before) {
+        match state.cost().checked_sub(before) {
             Some(more) => total.fetch_add(more, Relaxed),
-            None => total.fetch_sub(before - history.cost(), Relaxed),
+            None => total.fetch_sub(before - state.cost(), Relaxed),
         };
+        result
     }
 
     /// The lock, once what is too old has gone: messages and keys.
     fn lock_trimmed(&self) -> MutexGuard<'_, State> {
         let (mut state, now) = (self.lock(), Instant::now());
-        self.change(&mut state.history, |history| history.trim(self.limits(), now));
-        state.keys.forget(now, &self.common.settings.window);
+        self.change(&mut state, |state| {
+            state.history.trim(self.limits(), now);
+            state.keys.forget(now, &self.common.settings.window);
+        });
         state
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The memory that messages and keys take.
+    fn cost(&self) -> usize {
+        self.history.cost() + self.keys.cost()
+    }
+
+    /// Lets go of the oldest message or key, whichever is older.
+    fn drop_oldest(&mut self) {
+        match (self.history.oldest(), self.keys.oldest()) {
+            (message, Some(key)) if message.is_none_or(|message| key < message) => self.keys.forget_oldest(),
+            _ => self.history.drop_oldest(),
+        }
     }
 }
 

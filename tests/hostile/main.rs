@@ -33,6 +33,8 @@ mod rig;
 mod secured;
 mod shutdown;
 mod site;
+#[cfg(all(feature = "cli", feature = "jwt"))]
+mod topics;
 mod violations;
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -134,6 +136,8 @@ fn chosen() -> Vec<Scenario> {
         for (name, why) in PLAIN_ONLY {
             println!("not over TLS: {name}: {why}");
         }
+        println!("not over TLS: topics: the program does not speak TLS here");
+        all.retain(|scenario| !scenario.name.starts_with("topics: "));
         all.retain(|scenario| PLAIN_ONLY.iter().all(|(name, _)| *name != scenario.name));
         #[cfg(feature = "tls")]
         all.extend(secured::scenarios());
@@ -155,6 +159,8 @@ fn scenarios() -> Vec<Scenario> {
     all.extend(bombs::scenarios());
     #[cfg(feature = "cli")]
     all.extend(processes::scenarios());
+    #[cfg(all(feature = "cli", feature = "jwt"))]
+    all.extend(topics::scenarios());
     all
 }
 

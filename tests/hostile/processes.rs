@@ -41,13 +41,13 @@ pub(crate) fn scenarios() -> Vec<Scenario> {
 }
 
 /// The program, with so many files to open at most, and what it is known by to the system.
-struct Program {
-    process: Process,
-    pid: String,
+pub(crate) struct Program {
+    pub(crate) process: Process,
+    pub(crate) pid: String,
 }
 
 impl Program {
-    fn start(files: &str, options: &[&str]) -> Self {
+    pub(crate) fn start(files: &str, options: &[&str]) -> Self {
         let mut shell = Command::new("sh");
         let script = format!("ulimit -n {files}; echo \"pid $$\"; exec \"$0\" 127.0.0.1:0 \"$@\"");
         shell.args(["-c", &script, env!("CARGO_BIN_EXE_heartwire")]).args(options);
@@ -56,20 +56,20 @@ impl Program {
         Self { process, pid }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.process.address()
     }
 
-    fn resident_kib(&self) -> u64 {
+    pub(crate) fn resident_kib(&self) -> u64 {
         kib_of(&self.pid, "VmRSS:")
     }
 
-    fn count(&self, what: &str) -> usize {
+    pub(crate) fn count(&self, what: &str) -> usize {
         fs::read_dir(format!("/proc/{}/{what}", self.pid)).expect("it runs").count()
     }
 
     /// Processor time used so far.
-    fn busy(&self) -> Duration {
+    pub(crate) fn busy(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).expect("it runs");
         // Behind the name in parentheses, utime and stime are the 12th and 13th, in hundredths of a second.
         let (_, fields) = stat.rsplit_once(')').expect("Linux");

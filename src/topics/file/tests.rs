@@ -1,3 +1,8 @@
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
 use super::*;
 
 const BOUNDS: Bounds = Bounds {
@@ -194,4 +199,94 @@ fn what_cannot_be_used_is_kept_aside() {
     fs::create_dir(&path).unwrap();
     assert!(refused().starts_with("not a file; it is kept"));
     assert_eq!(folder.names(), ["topics.damaged"]);
+}
+
+/// What a property needs of a file: a topic with messages and keys, each with its age in milliseconds.
+#[derive(Debug, Clone)]
+struct Described {
+    last: u64,
+    messages: Vec<(Message, u64)>,
+    keys: Vec<(String, u64)>,
+}
+
+fn described() -> impl Strategy<Value = BTreeMap<String, Described>> {
+    let message = prop_oneof![any::<String>().prop_map(Message::from), any::<Vec<u8>>().prop_map(Message::from)];
+    let messages = prop::collection::vec((message, 0_u64..500_000), 0..5);
+    let keys = prop::collection::btree_map(any::<String>(), 0_u64..200_000, 0..5).prop_map(|keys| {
+        let keys = keys.into_iter().filter(|(key, _)| (1..=Keys::MAX_LEN).contains(&key.len()));
+        let mut keys: Vec<_> = keys.collect();
+        // The oldest first.
+        keys.sort_by_key(|(_, age)| Reverse(*age));
+        keys
+    });
+    let topic = (any::<u32>(), messages, keys).prop_map(|(before, mut messages, keys)| {
+        messages.sort_by_key(|(_, age)| Reverse(*age));
+        Described { last: u64::from(before) + messages.len() as u64 + 1, messages, keys }
+    });
+    let name = prop::collection::vec("[^\\p{Cc}*/]{1,20}", 1..4).prop_map(|parts| parts.join("/"));
+    prop::collection::btree_map(name, topic, 0..4)
+}
+
+fn snapshots(topics: &BTreeMap<String, Described>, now: Now) -> Vec<Snapshot> {
+    let before = |age: u64| now.instant.checked_sub(Duration::from_millis(age)).unwrap();
+    let snapshot = |(name, topic): (&String, &Described)| {
+        let first = topic.last + 1 - topic.messages.len() as u64;
+        let entries = topic.messages.iter().zip(first..);
+        let entry =
+            |((message, age), offset): (&(Message, u64), u64)| Entry::new(offset, message.clone(), before(*age));
+        Snapshot {
+            name: name.parse().unwrap(),
+            last: topic.last,
+            entries: entries.map(|one| Arc::new(entry(one))).collect(),
+            keys: topic.keys.iter().map(|(key, age)| (key.clone(), topic.last, before(*age))).collect(),
+        }
+    };
+    topics.iter().map(snapshot).collect()
+}
+
+/// The same, of a file that was read.
+fn found(contents: Contents, now: Now) -> BTreeMap<String, Described> {
+    let age = |then: Instant| now.instant.saturating_duration_since(then).as_millis() as u64;
+    let topic = |saved: Saved| {
+        let messages = saved.history.iter().map(|entry| (entry.message.clone(), age(entry.published))).collect();
+        let keys = saved.keys.iter().map(|(key, offset, noted)| {
+            assert_eq!(offset, saved.history.last());
+            (key.to_owned(), age(noted))
+        });
+        (saved.name.to_string(), Described { last: saved.history.last(), messages, keys: keys.collect() })
+    };
+    contents.topics.into_iter().map(topic).collect()
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_written_is_read(topics in described()) {
+        let now = now();
+        let bytes = written(snapshots(&topics, now), now);
+        let found = found(read(&bytes[..], BOUNDS, now).unwrap(), now);
+        prop_assert_eq!(format!("{found:?}"), format!("{topics:?}"));
+    }
+
+    #[test]
+    fn nothing_is_used_of_a_file_with_another_byte_or_without_its_end(
+        topics in described(),
+        at in any::<prop::sample::Index>(),
+        flip in 1_u8..=255,
+    ) {
+        let (folder, now) = (Folder::new("property"), now());
+        let bytes = written(snapshots(&topics, now), now);
+        let at = at.index(bytes.len());
+        let mut changed = bytes.clone();
+        changed[at] ^= flip;
+        for damaged in [&changed[..], &bytes[..at]] {
+            let path = folder.0.join("topics");
+            fs::write(&path, damaged).unwrap();
+            prop_assert!(take(&path, BOUNDS, now).is_err());
+            prop_assert_eq!(fs::read(with_suffix(&path, ".damaged")).unwrap(), damaged);
+            prop_assert!(take(&path, BOUNDS, now).unwrap().is_none());
+        }
+        // The control.
+        fs::write(folder.0.join("topics"), &bytes).unwrap();
+        prop_assert!(take(&folder.0.join("topics"), BOUNDS, now).is_ok_and(|contents| contents.is_some()));
+    }
 }

@@ -10,7 +10,7 @@ impl Topic {
     /// A topic that an earlier server had.
     pub(in crate::topics) fn restored(saved: Saved, common: Arc<Common>) -> Self {
         let Saved { name, history, keys } = saved;
-        common.cost.fetch_add(history.cost(), Relaxed);
+        common.cost.fetch_add(history.cost() + keys.cost(), Relaxed);
         // Only topics that have had messages are saved, so all began before their last.
         let topic = Self::new(name, common, 0);
         {

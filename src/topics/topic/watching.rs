@@ -1,16 +1,20 @@
 //! Subscribers of a topic that watch its presence: who they are told of, and when.
 //!
 //! Invariants:
-//! - A watcher gets the list of all members, and then each change. One that is behind gets the list anew instead.
+//! - A watcher gets the list of all members, and then each change. One that is behind gets the list anew instead. So do
+//!   all when changes come faster than they may be told.
 //! - Changes reach a watcher after the messages that were published before them.
 
+use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Pace, State, Subscriber, Topic};
+use super::budget::PAUSE;
+use super::{BATCH, Pace, State, Subscriber, Topic};
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::message::Message;
+use crate::supervisor::broadcast::Broadcast;
 use crate::topics::presence::{self, Change, Member};
 use crate::transport::write_half::Refused;
 
@@ -19,7 +23,7 @@ use crate::transport::write_half::Refused;
 pub(super) enum Watch {
     /// It did not ask.
     Off,
-    /// It has missed some, and is to get the list once it has caught up.
+    /// It has missed some, and is to get the list: once it has caught up, or when it is time for all of them.
     Outdated,
     /// All.
     UpToDate,
@@ -51,7 +55,9 @@ impl Topic {
         }
         let member = Member::of(&subscriber.shared);
         if state.members.remove(&member, subscriber.shared.id()) {
-            self.tell(state, presence::gone(&self.name, &member, cause, within), None);
+            if self.may_tell(state) {
+                self.tell(state, presence::gone(&self.name, &member, cause, within), None);
+            }
         } else {
             self.judge(state, &member);
         }
@@ -72,8 +78,8 @@ impl Topic {
     }
 
     fn tell_change(&self, state: &mut State, member: &Member, change: Change, except: Option<ConnectionId>) {
-        // Described only if somebody watches.
-        if state.subscribers.values().all(|subscriber| subscriber.watch != Watch::UpToDate) {
+        // Described only if somebody is told.
+        if !self.may_tell(state) {
             return;
         }
         let shared = state.members.connections_of(member).filter_map(|id| state.shared_of(id));
@@ -81,27 +87,61 @@ impl Topic {
         self.tell(state, presence::changed(&self.name, change, &described), except);
     }
 
+    /// Whether a change is to be told now: somebody watches, and there were not so many changes that all who watch are
+    /// to get the list instead.
+    fn may_tell(&self, state: &mut State) -> bool {
+        let now = Instant::now();
+        if state.telling.allows(now) {
+            return state.subscribers.values().any(|subscriber| subscriber.watch == Watch::UpToDate);
+        }
+        for subscriber in state.subscribers.values_mut().filter(|subscriber| subscriber.watch == Watch::UpToDate) {
+            subscriber.watch = Watch::Outdated;
+        }
+        if !std::mem::replace(&mut state.is_to_list, true) {
+            let due = state.telling.free_at(now).max(now + PAUSE);
+            // Without a server that serves, nobody is subscribed either.
+            let _ = self.common.to_list.send((due, self.name.clone()));
+        }
+        false
+    }
+
+    /// Gives the list to all watchers that have missed changes because there were too many, some of them at a time.
+    pub(in crate::topics) fn list_members(&self) {
+        // Once, at the beginning: who misses something from here on gets the next list.
+        self.lock().is_to_list = false;
+        let mut after = None;
+        loop {
+            let (mut state, began) = (self.lock(), Instant::now());
+            let state = &mut *state;
+            let is_late =
+                |subscriber: &Subscriber| (subscriber.watch, subscriber.pace) == (Watch::Outdated, Pace::Live);
+            let rest = state.subscribers.range((after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded));
+            let late = rest.filter(|(_, subscriber)| is_late(subscriber)).map(|(id, _)| *id);
+            let late: Vec<_> = late.take(BATCH).collect();
+            let Some(last) = late.last() else { return };
+            after = Some(*last);
+            let list = presence::list(None, &self.name, &describe_all(state.members_with_connections()));
+            let frames = self.common.supervisor.encode_for_all(list);
+            for id in late {
+                let Some(subscriber) = state.subscribers.get_mut(&id) else { continue };
+                subscriber.watch = Watch::UpToDate;
+                subscriber.send_change(&frames);
+            }
+            state.telling.charge(began, Instant::now());
+        }
+    }
+
     /// Tells all watchers but one. Those that cannot take it now get the list later.
     fn tell(&self, state: &mut State, message: Message, except: Option<ConnectionId>) {
+        let began = Instant::now();
         let frames = self.common.supervisor.encode_for_all(message);
         for (id, subscriber) in &mut state.subscribers {
             if subscriber.watch != Watch::UpToDate || Some(*id) == except {
                 continue;
             }
-            let shared = &subscriber.shared;
-            let told = match subscriber.pace {
-                Pace::Live => shared.try_send_frame(frames.frame_for(shared)),
-                _ => Err(Refused::Full),
-            };
-            if told.is_err() {
-                subscriber.watch = Watch::Outdated;
-                if told == Err(Refused::Closed) {
-                    subscriber.pace = Pace::Ended;
-                } else if subscriber.pace == Pace::Live {
-                    subscriber.pace = Pace::Behind;
-                }
-            }
+            subscriber.send_change(&frames);
         }
+        state.telling.charge(began, Instant::now());
     }
 
     /// Gives a watcher the list of all members, if it is to get that.
@@ -150,6 +190,24 @@ fn owned<'a>(
     members: impl Iterator<Item = (&'a Member, impl Iterator<Item = Arc<Shared>>)>,
 ) -> Vec<(Member, Vec<Arc<Shared>>)> {
     members.map(|(member, connections)| (member.clone(), connections.collect())).collect()
+}
+
+impl Subscriber {
+    /// Sends something about members. If it cannot take that now, it gets the list once it has caught up.
+    fn send_change(&mut self, frames: &Broadcast) {
+        let told = match self.pace {
+            Pace::Live => self.shared.try_send_frame(frames.frame_for(&self.shared)),
+            _ => Err(Refused::Full),
+        };
+        if told.is_err() {
+            self.watch = Watch::Outdated;
+            if told == Err(Refused::Closed) {
+                self.pace = Pace::Ended;
+            } else if self.pace == Pace::Live {
+                self.pace = Pace::Behind;
+            }
+        }
+    }
 }
 
 impl State {

@@ -155,7 +155,7 @@ fn publishing_twice_with_a_key_is_publishing_once() {
 
 #[test]
 fn topics_are_bounded_for_each_connection_and_in_all() {
-    let running = start_with(Topics::new().ephemeral().max_topics(4).max_topics_per_connection(3));
+    let running = start_with(Topics::new().ephemeral().max_topics(5).max_topics_per_connection(3));
     let mut client = client_of(&running);
     let wanted = ["a", "b", "c", "d", "a"].map(|topic| format!(r#"{{"topic":"{topic}"}}"#)).join(",");
     client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{wanted}]}}"#));
@@ -167,12 +167,56 @@ fn topics_are_bounded_for_each_connection_and_in_all() {
         running.handle.publish(topic, "x").unwrap();
     }
     let _other = subscriber(&running, "h", None);
-    assert_eq!(running.handle.publish("i", "x"), Err(TopicError::TooManyTopics));
-    assert_eq!(running.handle.topics().len(), 4);
+    // A topic that knows a key is in use.
+    running.handle.publish_once("i", "x", "key").unwrap();
+    assert_eq!(running.handle.publish("j", "x"), Err(TopicError::TooManyTopics));
+    assert_eq!(running.handle.topics().len(), 5);
     // A topic whose subscribers have gone is forgotten at once if there never was a message.
     client.close();
-    eventually("the topics are forgotten", || running.handle.topics().len() == 1);
-    running.handle.publish("i", "x").unwrap();
+    eventually("the topics are forgotten", || running.handle.topics().len() == 2);
+    running.handle.publish("j", "x").unwrap();
+}
+
+#[test]
+fn subscribers_to_names_that_they_make_up_keep_nobody_from_publishing() {
+    let running = start_with(Topics::new().max_topics(8));
+    let mut client = client_of(&running);
+    let wanted: Vec<_> = (0..8).map(|number| format!(r#"{{"topic":"made-up/{number}"}}"#)).collect();
+    client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{}]}}"#, wanted.join(",")));
+    let reply = client.text();
+    assert_eq!((reply.matches(r#""position""#).count(), reply.matches(r#""too-many""#).count()), (6, 2), "{reply}");
+    for topic in ["news", "chat"] {
+        running.handle.publish(topic, "x").unwrap();
+    }
+    assert_eq!(running.handle.publish("more", "x"), Err(TopicError::TooManyTopics));
+    // And whoever subscribes to a topic that is there is let in.
+    drop(subscriber(&running, "news", None));
+}
+
+#[test]
+fn keys_count_as_memory_and_a_busy_topic_does_not_cost_a_quiet_one_its_keys() {
+    let topics = Topics::new().ephemeral().key_window(Duration::from_secs(600), 1_000_000).total_history(100_000);
+    let running = start_with(topics);
+    let publish = |topic: &str, key: &str| running.handle.publish_once(topic, "x", key).unwrap().again;
+    assert!(!publish("quiet", "k"));
+    for number in 0..2000 {
+        assert!(!publish("busy", &number.to_string()));
+    }
+    assert!(publish("quiet", "k") && publish("busy", "1999") && publish("busy", "1600"));
+    assert!(!publish("busy", "1000"), "more keys are known than there is memory for");
+}
+
+#[test]
+fn the_oldest_messages_and_keys_make_room_together() {
+    let running = start_with(Topics::new().total_history(100_000));
+    for number in 0..300 {
+        running.handle.publish_once("orders", "x", &number.to_string()).unwrap();
+    }
+    let kept = running.handle.topics()[0].kept;
+    assert!((100..130).contains(&kept), "{kept}");
+    // A message that is kept, and one that is not.
+    assert!(running.handle.publish_once("orders", "x", &(301 - kept).to_string()).unwrap().again);
+    assert!(!running.handle.publish_once("orders", "x", &(295 - kept).to_string()).unwrap().again);
 }
 
 #[test]

@@ -1,0 +1,184 @@
+//! A publisher that numbers its messages, and repeats each until it is acknowledged.
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::thread;
+
+use serde_json::{Value, json};
+
+use crate::dice::Dice;
+use crate::record::Position;
+use crate::subscriber::{self, WebSocket};
+use crate::{SILENCE, text_of, topic_name};
+
+/// How it publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    Http,
+    WebSocket,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    /// Of each message, in the order of their numbers.
+    pub(crate) positions: Vec<Position>,
+    /// Attempts without a reply.
+    pub(crate) unanswered: u64,
+    /// Messages that were published before their reply was lost.
+    pub(crate) again: u64,
+}
+
+enum Reply {
+    Published {
+        position: Position,
+        again: bool,
+    },
+    /// The server cannot do it now.
+    Unavailable,
+}
+
+/// Publishes until it is to stop and its last message is acknowledged, or until all is over.
+pub(crate) fn run(
+    line: SocketAddr,
+    topic: usize,
+    way: Way,
+    mut dice: Dice,
+    is_to_stop: &AtomicBool,
+    is_over: &AtomicBool,
+) -> Result<Published, String> {
+    let mut published = Published::default();
+    let mut connection = None;
+    for number in 1.. {
+        if is_to_stop.load(SeqCst) {
+            break;
+        }
+        let position = loop {
+            if is_over.load(SeqCst) {
+                return Ok(published);
+            }
+            match attempt(&mut connection, line, topic, way, number)? {
+                Some(Reply::Published { position, again }) => {
+                    published.again += u64::from(again);
+                    break position;
+                }
+                Some(Reply::Unavailable) => {}
+                None => {
+                    published.unanswered += 1;
+                    connection = None;
+                }
+            }
+            thread::sleep(dice.millis(10, 60));
+        };
+        published.positions.push(position);
+        thread::sleep(dice.millis(10, 180));
+    }
+    Ok(published)
+}
+
+enum Connection {
+    Http(TcpStream),
+    WebSocket(Box<WebSocket>),
+}
+
+/// Publishes a message once. `None`: nobody knows what became of it.
+fn attempt(
+    connection: &mut Option<Connection>,
+    line: SocketAddr,
+    topic: usize,
+    way: Way,
+    number: u64,
+) -> Result<Option<Reply>, String> {
+    if connection.is_none() {
+        *connection = match way {
+            Way::Http => dial(line).ok().map(Connection::Http),
+            Way::WebSocket => subscriber::connect(line).map(|socket| Connection::WebSocket(Box::new(socket))),
+        };
+    }
+    match connection {
+        None => Ok(None),
+        Some(Connection::Http(stream)) => post(stream, topic, number),
+        Some(Connection::WebSocket(socket)) => send(socket, topic, number),
+    }
+}
+
+fn key(topic: usize, number: u64) -> String {
+    format!("{topic}-{number}")
+}
+
+// By HTTP. ############################################################################################################
+
+fn dial(line: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&line, SILENCE)?;
+    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_write_timeout(Some(SILENCE))?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}
+
+fn post(stream: &mut TcpStream, topic: usize, number: u64) -> Result<Option<Reply>, String> {
+    let Ok((status, body)) = exchange(stream, topic, number) else { return Ok(None) };
+    let reply: Value = serde_json::from_str(&body).map_err(|error| format!("{error} in {body:?}"))?;
+    match status {
+        200 => published(&reply).map(Some),
+        503 => Ok(Some(Reply::Unavailable)),
+        _ => Err(format!("publishing was answered with {status} {body}")),
+    }
+}
+
+fn exchange(stream: &mut TcpStream, topic: usize, number: u64) -> io::Result<(u16, String)> {
+    let (name, key, text) = (topic_name(topic), key(topic, number), text_of(topic, number));
+    let headers = format!("Host: 127.0.0.1\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n", text.len());
+    stream.write_all(format!("POST /topics/{name} HTTP/1.1\r\n{headers}\r\n{text}").as_bytes())?;
+    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+    loop {
+        if let Some(complete) = complete(&answer) {
+            return Ok(complete);
+        }
+        match stream.read(&mut buffer)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => answer.extend(&buffer[..count]),
+        }
+    }
+}
+
+/// The status and the body of an answer, once all of it is there.
+fn complete(answer: &[u8]) -> Option<(u16, String)> {
+    let text = std::str::from_utf8(answer).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    let status = head.split(' ').nth(1)?.parse().ok()?;
+    let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+    let (_, length) = lines.find(|(name, _)| name.eq_ignore_ascii_case("Content-Length"))?;
+    let length: usize = length.trim().parse().ok()?;
+    (body.len() >= length).then(|| (status, body.to_owned()))
+}
+
+// By WebSocket. #######################################################################################################
+
+fn send(socket: &mut WebSocket, topic: usize, number: u64) -> Result<Option<Reply>, String> {
+    let request = json!({
+        "type": "publish", "id": number, "topic": topic_name(topic), "text": text_of(topic, number),
+        "key": key(topic, number),
+    });
+    if socket.send(request.to_string().into()).is_err() {
+        return Ok(None);
+    }
+    loop {
+        let Ok(message) = socket.read() else { return Ok(None) };
+        let Ok(text) = message.to_text() else { continue };
+        if !message.is_text() || !text.starts_with('{') {
+            continue;
+        }
+        let reply: Value = serde_json::from_str(text).map_err(|error| format!("{error} in {text:?}"))?;
+        return match (reply["id"].as_u64(), reply["type"].as_str(), reply["error"].as_str()) {
+            (Some(id), Some("published"), _) if id == number => published(&reply).map(Some),
+            (Some(id), Some("error"), Some("unavailable")) if id == number => Ok(Some(Reply::Unavailable)),
+            _ => Err(format!("publishing was answered with {text}")),
+        };
+    }
+}
+
+fn published(reply: &Value) -> Result<Reply, String> {
+    let position = reply["position"].as_str().ok_or_else(|| format!("no position in {reply}"))?;
+    Ok(Reply::Published { position: Position::parse(position)?, again: reply["again"] == true })
+}
