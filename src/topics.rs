@@ -149,7 +149,7 @@ impl Topics {
     /// The memory in bytes that the histories and the keys of all topics may take together. Default 64 MiB.
     ///
     /// A message counts as four times its length, and 640 bytes: it is kept as it came, and as it is sent. A
-    /// [key](crate::ServerHandle::publish_once) counts as its length, and 160 bytes. When the total is used up, each
+    /// [key](crate::ServerHandle::publish_once) counts as its length, and 240 bytes. When the total is used up, each
     /// topic is left its fair share, and a topic that has more makes room for its own messages by its own old ones and
     /// their keys. So a busy topic never costs a quiet one its history.
     pub fn total_history(mut self, bytes: usize) -> Self {

@@ -29,7 +29,7 @@ impl Keys {
     pub(super) const MAX_LEN: usize = 128;
 
     /// The memory that a key takes beside its bytes.
-    const OVERHEAD: usize = 160;
+    const OVERHEAD: usize = 240;
 
     /// The offset of the message that was published with this key.
     pub(super) fn find(&mut self, key: &str, now: Instant, window: &Window) -> Option<u64> {

@@ -47,6 +47,7 @@ const PURE: &[(&str, &[&str])] = &[
     ("heartbeat", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("deflate", &["TcpStream", "std::fs", "Instant::now"]),
     ("client/topics/protocol.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
+    ("client/topics/protocol/outbox.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     // It reads certificates from files.
     ("tls", &["TcpStream", "std::thread", "Instant::now"]),
 ];

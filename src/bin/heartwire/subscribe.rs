@@ -36,7 +36,8 @@ pub(crate) fn run(options: &SubscribeOptions) -> Result<(), Failure> {
             return Ok(());
         }
         // When nobody reads our output any more, there is nothing left to do: the error ends the client.
-        printer.print(&delivery).map_err(Error::handler)?;
+        let cannot = |error| Error::handler(format!("cannot write to standard output: {error}"));
+        printer.print(&delivery).map_err(cannot)?;
         printed += u64::from(is_message);
         if options.count.is_some_and(|count| is_message && printed == count) {
             handle.stop();

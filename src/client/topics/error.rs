@@ -24,7 +24,7 @@ impl TopicRefusal {
         &self.code
     }
 
-    /// The server's words. They are the peer's: print them by [`Escaped`](crate::Escaped).
+    /// The server's words. They are the peer's: print them by [`Escaped`].
     pub fn reason(&self) -> &str {
         &self.reason
     }

@@ -8,13 +8,11 @@
 //! Invariants:
 //! - Between two messages of a topic there is no gap: each is the one after the position that the application was
 //!   given last, or a loss is told. What does not fit is asked for again.
-//! - A message to be published is settled once: by its reply, or by the reason for which there will be none. Until
-//!   then it keeps its place and its key, so that sending it again publishes nothing twice.
 //! - Replies mean something on their own connection only. Whatever had none at its end is due again on the next.
 //! - What grows has a bound: bytes of the outbox, messages and requests without a reply.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel as channel;
 
@@ -22,16 +20,16 @@ use super::delivery::{Delivery, Start, Subscription};
 use super::error::{PublishError, TopicRefusal};
 use super::wire::{self, Answer, Incoming, Outcome, Unusable, Wanted};
 use crate::message::Message;
-use crate::topics::{EARLIEST, InvalidTopic, Position, Published, TopicName};
+use crate::topics::{EARLIEST, InvalidTopic, Position, TopicName};
 
+mod outbox;
 #[cfg(test)]
 mod tests;
 
-/// Messages that may be without a reply at a time. A server knows the last 1,000 keys of a topic by default, and after
-/// a reconnection has to know all of these, although others may have published meanwhile.
-const MOST_IN_FLIGHT: usize = 256;
+use outbox::Outbox;
+pub(super) use outbox::{Limits, Settled};
 
-/// Other requests that may be without a reply at a time.
+/// Requests, other than to publish, that may be without a reply at a time.
 const MOST_REQUESTS: usize = 64;
 
 /// Topics of one request: its reply names them all.
@@ -39,20 +37,6 @@ const MOST_TOPICS: usize = 100;
 
 /// The longest key, in bytes.
 const LONGEST_KEY: usize = 128;
-
-/// What a message to be published was settled with.
-pub(super) type Settled = Result<Published, PublishError>;
-
-/// The bounds of what waits to be published.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Limits {
-    /// Bytes of all messages that have no reply yet.
-    pub(super) outbox: usize,
-    /// Bytes of a frame.
-    pub(super) frame: usize,
-    /// How long a message may take.
-    pub(super) timeout: Duration,
-}
 
 /// The whole state of a client of topics.
 pub(super) struct Protocol {
@@ -71,19 +55,12 @@ pub(super) struct Protocol {
     lacks_token: bool,
     /// Requests on this connection that have no reply yet.
     requests: BTreeMap<u64, Request>,
-    /// Messages without a reply, by their ids: oldest first.
-    publications: BTreeMap<u64, Publication>,
-    /// Those of them that this connection has not been given.
-    unsent: BTreeSet<u64>,
-    outbox_bytes: usize,
-    /// The server could not take a message. Nothing is published until the next retry, so that the order stays.
-    is_held: bool,
+    /// Messages to be published.
+    outbox: Outbox,
     /// Something has failed that may succeed later.
     wants_retry: bool,
     last_id: u64,
     outputs: VecDeque<Output>,
-    /// Messages that were not confirmed, and whose publishers do not wait for that: how many, and the first failure.
-    unheard: Option<(u64, String)>,
     has_ended: bool,
 }
 
@@ -119,15 +96,6 @@ enum Request {
     Authenticate,
 }
 
-#[derive(Debug)]
-struct Publication {
-    topic: TopicName,
-    frame: Message,
-    /// After this it is not sent any more: the server might not know its key again.
-    deadline: Instant,
-    settle: channel::Sender<Settled>,
-}
-
 /// A frame to be sent, and what it was for, in case it cannot be.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -147,12 +115,6 @@ pub(super) enum Output {
     TokenExpiring,
     /// A line for the log.
     Warn(String),
-}
-
-impl Publication {
-    fn cost(&self) -> usize {
-        self.frame.cost()
-    }
 }
 
 impl Feed {
@@ -177,14 +139,10 @@ impl Protocol {
             token: None,
             lacks_token: false,
             requests: BTreeMap::new(),
-            publications: BTreeMap::new(),
-            unsent: BTreeSet::new(),
-            outbox_bytes: 0,
-            is_held: false,
+            outbox: Outbox::new(),
             wants_retry: false,
             last_id: 0,
             outputs: VecDeque::new(),
-            unheard: None,
             has_ended: false,
         }
     }
@@ -243,27 +201,14 @@ impl Protocol {
         }
         let id = self.last_id + 1;
         let frame = Message::from(wire::publish(id, topic.as_str(), message, key));
-        if frame.len() > self.limits.frame || frame.cost() > self.limits.outbox {
-            return Err(PublishError::TooLarge);
-        }
-        let (settle, settled) = channel::bounded(1);
-        let publication = Publication { topic, frame, deadline: now + self.limits.timeout, settle };
-        if self.outbox_bytes + publication.cost() > self.limits.outbox {
-            self.drop_expired(now);
-        }
-        if self.outbox_bytes + publication.cost() > self.limits.outbox {
-            return Err(PublishError::Full);
-        }
+        let settled = self.outbox.add(id, topic, frame, now, &self.limits)?;
         self.last_id = id;
-        self.outbox_bytes += publication.cost();
-        self.publications.insert(id, publication);
-        self.unsent.insert(id);
         Ok((id, settled))
     }
 
     /// Nobody waits for the outcome any more, and the message is not to be sent any more.
     pub(super) fn forget(&mut self, id: u64) {
-        self.remove(id);
+        self.outbox.forget(id);
     }
 
     /// Sends this token before anything else.
@@ -299,8 +244,7 @@ impl Protocol {
             feed.phase = Phase::Due;
         }
         self.has_due = true;
-        self.unsent = self.publications.keys().copied().collect();
-        self.is_held = false;
+        self.outbox.closed();
         self.wants_retry = false;
     }
 
@@ -308,9 +252,7 @@ impl Protocol {
     pub(super) fn end(&mut self) {
         self.has_ended = true;
         self.outputs.retain(|output| matches!(output, Output::Warn(_)));
-        while let Some((id, _)) = self.publications.first_key_value() {
-            self.settle(*id, Err(PublishError::Closed));
-        }
+        self.outbox.end();
     }
 
     /// Whether something is to be tried again after a pause.
@@ -321,7 +263,7 @@ impl Protocol {
     /// The pause is over.
     pub(super) fn retry(&mut self) {
         self.wants_retry = false;
-        self.is_held = false;
+        self.outbox.release();
         for feed in self.feeds.values_mut().filter(|feed| feed.phase == Phase::Later) {
             feed.phase = Phase::Due;
         }
@@ -338,7 +280,7 @@ impl Protocol {
         let line = self.line?;
         let (id, message) = match self.next_request() {
             Some(request) => request,
-            None => self.next_publication(now)?,
+            None => self.outbox.next(now)?,
         };
         let is_secret = matches!(self.requests.get(&id), Some(Request::Authenticate));
         Some(Frame { message, is_secret, line, id })
@@ -377,22 +319,6 @@ impl Protocol {
         Some((id, text.into()))
     }
 
-    fn next_publication(&mut self, now: Instant) -> Option<(u64, Message)> {
-        loop {
-            if self.is_held || self.publications.len() - self.unsent.len() >= MOST_IN_FLIGHT {
-                return None;
-            }
-            let id = *self.unsent.first()?;
-            let publication = &self.publications[&id];
-            if publication.deadline > now {
-                let frame = publication.frame.clone();
-                self.unsent.remove(&id);
-                return Some((id, frame));
-            }
-            self.settle(id, Err(PublishError::Timeout));
-        }
-    }
-
     /// A frame was not sent: the connection has no room for it now, or has ended.
     pub(super) fn give_back(&mut self, frame: &Frame) {
         let Frame { line, id, .. } = *frame;
@@ -413,8 +339,7 @@ impl Protocol {
             }
             // It is asked for anew rather than kept.
             Some(Request::Authenticate) => self.token_failed(),
-            None if self.publications.contains_key(&id) => _ = self.unsent.insert(id),
-            None => {}
+            None => self.outbox.give_back(id),
         }
     }
 
@@ -422,13 +347,7 @@ impl Protocol {
 
     /// The next thing for the driver to do.
     pub(super) fn next_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front().or_else(|| {
-            let (count, first) = self.unheard.take()?;
-            Some(Output::Warn(match count {
-                1 => first,
-                count => format!("{count} messages were not confirmed, and nobody waits for that; {first}"),
-            }))
-        })
+        self.outputs.pop_front().or_else(|| self.outbox.take_unheard().map(Output::Warn))
     }
 
     /// The server has sent a message over the open connection.
@@ -437,7 +356,7 @@ impl Protocol {
             Ok(Incoming::Message { topic, position, message }) => self.on_message(&topic, position, message),
             Ok(Incoming::Lost { topic, position }) => self.on_lost(&topic, position),
             Ok(Incoming::Subscribed { id, topics }) => self.on_subscribed(id, topics),
-            Ok(Incoming::Published { id, published }) => self.on_published(id, published),
+            Ok(Incoming::Published { id, published }) => self.outbox.replied(id, Ok(published)),
             Ok(Incoming::Presence { topic, presence }) => {
                 if let Some((topic, _)) = self.live(&topic).filter(|(_, feed)| feed.presence) {
                     self.deliver(Delivery::Presence { topic, presence });
@@ -508,12 +427,6 @@ impl Protocol {
         }
     }
 
-    fn on_published(&mut self, id: u64, published: Published) {
-        if !self.unsent.contains(&id) {
-            self.settle(id, Ok(published));
-        }
-    }
-
     fn on_error(&mut self, id: Option<u64>, topic: Option<&str>, refusal: TopicRefusal) {
         let Some(id) = id else {
             // It is about no request: a new token does not allow the topic any more.
@@ -536,20 +449,17 @@ impl Protocol {
                 self.warn(format!("the server refused the new token: {refusal}"));
                 self.token_failed();
             }
-            None if self.unsent.contains(&id) => {}
             None if refusal.code() == "unavailable" => self.publish_later(id, &refusal),
-            None => self.settle(id, Err(PublishError::Refused(refusal))),
+            None => self.outbox.replied(id, Err(PublishError::Refused(refusal))),
         }
     }
 
     /// The server cannot take a message now.
     fn publish_later(&mut self, id: u64, refusal: &TopicRefusal) {
-        if self.publications.contains_key(&id) {
-            self.unsent.insert(id);
-            if !std::mem::replace(&mut self.is_held, true) {
-                self.warn(format!("publishing later: {refusal}"));
-            }
-            self.wants_retry = true;
+        let Some(is_news) = self.outbox.hold(id) else { return };
+        self.wants_retry = true;
+        if is_news {
+            self.warn(format!("publishing later: {refusal}"));
         }
     }
 
@@ -576,34 +486,6 @@ impl Protocol {
             feed.phase = Phase::Later;
             self.wants_retry = true;
             self.warn(format!("subscribing to {topic} again later: {why}"));
-        }
-    }
-
-    // Settling.
-
-    fn settle(&mut self, id: u64, outcome: Settled) {
-        let Some(publication) = self.remove(id) else { return };
-        let failure = outcome.as_ref().err().cloned();
-        // If that fails, nobody waits for it.
-        if let (Err(_), Some(failure)) = (publication.settle.send(outcome), failure) {
-            let first = || (0, format!("a message to {} was not confirmed: {failure}", publication.topic));
-            self.unheard.get_or_insert_with(first).0 += 1;
-        }
-    }
-
-    fn remove(&mut self, id: u64) -> Option<Publication> {
-        let publication = self.publications.remove(&id)?;
-        self.unsent.remove(&id);
-        self.outbox_bytes -= publication.cost();
-        Some(publication)
-    }
-
-    /// Lets go of what is too old to be sent.
-    fn drop_expired(&mut self, now: Instant) {
-        let is_expired = |id: &&u64| self.publications.get(id).is_some_and(|publication| publication.deadline <= now);
-        let expired: Vec<u64> = self.unsent.iter().filter(is_expired).copied().collect();
-        for id in expired {
-            self.settle(id, Err(PublishError::Timeout));
         }
     }
 

@@ -19,9 +19,18 @@ fn publish(url: &str, arguments: &[&str]) -> (Process, std::process::ChildStdin)
 
 /// The texts of all messages that the topic keeps.
 fn texts(server: &Process) -> Vec<String> {
-    let answer = get(server, "/topics/news");
-    let texts = answer.split(r#""text":""#).skip(1);
-    texts.map(|rest| rest.split(r#""}"#).next().expect("the end of a text").to_owned()).collect()
+    let (mut texts, mut path) = (Vec::new(), "/topics/news".to_owned());
+    loop {
+        let answer = get(server, &path);
+        let rests = answer.split(r#""text":""#).skip(1);
+        texts.extend(rests.map(|rest| rest.split(r#""}"#).next().expect("the end of a text").to_owned()));
+        // An answer has a part of a long history.
+        if !answer.contains(r#""more":true"#) {
+            return texts;
+        }
+        let last = answer.rsplit(r#""position":""#).next().and_then(|rest| rest.split('"').next());
+        path = format!("/topics/news?since={}", last.expect("a position"));
+    }
 }
 
 fn numbers(count: usize) -> Vec<String> {
@@ -168,13 +177,14 @@ fn over_cut_lines_and_restarts_each_line_is_published_once_and_in_order() {
     let mut server = serve_topics(&options);
     let relay = Relay::to(server.address());
     let (mut publisher, mut stdin) = publish(&format!("ws://{}/", relay.address()), &[]);
-    for round in 0..8 {
-        let part: Vec<_> = (round * LINES / 8..(round + 1) * LINES / 8).map(|number| number.to_string()).collect();
+    // Few, for each short connection makes the pause before the next one longer.
+    for round in 0..5 {
+        let part: Vec<_> = (round * LINES / 5..(round + 1) * LINES / 5).map(|number| number.to_string()).collect();
         let writer = thread::spawn(move || {
             stdin.write_all((part.join("\n") + "\n").as_bytes()).unwrap();
             stdin
         });
-        eventually("some of it is published", || texts(&server).len() > round * LINES / 8 + LINES / 40);
+        eventually("some of it is published", || texts(&server).len() > round * LINES / 5 + LINES / 40);
         if round % 2 == 0 {
             relay.cut();
         } else {
@@ -187,7 +197,7 @@ fn over_cut_lines_and_restarts_each_line_is_published_once_and_in_order() {
     }
     drop(stdin);
     assert_eq!(publisher.wait().code(), Some(0), "{:#?}", publisher.stderr.lines());
-    assert!(relay.made() >= 8, "{}", relay.made());
+    assert!(relay.made() >= 5, "{}", relay.made());
     assert_eq!(texts(&server), numbers(LINES));
 }
 

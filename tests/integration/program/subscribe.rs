@@ -157,7 +157,7 @@ fn nobody_reading_its_output_is_an_error_of_one_line() {
     client.stderr.line_with(&["news: subscribed"]);
     publish(&server, "news", "hello?");
     assert_eq!(client.wait().code(), Some(1));
-    client.stderr.line_with(&["error: "]);
+    client.stderr.line_with(&["error: cannot write to standard output: "]);
 }
 
 #[cfg(unix)]

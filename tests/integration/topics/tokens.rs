@@ -110,7 +110,8 @@ fn a_token_may_come_by_header_cookie_subprotocol_and_query_and_is_shown_nowhere(
 fn a_token_that_is_not_good_is_refused() {
     let running = start_with_tokens();
     let good = token("alice", "news", "chat", 60);
-    let forged = format!("{}x{}", &good[..good.len() - 2], &good[good.len() - 1..]);
+    let other = if good.as_bytes()[good.len() - 2] == b'x' { 'y' } else { 'x' };
+    let forged = format!("{}{other}{}", &good[..good.len() - 2], &good[good.len() - 1..]);
     for token in [&*token("alice", "news", "chat", -60), &forged, "x", "a.b.c"] {
         let headers = format!("{TOPICS}Authorization: Bearer {token}\r\n");
         let answer = exchange(running.address(), request_with("/", &headers));

@@ -14,8 +14,8 @@ const AFTER_HELP: &str = "\
 Output:
   Each message is a line. With several topics, the topic and a tab stand before it. Bytes
   that are no text are named by their number. With --json each line is an object:
-    {\"type\":\"message\",\"topic\":\"news\",\"position\":\"4f2a90c1d3e5b607:42\",\"text\":\"hello\"}
-  with \"base64\" in place of \"text\" for bytes, and {\"type\":\"lost\",...} where messages are
+    {\"position\":\"4f2a90c1d3e5b607:42\",\"text\":\"hello\",\"topic\":\"news\",\"type\":\"message\"}
+  with \"base64\" in place of \"text\" for bytes, and one with \"type\":\"lost\" where messages are
   missing because the server's history does not reach back. Without it that is a line of the
   log, on standard error.
 

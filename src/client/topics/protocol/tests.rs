@@ -2,12 +2,14 @@
 //! all in order and once, or is told of a loss, and each message is published once.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use serde_json::{Value, json};
 
 use super::super::delivery::{MemberName, Presence};
+use super::outbox::MOST_IN_FLIGHT;
 use super::*;
 
 const LIMITS: Limits = Limits { outbox: 1024 * 1024, frame: 4096, timeout: Duration::from_secs(240) };
@@ -395,7 +397,7 @@ proptest! {
             let published = settled.try_recv().expect("settled").expect("published");
             prop_assert_eq!(published.position.offset(), number as u64 + 1);
         }
-        prop_assert_eq!(play.protocol.outbox_bytes, 0);
+        prop_assert!(play.protocol.outbox.is_empty());
     }
 
     #[test]
@@ -637,7 +639,7 @@ fn a_refused_message_is_settled_with_what_the_server_says_and_the_others_go_on()
     // The same reply again, and one to nothing.
     receive(&mut protocol, &json!({"type": "published", "id": id, "topic": "own", "position": at(1), "here": 2}));
     receive(&mut protocol, &json!({"type": "error", "id": 4711, "error": "forbidden", "reason": "no"}));
-    assert_eq!(protocol.outbox_bytes, 0);
+    assert!(protocol.outbox.is_empty());
 }
 
 #[test]
@@ -665,4 +667,40 @@ fn presence_is_told_to_those_who_asked() {
     let Output::Deliver(Delivery::Presence { presence, .. }) = &told[0] else { panic!("{told:?}") };
     let member = MemberName::User("alice".to_owned());
     assert_eq!(*presence, Presence::Gone { member, cause: "dead".to_owned(), within: Duration::from_millis(50) });
+}
+
+#[test]
+fn what_the_server_cannot_take_now_keeps_its_place_until_the_retry() {
+    let mut protocol = protocol();
+    protocol.opened();
+    let settled = ["one", "two", "three"].map(|text| publish(&mut protocol, text));
+    let one = send(&mut protocol).unwrap()["id"].clone();
+    let error = json!({"type": "error", "id": one, "error": "unavailable", "topic": "own", "reason": "it ends"});
+    let told = receive(&mut protocol, &error);
+    assert!(matches!(&told[..], [Output::Warn(line)] if line.contains("publishing later")), "{told:?}");
+    assert!(protocol.wants_retry() && send(&mut protocol).is_none(), "those after it wait as well");
+    protocol.retry();
+    let texts: Vec<_> = std::iter::from_fn(|| send(&mut protocol)).map(|request| request["text"].clone()).collect();
+    assert_eq!(texts, ["one", "two", "three"]);
+    assert!(settled.iter().all(|settled| settled.is_empty()));
+}
+
+#[test]
+fn the_reply_to_an_earlier_subscription_does_not_begin_a_later_one() {
+    let mut protocol = protocol();
+    protocol.subscribe("news".into()).unwrap();
+    protocol.opened();
+    let earlier = send(&mut protocol).unwrap();
+    protocol.subscribe(Subscription::new("news").since(position(&at(3)))).unwrap();
+    let later = send(&mut protocol).unwrap();
+    let reply = |request: &Value, offset: u64| {
+        let topics = json!([{"topic": "news", "position": at(offset)}]);
+        json!({"type": "subscribed", "id": request["id"], "topics": topics})
+    };
+    assert_eq!(receive(&mut protocol, &reply(&earlier, 5)), []);
+    assert_eq!(receive(&mut protocol, &news(6)), [], "it comes again");
+    assert_eq!(receive(&mut protocol, &reply(&later, 6)).len(), 1);
+    for offset in 4..=6 {
+        assert_eq!(receive(&mut protocol, &news(offset)).len(), 1, "{offset}");
+    }
 }

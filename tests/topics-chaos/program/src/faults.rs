@@ -98,7 +98,7 @@ fn server(scene: &Scene, mut dice: Dice, start: Instant, time: Duration) -> Resu
         match kind {
             Kind::ServerEnds => server.end()?,
             Kind::ServerIsKilled => server.kill()?,
-            _ => server.kill_while_it_ends(dice.millis(0, 450))?,
+            _ => server.kill_while_it_ends(dice.millis(0, 900))?,
         }
         faults.note(kind, 1);
         // Sometimes it is away for a while.
