@@ -628,6 +628,7 @@
 //! | `tls` (default) | `wss://`: [`Server::tls`], [`Client::tls`] | `rustls`, `ring`, `rustls-native-certs` |
 //! | `topics` (default) | `Server::topics`, `Client::topics` | `serde`, `serde_json`, `percent-encoding` |
 //! | `auth-url` (default) | `Topics::auth_service`: a service of yours says who may do what | `ureq` |
+//! | `redis` (default) | `Topics::backplane`: several servers share their topics | `redis` |
 //! | `jwt` (default) | `Topics::tokens`: signed tokens (JWT) and keys for topics | `ring` |
 //! | `cli` (default) | the program | `metrics`, `signals` and `status`; `anstream`, `clap`, `humantime` |
 //! | `self-signed` (default) | `heartwire serve --tls-self-signed` | `cli`, `tls`, `rcgen` |

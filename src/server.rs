@@ -527,6 +527,10 @@ impl Server {
     where
         H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
     {
+        #[cfg(feature = "redis")]
+        if let Some(hub) = self.topics.get() {
+            hub.set_address(self.local_addr().to_string());
+        }
         let Self {
             listening,
             supervisor,

@@ -34,6 +34,8 @@ mod position;
 mod presence;
 #[cfg(feature = "jwt")]
 pub(crate) mod publish_keys;
+#[cfg(feature = "redis")]
+mod redis;
 pub(crate) mod service;
 pub(crate) mod session;
 pub(crate) mod subscriptions;
@@ -52,6 +54,8 @@ pub use name::{InvalidTopic, TopicName, TopicPattern};
 pub use position::{InvalidPosition, Position};
 #[cfg(feature = "jwt")]
 pub use publish_keys::PublishKeys;
+#[cfg(feature = "redis")]
+pub use redis::{BackplaneInfo, NodeInfo, Redis, RedisError};
 #[cfg(feature = "jwt")]
 pub use token::{TokenError, TokenVerifier, ValidToken, key::TokenKey};
 
@@ -96,6 +100,8 @@ pub(crate) const SUBPROTOCOL: &str = "heartwire.topics.v1";
 pub struct Topics {
     pub(crate) settings: Settings,
     pub(crate) access: Access,
+    #[cfg(feature = "redis")]
+    backplane: Option<Redis>,
 }
 
 #[derive(Debug, Clone)]
@@ -127,7 +133,12 @@ impl Topics {
             presence: false,
             saved_at: None,
         };
-        Self { settings, access: Access::default() }
+        Self {
+            settings,
+            access: Access::default(),
+            #[cfg(feature = "redis")]
+            backplane: None,
+        }
     }
 
     /// How much each topic keeps: this many messages, this many bytes of payload, and nothing older than `age`
@@ -229,6 +240,23 @@ impl Topics {
     }
 }
 
+/// Several servers.
+#[cfg(feature = "redis")]
+impl Topics {
+    /// Shares all topics with other servers, by a Redis that has their histories. Default: the topics are the server's
+    /// own, and in its memory.
+    ///
+    /// Nothing changes for subscribers and publishers: positions come from Redis, and mean the same on all servers. All
+    /// servers should have the same settings of topics. [`saved_at`](Self::saved_at) has no effect.
+    ///
+    /// While Redis cannot be reached, subscribers stay, and get what was published once it can. Publishing waits for
+    /// [a time](Redis::publish_timeout), and then fails with [`TopicError::BackplaneUnavailable`].
+    pub fn backplane(mut self, redis: Redis) -> Self {
+        self.backplane = Some(redis);
+        self
+    }
+}
+
 /// Tokens.
 #[cfg(feature = "jwt")]
 impl Topics {
@@ -305,6 +333,10 @@ pub struct Published {
     pub here: usize,
     /// Whether it was published before with the same key, and was not published again now.
     pub again: bool,
+    /// Whether only the subscribers of this server got it, because the [backplane](Topics::backplane) is away and the
+    /// topics are [ephemeral](Topics::ephemeral). It has no position of its own then, and `position` is that of the
+    /// message before it.
+    pub only_here: bool,
 }
 
 /// A connection was subscribed.
@@ -357,6 +389,8 @@ pub enum TopicError {
     TooManyTopics,
     /// The connection has ended, or the server has and [saves](Topics::saved_at) its topics.
     Closed,
+    /// What the server shares its topics by cannot be reached, or does not answer in time.
+    BackplaneUnavailable,
     /// The connection or handle is not one of a server with topics.
     NoTopics,
     /// The server does not tell who is subscribed ([`presence`](Topics::presence)).
@@ -372,7 +406,9 @@ impl TopicError {
             Self::InvalidKey => "malformed",
             Self::Forbidden => "forbidden",
             Self::TooManySubscriptions | Self::TooManyTopics => "too-many",
-            Self::Unavailable | Self::Closed | Self::NoTopics | Self::NoPresence => "unavailable",
+            Self::Unavailable | Self::BackplaneUnavailable | Self::Closed | Self::NoTopics | Self::NoPresence => {
+                "unavailable"
+            }
         }
     }
 }
@@ -400,6 +436,7 @@ impl fmt::Display for TopicError {
             Self::TooManySubscriptions => f.write_str("the connection is subscribed to as many topics as it may be"),
             Self::TooManyTopics => f.write_str("the server has as many topics as it may have"),
             Self::Closed => f.write_str("the connection or the server has ended"),
+            Self::BackplaneUnavailable => f.write_str("the backplane of the topics cannot be reached"),
             Self::NoTopics => f.write_str("the server has no topics"),
             Self::NoPresence => f.write_str("the server does not tell who is subscribed"),
         }

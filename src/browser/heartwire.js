@@ -1167,6 +1167,14 @@ export class Topics extends EventTarget {
   #message(feed, frame) {
     const position = positionFrom(frame.position);
     if (!position) return this.#protest(`a message has no position, but ${frame.position}`, feed.topic);
+    if (frame.only_here === true) {
+      // It has no place in the history, and changes no position.
+      const data = this.#dataOf(frame);
+      for (const { handler } of data === null ? [] : [...feed.subscribers]) {
+        this.#call(handler, { topic: feed.topic, position: position.text, data });
+      }
+      return;
+    }
     if (feed.isLive) {
       const step = distance(position, feed.position);
       if (step <= 0) return;

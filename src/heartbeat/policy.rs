@@ -229,7 +229,7 @@ impl HeartbeatPolicy {
     }
 
     /// How long some life may take after a Ping, or after what was announced.
-    #[cfg(feature = "status")]
+    #[cfg(any(feature = "redis", feature = "status"))]
     pub(crate) fn pong_timeout(&self) -> Option<Duration> {
         self.timeout
     }

@@ -92,6 +92,19 @@ impl ServerHandle {
         infos.into_iter().map(|(info, _)| info).collect()
     }
 
+    /// How it is with the [backplane](Topics::backplane) of the topics. `None` without one.
+    #[cfg(feature = "redis")]
+    pub fn backplane(&self) -> Option<crate::topics::BackplaneInfo> {
+        self.topics.get().and_then(|hub| hub.backplane_info())
+    }
+
+    /// All servers that share the topics by a [backplane](Topics::backplane), this one first, and the others as they
+    /// were last heard of. Empty without one.
+    #[cfg(feature = "redis")]
+    pub fn nodes(&self) -> Vec<crate::topics::NodeInfo> {
+        self.topics.get().map(|hub| hub.node_infos()).unwrap_or_default()
+    }
+
     fn hub(&self) -> Result<&Arc<Hub>, TopicError> {
         self.topics.get().ok_or(TopicError::NoTopics)
     }

@@ -84,6 +84,12 @@ impl History {
         self.trim(limits, now);
     }
 
+    /// Begins anew, after this offset.
+    #[cfg(feature = "redis")]
+    pub(super) fn restart_after(&mut self, last: u64) {
+        *self = Self::starting_after(last);
+    }
+
     /// Lets go of what is beyond the limits by now.
     pub(super) fn trim(&mut self, limits: &Limits, now: Instant) {
         while let Some(oldest) = self.entries.front()

@@ -23,7 +23,9 @@ use super::entry::Entry;
 use super::keys::Keys;
 use super::name::TopicName;
 use super::permit::Permit;
-use super::position::Position;
+use super::position::{Epoch, Position};
+#[cfg(feature = "redis")]
+use super::redis::node::Node;
 use super::subscriptions::Subscriptions;
 #[cfg(feature = "jwt")]
 use super::token_places;
@@ -34,10 +36,17 @@ use crate::connection::identity::ConnectionId;
 use crate::http::request::Request;
 #[cfg(any(feature = "auth-url", feature = "jwt"))]
 use crate::http::response::Refusal;
+#[cfg(feature = "redis")]
+use crate::logging::Log;
 use crate::message::Message;
 use crate::supervisor::handle::SupervisorHandle;
 
 mod saving;
+#[cfg(feature = "redis")]
+mod shared;
+
+#[cfg(feature = "redis")]
+pub(super) use shared::Loaded;
 
 pub(crate) struct Hub {
     pub(super) common: Arc<Common>,
@@ -52,9 +61,10 @@ pub(crate) struct Hub {
     pub(super) listing: channel::Receiver<(Instant, TopicName)>,
 }
 
-#[derive(Default)]
 struct Registry {
     topics: HashMap<TopicName, Arc<Topic>>,
+    /// That of topics that come anew. `None` until a backplane has said which.
+    epoch: Option<Epoch>,
     /// All offsets of topics that were removed are at most this.
     floor: u64,
     /// Whether the server has ended and saves them. Then they take nothing more.
@@ -76,19 +86,42 @@ const SEARCH_PAUSE: u32 = 20;
 
 impl Hub {
     pub(crate) fn new(topics: Topics, supervisor: Arc<SupervisorHandle>) -> Self {
-        let Topics { settings, access } = topics;
+        #[cfg(feature = "redis")]
+        let node = topics.backplane.map(|redis| Arc::new(Node::new(redis)));
+        #[cfg(feature = "redis")]
+        let is_shared = node.is_some();
+        #[cfg(not(feature = "redis"))]
+        let is_shared = false;
+        let Topics { settings, access, .. } = topics;
         // At most one for each topic waits in it.
         let (to_list, listing) = channel::unbounded();
         let common = Arc::new(Common {
             settings,
-            epoch: OnceLock::new(),
             supervisor,
             cost: AtomicUsize::new(0),
             counters: Counters::default(),
             to_list,
+            #[cfg(feature = "redis")]
+            node,
         });
-        let (registry, connections) = (RwLock::default(), Mutex::default());
-        Self { common, access, opened: OnceLock::new(), registry, connections, listing }
+        // Whoever shares the topics with others learns their epoch.
+        let epoch = if is_shared { None } else { Some(Epoch::new()) };
+        let registry =
+            RwLock::new(Registry { topics: HashMap::new(), epoch, floor: 0, is_closed: false, next_search: None });
+        Self { common, access, opened: OnceLock::new(), registry, connections: Mutex::default(), listing }
+    }
+
+    /// Whether the topics are those of other servers too.
+    pub(super) fn is_shared(&self) -> bool {
+        #[cfg(feature = "redis")]
+        return self.node().is_some();
+        #[cfg(not(feature = "redis"))]
+        false
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn log(&self) -> &Log {
+        &self.common.supervisor.log
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -133,20 +166,28 @@ impl Hub {
         key: Option<&str>,
         way: Way,
     ) -> Result<Published, TopicError> {
-        if key.is_some_and(|key| key.is_empty() || key.len() > Keys::MAX_LEN) {
-            return Err(TopicError::InvalidKey);
-        }
+        Keys::check(key)?;
         // Whoever drops the last of the message must not run the application's code.
-        let message = message.into_own();
-        let published = self.with_topic(topic, Purpose::Publishing, |found| {
-            let published = found.publish(message.clone(), key).ok()?;
-            self.make_room(found);
-            Some(published)
-        })?;
+        let published = self.publish_own(topic, message.into_own(), key)?;
         if !published.again {
             self.counters().published(way);
         }
         Ok(published)
+    }
+
+    fn publish_own(&self, topic: &str, message: Message, key: Option<&str>) -> Result<Published, TopicError> {
+        #[cfg(feature = "redis")]
+        if let Some(node) = self.node() {
+            return match self.publishes_here() {
+                true => self.with_topic(topic, Purpose::Publishing, |found| found.publish_here(&message, key).ok()),
+                false => Self::publish_by(node, topic.parse()?, message, key),
+            };
+        }
+        self.with_topic(topic, Purpose::Publishing, |found| {
+            let published = found.publish(message.clone(), key).ok()?;
+            self.make_room(found);
+            Some(published)
+        })
     }
 
     /// The first messages after a position, or of all that are kept, as the JSON of an answer by HTTP: so many and
@@ -157,22 +198,28 @@ impl Hub {
         since: Option<Position>,
         most: usize,
         most_bytes: usize,
-    ) -> Result<String, Position> {
+    ) -> Result<Result<String, Position>, TopicError> {
         let read = match self.find(topic.as_str()) {
             Some(topic) => topic.read(since, most, most_bytes),
             None => {
-                let position = self.first_position();
+                let position = self.first_position()?;
                 let is_there = since.is_none_or(|since| since == position);
                 is_there.then(|| Excerpt { entries: Vec::new(), has_more: false, position }).ok_or(position)
             }
         };
-        let Excerpt { entries, has_more, position } = read.inspect_err(|_| self.counters().lost())?;
+        let Excerpt { entries, has_more, position } = match read {
+            Ok(excerpt) => excerpt,
+            Err(position) => {
+                self.counters().lost();
+                return Ok(Err(position));
+            }
+        };
         let Position { epoch, .. } = position;
         let message =
             |entry: &Arc<Entry>| wire::plain_message(Position { epoch, offset: entry.offset }, &entry.message);
         let messages: Vec<_> = entries.iter().map(message).collect();
         let more = if has_more { r#","more":true"# } else { "" };
-        Ok(format!(r#"{{"position":"{position}","messages":[{}]{more}}}"#, messages.join(",")))
+        Ok(Ok(format!(r#"{{"position":"{position}","messages":[{}]{more}}}"#, messages.join(","))))
     }
 
     /// Whether a request has one of the keys that allow everything.
@@ -202,7 +249,7 @@ impl Hub {
     pub(super) fn has_all_since(&self, topic: &str, since: Position) -> bool {
         match self.find(topic) {
             Some(topic) => topic.has_all_since(since),
-            None => since == self.first_position(),
+            None => self.first_position() == Ok(since),
         }
     }
 
@@ -222,9 +269,9 @@ impl Hub {
     }
 
     /// The position that a topic begins with which is not there yet.
-    fn first_position(&self) -> Position {
+    fn first_position(&self) -> Result<Position, TopicError> {
         self.open();
-        Position { epoch: self.common.epoch(), offset: self.read_registry().floor }
+        self.read_registry().first_position()
     }
 
     /// What is known of all topics, in no order, each with the offset that it began with. No lock is held for longer
@@ -279,13 +326,13 @@ impl Hub {
         }
         let most = self.settings().most_topics(purpose);
         if registry.topics.len() >= most && !registry.topics.contains_key(&name) {
-            registry.remove_unused();
+            registry.remove_unused(self.is_shared());
             if registry.topics.len() >= most {
                 return Err(TopicError::TooManyTopics);
             }
         }
-        let floor = registry.floor;
-        let make = || Arc::new(Topic::new(name.clone(), Arc::clone(&self.common), floor));
+        let first = registry.first_position()?;
+        let make = || Arc::new(Topic::new(name.clone(), Arc::clone(&self.common), first));
         Ok(Arc::clone(registry.topics.entry(name.clone()).or_insert_with(make)))
     }
 
@@ -395,14 +442,20 @@ impl Settings {
 }
 
 impl Registry {
+    /// The position that a topic begins with which is not there yet.
+    fn first_position(&self) -> Result<Position, TopicError> {
+        let epoch = self.epoch.ok_or(TopicError::BackplaneUnavailable)?;
+        Ok(Position { epoch, offset: self.floor })
+    }
+
     /// Removes all topics that nobody would miss, unless there were hardly any just now.
-    fn remove_unused(&mut self) {
+    fn remove_unused(&mut self, only_untouched: bool) {
         let (began, before) = (Instant::now(), self.topics.len());
         if self.next_search.is_some_and(|next| began < next) {
             return;
         }
         let floor = &mut self.floor;
-        self.topics.retain(|_, topic| match topic.remove_if_unused(false) {
+        self.topics.retain(|_, topic| match topic.remove_if_unused(only_untouched) {
             Some(last) => {
                 *floor = last.max(*floor);
                 false

@@ -8,6 +8,8 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::TopicError;
+
 /// How long, and how many, keys are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Window {
@@ -30,6 +32,15 @@ impl Keys {
 
     /// The memory that a key takes beside its bytes.
     const OVERHEAD: usize = 240;
+
+    /// # Errors
+    /// [`TopicError::InvalidKey`] if this cannot be a key.
+    pub(super) fn check(key: Option<&str>) -> Result<(), TopicError> {
+        if key.is_some_and(|key| key.is_empty() || key.len() > Self::MAX_LEN) {
+            return Err(TopicError::InvalidKey);
+        }
+        Ok(())
+    }
 
     /// The offset of the message that was published with this key.
     pub(super) fn find(&mut self, key: &str, now: Instant, window: &Window) -> Option<u64> {

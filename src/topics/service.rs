@@ -14,6 +14,8 @@ use crossbeam_channel::{self as channel, never, select};
 
 use super::hub::Hub;
 use super::name::TopicName;
+#[cfg(feature = "redis")]
+use super::redis::node::NodeThreads;
 use crate::connection::identity::ConnectionId;
 use crate::durations::LONGEST;
 use crate::foreign;
@@ -31,6 +33,8 @@ pub(crate) struct Service {
     hub: Arc<Hub>,
     stop: Option<channel::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    #[cfg(feature = "redis")]
+    backplane: Option<NodeThreads>,
 }
 
 struct State {
@@ -65,12 +69,26 @@ impl Service {
             }
         };
         let thread = thread::Builder::new().name("heartwire-topics".into()).spawn(run)?;
-        Ok(Self { hub: kept, stop: Some(stop), thread: Some(thread) })
+        #[cfg_attr(not(feature = "redis"), allow(unused_mut, reason = "there is no backplane"))]
+        let mut service = Self {
+            hub: kept,
+            stop: Some(stop),
+            thread: Some(thread),
+            #[cfg(feature = "redis")]
+            backplane: None,
+        };
+        #[cfg(feature = "redis")]
+        if let Some(node) = service.hub.node() {
+            service.backplane = Some(NodeThreads::start(&service.hub, node)?);
+        }
+        Ok(service)
     }
 }
 
 impl Drop for Service {
     fn drop(&mut self) {
+        #[cfg(feature = "redis")]
+        drop(self.backplane.take());
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
             // It has logged its own panic.
@@ -89,7 +107,8 @@ impl State {
             let next_list = self.to_list.first().map(|(due, _)| *due);
             let until =
                 next_list.map_or(self.next_sweep, |due| due.min(self.next_sweep)).saturating_duration_since(now);
-            let wait = if self.doubted.is_empty() { until } else { until.min(LOOK) };
+            let is_brisk = !self.doubted.is_empty() || self.hub.is_shared();
+            let wait = if is_brisk { until.min(LOOK) } else { until };
             select! {
                 recv(events) -> event => match event {
                     Ok(event) => self.on_event(event),
@@ -103,6 +122,10 @@ impl State {
             // Not for each event: when many connections are missed at once, there are as many events.
             if Instant::now() >= self.next_look {
                 self.look_at_doubted();
+                #[cfg(feature = "redis")]
+                if let Some(node) = self.hub.node() {
+                    node.expire(Instant::now());
+                }
                 self.next_look = Instant::now() + LOOK;
             }
             if Instant::now() >= self.next_sweep {

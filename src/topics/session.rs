@@ -9,6 +9,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "redis")]
+use super::Published;
+use super::TopicError;
 use super::access::{Applicant, NoPermit, Operation};
 use super::counters::Way;
 use super::entry::Format;
@@ -19,7 +22,6 @@ use super::presence;
 use super::subscriptions::{Since, Standing, Subscriptions, Terms};
 use super::topic::Topic;
 use super::wire::{self, Action, Publication, Refused, Request, Wanted};
-use super::{Published, TopicError};
 use crate::connection::Connection;
 use crate::error::{Error, TrySendError};
 use crate::message::{Message, Text};
@@ -44,7 +46,7 @@ pub(crate) fn serve_bare(conn: &mut Connection, topic: &TopicName) -> Result<(),
     }
     loop {
         let Some(message) = session.receive()? else { return session.expire() };
-        let Err(error) = session.publish(topic.as_str(), message, None, Way::Path) else { continue };
+        let Err(error) = session.publish_bare(topic.as_str(), message) else { continue };
         session.note_refusal(error.name());
         return match error {
             TopicError::Forbidden => session.conn.close(CloseCode::POLICY, "publishing is not allowed"),
@@ -201,12 +203,7 @@ impl<'a> Session<'a> {
                 }
                 Ok(wire::unsubscribed(id, &topics))
             }
-            Action::Publish(Publication { topic, message, key }) => {
-                match self.publish(&topic, message, key.as_deref(), Way::Subprotocol) {
-                    Ok(published) => Ok(wire::published(id, &topic, published)),
-                    Err(error) => Err(Refused::of_topic(id, &topic, &error)),
-                }
-            }
+            Action::Publish(publication) => self.publish_and_reply(id, publication),
             Action::Presence(topic) => match self.members(&topic) {
                 Ok((name, members)) => Ok(Some(presence::list(id, &name, &members))),
                 Err(error) => Err(Refused::of_topic(id, &topic, &error)),
@@ -260,10 +257,53 @@ impl<'a> Session<'a> {
         subscriptions.subscribe(self.conn.shared(), topic, Terms { format: Format::Json, since, watches })
     }
 
-    fn publish(&self, topic: &str, message: Message, key: Option<&str>, way: Way) -> Result<Published, TopicError> {
+    /// Publishes a message. If others have the topics too, the reply follows once it is known.
+    fn publish_and_reply(&self, id: Option<u64>, publication: Publication) -> Result<Option<Message>, Refused> {
+        let Publication { topic, message, key } = publication;
+        let refused = |error| Refused::of_topic(id, &topic, &error);
+        let hub = self.hub_to_publish_by(&topic).map_err(refused)?;
+        #[cfg(feature = "redis")]
+        if hub.is_shared() {
+            let (sender, answered) = (self.conn.sender(), topic.clone());
+            let answer = move |outcome| {
+                let reply = match outcome {
+                    Ok(published) => wire::published(id, &answered, published),
+                    Err(error) => Some(Text::from(&Refused::of_topic(id, &answered, &error)).into()),
+                };
+                if let Some(Err(TrySendError::Full(_))) = reply.map(|reply| sender.try_send(reply)) {
+                    // It fails only if the connection is closing already.
+                    let _ = sender.close(CloseCode::TRY_AGAIN_LATER, "replies are not taken");
+                }
+            };
+            hub.publish_later(&topic, message, key, Way::Subprotocol, Box::new(answer)).map_err(refused)?;
+            return Ok(None);
+        }
+        let published = hub.publish(&topic, message, key.as_deref(), Way::Subprotocol).map_err(refused)?;
+        Ok(wire::published(id, &topic, published))
+    }
+
+    /// Publishes a message of a client that has no way to hear what became of it but by the end of its connection.
+    fn publish_bare(&self, topic: &str, message: Message) -> Result<(), TopicError> {
+        let hub = self.hub_to_publish_by(topic)?;
+        #[cfg(feature = "redis")]
+        if hub.is_shared() {
+            let sender = self.conn.sender();
+            let answer = move |outcome: Result<Published, TopicError>| {
+                if let Err(error) = outcome {
+                    // It fails only if the connection is closing already.
+                    let _ = sender.close(CloseCode::TRY_AGAIN_LATER, &error.to_string());
+                }
+            };
+            return hub.publish_later(topic, message, None, Way::Path, Box::new(answer));
+        }
+        hub.publish(topic, message, None, Way::Path).map(drop)
+    }
+
+    /// The topics, if the client may publish to this one.
+    fn hub_to_publish_by(&self, topic: &str) -> Result<&Arc<Hub>, TopicError> {
         let hub = &self.subscriptions()?.hub;
         hub.check(self.applicant(), Operation::Publish, &topic.parse()?)?;
-        hub.publish(topic, message, key, way)
+        Ok(hub)
     }
 
     /// Who is subscribed to a topic.

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
@@ -23,6 +23,8 @@ use super::keys::Keys;
 use super::name::TopicName;
 use super::position::{Epoch, Position};
 use super::presence::Members;
+#[cfg(feature = "redis")]
+use super::redis::node::Node;
 use super::subscriptions::{Since, Standing, Terms};
 use super::wire;
 use super::{Published, Settings, TopicInfo};
@@ -36,6 +38,8 @@ use crate::transport::write_half::Refused;
 
 mod budget;
 mod saving;
+#[cfg(feature = "redis")]
+pub(super) mod shared;
 mod watching;
 
 use budget::Budget;
@@ -47,19 +51,24 @@ const BATCH: usize = 64;
 /// What all topics of a server share.
 pub(super) struct Common {
     pub(super) settings: Settings,
-    /// Set once it is known whether an earlier server has saved it.
-    pub(super) epoch: OnceLock<Epoch>,
     pub(super) supervisor: Arc<SupervisorHandle>,
     /// The memory that all histories take together.
     pub(super) cost: AtomicUsize,
     pub(super) counters: Counters,
     /// Topics whose watchers are to get the list of members, and when.
     pub(super) to_list: channel::Sender<(Instant, TopicName)>,
+    /// What connects the topics with those of other servers.
+    #[cfg(feature = "redis")]
+    pub(super) node: Option<Arc<Node>>,
 }
 
 impl Common {
-    pub(super) fn epoch(&self) -> Epoch {
-        *self.epoch.get_or_init(Epoch::new)
+    /// The name of this server, if several share the topics.
+    fn node_name(&self) -> Option<Arc<str>> {
+        #[cfg(feature = "redis")]
+        return self.node.as_ref().map(|node| node.name());
+        #[cfg(not(feature = "redis"))]
+        None
     }
 }
 
@@ -71,10 +80,14 @@ pub(super) struct Topic {
 }
 
 struct State {
+    /// That of the history.
+    epoch: Epoch,
     history: History,
     subscribers: BTreeMap<ConnectionId, Subscriber>,
-    /// Who they are, if there is presence.
+    /// Who they are, if there is presence, on all servers.
     members: Members,
+    /// The name of this server among those that share the topic.
+    node: Option<Arc<str>>,
     /// What may be told of them.
     telling: Budget,
     /// Whether those who watch are to get the list later, because there was too much to tell.
@@ -122,11 +135,13 @@ pub(super) struct Excerpt {
 
 impl Topic {
     /// A topic whose first message has the offset after `last`.
-    pub(super) fn new(name: TopicName, common: Arc<Common>, last: u64) -> Self {
+    pub(super) fn new(name: TopicName, common: Arc<Common>, Position { epoch, offset: last }: Position) -> Self {
         let state = State {
+            epoch,
             history: History::starting_after(last),
             subscribers: BTreeMap::new(),
             members: Members::default(),
+            node: common.node_name(),
             telling: Budget::default(),
             is_to_list: false,
             keys: Keys::default(),
@@ -140,15 +155,6 @@ impl Topic {
         &self.common.settings.history
     }
 
-    fn position(&self, offset: u64) -> Position {
-        Position { epoch: self.common.epoch(), offset }
-    }
-
-    /// The offset of a position. One of another epoch counts as beyond all that was published, which is lost.
-    fn offset_of(&self, position: Position) -> u64 {
-        if position.epoch == self.common.epoch() { position.offset } else { u64::MAX }
-    }
-
     // Publishing.
 
     /// Publishes a message, whose payload is our own.
@@ -158,11 +164,11 @@ impl Topic {
         if state.is_removed {
             return Err(Removed);
         }
-        let here = state.subscribers.values().filter(|subscriber| subscriber.pace != Pace::Ended).count();
+        let here = state.count_subscribers();
         let window = &self.common.settings.window;
         let known = key.and_then(|key| self.change(&mut state, |state| state.keys.find(key, now, window)));
         if let Some(offset) = known {
-            return Ok(Published { position: self.position(offset), here, again: true });
+            return Ok(Published { position: state.position(offset), here, again: true, only_here: false });
         }
         let entry = Arc::new(Entry::new(state.history.last() + 1, message, now));
         self.change(&mut state, |state| {
@@ -172,17 +178,17 @@ impl Topic {
             state.history.push(Arc::clone(&entry), self.limits(), now);
         });
         self.deliver(&mut state, &entry);
-        Ok(Published { position: self.position(entry.offset), here, again: false })
+        Ok(Published { position: state.position(entry.offset), here, again: false, only_here: false })
     }
 
     /// Gives a new message to all subscribers that keep up.
     fn deliver(&self, state: &mut State, entry: &Entry) {
-        let mut unkept = Unkept::default();
+        let (epoch, mut unkept) = (state.epoch, Unkept::default());
         for subscriber in state.subscribers.values_mut() {
             if subscriber.pace != Pace::Live {
                 continue;
             }
-            let frames = self.frames(entry, subscriber.format, &mut unkept);
+            let frames = self.frames(entry, epoch, subscriber.format, &mut unkept);
             let sent = subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared));
             match sent {
                 Ok(()) => subscriber.cursor = entry.offset,
@@ -193,8 +199,8 @@ impl Topic {
         }
     }
 
-    fn frames<'a>(&self, entry: &'a Entry, format: Format, unkept: &'a mut Unkept) -> &'a Broadcast {
-        entry.frames(format, &self.name, self.common.epoch(), &self.common.supervisor, unkept)
+    fn frames<'a>(&self, entry: &'a Entry, epoch: Epoch, format: Format, unkept: &'a mut Unkept) -> &'a Broadcast {
+        entry.frames(format, &self.name, epoch, &self.common.supervisor, unkept)
     }
 
     // Subscribing.
@@ -211,14 +217,14 @@ impl Topic {
         let cursor = match since {
             Since::Now => last,
             Since::Earliest => state.history.before_oldest(),
-            Since::Position(since) => self.offset_of(since),
+            Since::Position(since) => state.offset_of(since),
         };
         let watch = if watches && self.common.settings.presence { Watch::Outdated } else { Watch::Off };
         let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held, watch };
         state.subscribers.insert(shared.id(), subscriber);
         self.joined(&mut state, shared);
-        let since = (since == Since::Earliest).then(|| self.position(cursor));
-        Ok(Standing { position: self.position(last), since })
+        let since = (since == Since::Earliest).then(|| state.position(cursor));
+        Ok(Standing { position: state.position(last), since })
     }
 
     /// The request of a subscriber was answered: it gets what it missed, and what follows.
@@ -233,7 +239,8 @@ impl Topic {
 
     /// Whether everything after a position is there to be given.
     pub(super) fn has_all_since(&self, since: Position) -> bool {
-        self.lock_trimmed().history.after(self.offset_of(since)).is_ok()
+        let state = self.lock_trimmed();
+        state.history.after(state.offset_of(since)).is_ok()
     }
 
     /// Ends the subscription of a connection, for this cause, which is known within this time after the fact. Returns
@@ -246,7 +253,7 @@ impl Topic {
         if let Some(subscriber) = &subscriber {
             self.gone(&mut state, subscriber, cause, within);
         }
-        state.subscribers.is_empty() && state.history.last() == state.began_after
+        state.has_come_to_nothing()
     }
 
     /// Gives a subscriber that is behind as much as its queue takes. Called again when the queue has emptied.
@@ -260,7 +267,7 @@ impl Topic {
             return Progress::Done;
         };
         let shared = Arc::clone(&subscriber.shared);
-        let mut fed = self.feed_batch(&state.history, subscriber);
+        let mut fed = self.feed_batch(&state.history, state.epoch, subscriber);
         if fed == Ok(Progress::Done) {
             fed = self.feed_members(state, id).map(|()| Progress::Done);
         }
@@ -276,11 +283,11 @@ impl Topic {
         Progress::Done
     }
 
-    fn feed_batch(&self, history: &History, subscriber: &mut Subscriber) -> Result<Progress, Refused> {
+    fn feed_batch(&self, history: &History, epoch: Epoch, subscriber: &mut Subscriber) -> Result<Progress, Refused> {
         let missed = match history.after(subscriber.cursor) {
             Ok(missed) => missed,
             Err(Lost) => {
-                self.tell_lost(subscriber, history.last())?;
+                self.tell_lost(subscriber, Position { epoch, offset: history.last() })?;
                 subscriber.cursor = history.last();
                 return Ok(Progress::Done);
             }
@@ -290,7 +297,7 @@ impl Topic {
                 return Ok(Progress::Continued);
             }
             let mut unkept = Unkept::default();
-            let frames = self.frames(entry, subscriber.format, &mut unkept);
+            let frames = self.frames(entry, epoch, subscriber.format, &mut unkept);
             subscriber.shared.try_feed_frame(frames.frame_for(&subscriber.shared))?;
             subscriber.cursor = entry.offset;
         }
@@ -299,10 +306,10 @@ impl Topic {
 
     /// Tells a subscriber that it has lost some messages. One that gets bare messages has no way to hear it but by the
     /// end of its connection.
-    fn tell_lost(&self, subscriber: &Subscriber, last: u64) -> Result<(), Refused> {
+    fn tell_lost(&self, subscriber: &Subscriber, last: Position) -> Result<(), Refused> {
         match subscriber.format {
             Format::Json => {
-                subscriber.shared.try_feed(wire::lost(&self.name, self.position(last)))?;
+                subscriber.shared.try_feed(wire::lost(&self.name, last))?;
                 self.common.counters.lost();
                 Ok(())
             }
@@ -324,9 +331,9 @@ impl Topic {
     pub(super) fn read(&self, since: Option<Position>, most: usize, most_bytes: usize) -> Result<Excerpt, Position> {
         let state = self.lock_trimmed();
         let history = &state.history;
-        let position = self.position(history.last());
+        let position = state.position(history.last());
         let oldest = history.last() - history.len() as u64;
-        let after = since.map_or(oldest, |since| self.offset_of(since));
+        let after = since.map_or(oldest, |since| state.offset_of(since));
         let mut rest = history.after(after).map_err(|Lost| position)?.peekable();
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while let Some(entry) = rest.peek()
@@ -349,7 +356,7 @@ impl Topic {
         }
         let info = TopicInfo {
             name: self.name.clone(),
-            position: self.position(state.history.last()),
+            position: state.position(state.history.last()),
             subscribers,
             behind,
             kept: state.history.len(),
@@ -379,7 +386,8 @@ impl Topic {
     pub(super) fn remove_if_unused(&self, only_untouched: bool) -> Option<u64> {
         let mut state = self.lock_trimmed();
         let is_untouched = state.history.last() == state.began_after;
-        let is_unused = state.subscribers.is_empty() && state.history.is_empty() && state.keys.is_empty();
+        let is_asked_for = !state.subscribers.is_empty() || !state.members.is_empty();
+        let is_unused = !is_asked_for && state.history.is_empty() && state.keys.is_empty();
         if state.is_removed || !is_unused || (only_untouched && !is_untouched) {
             return None;
         }
@@ -415,6 +423,23 @@ impl Topic {
 }
 
 impl State {
+    fn position(&self, offset: u64) -> Position {
+        Position { epoch: self.epoch, offset }
+    }
+
+    /// The offset of a position. One of another epoch counts as beyond all that was published, which is lost.
+    fn offset_of(&self, position: Position) -> u64 {
+        if position.epoch == self.epoch { position.offset } else { u64::MAX }
+    }
+
+    fn has_come_to_nothing(&self) -> bool {
+        self.subscribers.is_empty() && self.members.is_empty() && self.history.last() == self.began_after
+    }
+
+    fn count_subscribers(&self) -> usize {
+        self.subscribers.values().filter(|subscriber| subscriber.pace != Pace::Ended).count()
+    }
+
     /// The memory that messages and keys take.
     fn cost(&self) -> usize {
         self.history.cost() + self.keys.cost()

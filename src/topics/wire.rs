@@ -179,6 +179,15 @@ pub(super) fn message(topic: &TopicName, position: Position, message: &Message) 
     text.into()
 }
 
+/// A message that has no place in the history: it was published while this server was alone, after this position.
+#[cfg(feature = "redis")]
+pub(super) fn message_here(topic: &TopicName, position: Position, message: &Message) -> Message {
+    let (member, payload) = payload(message);
+    let topic = string(topic.as_str());
+    format!(r#"{{"type":"message","topic":{topic},"position":"{position}","only_here":true,"{member}":{payload}}}"#)
+        .into()
+}
+
 /// A message without its topic, as in an answer by HTTP.
 pub(super) fn plain_message(position: Position, message: &Message) -> String {
     let (member, payload) = payload(message);
@@ -237,9 +246,10 @@ pub(super) fn published(id: Option<u64>, topic: &str, published: Published) -> O
 impl Published {
     /// What became of a message, as members of a JSON object.
     pub(crate) fn to_json_members(self) -> String {
-        let Self { position, here, again } = self;
+        let Self { position, here, again, only_here } = self;
         let again = if again { r#","again":true"# } else { "" };
-        format!(r#""position":"{position}","here":{here}{again}"#)
+        let only_here = if only_here { r#","only_here":true"# } else { "" };
+        format!(r#""position":"{position}","here":{here}{again}{only_here}"#)
     }
 }
 

@@ -34,7 +34,8 @@ const CONNECTION: &str =
     "atomic deflate durations error foreign heartbeat http message protocol settings supervisor tls transport";
 const CLIENT: &str = "connection deflate durations error escape foreign heartbeat http logging message protocol \
                       settings supervisor tls topics transport";
-const TOPICS: &str = "atomic connection durations error foreign http logging message protocol supervisor tls transport";
+const TOPICS: &str =
+    "atomic connection durations error foreign heartbeat http logging message protocol supervisor tls transport";
 const TESTING: &str =
     "client connection error foreign heartbeat http message protocol server settings supervisor transport";
 const SERVER: &str = "atomic browser connection deflate durations error foreign heartbeat http logging message \

@@ -1,10 +1,9 @@
 //! The command line: what each command may be told, and what is wrong with a line that makes no sense.
 //!
-//! `serve`, `connect`, `check`, `subscribe` and `publish` hold the options of the commands; `topics` and `auth` are parts
-//! of `serve`; `client`, `heartbeat`, `settings`, `tls`, `opening`, `proxy`, `token_file` and `log` hold those that
-//! several have; `environment` finds
-//! options in variables; `values` says how each kind of value is spelled, and `usage_error` how a mistake is reported.
-//! `generated` makes completions and manual pages of all that.
+//! `serve`, `connect`, `check`, `subscribe` and `publish` hold the options of the commands; `topics` and `auth` are
+//! parts of `serve`; `client`, `heartbeat`, `settings`, `tls`, `opening`, `proxy`, `token_file` and `log` hold those
+//! that several have; `environment` finds options in variables; `values` says how each kind of value is spelled, and
+//! `usage_error` how a mistake is reported. `generated` makes completions and manual pages of all that.
 
 use std::ffi::OsString;
 

@@ -353,7 +353,12 @@ impl Protocol {
     /// The server has sent a message over the open connection.
     pub(super) fn received(&mut self, message: &Message) {
         match Incoming::parse(message) {
-            Ok(Incoming::Message { topic, position, message }) => self.on_message(&topic, position, message),
+            Ok(Incoming::Message { topic, position, message, only_here: true }) => {
+                if let Some((topic, _)) = self.live(&topic) {
+                    self.deliver(Delivery::Message { topic, message, position });
+                }
+            }
+            Ok(Incoming::Message { topic, position, message, .. }) => self.on_message(&topic, position, message),
             Ok(Incoming::Lost { topic, position }) => self.on_lost(&topic, position),
             Ok(Incoming::Subscribed { id, topics }) => self.on_subscribed(id, topics),
             Ok(Incoming::Published { id, published }) => self.outbox.replied(id, Ok(published)),

@@ -70,6 +70,8 @@ pub(super) enum Incoming {
         topic: String,
         position: Position,
         message: Message,
+        /// Whether it has no place in the history: it stands beside the message at the position.
+        only_here: bool,
     },
     Lost {
         topic: String,
@@ -155,6 +157,8 @@ struct RawMessage {
     position: String,
     text: Option<String>,
     base64: Option<String>,
+    #[serde(default)]
+    only_here: bool,
 }
 
 #[derive(Deserialize)]
@@ -170,6 +174,8 @@ struct RawPublished {
     here: usize,
     #[serde(default)]
     again: bool,
+    #[serde(default)]
+    only_here: bool,
 }
 
 #[derive(Deserialize)]
@@ -234,7 +240,7 @@ impl Incoming {
         let position = |text: &str| text.parse::<Position>().map_err(|error| unusable(&error.to_string()));
         Ok(match kind {
             "message" => {
-                let RawMessage { topic, position: at, text, base64 } = read(text, topic)?;
+                let RawMessage { topic, position: at, text, base64, only_here } = read(text, topic)?;
                 let message = match (text, base64) {
                     (Some(text), None) => Message::text(text),
                     (None, Some(base64)) => {
@@ -242,7 +248,7 @@ impl Incoming {
                     }
                     _ => return Err(unusable("a message has one of \"text\" and \"base64\"")),
                 };
-                Self::Message { topic, position: position(&at)?, message }
+                Self::Message { topic, position: position(&at)?, message, only_here }
             }
             "lost" => {
                 let RawLost { topic, position: at } = read(text, topic)?;
@@ -253,8 +259,8 @@ impl Incoming {
                 Self::Subscribed { id, topics: topics.into_iter().map(RawAnswer::checked).collect::<Result<_, _>>()? }
             }
             "published" => {
-                let RawPublished { id, position: at, here, again } = read(text, topic)?;
-                Self::Published { id, published: Published { position: position(&at)?, here, again } }
+                let RawPublished { id, position: at, here, again, only_here } = read(text, topic)?;
+                Self::Published { id, published: Published { position: position(&at)?, here, again, only_here } }
             }
             "error" => {
                 let RawError { id, topic, error, reason } = read(text, topic)?;

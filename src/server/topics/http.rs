@@ -130,7 +130,7 @@ fn read(hub: &Hub, request: &Request) -> Result<Response, Refused> {
     let topic = name(path)?;
     check(hub, request, Operation::Subscribe, &topic)?;
     let (since, limit) = (since(request)?, limit(request)?);
-    Ok(match hub.history_as_json(&topic, since, limit, MOST_BYTES) {
+    Ok(match hub.history_as_json(&topic, since, limit, MOST_BYTES)? {
         Ok(history) => json(200, history),
         Err(position) => json(410, format!(r#"{{"error":"lost","position":"{position}"}}"#)),
     })

@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::super::file::{Saved, Snapshot};
+use super::super::position::{Epoch, Position};
 use super::{Common, Topic};
 
 impl Topic {
     /// A topic that an earlier server had.
-    pub(in crate::topics) fn restored(saved: Saved, common: Arc<Common>) -> Self {
+    pub(in crate::topics) fn restored(saved: Saved, epoch: Epoch, common: Arc<Common>) -> Self {
         let Saved { name, history, keys } = saved;
         common.cost.fetch_add(history.cost() + keys.cost(), Relaxed);
         // Only topics that have had messages are saved, so all began before their last.
-        let topic = Self::new(name, common, 0);
+        let topic = Self::new(name, common, Position { epoch, offset: 0 });
         {
             let mut state = topic.lock();
             (state.history, state.keys) = (history, keys);

@@ -15,7 +15,9 @@ use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
 use crate::message::Message;
 use crate::supervisor::broadcast::Broadcast;
-use crate::topics::presence::{self, Change, Member};
+use crate::topics::presence::{self, Change, Health, Member, Place};
+#[cfg(feature = "redis")]
+use crate::topics::redis::members::Seat;
 use crate::transport::write_half::Refused;
 
 /// What a subscriber knows of the members.
@@ -36,16 +38,7 @@ impl Topic {
 
     /// A connection has subscribed.
     pub(super) fn joined(&self, state: &mut State, shared: &Shared) {
-        if !self.has_presence() {
-            return;
-        }
-        let member = Member::of(shared);
-        let has_joined = state.members.add(member.clone(), shared.id());
-        // One that joins while its Pongs are missed is told as doubted, and so has to be told as alive later.
-        let change = state.judge(&member);
-        if let Some(change) = if has_joined { Some(Change::Joined) } else { change } {
-            self.tell_change(state, &member, change, has_joined.then(|| shared.id()));
-        }
+        self.note(state, shared, Some(shared.id()));
     }
 
     /// A connection is subscribed no more.
@@ -53,27 +46,63 @@ impl Topic {
         if !self.has_presence() {
             return;
         }
-        let member = Member::of(&subscriber.shared);
-        if state.members.remove(&member, subscriber.shared.id()) {
-            if self.may_tell(state) {
-                self.tell(state, presence::gone(&self.name, &member, cause, within), None);
-            }
-        } else {
-            self.judge(state, &member);
+        let id = subscriber.shared.id();
+        #[cfg(feature = "redis")]
+        if let Some(node) = &self.common.node {
+            return node.note_seat(&self.name, id, Seat::Left { cause: cause.to_owned(), within });
         }
+        self.leave(state, &Place { node: None, id }, cause, within);
     }
 
     /// A connection misses Pongs, or no longer does: tells the watchers what that makes of its member.
     pub(in crate::topics) fn judge_member_of(&self, shared: &Shared) {
         let mut state = self.lock();
         if state.subscribers.contains_key(&shared.id()) {
-            self.judge(&mut state, &Member::of(shared));
+            self.note(&mut state, shared, None);
         }
     }
 
-    fn judge(&self, state: &mut State, member: &Member) {
-        if let Some(change) = state.judge(member) {
-            self.tell_change(state, member, change, None);
+    /// Notes how well a subscribed connection is.
+    fn note(&self, state: &mut State, shared: &Shared, except: Option<ConnectionId>) {
+        if !self.has_presence() {
+            return;
+        }
+        let is_missing = shared.stats.missed() > 0;
+        // Others have to hear of it too, and then it comes back.
+        #[cfg(feature = "redis")]
+        if let Some(node) = &self.common.node {
+            let user = shared.user().map(str::to_owned);
+            return node.note_seat(&self.name, shared.id(), Seat::Taken { user, is_missing });
+        }
+        let place = Place { node: None, id: shared.id() };
+        let member = Member::of(shared.user(), &place);
+        self.take(state, place, &member, is_missing, except);
+    }
+
+    /// A connection is a member, or part of one. Tells what that changes.
+    pub(super) fn take(
+        &self,
+        state: &mut State,
+        place: Place,
+        member: &Member,
+        is_missing: bool,
+        except: Option<ConnectionId>,
+    ) {
+        if let Some(change) = state.members.take(place, member, is_missing) {
+            self.tell_change(state, member, change, except.filter(|_| change == Change::Joined));
+        }
+    }
+
+    /// A connection is no member any more. Tells what that changes.
+    pub(super) fn leave(&self, state: &mut State, place: &Place, cause: &str, within: Duration) {
+        match state.members.leave(place) {
+            Some((member, Some(Change::Gone))) => {
+                if self.may_tell(state) {
+                    self.tell(state, presence::gone(&self.name, &member, cause, within), None);
+                }
+            }
+            Some((member, Some(change))) => self.tell_change(state, &member, change, None),
+            Some((_, None)) | None => {}
         }
     }
 
@@ -82,8 +111,7 @@ impl Topic {
         if !self.may_tell(state) {
             return;
         }
-        let shared = state.members.connections_of(member).filter_map(|id| state.shared_of(id));
-        let described = presence::describe(member, shared.map(|shared| shared.info()));
+        let described = presence::describe(member, state.health_of(member));
         self.tell(state, presence::changed(&self.name, change, &described), except);
     }
 
@@ -120,7 +148,7 @@ impl Topic {
             let late: Vec<_> = late.take(BATCH).collect();
             let Some(last) = late.last() else { return };
             after = Some(*last);
-            let list = presence::list(None, &self.name, &describe_all(state.members_with_connections()));
+            let list = presence::list(None, &self.name, &describe_all(state.members_with_health()));
             let frames = self.common.supervisor.encode_for_all(list);
             for id in late {
                 let Some(subscriber) = state.subscribers.get_mut(&id) else { continue };
@@ -152,8 +180,13 @@ impl Topic {
         let Some(shared) = state.shared_of(id) else { return Ok(()) };
         // A long list is not to be made in vain, again and again.
         shared.write_half.check_room(state.members.len() * presence::SHORTEST)?;
-        let list = presence::list(None, &self.name, &describe_all(state.members_with_connections()));
-        shared.try_feed(list)?;
+        let mut members = describe_all(state.members_with_health());
+        let own = Member::of(shared.user(), &self.place_of(id));
+        if !state.members.has(&own) {
+            // It has not come back from the others yet.
+            members.push(presence::describe(&own, std::iter::once(Health::from(shared.info()))));
+        }
+        shared.try_feed(presence::list(None, &self.name, &members))?;
         let Some(subscriber) = state.subscribers.get_mut(&id) else { return Ok(()) };
         subscriber.watch = Watch::UpToDate;
         Ok(())
@@ -165,8 +198,11 @@ impl Topic {
             return None;
         }
         // Described without the lock: it takes long if there are many, and clients may ask often.
-        let members = owned(self.lock().members_with_connections());
-        Some(describe_all(members.iter().map(|(member, connections)| (member, connections.iter().cloned()))))
+        let members = {
+            let state = self.lock();
+            state.owned(state.members.iter())
+        };
+        Some(describe_owned(&members))
     }
 
     /// At most so many members, those in doubt first, and how many there are. `None` if there is no presence.
@@ -177,19 +213,34 @@ impl Topic {
         }
         let (members, count) = {
             let state = self.lock();
-            let worst = state.members.worst_first().take(most);
-            (owned(worst.map(|(member, ids)| (member, ids.filter_map(|id| state.shared_of(id))))), state.members.len())
+            (state.owned(state.members.worst_first().take(most)), state.members.len())
         };
-        let described = describe_all(members.iter().map(|(member, connections)| (member, connections.iter().cloned())));
-        Some((described, count))
+        Some((describe_owned(&members), count))
+    }
+
+    /// The place of a connection of this server.
+    fn place_of(&self, id: ConnectionId) -> Place {
+        #[cfg(feature = "redis")]
+        if let Some(node) = &self.common.node {
+            return Place { node: Some(node.name()), id };
+        }
+        Place { node: None, id }
     }
 }
 
-/// The same, so that the lock need not be held any more.
-fn owned<'a>(
-    members: impl Iterator<Item = (&'a Member, impl Iterator<Item = Arc<Shared>>)>,
-) -> Vec<(Member, Vec<Arc<Shared>>)> {
-    members.map(|(member, connections)| (member.clone(), connections.collect())).collect()
+/// A connection that is subscribed: here, or elsewhere, and then whether its Pongs are missed.
+enum Connection {
+    Here(Arc<Shared>),
+    There(bool),
+}
+
+impl Connection {
+    fn health(&self) -> Health {
+        match self {
+            Self::Here(shared) => Health::from(shared.info()),
+            Self::There(is_missing) => Health::elsewhere(*is_missing),
+        }
+    }
 }
 
 impl Subscriber {
@@ -211,21 +262,57 @@ impl Subscriber {
 }
 
 impl State {
-    fn judge(&mut self, member: &Member) -> Option<Change> {
-        let Self { subscribers, members, .. } = self;
-        let is_missing = |id| subscribers.get(&id).is_some_and(|subscriber| subscriber.shared.stats.missed() > 0);
-        members.judge(member, is_missing)
+    /// Whoever watches is to get the list of members anew.
+    #[cfg(feature = "redis")]
+    pub(super) fn outdate_watchers(&mut self) {
+        for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.watch == Watch::UpToDate) {
+            subscriber.watch = Watch::Outdated;
+            if subscriber.pace == Pace::Live {
+                subscriber.pace = Pace::Behind;
+            }
+        }
     }
 
     fn shared_of(&self, id: ConnectionId) -> Option<Arc<Shared>> {
         self.subscribers.get(&id).map(|subscriber| Arc::clone(&subscriber.shared))
     }
 
-    fn members_with_connections(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = Arc<Shared>>)> {
-        self.members.iter().map(|(member, ids)| (member, ids.filter_map(|id| self.shared_of(id))))
+    fn connections<'a>(
+        &'a self,
+        places: impl Iterator<Item = (&'a Place, bool)> + 'a,
+    ) -> impl Iterator<Item = Connection> + 'a {
+        places.map(|(place, is_missing)| {
+            let here = Some(place).filter(|place| self.is_here(place)).and_then(|place| self.shared_of(place.id));
+            here.map_or(Connection::There(is_missing), Connection::Here)
+        })
+    }
+
+    fn is_here(&self, place: &Place) -> bool {
+        place.node == self.node
+    }
+
+    fn health_of<'a>(&'a self, member: &'a Member) -> impl Iterator<Item = Health> + 'a {
+        self.connections(self.members.connections_of(member)).map(|connection| connection.health())
+    }
+
+    /// Members with their connections, so that the lock need not be held any more.
+    fn owned<'a>(
+        &'a self,
+        members: impl Iterator<Item = (&'a Member, impl Iterator<Item = (&'a Place, bool)> + 'a)>,
+    ) -> Vec<(Member, Vec<Connection>)> {
+        members.map(|(member, places)| (member.clone(), self.connections(places).collect())).collect()
+    }
+
+    fn members_with_health(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = Health>)> {
+        let health = |connection: Connection| connection.health();
+        self.members.iter().map(move |(member, places)| (member, self.connections(places).map(health)))
     }
 }
 
-fn describe_all<'a>(members: impl Iterator<Item = (&'a Member, impl Iterator<Item = Arc<Shared>>)>) -> Vec<String> {
-    members.map(|(member, shared)| presence::describe(member, shared.map(|shared| shared.info()))).collect()
+fn describe_all<'a>(members: impl Iterator<Item = (&'a Member, impl Iterator<Item = Health>)>) -> Vec<String> {
+    members.map(|(member, connections)| presence::describe(member, connections)).collect()
+}
+
+fn describe_owned(members: &[(Member, Vec<Connection>)]) -> Vec<String> {
+    describe_all(members.iter().map(|(member, connections)| (member, connections.iter().map(Connection::health))))
 }

@@ -6,7 +6,7 @@ use crossbeam_channel::bounded;
 use heartwire::topics::Topics;
 use heartwire::{Error, HeartbeatPolicy};
 
-use super::{client_of, start_server, subscribe};
+use super::{client_of, start_handling, start_server, subscribe};
 use crate::support::{Client, PONG, Running, eventually, ms, server, start};
 
 fn start_present(heartbeat: HeartbeatPolicy) -> Running {
@@ -127,7 +127,7 @@ fn one_that_joins_while_its_pongs_are_missed_is_told_as_alive_later() {
     let heartbeat = HeartbeatPolicy::new(ms(200), ms(200)).max_missed(100);
     let (sender, may_subscribe) = std::sync::mpsc::channel();
     let may_subscribe = std::sync::Mutex::new(may_subscribe);
-    let running = start(server().heartbeat(heartbeat).topics(topics), move |conn| {
+    let running = start_handling(server().heartbeat(heartbeat), topics, move |conn| {
         may_subscribe.lock().expect("no panic").recv().map_err(Error::handler)?;
         conn.subscribe("room").map_err(Error::handler)?;
         loop {

@@ -7,7 +7,7 @@ use std::path::Path;
 use heartwire::topics::{Position, TopicError, Topics};
 use heartwire::{HeartbeatPolicy, Server};
 
-use super::{open_topics, start_server, start_with, subscribe, subscriber};
+use super::{memory_only, open_topics, start_server, start_with, subscribe, subscriber};
 use crate::support::{Client, Folder, Running, eventually, server};
 
 fn saved_at(path: &Path) -> Topics {
@@ -39,6 +39,7 @@ fn expect_message(client: &mut Client, text: &str) {
 
 #[test]
 fn after_a_restart_a_subscriber_gets_what_it_missed_and_nothing_is_published_twice() {
+    memory_only!("Redis keeps what is saved here");
     let folder = Folder::new();
     let running = start_with(saved_at(&folder.at("topics")));
     let mut client = subscriber(&running, "news", None);
@@ -72,6 +73,7 @@ fn after_a_restart_a_subscriber_gets_what_it_missed_and_nothing_is_published_twi
 
 #[test]
 fn without_the_file_a_subscriber_learns_once_that_messages_may_be_lost() {
+    memory_only!("Redis keeps what is saved here");
     let folder = Folder::new();
     let running = start_with(saved_at(&folder.at("topics")));
     let one = publish(&running, "one").to_string();
@@ -88,6 +90,7 @@ fn without_the_file_a_subscriber_learns_once_that_messages_may_be_lost() {
 
 #[test]
 fn a_damaged_file_is_kept_aside_and_stops_nobody() {
+    memory_only!("Redis keeps what is saved here");
     let folder = Folder::new();
     let running = start_with(saved_at(&folder.at("topics")));
     let one = publish(&running, "one");
@@ -106,6 +109,7 @@ fn a_damaged_file_is_kept_aside_and_stops_nobody() {
 
 #[test]
 fn a_message_that_is_published_before_the_server_serves_follows_what_was_saved() {
+    memory_only!("Redis keeps what is saved here");
     let folder = Folder::new();
     let running = start_with(saved_at(&folder.at("topics")));
     let one = publish(&running, "one");
@@ -117,6 +121,7 @@ fn a_message_that_is_published_before_the_server_serves_follows_what_was_saved()
 
 #[test]
 fn topics_beyond_a_new_limit_are_forgotten_and_their_positions_are_not_used_again() {
+    memory_only!("Redis keeps what is saved here");
     let folder = Folder::new();
     let running = start_with(saved_at(&folder.at("topics")));
     for topic in ["a", "b", "c"] {
@@ -136,6 +141,7 @@ fn topics_beyond_a_new_limit_are_forgotten_and_their_positions_are_not_used_agai
 
 #[test]
 fn a_position_at_the_end_is_still_one_after_a_restart() {
+    memory_only!("Redis keeps what is saved here");
     let folder = Folder::new();
     let running = start_with(saved_at(&folder.at("topics")).ephemeral());
     let last = publish(&running, "one").to_string();

@@ -8,7 +8,7 @@ use crossbeam_channel::unbounded;
 use heartwire::topics::{TopicError, Topics};
 use heartwire::{Accept, Error};
 
-use super::{client_of, open_topics, start_with, subscribe, subscriber};
+use super::{client_of, memory_only, open_topics, start_handling, start_with, subscribe, subscriber};
 use crate::support::{Client, eventually, exchange, receive, request_with, server, start};
 
 /// The position in a message of a topic, and its text.
@@ -22,7 +22,7 @@ fn message(text: &str) -> (String, String) {
 
 #[test]
 fn a_handler_subscribes_its_connection_and_gets_bare_messages() {
-    let running = start(server().topics(Topics::new()), |conn| {
+    let running = start_handling(server(), Topics::new(), |conn| {
         let subscribed = conn.subscribe("news").map_err(Error::handler)?;
         conn.send(format!("subscribed at {}", subscribed.position.offset()))?;
         loop {
@@ -155,6 +155,7 @@ fn publishing_twice_with_a_key_is_publishing_once() {
 
 #[test]
 fn topics_are_bounded_for_each_connection_and_in_all() {
+    memory_only!("Redis removes topics only once they were not in use for a while");
     let running = start_with(Topics::new().ephemeral().max_topics(5).max_topics_per_connection(3));
     let mut client = client_of(&running);
     let wanted = ["a", "b", "c", "d", "a"].map(|topic| format!(r#"{{"topic":"{topic}"}}"#)).join(",");
@@ -179,6 +180,7 @@ fn topics_are_bounded_for_each_connection_and_in_all() {
 
 #[test]
 fn subscribers_to_names_that_they_make_up_keep_nobody_from_publishing() {
+    memory_only!("Redis counts those topics that were published to");
     let running = start_with(Topics::new().max_topics(8));
     let mut client = client_of(&running);
     let wanted: Vec<_> = (0..8).map(|number| format!(r#"{{"topic":"made-up/{number}"}}"#)).collect();
@@ -195,6 +197,7 @@ fn subscribers_to_names_that_they_make_up_keep_nobody_from_publishing() {
 
 #[test]
 fn keys_count_as_memory_and_a_busy_topic_does_not_cost_a_quiet_one_its_keys() {
+    memory_only!("the keys are in the memory of Redis");
     let topics = Topics::new().ephemeral().key_window(Duration::from_secs(600), 1_000_000).total_history(100_000);
     let running = start_with(topics);
     let publish = |topic: &str, key: &str| running.handle.publish_once(topic, "x", key).unwrap().again;
@@ -208,6 +211,7 @@ fn keys_count_as_memory_and_a_busy_topic_does_not_cost_a_quiet_one_its_keys() {
 
 #[test]
 fn the_oldest_messages_and_keys_make_room_together() {
+    memory_only!("the keys are in the memory of Redis");
     let running = start_with(Topics::new().total_history(100_000));
     for number in 0..300 {
         running.handle.publish_once("orders", "x", &number.to_string()).unwrap();
@@ -221,6 +225,7 @@ fn the_oldest_messages_and_keys_make_room_together() {
 
 #[test]
 fn a_topic_that_comes_anew_never_reuses_a_position() {
+    memory_only!("Redis removes topics only once they were not in use for a while");
     let running = start_with(Topics::new().ephemeral().max_topics(2));
     let first = running.handle.publish("a", "1").unwrap().position;
     running.handle.publish("b", "1").unwrap();
@@ -322,6 +327,7 @@ fn broadcasts_are_not_for_clients_of_the_subprotocol() {
 
 #[test]
 fn a_key_outlives_its_topic_s_messages() {
+    memory_only!("Redis removes topics only once they were not in use for a while");
     let running = start_with(Topics::new().ephemeral().max_topics(2));
     assert!(!running.handle.publish_once("orders", "x", "order 4711").unwrap().again);
     running.handle.publish("a", "1").unwrap();
@@ -332,7 +338,7 @@ fn a_key_outlives_its_topic_s_messages() {
 #[test]
 fn a_connection_that_has_ended_subscribes_to_nothing() {
     let (sender, outcome) = unbounded();
-    let running = start(server().topics(Topics::new()), move |conn| {
+    let running = start_handling(server(), Topics::new(), move |conn| {
         while conn.recv().is_ok() {}
         let _ = sender.send(conn.subscribe("news").map(drop));
         Ok(())

@@ -126,6 +126,7 @@ mod tests {
             "FILE" => "sample.log",
             "ADDRESS" => "127.0.0.1:7",
             "URL" if arg.get_id() == "auth_url" => "http://sample.example/auth",
+            "URL" if arg.get_id() == "backplane" => "redis://sample.example/",
             "URL" => "ws://sample.example/",
             "PROXY" => "socks5h://sample.example",
             "HOSTS" => "sample.example,10.0.0.0/8",
@@ -148,9 +149,8 @@ mod tests {
             "tls_key" => &["--tls-cert", "a.pem"],
             "tls_client_ca" => &["--tls-cert", "a.pem", "--tls-key", "a.pem"],
             "tls_client_cert" => &["--tls-cert", "a.pem", "--tls-key", "a.pem", "--tls-client-ca", "a.pem"],
-            "history" | "history_file" | "presence" | "allow_publish" | "publish_key_file" | "jwt_key_file" => {
-                &["--mode", "topics"]
-            }
+            "history" | "history_file" | "presence" | "allow_publish" | "publish_key_file" | "jwt_key_file"
+            | "backplane" => &["--mode", "topics"],
             "auth_timeout" | "auth_header" => &["--auth-url", "http://127.0.0.1/"],
             "jwt_audience" => &["--mode", "topics", "--jwt-key-file", "a.pem"],
             "cert" => &["--key", "a.pem"],

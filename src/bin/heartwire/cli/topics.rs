@@ -8,6 +8,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Args};
 #[cfg(feature = "jwt")]
 use heartwire::topics::{PublishKeys, TokenKey, TokenPlaces, TokenVerifier};
+#[cfg(feature = "redis")]
+use heartwire::topics::{Redis, RedisError};
 use heartwire::topics::{TopicPattern, Topics};
 
 use super::usage_error::{UsageError, refuse};
@@ -25,6 +27,8 @@ const NAMES: &[&str] = &[
     "jwt_key_file",
     #[cfg(feature = "jwt")]
     "jwt_audience",
+    #[cfg(feature = "redis")]
+    "backplane",
 ];
 
 #[derive(Debug, Args)]
@@ -62,6 +66,12 @@ pub(crate) struct TopicOptions {
     #[cfg(feature = "jwt")]
     #[arg(long, value_name = "NAME", requires = "jwt_key_file")]
     jwt_audience: Option<String>,
+
+    /// Share all topics with other servers by this Redis: redis://[[USER]:PASSWORD@]HOST[:PORT][/DB], rediss:// with
+    /// TLS, unix:///PATH, or redis+sentinel://HOST,HOST/MASTER; a password is better given by the environment
+    #[cfg(feature = "redis")]
+    #[arg(long, value_name = "URL", value_parser = parse_redis, conflicts_with = "history_file")]
+    backplane: Option<Box<Redis>>,
 }
 
 /// What a topic keeps. `None`: nothing.
@@ -90,6 +100,11 @@ impl TopicOptions {
             patterns if patterns.is_empty() => topics,
             patterns => topics.on_publish(move |_, topic| patterns.iter().any(|pattern| pattern.matches(topic))),
         };
+        #[cfg(feature = "redis")]
+        let topics = match &self.backplane {
+            Some(redis) => topics.backplane(Redis::clone(redis)),
+            None => topics,
+        };
         #[cfg(feature = "jwt")]
         let topics = self.with_keys(topics)?;
         Ok(topics)
@@ -117,6 +132,12 @@ impl TopicOptions {
 #[cfg(feature = "jwt")]
 fn in_words(error: impl fmt::Display) -> String {
     error.to_string()
+}
+
+/// Its error does not show the URL, which may have a password.
+#[cfg(feature = "redis")]
+fn parse_redis(url: &str) -> Result<Box<Redis>, RedisError> {
+    Redis::new(url).map(Box::new)
 }
 
 fn parse_history(text: &str) -> Result<History, String> {

@@ -1,0 +1,12 @@
+-- A node says that it lives, and how it is. Returns whether it is known. One that is not has just come, or was taken for
+-- dead meanwhile: then it is entered under this generation, and tells its members anew.
+local prefix, node, generation, next_generation, about = unpack(ARGV)
+local nodes = prefix .. ':nodes'
+local is_known = redis.call('HGET', nodes, node) == generation
+if not is_known then
+  generation = next_generation
+  redis.call('HSET', nodes, node, generation)
+  redis.call('DEL', prefix .. ':members:' .. node)
+end
+log(prefix, 'node', node, generation, '', about, decimal(milliseconds()))
+return is_known and 1 or 0

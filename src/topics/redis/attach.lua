@@ -1,0 +1,62 @@
+-- A node has connected. It tells the epoch and the newest entry of the log that it knows, if it was connected before.
+-- Returns the epoch, "same" if nothing of what the node knows is gone, "behind" if the log does not reach back as far,
+-- or "new" if the history is another one; the id and the number of the log's last entry, Redis' time, and the offset that new
+-- topics begin after.
+--
+-- A Redis that has lost what it once had (a crash before it was written to disk, a replica that was behind when it took
+-- over) is found by that: what the node knows is not there. Then the history is another one, for all nodes.
+local prefix, proposed, known, seen, has_lost = unpack(ARGV)
+local key = prefix .. ':log'
+
+local function parts(id)
+  local time, number = string.match(id, '^(%d+)%-(%d+)$')
+  return tonumber(time), tonumber(number)
+end
+
+local function is_before(one, other)
+  local time, number = parts(one)
+  local other_time, other_number = parts(other)
+  return time < other_time or (time == other_time and number < other_number)
+end
+
+local function last_id()
+  if redis.call('EXISTS', key) == 0 then
+    return '0-0'
+  end
+  local about = redis.call('XINFO', 'STREAM', key)
+  for at = 1, #about, 2 do
+    if about[at] == 'last-generated-id' then
+      return about[at + 1]
+    end
+  end
+end
+
+local function verdict(epoch)
+  if epoch ~= known then
+    return 'new'
+  end
+  if has_lost == '1' then
+    return 'lost'
+  end
+  if seen == '0-0' or #redis.call('XRANGE', key, seen, seen) == 1 then
+    return 'same'
+  end
+  local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  if oldest and is_before(seen, oldest[1]) and not is_before(last_id(), seen) then
+    return 'behind'
+  end
+  return 'lost'
+end
+
+local epoch = redis.call('GET', prefix .. ':epoch')
+local found = 'new'
+if epoch then
+  found = verdict(epoch)
+end
+if not epoch or found == 'lost' then
+  epoch, found = proposed, 'new'
+  redis.call('SET', prefix .. ':epoch', epoch)
+  log(prefix, 'epoch', '', '0', '', epoch, decimal(milliseconds()))
+end
+local number, floor = redis.call('GET', prefix .. ':log-number') or '0', redis.call('GET', prefix .. ':floor') or '0'
+return {epoch, found, last_id(), number, decimal(milliseconds()), floor}

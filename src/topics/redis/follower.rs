@@ -1,0 +1,369 @@
+//! The thread that keeps this node's copy of the histories: it reads the log as it grows.
+//!
+//! Invariants:
+//! - What is published reaches the copy once and in the order of the log, which is the same for all nodes.
+//! - Whatever the follower has missed, it reads from the histories. If some of it is nowhere, subscribers are told.
+//! - A Redis that is not the one it was, or has lost what it had, is never taken for the same.
+
+use std::time::{Duration, Instant};
+
+use redis::{Value, cmd};
+
+use super::connection::{Connection, Failure};
+use super::members::Seat;
+use super::node::{LogId, Node, Role};
+use super::nodes::{Dead, NodeName};
+use super::scripts::Scripts;
+use crate::connection::suspension;
+use crate::message::{Message, Text};
+use crate::topics::hub::{Hub, Loaded};
+use crate::topics::position::Epoch;
+use crate::topics::presence::Place;
+
+/// So many entries of the log are read at a time.
+const ENTRIES: usize = 256;
+
+/// So many topics are loaded at a time: each may keep some MiB.
+const TOPICS: usize = 8;
+
+/// How often Redis is told which topics are in use here.
+const TOUCH: Duration = Duration::from_secs(30);
+
+/// Why the members of a node are gone that was silent for too long.
+const NODE_LOST: &str = "node lost";
+
+/// Redis counts in milliseconds, and 0 has no end.
+const SHORTEST_BLOCK: Duration = Duration::from_millis(1);
+
+/// Names and values of an entry's fields, in turn.
+type Fields = Vec<Vec<u8>>;
+type Entries = Vec<(String, Fields)>;
+
+/// Where the follower is in the log.
+#[derive(Debug, Clone, Copy, Default)]
+struct Cursor {
+    id: LogId,
+    /// The number of that entry. The next one's is one more.
+    number: u64,
+}
+
+/// What is to be done when the log is no longer what it was.
+enum Next {
+    /// The history may be another one, or this node has missed some of the log.
+    Attach,
+    /// All is over.
+    End,
+}
+
+pub(super) fn run(hub: &Hub, node: &Node) {
+    let mut follower = Follower { hub, node, cursor: None, has_lost: false, is_told: false };
+    let mut failures = 0;
+    while !node.is_ending() {
+        let failure = match follower.follow() {
+            Ok(()) => return,
+            Err(failure) => failure,
+        };
+        let was_connected = node.set_connected(Role::Follower, false);
+        if node.is_ending() {
+            return;
+        }
+        failures = if was_connected { 0 } else { failures + 1 };
+        if was_connected || !follower.is_told {
+            let address = &node.redis.address;
+            hub.log().error(format_args!("the backplane {address} is not to be had: {failure}; retrying"));
+            follower.is_told = true;
+        }
+        node.pause(failures);
+    }
+}
+
+struct Follower<'a> {
+    hub: &'a Hub,
+    node: &'a Node,
+    /// `None` before the copy is complete for the first time.
+    cursor: Option<Cursor>,
+    /// Whether Redis was found to have lost what this node has.
+    has_lost: bool,
+    /// Whether the log tells already that Redis is away.
+    is_told: bool,
+}
+
+impl Follower<'_> {
+    fn follow(&mut self) -> Result<(), Failure> {
+        let mut redis = self.node.connect(Role::Follower)?;
+        let scripts = Scripts::load(&mut redis)?;
+        loop {
+            self.attach(&mut redis, &scripts)?;
+            if self.has_lost {
+                continue;
+            }
+            if self.node.set_connected(Role::Follower, true) {
+                let address = &self.node.redis.address;
+                self.hub.log().info(format_args!("the backplane {address} is connected"));
+                self.is_told = false;
+            }
+            if matches!(self.read_log(&mut redis, &scripts)?, Next::End) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes the copy what Redis has, and finds out where the log is to be read from.
+    fn attach(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
+        let (known, newest) = (self.node.epoch(), self.node.newest());
+        let mut attach = scripts.attach();
+        attach.arg(&self.node.redis.prefix).arg(Epoch::new().to_string());
+        attach.arg(known.map(|epoch| epoch.to_string()).unwrap_or_default());
+        attach.arg(newest.to_string()).arg(u8::from(std::mem::take(&mut self.has_lost)));
+        let (epoch, verdict, last, number, now, floor): (String, String, String, u64, u64, u64) = redis.ask(&attach)?;
+        let epoch: Epoch = epoch.parse().map_err(|_| Failure::Garbled(format!("{epoch:?} is no epoch")))?;
+        let clock = Clock { redis: now, here: Instant::now() };
+        let is_new = verdict == "new";
+        if let ("same", Some(_)) = (&*verdict, self.cursor) {
+            return Ok(());
+        }
+        if is_new && known.is_some() {
+            let address = &self.node.redis.address;
+            self.hub
+                .log()
+                .warn(format_args!("the history of the backplane {address} is another one: it has lost some"));
+        }
+        // Until the copy is complete.
+        self.cursor = None;
+        self.load(redis, scripts, epoch, floor, &clock)?;
+        if self.has_lost {
+            return Ok(());
+        }
+        // Entries that have come meanwhile are read twice, and known by their offsets.
+        self.cursor = Some(Cursor { id: last.parse()?, number });
+        if is_new {
+            self.node.begin_log_at(last.parse()?);
+        }
+        self.node.outbox.restart_log(last.parse()?);
+        self.node.set_epoch(epoch);
+        Ok(())
+    }
+
+    /// Reads all histories. Topics that Redis does not have are begun anew.
+    fn load(
+        &mut self,
+        redis: &mut Connection,
+        scripts: &Scripts,
+        epoch: Epoch,
+        floor: u64,
+        clock: &Clock,
+    ) -> Result<(), Failure> {
+        let prefix = &self.node.redis.prefix;
+        let names: Vec<String> = redis.ask(cmd("ZRANGE").arg(format!("{prefix}:topics")).arg(0).arg(-1))?;
+        self.hub.begin_epoch(epoch, floor);
+        for names in names.chunks(TOPICS) {
+            let found: Vec<(String, u64, Entries)> = redis.ask(scripts.load_histories().arg(prefix).arg(names))?;
+            for (name, last, entries) in found {
+                let Ok(name) = name.parse() else { continue };
+                let entries = entries.into_iter().map(|(id, fields)| {
+                    let entry = LogEntry::from(fields);
+                    let offset = id.split('-').next().and_then(|offset| offset.parse().ok()).unwrap_or_default();
+                    (offset, entry.message(), clock.instant(entry.at))
+                });
+                let loaded = Loaded { name, last, entries: entries.collect() };
+                if self.hub.load(epoch, loaded).is_err() {
+                    self.has_lost = true;
+                    return Ok(());
+                }
+            }
+        }
+        self.hub.complete_epoch(epoch);
+        self.load_members(redis)
+    }
+
+    /// Reads who is subscribed on all nodes. What is told meanwhile comes by the log as well.
+    fn load_members(&self, redis: &mut Connection) -> Result<(), Failure> {
+        if !self.hub.has_presence() {
+            return Ok(());
+        }
+        let prefix = &self.node.redis.prefix;
+        let nodes: Vec<(String, u64)> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:nodes")))?;
+        for (name, generation) in nodes {
+            let name: NodeName = name.into();
+            let seats: Vec<(String, String)> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:members:{name}")))?;
+            let seats = seats.iter().filter_map(|(key, state)| {
+                let (id, topic) = key.split_once(' ')?;
+                Some((topic.parse().ok()?, id.parse().ok()?, Seat::from_json(state)?))
+            });
+            self.hub.replace_seats(&name, seats.collect());
+            self.node.nodes().heard(name, generation, String::new(), Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Reads the log as it grows.
+    fn read_log(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<Next, Failure> {
+        let node = self.node;
+        let (mut touched, prefix) = (None::<Instant>, &node.redis.prefix);
+        let block = node.redis.longest_block();
+        let clock = Clock { redis: redis_now(redis)?, here: Instant::now() };
+        loop {
+            if node.is_ending() {
+                return Ok(Next::End);
+            }
+            if touched.is_none_or(|touched| touched.elapsed() >= TOUCH) {
+                self.touch(redis, scripts)?;
+                touched = Some(Instant::now());
+            }
+            let block = self.bury(redis, scripts)?.min(block);
+            let Some(mut cursor) = self.cursor else { return Ok(Next::Attach) };
+            let known = [format!("{prefix}:epoch"), format!("{prefix}:log-number")];
+            let mut packed = cmd("MGET").arg(&known).get_packed_command();
+            let mut read = cmd("XREAD");
+            read.arg("COUNT").arg(ENTRIES).arg("BLOCK").arg(u64::try_from(block.as_millis()).unwrap_or(1000));
+            read.arg("STREAMS")
+                .arg(format!("{prefix}:log"))
+                .arg(cursor.id.to_string())
+                .write_packed_command(&mut packed);
+            redis.send(&packed)?;
+            let (epoch, number): (Option<String>, Option<u64>) = redis.answer()?;
+            let read: Option<Vec<(String, Entries)>> = redis.answer()?;
+            if epoch.and_then(|epoch| epoch.parse().ok()) != node.epoch() {
+                return Ok(Next::Attach);
+            }
+            for (id, fields) in read.into_iter().flatten().flat_map(|(_, entries)| entries) {
+                let (id, entry): (LogId, _) = (id.parse()?, LogEntry::from(fields));
+                if entry.number != cursor.number + 1 {
+                    // Some that came before it are gone.
+                    self.cursor = None;
+                    return Ok(Next::Attach);
+                }
+                cursor = Cursor { id, number: entry.number };
+                self.apply(entry, &clock);
+                self.cursor = Some(cursor);
+            }
+            node.saw(cursor.id);
+            node.set_lag(number.unwrap_or_default().saturating_sub(cursor.number));
+            node.outbox.applied(cursor.id, |topic| self.hub.subscribers_of(topic));
+        }
+    }
+
+    /// Buries nodes that are dead. Returns when to look again.
+    fn bury(&self, redis: &mut Connection, scripts: &Scripts) -> Result<Duration, Failure> {
+        let now = Instant::now();
+        let (dead, next) = self.node.nodes().judge(now, suspension::so_far());
+        for Dead { name, generation, bound } in dead {
+            let bound = bound.as_millis();
+            self.hub.log().warn(format_args!("node {name} is lost: nothing was heard of it for {bound} ms"));
+            let mut bury = scripts.bury();
+            bury.arg(&self.node.redis.prefix).arg(&*name).arg(generation).arg(format!("{NODE_LOST} {bound}"));
+            redis.ask::<Value>(&bury)?;
+            // If it has come back, it is heard of again.
+            self.node.nodes().gone(&name);
+        }
+        Ok(next.map_or(Duration::MAX, |next| next.saturating_duration_since(now).max(SHORTEST_BLOCK)))
+    }
+
+    fn apply(&self, entry: LogEntry, clock: &Clock) {
+        match &*entry.what {
+            // About a node, whose name is where the name of a topic is.
+            "node" => {
+                let about = entry.text();
+                return self.node.nodes().heard(entry.topic.into(), entry.offset, about, Instant::now());
+            }
+            // We know better: the others are told anew who is here.
+            "node-gone" if *entry.topic == *self.node.name() => return,
+            "node-gone" => {
+                self.node.nodes().gone(&entry.topic);
+                let (cause, within) = entry.kind.rsplit_once(' ').unwrap_or((&entry.kind, "0"));
+                let within = within.parse().map_or(Duration::ZERO, Duration::from_millis);
+                return self.hub.remove_node(&entry.topic, cause, within);
+            }
+            _ => {}
+        }
+        let Ok(topic) = entry.topic.parse() else { return };
+        match &*entry.what {
+            "message" => self.hub.apply(&topic, entry.offset, entry.message(), clock.instant(entry.at)),
+            "removed" => self.hub.remove(&topic, entry.offset),
+            // The offset is the connection, the kind its node.
+            "presence" => {
+                if let Some(seat) = Seat::from_json(&entry.text()) {
+                    self.hub.set_seat(&topic, Place { node: Some(entry.kind.into()), id: entry.offset }, seat);
+                }
+            }
+            // What a later version writes. Another epoch is seen by its key.
+            _ => {}
+        }
+    }
+
+    /// Tells Redis which topics are in use here.
+    fn touch(&self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
+        redis.ask::<Value>(scripts.touch().arg(&self.node.redis.prefix).arg(self.hub.topics_in_use())).map(drop)
+    }
+}
+
+fn redis_now(redis: &mut Connection) -> Result<u64, Failure> {
+    let (seconds, micros): (u64, u64) = redis.ask(&cmd("TIME"))?;
+    Ok(seconds * 1000 + micros / 1000)
+}
+
+/// What time it is for Redis.
+struct Clock {
+    /// In milliseconds.
+    redis: u64,
+    here: Instant,
+}
+
+impl Clock {
+    /// When something happened. What comes from the future happens now.
+    fn instant(&self, at: u64) -> Instant {
+        let now = Instant::now();
+        let ahead = u64::try_from((now - self.here).as_millis()).unwrap_or(0);
+        let age = Duration::from_millis((self.redis + ahead).saturating_sub(at));
+        now.checked_sub(age).unwrap_or(now)
+    }
+}
+
+/// An entry of the log, or of a history, which has less.
+#[derive(Debug, Default)]
+struct LogEntry {
+    what: String,
+    topic: String,
+    number: u64,
+    offset: u64,
+    kind: String,
+    payload: Vec<u8>,
+    at: u64,
+}
+
+impl LogEntry {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.payload).into_owned()
+    }
+
+    fn message(&self) -> Message {
+        match std::str::from_utf8(&self.payload) {
+            Ok(text) if self.kind != "b" => Text::from(text).into(),
+            _ => Message::binary(self.payload.clone()),
+        }
+    }
+}
+
+impl From<Fields> for LogEntry {
+    fn from(fields: Fields) -> Self {
+        let mut entry = Self::default();
+        let mut fields = fields.into_iter();
+        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
+            if name == b"m" {
+                entry.payload = value;
+                continue;
+            }
+            let Ok(value) = String::from_utf8(value) else { continue };
+            match &*name {
+                b"w" => entry.what = value,
+                b"t" => entry.topic = value,
+                b"n" => entry.number = value.parse().unwrap_or_default(),
+                b"o" => entry.offset = value.parse().unwrap_or_default(),
+                b"k" => entry.kind = value,
+                b"a" => entry.at = value.parse().unwrap_or_default(),
+                _ => {}
+            }
+        }
+        entry
+    }
+}

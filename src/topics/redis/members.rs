@@ -1,0 +1,188 @@
+//! What this node has to tell the others of who is subscribed here.
+//!
+//! Invariants:
+//! - Of each subscription only its newest state waits, so what waits is bounded by the subscriptions there are.
+//! - What was told is known, so that all of it can be told again.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::connection::identity::ConnectionId;
+use crate::topics::name::TopicName;
+
+/// So many changes are told at a time.
+const BATCH: usize = 256;
+
+/// A subscription to a topic, as the others are to know it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::topics) enum Seat {
+    /// Somebody is subscribed: its user, and whether Pongs are missed.
+    Taken { user: Option<String>, is_missing: bool },
+    /// Nobody is subscribed any more, for this cause, which is known within this time after the fact.
+    Left { cause: String, within: Duration },
+}
+
+impl Seat {
+    /// What the others are told: how somebody is, or nothing, and why nobody is there.
+    pub(super) fn to_json(&self) -> (String, String) {
+        match self {
+            Self::Taken { user, is_missing } => {
+                (json!({"user": user, "missing": is_missing}).to_string(), String::new())
+            }
+            Self::Left { cause, within } => {
+                (String::new(), json!({"cause": cause, "within": within.as_millis()}).to_string())
+            }
+        }
+    }
+
+    /// Reads what another node tells. `None` if it is something that this version does not know.
+    pub(super) fn from_json(text: &str) -> Option<Self> {
+        let told: Value = serde_json::from_str(text).ok()?;
+        if let Some(is_missing) = told["missing"].as_bool() {
+            return Some(Self::Taken { user: told["user"].as_str().map(str::to_owned), is_missing });
+        }
+        let cause = told["cause"].as_str()?.to_owned();
+        Some(Self::Left { cause, within: Duration::from_millis(told["within"].as_u64()?) })
+    }
+}
+
+/// A topic and a connection.
+pub(super) type Key = (TopicName, ConnectionId);
+
+#[derive(Debug, Default)]
+pub(super) struct Members {
+    /// Protects what there is to tell.
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: BTreeMap<Key, Seat>,
+    /// What is being told.
+    under_way: Vec<(Key, Seat)>,
+    /// What the others know, or are about to know.
+    told: BTreeMap<Key, Seat>,
+}
+
+impl Members {
+    /// A subscription is another one. Returns whether that is to be told.
+    pub(super) fn note(&self, topic: &TopicName, id: ConnectionId, seat: Seat) -> bool {
+        let mut state = self.lock();
+        let key = (topic.clone(), id);
+        let is_news = match &seat {
+            // Whoever was never told of has not been there.
+            Seat::Left { .. } => state.told.contains_key(&key) || state.waiting.contains_key(&key),
+            taken => state.told.get(&key) != Some(taken),
+        };
+        if is_news {
+            state.waiting.insert(key, seat);
+        } else {
+            state.waiting.remove(&key);
+        }
+        is_news
+    }
+
+    /// What is to be told next.
+    pub(super) fn next(&self) -> Vec<(Key, Seat)> {
+        let mut state = self.lock();
+        while state.under_way.len() < BATCH
+            && let Some((key, seat)) = state.waiting.pop_first()
+        {
+            match &seat {
+                Seat::Left { .. } => _ = state.told.remove(&key),
+                taken => _ = state.told.insert(key.clone(), taken.clone()),
+            }
+            state.under_way.push((key, seat));
+        }
+        state.under_way.clone()
+    }
+
+    /// What was to be told was told.
+    pub(super) fn was_told(&self) {
+        self.lock().under_way.clear();
+    }
+
+    /// What was to be told may not have been told: it is told again, unless it is another one by now.
+    pub(super) fn take_back(&self) {
+        let mut state = self.lock();
+        for (key, seat) in std::mem::take(&mut state.under_way) {
+            state.waiting.entry(key).or_insert(seat);
+        }
+    }
+
+    /// The others may know nothing: all is to be told again.
+    pub(super) fn tell_all_again(&self) {
+        self.take_back();
+        let mut state = self.lock();
+        let State { waiting, told, .. } = &mut *state;
+        for (key, seat) in std::mem::take(told) {
+            waiting.entry(key).or_insert(seat);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken() -> Seat {
+        Seat::Taken { user: None, is_missing: false }
+    }
+
+    fn left() -> Seat {
+        Seat::Left { cause: "normal".to_owned(), within: Duration::ZERO }
+    }
+
+    fn seats(members: &Members) -> Vec<Seat> {
+        members.next().into_iter().map(|(_, seat)| seat).collect()
+    }
+
+    #[test]
+    fn only_news_is_told_and_what_was_not_told_is_told_again() {
+        let (members, topic) = (Members::default(), "room".parse().unwrap());
+        assert!(!members.note(&topic, 1, left()) && members.note(&topic, 1, taken()));
+        assert_eq!(seats(&members), [taken()]);
+        // It may be lost on the way.
+        members.take_back();
+        assert_eq!(seats(&members), [taken()]);
+        members.was_told();
+        assert!(!members.note(&topic, 1, taken()) && seats(&members).is_empty());
+        assert!(members.note(&topic, 1, left()));
+        assert_eq!(seats(&members), [left()]);
+        // Meanwhile it has come back.
+        assert!(members.note(&topic, 1, taken()));
+        members.take_back();
+        assert_eq!(seats(&members), [taken()]);
+    }
+
+    #[test]
+    fn what_is_told_can_be_read() {
+        let user = Seat::Taken { user: Some("a \"b\"".to_owned()), is_missing: true };
+        let left = Seat::Left { cause: "peer".to_owned(), within: Duration::from_millis(7) };
+        for seat in [user, taken(), left] {
+            let (state, cause) = seat.to_json();
+            assert_eq!(Seat::from_json(&format!("{state}{cause}")), Some(seat));
+        }
+        assert_eq!(Seat::from_json("{}"), None);
+    }
+
+    #[test]
+    fn whoever_knows_nothing_is_told_all_and_who_has_left_meanwhile() {
+        let (members, topic) = (Members::default(), "room".parse().unwrap());
+        members.note(&topic, 1, taken());
+        members.note(&topic, 2, taken());
+        assert_eq!(members.next().len(), 2);
+        members.was_told();
+        members.note(&topic, 2, left());
+        members.tell_all_again();
+        assert!(members.note(&topic, 1, left()));
+        assert_eq!(seats(&members), [left(), left()]);
+    }
+}

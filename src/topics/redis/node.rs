@@ -1,0 +1,355 @@
+//! This server as one of the nodes that share a Redis: what its two threads have together, and what others may ask.
+//!
+//! Invariants:
+//! - Nobody waits for Redis but these threads, and whoever has published and wants to know what became of it.
+//! - What this node has seen of the log, or was told is in it, is never forgotten: a Redis that no longer has it has
+//!   lost some, and is found out.
+
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel as channel;
+use socket2::Socket;
+
+use super::connection::{Connection, Failure};
+use super::members::{Members, Seat};
+use super::nodes::{NodeName, Nodes};
+use super::outbox::{Answer, Outbox, Publication};
+use super::{BackplaneInfo, NodeInfo, Redis, follower, writer};
+use crate::connection::identity::ConnectionId;
+use crate::foreign;
+use crate::topics::hub::Hub;
+use crate::topics::name::TopicName;
+use crate::topics::position::Epoch;
+
+/// How long the end of the server waits for the threads: they may be in the system's resolver.
+const END: Duration = Duration::from_secs(3);
+
+/// How long the end of the server waits for the others to be told.
+const GOOD_BYE: Duration = Duration::from_secs(1);
+
+/// The pauses between attempts to connect: they double from the first to the longest, with jitter.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+pub(in crate::topics) struct Node {
+    pub(super) redis: Redis,
+    /// Its name among the nodes.
+    name: NodeName,
+    pub(super) outbox: Outbox,
+    /// What the others are to know of who is subscribed here.
+    pub(super) members: Members,
+    /// Protects what is known of the other nodes.
+    nodes: Mutex<Nodes>,
+    /// Where this server listens.
+    address: OnceLock<String>,
+    /// Protects what is known of Redis, and the sockets.
+    state: Mutex<State>,
+    /// Signalled when the epoch is another one, and at the end.
+    changed: Condvar,
+    is_ending: AtomicBool,
+}
+
+#[derive(Default)]
+struct State {
+    /// The epoch that the copies of the histories have. `None` before the first.
+    epoch: Option<Epoch>,
+    /// The newest entry of the log that is known to have been there.
+    newest: LogId,
+    /// The sockets of both threads, so that whoever waits for Redis can be woken.
+    sockets: [Option<Socket>; 2],
+    /// Which of the two have a connection.
+    connected: [bool; 2],
+    /// The last round trip of the writer.
+    round_trip: Option<Duration>,
+    /// By how many entries the log was last seen to be ahead of this node's copy.
+    lag: u64,
+}
+
+/// The id of an entry in the log, `MILLISECONDS-NUMBER`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct LogId(u64, u64);
+
+/// The two threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Follower,
+    Writer,
+}
+
+/// The threads. Dropping this ends them.
+pub(in crate::topics) struct NodeThreads {
+    node: Arc<Node>,
+    threads: Vec<(JoinHandle<()>, channel::Receiver<()>)>,
+}
+
+impl Node {
+    pub(in crate::topics) fn new(redis: Redis) -> Self {
+        let name: NodeName = format!("{:016x}", rand::random::<u64>()).into();
+        Self {
+            nodes: Mutex::new(Nodes::new(Arc::clone(&name), redis.heartbeat)),
+            address: OnceLock::new(),
+            redis,
+            name,
+            outbox: Outbox::default(),
+            members: Members::default(),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            is_ending: AtomicBool::new(false),
+        }
+    }
+
+    /// Publishes a message. The answer may come on any thread, at the timeout at the latest.
+    pub(in crate::topics) fn publish(&self, publication: Publication, answer: Answer) {
+        self.outbox.put(publication, Instant::now() + self.redis.publish_timeout, answer);
+    }
+
+    /// How long whoever publishes may have to wait.
+    pub(in crate::topics) fn publish_timeout(&self) -> Duration {
+        self.redis.publish_timeout
+    }
+
+    /// Answers what waits for too long.
+    pub(in crate::topics) fn expire(&self, now: Instant) {
+        self.outbox.expire(now);
+    }
+
+    /// Its name among the nodes.
+    pub(in crate::topics) fn name(&self) -> NodeName {
+        Arc::clone(&self.name)
+    }
+
+    /// A connection has subscribed, has left, or is better or worse off. The others are told, and so are we, by the
+    /// log.
+    pub(in crate::topics) fn note_seat(&self, topic: &TopicName, id: ConnectionId, seat: Seat) {
+        if self.members.note(topic, id, seat) {
+            self.outbox.wake();
+        }
+    }
+
+    /// How it is with the backplane.
+    pub(in crate::topics) fn info(&self) -> BackplaneInfo {
+        let waiting = self.outbox.len();
+        let state = self.lock();
+        let is_connected = state.connected == [true, true] && state.epoch.is_some();
+        BackplaneInfo { is_connected, round_trip: state.round_trip, lag: state.lag, waiting }
+    }
+
+    /// All nodes, this one first.
+    pub(in crate::topics) fn infos(&self, connections: u64) -> Vec<NodeInfo> {
+        let mut infos = vec![self.own_info(connections)];
+        infos.extend(self.nodes().others(Instant::now()));
+        infos
+    }
+
+    fn own_info(&self, connections: u64) -> NodeInfo {
+        NodeInfo {
+            name: self.name.to_string(),
+            is_own: true,
+            address: self.address.get().cloned().unwrap_or_default(),
+            connections,
+            backplane: self.info(),
+            silent: Duration::ZERO,
+            bound: self.redis.node_worst_case(),
+        }
+    }
+
+    /// Where this server listens, as the others are to know it.
+    pub(in crate::topics) fn set_address(&self, address: String) {
+        // A server serves once.
+        let _ = self.address.set(address);
+    }
+
+    // For the threads.
+
+    /// What this node tells of itself.
+    pub(super) fn about(&self, connections: u64) -> String {
+        self.own_info(connections).to_json()
+    }
+
+    pub(super) fn nodes(&self) -> MutexGuard<'_, Nodes> {
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connects, for one of the threads.
+    pub(super) fn connect(&self, role: Role) -> Result<Connection, Failure> {
+        let hold = |socket: Socket| {
+            let mut state = self.lock();
+            if self.is_ending() {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            state.sockets[role as usize] = Some(socket);
+            Ok(())
+        };
+        Connection::open(&self.redis.address, self.redis.heartbeat, hold)
+    }
+
+    /// A thread has a connection, or has lost it. Returns whether that is news.
+    pub(super) fn set_connected(&self, role: Role, is_connected: bool) -> bool {
+        let mut state = self.lock();
+        if !is_connected {
+            state.sockets[role as usize] = None;
+        }
+        std::mem::replace(&mut state.connected[role as usize], is_connected) != is_connected
+    }
+
+    pub(super) fn epoch(&self) -> Option<Epoch> {
+        self.lock().epoch
+    }
+
+    /// The copies of the histories have this epoch from now on.
+    pub(super) fn set_epoch(&self, epoch: Epoch) {
+        self.lock().epoch = Some(epoch);
+        self.changed.notify_all();
+    }
+
+    /// Waits until there is an epoch other than this one, for a moment at most.
+    pub(super) fn wait_for_other_epoch(&self, than: Option<Epoch>, moment: Duration) {
+        let deadline = Instant::now() + moment;
+        let mut state = self.lock();
+        while state.epoch == than && !self.is_ending() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// The newest entry of the log that is known to have been there.
+    pub(super) fn newest(&self) -> LogId {
+        self.lock().newest
+    }
+
+    /// An entry is in the log.
+    pub(super) fn saw(&self, id: LogId) {
+        let mut state = self.lock();
+        state.newest = state.newest.max(id);
+    }
+
+    /// The history is another one: of the log before it nothing need be there.
+    pub(super) fn begin_log_at(&self, id: LogId) {
+        self.lock().newest = id;
+    }
+
+    pub(super) fn set_round_trip(&self, round_trip: Duration) {
+        self.lock().round_trip = Some(round_trip);
+    }
+
+    pub(super) fn set_lag(&self, lag: u64) {
+        self.lock().lag = lag;
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        self.is_ending.load(Relaxed)
+    }
+
+    /// Waits before the next attempt to connect. Ends at the end.
+    pub(super) fn pause(&self, failures: u32) {
+        let longest = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
+        let deadline = Instant::now() + longest.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        let mut state = self.lock();
+        while !self.is_ending() {
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            if remaining.is_zero() {
+                return;
+            }
+            state = self.changed.wait_timeout(state, remaining).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Wakes whoever waits for Redis, for the last time.
+    fn end(&self) {
+        let sockets = {
+            let mut state = self.lock();
+            self.is_ending.store(true, Relaxed);
+            std::mem::take(&mut state.sockets)
+        };
+        self.changed.notify_all();
+        self.outbox.close();
+        for socket in sockets.into_iter().flatten() {
+            // It may be closed already.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Node").field("redis", &self.redis).field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl NodeThreads {
+    /// Starts the threads of a server whose topics have a backplane.
+    ///
+    /// # Errors
+    /// The system's error if one cannot be started.
+    pub(in crate::topics) fn start(hub: &Arc<Hub>, node: &Arc<Node>) -> io::Result<Self> {
+        let mut threads = Self { node: Arc::clone(node), threads: Vec::new() };
+        threads.start_one("heartwire-redis-in", hub, follower::run)?;
+        threads.start_one("heartwire-redis-out", hub, writer::run)?;
+        Ok(threads)
+    }
+
+    fn start_one(&mut self, name: &str, hub: &Arc<Hub>, run: fn(&Hub, &Node)) -> io::Result<()> {
+        let (ended, end) = channel::bounded::<()>(0);
+        let (hub, node) = (Arc::clone(hub), Arc::clone(&self.node));
+        let body = move || {
+            if let Err(message) = foreign::call(|| run(&hub, &node)) {
+                hub.log().error(format_args!(
+                    "a thread of the backplane panicked: {message}; nothing is published any more"
+                ));
+                node.outbox.close();
+            }
+            drop(ended);
+        };
+        self.threads.push((thread::Builder::new().name(name.into()).spawn(body)?, end));
+        Ok(())
+    }
+}
+
+impl Drop for NodeThreads {
+    fn drop(&mut self) {
+        // The writer says good-bye, if Redis listens.
+        self.node.outbox.close();
+        if let Some((_, end)) = self.threads.get(Role::Writer as usize) {
+            let _ = end.recv_timeout(GOOD_BYE);
+        }
+        self.node.end();
+        let deadline = Instant::now() + END;
+        for (thread, end) in self.threads.drain(..) {
+            // Disconnected at its end. One that hangs in the system's resolver ends when that lets go of it.
+            let has_ended = end.recv_deadline(deadline) == Err(channel::RecvTimeoutError::Disconnected);
+            if has_ended {
+                // It has logged its own panic.
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for LogId {
+    type Err = Failure;
+
+    fn from_str(text: &str) -> Result<Self, Failure> {
+        let parts =
+            text.split_once('-').and_then(|(time, number)| Some(Self(time.parse().ok()?, number.parse().ok()?)));
+        parts.ok_or_else(|| Failure::Garbled(format!("{text:?} is no id of a stream's entry")))
+    }
+}
+
+impl fmt::Display for LogId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.0, self.1)
+    }
+}

@@ -1,0 +1,210 @@
+//! A topic that others have too: what is published comes from the backplane, in one order for all.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::entry::{Entry, Format};
+use super::super::keys::Keys;
+use super::super::position::Position;
+use super::super::presence::{Member, Place};
+use super::super::redis::members::Seat;
+use super::super::redis::nodes::NodeName;
+use super::super::{Published, wire};
+use super::{Pace, Removed, Topic};
+use crate::connection::identity::ConnectionId;
+use crate::message::Message;
+use crate::transport::write_half::Refused;
+
+/// The backplane no longer has what this copy has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::topics) struct Vanished;
+
+impl Topic {
+    /// Takes the message with this offset, unless the copy has it. What lies between is lost.
+    pub(in crate::topics) fn apply(&self, offset: u64, message: Message, published: Instant) {
+        let now = Instant::now();
+        let is_gap = {
+            let mut state = self.lock();
+            if offset <= state.history.last() {
+                return;
+            }
+            let is_gap = offset != state.history.last() + 1;
+            if is_gap {
+                self.change(&mut state, |state| state.history.restart_after(offset - 1));
+            }
+            let entry = Arc::new(Entry::new(offset, message, published));
+            self.change(&mut state, |state| state.history.push(Arc::clone(&entry), self.limits(), now));
+            if is_gap {
+                state.send_back();
+            } else {
+                self.deliver(&mut state, &entry);
+            }
+            is_gap
+        };
+        if is_gap {
+            self.catch_up_all();
+        }
+    }
+
+    /// Makes the copy what the backplane has: the position of the last message, and those that are kept. Subscribers
+    /// get what follows, or are told that some is lost, as all are if the epoch is another one.
+    pub(in crate::topics) fn replace(
+        &self,
+        last: Position,
+        entries: Vec<(u64, Message, Instant)>,
+    ) -> Result<(), Vanished> {
+        let now = Instant::now();
+        {
+            let mut state = self.lock();
+            let is_new = state.epoch != last.epoch;
+            if !is_new && last.offset < state.history.last() {
+                return Err(Vanished);
+            }
+            if !is_new && last.offset == state.history.last() {
+                return Ok(());
+            }
+            state.epoch = last.epoch;
+            self.change(&mut state, |state| {
+                state.history.restart_after(last.offset - entries.len() as u64);
+                for (offset, message, published) in entries {
+                    state.history.push(Arc::new(Entry::new(offset, message, published)), self.limits(), now);
+                }
+            });
+            if is_new {
+                state.began_after = 0;
+                // A position in an epoch that is over is nowhere.
+                state.subscribers.values_mut().for_each(|subscriber| subscriber.cursor = u64::MAX);
+            }
+            state.send_back();
+        }
+        self.catch_up_all();
+        Ok(())
+    }
+
+    /// Publishes a message to the subscribers of this server alone. It has no place in the history.
+    pub(in crate::topics) fn publish_here(&self, message: &Message, key: Option<&str>) -> Result<Published, Removed> {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.is_removed {
+            return Err(Removed);
+        }
+        let (here, position) = (state.count_subscribers(), state.position(state.history.last()));
+        let window = &self.common.settings.window;
+        let again = key.is_some_and(|key| self.change(&mut state, |state| state.keys.find(key, now, window)).is_some());
+        let published = Published { position, here, again, only_here: true };
+        if again {
+            return Ok(published);
+        }
+        if let Some(key) = key {
+            self.change(&mut state, |state| state.keys.add(key, position.offset, now, window));
+        }
+        let (json, bare) = (wire::message_here(&self.name, position, message), message.clone());
+        let [json, bare] = [json, bare].map(|message| self.common.supervisor.encode_for_all(message));
+        for subscriber in state.subscribers.values_mut().filter(|subscriber| subscriber.pace == Pace::Live) {
+            let frames = if subscriber.format == Format::Json { &json } else { &bare };
+            match subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared)) {
+                Ok(()) => {}
+                // It is told that it has lost some, once its queue has emptied.
+                Err(Refused::Full) => (subscriber.pace, subscriber.cursor) = (Pace::Behind, u64::MAX),
+                Err(Refused::Closed) => subscriber.pace = Pace::Ended,
+            }
+        }
+        Ok(published)
+    }
+
+    /// The backplane has nothing of this topic: unless it is of this epoch already, it begins anew.
+    pub(in crate::topics) fn begin_anew_unless_of(&self, first: Position) {
+        if self.lock().epoch != first.epoch {
+            // Of another epoch nothing vanishes.
+            let _ = self.replace(first, Vec::new());
+        }
+    }
+
+    /// Removes the topic, if nobody is subscribed.
+    pub(in crate::topics) fn remove_if_unsubscribed(&self) -> bool {
+        let mut state = self.lock();
+        if !state.subscribers.is_empty() {
+            return false;
+        }
+        self.change(&mut state, |state| {
+            state.history.restart_after(state.history.last());
+            state.keys = Keys::default();
+        });
+        state.is_removed = true;
+        true
+    }
+
+    // Presence.
+
+    /// Somebody on one of the servers is subscribed.
+    pub(in crate::topics) fn take_seat(&self, place: Place, user: Option<&str>, is_missing: bool) {
+        let mut state = self.lock();
+        let member = Member::of(user, &place);
+        // One of ours has learnt of itself by its list.
+        let except = (place.node == state.node).then_some(place.id);
+        self.take(&mut state, place, &member, is_missing, except);
+    }
+
+    /// Somebody is subscribed no more. Returns whether the topic has come to nothing.
+    pub(in crate::topics) fn leave_seat(&self, place: &Place, cause: &str, within: Duration) -> bool {
+        let mut state = self.lock();
+        self.leave(&mut state, place, cause, within);
+        state.has_come_to_nothing()
+    }
+
+    /// These are all that are subscribed on a node. Whoever watches gets the list anew.
+    pub(in crate::topics) fn replace_seats(&self, node: &NodeName, seats: Vec<(ConnectionId, Seat)>) {
+        {
+            let mut state = self.lock();
+            let places: Vec<_> =
+                state.members.places().filter(|place| place.node.as_ref() == Some(node)).cloned().collect();
+            if places.is_empty() && seats.is_empty() {
+                return;
+            }
+            for place in places {
+                let _ = state.members.leave(&place);
+            }
+            for (id, seat) in seats {
+                if let Seat::Taken { user, is_missing } = seat {
+                    let place = Place { node: Some(Arc::clone(node)), id };
+                    let member = Member::of(user.as_deref(), &place);
+                    let _ = state.members.take(place, &member, is_missing);
+                }
+            }
+            state.outdate_watchers();
+        }
+        self.catch_up_all();
+    }
+
+    /// All that were subscribed on a node are gone. Returns whether the topic has come to nothing.
+    pub(in crate::topics) fn remove_node(&self, node: &str, cause: &str, within: Duration) -> bool {
+        let mut state = self.lock();
+        let is_of_it = |place: &&Place| place.node.as_deref() == Some(node);
+        let places: Vec<_> = state.members.places().filter(is_of_it).cloned().collect();
+        for place in &places {
+            self.leave(&mut state, place, cause, within);
+        }
+        !places.is_empty() && state.has_come_to_nothing()
+    }
+
+    /// How many connections are subscribed.
+    pub(in crate::topics) fn subscribers(&self) -> usize {
+        self.lock().count_subscribers()
+    }
+
+    fn catch_up_all(&self) {
+        let ids: Vec<_> = self.lock().subscribers.keys().copied().collect();
+        for id in ids {
+            self.catch_up(id);
+        }
+    }
+}
+
+impl super::State {
+    /// Whoever kept up is behind.
+    fn send_back(&mut self) {
+        for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.pace == Pace::Live) {
+            subscriber.pace = Pace::Behind;
+        }
+    }
+}
