@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{connect, count, deflate, detect, echoes, fanout, idle, isolation, syscalls, tls};
+use crate::cases::{connect, count, deflate, detect, echoes, fanout, idle, isolation, syscalls, tls, topics};
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
@@ -106,6 +106,8 @@ enum Command {
     Tls(tls::Options),
     /// State pages compressed: echoes, broadcasts, idle connections, and when it pays.
     Deflate(deflate::Options),
+    /// Topics beside nchan and socket.io: messages to many, publishing by HTTP, memory, subscribers that come back.
+    Topics(topics::Options),
     /// How exactly dead peers are found.
     Detect(detect::Options),
     /// Instructions for one message, by callgrind.
@@ -138,8 +140,8 @@ enum Command {
 }
 
 /// What `all` does.
-const ALL: [&str; 10] =
-    ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "tls", "deflate", "detect"];
+const ALL: [&str; 11] =
+    ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "tls", "deflate", "topics", "detect"];
 
 pub(crate) fn run() -> io::Result<()> {
     let Cli { command, common } = Cli::parse();
@@ -155,7 +157,11 @@ pub(crate) fn run() -> io::Result<()> {
         // Over TLS nothing is bare.
         Command::Tls(_) => vec![Kind::Tungstenite.name(), Kind::TokioTungstenite.name()],
         Command::Deflate(_) => deflate::REFERENCES.to_vec(),
-        Command::All => [&[Kind::Bare.name(), Kind::TokioTungstenite.name()][..], &deflate::REFERENCES].concat(),
+        Command::Topics(_) => topics::REFERENCES.to_vec(),
+        Command::All => {
+            let bare = [Kind::Bare.name(), Kind::TokioTungstenite.name()];
+            [&bare[..], &deflate::REFERENCES, &topics::REFERENCES].concat()
+        }
         _ => vec![Kind::Bare.name(), Kind::TokioTungstenite.name()],
     };
     let machine = Machine::look();
@@ -213,6 +219,7 @@ fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result
         Command::Idle(options) => idle::run(common, &options, report),
         Command::Tls(options) => tls::run(common, &options, report),
         Command::Deflate(options) => deflate::run(common, &options, report),
+        Command::Topics(options) => topics::run(common, &options, report),
         Command::Detect(options) => detect::run(common, &options, report),
         Command::Count(options) => count::run(common, &options, report),
         Command::Syscalls(options) => syscalls::run(common, &options, report),

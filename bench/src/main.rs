@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! cli ─> cases ─┬─> process: starts servers (this program again, `serve`) ──> server::*
+//!               ├─> topics: subscribers and publishers ──> wire: frames
 //!               ├─> load: connections that send and verify ──> channel: plain or TLS ──> wire: frames
 //!               └─> report: ratios, tables ──> spread: medians and intervals
 //! ```
@@ -30,6 +31,7 @@ mod server;
 mod spread;
 mod strace;
 mod tls;
+mod topics;
 mod visitors;
 mod wire;
 

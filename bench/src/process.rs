@@ -8,6 +8,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+
 use crate::answers::Dialect;
 use crate::server::{Kind, ServeOptions};
 
@@ -55,8 +57,7 @@ impl Process {
 
     /// Stops it as Ctrl-Z would: its sockets stay open, and nothing answers.
     pub(crate) fn freeze(&self) -> io::Result<()> {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        Ok(rustix::process::kill_process(pid, rustix::process::Signal::STOP)?)
+        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
     }
 
     /// Lets it end by itself.
@@ -75,9 +76,11 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail only when it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // With all that it has started. That fails only when it has ended already.
+        if let Ok(None) = self.child.try_wait() {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            let _ = self.child.wait();
+        }
     }
 }
 

@@ -37,6 +37,29 @@ pub(crate) fn processor(pid: u32) -> Duration {
     Duration::from_millis(ticks * 10)
 }
 
+/// A process and those that it has started, at one moment: a group of its own, which is told by its number.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Group {
+    /// Resident memory in bytes. What several of them share counts once.
+    pub(crate) resident: f64,
+    pub(crate) processor: Duration,
+}
+
+pub(crate) fn group(pid: u32) -> Group {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|member| group_of(*member) == Some(pid)).fold(Group::default(), |sum, member| {
+        let rollup = fs::read_to_string(format!("/proc/{member}/smaps_rollup")).unwrap_or_default();
+        Group { resident: sum.resident + kilobytes(&rollup, "Pss:"), processor: sum.processor + processor(member) }
+    })
+}
+
+fn group_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The third field behind the name, in parentheses, which may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(2)?.parse().ok()
+}
+
 /// Processor time that all processes together have used so far, interrupts apart, in steps of 10 ms.
 pub(crate) fn processor_of_all() -> Duration {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();

@@ -8,8 +8,6 @@
 
 use std::ops::Range;
 
-use tungstenite::http::HeaderValue;
-
 /// The longest head, in bytes. Interim responses before it count too.
 pub(crate) const MAX_HEAD: usize = 16 * 1024;
 
@@ -185,7 +183,8 @@ impl Head {
 
     /// The values of all lines with this name, whatever its case.
     pub(crate) fn values<'a>(&'a self, name: &str) -> impl DoubleEndedIterator<Item = &'a [u8]> {
-        self.headers().filter(move |(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        let is_named = move |other: Span| self.bytes(other).eq_ignore_ascii_case(name.as_bytes());
+        self.headers.iter().filter(move |(other, _)| is_named(*other)).map(|(_, value)| self.bytes(*value))
     }
 
     /// The items of a header that holds a list, over all lines with this name (RFC 9110 section 5.6.1).
@@ -249,9 +248,10 @@ pub(super) fn is_token_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
-/// Whether this may be the value of a header (RFC 9110 section 5.5).
+/// Whether this may be the value of a header (RFC 9110 section 5.5): no control character but the
+/// tabulator. `HeaderValue` knows this too, but it makes a copy.
 pub(super) fn is_value(text: &str) -> bool {
-    HeaderValue::from_str(text).is_ok()
+    text.bytes().all(|byte| byte == b'\t' || !byte.is_ascii_control())
 }
 
 #[cfg(test)]
@@ -269,6 +269,15 @@ mod tests {
             for text in [char::from(code).to_string(), format!("x{}y", char::from(code))] {
                 assert_eq!(is_token(&text), HeaderName::from_bytes(text.as_bytes()).is_ok(), "{text:?}");
             }
+        }
+    }
+
+    #[test]
+    fn is_value_agrees_with_the_http_crate() {
+        use tungstenite::http::HeaderValue;
+        for code in 0..=255u8 {
+            let text = format!("x{}y", char::from(code));
+            assert_eq!(is_value(&text), HeaderValue::from_str(&text).is_ok(), "{text:?}");
         }
     }
 

@@ -91,7 +91,7 @@ impl Response {
         }
         let mut bytes = status_line(status);
         for (name, value) in &self.headers {
-            if ["content-length", "connection", "transfer-encoding"].contains(&name.to_ascii_lowercase().as_str()) {
+            if ["Content-Length", "Connection", "Transfer-Encoding"].iter().any(|own| name.eq_ignore_ascii_case(own)) {
                 return Err("a header that the server sets itself");
             }
             push_header(&mut bytes, name, value)?;

@@ -321,12 +321,7 @@ impl Exchange<'_> {
         };
         let answer = self.respond(&response, request.method() != "HEAD", then);
         let is_kept = then != Then::Close && answer.is_ok();
-        Box::new(PlainExchange {
-            request: format!("{} {}", request.method(), request.path()),
-            answer,
-            is_unclaimed,
-            is_kept,
-        })
+        Box::new(PlainExchange { request: [request.method(), request.path()].join(" "), answer, is_unclaimed, is_kept })
     }
 
     /// Refuses a request, and closes our end of the connection.

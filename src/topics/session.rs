@@ -5,6 +5,9 @@
 //! - Each request is answered before the next is read, and before the first message that it asks for.
 //! - A request that is refused costs nothing but an answer, up to a number of refusals a minute.
 //! - A client whose permit has expired is closed, whatever it reads or sends.
+//!
+//! The steps of a request are not inlined into one another: a page of the stack that a request has used once stays
+//! resident while its client is idle.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,11 +35,13 @@ const MOST_REFUSALS: u32 = 100;
 const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
 
 /// Serves a client of the subprotocol until its connection ends.
+#[inline(never)]
 pub(crate) fn serve(conn: &mut Connection) -> Result<(), Error> {
     Session::new(conn).run()
 }
 
 /// Serves a client of one topic's path until its connection ends.
+#[inline(never)]
 pub(crate) fn serve_bare(conn: &mut Connection, topic: &TopicName) -> Result<(), Error> {
     let subscribed = conn.subscribe(topic.as_str());
     let mut session = Session::new(conn);
@@ -91,20 +96,29 @@ impl<'a> Session<'a> {
     fn run(mut self) -> Result<(), Error> {
         loop {
             let Some(message) = self.receive()? else { return self.expire() };
-            let outcome = Request::parse(&message).and_then(|request| self.serve(request));
-            let reply = outcome.unwrap_or_else(|refused| {
-                self.note_refusal(refused.error);
-                Some(Text::from(&refused).into())
-            });
-            if let Some(reply) = reply
-                && !self.reply(reply)?
-            {
+            if !self.answer(&message)? {
                 return self.expire();
             }
             if self.refusals.are_too_many() {
                 return self.conn.close(CloseCode::POLICY, "too many requests that were refused");
             }
         }
+    }
+
+    /// Does what a message asks for, and replies. `false` if the permit has expired meanwhile.
+    #[inline(never)]
+    fn answer(&mut self, message: &Message) -> Result<bool, Error> {
+        let mut held = Vec::new();
+        let outcome = Request::parse(message).and_then(|request| self.serve(request, &mut held));
+        let reply = outcome.unwrap_or_else(|refused| {
+            self.note_refusal(refused.error);
+            Some(Text::from(&refused).into())
+        });
+        let replied = reply.map_or(Ok(true), |reply| self.reply(reply));
+        for topic in held {
+            topic.release(self.conn.id());
+        }
+        replied
     }
 
     /// The client was refused something.
@@ -189,14 +203,13 @@ impl<'a> Session<'a> {
 
     // Requests.
 
-    /// Does what a request asks for. Returns the reply that is still to be sent.
-    fn serve(&mut self, request: Request) -> Result<Option<Message>, Refused> {
+    /// Does what a request asks for. Returns the reply that is to be sent, before the messages of topics that are
+    /// `held`.
+    #[inline(always)]
+    fn serve(&mut self, request: Request, held: &mut Vec<Arc<Topic>>) -> Result<Option<Message>, Refused> {
         let Request { id, action } = request;
         match action {
-            Action::Subscribe(wanted) => {
-                self.subscribe(id, wanted);
-                Ok(None)
-            }
+            Action::Subscribe(wanted) => Ok(self.subscribe(id, wanted, held)),
             Action::Unsubscribe(topics) => {
                 for topic in &topics {
                     self.conn.unsubscribe(topic);
@@ -212,34 +225,33 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Subscribes to several topics. The reply goes out before their messages.
-    fn subscribe(&mut self, id: Option<u64>, wanted: Vec<Wanted>) {
+    /// Subscribes to several topics, which are held until the reply is sent.
+    #[inline(never)]
+    fn subscribe(&mut self, id: Option<u64>, wanted: Vec<Wanted>, held: &mut Vec<Arc<Topic>>) -> Option<Message> {
         let mut outcomes = Vec::with_capacity(wanted.len());
-        let mut held = Vec::new();
         for Wanted { topic, since, presence } in wanted {
             let outcome = self.subscribe_to(&topic, since.as_deref(), presence).map(|(topic, standing)| {
                 held.push(topic);
                 standing
             });
-            let error = outcome.as_ref().err().map(TopicError::name);
+            let error = outcome.as_ref().err().copied();
+            if let (Some(error), None) = (&error, id) {
+                // There is no reply to say so in. If this is not sent, the next `receive` says why.
+                let _ = self.reply(Text::from(&Refused::of_topic(None, &topic, error)).into());
+            }
             outcomes.push((wire::shortened(&topic), outcome));
             if let Some(error) = error {
-                self.note_refusal(error);
+                self.note_refusal(error.name());
                 // The connection is about to be closed: what else the client wants is not tried.
                 if self.refusals.are_too_many() {
                     break;
                 }
             }
         }
-        if let Some(reply) = wire::subscribed(id, &outcomes) {
-            // If it is not sent, the connection ends, and the next `receive` says why.
-            let _ = self.reply(reply);
-        }
-        for topic in held {
-            topic.release(self.conn.id());
-        }
+        wire::subscribed(id, &outcomes)
     }
 
+    #[inline(never)]
     fn subscribe_to(
         &self,
         topic: &str,
@@ -258,6 +270,7 @@ impl<'a> Session<'a> {
     }
 
     /// Publishes a message. If others have the topics too, the reply follows once it is known.
+    #[inline(never)]
     fn publish_and_reply(&self, id: Option<u64>, publication: Publication) -> Result<Option<Message>, Refused> {
         let Publication { topic, message, key } = publication;
         let refused = |error| Refused::of_topic(id, &topic, &error);
@@ -315,6 +328,7 @@ impl<'a> Session<'a> {
     }
 
     /// Takes a token in place of the one before it. Subscriptions that it does not grant end.
+    #[inline(never)]
     fn authenticate(&mut self, id: Option<u64>, token: &str) -> Result<Option<Message>, Refused> {
         let refused = |error, reason: &str| Err(Refused { id, topic: None, error, reason: reason.to_owned() });
         let Ok(subscriptions) = self.subscriptions() else { return refused("unavailable", "the server has no topics") };

@@ -61,6 +61,7 @@ pub(super) struct Terms {
 
 impl Subscriptions {
     /// Observes a connection that has opened.
+    #[inline(never)]
     pub(crate) fn observe(hub: &Arc<Hub>, connection: &Connection) {
         let shared = connection.shared();
         let subscriptions = Arc::new(Self {

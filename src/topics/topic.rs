@@ -27,25 +27,27 @@ use super::presence::Members;
 use super::redis::node::Node;
 use super::subscriptions::{Since, Standing, Terms};
 use super::wire;
-use super::{Published, Settings, TopicInfo};
+use super::{Settings, TopicInfo};
 use crate::connection::identity::ConnectionId;
 use crate::connection::shared::Shared;
-use crate::message::Message;
 use crate::protocol::close::{CloseCode, CloseReason};
 use crate::supervisor::broadcast::Broadcast;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::write_half::Refused;
 
 mod budget;
+mod publishing;
 mod saving;
 #[cfg(feature = "redis")]
 pub(super) mod shared;
 mod watching;
 
 use budget::Budget;
+use publishing::Queue;
 use watching::Watch;
 
-/// So many messages a subscriber gets at a time when it catches up. Then others have their turn.
+/// So many messages a subscriber gets at a time when it catches up, and so many are published at a time. Then others
+/// have their turn.
 const BATCH: usize = 64;
 
 /// What all topics of a server share.
@@ -75,6 +77,8 @@ impl Common {
 pub(super) struct Topic {
     pub(super) name: TopicName,
     common: Arc<Common>,
+    /// Protects the messages that are to be published next. It is taken below the other.
+    queue: Mutex<Queue>,
     /// Protects the order of the topic's messages, and who gets them.
     state: Mutex<State>,
 }
@@ -121,7 +125,7 @@ enum Pace {
 }
 
 /// The topic was removed.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Removed;
 
 /// Messages of a topic, to be read at once.
@@ -148,55 +152,11 @@ impl Topic {
             began_after: last,
             is_removed: false,
         };
-        Self { name, common, state: Mutex::new(state) }
+        Self { name, common, queue: Mutex::default(), state: Mutex::new(state) }
     }
 
     fn limits(&self) -> &Limits {
         &self.common.settings.history
-    }
-
-    // Publishing.
-
-    /// Publishes a message, whose payload is our own.
-    pub(super) fn publish(&self, message: Message, key: Option<&str>) -> Result<Published, Removed> {
-        let now = Instant::now();
-        let mut state = self.lock();
-        if state.is_removed {
-            return Err(Removed);
-        }
-        let here = state.count_subscribers();
-        let window = &self.common.settings.window;
-        let known = key.and_then(|key| self.change(&mut state, |state| state.keys.find(key, now, window)));
-        if let Some(offset) = known {
-            return Ok(Published { position: state.position(offset), here, again: true, only_here: false });
-        }
-        let entry = Arc::new(Entry::new(state.history.last() + 1, message, now));
-        self.change(&mut state, |state| {
-            if let Some(key) = key {
-                state.keys.add(key, entry.offset, now, window);
-            }
-            state.history.push(Arc::clone(&entry), self.limits(), now);
-        });
-        self.deliver(&mut state, &entry);
-        Ok(Published { position: state.position(entry.offset), here, again: false, only_here: false })
-    }
-
-    /// Gives a new message to all subscribers that keep up.
-    fn deliver(&self, state: &mut State, entry: &Entry) {
-        let (epoch, mut unkept) = (state.epoch, Unkept::default());
-        for subscriber in state.subscribers.values_mut() {
-            if subscriber.pace != Pace::Live {
-                continue;
-            }
-            let frames = self.frames(entry, epoch, subscriber.format, &mut unkept);
-            let sent = subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared));
-            match sent {
-                Ok(()) => subscriber.cursor = entry.offset,
-                // Its queue is full, so there is a drainer, which calls `catch_up` when it is done.
-                Err(Refused::Full) => subscriber.pace = Pace::Behind,
-                Err(Refused::Closed) => subscriber.pace = Pace::Ended,
-            }
-        }
     }
 
     fn frames<'a>(&self, entry: &'a Entry, epoch: Epoch, format: Format, unkept: &'a mut Unkept) -> &'a Broadcast {
@@ -207,6 +167,7 @@ impl Topic {
 
     /// Subscribes a connection, in place of an earlier subscription of it. It gets nothing until
     /// [`release`](Self::release).
+    #[inline(never)]
     pub(super) fn subscribe(&self, shared: &Arc<Shared>, terms: Terms) -> Result<Standing, Removed> {
         let Terms { format, since, watches } = terms;
         let mut state = self.lock_trimmed();
@@ -266,10 +227,15 @@ impl Topic {
         else {
             return Progress::Done;
         };
+        // Mostly it has missed nothing.
+        if subscriber.cursor == state.history.last() && subscriber.watch != Watch::Outdated {
+            subscriber.pace = Pace::Live;
+            return Progress::Done;
+        }
         let shared = Arc::clone(&subscriber.shared);
         let mut fed = self.feed_batch(&state.history, state.epoch, subscriber);
         if fed == Ok(Progress::Done) {
-            fed = self.feed_members(state, id).map(|()| Progress::Done);
+            fed = self.feed_members_if_outdated(state, id).map(|()| Progress::Done);
         }
         let flushed = shared.flush().map_err(|_| Refused::Closed);
         let Some(subscriber) = state.subscribers.get_mut(&id) else { return Progress::Done };
@@ -283,6 +249,9 @@ impl Topic {
         Progress::Done
     }
 
+    /// Not inlined, and neither are its steps: most subscribers have missed nothing, and their stacks are to stay
+    /// small.
+    #[inline(never)]
     fn feed_batch(&self, history: &History, epoch: Epoch, subscriber: &mut Subscriber) -> Result<Progress, Refused> {
         let missed = match history.after(subscriber.cursor) {
             Ok(missed) => missed,
@@ -306,6 +275,7 @@ impl Topic {
 
     /// Tells a subscriber that it has lost some messages. One that gets bare messages has no way to hear it but by the
     /// end of its connection.
+    #[inline(never)]
     fn tell_lost(&self, subscriber: &Subscriber, last: Position) -> Result<(), Refused> {
         match subscriber.format {
             Format::Json => {

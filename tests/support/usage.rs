@@ -27,9 +27,10 @@ pub(crate) fn processor_time() -> Duration {
     Duration::from_millis(10 * ticks)
 }
 
-/// Memory that is resident, in bytes.
+/// Memory of the process's own that is resident, in bytes: without the pages of its program, of which a test that
+/// begins reads more and more.
 pub(crate) fn resident() -> usize {
-    1024 * kib_of("self", "VmRSS:") as usize
+    1024 * kib_of("self", "RssAnon:") as usize
 }
 
 /// A figure of a process in KiB, such as `VmRSS:`.

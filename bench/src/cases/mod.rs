@@ -11,6 +11,7 @@ pub(crate) mod idle;
 pub(crate) mod isolation;
 pub(crate) mod syscalls;
 pub(crate) mod tls;
+pub(crate) mod topics;
 
 use crate::cli::Common;
 use crate::interrupt;

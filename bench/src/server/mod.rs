@@ -1,4 +1,5 @@
-//! The servers that are compared. Each is what its own documentation shows for an echo, with TCP_NODELAY.
+//! The servers that are compared. Each is what its own documentation shows for an echo, or for topics, with
+//! TCP_NODELAY.
 
 #[cfg(feature = "peers")]
 mod actix;
@@ -9,7 +10,10 @@ mod fast;
 mod hand_written;
 mod handler;
 mod heart;
-mod node_ws;
+mod nchan;
+mod node;
+mod program;
+mod tended;
 #[cfg(feature = "peers")]
 mod tokio_ws;
 mod tungsten;
@@ -50,6 +54,14 @@ pub(crate) enum Kind {
     Websockets,
     /// Node's ws.
     NodeWs,
+    /// heartwire's program, with `--mode topics`.
+    HeartwireTopics,
+    /// nginx with nchan, and one worker.
+    Nchan,
+    /// nginx with nchan, and a worker for each processor.
+    NchanAuto,
+    /// socket.io, with recovery of connections.
+    SocketIo,
 }
 
 impl Kind {
@@ -67,6 +79,10 @@ impl Kind {
             Self::ActixWs => "actix-ws",
             Self::Websockets => "websockets (Python, sync)",
             Self::NodeWs => "ws (Node)",
+            Self::HeartwireTopics => "heartwire, topics",
+            Self::Nchan => "nchan, 1 worker",
+            Self::NchanAuto => "nchan, auto",
+            Self::SocketIo => "socket.io",
         }
     }
 
@@ -89,7 +105,10 @@ impl Kind {
         match self {
             Self::Bare | Self::Heartwire | Self::HeartwireFeed | Self::HeartwireBusyPoll | Self::Tungstenite => None,
             Self::Websockets => websockets::missing(),
-            Self::NodeWs => node_ws::missing(),
+            Self::NodeWs => node::WS.missing(),
+            Self::HeartwireTopics => program::missing(),
+            Self::Nchan | Self::NchanAuto => nchan::missing(),
+            Self::SocketIo => node::SOCKET_IO.missing(),
             _ => (!cfg!(feature = "peers")).then_some("it is not built in, without the feature `peers`"),
         }
     }
@@ -98,7 +117,8 @@ impl Kind {
     pub(crate) fn command(self, options: &ServeOptions) -> io::Result<Command> {
         match self {
             Self::Websockets => Ok(websockets::command(options)),
-            Self::NodeWs => Ok(node_ws::command(options)),
+            Self::NodeWs => Ok(node::WS.command(options)),
+            Self::SocketIo => Ok(node::SOCKET_IO.command(options)),
             _ => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(options.arguments(self));
@@ -235,6 +255,12 @@ impl ServeOptions {
 
 /// Serves until the standard input ends.
 pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
+    match kind {
+        Kind::HeartwireTopics => return program::serve(),
+        Kind::Nchan => return nchan::serve("1"),
+        Kind::NchanAuto => return nchan::serve("auto"),
+        _ => {}
+    }
     if !options.obeys {
         process::end_with_stdin();
     }

@@ -37,7 +37,7 @@ impl Topic {
             if is_gap {
                 state.send_back();
             } else {
-                self.deliver(&mut state, &entry);
+                self.deliver(&mut state, &[entry]);
             }
             is_gap
         };

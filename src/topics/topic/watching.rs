@@ -38,7 +38,9 @@ impl Topic {
 
     /// A connection has subscribed.
     pub(super) fn joined(&self, state: &mut State, shared: &Shared) {
-        self.note(state, shared, Some(shared.id()));
+        if self.has_presence() {
+            self.note(state, shared, Some(shared.id()));
+        }
     }
 
     /// A connection is subscribed no more.
@@ -57,16 +59,15 @@ impl Topic {
     /// A connection misses Pongs, or no longer does: tells the watchers what that makes of its member.
     pub(in crate::topics) fn judge_member_of(&self, shared: &Shared) {
         let mut state = self.lock();
-        if state.subscribers.contains_key(&shared.id()) {
+        if self.has_presence() && state.subscribers.contains_key(&shared.id()) {
             self.note(&mut state, shared, None);
         }
     }
 
-    /// Notes how well a subscribed connection is.
+    /// Notes how well a subscribed connection is, where there is presence. Not inlined: most have none, and their
+    /// stacks are to stay small.
+    #[inline(never)]
     fn note(&self, state: &mut State, shared: &Shared, except: Option<ConnectionId>) {
-        if !self.has_presence() {
-            return;
-        }
         let is_missing = shared.stats.missed() > 0;
         // Others have to hear of it too, and then it comes back.
         #[cfg(feature = "redis")]
@@ -173,10 +174,13 @@ impl Topic {
     }
 
     /// Gives a watcher the list of all members, if it is to get that.
-    pub(super) fn feed_members(&self, state: &mut State, id: ConnectionId) -> Result<(), Refused> {
-        if state.subscribers.get(&id).is_none_or(|subscriber| subscriber.watch != Watch::Outdated) {
-            return Ok(());
-        }
+    pub(super) fn feed_members_if_outdated(&self, state: &mut State, id: ConnectionId) -> Result<(), Refused> {
+        let is_outdated = state.subscribers.get(&id).is_some_and(|subscriber| subscriber.watch == Watch::Outdated);
+        if is_outdated { self.feed_members(state, id) } else { Ok(()) }
+    }
+
+    #[inline(never)]
+    fn feed_members(&self, state: &mut State, id: ConnectionId) -> Result<(), Refused> {
         let Some(shared) = state.shared_of(id) else { return Ok(()) };
         // A long list is not to be made in vain, again and again.
         shared.write_half.check_room(state.members.len() * presence::SHORTEST)?;

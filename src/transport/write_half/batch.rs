@@ -62,6 +62,11 @@ impl Batch {
         &room[..2 * self.frames.len()]
     }
 
+    /// The slices of the only frame. `None` if there are more frames, or none.
+    pub(super) fn only(&self) -> Option<[IoSlice<'_>; 2]> {
+        self.frames.front().filter(|_| self.frames.len() == 1).map(|frame| frame.rest(self.offset))
+    }
+
     /// Records that the socket took `count` bytes. Returns the memory cost of the frames that were completed, and the
     /// last of them whose time matters.
     pub(super) fn advance(&mut self, count: usize, spent: &mut Vec<Frame>) -> (usize, Option<Control>) {

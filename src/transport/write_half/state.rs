@@ -146,14 +146,13 @@ impl<S: Socket> State<S> {
         result
     }
 
-    /// Not inlined: this keeps the stack of the fast path small.
-    #[inline(never)]
     fn write_batches(&mut self, socket: &S, batch: &mut Batch, spent: &mut Vec<Frame>) -> io::Result<Outcome> {
         while !batch.is_empty() {
-            let slices = &mut Batch::room();
-            let slices = batch.slices(slices);
-            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
-            let taken = send_now(socket, slices)?;
+            // Mostly there is one frame, for small ones were copied together. It does without room for many.
+            let (offered, taken) = match batch.only() {
+                Some(slices) => offer(socket, &slices)?,
+                None => offer_many(socket, batch)?,
+            };
             self.note_taken(batch, taken, spent);
             if taken.frames < offered {
                 self.fall_behind();
@@ -212,6 +211,18 @@ impl<S: Socket> State<S> {
             received: self.close_state.received(),
         }
     }
+}
+
+/// Offers a whole batch to the socket. Not inlined: that keeps the stack of an idle connection small.
+#[inline(never)]
+fn offer_many<S: Socket>(socket: &S, batch: &Batch) -> io::Result<(usize, Taken)> {
+    offer(socket, batch.slices(&mut Batch::room()))
+}
+
+/// Offers these bytes to the socket. How many they are, and what it took.
+fn offer<S: Socket>(socket: &S, slices: &[IoSlice<'_>]) -> io::Result<(usize, Taken)> {
+    let offered = slices.iter().map(|slice| slice.len()).sum();
+    send_now(socket, slices).map(|taken| (offered, taken))
 }
 
 /// Like [`Socket::send_now`], but it is no error if nothing was taken, and retries after an interruption.

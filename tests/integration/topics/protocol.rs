@@ -129,6 +129,7 @@ fn refused_topics_of_a_subscription_count_as_refused_requests() {
     client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{}]}}"#, secret(100)));
     assert_eq!(client.text().matches("forbidden").count(), 100);
     client.send_text(&format!(r#"{{"type":"subscribe","topics":[{}]}}"#, secret(1)));
+    assert!(client.text().contains(r#""error":"forbidden""#));
     assert_eq!(client.frame().close().0, Some(1008));
 }
 

@@ -1,5 +1,6 @@
 //! Subscribers that take messages more slowly than they are published.
 
+use std::thread;
 use std::time::Duration;
 
 use heartwire::topics::Topics;
@@ -55,6 +56,40 @@ fn a_slow_subscriber_catches_up_from_the_history_and_misses_nothing() {
     eventually("nobody is behind", || running.handle.topics()[0].behind == 0);
     running.handle.publish("count", format!("{} live", count + 1)).unwrap();
     assert_eq!((number(&slow.text()), number(&bare.text())), (count + 1, count + 1));
+}
+
+#[test]
+fn many_publishers_at_a_time_leave_no_gap_at_a_slow_subscriber() {
+    const PUBLISHERS: usize = 8;
+    let running = start_short(100_000);
+    let mut slow = subscriber(&running, "count", None);
+    let is_behind = || running.handle.topics().iter().any(|topic| topic.behind > 0);
+    let publish = |publisher: usize| {
+        // Some more when it is behind, and not for ever if it never is.
+        let (mut count, mut left) = (0, 50);
+        while left > 0 && count < 100_000 {
+            count += 1;
+            let text = format!("{} {}", PUBLISHERS * count + publisher, "x".repeat(LEN));
+            running.handle.publish("count", text).unwrap();
+            left -= usize::from(is_behind());
+        }
+        assert_eq!(left, 0, "nobody falls behind");
+        count
+    };
+    let counts: Vec<usize> = thread::scope(|scope| {
+        let publishers: Vec<_> = (0..PUBLISHERS).map(|publisher| scope.spawn(move || publish(publisher))).collect();
+        publishers.into_iter().map(|publisher| publisher.join().unwrap()).collect()
+    });
+    // The messages of each come in its order, and none is missing.
+    let mut last = [0; PUBLISHERS];
+    for _ in 0..counts.iter().sum() {
+        let number = number(&slow.text());
+        let (count, publisher) = (number / PUBLISHERS, number % PUBLISHERS);
+        assert_eq!(count, last[publisher] + 1, "of publisher {publisher}");
+        last[publisher] = count;
+    }
+    assert_eq!(last.as_slice(), counts);
+    eventually("it is behind no more", || !is_behind());
 }
 
 #[test]

@@ -87,14 +87,18 @@ class Members {
   }
 }
 
-function member({ user, connection, state, missed, max_missed: most, silent, round_trip: roundTrip }) {
+function member({ user, connection, node, state, missed, max_missed: most, silent, round_trip: roundTrip }) {
   const item = element('li');
   item.dataset.state = state === 'doubted' ? 'missed' : 'alive';
   const name = named('b', user === undefined ? `#${connection}` : plain(user));
+  // Of a connection to another server only its state is known here.
+  const isHere = missed !== undefined;
+  const doubt = isHere ? `in doubt, missed ${missed} of ${most}` : 'in doubt';
   // The server tells whole milliseconds.
   const trip = roundTrip === null ? 'no round trip yet' : `round trip ${roundTrip < 1 ? '< 1' : count.format(roundTrip)} ms`;
-  const chip = element('span', 'chip', state === 'doubted' ? `in doubt, missed ${missed} of ${most}` : 'alive');
-  item.append(name, chip, element('small', '', `silent for ${duration(silent)}, ${trip}`));
+  const elsewhere = node === undefined ? 'on another server' : `on server ${node}`;
+  const chip = element('span', 'chip', state === 'doubted' ? doubt : 'alive');
+  item.append(name, chip, element('small', '', isHere ? `silent for ${duration(silent)}, ${trip}` : elsewhere));
   return item;
 }
 
