@@ -814,6 +814,9 @@ function defineHandlers(prototype, types) {
 /** For how long a server knows a key again, unless it is set up otherwise, less what a request may take. */
 const KEY_WINDOW = 4 * 60_000;
 
+/** So many messages are sent without a reply: after a lost connection the server has to know the keys of all of them. */
+const MOST_UNDER_WAY = 256;
+
 /** Bytes of a topic's name. */
 const LONGEST_TOPIC = 256;
 
@@ -919,6 +922,8 @@ export class Topics extends EventTarget {
   /** Messages to publish that have no reply yet, oldest first, and how many bytes they are. */
   #unpublished = new Set();
   #unpublishedBytes = 0;
+  /** How many of them were sent on this connection. */
+  #underWay = 0;
   #outboxSize;
   /** Requests of this connection without a reply yet, by their ids. */
   #requests = new Map();
@@ -993,19 +998,22 @@ export class Topics extends EventTarget {
       const settle = (error, reply) => {
         if (!this.#unpublished.delete(message)) return;
         this.#unpublishedBytes -= size;
-        this.#requests.delete(message.id);
+        if (this.#requests.delete(message.id)) this.#underWay -= 1;
         clearTimeout(timer);
         if (error) reject(error);
         else resolve({ position: reply.position, here: reply.here });
       };
       const expire = () => settle(refuse('timeout', 'the server has not said that it was published'));
-      const timer = setTimeout(expire, patience);
+      const timer = setTimeout(() => {
+        expire();
+        this.#publishNext();
+      }, patience);
       // A machine that slept has stopped the timer. Later than this a server does not know the key again.
       const isLate = () => wallClock() >= message.due;
-      const message = { request, id: null, isSent: false, settle, expire, isLate, due: wallClock() + patience };
+      const message = { request, id: null, isSent: false, isDelayed: false, settle, expire, isLate, due: wallClock() + patience };
       this.#unpublished.add(message);
       this.#unpublishedBytes += size;
-      if (this.#session?.isReady) this.#send(message);
+      this.#publishNext();
     });
   }
 
@@ -1032,10 +1040,19 @@ export class Topics extends EventTarget {
     if (session?.needsToken && !session.isAuthenticating) this.#authenticate(session);
     if (!session?.isReady) return;
     this.#request([...this.#feeds.values()].filter(({ request }) => request === null));
+    // The line may be found dead by sending.
+    if (this.#session !== session) return;
+    for (const message of this.#unpublished) message.isDelayed = false;
+    this.#publishNext();
+  }
+
+  /** Sends what waits to be published, as far as it may be under way. */
+  #publishNext() {
+    const session = this.#session;
+    if (!session?.isReady) return;
     for (const message of this.#unpublished) {
-      // The line may be found dead by sending.
-      if (this.#session !== session) return;
-      if (!message.isSent) this.#send(message);
+      if (this.#session !== session || this.#underWay >= MOST_UNDER_WAY) return;
+      if (!message.isSent && !message.isDelayed) this.#send(message);
     }
   }
 
@@ -1111,11 +1128,17 @@ export class Topics extends EventTarget {
   #send(message) {
     if (message.isLate()) return message.expire();
     message.isSent = true;
+    this.#underWay += 1;
     message.id = this.#ask(message.request, 'published', (error, reply) => {
+      this.#underWay -= 1;
       const mayRepeat = message.request.key !== undefined && ['disconnected', 'unavailable'].includes(error?.code);
-      if (!mayRepeat) return message.settle(error, reply);
+      if (!mayRepeat) {
+        message.settle(error, reply);
+        return this.#publishNext();
+      }
       message.isSent = false;
       if (error.code === 'disconnected') return;
+      message.isDelayed = true;
       this.#tryLater();
       this.#report(error);
     });

@@ -6,6 +6,9 @@
 //! holders take all they can, each gets 1/(*n* + 1) of it, and as much is left for a newcomer. Nobody has to search for
 //! the largest holder or ask it to give memory back.
 //!
+//! Holders may have taken more than that: what was queued before a connection fell behind is not asked for, and many may
+//! ask at the same time. So that those who take little get it even then, each may hold a small floor in any case.
+//!
 //! Invariant: `held` of the budget is the sum of what all counted shares hold.
 
 use std::sync::Arc;
@@ -16,6 +19,12 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 pub(crate) struct MemoryBudget {
     limit: AtomicUsize,
     held: AtomicUsize,
+}
+
+/// What each holder may have of a budget however little is left: a thousandth, and no more than a connection takes
+/// anyway.
+fn floor(limit: usize) -> usize {
+    (limit / 1024).min(4096)
 }
 
 /// What one holder has of the budget, in bytes.
@@ -54,8 +63,9 @@ impl BudgetShare {
 
     /// Whether the share may take so much more.
     pub(crate) fn has_room(&self, more: usize) -> bool {
-        let left = self.budget.limit.load(Relaxed).saturating_sub(self.budget.held());
-        self.held.saturating_add(more) <= left
+        let limit = self.budget.limit.load(Relaxed);
+        let left = limit.saturating_sub(self.budget.held());
+        self.held.saturating_add(more) <= left.max(floor(limit))
     }
 
     pub(crate) fn add(&mut self, bytes: usize) {
@@ -131,6 +141,18 @@ mod tests {
         assert!(others.iter().chain([&first]).all(|share| (70..=110).contains(&share.held())), "{others:?}");
         drop((first, others));
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn whoever_takes_little_gets_it_though_others_have_taken_more_than_there_is() {
+        let budget = Arc::new(MemoryBudget::new(1024 * 1024));
+        let mut behind = BudgetShare::new(&budget);
+        behind.add(2 * 1024 * 1024);
+        behind.set_counted(true);
+        let mut newcomer = counting(&budget);
+        assert!(!behind.has_room(1) && newcomer.has_room(1024) && !newcomer.has_room(1025));
+        newcomer.add(1000);
+        assert!(newcomer.has_room(24) && !newcomer.has_room(25));
     }
 
     #[test]

@@ -134,6 +134,25 @@ test('a machine that slept publishes nothing whose key the server has forgotten'
   assert.deepEqual(browser.asked(), []);
 });
 
+test('so many messages are under way that a server knows the keys of all, and the others follow in order', async () => {
+  const browser = open();
+  const all = Array.from({ length: 300 }, (_, number) => browser.topics.publish('chat', `${number}`));
+  const first = browser.asked();
+  assert.equal(first.length, 256);
+  browser.says(published(first[0].id, 1));
+  browser.says(published(first[1].id, 2));
+  const next = browser.asked();
+  assert.deepEqual(next.map(({ text }) => text), ['256', '257']);
+  // On the next connection as many again, from the oldest without a reply.
+  browser.comesBack();
+  const again = browser.asked();
+  assert.deepEqual([again.length, again[0].text, again[255].text], [256, '2', '257']);
+  again.forEach(({ id }, index) => browser.says(published(id, index + 3)));
+  browser.asked().forEach(({ id }, index) => browser.says(published(id, index + 259)));
+  const positions = (await Promise.all(all)).map(({ position }) => position);
+  assert.deepEqual([positions.length, positions[0], positions[299]], [300, at(1), at(300)]);
+});
+
 test('what waits to be published is bounded', async () => {
   const browser = page({ outboxSize: 200 });
   const first = browser.topics.publish('chat', 'x'.repeat(100));
