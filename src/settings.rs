@@ -191,7 +191,8 @@ macro_rules! setters_of_both_ends {
         /// its own bound were reached: `send` waits, broadcasts are dropped, reading ahead stops.
         ///
         /// One message in each direction of each connection is let in all the same, so that nothing that has begun is
-        /// kept from its end, and a thousandth of the total, 4 KiB at most, so that whoever takes little gets it. Where [messages](Self::max_message_size) are large and peers many, bound those as well. A
+        /// kept from its end, and a thousandth of the total, 4 KiB at most, so that whoever takes little gets it. Where
+        /// [messages](Self::max_message_size) are large and peers many, bound those as well. A
         /// client's outbox has its own bound, and this one is raised to let all of it out.
         pub fn max_buffered(mut self, bytes: usize) -> Self {
             self.settings.max_buffered = bytes;

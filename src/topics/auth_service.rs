@@ -92,8 +92,6 @@ pub enum InvalidAuthService {
     },
     /// The name of a header is not valid, or is that of one that the request itself needs.
     Header,
-    /// There is nobody to trust for `https`: the system has no roots.
-    NoRoots,
 }
 
 /// Why a client is refused. As a [`Response`] it is what the client should get.
@@ -116,11 +114,11 @@ impl AuthService {
     /// The longest answer, in bytes.
     pub const MAX_ANSWER: usize = Grants::MAX_JSON;
 
-    /// A service at this URL, which begins with `http://`, or with `https://` if the feature `tls` is on. The service's
-    /// certificate is then verified by the system's roots. No proxy is used, whatever the environment says.
+    /// A service at this URL, which begins with `http://`: on the same machine, or in a network that nobody else reads.
+    /// No proxy is used, whatever the environment says.
     ///
     /// # Errors
-    /// [`InvalidAuthService::Url`], and [`InvalidAuthService::NoRoots`] for `https` on a system without roots.
+    /// [`InvalidAuthService::Url`].
     pub fn new(url: &str) -> Result<Self, InvalidAuthService> {
         let transport = Transport::new(url)?;
         Ok(Self {
@@ -270,10 +268,6 @@ impl fmt::Display for InvalidAuthService {
         match self {
             Self::Url { why } => write!(f, "the URL of the authorization service cannot be used: {why}"),
             Self::Header => f.write_str("no header of this name can be passed to the authorization service"),
-            Self::NoRoots => f.write_str(
-                "this system has no trusted roots, which https needs: install them (the package ca-certificates on \
-                 most systems)",
-            ),
         }
     }
 }

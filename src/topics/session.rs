@@ -34,6 +34,9 @@ use crate::protocol::close::CloseCode;
 const MOST_REFUSALS: u32 = 100;
 const REFUSAL_PERIOD: Duration = Duration::from_secs(60);
 
+/// The error of what the server cannot do now.
+const UNAVAILABLE: &str = "unavailable";
+
 /// Serves a client of the subprotocol until its connection ends.
 #[inline(never)]
 pub(crate) fn serve(conn: &mut Connection) -> Result<(), Error> {
@@ -123,7 +126,10 @@ impl<'a> Session<'a> {
 
     /// The client was refused something.
     fn note_refusal(&mut self, error: &str) {
-        self.refusals.note();
+        // What cannot be done now is no fault of the client's: it is to try again.
+        if error != UNAVAILABLE {
+            self.refusals.note();
+        }
         if let Ok(subscriptions) = self.subscriptions() {
             subscriptions.hub.note_refusal(error);
         }

@@ -109,6 +109,9 @@ struct Subscriber {
     cursor: u64,
     pace: Pace,
     watch: Watch,
+    /// Since when it waits for this server to come as far as it is itself: it was subscribed on another one.
+    #[cfg(feature = "redis")]
+    ahead_since: Option<Instant>,
 }
 
 /// How a subscriber gets its messages.
@@ -181,7 +184,15 @@ impl Topic {
             Since::Position(since) => state.offset_of(since),
         };
         let watch = if watches && self.common.settings.presence { Watch::Outdated } else { Watch::Off };
-        let subscriber = Subscriber { shared: Arc::clone(shared), format, cursor, pace: Pace::Held, watch };
+        let subscriber = Subscriber {
+            shared: Arc::clone(shared),
+            format,
+            cursor,
+            pace: Pace::Held,
+            watch,
+            #[cfg(feature = "redis")]
+            ahead_since: None,
+        };
         state.subscribers.insert(shared.id(), subscriber);
         self.joined(&mut state, shared);
         let since = (since == Since::Earliest).then(|| state.position(cursor));
@@ -201,7 +212,8 @@ impl Topic {
     /// Whether everything after a position is there to be given.
     pub(super) fn has_all_since(&self, since: Position) -> bool {
         let state = self.lock_trimmed();
-        state.history.after(state.offset_of(since)).is_ok()
+        let offset = state.offset_of(since);
+        state.is_ahead(offset) || state.history.after(offset).is_ok()
     }
 
     /// Ends the subscription of a connection, for this cause, which is known within this time after the fact. Returns
@@ -223,6 +235,10 @@ impl Topic {
     }
 
     fn catch_up_by_a_batch(&self, state: &mut State, id: ConnectionId) -> Progress {
+        #[cfg(feature = "redis")]
+        if self.must_wait(state, id) {
+            return Progress::Done;
+        }
         let Some(subscriber) = state.subscribers.get_mut(&id).filter(|subscriber| subscriber.pace == Pace::Behind)
         else {
             return Progress::Done;
@@ -304,6 +320,9 @@ impl Topic {
         let position = state.position(history.last());
         let oldest = history.last() - history.len() as u64;
         let after = since.map_or(oldest, |since| state.offset_of(since));
+        if let Some(position) = since.filter(|_| state.is_ahead(after)) {
+            return Ok(Excerpt { entries: Vec::new(), has_more: false, position });
+        }
         let mut rest = history.after(after).map_err(|Lost| position)?.peekable();
         let (mut entries, mut bytes) = (Vec::new(), 0);
         while let Some(entry) = rest.peek()
@@ -400,6 +419,11 @@ impl State {
     /// The offset of a position. One of another epoch counts as beyond all that was published, which is lost.
     fn offset_of(&self, position: Position) -> u64 {
         if position.epoch == self.epoch { position.offset } else { u64::MAX }
+    }
+
+    /// Whether an offset is beyond what this server knows, but may be known to others that share the topic.
+    fn is_ahead(&self, offset: u64) -> bool {
+        self.node.is_some() && offset > self.history.last() && offset != u64::MAX
     }
 
     fn has_come_to_nothing(&self) -> bool {

@@ -6,8 +6,8 @@
 //! holders take all they can, each gets 1/(*n* + 1) of it, and as much is left for a newcomer. Nobody has to search for
 //! the largest holder or ask it to give memory back.
 //!
-//! Holders may have taken more than that: what was queued before a connection fell behind is not asked for, and many may
-//! ask at the same time. So that those who take little get it even then, each may hold a small floor in any case.
+//! Holders may have taken more than that: what was queued before a connection fell behind is not asked for, and many
+//! may ask at the same time. So that those who take little get it even then, each may hold a small floor in any case.
 //!
 //! Invariant: `held` of the budget is the sum of what all counted shares hold.
 

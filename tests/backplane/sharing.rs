@@ -183,3 +183,23 @@ fn redis_may_be_had_by_tls() {
     let trusting = heartwire::ClientTls::new().ca_pem(ca.pem()).unwrap();
     shares_by(&format!("rediss://localhost:{port}"), |redis| redis.tls(trusting.clone()));
 }
+
+#[test]
+fn whoever_comes_from_a_node_that_was_ahead_waits_and_a_position_that_never_was_is_lost() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let (one, other) = (node(&redis), node(&redis));
+    let position = one.handle.publish("news", "1").unwrap().position.to_string();
+    let epoch = position.split(':').next().unwrap();
+    // As if it had been told of messages that this node has not read yet.
+    let (mut client, _) = subscriber(&other, "news", Some(&format!("{epoch}:3")));
+    for text in ["2", "3", "4"] {
+        one.handle.publish("news", text).unwrap();
+    }
+    assert_eq!(texts(&mut client, 1), ["4"]);
+    // One that was never reached is told after a while.
+    let (mut client, _) = subscriber(&other, "news", Some(&format!("{epoch}:1000")));
+    let lost = client.text();
+    assert_eq!((value(&lost, "type"), value(&lost, "position")), ("lost".to_owned(), format!("{epoch}:4")));
+    one.handle.publish("news", "5").unwrap();
+    assert_eq!(texts(&mut client, 1), ["5"]);
+}

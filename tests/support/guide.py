@@ -16,7 +16,6 @@ import heartwire
 
 BLOCK = re.compile(r"^( *)```(sh|text|python)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SAVED_AS = re.compile(r".*[Ss]ave it as `([\w.-]+)`", re.DOTALL)
-PORT = "9001"
 
 
 def free_port():
@@ -25,12 +24,13 @@ def free_port():
 
 
 class Guide:
-    def __init__(self, name, folder, services, path=()):
+    def __init__(self, name, folder, services, path=(), ports=("9001",)):
         """`services`: what the commands begin with that go on, each with the text by which it is seen to have begun.
-        `path`: folders of programs, besides those of heartwire."""
+        `path`: folders of programs, besides those of heartwire. `ports`: those of the page, in whose place free ones
+        are taken."""
         self.page = heartwire.ROOT / "docs" / name
         self.folder, self.services = folder, services
-        self.port = free_port()
+        self.ports = {port: free_port() for port in ports}
         path = os.pathsep.join(map(str, [heartwire.PROGRAM.parent, *path, os.environ["PATH"]]))
         self.environment = heartwire.without_proxies({**os.environ, "PATH": path})
         self.running = {}
@@ -51,7 +51,7 @@ class Guide:
         return count
 
     def blocks(self):
-        """The kind and the text of each block, and for a program its name. The port is one that is free, on loopback
+        """The kind and the text of each block, and for a program its name. Ports are those that are free, on loopback
         alone."""
         page, end = self.page.read_text(), 0
         for block in BLOCK.finditer(page):
@@ -63,8 +63,10 @@ class Guide:
             yield kind, self.here(re.sub(f"^{indent}", "", text, flags=re.MULTILINE)), saved_as and saved_as.group(1)
 
     def here(self, text):
-        text = text.replace(f"0.0.0.0:{PORT}", f"127.0.0.1:{self.port}")
-        return re.sub(rf":{PORT}\b", f":{self.port}", text)
+        for port, free in self.ports.items():
+            text = text.replace(f"0.0.0.0:{port}", f"127.0.0.1:{free}")
+            text = re.sub(rf"(:|--port ){port}\b", rf"\g<1>{free}", text)
+        return text
 
     def run(self, command):
         """Runs a block, and keeps what it says."""

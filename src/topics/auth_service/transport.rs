@@ -29,12 +29,13 @@ impl Transport {
             return invalid("it has a fragment (#)");
         }
         let Ok(uri) = url.parse::<Uri>() else { return invalid("it is not a URL") };
-        let is_secure = match uri.scheme_str() {
-            Some("http") => false,
-            Some("https") if cfg!(feature = "tls") => true,
-            Some("https") => return invalid("https needs the feature tls"),
-            _ => return invalid("it does not begin with http:// or https://"),
-        };
+        match uri.scheme_str() {
+            Some("http") => {}
+            Some("https") => {
+                return invalid("https:// is not supported: ask a service on this machine, or by a tunnel");
+            }
+            _ => return invalid("it does not begin with http://"),
+        }
         match uri.authority() {
             Some(authority) if authority.as_str().contains('@') => return invalid("it names a user"),
             Some(authority) if !authority.host().is_empty() => {}
@@ -50,10 +51,6 @@ impl Transport {
             // The client's own is passed on.
             .user_agent(AutoHeaderValue::None)
             .accept("application/json".to_owned());
-        #[cfg(feature = "tls")]
-        let config = if is_secure { config.tls_config(tls()?) } else { config };
-        #[cfg(not(feature = "tls"))]
-        let _ = is_secure;
         Ok(Self { agent: config.build().into() })
     }
 
@@ -106,17 +103,4 @@ fn in_words(error: Error) -> String {
         Error::BadUri(_) => "its URL cannot be used".to_owned(),
         error => error.to_string(),
     }
-}
-
-/// TLS with the roots of the system, as for our own clients.
-#[cfg(feature = "tls")]
-fn tls() -> Result<ureq::tls::TlsConfig, InvalidAuthService> {
-    use ureq::tls::{Certificate, RootCerts, TlsConfig};
-    let roots: Vec<_> = rustls_native_certs::load_native_certs().certs;
-    if roots.is_empty() {
-        return Err(InvalidAuthService::NoRoots);
-    }
-    let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
-    let config = TlsConfig::builder().root_certs(RootCerts::new_with_certs(&roots));
-    Ok(config.unversioned_rustls_crypto_provider(crate::tls::provider()).build())
 }

@@ -172,6 +172,12 @@ impl Hub {
         }
     }
 
+    /// All that there is was read by now: whoever is said to have got more has been told wrong.
+    pub(in crate::topics) fn give_up_those_ahead(&self) -> bool {
+        // Each of them, whatever the others say.
+        self.all().iter().fold(false, |is_any_left, topic| topic.give_up_those_ahead() | is_any_left)
+    }
+
     // Presence.
 
     /// Somebody on one of the servers is subscribed to a topic, or is no more.

@@ -238,7 +238,11 @@ impl Follower<'_> {
                 self.cursor = Some(cursor);
             }
             node.saw(cursor.id);
-            node.set_lag(number.unwrap_or_default().saturating_sub(cursor.number));
+            let lag = number.unwrap_or_default().saturating_sub(cursor.number);
+            node.set_lag(lag);
+            if lag == 0 && node.take_ahead() && self.hub.give_up_those_ahead() {
+                node.note_ahead();
+            }
             node.outbox.applied(cursor.id, |topic| self.hub.subscribers_of(topic));
         }
     }

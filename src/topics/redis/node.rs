@@ -53,6 +53,8 @@ pub(in crate::topics) struct Node {
     /// Signalled when the epoch is another one, and at the end.
     changed: Condvar,
     is_ending: AtomicBool,
+    /// Whether there may be subscribers that are ahead of this server.
+    has_some_ahead: AtomicBool,
 }
 
 #[derive(Default)]
@@ -101,6 +103,7 @@ impl Node {
             state: Mutex::default(),
             changed: Condvar::new(),
             is_ending: AtomicBool::new(false),
+            has_some_ahead: AtomicBool::new(false),
         }
     }
 
@@ -130,6 +133,16 @@ impl Node {
         if self.members.note(topic, id, seat) {
             self.outbox.wake();
         }
+    }
+
+    /// A subscriber has been told more by another server than this one knows yet.
+    pub(in crate::topics) fn note_ahead(&self) {
+        self.has_some_ahead.store(true, Relaxed);
+    }
+
+    /// Whether that may be so, until it is noted anew.
+    pub(super) fn take_ahead(&self) -> bool {
+        self.has_some_ahead.swap(false, Relaxed)
     }
 
     /// How it is with the backplane.

@@ -10,10 +10,13 @@ use super::super::presence::{Member, Place};
 use super::super::redis::members::Seat;
 use super::super::redis::nodes::NodeName;
 use super::super::{Published, wire};
-use super::{Pace, Removed, Topic};
+use super::{Pace, Removed, State, Topic};
 use crate::connection::identity::ConnectionId;
 use crate::message::Message;
 use crate::transport::write_half::Refused;
+
+/// How long a subscriber may be ahead of a server that has read all that there is.
+const LONG_AHEAD: Duration = Duration::from_secs(2);
 
 /// The backplane no longer has what this copy has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +26,7 @@ impl Topic {
     /// Takes the message with this offset, unless the copy has it. What lies between is lost.
     pub(in crate::topics) fn apply(&self, offset: u64, message: Message, published: Instant) {
         let now = Instant::now();
-        let is_gap = {
+        let has_some_behind = {
             let mut state = self.lock();
             if offset <= state.history.last() {
                 return;
@@ -39,11 +42,44 @@ impl Topic {
             } else {
                 self.deliver(&mut state, &[entry]);
             }
-            is_gap
+            // Whoever has waited for us to come as far goes on.
+            is_gap || state.subscribers.values().any(|other| other.ahead_since.is_some() && other.cursor <= offset)
         };
-        if is_gap {
+        if has_some_behind {
             self.catch_up_all();
         }
+    }
+
+    /// Whether a subscriber has to wait until this server has come as far as it is itself.
+    pub(super) fn must_wait(&self, state: &mut State, id: ConnectionId) -> bool {
+        let Some(cursor) = state.subscribers.get(&id).map(|subscriber| subscriber.cursor) else { return false };
+        let is_ahead = state.is_ahead(cursor);
+        if let Some(subscriber) = state.subscribers.get_mut(&id) {
+            subscriber.ahead_since =
+                if is_ahead { subscriber.ahead_since.or_else(|| Some(Instant::now())) } else { None };
+        }
+        if is_ahead && let Some(node) = &self.common.node {
+            node.note_ahead();
+        }
+        is_ahead
+    }
+
+    /// This server has just read all that there is. Whoever is said to have got more has been for some time at a
+    /// position that was never reached, and is told so. Whether others may be so yet.
+    pub(in crate::topics) fn give_up_those_ahead(&self) -> bool {
+        let mut is_any_left = false;
+        {
+            let mut state = self.lock();
+            for subscriber in state.subscribers.values_mut() {
+                match subscriber.ahead_since {
+                    Some(since) if since.elapsed() >= LONG_AHEAD => subscriber.cursor = u64::MAX,
+                    Some(_) => is_any_left = true,
+                    None => {}
+                }
+            }
+        }
+        self.catch_up_all();
+        is_any_left
     }
 
     /// Makes the copy what the backplane has: the position of the last message, and those that are kept. Subscribers

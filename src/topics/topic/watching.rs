@@ -5,6 +5,7 @@
 //!   all when changes come faster than they may be told.
 //! - Changes reach a watcher after the messages that were published before them.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -149,7 +150,7 @@ impl Topic {
             let late: Vec<_> = late.take(BATCH).collect();
             let Some(last) = late.last() else { return };
             after = Some(*last);
-            let list = presence::list(None, &self.name, &describe_all(state.members_with_health()));
+            let list = presence::list(None, &self.name, &self.describe_members(state));
             let frames = self.common.supervisor.encode_for_all(list);
             for id in late {
                 let Some(subscriber) = state.subscribers.get_mut(&id) else { continue };
@@ -184,13 +185,7 @@ impl Topic {
         let Some(shared) = state.shared_of(id) else { return Ok(()) };
         // A long list is not to be made in vain, again and again.
         shared.write_half.check_room(state.members.len() * presence::SHORTEST)?;
-        let mut members = describe_all(state.members_with_health());
-        let own = Member::of(shared.user(), &self.place_of(id));
-        if !state.members.has(&own) {
-            // It has not come back from the others yet.
-            members.push(presence::describe(&own, std::iter::once(Health::from(shared.info()))));
-        }
-        shared.try_feed(presence::list(None, &self.name, &members))?;
+        shared.try_feed(presence::list(None, &self.name, &self.describe_members(state)))?;
         let Some(subscriber) = state.subscribers.get_mut(&id) else { return Ok(()) };
         subscriber.watch = Watch::UpToDate;
         Ok(())
@@ -204,7 +199,7 @@ impl Topic {
         // Described without the lock: it takes long if there are many, and clients may ask often.
         let members = {
             let state = self.lock();
-            state.owned(state.members.iter())
+            [state.owned(state.members.iter()), self.newcomers(&state)].concat()
         };
         Some(describe_owned(&members))
     }
@@ -222,6 +217,26 @@ impl Topic {
         Some((describe_owned(&members), count))
     }
 
+    fn describe_members(&self, state: &State) -> Vec<String> {
+        let mut members = describe_all(state.members_with_health());
+        members.extend(describe_owned(&self.newcomers(state)));
+        members
+    }
+
+    /// Members of this server that have not come back from the others yet. They are in each list, so that whoever has
+    /// subscribed is in it.
+    fn newcomers(&self, state: &State) -> Vec<(Member, Vec<Connection>)> {
+        let mut newcomers: BTreeMap<Member, Vec<Connection>> = BTreeMap::new();
+        let subscribers = state.subscribers.iter().filter(|_| state.node.is_some());
+        for (id, subscriber) in subscribers.filter(|(_, subscriber)| subscriber.pace != Pace::Ended) {
+            let member = Member::of(subscriber.shared.user(), &self.place_of(*id));
+            if !state.members.has(&member) {
+                newcomers.entry(member).or_default().push(Connection::Here(Arc::clone(&subscriber.shared)));
+            }
+        }
+        newcomers.into_iter().collect()
+    }
+
     /// The place of a connection of this server.
     fn place_of(&self, id: ConnectionId) -> Place {
         #[cfg(feature = "redis")]
@@ -233,6 +248,7 @@ impl Topic {
 }
 
 /// A connection that is subscribed: here, or elsewhere, and then whether its Pongs are missed.
+#[derive(Clone)]
 enum Connection {
     Here(Arc<Shared>),
     There(bool),

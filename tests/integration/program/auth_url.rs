@@ -3,8 +3,6 @@
 use std::net::TcpListener;
 
 use crate::support::fake_service::{FakeService, reply};
-#[cfg(feature = "tls")]
-use crate::support::process::heartwire;
 use crate::support::process::{Process, http, serve};
 use crate::support::{CEILING, Client, request_with};
 
@@ -93,37 +91,11 @@ fn a_service_that_hangs_does_not_keep_the_program_from_ending() {
     assert!(server.wait().success());
 }
 
-/// The service is another server of ours, which speaks TLS.
-#[cfg(feature = "tls")]
-#[test]
-fn a_service_by_https_is_verified_by_the_roots_of_the_system() {
-    use crate::support::tls::{ca, server_tls, site_ca};
-    use crate::support::{Folder, echo, server, start_as_it_is};
-    use heartwire::Response;
-
-    let service = server().tls(server_tls()).on_request(|_| Some(Response::new(200).text("{}")));
-    let service = start_as_it_is(service, echo);
-    let url = format!("https://localhost:{}/auth", service.address().port());
-    let folder = Folder::new();
-    let (ours, another) = (folder.at("ours.pem"), folder.at("another.pem"));
-    std::fs::write(&ours, site_ca().pem()).unwrap();
-    std::fs::write(&another, ca("another").pem()).unwrap();
-    for (roots, expected) in [(&ours, "101"), (&another, "503")] {
-        let mut command = heartwire(&["serve", "127.0.0.1:0", "--auth-url", &url]);
-        let server = Process::start(command.env("SSL_CERT_FILE", roots).env_remove("SSL_CERT_DIR"));
-        let mut client = Client::tcp(server.address());
-        client.write(request_with("/", "").as_bytes());
-        assert_eq!(client.answer().status.to_string(), expected);
-        if expected == "503" {
-            server.stderr.line_with(&["gives no answer", "certificate"]);
-        }
-    }
-}
-
 #[test]
 fn options_that_make_no_sense_are_refused() {
     for (options, part) in [
         (&["--auth-url", "ws://h/"][..], "--auth-url"),
+        (&["--auth-url", "https://h/"], "https:// is not supported"),
         (&["--auth-url", "http://user:s3cret@h/"], "it names a user"),
         (&["--auth-header", "X-Api-Key"], "--auth-header has no effect without --auth-url"),
         (&["--auth-timeout", "1s"], "--auth-timeout has no effect without --auth-url"),

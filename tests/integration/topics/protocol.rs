@@ -134,6 +134,18 @@ fn refused_topics_of_a_subscription_count_as_refused_requests() {
 }
 
 #[test]
+fn what_the_server_cannot_do_now_is_not_counted_as_refused() {
+    let running = start_with(open_topics());
+    let mut client = client_of(&running);
+    for id in 0..200 {
+        client.send_text(&format!(r#"{{"type":"presence","id":{id},"topic":"room"}}"#));
+        assert!(client.text().contains(r#""error":"unavailable""#));
+    }
+    client.send_text(r#"{"type":"unsubscribe","id":200,"topics":[]}"#);
+    assert!(client.text().starts_with(r#"{"type":"unsubscribed""#));
+}
+
+#[test]
 fn what_is_wrong_is_told_at_no_length_that_the_client_chooses() {
     let running = start_with(open_topics());
     let mut client = client_of(&running);

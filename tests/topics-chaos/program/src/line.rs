@@ -14,8 +14,8 @@ const PATIENCE: Duration = Duration::from_millis(100);
 
 pub(crate) struct Line {
     pub(crate) address: SocketAddr,
-    /// Where the server is now.
-    server: Arc<RwLock<SocketAddr>>,
+    /// Where its server is now.
+    server: RwLock<Arc<RwLock<SocketAddr>>>,
     /// Protects what the line does, and who is on it.
     state: Mutex<State>,
     changed: Condvar,
@@ -41,6 +41,7 @@ impl Line {
     pub(crate) fn start(server: Arc<RwLock<SocketAddr>>) -> Arc<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
+        let server = RwLock::new(server);
         let line = Arc::new(Self { address, server, state: Mutex::default(), changed: Condvar::new() });
         let accepting = Arc::clone(&line);
         thread::spawn(move || {
@@ -53,7 +54,7 @@ impl Line {
 
     fn join(self: &Arc<Self>, near: TcpStream) {
         self.wait_while_silent(|| false);
-        let server = *self.server.read().unwrap();
+        let server = *self.server.read().unwrap().read().unwrap();
         // If there is no server, the client learns it by the end of its connection.
         let Ok(far) = TcpStream::connect_timeout(&server, Duration::from_secs(1)) else { return };
         for stream in [&near, &far] {
@@ -124,6 +125,12 @@ impl Line {
     pub(crate) fn heal(&self) {
         self.state.lock().unwrap().silent_until = None;
         self.changed.notify_all();
+    }
+
+    /// Leads to another server from now on.
+    pub(crate) fn move_to(&self, server: Arc<RwLock<SocketAddr>>) -> usize {
+        *self.server.write().unwrap() = server;
+        self.cut()
     }
 
     pub(crate) fn cut(&self) -> usize {

@@ -2,9 +2,11 @@
 //! at random. In the end each subscriber has every number of its topics once and in order, but for what a server that
 //! was killed took with it, and that it was told of. `record` says exactly what is right.
 //!
-//!     heartwire-test-topics-chaos PROGRAM FOLDER PAGES
+//!     heartwire-test-topics-chaos PROGRAM FOLDER PAGES [nodes]
 //!
-//! PROGRAM is that of heartwire, FOLDER is for the saved history, and PAGES is the script of the pages.
+//! PROGRAM is that of heartwire, FOLDER is for what is saved, and PAGES is the script of the pages. With `nodes` two
+//! servers share their topics by Redis, which goes down too, as do the ways to it, and clients move from one server to
+//! the other. Then nothing is ever lost.
 
 mod dice;
 mod faults;
@@ -12,6 +14,7 @@ mod line;
 mod pages;
 mod publisher;
 mod record;
+mod redis;
 mod server;
 mod socket;
 mod subscriber;
@@ -20,7 +23,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
@@ -30,11 +33,13 @@ use line::Line;
 use pages::Pages;
 use publisher::{Published, Way};
 use record::{Position, Sums, Truth};
-use server::Server;
+use redis::Redis;
+use server::{Keep, Server, Tally};
 use subscriber::{Counters, Flaw, Subscriber, Taken};
 
-/// For how long there are faults.
+/// For how long there are faults: with one server, and with several.
 const CHAOS: Duration = Duration::from_secs(60);
+const CHAOS_OF_NODES: Duration = Duration::from_secs(120);
 const TOPICS: usize = 20;
 /// So many beside the pages, which are one for each line.
 const SUBSCRIBERS: usize = 180;
@@ -83,7 +88,10 @@ fn main() -> ExitCode {
 
 /// All that takes part.
 pub(crate) struct Scene {
-    pub(crate) server: Mutex<Server>,
+    pub(crate) servers: Vec<Mutex<Server>>,
+    /// What the servers share their topics by, and the way of each to it.
+    pub(crate) redis: Option<Mutex<Redis>>,
+    pub(crate) ways: Vec<Arc<Line>>,
     pub(crate) lines: Vec<Arc<Line>>,
     pub(crate) subscribers: Vec<Subscriber>,
     /// Those whose records the check has to refuse.
@@ -114,7 +122,7 @@ fn run(seed: u64) -> Result<(), String> {
                     scope.spawn(move || publisher::run(line, topic, way, dice, is_published, is_over))
                 })
                 .collect();
-            let faults = Faults::inject(&scene, seed, CHAOS)?;
+            let faults = Faults::inject(&scene, seed, if scene.redis.is_some() { CHAOS_OF_NODES } else { CHAOS })?;
             // Some more of every topic without faults.
             thread::sleep(Duration::from_secs(1));
             is_published.store(true, SeqCst);
@@ -130,11 +138,13 @@ fn run(seed: u64) -> Result<(), String> {
             subscribers.into_iter().map(|subscriber| subscriber.join().expect("it does not panic")).collect();
         ended.and(outcome)
     })?;
-    scene.server.lock().unwrap().end()?;
+    for server in &scene.servers {
+        server.lock().unwrap().end()?;
+    }
     let positions: Vec<_> = published.iter().map(|published| published.positions.clone()).collect();
-    let truth = Truth::new(scene.server.lock().unwrap().epochs.clone(), &positions)?;
+    let truth = Truth::new(scene.epochs()?, &positions)?;
     report(&scene, &truth, &faults, &published, began.elapsed())?;
-    faults.were_enough(scene.pages.is_some())
+    faults.were_enough(&scene)
 }
 
 impl Scene {
@@ -142,9 +152,24 @@ impl Scene {
         let mut arguments = env::args_os().skip(1).map(PathBuf::from);
         let mut argument = || arguments.next().ok_or("PROGRAM, FOLDER and PAGES are needed");
         let (program, folder, script) = (argument()?, argument()?, argument()?);
-        let mut server = Server::new(program, folder.join("topics"));
-        server.start()?;
-        let lines: Vec<_> = (0..LINES).map(|_| Line::start(Arc::clone(&server.address))).collect();
+        let redis = argument().is_ok_and(|argument| argument.as_os_str() == "nodes").then(|| Redis::new(&folder));
+        let redis = redis.map(|mut redis| redis.start().map(|()| redis)).transpose()?;
+        let mut ways = Vec::new();
+        let mut servers = match &redis {
+            None => vec![Server::new(program, Keep::File(folder.join("topics")))],
+            Some(redis) => {
+                let mut server = || {
+                    let way = Line::start(Arc::new(RwLock::new(redis.address)));
+                    let server = Server::new(program.clone(), Keep::Redis(way.address));
+                    ways.push(way);
+                    server
+                };
+                vec![server(), server()]
+            }
+        };
+        servers.iter_mut().try_for_each(Server::start)?;
+        let line = |number: usize| Line::start(Arc::clone(&servers[number % servers.len()].address));
+        let lines: Vec<_> = (0..LINES).map(line).collect();
         let mut dice = Dice::new(seed, "topics");
         let mut topics = || {
             let mut topics: Vec<_> = (0..TOPICS).collect();
@@ -154,13 +179,24 @@ impl Scene {
         };
         let line = |number: usize| lines[number % LINES].address;
         let subscribers = (0..SUBSCRIBERS).map(|number| Subscriber::new(line(number), &topics(), None)).collect();
-        let flawed = Flaw::ALL.iter().enumerate();
+        // Where nothing is lost there is no such word to swallow.
+        let flawed = Flaw::ALL.iter().filter(|flaw| redis.is_none() || **flaw != Flaw::SwallowsLost).enumerate();
         let flawed = flawed.map(|(number, flaw)| (*flaw, Subscriber::new(line(number), &topics(), Some(*flaw))));
         let flawed = flawed.collect();
         let counters = Arc::default();
         let pages: Vec<_> = lines.iter().map(|line| (line.address.port(), topics())).collect();
         let pages = Pages::start(&script, &pages, &counters);
-        Ok(Self { server: server.into(), lines, subscribers, flawed, pages, counters })
+        let servers = servers.into_iter().map(Mutex::new).collect();
+        Ok(Self { servers, redis: redis.map(Mutex::new), ways, lines, subscribers, flawed, pages, counters })
+    }
+
+    /// All epochs that there were, which are the same for all servers.
+    fn epochs(&self) -> Result<Vec<u64>, String> {
+        let epochs: Vec<_> = self.servers.iter().map(|server| server.lock().unwrap().epochs.clone()).collect();
+        if epochs.iter().any(|other| *other != epochs[0]) {
+            return Err(format!("the servers do not have the same epochs: {epochs:x?}"));
+        }
+        Ok(epochs[0].clone())
     }
 
     /// What all have got who have no flaw.
@@ -218,18 +254,21 @@ fn report(
         }
         right += usize::from(wrong.len() == before);
     }
-    let server = scene.server.lock().unwrap();
+    let epochs = scene.epochs()?.len() as u64;
+    let tally =
+        |of: fn(&Tally) -> u64| scene.servers.iter().map(|server| of(&server.lock().unwrap().tally)).sum::<u64>();
     let (counters, count) = (&scene.counters, |count: fn(&Published) -> u64| published.iter().map(count).sum::<u64>());
     println!("{faults}");
     for (what, value) in [
-        ("epochs", server.epochs.len() as u64),
+        ("servers", scene.servers.len() as u64),
+        ("epochs", epochs),
         ("messages published, on 20 topics", count(|published| published.positions.len() as u64)),
         ("attempts to publish without a reply", count(|published| published.unanswered)),
         ("of them published already (key known)", count(|published| published.again)),
         ("subscriptions", subscriptions),
         ("connections of subscribers", counters.connections.load(SeqCst)),
-        ("given up by the server's heartbeat", server.tally.found_dead),
-        ("threads of it that ended late", server.tally.abandoned),
+        ("given up by a server's heartbeat", tally(|tally| tally.found_dead)),
+        ("threads of servers that ended late", tally(|tally| tally.abandoned)),
         ("given up by subscribers, as silent", counters.silences.load(SeqCst)),
         ("messages delivered", sums.messages),
         ("of them replayed (beside pages)", counters.replayed.load(SeqCst)),
