@@ -280,7 +280,7 @@ fn a_storm_of_clients_is_no_storm_of_requests() {
     let slow = || {
         FakeService::start(|_, stream| {
             // Long enough that without a bound many would be there at once.
-            thread::sleep(ms(5));
+            thread::sleep(ms(50));
             reply(stream, 200, "", "{}");
         })
     };
