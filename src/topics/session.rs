@@ -2,7 +2,8 @@
 //! path such as `/topics/news`, which gets and sends bare messages of that topic.
 //!
 //! Invariants:
-//! - Each request is answered before the next is read, and before the first message that it asks for.
+//! - Each request is answered before the next is read, and before the first message that it asks for. Where several
+//!   servers share the topics, the reply to a publication follows later.
 //! - A request that is refused costs nothing but an answer, up to a number of refusals a minute.
 //! - A client whose permit has expired is closed, whatever it reads or sends.
 //!
@@ -337,7 +338,7 @@ impl<'a> Session<'a> {
     #[inline(never)]
     fn authenticate(&mut self, id: Option<u64>, token: &str) -> Result<Option<Message>, Refused> {
         let refused = |error, reason: &str| Err(Refused { id, topic: None, error, reason: reason.to_owned() });
-        let Ok(subscriptions) = self.subscriptions() else { return refused("unavailable", "the server has no topics") };
+        let Ok(subscriptions) = self.subscriptions() else { return refused(UNAVAILABLE, "the server has no topics") };
         let hub = Arc::clone(&subscriptions.hub);
         let permit = match hub.permit_by(self.conn.request(), token) {
             Ok(permit) => permit,
@@ -349,7 +350,7 @@ impl<'a> Session<'a> {
             }
             #[cfg(feature = "auth-url")]
             Err(NoPermit::Unavailable) => {
-                return refused("unavailable", "nobody can say now whether the token is good");
+                return refused(UNAVAILABLE, "nobody can say now whether the token is good");
             }
             Err(NoPermit::NotTaken) => return refused("no-tokens", "the server takes no tokens"),
         };

@@ -62,7 +62,7 @@ impl Crew {
     /// How long a thread waits for another job before it ends.
     const PATIENCE: Duration = Duration::from_secs(1);
 
-    /// rustls and the resolver of names need less.
+    /// The resolver of names needs less.
     const STACK: usize = 512 * 1024;
 
     pub(super) fn new(transport: Transport) -> Self {

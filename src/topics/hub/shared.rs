@@ -48,6 +48,11 @@ impl Hub {
         self.node().map(|node| node.info())
     }
 
+    /// A thread has panicked without which nothing that is promised holds.
+    pub(in crate::topics) fn fail(&self, thread: &str, message: &str) {
+        self.common.supervisor.fail(thread, message);
+    }
+
     /// This server listens there.
     pub(crate) fn set_address(&self, address: String) {
         if let Some(node) = self.node() {

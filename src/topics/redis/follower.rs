@@ -70,7 +70,7 @@ pub(super) fn run(hub: &Hub, node: &Node) {
         failures = if was_connected { 0 } else { failures + 1 };
         if was_connected || !follower.is_told {
             let address = &node.redis.address;
-            hub.log().error(format_args!("the backplane {address} is not to be had: {failure}; retrying"));
+            hub.log().error(format_args!("cannot reach the backplane {address}: {failure}; retrying"));
             follower.is_told = true;
         }
         node.pause(failures);
@@ -124,9 +124,7 @@ impl Follower<'_> {
         }
         if is_new && known.is_some() {
             let address = &self.node.redis.address;
-            self.hub
-                .log()
-                .warn(format_args!("the history of the backplane {address} is another one: it has lost some"));
+            self.hub.log().warn(format_args!("the backplane {address} has lost messages: its history begins anew"));
         }
         // Until the copy is complete.
         self.cursor = None;

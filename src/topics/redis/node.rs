@@ -314,14 +314,13 @@ impl NodeThreads {
         Ok(threads)
     }
 
-    fn start_one(&mut self, name: &str, hub: &Arc<Hub>, run: fn(&Hub, &Node)) -> io::Result<()> {
+    /// If the thread panics, all connections end at once: subscribers would go without messages, and not be told.
+    fn start_one(&mut self, name: &'static str, hub: &Arc<Hub>, run: fn(&Hub, &Node)) -> io::Result<()> {
         let (ended, end) = channel::bounded::<()>(0);
         let (hub, node) = (Arc::clone(hub), Arc::clone(&self.node));
         let body = move || {
             if let Err(message) = foreign::call(|| run(&hub, &node)) {
-                hub.log().error(format_args!(
-                    "a thread of the backplane panicked: {message}; nothing is published any more"
-                ));
+                hub.fail(name, &message);
                 node.outbox.close();
             }
             drop(ended);
@@ -364,5 +363,23 @@ impl std::str::FromStr for LogId {
 impl fmt::Display for LogId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.0, self.1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::supervisor::handle::SupervisorHandle;
+    use crate::topics::Topics;
+
+    #[test]
+    fn a_thread_that_panics_ends_the_server() {
+        let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
+        let hub = Hub::new(Topics::new().backplane(Redis::new("redis://127.0.0.1").unwrap()), Arc::clone(&supervisor));
+        let hub = Arc::new(hub);
+        let mut threads = NodeThreads { node: Arc::clone(hub.node().unwrap()), threads: Vec::new() };
+        threads.start_one("a thread", &hub, |_, _| panic!("as it may")).unwrap();
+        drop(threads);
+        assert_eq!(supervisor.failure().as_deref(), Some("a thread panicked: as it may"));
     }
 }

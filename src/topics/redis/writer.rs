@@ -35,13 +35,14 @@ pub(super) fn run(hub: &Hub, node: &Node) {
             Ok(()) => return,
             Err(_) if node.is_ending() => return,
             Err(failure) => {
-                // Of a Redis that is not to be had the follower tells. One that refuses may well be read.
+                // The follower tells of a Redis that cannot be reached. One that refuses to be written to may well be read.
                 let is_news = matches!(failure, Failure::Refused(..)) && !mem::replace(&mut writer.is_told, true);
                 let address = &node.redis.address;
                 if is_news {
-                    hub.log().error(format_args!("cannot publish by the backplane {address}: {failure}; retrying"));
+                    hub.log()
+                        .error(format_args!("cannot publish through the backplane {address}: {failure}; retrying"));
                 } else {
-                    hub.log().debug(format_args!("cannot publish by the backplane {address}: {failure}"));
+                    hub.log().debug(format_args!("cannot publish through the backplane {address}: {failure}"));
                 }
             }
         }

@@ -67,18 +67,20 @@ impl Topic {
     /// This server has just read all that there is. Whoever is said to have got more has been for some time at a
     /// position that was never reached, and is told so. Whether others may be so yet.
     pub(in crate::topics) fn give_up_those_ahead(&self) -> bool {
-        let mut is_any_left = false;
-        {
-            let mut state = self.lock();
-            for subscriber in state.subscribers.values_mut() {
-                match subscriber.ahead_since {
-                    Some(since) if since.elapsed() >= LONG_AHEAD => subscriber.cursor = u64::MAX,
-                    Some(_) => is_any_left = true,
-                    None => {}
+        let (mut given_up, mut is_any_left) = (Vec::new(), false);
+        for (id, subscriber) in &mut self.lock().subscribers {
+            match subscriber.ahead_since {
+                Some(since) if since.elapsed() >= LONG_AHEAD => {
+                    subscriber.cursor = u64::MAX;
+                    given_up.push(*id);
                 }
+                Some(_) => is_any_left = true,
+                None => {}
             }
         }
-        self.catch_up_all();
+        for id in given_up {
+            self.catch_up(id);
+        }
         is_any_left
     }
 
@@ -236,7 +238,7 @@ impl Topic {
     }
 }
 
-impl super::State {
+impl State {
     /// Whoever kept up is behind.
     fn send_back(&mut self) {
         for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.pace == Pace::Live) {
