@@ -23,12 +23,13 @@ pub(super) fn with_variables_in_help(command: Command) -> Command {
     };
     command
         .mut_args(name)
-        .mut_subcommands(|command| if has_variables(&command) { command.mut_args(name) } else { command })
+        .mut_subcommands(|command| if has_variables(command.get_name()) { command.mut_args(name) } else { command })
 }
 
-/// Whether the command does something that an environment is set up for. Completions and manuals are only printed.
-fn has_variables(command: &Command) -> bool {
-    !["completions", "manual"].contains(&command.get_name())
+/// Whether the command of this name does something that an environment is set up for. Completions, manuals and help are
+/// only printed.
+pub(super) fn has_variables(name: &str) -> bool {
+    !["completions", "manual", "help"].contains(&name)
 }
 
 /// The arguments that the environment adds to those of a command that are `given`. An empty variable counts as not set.
@@ -39,7 +40,7 @@ pub(super) fn arguments(
 ) -> Result<Vec<OsString>, UsageError> {
     let is_given = |arg: &Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
     let mut arguments = Vec::new();
-    let mut all: Vec<_> = command.get_arguments().filter(|_| has_variables(command)).collect();
+    let mut all: Vec<_> = command.get_arguments().filter(|_| has_variables(command.get_name())).collect();
     // Those without a name are known by their order.
     all.sort_by_key(|arg| arg.get_index());
     for arg in all {
@@ -162,7 +163,7 @@ mod tests {
     #[test]
     fn each_option_of_each_command_means_the_same_from_the_environment_and_is_named_in_the_help() {
         let mut seen = 0;
-        for command in command().get_subcommands().filter(|command| has_variables(command)) {
+        for command in command().get_subcommands().filter(|command| has_variables(command.get_name())) {
             let name = command.get_name();
             let help = with_variables_in_help(command.clone()).term_width(1000).render_help().to_string();
             // A topic follows the URL, and the command line has both or none.

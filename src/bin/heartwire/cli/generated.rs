@@ -7,7 +7,7 @@ use clap::builder::PossibleValuesParser;
 use clap_complete::Shell;
 use clap_mangen::Man;
 
-use super::environment;
+use super::{COMMANDS, environment};
 
 /// What stands below the options of `heartwire completions`.
 const AFTER_COMPLETIONS: &str = "\
@@ -25,17 +25,6 @@ Examples:
   heartwire manual connect >/usr/local/share/man/man1/heartwire-connect.1
       Install the page of a command";
 
-/// The commands that have a page.
-const COMMANDS: &[&str] = &[
-    "serve",
-    "connect",
-    "check",
-    #[cfg(feature = "topics")]
-    "subscribe",
-    #[cfg(feature = "topics")]
-    "publish",
-];
-
 /// Options of the completions.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_COMPLETIONS)]
@@ -50,8 +39,13 @@ pub(crate) struct CompletionsOptions {
 #[command(after_help = AFTER_MANUAL)]
 pub(crate) struct ManualOptions {
     /// Command whose page to print; without one, that of the program and its server
-    #[arg(value_name = "COMMAND", value_parser = PossibleValuesParser::new(COMMANDS))]
+    #[arg(value_name = "COMMAND", value_parser = pages())]
     command: Option<String>,
+}
+
+/// The names of the commands that have a page: those that options from the environment reach.
+fn pages() -> PossibleValuesParser {
+    COMMANDS.iter().copied().filter(|name| environment::has_variables(name)).into()
 }
 
 impl CompletionsOptions {
