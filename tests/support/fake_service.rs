@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::thread;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
@@ -15,20 +15,12 @@ use super::{CEILING, receive};
 pub(crate) struct FakeService {
     address: SocketAddr,
     asked: Receiver<Asked>,
-    load: Arc<Load>,
     is_over: Arc<AtomicBool>,
 }
 
 /// What it was asked: the head of a request.
 #[derive(Debug, Clone)]
 pub(crate) struct Asked(String);
-
-/// How many questions are being answered.
-#[derive(Default)]
-struct Load {
-    now: AtomicUsize,
-    most: AtomicUsize,
-}
 
 impl Asked {
     /// The path and the query.
@@ -57,17 +49,17 @@ impl FakeService {
     ) -> Self {
         let address = listener.local_addr().expect("bound");
         let (sender, asked) = unbounded();
-        let (load, is_over) = (Arc::<Load>::default(), Arc::<AtomicBool>::default());
-        let (answer, its_load, is_it_over) = (Arc::new(answer), Arc::clone(&load), Arc::clone(&is_over));
+        let is_over = Arc::<AtomicBool>::default();
+        let (answer, is_it_over) = (Arc::new(answer), Arc::clone(&is_over));
         thread::spawn(move || {
             while let Ok((stream, _)) = listener.accept()
                 && !is_it_over.load(SeqCst)
             {
-                let (answer, load, sender) = (Arc::clone(&answer), Arc::clone(&its_load), sender.clone());
-                thread::spawn(move || serve(stream, &load, &sender, &*answer));
+                let (answer, sender) = (Arc::clone(&answer), sender.clone());
+                thread::spawn(move || serve(stream, &sender, &*answer));
             }
         });
-        Self { address, asked, load, is_over }
+        Self { address, asked, is_over }
     }
 
     /// One that gives everybody the same answer.
@@ -97,11 +89,6 @@ impl FakeService {
     pub(crate) fn unseen(&self) -> usize {
         self.asked.len()
     }
-
-    /// How many were being answered at a time, at most.
-    pub(crate) fn most_at_a_time(&self) -> usize {
-        self.load.most.load(SeqCst)
-    }
 }
 
 impl Drop for FakeService {
@@ -112,7 +99,7 @@ impl Drop for FakeService {
     }
 }
 
-fn serve(mut stream: TcpStream, load: &Load, sender: &Sender<Asked>, answer: &dyn Fn(&Asked, &mut TcpStream)) {
+fn serve(mut stream: TcpStream, sender: &Sender<Asked>, answer: &dyn Fn(&Asked, &mut TcpStream)) {
     stream.set_read_timeout(Some(CEILING)).expect("a read timeout");
     stream.set_write_timeout(Some(CEILING)).expect("a write timeout");
     let mut head = Vec::new();
@@ -124,11 +111,8 @@ fn serve(mut stream: TcpStream, load: &Load, sender: &Sender<Asked>, answer: &dy
         head.push(byte[0]);
     }
     let asked = Asked(String::from_utf8_lossy(&head).into_owned());
-    let now = load.now.fetch_add(1, SeqCst) + 1;
-    load.most.fetch_max(now, SeqCst);
     let _ = sender.send(asked.clone());
     answer(&asked, &mut stream);
-    load.now.fetch_sub(1, SeqCst);
 }
 
 /// Answers. Whoever asked may have gone.

@@ -35,7 +35,7 @@ pub(super) fn run(hub: &Hub, node: &Node) {
             Ok(()) => return,
             Err(_) if node.is_ending() => return,
             Err(failure) => {
-                // The follower tells of a Redis that cannot be reached. One that refuses to be written to may well be read.
+                // The follower tells of a Redis that cannot be reached. One that refuses may well be read.
                 let is_news = matches!(failure, Failure::Refused(..)) && !mem::replace(&mut writer.is_told, true);
                 let address = &node.redis.address;
                 if is_news {

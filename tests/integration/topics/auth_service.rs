@@ -11,7 +11,7 @@ use crossbeam_channel::unbounded;
 use heartwire::topics::{AuthService, InvalidAuthService, Topics};
 use heartwire::{Accept, Event, HeartbeatPolicy};
 
-use super::start_server;
+use super::{ask, start_server, subscription};
 use crate::support::fake_service::{FakeService, reply};
 use crate::support::{
     Answer, CEILING, Client, PING, PONG, Running, SLACK, eventually, exchange, masked, ms, request_with, server, start,
@@ -38,17 +38,6 @@ fn refused(running: &Running, headers: &str) -> Answer {
     exchange(running.address(), request_with("/", &format!("{TOPICS}{headers}")))
 }
 
-#[track_caller]
-fn ask(client: &mut Client, request: &str, part: &str) {
-    client.send_text(request);
-    let reply = client.text();
-    assert!(reply.contains(part), "{request}: {reply}");
-}
-
-fn subscribe(topic: &str) -> String {
-    format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"}}]}}"#)
-}
-
 fn publish(topic: &str) -> String {
     format!(r#"{{"type":"publish","id":2,"topic":"{topic}","text":"x"}}"#)
 }
@@ -71,17 +60,17 @@ fn what_the_service_grants_is_allowed_and_nothing_else() {
     let running = start_with(service.asker());
     let mut alice = client_with(&running, "Cookie: session=1\r\n");
     assert_eq!(service.asked().target(), "/auth?action=connect");
-    ask(&mut alice, &subscribe("news/today"), r#""position""#);
-    ask(&mut alice, &subscribe("user/alice/mail"), r#""position""#);
-    ask(&mut alice, &subscribe("user/bob"), "forbidden");
-    ask(&mut alice, &subscribe("public"), "forbidden");
+    ask(&mut alice, &subscription("news/today"), r#""position""#);
+    ask(&mut alice, &subscription("user/alice/mail"), r#""position""#);
+    ask(&mut alice, &subscription("user/bob"), "forbidden");
+    ask(&mut alice, &subscription("public"), "forbidden");
     ask(&mut alice, &publish("chat"), r#""position""#);
     ask(&mut alice, &publish("news/today"), "forbidden");
     ask(&mut alice, r#"{"type":"presence","id":3,"topic":"user/alice/mail"}"#, r#""user":"alice""#);
 
     let mut nobody = client_with(&running, "");
-    ask(&mut nobody, &subscribe("public"), r#""position""#);
-    ask(&mut nobody, &subscribe("news/today"), "forbidden");
+    ask(&mut nobody, &subscription("public"), r#""position""#);
+    ask(&mut nobody, &subscription("news/today"), "forbidden");
     ask(&mut nobody, &publish("public"), "forbidden");
     // By a path.
     let mut bare = Client::tcp(running.address()).upgraded(&request_with("/topics/news/x", "Cookie: session=1\r\n"));
@@ -139,10 +128,10 @@ fn each_topic_is_asked_for_if_the_first_answer_has_no_lists_and_answers_are_kept
     let running = start_with(service.asker());
     for is_again in [false, true] {
         let mut client = client_with(&running, "Authorization: Bearer alice\r\n");
-        ask(&mut client, &subscribe("room/5 b"), r#""position""#);
+        ask(&mut client, &subscription("room/5 b"), r#""position""#);
         ask(&mut client, &publish("room/5 b"), r#""position""#);
         assert!(client.text().contains("published"));
-        ask(&mut client, &subscribe("user/alice"), r#""position""#);
+        ask(&mut client, &subscription("user/alice"), r#""position""#);
         ask(&mut client, &publish("other"), "forbidden");
         assert_eq!(service.unseen(), if is_again { 0 } else { 4 });
         while service.unseen() > 0 {
@@ -150,7 +139,7 @@ fn each_topic_is_asked_for_if_the_first_answer_has_no_lists_and_answers_are_kept
         }
     }
     let mut client = client_with(&running, "");
-    ask(&mut client, &subscribe("secret"), "forbidden");
+    ask(&mut client, &subscription("secret"), "forbidden");
     assert!(service.unseen() > 0, "another client is another question");
 }
 
@@ -234,7 +223,7 @@ fn a_service_that_was_down_is_asked_again_when_it_is_up() {
     // Somebody else may have got the port meanwhile.
     let Ok(listener) = TcpListener::bind(address) else { return };
     let _service = FakeService::start_on(listener, |_, stream| reply(stream, 200, "", r#"{"subscribe":["a"]}"#));
-    ask(&mut client_with(&running, ""), &subscribe("a"), r#""position""#);
+    ask(&mut client_with(&running, ""), &subscription("a"), r#""position""#);
 }
 
 #[test]
@@ -251,7 +240,7 @@ fn a_slow_service_holds_up_nobody_else() {
     slow.write(request_with("/", &format!("{TOPICS}Cookie: slow\r\n")).as_bytes());
     service.asked();
     for _ in 0..3 {
-        ask(&mut client_with(&running, ""), &subscribe("a"), r#""position""#);
+        ask(&mut client_with(&running, ""), &subscription("a"), r#""position""#);
         // Those that topics are not for are not asked for.
         running.connect().send_text("x");
     }
@@ -260,7 +249,7 @@ fn a_slow_service_holds_up_nobody_else() {
 }
 
 /// Connects so many clients at once, all of which are let in.
-fn storm(service: &FakeService, asker: AuthService, clients: usize) -> usize {
+fn storm(asker: AuthService, clients: usize) {
     let running = start_with(asker);
     let connect = |number| {
         let mut client = Client::tcp(running.address());
@@ -271,26 +260,33 @@ fn storm(service: &FakeService, asker: AuthService, clients: usize) -> usize {
     for mut client in clients {
         assert_eq!(client.answer().status, 101);
     }
-    service.most_at_a_time()
 }
 
 #[test]
 fn a_storm_of_clients_is_no_storm_of_requests() {
     const CLIENTS: usize = 300;
     let slow = || {
-        FakeService::start(|_, stream| {
+        let (now, most) = (AtomicUsize::new(0), Arc::<AtomicUsize>::default());
+        let seen = Arc::clone(&most);
+        let service = FakeService::start(move |_, stream| {
+            seen.fetch_max(now.fetch_add(1, SeqCst) + 1, SeqCst);
             // Long enough that without a bound many would be there at once.
             thread::sleep(ms(50));
+            // The reply lets the next question come.
+            now.fetch_sub(1, SeqCst);
             reply(stream, 200, "", "{}");
-        })
+        });
+        (service, most)
     };
-    let service = slow();
-    let most = storm(&service, service.asker(), CLIENTS);
+    let (service, most) = slow();
+    storm(service.asker(), CLIENTS);
+    let most = most.load(SeqCst);
     assert!((1..=8).contains(&most), "{most}");
     assert_eq!(service.unseen(), CLIENTS);
     // The control, without the bound.
-    let service = slow();
-    let most = storm(&service, service.asker().max_requests(CLIENTS), CLIENTS);
+    let (service, most) = slow();
+    storm(service.asker().max_requests(CLIENTS), CLIENTS);
+    let most = most.load(SeqCst);
     assert!(most > 8, "{most}: the check proves nothing");
 }
 
@@ -307,7 +303,7 @@ fn the_heartbeat_goes_on_while_a_topic_is_asked_for() {
     let heartbeat = HeartbeatPolicy::new(ms(50), CEILING);
     let running = start_server(server().heartbeat(heartbeat), Topics::new().auth_service(service.asker()));
     let mut client = client_with(&running, "");
-    client.send_text(&subscribe("slow"));
+    client.send_text(&subscription("slow"));
     service.asked();
     assert!(service.asked().target().contains("topic=slow"));
     // Its own Ping is answered, and it is pinged itself.
@@ -346,11 +342,11 @@ fn a_topic_that_nobody_can_say_anything_about_is_unavailable() {
     let running = start_with(service.asker());
     let mut client = client_with(&running, "");
     is_down.store(true, SeqCst);
-    ask(&mut client, &subscribe("a"), r#""error":"unavailable""#);
+    ask(&mut client, &subscription("a"), r#""error":"unavailable""#);
     ask(&mut client, &publish("a"), r#""error":"unavailable""#);
     ask(&mut client, r#"{"type":"authenticate","id":9,"token":"t"}"#, r#""error":"unavailable""#);
     is_down.store(false, SeqCst);
-    ask(&mut client, &subscribe("a"), "forbidden");
+    ask(&mut client, &subscription("a"), "forbidden");
 }
 
 #[test]
@@ -365,8 +361,8 @@ fn grants_are_renewed_before_they_expire_and_subscriptions_that_they_lack_end() 
     });
     let running = start_with(service.asker());
     let mut client = client_with(&running, "");
-    ask(&mut client, &subscribe("a"), r#""position""#);
-    ask(&mut client, &subscribe("b"), r#""position""#);
+    ask(&mut client, &subscription("a"), r#""position""#);
+    ask(&mut client, &subscription("b"), r#""position""#);
     let ended = client.text();
     assert!(ended.contains(r#""error":"forbidden","topic":"a""#), "{ended}");
     running.handle.publish("a", "not for it any more").unwrap();
@@ -427,7 +423,7 @@ fn a_token_that_comes_later_is_shown_to_the_service() {
     ask(&mut client, &publish("chat"), r#""position""#);
     // As a page offers it.
     let offered = "Sec-WebSocket-Protocol: heartwire.token.good\r\n";
-    ask(&mut client_with(&running, offered), &subscribe("user/alice"), r#""position""#);
+    ask(&mut client_with(&running, offered), &subscription("user/alice"), r#""position""#);
 }
 
 #[test]

@@ -89,6 +89,19 @@ fn client_of(running: &Running) -> Client {
     client
 }
 
+/// Sends a request, and checks that the reply has this part.
+#[track_caller]
+fn ask(client: &mut Client, request: &str, part: &str) {
+    client.send_text(request);
+    let reply = client.text();
+    assert!(reply.contains(part), "{request}: {reply}");
+}
+
+/// A request to subscribe to a topic.
+fn subscription(topic: &str) -> String {
+    format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"}}]}}"#)
+}
+
 /// A client that was subscribed to a topic.
 fn subscriber(running: &Running, topic: &str, since: Option<&str>) -> Client {
     let mut client = client_of(running);

@@ -7,7 +7,7 @@ use heartwire::topics::{TokenKey, TokenPlaces, TokenVerifier, Topics};
 use heartwire::{Event, Server};
 use ring::hmac;
 
-use super::{client_of, start_server};
+use super::{ask, client_of, start_server, subscription};
 use crate::support::{Client, Running, TEXT, echo, exchange, masked, request_with, server, start};
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -46,17 +46,6 @@ fn bearer(running: &Running, token: &str) -> Client {
     client
 }
 
-#[track_caller]
-fn ask(client: &mut Client, request: &str, part: &str) {
-    client.send_text(request);
-    let reply = client.text();
-    assert!(reply.contains(part), "{request}: {reply}");
-}
-
-fn subscribe(topic: &str) -> String {
-    format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"}}]}}"#)
-}
-
 fn authenticate(token: &str) -> String {
     format!(r#"{{"type":"authenticate","id":9,"token":"{token}"}}"#)
 }
@@ -65,17 +54,17 @@ fn authenticate(token: &str) -> String {
 fn a_token_grants_what_it_says_and_nothing_is_granted_without_one() {
     let running = start_with_tokens();
     let mut alice = bearer(&running, &token("alice", "news/*", "chat", 60));
-    ask(&mut alice, &subscribe("news/today"), r#""position""#);
-    ask(&mut alice, &subscribe("user/alice/mail"), r#""position""#);
-    ask(&mut alice, &subscribe("user/bob"), "forbidden");
-    ask(&mut alice, &subscribe("news"), "forbidden");
+    ask(&mut alice, &subscription("news/today"), r#""position""#);
+    ask(&mut alice, &subscription("user/alice/mail"), r#""position""#);
+    ask(&mut alice, &subscription("user/bob"), "forbidden");
+    ask(&mut alice, &subscription("news"), "forbidden");
     ask(&mut alice, r#"{"type":"publish","id":2,"topic":"chat","text":"x"}"#, r#""position""#);
     ask(&mut alice, r#"{"type":"publish","id":2,"topic":"news/today","text":"x"}"#, "forbidden");
     ask(&mut alice, r#"{"type":"presence","id":3,"topic":"user/alice/mail"}"#, r#""user":"alice""#);
     ask(&mut alice, r#"{"type":"presence","id":3,"topic":"chat"}"#, "forbidden");
 
     let mut nobody = client_of(&running);
-    ask(&mut nobody, &subscribe("news/today"), "forbidden");
+    ask(&mut nobody, &subscription("news/today"), "forbidden");
     ask(&mut nobody, r#"{"type":"publish","id":2,"topic":"chat","text":"x"}"#, "forbidden");
 }
 
@@ -93,7 +82,7 @@ fn a_token_may_come_by_header_cookie_subprotocol_and_query_and_is_shown_nowhere(
         let mut client = Client::tcp(running.address()).upgraded(&request_with(&target, &headers));
         if !target.starts_with("/topics") {
             assert!(client.text().starts_with("heartwire {"));
-            ask(&mut client, &subscribe("news"), r#""position""#);
+            ask(&mut client, &subscription("news"), r#""position""#);
         }
         let (user, shown) = running.events.wait_for("the opening", |event| match event {
             Event::Opened { user, target, .. } => Some((user.clone(), target.as_str().to_owned())),
@@ -118,7 +107,7 @@ fn a_token_that_is_not_good_is_refused() {
         assert_eq!((answer.status, answer.header("WWW-Authenticate")), (401, Some("Bearer")), "{token}");
         let mut client = client_of(&running);
         ask(&mut client, &authenticate(token), r#"{"type":"error","id":9,"error":"bad-token""#);
-        ask(&mut client, &subscribe("news"), "forbidden");
+        ask(&mut client, &subscription("news"), "forbidden");
     }
     let mut alice = bearer(&running, &good);
     ask(&mut alice, &authenticate(&token("bob", "news", "chat", 60)), "bad-token");
@@ -130,13 +119,13 @@ fn a_later_token_takes_the_place_of_the_first_with_all_it_grants() {
     let running = start_with_tokens();
     let mut client = client_of(&running);
     ask(&mut client, &authenticate(&token("alice", "news", "chat", 60)), r#""user":"alice","expires":"#);
-    ask(&mut client, &subscribe("news"), r#""position""#);
+    ask(&mut client, &subscription("news"), r#""position""#);
     client.send_text(&authenticate(&token("alice", "sports", "chat", 60)));
     let ended = client.text();
     assert!(ended.contains(r#""error":"forbidden","topic":"news""#), "{ended}");
     assert!(client.text().starts_with(r#"{"type":"authenticated","id":9"#));
     running.handle.publish("news", "not for it any more").unwrap();
-    ask(&mut client, &subscribe("sports"), r#""position""#);
+    ask(&mut client, &subscription("sports"), r#""position""#);
 }
 
 #[test]
@@ -153,7 +142,7 @@ fn a_connection_whose_token_expires_is_warned_and_closed() {
     assert!(warning.starts_with(r#"{"type":"expiring","in":"#), "{warning}");
     assert_eq!(client.expect_close(), (Some(4401), "the token has expired".to_owned()));
     assert_eq!(bare.expect_close().0, Some(4401));
-    ask(&mut renewed, &subscribe("news"), r#""position""#);
+    ask(&mut renewed, &subscription("news"), r#""position""#);
 }
 
 #[test]
@@ -161,8 +150,8 @@ fn what_the_applications_functions_refuse_no_token_grants() {
     let topics = Topics::new().on_subscribe(|_, topic| topic.as_str() != "news").on_publish(|_, _| false);
     let running = start_server(server(), with_tokens(topics));
     let mut alice = bearer(&running, &token("alice", "*", "*", 60));
-    ask(&mut alice, &subscribe("news"), "forbidden");
-    ask(&mut alice, &subscribe("sports"), r#""position""#);
+    ask(&mut alice, &subscription("news"), "forbidden");
+    ask(&mut alice, &subscription("sports"), r#""position""#);
     ask(&mut alice, r#"{"type":"publish","id":2,"topic":"chat","text":"x"}"#, "forbidden");
 }
 
@@ -171,7 +160,7 @@ fn a_client_that_takes_nothing_is_closed_when_its_token_expires() {
     let small = |server: Server| server.queue_size(16 * 1024).close_timeout(Duration::from_millis(200));
     let running = start(small(server()).topics(with_tokens(Topics::new())), echo);
     let mut client = bearer(&running, &token("alice", "news", "chat", -1));
-    ask(&mut client, &subscribe("news"), r#""position""#);
+    ask(&mut client, &subscription("news"), r#""position""#);
     // It asks for more than its queue holds, and reads none of it.
     let long = "x".repeat(60_000);
     let request = format!(r#"{{"type":"unsubscribe","id":1,"topics":["{long}"]}}"#);
