@@ -18,7 +18,8 @@ use heartwire::topics::{Redis, Topics};
 use heartwire::{HeartbeatPolicy, Server};
 
 use redis_server::RedisServer;
-use support::{Client, Running, echo, eventually, ms, request_with, server, start};
+use support::topics::{client_of, subscribe, value};
+use support::{Client, Running, echo, eventually, ms, server, start};
 
 /// Ends a test for which there is no Redis.
 macro_rules! redis_or_skip {
@@ -74,28 +75,11 @@ fn brisk() -> HeartbeatPolicy {
     HeartbeatPolicy::new(ms(400), ms(300)).max_missed(3)
 }
 
-/// A client of the subprotocol that has read its greeting.
-fn client_of(node: &Running) -> Client {
-    let request = request_with("/", "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n");
-    let mut client = Client::tcp(node.address()).upgraded(&request);
-    assert!(client.text().starts_with("heartwire {"));
-    client
-}
-
 /// A client that was subscribed to a topic, and the position that it was told.
 fn subscriber(node: &Running, topic: &str, since: Option<&str>) -> (Client, String) {
     let mut client = client_of(node);
-    let since = since.map(|since| format!(r#","since":"{since}""#)).unwrap_or_default();
-    client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"{since}}}]}}"#));
-    let reply = client.text();
-    let position = value(&reply, "position");
+    let position = subscribe(&mut client, topic, since);
     (client, position)
-}
-
-/// The value of a member of a JSON object.
-fn value(json: &str, name: &str) -> String {
-    let rest = json.split_once(&format!("\"{name}\":\"")).unwrap_or_else(|| panic!("no {name} in {json}")).1;
-    rest.split('"').next().expect("a value").to_owned()
 }
 
 /// The texts of the next messages.

@@ -6,8 +6,9 @@ use heartwire::topics::Topics;
 use heartwire::{Accept, Server};
 
 use super::redis_server::RedisServer;
-use super::{brisk, client_of, node_with, redis_or_skip, serve_with, topics, value, wait_until_connected};
+use super::{brisk, node_with, redis_or_skip, serve_with, topics, wait_until_connected};
 use crate::support::process::{Process, heartwire};
+use crate::support::topics::{SUBPROTOCOL, client_of, value, watcher};
 use crate::support::{Client, Running, SLACK, eventually, request_with, server};
 
 fn with_presence() -> Topics {
@@ -25,7 +26,7 @@ fn node_of_users(redis: &RedisServer) -> Running {
 
 /// A client of the subprotocol with this user.
 fn client_named(node: &Running, user: &str) -> Client {
-    let request = request_with(&format!("/{user}"), "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n");
+    let request = request_with(&format!("/{user}"), SUBPROTOCOL);
     let mut client = Client::tcp(node.address()).upgraded(&request);
     assert!(client.text().starts_with("heartwire {"));
     client
@@ -34,15 +35,6 @@ fn client_named(node: &Running, user: &str) -> Client {
 fn join(client: &mut Client, topic: &str) {
     client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"}}]}}"#));
     assert!(client.text().starts_with(r#"{"type":"subscribed""#));
-}
-
-/// A client that watches `room`, and the list that it got first.
-fn watcher(node: &Running) -> (Client, String) {
-    let mut client = client_of(node);
-    client.send_text(r#"{"type":"subscribe","topics":[{"topic":"room","presence":true}]}"#);
-    let list = client.text();
-    assert!(list.starts_with(r#"{"type":"presence","topic":"room","members":["#), "{list}");
-    (client, list)
 }
 
 /// What the client is told next: of what kind, and all of it.
@@ -122,8 +114,7 @@ fn the_members_of_a_node_that_was_killed_are_gone_once_with_that_cause_and_withi
     let one = node_with(&redis, with_presence());
     let (mut here, _) = watcher(&one);
     let killed = process(&redis);
-    let mut client =
-        Client::tcp(killed.address()).upgraded(&request_with("/", "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n"));
+    let mut client = Client::tcp(killed.address()).upgraded(&request_with("/", SUBPROTOCOL));
     let _ = client.text();
     join(&mut client, "room");
     expect(&mut here, "joined", "");

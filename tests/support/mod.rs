@@ -27,6 +27,8 @@ mod running_server;
 pub(crate) mod tls;
 #[cfg(feature = "tls")]
 pub(crate) mod tls_end;
+#[cfg(feature = "topics")]
+pub(crate) mod topics;
 #[cfg(target_os = "linux")]
 pub(crate) mod usage;
 pub(crate) mod wire;

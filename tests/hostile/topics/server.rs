@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 
 use crate::processes::Program;
+use crate::support::topics::SUBPROTOCOL;
 use crate::support::usage::kib_of;
 use crate::support::{CEILING, Client, Incoming, TEXT, exchange, masked, ms, request_with};
 use crate::{Checked, ensure};
-
-const SUBPROTOCOL: &str = "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n";
 
 /// An attack on a server with topics, where everybody may publish, unless the options say otherwise.
 pub(super) struct Attack<'a> {

@@ -11,15 +11,14 @@ use crossbeam_channel::unbounded;
 use heartwire::topics::{AuthService, InvalidAuthService, Topics};
 use heartwire::{Accept, Event, HeartbeatPolicy};
 
-use super::{ask, start_server, subscription};
+use super::start_server;
 use crate::support::fake_service::{FakeService, reply};
+use crate::support::topics::{SUBPROTOCOL, ask, subscription};
 use crate::support::{
     Answer, CEILING, Client, PING, PONG, Running, SLACK, eventually, exchange, masked, ms, request_with, server, start,
 };
 #[cfg(target_os = "linux")]
 use crate::support::{alone, threads_named};
-
-const TOPICS: &str = "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n";
 
 /// A refused client may try again at once.
 const UNCACHED: &str = "Cache-Control: no-store\r\n";
@@ -29,13 +28,13 @@ fn start_with(service: AuthService) -> Running {
 }
 
 fn client_with(running: &Running, headers: &str) -> Client {
-    let mut client = Client::tcp(running.address()).upgraded(&request_with("/", &format!("{TOPICS}{headers}")));
+    let mut client = Client::tcp(running.address()).upgraded(&request_with("/", &format!("{SUBPROTOCOL}{headers}")));
     assert!(client.text().starts_with("heartwire {"));
     client
 }
 
 fn refused(running: &Running, headers: &str) -> Answer {
-    exchange(running.address(), request_with("/", &format!("{TOPICS}{headers}")))
+    exchange(running.address(), request_with("/", &format!("{SUBPROTOCOL}{headers}")))
 }
 
 fn publish(topic: &str) -> String {
@@ -92,7 +91,7 @@ fn the_service_learns_who_the_client_is() {
     let headers = "Cookie: a=1\r\nAuthorization: Basic eA==\r\nOrigin: http://o\r\nX-Api-Key: k\r\n\
                    X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-User: root\r\n";
     let target = "/some/path?token=s3cret";
-    let _client = Client::tcp(running.address()).upgraded(&request_with(target, &format!("{TOPICS}{headers}")));
+    let _client = Client::tcp(running.address()).upgraded(&request_with(target, &format!("{SUBPROTOCOL}{headers}")));
     let asked = service.asked();
     for (name, value) in [
         ("Cookie", "a=1"),
@@ -170,7 +169,7 @@ fn a_refusal_is_told_as_such_and_anything_else_as_something_to_try_again() {
         let service = FakeService::start(move |_, stream| reply(stream, status, &headers, &body));
         let running = start_with(service.asker());
         let mut client = Client::tcp(running.address());
-        client.write(request_with("/", TOPICS).as_bytes());
+        client.write(request_with("/", SUBPROTOCOL).as_bytes());
         let answer = client.answer();
         assert_eq!((answer.status, answer.header("WWW-Authenticate")), expected, "{status}");
         assert_eq!(answer.header("Retry-After"), (expected.0 == 503).then_some("5"), "{status}");
@@ -237,7 +236,7 @@ fn a_slow_service_holds_up_nobody_else() {
     });
     let running = start_with(service.asker());
     let mut slow = Client::tcp(running.address());
-    slow.write(request_with("/", &format!("{TOPICS}Cookie: slow\r\n")).as_bytes());
+    slow.write(request_with("/", &format!("{SUBPROTOCOL}Cookie: slow\r\n")).as_bytes());
     service.asked();
     for _ in 0..3 {
         ask(&mut client_with(&running, ""), &subscription("a"), r#""position""#);
@@ -253,7 +252,7 @@ fn storm(asker: AuthService, clients: usize) {
     let running = start_with(asker);
     let connect = |number| {
         let mut client = Client::tcp(running.address());
-        client.write(request_with("/", &format!("{TOPICS}Cookie: {number}\r\n")).as_bytes());
+        client.write(request_with("/", &format!("{SUBPROTOCOL}Cookie: {number}\r\n")).as_bytes());
         client
     };
     let clients: Vec<_> = (0..clients).map(connect).collect();
@@ -434,7 +433,7 @@ fn a_client_that_leaves_and_a_server_that_ends_meanwhile_do_no_harm() {
         reply(stream, 200, UNCACHED, "{}");
     });
     let running = start_with(service.asker());
-    let hello = request_with("/", TOPICS);
+    let hello = request_with("/", SUBPROTOCOL);
     let mut leaving = Client::tcp(running.address());
     leaving.write(hello.as_bytes());
     service.asked();

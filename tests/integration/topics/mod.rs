@@ -24,7 +24,8 @@ use heartwire::{Connection, Error, Server};
 
 #[cfg(feature = "redis")]
 use crate::support::eventually;
-use crate::support::{Client, Running, echo, request_with, server, start};
+use crate::support::topics::{client_of, subscribe};
+use crate::support::{Client, Running, echo, server, start};
 
 /// A text without the names of nodes, which members have over Redis.
 fn without_nodes(text: &str) -> String {
@@ -80,40 +81,9 @@ where
     start(server.topics(topics), handler)
 }
 
-/// A client of the subprotocol that has read its greeting.
-fn client_of(running: &Running) -> Client {
-    let request = request_with("/", "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n");
-    let mut client = Client::tcp(running.address()).upgraded(&request);
-    let greeting = client.text();
-    assert!(greeting.starts_with("heartwire {"), "{greeting}");
-    client
-}
-
-/// Sends a request, and checks that the reply has this part.
-#[track_caller]
-fn ask(client: &mut Client, request: &str, part: &str) {
-    client.send_text(request);
-    let reply = client.text();
-    assert!(reply.contains(part), "{request}: {reply}");
-}
-
-/// A request to subscribe to a topic.
-fn subscription(topic: &str) -> String {
-    format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"}}]}}"#)
-}
-
 /// A client that was subscribed to a topic.
 fn subscriber(running: &Running, topic: &str, since: Option<&str>) -> Client {
     let mut client = client_of(running);
     subscribe(&mut client, topic, since);
     client
-}
-
-/// Subscribes, and returns the present position.
-fn subscribe(client: &mut Client, topic: &str, since: Option<&str>) -> String {
-    let since = since.map(|since| format!(r#","since":"{since}""#)).unwrap_or_default();
-    client.send_text(&format!(r#"{{"type":"subscribe","id":1,"topics":[{{"topic":"{topic}"{since}}}]}}"#));
-    let reply = client.text();
-    let position = reply.split(r#""position":""#).nth(1).and_then(|rest| rest.split('"').next());
-    position.unwrap_or_else(|| panic!("no position in {reply}")).to_owned()
 }

@@ -6,20 +6,12 @@ use crossbeam_channel::bounded;
 use heartwire::topics::Topics;
 use heartwire::{Error, HeartbeatPolicy};
 
-use super::{client_of, start_handling, start_server, subscribe};
+use super::{start_handling, start_server};
+use crate::support::topics::{client_of, subscribe, watcher};
 use crate::support::{Client, PONG, Running, eventually, ms, server, start};
 
 fn start_present(heartbeat: HeartbeatPolicy) -> Running {
     start_server(server().heartbeat(heartbeat), Topics::new().presence(true))
-}
-
-/// A client that watches `room` and has got its list.
-fn watcher(running: &Running) -> (Client, String) {
-    let mut client = client_of(running);
-    client.send_text(r#"{"type":"subscribe","topics":[{"topic":"room","presence":true}]}"#);
-    let list = client.text();
-    assert!(list.starts_with(r#"{"type":"presence","topic":"room","members":["#), "{list}");
-    (client, list)
 }
 
 #[track_caller]

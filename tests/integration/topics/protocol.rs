@@ -2,7 +2,8 @@
 
 use heartwire::{HeartbeatPolicy, Message};
 
-use super::{client_of, open_topics, start_server, start_with, without_nodes};
+use super::{open_topics, start_server, start_with, without_nodes};
+use crate::support::topics::client_of;
 use crate::support::{HOUR, server};
 
 /// An exchange of the page.

@@ -7,7 +7,8 @@ use std::path::Path;
 use heartwire::topics::{Position, TopicError, Topics};
 use heartwire::{HeartbeatPolicy, Server};
 
-use super::{memory_only, open_topics, start_server, start_with, subscribe, subscriber};
+use super::{memory_only, open_topics, start_server, start_with, subscriber};
+use crate::support::topics::subscribe;
 use crate::support::{Client, Folder, Running, eventually, server};
 
 fn saved_at(path: &Path) -> Topics {

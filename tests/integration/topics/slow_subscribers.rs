@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use heartwire::topics::Topics;
 
-use super::{client_of, start_server, subscribe, subscriber};
+use super::{start_server, subscriber};
+use crate::support::topics::{client_of, subscribe};
 use crate::support::{Client, Running, eventually, request_with, server};
 
 const LEN: usize = 10_000;

@@ -6,7 +6,8 @@ use heartwire::topics::Topics;
 use heartwire::{HeartbeatPolicy, StatusAccess};
 use serde_json::{Value, json};
 
-use super::{client_of, open_topics, start_server, subscriber};
+use super::{open_topics, start_server, subscriber};
+use crate::support::topics::client_of;
 use crate::support::{
     CEILING, CLOSE, Client, Incoming, PING, PONG, Running, exchange, masked, ms, request_with, server,
 };

@@ -8,7 +8,8 @@ use crossbeam_channel::unbounded;
 use heartwire::topics::{TopicError, Topics};
 use heartwire::{Accept, Error};
 
-use super::{client_of, memory_only, open_topics, start_handling, start_with, subscribe, subscriber};
+use super::{memory_only, open_topics, start_handling, start_with, subscriber};
+use crate::support::topics::{client_of, subscribe};
 use crate::support::{Client, eventually, exchange, receive, request_with, server, start};
 
 /// The position in a message of a topic, and its text.

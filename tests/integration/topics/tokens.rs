@@ -7,7 +7,8 @@ use heartwire::topics::{TokenKey, TokenPlaces, TokenVerifier, Topics};
 use heartwire::{Event, Server};
 use ring::hmac;
 
-use super::{ask, client_of, start_server, subscription};
+use super::start_server;
+use crate::support::topics::{SUBPROTOCOL, ask, client_of, subscription};
 use crate::support::{Client, Running, TEXT, echo, exchange, masked, request_with, server, start};
 
 pub(crate) const SECRET: &str = "0123456789abcdef0123456789abcdef";
@@ -36,11 +37,9 @@ fn start_with_tokens() -> Running {
     start_server(server(), with_tokens(Topics::new().presence(true)))
 }
 
-const TOPICS: &str = "Sec-WebSocket-Protocol: heartwire.topics.v1\r\n";
-
 /// A client whose token is in the header.
 fn bearer(running: &Running, token: &str) -> Client {
-    let headers = format!("{TOPICS}Authorization: Bearer {token}\r\n");
+    let headers = format!("{SUBPROTOCOL}Authorization: Bearer {token}\r\n");
     let mut client = Client::tcp(running.address()).upgraded(&request_with("/", &headers));
     assert!(client.text().starts_with("heartwire {"));
     client
@@ -73,10 +72,10 @@ fn a_token_may_come_by_header_cookie_subprotocol_and_query_and_is_shown_nowhere(
     let running = start_with_tokens();
     let token = token("alice", "news", "chat", 60);
     for (target, headers) in [
-        ("/".to_owned(), format!("{TOPICS}Authorization: Bearer {token}\r\n")),
-        ("/".to_owned(), format!("{TOPICS}Cookie: a=b; heartwire_token={token}\r\n")),
+        ("/".to_owned(), format!("{SUBPROTOCOL}Authorization: Bearer {token}\r\n")),
+        ("/".to_owned(), format!("{SUBPROTOCOL}Cookie: a=b; heartwire_token={token}\r\n")),
         ("/".to_owned(), format!("Sec-WebSocket-Protocol: heartwire.topics.v1, heartwire.token.{token}\r\n")),
-        (format!("/?token={token}"), TOPICS.to_owned()),
+        (format!("/?token={token}"), SUBPROTOCOL.to_owned()),
         (format!("/topics/news?token={token}"), String::new()),
     ] {
         let mut client = Client::tcp(running.address()).upgraded(&request_with(&target, &headers));
@@ -102,7 +101,7 @@ fn a_token_that_is_not_good_is_refused() {
     let other = if good.as_bytes()[good.len() - 2] == b'x' { 'y' } else { 'x' };
     let forged = format!("{}{other}{}", &good[..good.len() - 2], &good[good.len() - 1..]);
     for token in [&*token("alice", "news", "chat", -60), &forged, "x", "a.b.c"] {
-        let headers = format!("{TOPICS}Authorization: Bearer {token}\r\n");
+        let headers = format!("{SUBPROTOCOL}Authorization: Bearer {token}\r\n");
         let answer = exchange(running.address(), request_with("/", &headers));
         assert_eq!((answer.status, answer.header("WWW-Authenticate")), (401, Some("Bearer")), "{token}");
         let mut client = client_of(&running);
