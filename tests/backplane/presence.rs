@@ -89,11 +89,16 @@ fn a_user_who_is_connected_to_several_nodes_joins_once_and_is_gone_once() {
     join(&mut first, "room");
     expect(&mut watcher, "joined", r#""user":"alice""#);
     join(&mut second, "room");
-    drop(first);
-    // It is still there. The next that is told is somebody else.
+    // A node tells what happens on it in order: who hears of Bob has heard of the other Alice.
     let mut bob = client_named(&other, "bob");
     join(&mut bob, "room");
     expect(&mut watcher, "joined", r#""user":"bob""#);
+    drop(first);
+    eventually("one has ended", || one.handle.connections().len() == 1);
+    // She is still there. What is told next is of somebody else.
+    let mut carol = client_named(&other, "carol");
+    join(&mut carol, "room");
+    expect(&mut watcher, "joined", r#""user":"carol""#);
     drop(second);
     expect(&mut watcher, "gone", r#""user":"alice""#);
     drop(bob);
@@ -169,6 +174,16 @@ fn a_node_that_was_cut_off_judges_nobody_and_comes_back_without_ghosts() {
     let mut newcomer = client_of(&one);
     join(&mut newcomer, "room");
     expect(&mut here, "joined", "");
-    let (_client, list) = watcher(&other);
-    eventually("three are left, and whoever asks", || list.matches("\"connection\"").count() == 4);
+    let (mut asking, _) = watcher(&other);
+    eventually("three are left, and whoever asks", || {
+        asking.send_text(r#"{"type":"presence","id":2,"topic":"room"}"#);
+        let list = loop {
+            // The newcomer may be told of meanwhile.
+            let text = asking.text();
+            if text.starts_with(r#"{"type":"presence","id":2"#) {
+                break text;
+            }
+        };
+        list.matches("\"connection\"").count() == 4
+    });
 }

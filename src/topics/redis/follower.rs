@@ -241,7 +241,7 @@ impl Follower<'_> {
             if lag == 0 && node.take_ahead() && self.hub.give_up_those_ahead() {
                 node.note_ahead();
             }
-            node.outbox.applied(cursor.id, |topic| self.hub.subscribers_of(topic));
+            node.outbox.applied(cursor.id);
         }
     }
 

@@ -1,10 +1,10 @@
-//! What waits to be published, what was sent and is not answered yet, and what was published and has not come back by
-//! the log yet.
+//! What waits to be published, what was sent and has no outcome yet, and what has one that is not told yet.
 //!
 //! Invariants:
 //! - Whoever has the answer finds the message in this node's copy: it is given once the follower has come so far.
 //! - Messages are sent in the order in which they came, also those that are sent again.
 //! - Each is answered once, at its deadline at the latest. One whose deadline has passed is not sent again.
+//! - Answers are given in the order of the messages, but for those that are refused at once or for their deadline.
 //! - All that waits is bounded, in number and in bytes.
 
 use std::collections::VecDeque;
@@ -45,8 +45,10 @@ pub(super) struct Numbered {
 
 #[derive(Default)]
 pub(super) struct Outbox {
-    /// Protects what waits and what was sent. No answer is given under it.
+    /// Protects what waits, what was sent and what has an outcome. No answer is given under it.
     state: Mutex<State>,
+    /// Held while outcomes are told, so that they are in their order: two threads do it.
+    telling: Mutex<()>,
     /// Signalled when something comes, and at the end.
     changed: Condvar,
 }
@@ -55,8 +57,7 @@ pub(super) struct Outbox {
 struct State {
     waiting: VecDeque<Job>,
     sent: VecDeque<Job>,
-    /// What was published as these entries of the log.
-    published: VecDeque<(LogId, Published, Job)>,
+    settled: VecDeque<Settled>,
     /// How far the follower has come.
     applied: LogId,
     bytes: usize,
@@ -71,6 +72,14 @@ struct Job {
     deadline: Instant,
     /// `None` once it was answered.
     answer: Option<Answer>,
+}
+
+/// A message with its outcome.
+struct Settled {
+    /// It is told once the follower has come so far in the log.
+    after: LogId,
+    outcome: Result<Published, TopicError>,
+    job: Job,
 }
 
 impl Job {
@@ -93,7 +102,7 @@ impl Outbox {
             let cost = publication.message.cost();
             if state.is_closed {
                 TopicError::Closed
-            } else if state.waiting.len() + state.sent.len() + state.published.len() >= MOST
+            } else if state.waiting.len() + state.sent.len() + state.settled.len() >= MOST
                 || state.bytes + cost > MOST_BYTES.max(cost)
             {
                 TopicError::BackplaneUnavailable
@@ -142,46 +151,47 @@ impl Outbox {
 
     /// The oldest that was sent has this outcome. If it was published just now, as this entry of the log.
     pub(super) fn answered(&self, outcome: Result<(Published, Option<LogId>), TopicError>) {
-        let (job, outcome) = {
+        {
             let mut state = self.lock();
             let Some(job) = state.sent.pop_front() else { return };
             state.bytes -= job.cost();
-            match outcome {
-                Ok((published, Some(id))) if id > state.applied => {
-                    state.published.push_back((id, published, job));
-                    return;
-                }
-                outcome => (job, outcome.map(|(published, _)| published)),
-            }
-        };
-        job.answer(outcome);
+            let (outcome, entry) = match outcome {
+                Ok((published, entry)) => (Ok(published), entry),
+                Err(error) => (Err(error), None),
+            };
+            // What has no entry of its own is told after what came before it.
+            let after = entry.or(state.settled.back().map(|settled| settled.after)).unwrap_or_default();
+            state.settled.push_back(Settled { after, outcome, job });
+        }
+        self.tell_while(|state, settled| settled.after <= state.applied);
     }
 
-    /// The follower has come so far. `here` counts the subscribers of a topic.
-    pub(super) fn applied(&self, id: LogId, here: impl Fn(&str) -> usize) {
-        let mut done = Vec::new();
-        {
-            let mut state = self.lock();
-            state.applied = id;
-            while state.published.front().is_some_and(|(of, ..)| *of <= id) {
-                done.extend(state.published.pop_front());
-            }
-        }
-        for (_, published, job) in done {
-            let here = here(job.numbered.publication.topic.as_str());
-            job.answer(Ok(Published { here, ..published }));
-        }
+    /// The follower has come so far.
+    pub(super) fn applied(&self, id: LogId) {
+        self.lock().applied = id;
+        self.tell_while(|state, settled| settled.after <= state.applied);
     }
 
     /// The log begins anew after this entry. What was published before does not come by it.
     pub(super) fn restart_log(&self, id: LogId) {
-        let done = {
+        {
             let mut state = self.lock();
             state.applied = id;
-            mem::take(&mut state.published)
+            state.settled.iter_mut().for_each(|settled| settled.after = id);
+        }
+        self.tell_while(|_, _| true);
+    }
+
+    /// Tells the outcomes of the oldest messages that have one.
+    fn tell_while(&self, is_due: impl Fn(&State, &Settled) -> bool) {
+        let _turn = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
+        let due: Vec<_> = {
+            let mut state = self.lock();
+            let count = state.settled.iter().take_while(|settled| is_due(&state, settled)).count();
+            state.settled.drain(..count).collect()
         };
-        for (_, published, job) in done {
-            job.answer(Ok(published));
+        for Settled { outcome, job, .. } in due {
+            job.answer(outcome);
         }
     }
 
@@ -205,13 +215,11 @@ impl Outbox {
 
     /// Answers those whose time is up.
     pub(super) fn expire(&self, now: Instant) {
-        let (mut expired, mut late) = (Vec::new(), Vec::new());
+        self.tell_while(|_, settled| settled.job.deadline <= now);
+        let mut expired = Vec::new();
         {
             let mut state = self.lock();
-            let State { waiting, sent, published, bytes, .. } = &mut *state;
-            while published.front().is_some_and(|(_, _, job)| job.deadline <= now) {
-                late.extend(published.pop_front());
-            }
+            let State { waiting, sent, bytes, .. } = &mut *state;
             // An answer to what was sent is still to come, so it keeps its place.
             for job in sent.iter_mut().filter(|job| job.deadline <= now) {
                 expired.extend(job.answer.take());
@@ -228,25 +236,19 @@ impl Outbox {
         for answer in expired {
             answer(Err(TopicError::BackplaneUnavailable));
         }
-        for (_, published, job) in late {
-            job.answer(Ok(published));
-        }
     }
 
     /// Refuses all that waits and all that comes.
     pub(super) fn close(&self) {
-        let (published, jobs): (_, Vec<_>) = {
+        let jobs: Vec<_> = {
             let mut state = self.lock();
             state.is_closed = true;
             state.bytes = 0;
             let sent = mem::take(&mut state.sent);
-            let jobs = sent.into_iter().chain(mem::take(&mut state.waiting)).collect();
-            (mem::take(&mut state.published), jobs)
+            sent.into_iter().chain(mem::take(&mut state.waiting)).collect()
         };
         self.changed.notify_all();
-        for (_, published, job) in published {
-            job.answer(Ok(published));
-        }
+        self.tell_while(|_, _| true);
         for job in jobs {
             job.answer(Err(TopicError::Closed));
         }
@@ -258,5 +260,69 @@ impl Outbox {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use crossbeam_channel::unbounded;
+
+    use super::*;
+    use crate::topics::position::{Epoch, Position};
+
+    fn id(number: u64) -> LogId {
+        format!("{number}-0").parse().expect("an id")
+    }
+
+    /// What is told of a publication that was the entry of the log with this number, or none.
+    fn published(offset: u64) -> Published {
+        Published { position: Position { epoch: Epoch::new(), offset }, here: 0, again: false, only_here: false }
+    }
+
+    fn put(outbox: &Outbox, answer: Answer) {
+        let publication = Publication { topic: "chat".parse().expect("a name"), message: "hello".into(), key: None };
+        outbox.put(publication, Instant::now() + Duration::from_secs(3600), answer);
+    }
+
+    #[test]
+    fn answers_are_in_the_order_of_the_messages_though_two_threads_give_them() {
+        let outbox = Outbox::default();
+        let (told, heard) = unbounded();
+        let (begun, is_begun) = unbounded();
+        let tell = told.clone();
+        // Nobody may give the second answer while the first is still being given.
+        let slowly = move |_| {
+            begun.send(()).expect("who waits for it");
+            thread::sleep(Duration::from_millis(100));
+            tell.send(1).expect("who hears it");
+        };
+        put(&outbox, Box::new(slowly));
+        put(&outbox, Box::new(move |_| told.send(2).expect("who hears it")));
+        let _ = outbox.send_next(Duration::ZERO);
+        outbox.answered(Ok((published(1), Some(id(1)))));
+        thread::scope(|scope| {
+            scope.spawn(|| outbox.applied(id(2)));
+            is_begun.recv().expect("the first answer");
+            outbox.answered(Ok((published(2), Some(id(2)))));
+        });
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [1, 2]);
+    }
+
+    #[test]
+    fn an_answer_waits_until_the_follower_has_come_so_far_and_those_after_it_wait_too() {
+        let (outbox, (told, heard)) = (Outbox::default(), unbounded());
+        for number in 1..=2 {
+            let told = told.clone();
+            put(&outbox, Box::new(move |outcome| told.send((number, outcome.is_ok())).expect("who hears it")));
+        }
+        assert_eq!(outbox.send_next(Duration::ZERO).map(|batch| batch.len()), Some(2));
+        outbox.answered(Ok((published(7), Some(id(7)))));
+        outbox.answered(Err(TopicError::TooManyTopics));
+        outbox.applied(id(6));
+        assert!(heard.is_empty());
+        outbox.applied(id(7));
+        assert_eq!(heard.try_iter().collect::<Vec<_>>(), [(1, true), (2, false)]);
     }
 }
