@@ -5,8 +5,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// What a connection may come to take: its thread and sockets, in the kernel too, and what is under way.
-const PER_CONNECTION: u64 = 128 << 10;
+/// What a connection takes by itself: its thread and sockets, in the kernel too.
+const PER_CONNECTION: u64 = 64 << 10;
+/// So many messages a connection may come to hold besides those that wait for room in `max_buffered`: one that arrives,
+/// one that its handler has, and one that was queued before it fell behind.
+const MESSAGES: u64 = 3;
+/// Few clients send larger messages than this, and hardly all at the same time.
+const LARGEST_MESSAGE: u64 = 64 << 10;
 /// What the program takes by itself, and 64 clients that are only refused.
 const PROGRAM: u64 = 6 << 20;
 /// Threads of the program itself.
@@ -55,10 +60,12 @@ impl ControlGroup {
         limits
     }
 
-    /// So many connections fit, if there is a limit: one at least. A quarter of the threads is left for connections
-    /// that fall behind, and as much of the memory for what waits for them.
-    pub(crate) fn connections(self) -> Option<usize> {
-        let memory = self.memory.map(|limit| (limit / 4 * 3).saturating_sub(PROGRAM) / PER_CONNECTION);
+    /// So many connections fit whose messages have this size at most, if there is a limit: one at least. A quarter of
+    /// the threads is left for connections that fall behind, and as much of the memory for what waits for them.
+    pub(crate) fn connections(self, max_message_size: usize) -> Option<usize> {
+        let message = LARGEST_MESSAGE.min(max_message_size as u64);
+        let each = PER_CONNECTION + MESSAGES * message;
+        let memory = self.memory.map(|limit| (limit / 4 * 3).saturating_sub(PROGRAM) / each);
         let threads = self.threads.map(|(most, taken)| {
             let rest = most.saturating_sub(taken + OWN_THREADS);
             (rest - REFUSED.min(rest / 2)) / 4 * 3
@@ -167,18 +174,25 @@ mod tests {
         {
             let limits = limits(groups, mounts, &[("/sys/fs/cgroup/a/memory.max", "max")]);
             assert_eq!(limits, ControlGroup::default());
-            assert_eq!((limits.connections(), limits.buffered()), (None, None));
+            assert_eq!((limits.connections(1 << 20), limits.buffered()), (None, None));
         }
     }
 
     #[test]
     fn connections_are_as_many_as_both_limits_let_in_and_one_at_least() {
-        let connections = |memory, threads| ControlGroup { memory, threads }.connections();
-        assert_eq!(connections(Some(16 << 20), None), Some(48));
-        assert_eq!(connections(Some(16 << 20), Some((128, 0))), Some(42));
+        let connections = |memory, threads| ControlGroup { memory, threads }.connections(1 << 20);
+        assert_eq!(connections(Some(16 << 20), None), Some(24));
+        assert_eq!(connections(Some(32 << 20), Some((128, 0))), Some(42));
         assert_eq!(connections(None, Some((4915, 0))), Some(3624));
         assert_eq!(connections(Some(1 << 20), Some((4, 8))), Some(1));
         // What version 1 says where there is no limit.
         assert!(connections(Some(0x7fff_ffff_ffff_f000), None).unwrap() > 10_000);
+    }
+
+    #[test]
+    fn more_connections_fit_if_their_messages_are_small() {
+        let group = ControlGroup { memory: Some(16 << 20), threads: None };
+        assert_eq!(group.connections(4 << 10), Some(80));
+        assert_eq!(group.connections(64 << 10), group.connections(1 << 30));
     }
 }

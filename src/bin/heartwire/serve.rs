@@ -107,7 +107,7 @@ fn room(options: &ServeOptions) -> Room {
     #[cfg(target_os = "linux")]
     {
         let group = crate::control_group::ControlGroup::of_this_process();
-        let connections = group.connections().unwrap_or(usize::MAX);
+        let connections = group.connections(options.settings.max_message_size()).unwrap_or(usize::MAX);
         if connections < asked.connections {
             log::warn!(
                 "the control group allows {}: at most {connections} connections at a time fit, and not the {} of \
