@@ -11,6 +11,7 @@ mod connection;
 #[cfg(feature = "cli")]
 mod examples;
 mod heartbeat;
+mod lesson;
 #[cfg(feature = "cli")]
 mod program;
 mod public_api;
