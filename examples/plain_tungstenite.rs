@@ -1,13 +1,13 @@
-//! The heartbeat alone drives a plain blocking `tungstenite` socket: this shows in full how a dead peer is found.
+//! The heartbeat alone, heartwire's state machine, drives a plain blocking `tungstenite` socket.
 //!
 //! Run `cargo run --example plain_tungstenite [ADDRESS]`, connect to the address that it prints, and stop the client
 //! with SIGSTOP: after three misses it is dead, 2.5 s after its last message at the latest. The loop in `run_heartbeat`
 //! does it all: it hands the heartbeat the evidence, does what it asks for, and reads until its next deadline.
 //!
-//! It is for learning. `tungstenite` returns only with a whole message, so only whole messages are evidence here: the
-//! bytes of a partial message are no sign of life, and a peer that trickles them blocks the loop. Only one thread can
-//! send. A timeout for each system call notices a write that blocks, but a slow reader can stretch it. heartwire's
-//! connections have none of these limits.
+//! `tungstenite` returns only with a whole message, so only whole messages are evidence here: the bytes of a partial
+//! message are no sign of life, and a peer that trickles them blocks the loop. Only one thread can send. A timeout for
+//! each system call notices a write that blocks, but a slow reader can stretch it. heartwire's connections have none of
+//! these limits. The lesson in docs/lesson counts misses by hand in such a loop, and shows where it fails.
 
 use std::io::ErrorKind::{Interrupted, TimedOut, WouldBlock};
 use std::net::{Shutdown, TcpListener, TcpStream};
