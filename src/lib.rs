@@ -1,8 +1,8 @@
 //! Blocking WebSockets that notice when the peer is gone.
 //!
 //! A server and a client on plain threads: one blocking thread for each connection, a Ping on schedule, an exact count
-//! of missed Pongs, and a supervisor that reports every closure once. No async runtime. The README has settings for
-//! common needs, the program `heartwire`, nginx, and the limits of systems.
+//! of missed Pongs, and a supervisor that reports every closure once. No async runtime. The guide, in the folder
+//! `docs`, has settings for common needs, the program `heartwire`, nginx, and the limits of systems.
 //!
 //! # Echo
 //!
@@ -720,17 +720,24 @@ pub use ipnet::IpNet;
 #[doc(no_inline)]
 pub use rustls;
 
-/// Compiles the examples of the README.
-#[cfg(all(doctest, feature = "signals"))]
-#[doc = include_str!("../README.md")]
-struct Readme;
-
-/// Compiles the examples of the page on compression.
-#[cfg(all(doctest, feature = "deflate"))]
-#[doc = include_str!("../docs/compression.md")]
-struct CompressionGuide;
-
-/// Compiles the example of the page on clients of topics.
-#[cfg(all(doctest, feature = "topics"))]
-#[doc = include_str!("../docs/topics-client.md")]
-struct TopicsClientGuide;
+/// Compiles the examples of the README and of the guide; those that need a feature, with it.
+#[cfg(doctest)]
+mod guide {
+    macro_rules! pages {
+        ($($(#[$condition:meta])* $page:ident: $path:literal,)*) => {
+            $($(#[$condition])* #[doc = include_str!($path)] struct $page;)*
+        };
+    }
+    pages! {
+        #[cfg(feature = "signals")] Readme: "../README.md",
+        #[cfg(feature = "signals")] Library: "../docs/library.md",
+        Authentication: "../docs/authentication.md",
+        Client: "../docs/client.md",
+        #[cfg(feature = "deflate")] Compression: "../docs/compression.md",
+        Delivery: "../docs/delivery.md",
+        Embedded: "../docs/embedded.md",
+        Migrating: "../docs/migrating.md",
+        #[cfg(feature = "topics")] Topics: "../docs/topics.md",
+        #[cfg(feature = "topics")] TopicsClient: "../docs/topics-client.md",
+    }
+}

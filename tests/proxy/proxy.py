@@ -1,4 +1,4 @@
-"""A real nginx in front of a server, with the configuration that the README shows."""
+"""A real nginx in front of a server, with the configuration that docs/nginx.md shows."""
 
 import collections
 import contextlib
@@ -13,7 +13,7 @@ import time
 
 import heartwire
 
-# What nginx needs besides, so as to run anywhere and beside others. The README's part is for the `http` block.
+# What nginx needs besides, so as to run anywhere and beside others. The part of the guide is for the `http` block.
 FRAME = """
 daemon off;
 worker_processes 1;
@@ -35,11 +35,11 @@ http {{
 Tls = collections.namedtuple("Tls", "chain key trusted")
 
 
-def part_of_readme(upstreams, listen, read_timeout, as_it_comes, tls):
-    """The README's configuration with addresses of ours, and with another read timeout if one is given. `as_it_comes`
+def part_of_guide(upstreams, listen, read_timeout, as_it_comes, tls):
+    """The guide's configuration with addresses of ours, and with another read timeout if one is given. `as_it_comes`
     leaves out what it says about restarts. `tls` has what it says about TLS."""
-    readme = (heartwire.ROOT / "README.md").read_text()
-    part, with_tls = re.findall(r"^```nginx\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)
+    page = (heartwire.ROOT / "docs" / "nginx.md").read_text()
+    part, with_tls = re.findall(r"^```nginx\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     changes = []
     if tls:
         listen += f" ssl; ssl_certificate {tls.chain}; ssl_certificate_key {tls.key}"
@@ -55,7 +55,7 @@ def part_of_readme(upstreams, listen, read_timeout, as_it_comes, tls):
     ]
     for pattern, replacement in changes:
         if len(re.findall(pattern, part)) != 1:
-            raise heartwire.Wrong(f"the nginx configuration in the README has not one {pattern}")
+            raise heartwire.Wrong(f"the nginx configuration in docs/nginx.md has not one {pattern}")
         if replacement:
             part = re.sub(pattern, replacement, part)
     if as_it_comes:
@@ -83,7 +83,7 @@ def running(upstream, read_timeout=None, connections=64, as_it_comes=False, made
                 address = "127.0.0.1:%d" % taken.getsockname()[1]
             path = f"{folder}/nginx.conf"
             with open(path, "w") as file:
-                part = part_of_readme(upstreams, address, read_timeout, as_it_comes, tls)
+                part = part_of_guide(upstreams, address, read_timeout, as_it_comes, tls)
                 file.write(FRAME.format(folder=folder, connections=connections, part=part))
             with heartwire.Process([program(), "-p", folder, "-c", path]) as process:
                 if listens(process, address):

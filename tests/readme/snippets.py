@@ -1,6 +1,6 @@
-"""The Rust snippets of the README as programs.
+"""The Rust snippets of the README, and of pages of the guide, as programs.
 
-Nothing of them is changed but the port, for the README's may be taken here. One that has only a `handler` gets a `main`
+Nothing of them is changed but the port, for theirs may be taken here. One that has only a `handler` gets a `main`
 that serves with it.
 """
 
@@ -12,9 +12,9 @@ import socket
 
 import heartwire
 
-README = heartwire.ROOT / "README.md"
+PAGES = [heartwire.ROOT / page for page in ("README.md", "docs/library.md", "docs/client.md", "docs/authentication.md")]
 PROJECT = heartwire.TARGET / "readme"
-PORT_OF_THE_README = ":9001"
+PORT_OF_THE_PAGES = ":9001"
 
 # Warnings are errors: a snippet that is copied should not begin with one.
 MANIFEST = f"""\
@@ -29,6 +29,7 @@ publish = false
 
 [dependencies]
 heartwire = {{ path = {json.dumps(str(heartwire.ROOT))}, default-features = false, features = ["signals"] }}
+env_logger = {{ version = "0.11", default-features = false }}
 
 [lints.rust]
 warnings = "deny"
@@ -39,7 +40,7 @@ debug = false
 
 MAIN = f"""
 fn main() -> Result<(), Error> {{
-    heartwire::Server::bind("127.0.0.1{PORT_OF_THE_README}")?.serve(handler)
+    heartwire::Server::bind("127.0.0.1{PORT_OF_THE_PAGES}")?.serve(handler)
 }}
 """
 
@@ -52,7 +53,7 @@ LANDMARK = re.compile(
 def snippets():
     """The text of each, by the heading or the bold words that it stands under."""
     found, name = {}, None
-    for landmark in LANDMARK.finditer(README.read_text()):
+    for landmark in (landmark for page in PAGES for landmark in LANDMARK.finditer(page.read_text())):
         name = landmark["heading"] or landmark["bold"] or name
         if landmark["language"] == "rust":
             if name in found:
@@ -80,7 +81,7 @@ def build(codes):
     (PROJECT / "Cargo.toml").write_text(MANIFEST)
     names = {name: "readme-" + re.sub(r"\W+", "-", name.lower()) for name in codes}
     for name, code in codes.items():
-        source = altered(program(code), PORT_OF_THE_README, f":{port}")
+        source = program(code).replace(PORT_OF_THE_PAGES, f":{port}")
         (sources / f"{names[name]}.rs").write_text(source)
     return port, {name: heartwire.build_beside(PROJECT, names[name]) for name in names}
 

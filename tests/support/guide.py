@@ -1,11 +1,13 @@
 """A page of the guide whose commands are run one after another, as somebody would type them who reads it.
 
 Each block marked `sh` is run, and what the block marked `text` after it shows must come from it or from what goes on
-meanwhile, with anything in the place of "...". A block marked `python` is a program, and the text before it says by which
-name it is saved. A command that begins with one of the guide's services goes on in the background until the same one
-begins again, or to the end.
+meanwhile, with anything in the place of "...". If the text before a block says by which name it is saved, it is. A
+command that begins with one of the guide's services goes on in the background until the same one begins again, or to
+the end. A comment before a block, `<!-- stop COMMAND -->`, ends one of them; `<!-- transcript -->` and
+`<!-- printed by FILE -->` name blocks that are compared elsewhere.
 """
 
+import collections
 import os
 import re
 import socket
@@ -14,8 +16,34 @@ import time
 
 import heartwire
 
-BLOCK = re.compile(r"^( *)```(sh|text|python)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SAVED_AS = re.compile(r".*[Ss]ave it as `([\w.-]+)`", re.DOTALL)
+NOTE = re.compile(r"<!-- ([^>]*) -->\s*\Z")
+
+# `kind` is the language and `info` all that stands behind the ticks, `name` that of the file, `note` the comment.
+Block = collections.namedtuple("Block", "kind text name info note line")
+
+
+def blocks(text):
+    """All fenced blocks of a page."""
+    end = 0
+    for fence in FENCE.finditer(text):
+        indent, info, inside = fence.groups()
+        before = text[end : fence.start()]
+        end = fence.end()
+        name, note = SAVED_AS.match(before), NOTE.search(before)
+        yield Block(
+            kind=re.split(r"[ ,]", info)[0],
+            text=re.sub(f"^{indent}", "", inside, flags=re.MULTILINE),
+            name=name and name.group(1),
+            info=info,
+            note=note.group(1) if note else "",
+            line=text.count("\n", 0, fence.start()) + 1,
+        )
+
+
+def is_compared_elsewhere(block):
+    return block.note == "transcript" or block.note.startswith("printed by ")
 
 
 def free_port():
@@ -25,9 +53,9 @@ def free_port():
 
 class Guide:
     def __init__(self, name, folder, services, path=(), ports=("9001",)):
-        """`services`: what the commands begin with that go on, each with the text by which it is seen to have begun.
-        `path`: folders of programs, besides those of heartwire. `ports`: those of the page, in whose place free ones
-        are taken."""
+        """`name`: a page in docs, or a path. `services`: what the commands begin with that go on, each with the text by
+        which it is seen to have begun. `path`: folders of programs, besides those of heartwire. `ports`: those of the
+        page, in whose place free ones are taken."""
         self.page = heartwire.ROOT / "docs" / name
         self.folder, self.services = folder, services
         self.ports = {port: free_port() for port in ports}
@@ -35,32 +63,28 @@ class Guide:
         self.environment = heartwire.without_proxies({**os.environ, "PATH": path})
         self.running = {}
         self.said = ""
+        self.patience = heartwire.CEILING
 
-    def follow(self):
-        """Runs all that the page says, and gives how many commands that was."""
+    def follow(self, left_out=()):
+        """Runs all that the page says but for what is left out, and gives how many commands that was."""
         count = 0
-        for kind, text, name in self.blocks():
-            if kind == "text":
-                self.expect(text)
-            elif kind == "python":
-                (self.folder / name).write_text(text)
-            else:
-                print(text, end="", flush=True)
-                self.run(text)
+        for block in self.blocks():
+            if block.note.startswith("stop "):
+                self.end(block.note.removeprefix("stop "))
+            if block.kind == "sh" and block.text not in left_out:
+                print(block.text, end="", flush=True)
+                self.run(block.text)
                 count += 1
+            elif block.kind == "text" and not is_compared_elsewhere(block):
+                self.expect(block.text)
+            elif block.name:
+                (self.folder / block.name).write_text(block.text)
         return count
 
     def blocks(self):
-        """The kind and the text of each block, and for a program its name. Ports are those that are free, on loopback
-        alone."""
-        page, end = self.page.read_text(), 0
-        for block in BLOCK.finditer(page):
-            indent, kind, text = block.groups()
-            saved_as = SAVED_AS.match(page[end : block.start()])
-            end = block.end()
-            if kind == "python" and saved_as is None:
-                raise heartwire.Wrong(f"nothing says by which name this is saved: {text}")
-            yield kind, self.here(re.sub(f"^{indent}", "", text, flags=re.MULTILINE)), saved_as and saved_as.group(1)
+        """Each block. Ports are those that are free, on loopback alone."""
+        for block in blocks(self.page.read_text()):
+            yield block._replace(text=self.here(block.text))
 
     def here(self, text):
         for port, free in self.ports.items():
@@ -81,7 +105,7 @@ class Guide:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=heartwire.CEILING,
+            timeout=10 * heartwire.CEILING,
         )
         self.said = done.stdout
         if done.returncode != 0:
@@ -100,7 +124,7 @@ class Guide:
         """Waits for each line of a block in what was said."""
         for line in text.splitlines():
             pattern = re.compile(".*".join(map(re.escape, line.strip().split("..."))))
-            deadline = time.monotonic() + heartwire.CEILING
+            deadline = time.monotonic() + self.patience
             while not any(pattern.match(said) for said in self.lines()):
                 if time.monotonic() > deadline:
                     raise heartwire.Wrong(f"nothing says {line!r}, but:\n" + "\n".join(self.lines()))

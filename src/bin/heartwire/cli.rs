@@ -290,7 +290,7 @@ mod tests {
         }
     }
 
-    /// An option as the README's table and --help name it, and its default.
+    /// An option as the tables of docs/program.md and --help name it, and its default.
     fn spelled(arg: &Arg) -> Option<(String, Option<String>)> {
         let name = format!("--{}", arg.get_long().filter(|name| !["help", "version"].contains(name))?);
         let values: Vec<_> = arg.get_possible_values().iter().map(|value| value.get_name().to_owned()).collect();
@@ -304,28 +304,72 @@ mod tests {
         Some((name + &value, default.map(|default| default.to_str().unwrap().to_owned())))
     }
 
-    #[test]
-    fn the_readme_lists_all_options_of_the_server_with_their_defaults() {
-        let rows = include_str!("../../../README.md").lines().filter(|line| line.starts_with("| `--"));
-        let mut listed = BTreeMap::new();
-        for row in rows {
-            let row = row.replace("\\|", "/");
-            let cells: Vec<_> = row.trim_matches('|').split('|').map(|cell| cell.trim().replace('/', "|")).collect();
-            let [options, default, _] = &cells[..] else { continue };
-            for option in options.split(", ") {
-                listed.insert(option.trim_matches('`').to_owned(), default.clone());
+    /// A row of a table: the option, the commands that it is of, and the default in its cell.
+    type Row = (String, String, String);
+
+    /// The tables below a heading. Several options may share a row, with as many defaults.
+    fn options_below(page: &str, heading: &str) -> Vec<Row> {
+        let section = page.split(heading).nth(1).unwrap().split("\n## ").next().unwrap();
+        let mut listed = Vec::new();
+        for row in section.lines().filter(|line| line.starts_with("| `--")) {
+            let cells: Vec<_> = row.trim_matches('|').replace("\\|", "\0").split('|').map(str::to_owned).collect();
+            let cells: Vec<_> = cells.iter().map(|cell| cell.trim().replace('\0', "|")).collect();
+            let (options, commands, defaults) = match &cells[..] {
+                [options, default, _] => (options, "serve", default),
+                [options, commands, default, _] => (options, &**commands, default),
+                other => panic!("{other:?}"),
+            };
+            let options: Vec<_> = options.split("`, `").map(|option| option.trim_matches('`').to_owned()).collect();
+            let defaults: Vec<_> = defaults.split(", ").map(str::to_owned).collect();
+            let commands = if commands == "all" { "connect, check, subscribe, publish" } else { commands };
+            for (place, option) in options.into_iter().enumerate() {
+                let default = defaults.get(place).unwrap_or(&defaults[0]).clone();
+                listed.extend(commands.split(", ").map(|of| (option.clone(), of.to_owned(), default.clone())));
             }
         }
+        listed
+    }
+
+    /// What the page says wrongly or leaves out of a command's options.
+    fn mistakes(page: &str, name: &str) -> Vec<String> {
+        let heading = if name == "serve" { "\n## The server\n" } else { "\n## The clients\n" };
+        let listed: BTreeMap<_, _> = options_below(page, heading)
+            .into_iter()
+            .filter(|(_, of, _)| of == name)
+            .map(|(option, _, default)| (option, default))
+            .collect();
         let command = command();
-        // The table on choosing a heartbeat has rows of the same form, with values.
-        let names: Vec<_> = command.get_arguments().filter_map(spelled).collect();
-        for (option, default) in &names {
-            let listed = listed.get(option).unwrap_or_else(|| panic!("{option} is not in the README's table"));
-            assert!(default.as_ref().is_none_or(|default| *listed == format!("`{default}`")), "{option}: {listed}");
+        let command = command.find_subcommand(name).unwrap();
+        let options: BTreeMap<_, _> = command.get_arguments().filter_map(spelled).collect();
+        let mut found = Vec::new();
+        for (option, default) in &options {
+            match (listed.get(option), default) {
+                (None, _) => found.push(format!("{name}: {option} is missing")),
+                (Some(said), Some(default)) if *said != format!("`{default}`") => {
+                    found.push(format!("{name}: {option} is said to be {said} by default"));
+                }
+                _ => {}
+            }
         }
-        let known = |option: &String| names.iter().any(|(name, _)| name == option);
-        let strays: Vec<_> =
-            listed.keys().filter(|option| option.contains(char::is_uppercase) && !known(option)).collect();
-        assert_eq!(strays, [&""; 0], "only in the README");
+        found
+            .extend(listed.keys().filter(|option| !options.contains_key(*option)).map(|it| format!("{name}: no {it}")));
+        found
+    }
+
+    #[test]
+    fn the_guide_lists_all_options_of_all_commands_with_their_defaults() {
+        let page = include_str!("../../../docs/program.md");
+        let all = ["serve", "connect", "check", "subscribe", "publish"];
+        for name in all {
+            assert_eq!(mistakes(page, name), [""; 0]);
+        }
+        let changed = page.replace("`--max-missed N` | `3`", "`--max-missed N` | `4`").replace("`--json`", "`--yaml`");
+        let found: Vec<_> = all.iter().flat_map(|name| mistakes(&changed, name)).collect();
+        let wanted = [
+            "serve: --max-missed N is said to be `4` by default",
+            "subscribe: --json is missing",
+            "subscribe: no --yaml",
+        ];
+        assert_eq!(found, wanted);
     }
 }

@@ -1,6 +1,6 @@
 //! How a client comes back: when, how often, and how long that takes.
 //!
-//! `cargo test --test integration client::reconnecting::a_table -- --nocapture` prints the table of the README.
+//! `cargo test --test integration client::reconnecting::a_table -- --nocapture` prints the table of docs/client.md.
 
 use std::thread;
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Many clients lose one server at once, and do not come back in step.
 //!
-//! `cargo test --test integration client::storm -- --nocapture` prints the histogram of the README.
+//! `cargo test --test integration client::storm -- --nocapture` prints the histogram of docs/client.md.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
