@@ -2,6 +2,7 @@
 
 import { build, certificates, check, launch, Line, missing } from './support.mjs';
 import { Server, sleep, StrangeServer, Tab, within } from './support.mjs';
+import { GUIDE_SCENARIOS } from './guide-scenarios.mjs';
 import { TOPICS_SCENARIOS } from './topics-scenarios.mjs';
 
 // In milliseconds. A dead line is found within INTERVAL + 3 x TIMEOUT.
@@ -534,8 +535,9 @@ function classicPage(url) {
 /** Names and functions of them all. */
 function scenarios({ serve }) {
   const again = OVER_HTTPS.map((name) => [`${name}, https`, (browser) => SCENARIOS[name](browser, serve)]);
+  const guide = Object.entries(GUIDE_SCENARIOS);
   const only = Object.entries(HTTPS_ONLY).map(([name, scenario]) => [name, (browser) => scenario(browser, serve)]);
-  return [...Object.entries(SCENARIOS), ...Object.entries(TOPICS_SCENARIOS), ...again, ...only];
+  return [...Object.entries(SCENARIOS), ...Object.entries(TOPICS_SCENARIOS), ...guide, ...again, ...only];
 }
 
 async function main(parts) {
