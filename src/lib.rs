@@ -602,11 +602,11 @@
 //!   heartwire itself panicked.
 //! - **warn**: something was lost, or may be. `panic = "abort"` (at the start); a missed Pong; a connection that ended
 //!   without a closing handshake; a stalled handler; broadcasts dropped for a slow peer (once for each connection); the
-//!   end of a burst of failures to accept, or of an authorization service's silence; a client's failed attempt;
+//!   end of a burst of failures to accept; a lost node; a client's failed attempt;
 //!   messages that an outbox dropped or never sent; messages to topics that were not confirmed, and subscriptions that
 //!   have to be made again; lost log lines.
 //! - **info**: normal operation. A connection opened, with its user, or closed in order; a failed opening handshake,
-//!   with its path, its `Origin` and what refused it; a client's pause.
+//!   with its path, its `Origin` and what refused it; an authorization service that answers again; a client's pause.
 //! - **debug**: plain HTTP requests, and the ends of connections that were kept for more; clients that sent no request;
 //!   failed writes; socket options that could not be set.
 //! - **trace**: the heartbeat. Each Ping sent, and each Pong received, with its round trip.

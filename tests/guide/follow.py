@@ -15,6 +15,7 @@ SERVICES = {
     "cargo run --release": "listening",
     "heartwire 127.0.0.1:9001": "listening",
     "heartwire subscribe ws://127.0.0.1:9001/ news chat": None,
+    "python3 auth.py": None,
     "python3 listen.py": "connected",
     "python3 ticks.py": None,
 }
