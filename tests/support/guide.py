@@ -17,7 +17,7 @@ import time
 import heartwire
 
 FENCE = re.compile(r"^( *)```([^\n]*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
-SAVED_AS = re.compile(r".*[Ss]ave it as `([\w.-]+)`", re.DOTALL)
+SAVED_AS = re.compile(r".*[Ss]ave\s+it\s+as\s+`([\w.-]+)`", re.DOTALL)
 NOTE = re.compile(r"<!-- ([^>]*) -->\s*\Z")
 
 # `kind` is the language and `info` all that stands behind the ticks, `name` that of the file, `note` the comment.
