@@ -13,6 +13,9 @@ README = heartwire.ROOT / "README.md"
 # Pages that a stage of their own follows.
 FOLLOWED = {"tls.md": "tls-guide", "topics-tour.md": "topics-guide", "nodes.md": "nodes-guide"}
 
+# Folders of pages of which a test sees to all.
+FOLDERS = {"lesson": "tests/integration/lesson.rs"}
+
 # Blocks that other stages try, and commands of a script that does the same. Each of these has to name the page.
 ELSEWHERE = {
     ("authentication.md", "js"): "tests/browser",
@@ -28,12 +31,13 @@ ELSEWHERE = {
 
 
 def pages():
-    return [README, *sorted(DOCS.glob("*.md"))]
+    return [README, *sorted(DOCS.rglob("*.md"))]
 
 
 def followed_here():
     """Pages with commands that no stage of their own follows."""
     has_commands = {page for page in pages() if any(block.kind == "sh" for block in blocks_of(page))}
+    has_commands -= {page for page in has_commands if page.parent.name in FOLDERS}
     return sorted(page for page in has_commands if page.name not in FOLLOWED and (page.name, "sh") not in ELSEWHERE)
 
 
@@ -53,6 +57,8 @@ def neglected(page, blocks, here=None):
 
 
 def is_looked_after(page, block, is_followed, commands):
+    if page.parent.name in FOLDERS:
+        return f"docs/{page.parent.name}" in (heartwire.ROOT / FOLDERS[page.parent.name]).read_text()
     if (page.name, block.kind) in ELSEWHERE:
         return names(ELSEWHERE[page.name, block.kind], page)
     match block.kind:
