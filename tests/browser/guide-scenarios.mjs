@@ -90,7 +90,7 @@ export const GUIDE_SCENARIOS = {
     const code = `${prelude}${first}${second}\nsocket.onopen = () => socket.onclose({ code: 4401 });\n`;
     const { page } = await runs(browser, server, code);
     await within('it goes to the login', page.waitForURL(/\/login$/, { timeout: 0, waitUntil: 'commit' }));
-    await server.log.with('ended: closed by peer with 1000');
+    await server.log.with('ended: closed by peer');
     await server.stop();
     return ['at the login', Date.now() - since, 3_000];
   },
