@@ -53,7 +53,8 @@ def neglected(page, blocks, here=None):
     for block in blocks:
         commands += block.kind == "sh"
         if not is_looked_after(page, block, is_followed, commands):
-            yield f"{page.name}:{block.line}: nothing runs, compiles or compares this block of {block.info or 'no kind'}"
+            kind = block.info or "no kind"
+            yield f"{page.name}:{block.line}: nothing runs, compiles or compares this block of {kind}"
 
 
 def is_looked_after(page, block, is_followed, commands):

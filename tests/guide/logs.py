@@ -1,4 +1,4 @@
-"""The lines of docs/logs.md are those of the sources: each that it names is there, and each error and warning is named."""
+"""The lines of docs/logs.md are those of the sources: those that it names are there, and all errors and warnings named."""
 
 import re
 
@@ -11,7 +11,9 @@ ROW = re.compile(r"^\| (`.*?) \| .* \| .* \|$", re.MULTILINE)
 QUOTED = re.compile(r"`([^`]+)`")
 # A text of Rust, with its parts that go over several lines.
 TEXT = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
-CALL = re.compile(r"\blog(?:\(\))?\s*(?:\.|::)(?:error|warn)!?\(\s*(?:format_args!\()?\s*\"((?:[^\"\\]|\\.)*)\"", re.DOTALL)
+CALL = re.compile(
+    r"\blog(?:\(\))?\s*(?:\.|::)(?:error|warn)!?\(\s*(?:format_args!\()?\s*\"((?:[^\"\\]|\\.)*)\"", re.DOTALL
+)
 # The shortest piece of a line by which it is known again.
 SHORTEST = 8
 

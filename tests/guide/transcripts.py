@@ -1,6 +1,7 @@
-"""The transcripts of the README and the guide: what they show happens once more, and must look the same but for figures."""
+"""The transcripts of the README and the guide: what they show happens again, and must look the same but for figures."""
 
 import contextlib
+import os
 import pathlib
 import re
 import signal
@@ -35,8 +36,7 @@ def shape(line):
 def transcript(page, number=0):
     """The lines of a transcript: the commands, and what follows."""
     found = [block for block in coverage.blocks_of(page) if block.note == "transcript"]
-    lines = found[number].text.rstrip("\n").splitlines()
-    return lines
+    return found[number].text.rstrip("\n").splitlines()
 
 
 def shown(lines):
@@ -59,8 +59,6 @@ def merged(command, **options):
 
 
 def environment():
-    import os
-
     return {**os.environ, "PATH": f"{heartwire.PROGRAM.parent}:{os.environ['PATH']}"}
 
 
@@ -94,7 +92,7 @@ def death():
 
 
 def other_end():
-    """docs/client.md: a client whose server stands still for six seconds. How often it tries again depends on chance."""
+    """docs/client.md: a client whose server stands still for 6 s. How often it tries again depends on chance."""
     page = coverage.DOCS / "client.md"
     first, second, *lines = transcript(page)
     command = f"{first.removeprefix('$ ')} {second.strip()}"
@@ -159,11 +157,11 @@ def check():
     return f"transcripts that happen as they are shown: {len(ALL)}"
 
 
-def control(line):
+def control(lines):
     """Figures may differ, and words may not."""
     text = "2026-11-24T18:28:47.475Z [INFO ] #1 127.0.0.1:56290 missed Pong 1 of 3 after 16.9ms"
     other = "2027-01-02T03:04:05.006Z [INFO ] #2 127.0.0.1:1024 missed Pong 2 of 3 after 1.0 s"
     if shape(text) != shape(other) or shape(text) == shape(text.replace("missed", "answered")):
         raise heartwire.Wrong("the control passes: the comparison of transcripts proves nothing")
-    if not differences(line, [each.replace("handshake", "shake") for each in line]):
+    if not differences(lines, [line.replace("handshake", "shake") for line in lines]):
         raise heartwire.Wrong("the control passes: a line that differs is not noticed")
