@@ -1,4 +1,4 @@
-"""The lines of docs/logs.md are those of the sources: those that it names are there, and all errors and warnings named."""
+"""The lines of docs/logs.md are those of the sources: what it names is there, and all errors and warnings are named."""
 
 import re
 
