@@ -175,7 +175,7 @@ export type TopicsErrorCode =
   | 'malformed'
   | 'unknown-type'
   | 'bad-topic'
-  /** `since` is no position. */
+  /** `since` is neither a position nor `earliest`. */
   | 'bad-position'
   | 'forbidden'
   /** It is none, has expired, or was signed by somebody else. A token is fetched and sent again later. */
@@ -254,8 +254,9 @@ export interface PresenceChange {
 
 export interface SubscribeOptions {
   /**
-   * The position of the last message that the page has: those after it follow. `null`: from now on. Default: what
-   * `storage` has, else from now on. A second subscription to a topic begins with what arrives next unless it says.
+   * The position of the last message that the page has: those after it follow. `'earliest'`: all that the server's
+   * history keeps. `null`: from now on. Default: what `storage` has, else from now on. A second subscription to a topic
+   * begins with what arrives next unless it says.
    */
   since?: string | null;
   /** Whether to follow who is subscribed. Default: if there is an `onpresence`. */
@@ -313,7 +314,7 @@ export class Topics extends EventTarget {
   /** The connection, for its state and its events. Topics has only its own: a line that is lost is no error. */
   readonly socket: HeartSocket;
 
-  /** Several subscriptions to a topic are one for the server. Throws a TopicsError if `since` is no position. */
+  /** Several subscriptions to a topic are one for the server. Throws a TopicsError if `since` makes no sense. */
   subscribe(topic: string, handler: (message: TopicMessage) => void, options?: SubscribeOptions): Subscription;
 
   /**

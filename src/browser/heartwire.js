@@ -836,6 +836,9 @@ export class TopicsError extends Error {
   }
 }
 
+/** In the place of a position: all that the server's history keeps. */
+const EARLIEST = 'earliest';
+
 const closedError = (topic) => new TopicsError('closed', 'the topics were closed', topic);
 
 /** `EPOCH:OFFSET`, in the one spelling that servers take; `null` if it is something else. */
@@ -853,10 +856,12 @@ function distance(position, other) {
 class Subscriber {
   /** Of the last message that it has taken; `null` until it is known where it begins. */
   position;
+  /** Where it begins that has no position: with all that is kept, or with what comes. */
+  wantsAll;
   isReady = false;
 
-  constructor(position, callbacks) {
-    Object.assign(this, { position, ...callbacks });
+  constructor(since, callbacks) {
+    Object.assign(this, { position: positionFrom(since), wantsAll: since === EARLIEST, ...callbacks });
     this.ready = new Promise((resolve, reject) => Object.assign(this, { resolve, reject }));
   }
 
@@ -875,6 +880,8 @@ class Feed {
   isLive = false;
   /** How far the wire is. Nobody is behind it, so that nobody misses what comes. */
   position = null;
+  /** Whether all that is kept was asked for. */
+  wantsAll = false;
   /** The members by their names, once a list has come, where presence was asked for. */
   members = null;
   hasPresence = false;
@@ -889,19 +896,22 @@ class Feed {
   }
 
   /** Whether the request that was made has all for this subscriber. */
-  serves({ position, presence }) {
-    const isThere = position === null || distance(position, this.position) >= 0;
+  serves({ position, wantsAll, presence }) {
+    const comes = !wantsAll || (this.wantsAll && !this.isLive);
+    const isThere = position === null ? comes : distance(position, this.position) >= 0;
     return this.request !== null && isThere && (this.hasPresence || !presence);
   }
 
-  /** What is to be asked for. Where somebody has a position, the oldest: others ignore what they have had. */
+  /** What is to be asked for: all, or from the oldest position that somebody has. Others ignore what they have had. */
   entry() {
+    this.wantsAll = [...this.subscribers].some(({ position, wantsAll }) => position === null && wantsAll);
     const positions = [...this.subscribers].map(({ position }) => position).filter(Boolean);
     const older = (one, other) => (distance(other, one) < 0 ? other : one);
-    this.position = positions.length > 0 ? positions.reduce(older) : null;
+    this.position = positions.length > 0 && !this.wantsAll ? positions.reduce(older) : null;
     this.hasPresence = [...this.subscribers].some(({ presence }) => presence);
     const entry = { topic: this.topic };
-    if (this.position) entry.since = this.position.text;
+    if (this.wantsAll) entry.since = EARLIEST;
+    else if (this.position) entry.since = this.position.text;
     if (this.hasPresence) entry.presence = true;
     return entry;
   }
@@ -952,9 +962,10 @@ export class Topics extends EventTarget {
   subscribe(topic, handler, { since, onlost, onpresence, presence = onpresence !== undefined } = {}) {
     topic = wellFormed(topic);
     const isKnown = this.#feeds.has(topic);
-    const position = positionFrom(since === undefined && !isKnown ? this.#stored('getItem', topic) : since);
-    if ((since ?? null) !== null && !position) throw new TopicsError('bad-position', `${since} is no position`, topic);
-    const subscriber = new Subscriber(position, { handler, onlost, onpresence, presence });
+    const isBegin = (since ?? null) === null || since === EARLIEST || positionFrom(since) !== null;
+    if (!isBegin) throw new TopicsError('bad-position', `${since} is neither a position nor "${EARLIEST}"`, topic);
+    if (since === undefined && !isKnown) since = positionFrom(this.#stored('getItem', topic))?.text;
+    const subscriber = new Subscriber(since, { handler, onlost, onpresence, presence });
     const feeds = this.#feeds;
     const subscription = {
       topic,
@@ -1286,24 +1297,26 @@ export class Topics extends EventTarget {
         if (feed.request !== request || this.#feeds.get(feed.topic) !== feed) continue;
         const answer = answerTo.get(feed.topic);
         const position = positionFrom(answer?.position);
+        const begin = feed.wantsAll ? positionFrom(answer?.since) : feed.position;
         if (error) this.#failed(feed, error);
         else if (answer?.error) this.#failed(feed, TopicsError.from(answer));
-        else if (position) this.#subscribed(feed, position);
+        else if (position && (begin || !feed.wantsAll)) this.#subscribed(feed, position, begin);
         else this.#failed(feed, new TopicsError('protocol', 'the server did not say where the topic is', feed.topic));
       }
     });
   }
 
-  /** `position` is that of the topic. What is between it and what was asked for follows. */
-  #subscribed(feed, position) {
-    const since = feed.position;
+  /** `position` is that of the topic. What lies between it and `since`, if anything was asked for, follows. */
+  #subscribed(feed, position, since) {
     feed.isLive = true;
-    feed.position ??= position;
+    feed.position = since ?? position;
     for (const subscriber of [...feed.subscribers]) {
-      subscriber.position ??= position;
+      subscriber.position ??= subscriber.wantsAll ? since : position;
       // Where several epochs were known, the server was asked for one of them.
       const isOld = (known) => known.epoch !== position.epoch;
       if (since && !isOld(since) && isOld(subscriber.position)) this.#lose(feed, subscriber, position);
+      // All that is kept may begin after what somebody has had.
+      else if (distance(subscriber.position, since) < 0) this.#lose(feed, subscriber, since);
       if (!subscriber.isReady) subscriber.begin();
     }
     this.#store(feed);

@@ -31,7 +31,7 @@ function run(seed, steps, losses) {
   topics.onerror = ({ error }) => errors.push(error);
   const readers = new Set();
   const published = [];
-  const counts = { messages: 0, losses: 0, lines: 0 };
+  const counts = { messages: 0, losses: 0, lines: 0, earliest: 0 };
   let connection = null;
 
   const dial = () => {
@@ -46,8 +46,9 @@ function run(seed, steps, losses) {
   const subscribe = () => {
     const topic = NAMES[below(NAMES.length)];
     const known = [...readers].filter((reader) => reader.topic === topic && reader.at).map((reader) => reader.at);
-    const since = known.length > 0 && next() < 0.5 ? known[below(known.length)] : undefined;
+    let since = known.length > 0 && next() < 0.5 ? known[below(known.length)] : undefined;
     const reader = { topic, at: since };
+    if (since === undefined && next() < 0.3) since = 'earliest';
     const handler = ({ position, data }) => {
       counts.messages += 1;
       const [epoch, offset] = position.split(':');
@@ -61,7 +62,13 @@ function run(seed, steps, losses) {
       reader.at = position;
     };
     reader.subscription = topics.subscribe(topic, handler, { since, onlost });
-    reader.subscription.ready.then((position) => (reader.at ??= position), () => {});
+    const begin = (position) => {
+      reader.at ??= position;
+      if (since !== 'earliest') return;
+      counts.earliest += 1;
+      assert.ok(losses || position.endsWith(':0'), `seed ${seed}: all that was kept begins at ${position}`);
+    };
+    reader.subscription.ready.then(begin, () => {});
     readers.add(reader);
   };
   const unsubscribe = () => {
@@ -121,6 +128,7 @@ const after = (position) => {
 };
 
 test('over lines that are lost, nothing is missed, and nothing comes or is published twice', async () => {
+  let earliest = 0;
   for (let seed = 1; seed <= 60; seed += 1) {
     const { counts, server, published } = run(seed, 1_500, false);
     assert.ok(counts.messages > 100 && counts.lines > 3, JSON.stringify(counts));
@@ -129,7 +137,10 @@ test('over lines that are lost, nothing is missed, and nothing comes or is publi
     const replies = await Promise.all(published.map(({ done }) => done));
     const positions = server.topic('own').history.map(({ frame }) => frame.position);
     assert.deepEqual(replies.map(({ position }) => position), positions, `seed ${seed}`);
+    // Told by now.
+    earliest += counts.earliest;
   }
+  assert.ok(earliest > 100, `only ${earliest} have got all`);
 });
 
 test('with a server that forgets, whatever is missed is told', () => {

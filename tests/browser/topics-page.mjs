@@ -48,11 +48,18 @@ export function open(options) {
   return opened;
 }
 
-/** Answers the one request that was made: each topic is at `offset`. Returns what was asked for. */
-export function accept(page, offset, epoch) {
+/**
+ * Answers the one request that was made: each topic is at `offset`, and all that is kept follows `before`. Returns what
+ * was asked for.
+ */
+export function accept(page, offset, epoch, before = 0) {
   const [{ id, type, topics }, ...others] = page.asked();
   assert.deepEqual([type, others], ['subscribe', []]);
-  page.says({ type: 'subscribed', id, topics: topics.map(({ topic }) => ({ topic, position: at(offset, epoch) })) });
+  const answers = topics.map(({ topic, since }) => {
+    const answer = { topic, position: at(offset, epoch) };
+    return since === 'earliest' ? { ...answer, since: at(before, epoch) } : answer;
+  });
+  page.says({ type: 'subscribed', id, topics: answers });
   return topics;
 }
 

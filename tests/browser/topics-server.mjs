@@ -98,6 +98,10 @@ export class Connection {
     const topic = this.server.topic(name);
     topic.connections.add(this);
     const position = `${topic.epoch}:${topic.last}`;
+    if (since === 'earliest') {
+      follow.push(...topic.history.map(({ frame }) => frame));
+      return { topic: name, position, since: `${topic.epoch}:${topic.last - topic.history.length}` };
+    }
     if (since !== undefined) {
       const [epoch, offset] = since.split(':');
       const missed = topic.history.filter((message) => message.offset > Number(offset));

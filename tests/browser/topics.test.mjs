@@ -325,9 +325,66 @@ test('a handler may unsubscribe itself and others', () => {
   assert.deepEqual(got, []);
 });
 
+test('since the earliest, all that is kept comes', async () => {
+  const browser = open();
+  const news = read(browser, 'news', { since: 'earliest' });
+  assert.deepEqual(accept(browser, 5, EPOCH, 3), [{ topic: 'news', since: 'earliest' }]);
+  assert.equal(await news.ready, at(3));
+  for (const offset of [4, 5, 6]) browser.says(message(offset));
+  assert.deepEqual(news.got, ['news 4', 'news 5', 'news 6']);
+  // From then on it has a position like any other.
+  browser.comesBack();
+  assert.deepEqual(accept(browser, 7), [{ topic: 'news', since: at(6) }]);
+  browser.says(message(7));
+  assert.deepEqual([news.got.slice(3), browser.codes()], [['news 7'], []]);
+});
+
+test('without an answer the earliest are asked for again, and an answer that does not say where they begin is none', async () => {
+  const browser = open();
+  const news = read(browser, 'news', { since: 'earliest' });
+  browser.asked();
+  browser.comesBack();
+  const [{ id, topics }] = browser.asked();
+  assert.deepEqual(topics, [{ topic: 'news', since: 'earliest' }]);
+  browser.says({ type: 'subscribed', id, topics: [{ topic: 'news', position: at(5) }] });
+  assert.deepEqual(browser.codes(), ['protocol']);
+  browser.clock.advance(1_000);
+  assert.deepEqual(accept(browser, 5, EPOCH, 2), [{ topic: 'news', since: 'earliest' }]);
+  assert.equal(await news.ready, at(2));
+});
+
+test('one who wants the earliest takes nothing from the others, and gives them nothing twice', async () => {
+  const browser = reading();
+  for (const offset of [2, 3]) browser.says(message(offset));
+  const all = read(browser, 'news', { since: 'earliest' });
+  const young = read(browser);
+  assert.deepEqual(accept(browser, 3, EPOCH, 1), [{ topic: 'news', since: 'earliest' }]);
+  // One more that comes once all is on its way has to ask.
+  const late = read(browser, 'news', { since: 'earliest' });
+  browser.says(message(2));
+  assert.deepEqual(accept(browser, 3, EPOCH, 1), [{ topic: 'news', since: 'earliest' }]);
+  assert.deepEqual(await Promise.all([all.ready, young.ready, late.ready]), [at(1), at(3), at(1)]);
+  for (const offset of [2, 3, 4]) browser.says(message(offset));
+  assert.deepEqual([browser.reader.got, young.got], [['news 2', 'news 3', 'news 4'], ['news 4']]);
+  assert.deepEqual([all.got, late.got], [['news 2', 'news 3', 'news 4'], ['news 2', 'news 3', 'news 4']]);
+  assert.deepEqual([browser.asked(), browser.codes()], [[], []]);
+});
+
+test('who has had less than what is kept is told of the loss, when somebody wants the earliest', () => {
+  const browser = page();
+  const old = read(browser, 'news', { since: at(1) });
+  const other = read(browser, 'news', { since: at(9, OTHER) });
+  const all = read(browser, 'news', { since: 'earliest' });
+  browser.opens();
+  accept(browser, 5, EPOCH, 3);
+  for (const offset of [4, 5, 6]) browser.says(message(offset));
+  assert.deepEqual(all.got, ['news 4', 'news 5', 'news 6']);
+  assert.deepEqual([old.got, other.got], [[`lost ${at(3)}`, ...all.got], [`lost ${at(5)}`, 'news 6']]);
+});
+
 test('a position that is none is refused at once', () => {
   const browser = page();
-  for (const since of ['', 'x', `${EPOCH}:`, `${EPOCH}:01`, `${EPOCH.toUpperCase()}:1`, 7]) {
+  for (const since of ['', 'x', 'latest', 'Earliest', `${EPOCH}:`, `${EPOCH}:01`, `${EPOCH.toUpperCase()}:1`, 7]) {
     assert.throws(() => browser.topics.subscribe('news', () => {}, { since }), { code: 'bad-position' }, String(since));
   }
 });
