@@ -55,7 +55,7 @@ pub use position::{InvalidPosition, Position};
 #[cfg(feature = "jwt")]
 pub use publish_keys::PublishKeys;
 #[cfg(feature = "redis")]
-pub use redis::{BackplaneInfo, NodeInfo, Redis, RedisError};
+pub use redis::{BackplaneInfo, FormerNode, NodeInfo, NodeState, Redis, RedisError};
 #[cfg(feature = "jwt")]
 pub use token::{TokenError, TokenVerifier, ValidToken, key::TokenKey};
 

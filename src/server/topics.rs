@@ -105,6 +105,13 @@ impl ServerHandle {
         self.topics.get().map(|hub| hub.node_infos()).unwrap_or_default()
     }
 
+    /// The last eight servers that have shared the topics and no longer do, those that went last first. Empty without a
+    /// [backplane](Topics::backplane).
+    #[cfg(feature = "redis")]
+    pub fn former_nodes(&self) -> Vec<crate::topics::FormerNode> {
+        self.topics.get().map(|hub| hub.former_nodes()).unwrap_or_default()
+    }
+
     fn hub(&self) -> Result<&Arc<Hub>, TopicError> {
         self.topics.get().ok_or(TopicError::NoTopics)
     }

@@ -6,24 +6,32 @@
 //! `outbox` to the `writer`, and comes back by the log like what others publish: there is one order for all.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 mod address;
 mod connection;
 mod follower;
+mod link;
 pub(super) mod members;
 pub(super) mod node;
-pub(super) mod nodes;
+mod node_info;
+mod nodes;
 pub(super) mod outbox;
 mod scripts;
 mod writer;
 
 use address::Address;
+pub(super) use node_info::Load;
+pub use node_info::{BackplaneInfo, FormerNode, NodeInfo, NodeState};
 
 use crate::durations::clamp_duration;
 use crate::heartbeat::HeartbeatPolicy;
 #[cfg(feature = "tls")]
 use crate::tls::ClientTls;
+
+/// The name of a node.
+pub(super) type NodeName = Arc<str>;
 
 /// A Redis, 7.0 or later, or Valkey, that several servers share as their backplane. Give it to
 /// [`Topics::backplane`](super::Topics::backplane).
@@ -105,6 +113,16 @@ impl Redis {
         self.heartbeat.worst_case().unwrap_or(Duration::from_secs(3600))
     }
 
+    /// How long our own announcement may take to come back, and others may be silent before theirs is overdue.
+    fn longest_return(&self) -> Duration {
+        self.announcement_interval() + self.heartbeat.pong_timeout().unwrap_or_default()
+    }
+
+    /// How long Redis may be silent before its next answer is overdue.
+    fn answer_patience(&self) -> Duration {
+        self.longest_block() + self.heartbeat.pong_timeout().unwrap_or_default()
+    }
+
     /// How long Redis may wait before it says that there is nothing new. A sign of life is due within the timeout.
     fn longest_block(&self) -> Duration {
         let second = Duration::from_secs(1);
@@ -112,40 +130,6 @@ impl Redis {
         let times = [policy.ping_interval(), policy.pong_timeout()].into_iter().flatten();
         times.min().map_or(second, |shortest| shortest / 2).clamp(Duration::from_millis(1), second)
     }
-}
-
-/// One of the servers that share their topics by a backplane.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct NodeInfo {
-    /// Its name, which it chooses at random when it begins.
-    pub name: String,
-    /// Whether it is this server.
-    pub is_own: bool,
-    /// Where it listens.
-    pub address: String,
-    /// How many connections it has.
-    pub connections: u64,
-    /// How it is with its backplane.
-    pub backplane: BackplaneInfo,
-    /// How long ago it was heard of.
-    pub silent: Duration,
-    /// How long it may be silent, before it counts as dead: the worst case of its [heartbeat](Redis::heartbeat).
-    pub bound: Duration,
-}
-
-/// How it is with the backplane of a server's topics.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BackplaneInfo {
-    /// Whether Redis is connected, and this server has a copy of all histories.
-    pub is_connected: bool,
-    /// How long Redis took to answer lately, when nothing was published. `None` if it was not asked yet.
-    pub round_trip: Option<Duration>,
-    /// By how many messages this server's copy was last seen to be behind.
-    pub lag: u64,
-    /// How many messages of this server wait to be published.
-    pub waiting: usize,
 }
 
 /// The URL of a Redis cannot be used.

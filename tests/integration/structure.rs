@@ -49,6 +49,8 @@ const PURE: &[(&str, &[&str])] = &[
     ("deflate", &["TcpStream", "std::fs", "Instant::now"]),
     ("client/topics/protocol.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("client/topics/protocol/outbox.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
+    ("topics/redis/link.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
+    ("topics/redis/nodes.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     // It reads certificates from files.
     ("tls", &["TcpStream", "std::thread", "Instant::now"]),
 ];

@@ -14,11 +14,11 @@ use super::super::position::{Epoch, Position};
 use super::super::presence::Place;
 use super::super::redis::members::Seat;
 use super::super::redis::node::Node;
-use super::super::redis::nodes::NodeName;
 use super::super::redis::outbox::{Answer, Publication};
+use super::super::redis::{Load, NodeName};
 use super::super::topic::Topic;
 use super::super::topic::shared::Vanished;
-use super::super::{BackplaneInfo, NodeInfo, Published, TopicError};
+use super::super::{BackplaneInfo, FormerNode, NodeInfo, Published, TopicError};
 use super::Hub;
 use crate::connection::identity::ConnectionId;
 use crate::message::Message;
@@ -48,6 +48,12 @@ impl Hub {
         self.node().map(|node| node.info())
     }
 
+    /// Where the backplane is, without any password, if there is one.
+    #[cfg(feature = "status")]
+    pub(crate) fn backplane_address(&self) -> Option<String> {
+        self.node().map(|node| node.backplane_address())
+    }
+
     /// A thread has panicked without which nothing that is promised holds.
     pub(in crate::topics) fn fail(&self, thread: &str, message: &str) {
         self.common.supervisor.fail(thread, message);
@@ -62,20 +68,30 @@ impl Hub {
 
     /// All servers that share the topics, this one first.
     pub(crate) fn node_infos(&self) -> Vec<NodeInfo> {
-        self.node().map(|node| node.infos(self.connections_open())).unwrap_or_default()
+        self.node().map(|node| node.infos(self.load_of_node())).unwrap_or_default()
     }
 
-    pub(in crate::topics) fn connections_open(&self) -> u64 {
-        self.common.supervisor.stats().open
+    /// Servers that have shared the topics, those that went last first.
+    pub(crate) fn former_nodes(&self) -> Vec<FormerNode> {
+        self.node().map(|node| node.former()).unwrap_or_default()
+    }
+
+    /// What this server tells the others that it has.
+    pub(in crate::topics) fn load_of_node(&self) -> Load {
+        let subscriptions = self.all().iter().map(|topic| topic.subscribers() as u64).sum();
+        Load { connections: self.common.supervisor.stats().open, subscriptions, has_presence: self.has_presence() }
     }
 
     /// Whether what is published reaches the subscribers of this server alone: nothing is kept, and the backplane is
     /// away.
     pub(in crate::topics) fn publishes_here(&self) -> bool {
-        self.settings().history == Limits::NONE && self.node().is_some_and(|node| !node.info().is_connected)
+        self.settings().history == Limits::NONE && self.node().is_some_and(|node| !node.is_connected())
     }
 
     /// Publishes a message. The answer may come on any thread, and must not block.
+    ///
+    /// # Errors
+    /// What is wrong at once. Then there is no other answer, and the caller counts the refusal.
     pub(in crate::topics) fn publish_later(
         &self,
         topic: &str,
@@ -87,7 +103,7 @@ impl Hub {
         Keys::check(key.as_deref())?;
         let node = self.node().ok_or(TopicError::BackplaneUnavailable)?;
         if self.publishes_here() {
-            answer(self.publish(topic, message, key.as_deref(), way));
+            answer(Ok(self.publish(topic, message, key.as_deref(), way)?));
             return Ok(());
         }
         let common = Arc::clone(&self.common);

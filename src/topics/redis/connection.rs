@@ -158,12 +158,15 @@ impl Connection {
         let watched = self.stream.watched();
         match watched.judge()? {
             Due::Wait(wait) => Ok((wait, None)),
-            Due::Ping => {
-                let asked = Instant::now();
-                self.ask::<Value>(&cmd("PING"))?;
-                Ok((Duration::ZERO, Some(asked.elapsed())))
-            }
+            Due::Ping => Ok((Duration::ZERO, Some(self.ping()?))),
         }
+    }
+
+    /// Asks for a sign of life. Returns how long the answer took.
+    pub(super) fn ping(&mut self) -> Result<Duration, Failure> {
+        let asked = Instant::now();
+        self.ask::<Value>(&cmd("PING"))?;
+        Ok(asked.elapsed())
     }
 }
 

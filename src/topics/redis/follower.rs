@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
 
+use super::NodeName;
 use super::connection::{Connection, Failure};
 use super::members::Seat;
 use super::node::{LogId, Node, Role};
-use super::nodes::{Dead, NodeName};
+use super::nodes::Dead;
 use super::scripts::Scripts;
 use crate::connection::suspension;
 use crate::message::{Message, Text};
@@ -139,6 +140,7 @@ impl Follower<'_> {
         }
         self.node.outbox.restart_log(last.parse()?);
         self.node.set_epoch(epoch);
+        self.node.set_lag(0, clock.here);
         Ok(())
     }
 
@@ -221,6 +223,7 @@ impl Follower<'_> {
             redis.send(&packed)?;
             let (epoch, number): (Option<String>, Option<u64>) = redis.answer()?;
             let read: Option<Vec<(String, Entries)>> = redis.answer()?;
+            let answered = Instant::now();
             if epoch.and_then(|epoch| epoch.parse().ok()) != node.epoch() {
                 return Ok(Next::Attach);
             }
@@ -237,7 +240,7 @@ impl Follower<'_> {
             }
             node.saw(cursor.id);
             let lag = number.unwrap_or_default().saturating_sub(cursor.number);
-            node.set_lag(lag);
+            node.set_lag(lag, answered);
             if lag == 0 && node.take_ahead() && self.hub.give_up_those_ahead() {
                 node.note_ahead();
             }
@@ -256,7 +259,7 @@ impl Follower<'_> {
             bury.arg(&self.node.redis.prefix).arg(&*name).arg(generation).arg(format!("{NODE_LOST} {bound}"));
             redis.ask::<Value>(&bury)?;
             // If it has come back, it is heard of again.
-            self.node.nodes().gone(&name);
+            self.node.nodes().gone(&name, true, Instant::now());
         }
         Ok(next.map_or(Duration::MAX, |next| next.saturating_duration_since(now).max(SHORTEST_BLOCK)))
     }
@@ -271,8 +274,8 @@ impl Follower<'_> {
             // We know better: the others are told anew who is here.
             "node-gone" if *entry.topic == *self.node.name() => return,
             "node-gone" => {
-                self.node.nodes().gone(&entry.topic);
                 let (cause, within) = entry.kind.rsplit_once(' ').unwrap_or((&entry.kind, "0"));
+                self.node.nodes().gone(&entry.topic, cause == NODE_LOST, Instant::now());
                 let within = within.parse().map_or(Duration::ZERO, Duration::from_millis);
                 return self.hub.remove_node(&entry.topic, cause, within);
             }

@@ -3,8 +3,10 @@
 //! Invariants:
 //! - Of each subscription only its newest state waits, so what waits is bounded by the subscriptions there are.
 //! - What was told is known, so that all of it can be told again.
+//! - Each user is counted once, however many subscriptions it has, by whoever has the lock.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +67,15 @@ struct State {
     under_way: Vec<(Key, Seat)>,
     /// What the others know, or are about to know.
     told: BTreeMap<Key, Seat>,
+    /// How many subscriptions each member has here.
+    members: BTreeMap<Who, usize>,
+}
+
+/// A user, or a connection that belongs to none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Who {
+    User(String),
+    Connection(ConnectionId),
 }
 
 impl Members {
@@ -72,6 +83,7 @@ impl Members {
     pub(super) fn note(&self, topic: &TopicName, id: ConnectionId, seat: Seat) -> bool {
         let mut state = self.lock();
         let key = (topic.clone(), id);
+        state.count(&key, &seat);
         let is_news = match &seat {
             // Whoever was never told of has not been there.
             Seat::Left { .. } => state.told.contains_key(&key) || state.waiting.contains_key(&key),
@@ -123,8 +135,45 @@ impl Members {
         }
     }
 
+    /// How many users are subscribed, and connections that belong to none.
+    pub(super) fn count(&self) -> u64 {
+        self.lock().members.len() as u64
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// A subscription is about to be another one.
+    fn count(&mut self, key: &Key, seat: &Seat) {
+        let before = self.waiting.get(key).or_else(|| self.told.get(key)).and_then(|seat| Who::of(seat, key.1));
+        let after = Who::of(seat, key.1);
+        if before == after {
+            return;
+        }
+        if let Some(who) = before
+            && let Entry::Occupied(mut count) = self.members.entry(who)
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        if let Some(who) = after {
+            *self.members.entry(who).or_default() += 1;
+        }
+    }
+}
+
+impl Who {
+    fn of(seat: &Seat, id: ConnectionId) -> Option<Self> {
+        match seat {
+            Seat::Taken { user: Some(user), .. } => Some(Self::User(user.clone())),
+            Seat::Taken { user: None, .. } => Some(Self::Connection(id)),
+            Seat::Left { .. } => None,
+        }
     }
 }
 
@@ -160,6 +209,38 @@ mod tests {
         assert!(members.note(&topic, 1, taken()));
         members.take_back();
         assert_eq!(seats(&members), [taken()]);
+    }
+
+    #[test]
+    fn a_user_is_counted_once_and_whatever_is_told_or_told_again() {
+        let members = Members::default();
+        let [room, hall]: [TopicName; 2] = ["room", "hall"].map(|name| name.parse().unwrap());
+        let alice = |is_missing| Seat::Taken { user: Some("alice".to_owned()), is_missing };
+        for (topic, id, seat, count) in [
+            (&room, 1, alice(false), 1),
+            (&hall, 1, alice(false), 1),
+            (&room, 2, alice(true), 1),
+            (&room, 2, alice(false), 1),
+            (&room, 3, taken(), 2),
+            (&hall, 3, taken(), 2),
+            (&room, 4, taken(), 3),
+            (&room, 4, left(), 2),
+            (&room, 4, left(), 2),
+            (&room, 3, left(), 2),
+        ] {
+            members.note(topic, id, seat);
+            assert_eq!(members.count(), count, "{id} in {topic}");
+        }
+        // Whatever has been told by now, and whatever waits.
+        let leave = |topic: &TopicName, id| {
+            members.note(topic, id, left());
+            members.count()
+        };
+        assert_eq!(leave(&room, 1), 2);
+        members.next();
+        assert_eq!(leave(&hall, 3), 1);
+        members.tell_all_again();
+        assert_eq!((leave(&hall, 1), leave(&hall, 1), leave(&room, 2)), (1, 1, 0));
     }
 
     #[test]

@@ -17,10 +17,11 @@ use crossbeam_channel as channel;
 use socket2::Socket;
 
 use super::connection::{Connection, Failure};
+use super::link::Link;
 use super::members::{Members, Seat};
-use super::nodes::{NodeName, Nodes};
+use super::nodes::Nodes;
 use super::outbox::{Answer, Outbox, Publication};
-use super::{BackplaneInfo, NodeInfo, Redis, follower, writer};
+use super::{BackplaneInfo, FormerNode, Load, NodeInfo, NodeName, NodeState, Redis, follower, writer};
 use crate::connection::identity::ConnectionId;
 use crate::foreign;
 use crate::topics::hub::Hub;
@@ -48,6 +49,7 @@ pub(in crate::topics) struct Node {
     nodes: Mutex<Nodes>,
     /// Where this server listens.
     address: OnceLock<String>,
+    began: Instant,
     /// Protects what is known of Redis, and the sockets.
     state: Mutex<State>,
     /// Signalled when the epoch is another one, and at the end.
@@ -57,7 +59,6 @@ pub(in crate::topics) struct Node {
     has_some_ahead: AtomicBool,
 }
 
-#[derive(Default)]
 struct State {
     /// The epoch that the copies of the histories have. `None` before the first.
     epoch: Option<Epoch>,
@@ -65,12 +66,7 @@ struct State {
     newest: LogId,
     /// The sockets of both threads, so that whoever waits for Redis can be woken.
     sockets: [Option<Socket>; 2],
-    /// Which of the two have a connection.
-    connected: [bool; 2],
-    /// The last round trip of the writer.
-    round_trip: Option<Duration>,
-    /// By how many entries the log was last seen to be ahead of this node's copy.
-    lag: u64,
+    link: Link,
 }
 
 /// The id of an entry in the log, `MILLISECONDS-NUMBER`.
@@ -92,15 +88,17 @@ pub(in crate::topics) struct NodeThreads {
 
 impl Node {
     pub(in crate::topics) fn new(redis: Redis) -> Self {
-        let name: NodeName = format!("{:016x}", rand::random::<u64>()).into();
+        let (began, name) = (Instant::now(), NodeName::from(format!("{:016x}", rand::random::<u64>())));
+        let link = Link::new(redis.answer_patience(), began);
         Self {
-            nodes: Mutex::new(Nodes::new(Arc::clone(&name), redis.heartbeat)),
+            nodes: Mutex::new(Nodes::new(Arc::clone(&name), redis.longest_return())),
             address: OnceLock::new(),
+            began,
             redis,
             name,
             outbox: Outbox::default(),
             members: Members::default(),
-            state: Mutex::default(),
+            state: Mutex::new(State { epoch: None, newest: LogId::default(), sockets: [None, None], link }),
             changed: Condvar::new(),
             is_ending: AtomicBool::new(false),
             has_some_ahead: AtomicBool::new(false),
@@ -145,29 +143,49 @@ impl Node {
         self.has_some_ahead.swap(false, Relaxed)
     }
 
+    /// Whether Redis is connected, and there is a copy of all histories.
+    pub(in crate::topics) fn is_connected(&self) -> bool {
+        self.lock().link.is_connected()
+    }
+
     /// How it is with the backplane.
     pub(in crate::topics) fn info(&self) -> BackplaneInfo {
-        let waiting = self.outbox.len();
-        let state = self.lock();
-        let is_connected = state.connected == [true, true] && state.epoch.is_some();
-        BackplaneInfo { is_connected, round_trip: state.round_trip, lag: state.lag, waiting }
+        let (waiting, nodes_lost) = (self.outbox.len(), self.nodes().lost());
+        BackplaneInfo { waiting, nodes_lost, ..self.lock().link.info(Instant::now()) }
+    }
+
+    /// Where Redis is, without any password.
+    #[cfg(feature = "status")]
+    pub(in crate::topics) fn backplane_address(&self) -> String {
+        self.redis.address.to_string()
     }
 
     /// All nodes, this one first.
-    pub(in crate::topics) fn infos(&self, connections: u64) -> Vec<NodeInfo> {
-        let mut infos = vec![self.own_info(connections)];
+    pub(in crate::topics) fn infos(&self, load: Load) -> Vec<NodeInfo> {
+        let mut infos = vec![self.own_info(load)];
         infos.extend(self.nodes().others(Instant::now()));
         infos
     }
 
-    fn own_info(&self, connections: u64) -> NodeInfo {
+    /// Nodes that were there, those that went last first.
+    pub(in crate::topics) fn former(&self) -> Vec<FormerNode> {
+        self.nodes().all_gone(Instant::now()).collect()
+    }
+
+    fn own_info(&self, load: Load) -> NodeInfo {
+        let Load { connections, subscriptions, has_presence } = load;
         NodeInfo {
             name: self.name.to_string(),
             is_own: true,
             address: self.address.get().cloned().unwrap_or_default(),
+            age: self.began.elapsed(),
             connections,
+            subscriptions,
+            members: has_presence.then(|| self.members.count()),
             backplane: self.info(),
+            state: NodeState::Alive,
             silent: Duration::ZERO,
+            patience: self.redis.longest_return(),
             bound: self.redis.node_worst_case(),
         }
     }
@@ -181,8 +199,8 @@ impl Node {
     // For the threads.
 
     /// What this node tells of itself.
-    pub(super) fn about(&self, connections: u64) -> String {
-        self.own_info(connections).to_json()
+    pub(super) fn about(&self, load: Load) -> String {
+        self.own_info(load).to_json()
     }
 
     pub(super) fn nodes(&self) -> MutexGuard<'_, Nodes> {
@@ -208,7 +226,7 @@ impl Node {
         if !is_connected {
             state.sockets[role as usize] = None;
         }
-        std::mem::replace(&mut state.connected[role as usize], is_connected) != is_connected
+        state.link.set_connected(role, is_connected, Instant::now())
     }
 
     pub(super) fn epoch(&self) -> Option<Epoch> {
@@ -217,7 +235,12 @@ impl Node {
 
     /// The copies of the histories have this epoch from now on.
     pub(super) fn set_epoch(&self, epoch: Epoch) {
-        self.lock().epoch = Some(epoch);
+        let mut state = self.lock();
+        if state.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+            state.link.count_epoch();
+        }
+        state.link.set_copy(Instant::now());
+        drop(state);
         self.changed.notify_all();
     }
 
@@ -251,11 +274,12 @@ impl Node {
     }
 
     pub(super) fn set_round_trip(&self, round_trip: Duration) {
-        self.lock().round_trip = Some(round_trip);
+        self.lock().link.set_round_trip(round_trip);
     }
 
-    pub(super) fn set_lag(&self, lag: u64) {
-        self.lock().lag = lag;
+    /// Redis has answered then, and the copy was behind by so many entries of the log.
+    pub(super) fn set_lag(&self, lag: u64, answered: Instant) {
+        self.lock().link.set_lag(lag, answered);
     }
 
     pub(super) fn is_ending(&self) -> bool {

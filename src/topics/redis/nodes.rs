@@ -7,20 +7,15 @@
 //! - A node that announces itself no more is dead after the time that it says itself.
 //! - Nobody is judged while our own announcements do not come back: then we are the one that is cut off.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
-use super::{BackplaneInfo, NodeInfo};
+use super::{FormerNode, NodeInfo, NodeName, NodeState};
 use crate::heartbeat::{Action, Evidence, Heartbeat, HeartbeatPolicy, Reading};
 
-/// How long a node may be silent that has not said so itself: a minute.
-const UNKNOWN_BOUND: Duration = Duration::from_secs(60);
-
-/// The name of a node.
-pub(in crate::topics) type NodeName = Arc<str>;
+/// So many of the nodes that are gone are remembered, the newest.
+const REMEMBERED: usize = 8;
 
 #[derive(Debug)]
 pub(super) struct Nodes {
@@ -31,6 +26,10 @@ pub(super) struct Nodes {
     /// Since when our own announcements come back, and when the last one did.
     way: Option<(Instant, Instant)>,
     others: BTreeMap<NodeName, Other>,
+    /// Those that were there, and when they were found to be gone, the newest first.
+    gone: VecDeque<(Instant, FormerNode)>,
+    /// How many were found dead.
+    lost: u64,
 }
 
 #[derive(Debug)]
@@ -51,20 +50,21 @@ pub(super) struct Dead {
 }
 
 impl Nodes {
-    /// `policy` is that of our connections to Redis, and says how often we announce ourselves.
-    pub(super) fn new(own: NodeName, policy: HeartbeatPolicy) -> Self {
-        let longest_return = policy.ping_interval().unwrap_or_default() + policy.pong_timeout().unwrap_or_default();
-        Self { own, longest_return, way: None, others: BTreeMap::new() }
+    /// Our own announcement comes back within this time, unless we are cut off.
+    pub(super) fn new(own: NodeName, longest_return: Duration) -> Self {
+        Self { own, longest_return, way: None, others: BTreeMap::new(), gone: VecDeque::new(), lost: 0 }
     }
 
-    /// A node was announced.
+    /// A node was announced, and tells this of itself. Nothing, if all that is known is that it was there.
     pub(super) fn heard(&mut self, name: NodeName, generation: u64, about: String, now: Instant) {
         if name == self.own {
             let since = self.way.filter(|(_, last)| now - *last <= self.longest_return).map_or(now, |(since, _)| since);
             self.way = Some((since, now));
             return;
         }
-        let bound = NodeInfo::from_json(&name, &about).bound;
+        let known = self.others.get(&name).map(|other| other.about.clone());
+        let about = if about.is_empty() { known.unwrap_or_default() } else { about };
+        let bound = NodeInfo::from_json(&name, &about, Duration::ZERO).bound;
         let policy = HeartbeatPolicy::peer_led(bound).max_missed(1);
         let begin =
             || Other { generation, about: String::new(), heartbeat: Heartbeat::new(policy, now, 1.0), heard: (0, now) };
@@ -77,17 +77,26 @@ impl Nodes {
         other.heard = (other.heard.0 + 1, now);
     }
 
-    /// A node is gone.
-    pub(super) fn gone(&mut self, name: &str) {
-        self.others.remove(name);
+    /// A node is gone: dead, or it has ended in order.
+    pub(super) fn gone(&mut self, name: &str, was_dead: bool, now: Instant) {
+        let Some(other) = self.others.remove(name) else { return };
+        self.lost += u64::from(was_dead);
+        let NodeInfo { name, address, .. } = NodeInfo::from_json(name, &other.about, Duration::ZERO);
+        self.gone.truncate(REMEMBERED - 1);
+        self.gone.push_front((now, FormerNode { name, address, was_dead, ago: Duration::ZERO }));
+    }
+
+    /// Since when we would hear of others, if we do.
+    fn reading(&self, now: Instant) -> Reading {
+        match self.way {
+            Some((since, last)) if now - last <= self.longest_return => Reading::Since(since),
+            _ => Reading::Stopped,
+        }
     }
 
     /// Which nodes are dead by now, and when to look again.
     pub(super) fn judge(&mut self, now: Instant, suspended: Duration) -> (Vec<Dead>, Option<Instant>) {
-        let reading = match self.way {
-            Some((since, last)) if now - last <= self.longest_return => Reading::Since(since),
-            _ => Reading::Stopped,
-        };
+        let reading = self.reading(now);
         let (mut dead, mut next) = (Vec::new(), None::<Instant>);
         for (name, other) in &mut self.others {
             let mut evidence = Evidence::new(other.heard.0, other.heard.1);
@@ -107,40 +116,30 @@ impl Nodes {
 
     /// All nodes but this one.
     pub(super) fn others(&self, now: Instant) -> impl Iterator<Item = NodeInfo> {
-        self.others.iter().map(move |(name, other)| NodeInfo {
-            silent: now.saturating_duration_since(other.heard.1),
-            ..NodeInfo::from_json(name, &other.about)
+        let reading = self.reading(now);
+        self.others.iter().map(move |(name, other)| {
+            let silent = now.saturating_duration_since(other.heard.1);
+            let info = NodeInfo::from_json(name, &other.about, silent);
+            let state = match reading {
+                Reading::Since(since) if !other.about.is_empty() => {
+                    let is_late = now.saturating_duration_since(other.heard.1.max(since)) > info.patience;
+                    if is_late { NodeState::Doubted } else { NodeState::Alive }
+                }
+                _ => NodeState::Unknown,
+            };
+            NodeInfo { state, ..info }
         })
     }
-}
 
-impl NodeInfo {
-    /// What a node tells of itself.
-    pub(super) fn to_json(&self) -> String {
-        let BackplaneInfo { is_connected, round_trip, lag, waiting } = self.backplane;
-        let round_trip = round_trip.map(|round_trip| u64::try_from(round_trip.as_micros()).unwrap_or(u64::MAX));
-        json!({
-            "address": self.address, "connections": self.connections, "connected": is_connected,
-            "round_trip": round_trip, "lag": lag, "waiting": waiting, "bound": self.bound.as_millis(),
-        })
-        .to_string()
+    /// Those that are gone, the newest first.
+    pub(super) fn all_gone(&self, now: Instant) -> impl Iterator<Item = FormerNode> {
+        let ago = move |at: Instant| now.saturating_duration_since(at);
+        self.gone.iter().map(move |(at, node)| FormerNode { ago: ago(*at), ..node.clone() })
     }
 
-    /// Reads what another one tells. What it does not tell is nothing.
-    fn from_json(name: &str, about: &str) -> Self {
-        let told: Value = serde_json::from_str(about).unwrap_or_default();
-        let number = |name: &str| told[name].as_u64().unwrap_or_default();
-        let backplane = BackplaneInfo {
-            is_connected: told["connected"].as_bool().unwrap_or_default(),
-            round_trip: told["round_trip"].as_u64().map(Duration::from_micros),
-            lag: number("lag"),
-            waiting: usize::try_from(number("waiting")).unwrap_or(usize::MAX),
-        };
-        let address = told["address"].as_str().unwrap_or_default().to_owned();
-        let connections = number("connections");
-        // One that does not say it has not been heard of yet.
-        let bound = told["bound"].as_u64().map_or(UNKNOWN_BOUND, Duration::from_millis);
-        Self { name: name.to_owned(), is_own: false, address, connections, backplane, silent: Duration::ZERO, bound }
+    /// How many were found dead.
+    pub(super) fn lost(&self) -> u64 {
+        self.lost
     }
 }
 
@@ -152,7 +151,7 @@ mod tests {
 
     /// Found after 5 + 3 x 2 s.
     fn nodes() -> Nodes {
-        Nodes::new("own".into(), HeartbeatPolicy::new(5 * SECOND, 2 * SECOND))
+        Nodes::new("own".into(), 7 * SECOND)
     }
 
     /// What a node says that is to be found after 11 s.
@@ -178,7 +177,7 @@ mod tests {
             }
             assert_eq!(dead(&mut nodes, at(second) + SECOND / 2).is_empty(), second < 21, "{second}");
         }
-        nodes.gone("other");
+        nodes.gone("other", true, at(60));
         assert_eq!(dead(&mut nodes, at(60)), [""; 0]);
     }
 
@@ -202,19 +201,43 @@ mod tests {
     }
 
     #[test]
-    fn a_node_tells_how_it_is() {
-        let backplane = BackplaneInfo { is_connected: true, round_trip: Some(SECOND / 1000), lag: 3, waiting: 4 };
-        let (name, address) = ("a".to_owned(), "[::1]:9001".to_owned());
-        let node = NodeInfo {
-            name,
-            is_own: false,
-            address,
-            connections: 7,
-            backplane,
-            silent: Duration::ZERO,
-            bound: 11 * SECOND,
-        };
-        assert_eq!(NodeInfo::from_json("a", &node.to_json()), node);
+    fn a_node_whose_announcement_is_overdue_is_in_doubt_unless_we_are_cut_off() {
+        let (mut nodes, start) = (nodes(), Instant::now());
+        let at = |seconds: u32| start + seconds * SECOND;
+        let state = |nodes: &Nodes, second| nodes.others(at(second)).next().map(|node| node.state);
+        nodes.heard("own".into(), 1, String::new(), start);
+        // It was there when we came, and has not told anything yet.
+        nodes.heard("other".into(), 1, String::new(), start);
+        assert_eq!(state(&nodes, 1), Some(NodeState::Unknown));
+        nodes.heard("other".into(), 1, r#"{"bound":11000,"patience":7000}"#.to_owned(), at(2));
+        for second in (5..=20).step_by(5) {
+            nodes.heard("own".into(), 1, String::new(), at(second));
+        }
+        assert_eq!((state(&nodes, 9), state(&nodes, 10)), (Some(NodeState::Alive), Some(NodeState::Doubted)));
+        // What it has told is not forgotten when the list of nodes is read anew.
+        nodes.heard("other".into(), 1, String::new(), at(20));
+        let told = nodes.others(at(20)).next().unwrap();
+        assert_eq!((told.state, told.patience), (NodeState::Alive, 7 * SECOND));
+        // Nothing comes back to us any more.
+        assert_eq!(state(&nodes, 28), Some(NodeState::Unknown));
+        nodes.heard("own".into(), 1, String::new(), at(30));
+        assert_eq!((state(&nodes, 37), state(&nodes, 38)), (Some(NodeState::Alive), Some(NodeState::Unknown)));
+    }
+
+    #[test]
+    fn the_last_that_are_gone_are_remembered_and_the_dead_are_counted() {
+        let (mut nodes, start) = (nodes(), Instant::now());
+        for number in 0..20_u32 {
+            let (name, now) = (format!("{number}"), start + number * SECOND);
+            nodes.heard((*name).into(), 1, format!(r#"{{"address":"at {number}"}}"#), now);
+            nodes.gone(&name, number % 2 == 0, now);
+            // Once, whoever tells it.
+            nodes.gone(&name, true, now);
+        }
+        let gone: Vec<_> = nodes.all_gone(start + 20 * SECOND).collect();
+        assert_eq!((nodes.lost(), gone.len()), (10, REMEMBERED));
+        assert_eq!((&*gone[0].address, gone[0].was_dead, gone[0].ago), ("at 19", false, SECOND));
+        assert_eq!((&*gone[7].name, gone[7].was_dead, gone[7].ago), ("12", true, 8 * SECOND));
     }
 
     #[test]

@@ -67,6 +67,7 @@ impl Writer<'_> {
         let node = self.node;
         let mut redis = node.connect(Role::Writer)?;
         let scripts = Scripts::load(&mut redis)?;
+        node.set_round_trip(redis.ping()?);
         node.set_connected(Role::Writer, true);
         self.next_announcement = None;
         loop {
@@ -105,7 +106,7 @@ impl Writer<'_> {
             .arg(&*node.name())
             .arg(self.generation)
             .arg(anew)
-            .arg(node.about(self.hub.connections_open()));
+            .arg(node.about(self.hub.load_of_node()));
         if redis.ask::<u8>(&announce)? == 0 {
             self.generation = u64::from(anew);
             node.members.tell_all_again();
