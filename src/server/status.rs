@@ -18,6 +18,8 @@ use crate::server::access::{Refused, StatusAccess};
 use crate::server::routes::{File, Stream};
 
 mod json;
+#[cfg(feature = "redis")]
+mod nodes;
 pub(super) mod publisher;
 #[cfg(feature = "topics")]
 mod topics;
@@ -28,12 +30,13 @@ const STREAM_PATH: &str = "/heartwire/status";
 const PAGE: File = File { media_type: "text/html; charset=utf-8", content: include_str!("status/page/index.html") };
 
 /// The parts of the page. It has its own copy of the module, so that it works whatever `/heartwire.js` serves.
-const PARTS: [(&str, File); 7] = [
+const PARTS: [(&str, File); 8] = [
     (
         "/heartwire/status.css",
         File { media_type: "text/css; charset=utf-8", content: include_str!("status/page/status.css") },
     ),
     ("/heartwire/status.js", File::javascript(include_str!("status/page/status.js"))),
+    ("/heartwire/nodes.js", File::javascript(include_str!("status/page/nodes.js"))),
     ("/heartwire/topics.js", File::javascript(include_str!("status/page/topics.js"))),
     ("/heartwire/trace.js", File::javascript(include_str!("status/page/trace.js"))),
     ("/heartwire/words.js", File::javascript(include_str!("status/page/words.js"))),
@@ -47,8 +50,9 @@ impl Server {
     ///
     /// The page shows the open connections, each Pong as a spike in a moving line and each miss as a cross, the
     /// connections that ended last and why, and the counters. It also has a field to try a connection. Where the server
-    /// has topics, it shows those too, and with presence their members. It names the addresses of peers and their
-    /// paths, without queries, topics and users, so `access` says who may see it. All others get 403.
+    /// has topics, it shows those too, and with presence their members. Where it shares them with other servers, it
+    /// shows the backplane and all of these servers. It names the addresses of peers and their paths, without queries,
+    /// topics and users, so `access` says who may see it. All others get 403.
     ///
     /// The page loads nothing from other servers, and its Content Security Policy lets nothing else run in it. Its
     /// parts are below `/heartwire/`: its files, and the WebSocket `/heartwire/status`, which carries the state as JSON
@@ -65,7 +69,8 @@ impl Server {
     /// times as long as that took, up to 5 seconds, so that very many topics or viewers do not keep a processor busy.
     ///
     /// Of topics it sends 30 at most, those in which subscribers are behind before the busiest, and how many more there
-    /// are. A viewer may ask for those whose names contain a text, and for 30 members of one topic.
+    /// are. A viewer may ask for those whose names contain a text, and for 30 members of one topic. Of servers it sends
+    /// 30 at most, those in trouble first.
     ///
     /// ```no_run
     /// use heartwire::{Server, StatusAccess};

@@ -3,6 +3,7 @@
 import { build, certificates, check, launch, Line, missing } from './support.mjs';
 import { Server, sleep, StrangeServer, Tab, within } from './support.mjs';
 import { GUIDE_SCENARIOS } from './guide-scenarios.mjs';
+import { nodesScenarios } from './nodes-scenarios.mjs';
 import { TOPICS_SCENARIOS } from './topics-scenarios.mjs';
 
 // In milliseconds. A dead line is found within INTERVAL + 3 x TIMEOUT.
@@ -535,9 +536,9 @@ function classicPage(url) {
 /** Names and functions of them all. */
 function scenarios({ serve }) {
   const again = OVER_HTTPS.map((name) => [`${name}, https`, (browser) => SCENARIOS[name](browser, serve)]);
-  const guide = Object.entries(GUIDE_SCENARIOS);
   const only = Object.entries(HTTPS_ONLY).map(([name, scenario]) => [name, (browser) => scenario(browser, serve)]);
-  return [...Object.entries(SCENARIOS), ...Object.entries(TOPICS_SCENARIOS), ...guide, ...again, ...only];
+  const plain = { ...SCENARIOS, ...TOPICS_SCENARIOS, ...nodesScenarios(), ...GUIDE_SCENARIOS };
+  return [...Object.entries(plain), ...again, ...only];
 }
 
 async function main(parts) {

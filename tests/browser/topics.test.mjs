@@ -339,7 +339,7 @@ test('since the earliest, all that is kept comes', async () => {
   assert.deepEqual([news.got.slice(3), browser.codes()], [['news 7'], []]);
 });
 
-test('without an answer the earliest are asked for again, and an answer that does not say where they begin is none', async () => {
+test('the earliest are asked for again without an answer, and where it does not say where they begin', async () => {
   const browser = open();
   const news = read(browser, 'news', { since: 'earliest' });
   browser.asked();

@@ -80,7 +80,7 @@ fn totals(stats: &Stats, connections: &[ConnectionInfo]) -> Value {
     })
 }
 
-fn ms(duration: Duration) -> f64 {
+pub(super) fn ms(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
@@ -141,7 +141,7 @@ fn with_age(ended: &Value, ago: Duration) -> Value {
 }
 
 /// As much of a text as is shown.
-fn shown(text: &str) -> Cow<'_, str> {
+pub(super) fn shown(text: &str) -> Cow<'_, str> {
     match text.char_indices().nth(MOST_CHARACTERS) {
         Some((end, _)) => Cow::Owned(format!("{}…", &text[..end])),
         None => Cow::Borrowed(text),

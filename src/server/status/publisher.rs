@@ -17,10 +17,13 @@ use crate::logging::Log;
 use crate::message::Message;
 use crate::protocol::close::CloseCode;
 use crate::server::handle::ServerHandle;
+#[cfg(feature = "redis")]
+use crate::server::status::nodes;
 #[cfg(feature = "topics")]
 use crate::server::status::topics::{Rates, Wish};
 use crate::server::status::{Watcher, json};
 use crate::supervisor::event::Event;
+use crate::supervisor::stats::Snapshot;
 
 /// The time between two snapshots: the default, and with many connections.
 const PERIOD: Duration = Duration::from_millis(500);
@@ -168,7 +171,7 @@ impl State {
         }
         let snapshot = self.handle.snapshot();
         self.period = if snapshot.connections.len() > MANY { SLOW_PERIOD } else { PERIOD };
-        let message = Message::from(json::state(&self.about, snapshot, self.ended.iter()).to_string());
+        let message = Message::from(self.state(snapshot).to_string());
         // Those that have taken the last text.
         let ready = || self.watchers.iter().filter(|watcher| watcher.sender.queued() == 0);
         #[cfg(feature = "topics")]
@@ -182,6 +185,25 @@ impl State {
             let _ = watcher.sender.try_send(text);
         }
     }
+
+    /// What all viewers get to see.
+    fn state(&self, snapshot: Snapshot) -> Value {
+        let mut state = json::state(&self.about, snapshot, self.ended.iter());
+        if let Some(backplane) = look_at_nodes(&self.handle) {
+            state["backplane"] = backplane;
+        }
+        state
+    }
+}
+
+#[cfg(feature = "redis")]
+fn look_at_nodes(handle: &ServerHandle) -> Option<Value> {
+    handle.topics.get().and_then(|hub| nodes::look(hub))
+}
+
+#[cfg(not(feature = "redis"))]
+fn look_at_nodes(_: &ServerHandle) -> Option<Value> {
+    None
 }
 
 /// What each viewer gets to see of topics, if the server has any: the same text for those who want the same.

@@ -1,9 +1,10 @@
 // The status page: shows what the server tells over /heartwire/status, and lets a visitor try a connection.
 
 import { HeartSocket } from '/heartwire/heartwire.js';
+import { NodeTable } from '/heartwire/nodes.js';
 import { TopicTable } from '/heartwire/topics.js';
 import { Trace } from '/heartwire/trace.js';
-import { bytes, count, duration, element, plain } from '/heartwire/words.js';
+import { bytes, cell, count, duration, element, plain } from '/heartwire/words.js';
 
 const $ = (id) => document.getElementById(id);
 const socketUrl = (path) => new URL(path, location.href.replace(/^http/, 'ws')).href;
@@ -38,11 +39,8 @@ class Row {
     this.element = element('tr');
     this.element.setAttribute('role', 'row');
     for (const [name, label] of CELLS) {
-      const cell = element('td', label ? `${name} number` : name);
-      cell.setAttribute('role', 'cell');
-      if (label) cell.dataset.label = label;
-      this.#cells[name] = cell;
-      this.element.append(cell);
+      this.#cells[name] = cell(name, label);
+      this.element.append(this.#cells[name]);
     }
     const canvas = element('canvas');
     canvas.setAttribute('role', 'img');
@@ -134,6 +132,7 @@ function show(state, ownId) {
   span = Math.min(Math.max((server.interval ?? 10_000) * 6, 20_000), 180_000);
   showServer();
   showTotals(state);
+  if (state.backplane) nodes.show(state.backplane);
   showConnections(state, ownId, now);
   showEnded(state.ended);
 }
@@ -142,6 +141,7 @@ function show(state, ownId) {
 function clear() {
   for (const row of rows.values()) row.element.remove();
   rows.clear();
+  nodes.clear();
   topics.clear();
 }
 
@@ -231,6 +231,7 @@ function showEnded(ended) {
   $('ended').replaceChildren(...items);
 }
 
+const nodes = new NodeTable();
 const topics = new TopicTable((wish) => {
   if (stream.readyState === HeartSocket.OPEN) stream.send(JSON.stringify(wish));
 });

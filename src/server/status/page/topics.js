@@ -1,6 +1,6 @@
 // The topics on the status page: those that the server shows, and the members of the one that is open.
 
-import { bytes, count, duration, element, plain, rate } from '/heartwire/words.js';
+import { bytes, cell, count, duration, element, plain, plural, rate } from '/heartwire/words.js';
 
 const $ = (id) => document.getElementById(id);
 
@@ -13,15 +13,6 @@ const CELLS = [
   ['kept', 'kept'],
   ['bytes', 'bytes'],
 ];
-
-const plural = (number, one, others) => `${count.format(number)} ${number === 1 ? one : others}`;
-
-function cell(className, label) {
-  const made = element('td', label ? `${className} number` : className);
-  made.setAttribute('role', 'cell');
-  if (label) made.dataset.label = label;
-  return made;
-}
 
 /** A name by itself: one that is written from right to left reorders nothing beside it. */
 function named(tag, name) {

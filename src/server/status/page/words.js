@@ -37,3 +37,18 @@ export function element(name, className, text = '') {
   made.textContent = text;
   return made;
 }
+
+export const plural = (number, one, others) => `${count.format(number)} ${number === 1 ? one : others}`;
+
+/** A text that stays as it is is not written again, so that what a reader has selected stays selected. */
+export function setText(of, text) {
+  if (of.textContent !== text) of.textContent = text;
+}
+
+/** A cell of a table. With a label it is a figure, which shows that label where there are no columns. */
+export function cell(className, label) {
+  const made = element('td', label ? `${className} number` : className);
+  made.setAttribute('role', 'cell');
+  if (label) made.dataset.label = label;
+  return made;
+}
