@@ -17,6 +17,8 @@ use crate::server::Server;
 use crate::server::access::StatusAccess;
 use crate::server::handle::ServerHandle;
 use crate::supervisor::stats::{RoundTrips, Snapshot};
+#[cfg(feature = "redis")]
+use crate::topics::NodeState;
 #[cfg(feature = "topics")]
 use crate::topics::TopicInfo;
 
@@ -27,7 +29,8 @@ impl Server {
     ///
     /// They are the figures of [`ServerHandle::snapshot`]: connections, openings and closures by cause, Pings, Pongs
     /// and misses, a histogram of round trips, messages and bytes in both directions, memory in queues, failed
-    /// handshakes, and what all topics together have. All names begin with `heartwire_`. They name no peer but show how
+    /// handshakes, and what all topics together have. Where these have a backplane, also how it is with that, and how
+    /// many servers share it. All names begin with `heartwire_`. They name no peer but show how
     /// busy the server is, so `access` says who may see them. All others get 403.
     ///
     /// A scrape looks at each open connection once, in the supervisor's thread. Between scrapes metrics cost nothing.
@@ -88,6 +91,8 @@ impl Collector for Figures {
 
         #[cfg(feature = "topics")]
         out.topics(&self.0)?;
+        #[cfg(feature = "redis")]
+        out.backplane(&self.0)?;
 
         out.counter("accepted", "TCP connections accepted", stats.accepted)?;
         out.counter("openings", "Connections that completed the opening handshake", stats.opened)?;
@@ -129,6 +134,18 @@ impl Encoder<'_, '_> {
         gauge.encode(self.0.encode_descriptor(name, help, unit, gauge.metric_type())?)
     }
 
+    #[cfg(feature = "redis")]
+    fn seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
+        let gauge = ConstGauge::new(value.as_secs_f64());
+        gauge.encode(self.0.encode_descriptor(name, help, Some(&Unit::Seconds), gauge.metric_type())?)
+    }
+
+    #[cfg(feature = "redis")]
+    fn total_seconds(&mut self, name: &str, help: &str, value: Duration) -> fmt::Result {
+        let counter = ConstCounter::new(value.as_secs_f64());
+        counter.encode(self.0.encode_descriptor(name, help, Some(&Unit::Seconds), counter.metric_type())?)
+    }
+
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
         let counter = ConstCounter::new(value);
         counter.encode(self.0.encode_descriptor(name, help, None, counter.metric_type())?)
@@ -167,6 +184,45 @@ impl Encoder<'_, '_> {
         self.counter("losses", help, counters.losses())?;
         let help = "What clients of topics were refused, by the error that they were given";
         self.counters("topic_refusals", help, "error", counters.refusals())
+    }
+
+    /// How it is with the backplane of the topics, if they have one, and with the servers that share it. Each of these
+    /// has its own figures to tell: here they are only counted.
+    #[cfg(feature = "redis")]
+    fn backplane(&mut self, handle: &ServerHandle) -> fmt::Result {
+        let Some(backplane) = handle.backplane() else { return Ok(()) };
+        let nodes = handle.nodes();
+        let in_state = |state| nodes.iter().filter(|node| node.state == state).count() as u64;
+
+        let help = "Whether the backplane of the topics is connected (1) or away (0)";
+        self.gauge("backplane_connected", help, None, u64::from(backplane.is_connected))?;
+        if let Some(round_trip) = backplane.round_trip {
+            let help = "Time that the backplane took to answer the last Ping";
+            self.seconds("backplane_round_trip", help, round_trip)?;
+        }
+        let help = "Messages by which the copy of all histories was last seen to be behind the backplane";
+        self.gauge("backplane_lag_messages", help, None, backplane.lag)?;
+        let help = "Time for which the copy of all histories has not been known to be complete, 0 if it is";
+        self.seconds("backplane_lag", help, backplane.behind)?;
+        let help = "Messages of this server that wait to be published through the backplane";
+        self.gauge("backplane_waiting_messages", help, None, backplane.waiting as u64)?;
+        self.counter("backplane_outages", "Times that the backplane was lost", backplane.outages)?;
+        let help = "Time for which the backplane was away, also before it was first connected";
+        self.total_seconds("backplane_away", help, backplane.away)?;
+        let help = "Times that the histories began anew because the backplane had lost messages";
+        self.counter("backplane_epochs", help, backplane.epochs)?;
+
+        let help = "Servers that share the topics, this one included, as far as they are not known to be gone";
+        self.gauge("nodes", help, None, nodes.len() as u64)?;
+        let help = "Servers that share the topics whose announcements are overdue";
+        self.gauge("nodes_doubted", help, None, in_state(NodeState::Doubted))?;
+        self.counter("nodes_lost", "Servers that shared the topics and were found dead", backplane.nodes_lost)?;
+        match nodes.iter().find(|node| node.is_own).and_then(|node| node.members) {
+            Some(members) => {
+                self.gauge("members", "Users that are subscribed here, and connections without one", None, members)
+            }
+            None => Ok(()),
+        }
     }
 
     fn round_trips(&mut self, round_trips: &RoundTrips) -> fmt::Result {

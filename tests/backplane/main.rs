@@ -11,6 +11,8 @@ mod outages;
 mod presence;
 mod redis_server;
 mod sharing;
+#[cfg(all(feature = "metrics", feature = "status"))]
+mod status;
 
 use std::time::Duration;
 

@@ -106,7 +106,7 @@ fn a_user_who_is_connected_to_several_nodes_joins_once_and_is_gone_once() {
 }
 
 /// A node that is a process of its own, so that it can be killed.
-fn process(redis: &RedisServer) -> Process {
+pub(super) fn process(redis: &RedisServer) -> Process {
     let arguments = ["serve", "0", "--mode", "topics", "--presence", "--backplane", &redis.url()];
     let process = Process::start(&mut heartwire(&arguments));
     process.stderr.line_with(&["backplane", "connected"]);
