@@ -32,15 +32,17 @@ fn viewer(address: SocketAddr) -> Client {
 /// What a viewer is told of the backplane, once it is as wanted.
 #[track_caller]
 fn look_until(viewer: &mut Client, mut is_it: impl FnMut(&Value) -> bool) -> Value {
+    let mut last = Value::Null;
     for _ in 0..200 {
-        let state: Value = serde_json::from_str(&viewer.text()).unwrap();
-        if let Some(backplane) = state.get("backplane")
-            && is_it(backplane)
-        {
-            return backplane.clone();
+        let mut state: Value = serde_json::from_str(&viewer.text()).unwrap();
+        match state.get_mut("backplane").map(Value::take) {
+            Some(backplane) if is_it(&backplane) => return backplane,
+            Some(backplane) => last = backplane,
+            // Of topics it is told in texts of their own.
+            None => {}
         }
     }
-    panic!("it is never told");
+    panic!("it is never told, but {last}");
 }
 
 /// A metric: one line, or one for each label. `None` if there is none.
