@@ -13,8 +13,9 @@ const SHOWN: usize = 30;
 
 /// How it is with the backplane of a server's topics, and with all servers that share it. `None` without one.
 pub(super) fn look(hub: &Hub) -> Option<Value> {
-    let address = hub.backplane_address()?;
-    Some(describe(&address, &hub.backplane_info()?, hub.node_infos(), &hub.former_nodes()))
+    // In this order: whoever is gone is not there any more, and was counted.
+    let (address, former, nodes) = (hub.backplane_address()?, hub.former_nodes(), hub.node_infos());
+    Some(describe(&address, &hub.backplane_info()?, nodes, &former))
 }
 
 fn describe(address: &str, backplane: &BackplaneInfo, mut nodes: Vec<NodeInfo>, former: &[FormerNode]) -> Value {
