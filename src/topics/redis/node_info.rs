@@ -47,8 +47,8 @@ pub enum NodeState {
     Alive,
     /// Its next announcement is overdue. If none comes it is lost.
     Doubted,
-    /// Nobody can tell: it has not said anything yet, or this server's own announcements do not come back, so that it may
-    /// be this one that is cut off.
+    /// Nobody can tell: it has not said anything yet, or this server's own announcements do not come back, so that it
+    /// may be this one that is cut off.
     Unknown,
 }
 
