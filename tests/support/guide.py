@@ -117,8 +117,11 @@ class Guide:
         process = heartwire.Process(["bash", "-c", f"exec {command}"], cwd=self.folder, env=self.environment)
         self.running[service] = process
         self.said = ""
-        if sign and process.stdout.find(lambda line: sign in line.text or None, heartwire.CEILING) is None:
-            raise heartwire.Wrong(f"it does not begin: {command}\n{process.stderr.text()}")
+        deadline = time.monotonic() + heartwire.CEILING
+        while sign and sign not in process.stdout.text() + process.stderr.text():
+            if time.monotonic() > deadline:
+                raise heartwire.Wrong(f"it does not begin: {command}\n{process.stderr.text()}")
+            time.sleep(0.05)
 
     def expect(self, text):
         """Waits for each line of a block in what was said."""

@@ -71,6 +71,8 @@ fn the_page_and_its_parts_come_with_a_strict_policy_and_are_not_sent_twice() {
         ("/", "text/html"),
         ("/heartwire/status.css", "text/css"),
         ("/heartwire/status.js", "text/javascript"),
+        ("/heartwire/nodes.js", "text/javascript"),
+        ("/heartwire/topics.js", "text/javascript"),
         ("/heartwire/trace.js", "text/javascript"),
         ("/heartwire/icon.svg", "image/svg+xml"),
     ] {
@@ -94,8 +96,8 @@ fn the_page_and_its_parts_come_with_a_strict_policy_and_are_not_sent_twice() {
 #[test]
 fn the_page_uses_nothing_from_elsewhere() {
     let server = serve(&["127.0.0.1:0"]);
-    for path in ["/", "/heartwire/status.css", "/heartwire/status.js", "/heartwire/trace.js", "/heartwire/heartwire.js"]
-    {
+    let parts = ["status.css", "status.js", "nodes.js", "topics.js", "trace.js", "words.js", "heartwire.js"];
+    for path in parts.map(|part| format!("/heartwire/{part}")).iter().map(String::as_str).chain(["/"]) {
         let answer = get_locally(&server, path);
         let (_, body) = answer.split_once("\r\n\r\n").unwrap();
         for foreign in ["http://", "https://", "src=\"//", ": url(", "@import", "style=\"", "onclick="] {
