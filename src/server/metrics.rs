@@ -200,8 +200,8 @@ impl Encoder<'_, '_> {
             let help = "Time that the backplane took to answer the last Ping";
             self.seconds("backplane_round_trip", help, round_trip)?;
         }
-        let help = "Messages by which the copy of all histories was last seen to be behind the backplane";
-        self.gauge("backplane_lag_messages", help, None, backplane.lag)?;
+        let help = "Messages, and other entries of the backplane's log, that this server was last seen to lack";
+        self.gauge("backplane_lag_entries", help, None, backplane.lag)?;
         let help = "Time for which the copy of all histories has not been known to be complete, 0 if it is";
         self.seconds("backplane_lag", help, backplane.behind)?;
         let help = "Messages of this server that wait to be published through the backplane";

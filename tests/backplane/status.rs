@@ -108,7 +108,7 @@ fn the_page_of_any_node_shows_all_nodes_and_the_metrics_agree() {
             node.address(),
             &[
                 ("backplane_connected", 1.0),
-                ("backplane_lag_messages", 0.0),
+                ("backplane_lag_entries", 0.0),
                 ("backplane_waiting_messages", 0.0),
                 ("backplane_outages_total", 0.0),
                 ("backplane_epochs_total", 0.0),
