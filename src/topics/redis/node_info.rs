@@ -76,8 +76,8 @@ pub struct BackplaneInfo {
     pub since: Duration,
     /// How long Redis took to answer when it was last asked for a sign of life. `None` if it was not asked yet.
     pub round_trip: Option<Duration>,
-    /// By how many entries of Redis' log this server's copy was last seen to be behind: messages, and what servers tell one
-    /// another.
+    /// By how many entries of Redis' log this server's copy was last seen to be behind: messages, and what servers tell
+    /// one another.
     pub lag: u64,
     /// For how long this server's copy has not been known to have everything. Zero if it had everything when Redis last
     /// answered, and no answer is overdue.
