@@ -141,6 +141,22 @@ fn the_members_of_a_node_that_was_killed_are_gone_once_with_that_cause_and_withi
 }
 
 #[test]
+fn a_node_that_begins_after_the_death_of_another_finds_it_within_the_same_bound() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let killed = process(&redis);
+    let mut client = Client::tcp(killed.address()).upgraded(&request_with("/", SUBPROTOCOL));
+    let _ = client.text();
+    join(&mut client, "room");
+    killed.signal("KILL");
+    // Nobody was there to hear of it.
+    let late = node_with(&redis, with_presence());
+    let (began, (mut here, list)) = (Instant::now(), watcher(&late));
+    assert_eq!(list.matches("\"connection\"").count(), 2, "{list}");
+    expect(&mut here, "gone", r#""cause":"node lost","within":11000"#);
+    assert!(began.elapsed() < Duration::from_secs(11) + SLACK, "{:?}", began.elapsed());
+}
+
+#[test]
 fn a_node_that_ends_in_order_takes_its_members_with_it_at_once() {
     let redis = redis_or_skip!(RedisServer::start());
     let (one, other) = (node_with(&redis, with_presence()), node_with(&redis, with_presence()));

@@ -3,6 +3,8 @@
 local prefix, node, generation, next_generation, about = unpack(ARGV)
 local nodes = prefix .. ':nodes'
 local is_known = redis.call('HGET', nodes, node) == generation
+-- For nodes that begin later, and do not read it in the log.
+redis.call('HSET', prefix .. ':about', node, about)
 if not is_known then
   generation = next_generation
   redis.call('HSET', nodes, node, generation)

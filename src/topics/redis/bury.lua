@@ -7,6 +7,7 @@ if known and known ~= generation then
   return 0
 end
 redis.call('HDEL', nodes, node)
+redis.call('HDEL', prefix .. ':about', node)
 redis.call('DEL', prefix .. ':members:' .. node)
 log(prefix, 'node-gone', node, generation, cause, '', decimal(milliseconds()))
 return 1

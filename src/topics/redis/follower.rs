@@ -5,6 +5,7 @@
 //! - Whatever the follower has missed, it reads from the histories. If some of it is nowhere, subscribers are told.
 //! - A Redis that is not the one it was, or has lost what it had, is never taken for the same.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use redis::{Value, cmd};
@@ -183,7 +184,10 @@ impl Follower<'_> {
         }
         let prefix = &self.node.redis.prefix;
         let nodes: Vec<(String, u64)> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:nodes")))?;
+        // What they tell of themselves says how long each may be silent.
+        let mut about: BTreeMap<String, String> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:about")))?;
         for (name, generation) in nodes {
+            let about = about.remove(&name).unwrap_or_default();
             let name: NodeName = name.into();
             let seats: Vec<(String, String)> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:members:{name}")))?;
             let seats = seats.iter().filter_map(|(key, state)| {
@@ -191,7 +195,7 @@ impl Follower<'_> {
                 Some((topic.parse().ok()?, id.parse().ok()?, Seat::from_json(state)?))
             });
             self.hub.replace_seats(&name, seats.collect());
-            self.node.nodes().heard(name, generation, String::new(), Instant::now());
+            self.node.nodes().heard(name, generation, about, Instant::now());
         }
         Ok(())
     }
