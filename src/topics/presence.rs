@@ -125,10 +125,6 @@ impl Members {
         self.members.len()
     }
 
-    pub(super) fn has(&self, member: &Member) -> bool {
-        self.members.contains_key(member)
-    }
-
     /// All members, those in doubt first.
     #[cfg(feature = "status")]
     pub(super) fn worst_first(&self) -> impl Iterator<Item = (&Member, impl Iterator<Item = (&Place, bool)>)> {

@@ -157,6 +157,26 @@ fn a_node_that_begins_after_the_death_of_another_finds_it_within_the_same_bound(
 }
 
 #[test]
+fn whoever_comes_and_goes_while_redis_is_away_is_told_once_and_is_no_ghost() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let node = node_with(&redis, with_presence());
+    redis.signal("STOP");
+    let (mut leaves, mut stays) = (client_of(&node), client_of(&node));
+    [&mut leaves, &mut stays].into_iter().for_each(|client| join(client, "room"));
+    let (mut here, list) = watcher(&node);
+    assert_eq!(list.matches("\"connection\"").count(), 3, "{list}");
+    drop(leaves);
+    redis.signal("CONT");
+    expect(&mut here, "gone", "\"connection\":");
+    // Whoever was in the list does not join once more.
+    let mut newcomer = client_of(&node);
+    join(&mut newcomer, "room");
+    let joined = expect(&mut here, "joined", "\"connection\":");
+    let member = joined.split("\"connection\":").nth(1).and_then(|rest| rest.split(',').next()).expect("a number");
+    assert!(!list.contains(&format!("\"connection\":{member},")), "{joined} {list}");
+}
+
+#[test]
 fn a_node_that_ends_in_order_takes_its_members_with_it_at_once() {
     let redis = redis_or_skip!(RedisServer::start());
     let (one, other) = (node_with(&redis, with_presence()), node_with(&redis, with_presence()));

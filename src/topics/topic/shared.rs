@@ -174,28 +174,35 @@ impl Topic {
 
     // Presence.
 
-    /// Somebody on one of the servers is subscribed.
+    /// Somebody on one of the servers is subscribed. Of those on this one it knows already, and better.
     pub(in crate::topics) fn take_seat(&self, place: Place, user: Option<&str>, is_missing: bool) {
         let mut state = self.lock();
+        if place.node == state.node {
+            return;
+        }
         let member = Member::of(user, &place);
-        // One of ours has learnt of itself by its list.
-        let except = (place.node == state.node).then_some(place.id);
-        self.take(&mut state, place, &member, is_missing, except);
+        self.take(&mut state, place, &member, is_missing, None);
     }
 
     /// Somebody is subscribed no more. Returns whether the topic has come to nothing.
     pub(in crate::topics) fn leave_seat(&self, place: &Place, cause: &str, within: Duration) -> bool {
         let mut state = self.lock();
-        self.leave(&mut state, place, cause, within);
+        if !state.is_subscribed_here(place) {
+            self.leave(&mut state, place, cause, within);
+        }
         state.has_come_to_nothing()
     }
 
-    /// These are all that are subscribed on a node. Whoever watches gets the list anew.
-    pub(in crate::topics) fn replace_seats(&self, node: &NodeName, seats: Vec<(ConnectionId, Seat)>) {
+    /// These are all that are subscribed on a node. Whoever watches gets the list anew. Who is subscribed on this one
+    /// is known better.
+    pub(in crate::topics) fn replace_seats(&self, node: &NodeName, mut seats: Vec<(ConnectionId, Seat)>) {
         {
             let mut state = self.lock();
+            if state.node.as_ref() == Some(node) {
+                seats.clear();
+            }
             let places: Vec<_> =
-                state.members.places().filter(|place| place.node.as_ref() == Some(node)).cloned().collect();
+                state.places_on(node).filter(|place| !state.is_subscribed_here(place)).cloned().collect();
             if places.is_empty() && seats.is_empty() {
                 return;
             }
@@ -217,8 +224,7 @@ impl Topic {
     /// All that were subscribed on a node are gone. Returns whether the topic has come to nothing.
     pub(in crate::topics) fn remove_node(&self, node: &str, cause: &str, within: Duration) -> bool {
         let mut state = self.lock();
-        let is_of_it = |place: &&Place| place.node.as_deref() == Some(node);
-        let places: Vec<_> = state.members.places().filter(is_of_it).cloned().collect();
+        let places: Vec<_> = state.places_on(node).cloned().collect();
         for place in &places {
             self.leave(&mut state, place, cause, within);
         }
@@ -239,6 +245,16 @@ impl Topic {
 }
 
 impl State {
+    /// The places of a node.
+    fn places_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Place> + 'a {
+        self.members.places().filter(move |place| place.node.as_deref() == Some(node))
+    }
+
+    /// Whether a place is that of a connection that is subscribed to this server now, whatever is told of earlier.
+    fn is_subscribed_here(&self, place: &Place) -> bool {
+        place.node == self.node && self.subscribers.contains_key(&place.id)
+    }
+
     /// Whoever kept up is behind.
     fn send_back(&mut self) {
         for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.pace == Pace::Live) {

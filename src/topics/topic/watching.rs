@@ -5,7 +5,6 @@
 //!   all when changes come faster than they may be told.
 //! - Changes reach a watcher after the messages that were published before them.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -50,6 +49,7 @@ impl Topic {
             return;
         }
         let id = subscriber.shared.id();
+        // It leaves once that comes back: after those who have come to other servers before.
         #[cfg(feature = "redis")]
         if let Some(node) = &self.common.node {
             return node.note_seat(&self.name, id, Seat::Left { cause: cause.to_owned(), within });
@@ -70,13 +70,13 @@ impl Topic {
     #[inline(never)]
     fn note(&self, state: &mut State, shared: &Shared, except: Option<ConnectionId>) {
         let is_missing = shared.stats.missed() > 0;
-        // Others have to hear of it too, and then it comes back.
+        // Others have to hear of it too.
         #[cfg(feature = "redis")]
         if let Some(node) = &self.common.node {
             let user = shared.user().map(str::to_owned);
-            return node.note_seat(&self.name, shared.id(), Seat::Taken { user, is_missing });
+            node.note_seat(&self.name, shared.id(), Seat::Taken { user, is_missing });
         }
-        let place = Place { node: None, id: shared.id() };
+        let place = self.place_of(shared.id());
         let member = Member::of(shared.user(), &place);
         self.take(state, place, &member, is_missing, except);
     }
@@ -150,7 +150,7 @@ impl Topic {
             let late: Vec<_> = late.take(BATCH).collect();
             let Some(last) = late.last() else { return };
             after = Some(*last);
-            let list = presence::list(None, &self.name, &self.describe_members(state));
+            let list = presence::list(None, &self.name, &describe_all(state.members_with_health()));
             let frames = self.common.supervisor.encode_for_all(list);
             for id in late {
                 let Some(subscriber) = state.subscribers.get_mut(&id) else { continue };
@@ -185,7 +185,7 @@ impl Topic {
         let Some(shared) = state.shared_of(id) else { return Ok(()) };
         // A long list is not to be made in vain, again and again.
         shared.write_half.check_room(state.members.len() * presence::SHORTEST)?;
-        shared.try_feed(presence::list(None, &self.name, &self.describe_members(state)))?;
+        shared.try_feed(presence::list(None, &self.name, &describe_all(state.members_with_health())))?;
         let Some(subscriber) = state.subscribers.get_mut(&id) else { return Ok(()) };
         subscriber.watch = Watch::UpToDate;
         Ok(())
@@ -199,7 +199,7 @@ impl Topic {
         // Described without the lock: it takes long if there are many, and clients may ask often.
         let members = {
             let state = self.lock();
-            [state.owned(state.members.iter()), self.newcomers(&state)].concat()
+            state.owned(state.members.iter())
         };
         Some(describe_owned(&members))
     }
@@ -215,26 +215,6 @@ impl Topic {
             (state.owned(state.members.worst_first().take(most)), state.members.len())
         };
         Some((describe_owned(&members), count))
-    }
-
-    fn describe_members(&self, state: &State) -> Vec<String> {
-        let mut members = describe_all(state.members_with_health());
-        members.extend(describe_owned(&self.newcomers(state)));
-        members
-    }
-
-    /// Members of this server that have not come back from the others yet. They are in each list, so that whoever has
-    /// subscribed is in it.
-    fn newcomers(&self, state: &State) -> Vec<(Member, Vec<Connection>)> {
-        let mut newcomers: BTreeMap<Member, Vec<Connection>> = BTreeMap::new();
-        let subscribers = state.subscribers.iter().filter(|_| state.node.is_some());
-        for (id, subscriber) in subscribers.filter(|(_, subscriber)| subscriber.pace != Pace::Ended) {
-            let member = Member::of(subscriber.shared.user(), &self.place_of(*id));
-            if !state.members.has(&member) {
-                newcomers.entry(member).or_default().push(Connection::Here(Arc::clone(&subscriber.shared)));
-            }
-        }
-        newcomers.into_iter().collect()
     }
 
     /// The place of a connection of this server.
