@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 mod address;
+mod census;
 mod connection;
 mod follower;
 mod link;
+mod log;
 pub(super) mod members;
 pub(super) mod node;
 mod node_info;

@@ -1,6 +1,6 @@
 //! Topics that several servers have: what is published goes to the backplane, and what comes from there is the truth.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use super::super::keys::Keys;
 use super::super::name::TopicName;
 use super::super::position::{Epoch, Position};
 use super::super::presence::Place;
-use super::super::redis::members::Seat;
+use super::super::redis::members::{Key, Seat};
 use super::super::redis::node::Node;
 use super::super::redis::outbox::{Answer, Publication};
 use super::super::redis::{Load, NodeName};
@@ -222,10 +222,31 @@ impl Hub {
         }
     }
 
+    /// Who is subscribed on a node, as far as it is known here.
+    pub(in crate::topics) fn seats_on(&self, node: &str) -> BTreeSet<Key> {
+        let of = |topic: Arc<Topic>| topic.seats_on(node).into_iter().map(move |id| (topic.name.clone(), id));
+        self.all().into_iter().flat_map(of).collect()
+    }
+
+    /// These are subscribed no more on a node, nobody knows why.
+    pub(in crate::topics) fn forget_seats(&self, node: &NodeName, seats: BTreeSet<Key>) {
+        let mut by_topic: BTreeMap<TopicName, Vec<ConnectionId>> = BTreeMap::new();
+        for (topic, id) in seats {
+            by_topic.entry(topic).or_default().push(id);
+        }
+        for (topic, ids) in by_topic {
+            if let Some(topic) = self.find(topic.as_str())
+                && topic.forget_seats(node, &ids)
+            {
+                self.remove_if_untouched(&topic);
+            }
+        }
+    }
+
     /// These are all that are subscribed on a node.
-    pub(in crate::topics) fn replace_seats(&self, node: &NodeName, seats: Vec<(TopicName, ConnectionId, Seat)>) {
+    pub(in crate::topics) fn replace_seats(&self, node: &NodeName, seats: Vec<(Key, Seat)>) {
         let mut by_topic: BTreeMap<TopicName, Vec<(ConnectionId, Seat)>> = BTreeMap::new();
-        for (topic, id, seat) in seats {
+        for ((topic, id), seat) in seats {
             by_topic.entry(topic).or_default().push((id, seat));
         }
         let first = self.read_registry().first_position();

@@ -1,5 +1,6 @@
--- A node says that it lives, and how it is. Returns whether it is known. One that is not has just come, or was taken for
--- dead meanwhile: then it is entered under this generation, and tells its members anew.
+-- A node says that it lives, and how it is. Returns whether it is known, and the id of the entry in the log. One that is
+-- not has just come, or was taken for dead meanwhile, or Redis has lost what it knew: then it is entered under this
+-- generation, and tells its members anew.
 local prefix, node, generation, next_generation, about = unpack(ARGV)
 local nodes = prefix .. ':nodes'
 local is_known = redis.call('HGET', nodes, node) == generation
@@ -10,5 +11,4 @@ if not is_known then
   redis.call('HSET', nodes, node, generation)
   redis.call('DEL', prefix .. ':members:' .. node)
 end
-log(prefix, 'node', node, generation, '', about, decimal(milliseconds()))
-return is_known and 1 or 0
+return {is_known and 1 or 0, log(prefix, 'node', node, generation, '', about, decimal(milliseconds()))}

@@ -56,6 +56,11 @@ end
 if not epoch or found == 'lost' then
   epoch, found = proposed, 'new'
   redis.call('SET', prefix .. ':epoch', epoch)
+  -- What is left of the nodes may be as old as the rest. All enter anew.
+  for _, node in ipairs(redis.call('HKEYS', prefix .. ':nodes')) do
+    redis.call('DEL', prefix .. ':members:' .. node)
+  end
+  redis.call('DEL', prefix .. ':nodes', prefix .. ':about')
   log(prefix, 'epoch', '', '0', '', epoch, decimal(milliseconds()))
 end
 local number, floor = redis.call('GET', prefix .. ':log-number') or '0', redis.call('GET', prefix .. ':floor') or '0'

@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 use redis::{Value, cmd};
 
 use super::NodeName;
+use super::census::Census;
 use super::connection::{Connection, Failure};
+use super::log::{Clock, Fields, LogEntry};
 use super::members::Seat;
 use super::node::{LogId, Node, Role};
 use super::nodes::Dead;
 use super::scripts::Scripts;
 use crate::connection::suspension;
-use crate::message::{Message, Text};
 use crate::topics::hub::{Hub, Loaded};
 use crate::topics::position::Epoch;
-use crate::topics::presence::Place;
 
 /// So many entries of the log are read at a time.
 const ENTRIES: usize = 256;
@@ -37,8 +37,6 @@ const NODE_LOST: &str = "node lost";
 /// Redis counts in milliseconds, and 0 has no end.
 const SHORTEST_BLOCK: Duration = Duration::from_millis(1);
 
-/// Names and values of an entry's fields, in turn.
-type Fields = Vec<Vec<u8>>;
 type Entries = Vec<(String, Fields)>;
 
 /// Where the follower is in the log.
@@ -58,7 +56,7 @@ enum Next {
 }
 
 pub(super) fn run(hub: &Hub, node: &Node) {
-    let mut follower = Follower { hub, node, cursor: None, has_lost: false, is_told: false };
+    let mut follower = Follower { hub, node, cursor: None, census: Census::default(), has_lost: false, is_told: false };
     let mut failures = 0;
     while !node.is_ending() {
         let failure = match follower.follow() {
@@ -84,6 +82,7 @@ struct Follower<'a> {
     node: &'a Node,
     /// `None` before the copy is complete for the first time.
     cursor: Option<Cursor>,
+    census: Census,
     /// Whether Redis was found to have lost what this node has.
     has_lost: bool,
     /// Whether the log tells already that Redis is away.
@@ -178,7 +177,7 @@ impl Follower<'_> {
     }
 
     /// Reads who is subscribed on all nodes. What is told meanwhile comes by the log as well.
-    fn load_members(&self, redis: &mut Connection) -> Result<(), Failure> {
+    fn load_members(&mut self, redis: &mut Connection) -> Result<(), Failure> {
         if !self.hub.has_presence() {
             return Ok(());
         }
@@ -190,11 +189,12 @@ impl Follower<'_> {
             let about = about.remove(&name).unwrap_or_default();
             let name: NodeName = name.into();
             let seats: Vec<(String, String)> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:members:{name}")))?;
+            let is_complete = seats.iter().any(|(key, _)| key == "all");
             let seats = seats.iter().filter_map(|(key, state)| {
                 let (id, topic) = key.split_once(' ')?;
-                Some((topic.parse().ok()?, id.parse().ok()?, Seat::from_json(state)?))
+                Some(((topic.parse().ok()?, id.parse().ok()?), Seat::from_json(state)?))
             });
-            self.hub.replace_seats(&name, seats.collect());
+            self.census.load(self.hub, &name, generation, is_complete, seats.collect());
             self.node.nodes().heard(name, generation, about, Instant::now());
         }
         Ok(())
@@ -268,20 +268,22 @@ impl Follower<'_> {
         Ok(next.map_or(Duration::MAX, |next| next.saturating_duration_since(now).max(SHORTEST_BLOCK)))
     }
 
-    fn apply(&self, entry: LogEntry, clock: &Clock) {
+    fn apply(&mut self, entry: LogEntry, clock: &Clock) {
         match &*entry.what {
-            // About a node, whose name is where the name of a topic is.
+            // About a node, whose name is where the name of a topic is, and its generation where the offset is.
             "node" => {
-                let about = entry.text();
-                return self.node.nodes().heard(entry.topic.into(), entry.offset, about, Instant::now());
+                let (name, about): (NodeName, _) = (entry.topic.as_str().into(), entry.text());
+                self.census.entered(self.hub, &name, entry.offset);
+                return self.node.nodes().heard(name, entry.offset, about, Instant::now());
             }
+            "node-told" => return self.census.told_all(self.hub, &entry.topic.into(), entry.offset),
             // We know better: the others are told anew who is here.
             "node-gone" if *entry.topic == *self.node.name() => return,
             "node-gone" => {
                 let (cause, within) = entry.kind.rsplit_once(' ').unwrap_or((&entry.kind, "0"));
                 self.node.nodes().gone(&entry.topic, cause == NODE_LOST, Instant::now());
                 let within = within.parse().map_or(Duration::ZERO, Duration::from_millis);
-                return self.hub.remove_node(&entry.topic, cause, within);
+                return self.census.gone(self.hub, &entry.topic, cause, within);
             }
             _ => {}
         }
@@ -292,7 +294,7 @@ impl Follower<'_> {
             // The offset is the connection, the kind its node.
             "presence" => {
                 if let Some(seat) = Seat::from_json(&entry.text()) {
-                    self.hub.set_seat(&topic, Place { node: Some(entry.kind.into()), id: entry.offset }, seat);
+                    self.census.told(self.hub, &entry.kind.into(), (topic, entry.offset), seat);
                 }
             }
             // What a later version writes. Another epoch is seen by its key.
@@ -309,70 +311,4 @@ impl Follower<'_> {
 fn redis_now(redis: &mut Connection) -> Result<u64, Failure> {
     let (seconds, micros): (u64, u64) = redis.ask(&cmd("TIME"))?;
     Ok(seconds * 1000 + micros / 1000)
-}
-
-/// What time it is for Redis.
-struct Clock {
-    /// In milliseconds.
-    redis: u64,
-    here: Instant,
-}
-
-impl Clock {
-    /// When something happened. What comes from the future happens now.
-    fn instant(&self, at: u64) -> Instant {
-        let now = Instant::now();
-        let ahead = u64::try_from((now - self.here).as_millis()).unwrap_or(0);
-        let age = Duration::from_millis((self.redis + ahead).saturating_sub(at));
-        now.checked_sub(age).unwrap_or(now)
-    }
-}
-
-/// An entry of the log, or of a history, which has less.
-#[derive(Debug, Default)]
-struct LogEntry {
-    what: String,
-    topic: String,
-    number: u64,
-    offset: u64,
-    kind: String,
-    payload: Vec<u8>,
-    at: u64,
-}
-
-impl LogEntry {
-    fn text(&self) -> String {
-        String::from_utf8_lossy(&self.payload).into_owned()
-    }
-
-    fn message(&self) -> Message {
-        match std::str::from_utf8(&self.payload) {
-            Ok(text) if self.kind != "b" => Text::from(text).into(),
-            _ => Message::binary(self.payload.clone()),
-        }
-    }
-}
-
-impl From<Fields> for LogEntry {
-    fn from(fields: Fields) -> Self {
-        let mut entry = Self::default();
-        let mut fields = fields.into_iter();
-        while let (Some(name), Some(value)) = (fields.next(), fields.next()) {
-            if name == b"m" {
-                entry.payload = value;
-                continue;
-            }
-            let Ok(value) = String::from_utf8(value) else { continue };
-            match &*name {
-                b"w" => entry.what = value,
-                b"t" => entry.topic = value,
-                b"n" => entry.number = value.parse().unwrap_or_default(),
-                b"o" => entry.offset = value.parse().unwrap_or_default(),
-                b"k" => entry.kind = value,
-                b"a" => entry.at = value.parse().unwrap_or_default(),
-                _ => {}
-            }
-        }
-        entry
-    }
 }

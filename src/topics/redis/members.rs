@@ -52,7 +52,7 @@ impl Seat {
 }
 
 /// A topic and a connection.
-pub(super) type Key = (TopicName, ConnectionId);
+pub(in crate::topics) type Key = (TopicName, ConnectionId);
 
 #[derive(Debug, Default)]
 pub(super) struct Members {
@@ -97,8 +97,8 @@ impl Members {
         is_news
     }
 
-    /// What is to be told next.
-    pub(super) fn next(&self) -> Vec<(Key, Seat)> {
+    /// What is to be told next, and whether there is more.
+    pub(super) fn next(&self) -> (Vec<(Key, Seat)>, bool) {
         let mut state = self.lock();
         while state.under_way.len() < BATCH
             && let Some((key, seat)) = state.waiting.pop_first()
@@ -109,7 +109,7 @@ impl Members {
             }
             state.under_way.push((key, seat));
         }
-        state.under_way.clone()
+        (state.under_way.clone(), !state.waiting.is_empty())
     }
 
     /// What was to be told was told.
@@ -190,7 +190,7 @@ mod tests {
     }
 
     fn seats(members: &Members) -> Vec<Seat> {
-        members.next().into_iter().map(|(_, seat)| seat).collect()
+        members.next().0.into_iter().map(|(_, seat)| seat).collect()
     }
 
     #[test]
@@ -259,7 +259,7 @@ mod tests {
         let (members, topic) = (Members::default(), "room".parse().unwrap());
         members.note(&topic, 1, taken());
         members.note(&topic, 2, taken());
-        assert_eq!(members.next().len(), 2);
+        assert_eq!(seats(&members).len(), 2);
         members.was_told();
         members.note(&topic, 2, left());
         members.tell_all_again();

@@ -242,6 +242,8 @@ impl Node {
         state.link.set_copy(Instant::now());
         drop(state);
         self.changed.notify_all();
+        // The others are told at once that this node lives, and who is subscribed here.
+        self.outbox.wake();
     }
 
     /// Waits until there is an epoch other than this one, for a moment at most.

@@ -24,7 +24,8 @@ const MOMENT: Duration = Duration::from_millis(200);
 const IDLE: Duration = Duration::from_secs(120);
 
 pub(super) fn run(hub: &Hub, node: &Node) {
-    let mut writer = Writer { hub, node, generation: 0, next_announcement: None, is_told: false };
+    let mut writer =
+        Writer { hub, node, epoch: None, generation: 0, has_told_all: false, next_announcement: None, is_told: false };
     let mut failures = 0;
     while !node.is_ending() {
         let result = writer.write();
@@ -54,8 +55,12 @@ pub(super) fn run(hub: &Hub, node: &Node) {
 struct Writer<'a> {
     hub: &'a Hub,
     node: &'a Node,
+    /// Of the histories, when this node announced itself last.
+    epoch: Option<Epoch>,
     /// Under which this node is entered.
     generation: u64,
+    /// Whether the others were told of all that are subscribed here, under that generation.
+    has_told_all: bool,
     next_announcement: Option<Instant>,
     /// Whether the log tells already that Redis refuses.
     is_told: bool,
@@ -82,6 +87,10 @@ impl Writer<'_> {
                 }
                 continue;
             };
+            if self.epoch.replace(epoch) != Some(epoch) {
+                // Redis may know nothing of this node any more.
+                self.next_announcement = None;
+            }
             let until_announcement = self.announce(&mut redis, &scripts)?;
             self.tell_members(&mut redis, &scripts)?;
             self.is_told = false;
@@ -107,8 +116,11 @@ impl Writer<'_> {
             .arg(self.generation)
             .arg(anew)
             .arg(node.about(self.hub.load_of_node()));
-        if redis.ask::<u8>(&announce)? == 0 {
+        let (is_known, id): (u8, String) = redis.ask(&announce)?;
+        node.saw(id.parse()?);
+        if is_known == 0 {
             self.generation = u64::from(anew);
+            self.has_told_all = false;
             node.members.tell_all_again();
         }
         let interval = node.redis.announcement_interval();
@@ -119,26 +131,33 @@ impl Writer<'_> {
     /// Tells the others who is subscribed here.
     fn tell_members(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
         let node = self.node;
-        loop {
-            let batch = node.members.next();
-            if batch.is_empty() {
+        while self.hub.has_presence() {
+            let (batch, has_more) = node.members.next();
+            let is_all = !has_more && !self.has_told_all;
+            if batch.is_empty() && !is_all {
                 return Ok(());
             }
             let mut presence = scripts.presence();
-            presence.arg(&node.redis.prefix).arg(&*node.name()).arg(self.generation);
+            presence.arg(&node.redis.prefix).arg(&*node.name()).arg(self.generation).arg(u8::from(is_all));
             for ((topic, id), seat) in batch {
                 let (state, cause) = seat.to_json();
                 presence.arg(topic.as_str()).arg(id).arg(state).arg(cause);
             }
-            if redis.ask::<u8>(&presence)? == 0 {
+            let (is_known, id): (u8, String) = redis.ask(&presence)?;
+            if is_known == 0 {
                 // Taken for dead meanwhile.
                 node.members.tell_all_again();
                 self.next_announcement = None;
                 self.announce(redis, scripts)?;
                 continue;
             }
+            if !id.is_empty() {
+                node.saw(id.parse()?);
+            }
             node.members.was_told();
+            self.has_told_all |= is_all;
         }
+        Ok(())
     }
 
     /// All connections have ended by now: tells so, and that nothing more will come.

@@ -201,13 +201,9 @@ impl Topic {
             if state.node.as_ref() == Some(node) {
                 seats.clear();
             }
-            let places: Vec<_> =
-                state.places_on(node).filter(|place| !state.is_subscribed_here(place)).cloned().collect();
-            if places.is_empty() && seats.is_empty() {
+            let places: Vec<_> = state.places_on(node).cloned().collect();
+            if !state.forget(places) && seats.is_empty() {
                 return;
-            }
-            for place in places {
-                let _ = state.members.leave(&place);
             }
             for (id, seat) in seats {
                 if let Seat::Taken { user, is_missing } = seat {
@@ -219,6 +215,24 @@ impl Topic {
             state.outdate_watchers();
         }
         self.catch_up_all();
+    }
+
+    /// Who is subscribed on a node, as far as it is known here.
+    pub(in crate::topics) fn seats_on(&self, node: &str) -> Vec<ConnectionId> {
+        self.lock().places_on(node).map(|place| place.id).collect()
+    }
+
+    /// These are subscribed no more on a node, nobody knows why. Whoever watches gets the list anew. Returns whether
+    /// the topic has come to nothing.
+    pub(in crate::topics) fn forget_seats(&self, node: &NodeName, ids: &[ConnectionId]) -> bool {
+        {
+            let mut state = self.lock();
+            if state.forget(ids.iter().map(|id| Place { node: Some(Arc::clone(node)), id: *id }).collect()) {
+                state.outdate_watchers();
+            }
+        }
+        self.catch_up_all();
+        self.lock().has_come_to_nothing()
     }
 
     /// All that were subscribed on a node are gone. Returns whether the topic has come to nothing.
@@ -248,6 +262,12 @@ impl State {
     /// The places of a node.
     fn places_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Place> + 'a {
         self.members.places().filter(move |place| place.node.as_deref() == Some(node))
+    }
+
+    /// Forgets these places, and whoever has no other, without a word. Returns whether there were any.
+    fn forget(&mut self, places: Vec<Place>) -> bool {
+        let gone = places.into_iter().filter(|place| !self.is_subscribed_here(place)).collect::<Vec<_>>();
+        gone.iter().fold(false, |is_any, place| self.members.leave(place).is_some() | is_any)
     }
 
     /// Whether a place is that of a connection that is subscribed to this server now, whatever is told of earlier.
