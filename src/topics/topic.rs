@@ -112,6 +112,10 @@ struct Subscriber {
     /// Since when it waits for this server to come as far as it is itself: it was subscribed on another one.
     #[cfg(feature = "redis")]
     ahead_since: Option<Instant>,
+    /// The position that it has reached in an epoch that this server does not know, and the last offset here when it
+    /// came. The epoch is over, or this server has not heard of it yet.
+    #[cfg(feature = "redis")]
+    elsewhere: Option<(Position, u64)>,
 }
 
 /// How a subscriber gets its messages.
@@ -192,6 +196,8 @@ impl Topic {
             watch,
             #[cfg(feature = "redis")]
             ahead_since: None,
+            #[cfg(feature = "redis")]
+            elsewhere: self.elsewhere(&state, since),
         };
         state.subscribers.insert(shared.id(), subscriber);
         self.joined(&mut state, shared);

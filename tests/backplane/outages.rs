@@ -10,7 +10,7 @@ use super::{
     client_of, lone_node, node, node_at, node_with, redis_or_skip, subscriber, texts, topics, value,
     wait_until_connected,
 };
-use crate::support::eventually;
+use crate::support::{Relay, eventually};
 
 /// How long a Redis may be away before it is found out, and more.
 const LONG: Duration = Duration::from_secs(3);
@@ -101,6 +101,33 @@ fn a_redis_that_was_flushed_under_way_is_a_new_epoch() {
         let first = texts(client, 1);
         assert!(first == ["3"] || first == ["2"] && texts(client, 1) == ["3"], "{first:?}");
     }
+}
+
+#[test]
+fn whoever_has_lost_some_on_one_node_is_not_told_so_again_by_another_that_knows_less() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
+    let (one, other) = (node(&redis), node_at(&format!("redis://{}", way.address()), topics()));
+    wait_until_connected(&other);
+    one.handle.publish("news", "1").unwrap();
+    // The other hears nothing of what becomes of Redis.
+    way.set_target(([127, 0, 0, 1], 1).into());
+    way.cut();
+    redis.ask::<()>("FLUSHALL").unwrap();
+    eventually("it publishes anew", || one.handle.publish("news", "2").is_ok_and(|at| at.position.offset() == 1));
+    let position = one.handle.publish("news", "3").unwrap().position.to_string();
+    let (mut client, _) = subscriber(&other, "news", Some(&position));
+    way.set_target(([127, 0, 0, 1], redis.port()).into());
+    wait_until_connected(&other);
+    one.handle.publish("news", "4").unwrap();
+    assert_eq!(texts(&mut client, 1), ["4"]);
+    // One that comes from an epoch that was never heard of is told, and has lost nothing that came since.
+    let (mut client, _) = subscriber(&other, "news", Some("0123456789abcdef:3"));
+    let published = one.handle.publish("news", "5").unwrap().position;
+    let lost = client.text();
+    assert_eq!(value(&lost, "type"), "lost");
+    assert!(value(&lost, "position").ends_with(&format!(":{}", published.offset() - 1)), "{lost}");
+    assert_eq!(texts(&mut client, 1), ["5"]);
 }
 
 #[test]

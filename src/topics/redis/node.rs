@@ -34,6 +34,9 @@ const END: Duration = Duration::from_secs(3);
 /// How long the end of the server waits for the others to be told.
 const GOOD_BYE: Duration = Duration::from_secs(1);
 
+/// So many epochs that are over are known as that.
+const OVER: usize = 100;
+
 /// The pauses between attempts to connect: they double from the first to the longest, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
@@ -62,6 +65,8 @@ pub(in crate::topics) struct Node {
 struct State {
     /// The epoch that the copies of the histories have. `None` before the first.
     epoch: Option<Epoch>,
+    /// Those before it, as far as this node has known them.
+    over: Vec<Epoch>,
     /// The newest entry of the log that is known to have been there.
     newest: LogId,
     /// The sockets of both threads, so that whoever waits for Redis can be woken.
@@ -236,14 +241,23 @@ impl Node {
     /// The copies of the histories have this epoch from now on.
     pub(super) fn set_epoch(&self, epoch: Epoch) {
         let mut state = self.lock();
-        if state.epoch.replace(epoch).is_some_and(|before| before != epoch) {
+        let before = state.epoch.replace(epoch).filter(|before| *before != epoch);
+        if before.is_some() {
             state.link.count_epoch();
         }
+        let most = state.over.len().min(OVER - 1);
+        state.over.truncate(most);
+        state.over.splice(0..0, before);
         state.link.set_copy(Instant::now());
         drop(state);
         self.changed.notify_all();
         // The others are told at once that this node lives, and who is subscribed here.
         self.outbox.wake();
+    }
+
+    /// Whether the histories of this epoch are known to be over.
+    pub(in crate::topics) fn is_over(&self, epoch: Epoch) -> bool {
+        self.lock().over.contains(&epoch)
     }
 
     /// Waits until there is an epoch other than this one, for a moment at most.

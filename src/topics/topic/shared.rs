@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use super::super::entry::{Entry, Format};
 use super::super::keys::Keys;
-use super::super::position::Position;
+use super::super::position::{Epoch, Position};
 use super::super::presence::{Member, Place};
 use super::super::redis::NodeName;
 use super::super::redis::members::Seat;
+use super::super::subscriptions::Since;
 use super::super::{Published, wire};
-use super::{Pace, Removed, State, Topic};
+use super::{Pace, Removed, State, Subscriber, Topic};
 use crate::connection::identity::ConnectionId;
 use crate::message::Message;
 use crate::transport::write_half::Refused;
@@ -52,8 +53,8 @@ impl Topic {
 
     /// Whether a subscriber has to wait until this server has come as far as it is itself.
     pub(super) fn must_wait(&self, state: &mut State, id: ConnectionId) -> bool {
-        let Some(cursor) = state.subscribers.get(&id).map(|subscriber| subscriber.cursor) else { return false };
-        let is_ahead = state.is_ahead(cursor);
+        let Some(Subscriber { cursor, elsewhere, .. }) = state.subscribers.get(&id) else { return false };
+        let is_ahead = elsewhere.is_some() || state.is_ahead(*cursor);
         if let Some(subscriber) = state.subscribers.get_mut(&id) {
             subscriber.ahead_since =
                 if is_ahead { subscriber.ahead_since.or_else(|| Some(Instant::now())) } else { None };
@@ -64,24 +65,48 @@ impl Topic {
         is_ahead
     }
 
+    /// Where a subscriber is that comes from an epoch of which this server cannot tell whether it is over.
+    pub(super) fn elsewhere(&self, state: &State, since: Since) -> Option<(Position, u64)> {
+        let node = self.common.node.as_ref()?;
+        match since {
+            Since::Position(since) if since.epoch != state.epoch && !node.is_over(since.epoch) => {
+                Some((since, state.history.last()))
+            }
+            _ => None,
+        }
+    }
+
     /// This server has just read all that there is. Whoever is said to have got more has been for some time at a
     /// position that was never reached, and is told so. Whether others may be so yet.
     pub(in crate::topics) fn give_up_those_ahead(&self) -> bool {
         let (mut given_up, mut is_any_left) = (Vec::new(), false);
-        for (id, subscriber) in &mut self.lock().subscribers {
-            match subscriber.ahead_since {
-                Some(since) if since.elapsed() >= LONG_AHEAD => {
-                    subscriber.cursor = u64::MAX;
-                    given_up.push(*id);
+        {
+            let state = &mut *self.lock();
+            for (id, subscriber) in &mut state.subscribers {
+                match subscriber.ahead_since {
+                    Some(since) if since.elapsed() >= LONG_AHEAD => {
+                        self.give_up(subscriber, state.epoch);
+                        given_up.push(*id);
+                    }
+                    Some(_) => is_any_left = true,
+                    None => {}
                 }
-                Some(_) => is_any_left = true,
-                None => {}
             }
         }
         for id in given_up {
             self.catch_up(id);
         }
         is_any_left
+    }
+
+    /// A position is nowhere. One of another epoch was so when its subscriber came, and what came since is not lost.
+    fn give_up(&self, subscriber: &mut Subscriber, epoch: Epoch) {
+        subscriber.cursor = u64::MAX;
+        let Some((_, last)) = subscriber.elsewhere.take() else { return };
+        let told = self.tell_lost(subscriber, Position { epoch, offset: last });
+        if told.is_ok() && subscriber.shared.flush().is_ok() {
+            subscriber.cursor = last;
+        }
     }
 
     /// Makes the copy what the backplane has: the position of the last message, and those that are kept. Subscribers
@@ -110,8 +135,11 @@ impl Topic {
             });
             if is_new {
                 state.began_after = 0;
-                // A position in an epoch that is over is nowhere.
-                state.subscribers.values_mut().for_each(|subscriber| subscriber.cursor = u64::MAX);
+                // A position in an epoch that is over is nowhere. Some have known this one before us.
+                for subscriber in state.subscribers.values_mut() {
+                    let known = subscriber.elsewhere.take().filter(|(since, _)| since.epoch == last.epoch);
+                    subscriber.cursor = known.map_or(u64::MAX, |(since, _)| since.offset);
+                }
             }
             state.send_back();
         }
