@@ -17,8 +17,8 @@ const options = {
   reconnect: { first: 50, longest: 300 },
 };
 
-JSON.parse(process.argv[2]).forEach(({ url, topics: names }, page) => {
-  const topics = new Topics(url, options);
+JSON.parse(process.argv[2]).forEach(({ url, topics: names, token }, page) => {
+  const topics = new Topics(url, { ...options, token: token ?? undefined });
   topics.onerror = ({ error }) => say({ page, error: error.code ?? String(error), reason: error.message });
   topics.socket.onopen = () => say({ page, open: true });
   for (const name of names) {

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::socket;
+use crate::times::Span;
 
 /// How long a peer that does not read keeps us from seeing that its line is over.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -19,6 +20,8 @@ pub(crate) struct Line {
     /// Protects what the line does, and who is on it.
     state: Mutex<State>,
     changed: Condvar,
+    /// Protects what befell it: when, and for how long. Each is noted before it does.
+    faults: Mutex<Vec<Span>>,
 }
 
 #[derive(Default)]
@@ -42,7 +45,8 @@ impl Line {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("it is bound");
         let server = RwLock::new(server);
-        let line = Arc::new(Self { address, server, state: Mutex::default(), changed: Condvar::new() });
+        let (state, faults) = (Mutex::default(), Mutex::default());
+        let line = Arc::new(Self { address, server, state, changed: Condvar::new(), faults });
         let accepting = Arc::clone(&line);
         thread::spawn(move || {
             for near in listener.incoming() {
@@ -100,6 +104,18 @@ impl Line {
         }
     }
 
+    /// The process of a server that a client's connection leads to.
+    pub(crate) fn process_of(&self, client: SocketAddr) -> Option<SocketAddr> {
+        let pairs: Vec<_> = self.state.lock().unwrap().pairs.iter().filter_map(Weak::upgrade).collect();
+        let pair = pairs.iter().find(|pair| pair.near.peer_addr().is_ok_and(|near| near == client))?;
+        pair.far.peer_addr().ok()
+    }
+
+    /// What has befallen it so far.
+    pub(crate) fn faults(&self) -> Vec<Span> {
+        self.faults.lock().unwrap().clone()
+    }
+
     fn wait_while_silent(&self, is_over: impl Fn() -> bool) {
         let mut state = self.state.lock().unwrap();
         while let Some(rest) = state.silence()
@@ -118,7 +134,9 @@ impl Line {
         if state.silence().is_some() || count == 0 {
             return 0;
         }
-        state.silent_until = Some(Instant::now() + time);
+        let now = Instant::now();
+        self.faults.lock().unwrap().push((now, now + time));
+        state.silent_until = Some(now + time);
         count
     }
 
@@ -146,6 +164,8 @@ impl Line {
     }
 
     fn hit(&self, hit: impl Fn(&Pair)) -> usize {
+        let now = Instant::now();
+        self.faults.lock().unwrap().push((now, now));
         let pairs: Vec<_> = self.state.lock().unwrap().pairs.iter().filter_map(Weak::upgrade).collect();
         pairs.iter().for_each(|pair| hit(pair));
         self.changed.notify_all();

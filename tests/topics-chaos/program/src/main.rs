@@ -2,48 +2,50 @@
 //! at random. In the end each subscriber has every number of its topics once and in order, but for what a server that
 //! was killed took with it, and that it was told of. `record` says exactly what is right.
 //!
-//!     heartwire-test-topics-chaos PROGRAM FOLDER PAGES [nodes]
+//!     heartwire-test-topics-chaos PROGRAM FOLDER PAGES [nodes | failover | namespaces PREFIX]
 //!
 //! PROGRAM is that of heartwire, FOLDER is for what is saved, and PAGES is the script of the pages. With `nodes` two
 //! servers share their topics by Redis, which goes down too, as do the ways to it, and clients move from one server to
-//! the other. Then nothing is ever lost.
+//! the other. Then nothing is lost but what Redis has lost, and whoever watches sees who is there: `members` says
+//! exactly what is right. With `failover` a copy of Redis takes its place each time, as a Sentinel says, and with
+//! `namespaces` the servers and Redis run on hosts of their own, whose lines drop packets.
 
 mod dice;
 mod faults;
+mod host;
 mod line;
+mod members;
 mod pages;
+mod process;
 mod publisher;
 mod record;
 mod redis;
+mod report;
+mod scene;
 mod server;
 mod socket;
+mod stay;
 mod subscriber;
+mod times;
+mod token;
+mod watcher;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use dice::Dice;
 use faults::Faults;
-use line::Line;
-use pages::Pages;
-use publisher::{Published, Way};
-use record::{Position, Sums, Truth};
-use redis::Redis;
-use server::{Keep, Server, Tally};
-use subscriber::{Counters, Flaw, Subscriber, Taken};
+use publisher::{Published, Publisher, Way};
+use record::Position;
+use report::report;
+use scene::Scene;
 
 /// For how long there are faults: with one server, and with several.
 const CHAOS: Duration = Duration::from_secs(60);
 const CHAOS_OF_NODES: Duration = Duration::from_secs(120);
-const TOPICS: usize = 20;
-/// So many beside the pages, which are one for each line.
-const SUBSCRIBERS: usize = 180;
-const LINES: usize = 20;
+pub(crate) const TOPICS: usize = 20;
 
 /// How long a client waits for anything. The server sends a Ping in a quarter of that.
 pub(crate) const SILENCE: Duration = Duration::from_millis(1200);
@@ -86,209 +88,66 @@ fn main() -> ExitCode {
     }
 }
 
-/// All that takes part.
-pub(crate) struct Scene {
-    pub(crate) servers: Vec<Mutex<Server>>,
-    /// What the servers share their topics by, and the way of each to it.
-    pub(crate) redis: Option<Mutex<Redis>>,
-    pub(crate) ways: Vec<Arc<Line>>,
-    pub(crate) lines: Vec<Arc<Line>>,
-    pub(crate) subscribers: Vec<Subscriber>,
-    /// Those whose records the check has to refuse.
-    flawed: Vec<(Flaw, Subscriber)>,
-    pub(crate) pages: Option<Pages>,
-    counters: Arc<Counters>,
-}
-
 fn run(seed: u64) -> Result<(), String> {
     let began = Instant::now();
     let scene = Scene::new(seed)?;
-    let (is_published, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (faults, published) = thread::scope(|scope| {
-        let subscribers = scene.subscribers.iter().chain(scene.flawed.iter().map(|(_, flawed)| flawed)).enumerate();
-        let subscribers: Vec<_> = subscribers
+    let is_over = AtomicBool::new(false);
+    let (faults, published, seen) = thread::scope(|scope| {
+        scope.spawn(|| scene.keep_time(&is_over));
+        let mut others: Vec<_> = scene
+            .all_subscribers()
+            .enumerate()
             .map(|(number, subscriber)| {
                 let dice = Dice::new(seed, &format!("subscriber {number}"));
                 scope.spawn(|| subscriber.run(dice, &scene.counters, &is_over))
             })
             .collect();
-        let outcome = scene.wait_until(|_, position| position.is_some(), "everybody is subscribed").and_then(|()| {
-            let publishers: Vec<_> = (0..TOPICS)
-                .map(|topic| {
-                    let way = if topic % 2 == 0 { Way::Http } else { Way::WebSocket };
-                    let dice = Dice::new(seed, &format!("publisher {topic}"));
-                    let line = scene.lines[topic % LINES].address;
-                    let (is_published, is_over) = (&is_published, &is_over);
-                    scope.spawn(move || publisher::run(line, topic, way, dice, is_published, is_over))
-                })
-                .collect();
-            let faults = Faults::inject(&scene, seed, if scene.redis.is_some() { CHAOS_OF_NODES } else { CHAOS })?;
-            // Some more of every topic without faults.
-            thread::sleep(Duration::from_secs(1));
-            is_published.store(true, SeqCst);
-            let ended = publishers.into_iter().map(|publisher| publisher.join().expect("it does not panic"));
-            let published = ended.collect::<Result<Vec<Published>, String>>()?;
-            let last = |topic: usize| published[topic].positions.last().copied();
-            let is_there = |topic, position: Option<Position>| position.is_some() && position == last(topic);
-            scene.wait_until(is_there, "everybody has the last message")?;
-            Ok((faults, published))
-        });
+        others.extend(scene.watchers.iter().map(|watcher| scope.spawn(|| watcher.run(&is_over))));
+        let outcome = play(&scene, seed, &is_over);
         is_over.store(true, SeqCst);
         let ended: Result<Vec<()>, String> =
-            subscribers.into_iter().map(|subscriber| subscriber.join().expect("it does not panic")).collect();
+            others.into_iter().map(|other| other.join().expect("it does not panic")).collect();
         ended.and(outcome)
     })?;
     for server in &scene.servers {
         server.lock().unwrap().end()?;
     }
-    let positions: Vec<_> = published.iter().map(|published| published.positions.clone()).collect();
-    let truth = Truth::new(scene.epochs()?, &positions)?;
-    report(&scene, &truth, &faults, &published, began.elapsed())?;
+    report(&scene, &faults, &published, began.elapsed())?;
+    seen?;
     faults.were_enough(&scene)
 }
 
-impl Scene {
-    fn new(seed: u64) -> Result<Self, String> {
-        let mut arguments = env::args_os().skip(1).map(PathBuf::from);
-        let mut argument = || arguments.next().ok_or("PROGRAM, FOLDER and PAGES are needed");
-        let (program, folder, script) = (argument()?, argument()?, argument()?);
-        let redis = argument().is_ok_and(|argument| argument.as_os_str() == "nodes").then(|| Redis::new(&folder));
-        let redis = redis.map(|mut redis| redis.start().map(|()| redis)).transpose()?;
-        let mut ways = Vec::new();
-        let mut servers = match &redis {
-            None => vec![Server::new(program, Keep::File(folder.join("topics")))],
-            Some(redis) => {
-                let mut server = || {
-                    let way = Line::start(Arc::new(RwLock::new(redis.address)));
-                    let server = Server::new(program.clone(), Keep::Redis(way.address));
-                    ways.push(way);
-                    server
-                };
-                vec![server(), server()]
-            }
+/// What there was, what was published, and whether in the end everybody was seen.
+type Played = (Faults, Vec<Published>, Result<(), String>);
+
+/// Publishes while things go down, and waits until everybody has everything.
+fn play(scene: &Scene, seed: u64, is_over: &AtomicBool) -> Result<Played, String> {
+    scene.wait_until(|_, position| position.is_some(), "everybody is subscribed")?;
+    let is_to_stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let publish = |topic: usize| {
+            let way = if topic.is_multiple_of(2) { Way::Http } else { Way::WebSocket };
+            let dice = Dice::new(seed, &format!("publisher {topic}"));
+            let line = scene.lines[topic % scene.lines.len()].address;
+            let publisher = Publisher { line, user: scene.publisher(), topic, way };
+            let is_to_stop = &is_to_stop;
+            scope.spawn(move || publisher::run(&publisher, dice, is_to_stop, is_over))
         };
-        servers.iter_mut().try_for_each(Server::start)?;
-        let line = |number: usize| Line::start(Arc::clone(&servers[number % servers.len()].address));
-        let lines: Vec<_> = (0..LINES).map(line).collect();
-        let mut dice = Dice::new(seed, "topics");
-        let mut topics = || {
-            let mut topics: Vec<_> = (0..TOPICS).collect();
-            dice.shuffle(&mut topics);
-            topics.truncate(3 + dice.roll(4) as usize);
-            topics
-        };
-        let line = |number: usize| lines[number % LINES].address;
-        let subscribers = (0..SUBSCRIBERS).map(|number| Subscriber::new(line(number), &topics(), None)).collect();
-        // Where nothing is lost there is no such word to swallow.
-        let flawed = Flaw::ALL.iter().filter(|flaw| redis.is_none() || **flaw != Flaw::SwallowsLost).enumerate();
-        let flawed = flawed.map(|(number, flaw)| (*flaw, Subscriber::new(line(number), &topics(), Some(*flaw))));
-        let flawed = flawed.collect();
-        let counters = Arc::default();
-        let pages: Vec<_> = lines.iter().map(|line| (line.address.port(), topics())).collect();
-        let pages = Pages::start(&script, &pages, &counters);
-        let servers = servers.into_iter().map(Mutex::new).collect();
-        Ok(Self { servers, redis: redis.map(Mutex::new), ways, lines, subscribers, flawed, pages, counters })
-    }
-
-    /// All epochs that there were, which are the same for all servers.
-    fn epochs(&self) -> Result<Vec<u64>, String> {
-        let epochs: Vec<_> = self.servers.iter().map(|server| server.lock().unwrap().epochs.clone()).collect();
-        if epochs.iter().any(|other| *other != epochs[0]) {
-            return Err(format!("the servers do not have the same epochs: {epochs:x?}"));
+        let publishers: Vec<_> = (0..TOPICS).map(publish).collect();
+        let time = if scene.redis.is_some() { CHAOS_OF_NODES } else { CHAOS };
+        let faults = Faults::inject(scene, seed, time);
+        // Some more of every topic without faults.
+        thread::sleep(Duration::from_secs(1));
+        is_to_stop.store(true, SeqCst);
+        if faults.is_err() {
+            is_over.store(true, SeqCst);
         }
-        Ok(epochs[0].clone())
-    }
-
-    /// What all have got who have no flaw.
-    fn taken(&self) -> Result<Vec<BTreeMap<usize, Taken>>, String> {
-        let mut taken: Vec<_> = self.subscribers.iter().map(Subscriber::taken).collect();
-        if let Some(pages) = &self.pages {
-            taken.extend(pages.taken()?);
-        }
-        Ok(taken)
-    }
-
-    /// Waits until the position of everybody in every topic is right.
-    fn wait_until(&self, is_right: impl Fn(usize, Option<Position>) -> bool, what: &str) -> Result<(), String> {
-        let deadline = Instant::now() + CEILING;
-        loop {
-            let mut positions: Vec<_> = self.subscribers.iter().flat_map(Subscriber::positions).collect();
-            positions.extend(self.flawed.iter().flat_map(|(_, flawed)| flawed.positions()));
-            if let Some(pages) = &self.pages {
-                positions.extend(pages.positions()?);
-            }
-            let late = positions.iter().filter(|(topic, position)| !is_right(*topic, *position)).count();
-            if late == 0 {
-                return Ok(());
-            }
-            if Instant::now() > deadline {
-                return Err(format!("waited in vain until {what}: {late} subscriptions of {}", positions.len()));
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-}
-
-/// Prints what there was, and judges it.
-fn report(
-    scene: &Scene,
-    truth: &Truth,
-    faults: &Faults,
-    published: &[Published],
-    took: Duration,
-) -> Result<(), String> {
-    let (mut sums, mut subscriptions, mut right, mut wrong) = (Sums::default(), 0, 0, Vec::new());
-    let all = scene.taken()?;
-    for (number, taken) in all.iter().enumerate() {
-        let before = wrong.len();
-        for (topic, taken) in taken {
-            subscriptions += 1;
-            match truth.check(*topic, &taken.record) {
-                Ok(found) => {
-                    sums.messages += found.messages;
-                    sums.losts += found.losts;
-                    sums.missed += found.missed;
-                }
-                Err(why) => wrong.push(format!("subscriber {number}, topic {topic}: {why}")),
-            }
-        }
-        right += usize::from(wrong.len() == before);
-    }
-    let epochs = scene.epochs()?.len() as u64;
-    let tally =
-        |of: fn(&Tally) -> u64| scene.servers.iter().map(|server| of(&server.lock().unwrap().tally)).sum::<u64>();
-    let (counters, count) = (&scene.counters, |count: fn(&Published) -> u64| published.iter().map(count).sum::<u64>());
-    println!("{faults}");
-    for (what, value) in [
-        ("servers", scene.servers.len() as u64),
-        ("epochs", epochs),
-        ("messages published, on 20 topics", count(|published| published.positions.len() as u64)),
-        ("attempts to publish without a reply", count(|published| published.unanswered)),
-        ("of them published already (key known)", count(|published| published.again)),
-        ("subscriptions", subscriptions),
-        ("connections of subscribers", counters.connections.load(SeqCst)),
-        ("given up by a server's heartbeat", tally(|tally| tally.found_dead)),
-        ("threads of servers that ended late", tally(|tally| tally.abandoned)),
-        ("given up by subscribers, as silent", counters.silences.load(SeqCst)),
-        ("messages delivered", sums.messages),
-        ("of them replayed (beside pages)", counters.replayed.load(SeqCst)),
-        ("lost told", sums.losts),
-        ("numbers lost by that", sums.missed),
-    ] {
-        println!("{what:<40} {value:>8}");
-    }
-    println!("{:<40} {:>8}", "subscribers right", format!("{right}/{}", all.len()));
-    for (flaw, subscriber) in &scene.flawed {
-        let taken = subscriber.taken();
-        let found = taken.iter().find_map(|(topic, taken)| truth.check(*topic, &taken.record).err());
-        println!("control: {:<31} {}", format!("{flaw:?}"), found.as_deref().unwrap_or("NOT FOUND"));
-        if found.is_none() {
-            wrong.push(format!("the check does not find that a subscriber {flaw:?}"));
-        }
-    }
-    if scene.pages.is_none() {
-        println!("skipped: pages: node has no WebSocket");
-    }
-    println!("{} s", took.as_secs());
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{} are wrong:\n{}", wrong.len(), wrong.join("\n"))) }
+        let ended = publishers.into_iter().map(|publisher| publisher.join().expect("it does not panic"));
+        let published = ended.collect::<Result<Vec<Published>, String>>()?;
+        let faults = faults?;
+        let last = |topic: usize| published[topic].positions.last().copied();
+        let is_there = |topic, position: Option<Position>| position.is_some() && position == last(topic);
+        scene.wait_until(is_there, "everybody has the last message")?;
+        Ok((faults, published, scene.wait_until_all_are_seen()))
+    })
 }

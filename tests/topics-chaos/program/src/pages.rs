@@ -27,8 +27,14 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Starts them: each with the port of its line, and its topics. `None` if there is no Node that can be a page.
-    pub(crate) fn start(script: &Path, pages: &[(u16, Vec<usize>)], counters: &Arc<Counters>) -> Option<Self> {
+    /// Starts them: each with the port of its line, and its topics, and all with a token if there is one. `None` if
+    /// there is no Node that can be a page.
+    pub(crate) fn start(
+        script: &Path,
+        pages: &[(u16, Vec<usize>)],
+        token: Option<&str>,
+        counters: &Arc<Counters>,
+    ) -> Option<Self> {
         let node = ["--experimental-websocket", "--no-warnings"];
         let probe = ["-e", "new WebSocket('ws://127.0.0.1:1/').onerror = () => {}"];
         if !Command::new("node").args(node).args(probe).status().is_ok_and(|status| status.success()) {
@@ -36,7 +42,7 @@ impl Pages {
         }
         let described = pages.iter().map(|(port, topics)| {
             let names: Vec<_> = topics.iter().map(|topic| topic_name(*topic)).collect();
-            json!({"url": format!("ws://127.0.0.1:{port}/"), "topics": names})
+            json!({"url": format!("ws://127.0.0.1:{port}/"), "topics": names, "token": token})
         });
         let described = Value::Array(described.collect()).to_string();
         let mut command = Command::new("node");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use crate::dice::Dice;
 use crate::record::Position;
-use crate::subscriber::{self, WebSocket};
+use crate::subscriber::{self, User, WebSocket};
 use crate::{SILENCE, text_of, topic_name};
 
 /// How it publishes.
@@ -38,11 +38,17 @@ enum Reply {
     Unavailable,
 }
 
+/// Whoever publishes on a topic, and where.
+pub(crate) struct Publisher {
+    pub(crate) line: SocketAddr,
+    pub(crate) user: Option<User>,
+    pub(crate) topic: usize,
+    pub(crate) way: Way,
+}
+
 /// Publishes until it is to stop and its last message is acknowledged, or until all is over.
 pub(crate) fn run(
-    line: SocketAddr,
-    topic: usize,
-    way: Way,
+    publisher: &Publisher,
     mut dice: Dice,
     is_to_stop: &AtomicBool,
     is_over: &AtomicBool,
@@ -57,7 +63,7 @@ pub(crate) fn run(
             if is_over.load(SeqCst) {
                 return Ok(published);
             }
-            match attempt(&mut connection, line, topic, way, number)? {
+            match publisher.attempt(&mut connection, number)? {
                 Some(Reply::Published { position, again }) => {
                     published.again += u64::from(again);
                     break position;
@@ -81,24 +87,49 @@ enum Connection {
     WebSocket(Box<WebSocket>),
 }
 
-/// Publishes a message once. `None`: nobody knows what became of it.
-fn attempt(
-    connection: &mut Option<Connection>,
-    line: SocketAddr,
-    topic: usize,
-    way: Way,
-    number: u64,
-) -> Result<Option<Reply>, String> {
-    if connection.is_none() {
-        *connection = match way {
-            Way::Http => dial(line).ok().map(Connection::Http),
-            Way::WebSocket => subscriber::connect(line).map(|socket| Connection::WebSocket(Box::new(socket))),
-        };
+impl Publisher {
+    /// Publishes a message once. `None`: nobody knows what became of it.
+    fn attempt(&self, connection: &mut Option<Connection>, number: u64) -> Result<Option<Reply>, String> {
+        if connection.is_none() {
+            let connect = || subscriber::connect(self.line, self.user.as_ref());
+            *connection = match self.way {
+                Way::Http => dial(self.line).ok().map(Connection::Http),
+                Way::WebSocket => connect().map(|socket| Connection::WebSocket(Box::new(socket))),
+            };
+        }
+        match connection {
+            None => Ok(None),
+            Some(Connection::Http(stream)) => self.post(stream, number),
+            Some(Connection::WebSocket(socket)) => send(socket, self.topic, number),
+        }
     }
-    match connection {
-        None => Ok(None),
-        Some(Connection::Http(stream)) => post(stream, topic, number),
-        Some(Connection::WebSocket(socket)) => send(socket, topic, number),
+
+    fn post(&self, stream: &mut TcpStream, number: u64) -> Result<Option<Reply>, String> {
+        let Ok((status, body)) = self.exchange(stream, number) else { return Ok(None) };
+        let reply: Value = serde_json::from_str(&body).map_err(|error| format!("{error} in {body:?}"))?;
+        match status {
+            200 => published(&reply).map(Some),
+            503 => Ok(Some(Reply::Unavailable)),
+            _ => Err(format!("publishing was answered with {status} {body}")),
+        }
+    }
+
+    fn exchange(&self, stream: &mut TcpStream, number: u64) -> io::Result<(u16, String)> {
+        let (topic, user) = (self.topic, self.user.as_ref());
+        let (name, key, text) = (topic_name(topic), key(topic, number), text_of(topic, number));
+        let token = user.map(|user| format!("Authorization: Bearer {}\r\n", user.token)).unwrap_or_default();
+        let headers = format!("Host: 127.0.0.1\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n{token}", text.len());
+        stream.write_all(format!("POST /topics/{name} HTTP/1.1\r\n{headers}\r\n{text}").as_bytes())?;
+        let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
+        loop {
+            if let Some(complete) = complete(&answer) {
+                return Ok(complete);
+            }
+            match stream.read(&mut buffer)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => answer.extend(&buffer[..count]),
+            }
+        }
     }
 }
 
@@ -114,32 +145,6 @@ fn dial(line: SocketAddr) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(SILENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
-}
-
-fn post(stream: &mut TcpStream, topic: usize, number: u64) -> Result<Option<Reply>, String> {
-    let Ok((status, body)) = exchange(stream, topic, number) else { return Ok(None) };
-    let reply: Value = serde_json::from_str(&body).map_err(|error| format!("{error} in {body:?}"))?;
-    match status {
-        200 => published(&reply).map(Some),
-        503 => Ok(Some(Reply::Unavailable)),
-        _ => Err(format!("publishing was answered with {status} {body}")),
-    }
-}
-
-fn exchange(stream: &mut TcpStream, topic: usize, number: u64) -> io::Result<(u16, String)> {
-    let (name, key, text) = (topic_name(topic), key(topic, number), text_of(topic, number));
-    let headers = format!("Host: 127.0.0.1\r\nIdempotency-Key: {key}\r\nContent-Length: {}\r\n", text.len());
-    stream.write_all(format!("POST /topics/{name} HTTP/1.1\r\n{headers}\r\n{text}").as_bytes())?;
-    let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
-    loop {
-        if let Some(complete) = complete(&answer) {
-            return Ok(complete);
-        }
-        match stream.read(&mut buffer)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => answer.extend(&buffer[..count]),
-        }
-    }
 }
 
 /// The status and the body of an answer, once all of it is there.

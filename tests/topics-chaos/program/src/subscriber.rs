@@ -11,8 +11,10 @@ use serde_json::{Value, json};
 use tungstenite::ClientRequestBuilder;
 
 use crate::dice::Dice;
+use crate::line::Line;
 use crate::record::{Event, Position};
 use crate::socket::{self, Socket};
+use crate::stay::Stay;
 use crate::{SILENCE, number_of, topic_name, topic_number};
 
 pub(crate) type WebSocket = tungstenite::WebSocket<Socket>;
@@ -26,11 +28,12 @@ pub(crate) enum Flaw {
     DoublesOne,
     SwapsTwo,
     SwallowsLost,
+    DoublesLost,
 }
 
 impl Flaw {
-    pub(crate) const ALL: [Self; 5] =
-        [Self::DoesNotRecover, Self::DropsOne, Self::DoublesOne, Self::SwapsTwo, Self::SwallowsLost];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::DoesNotRecover, Self::DropsOne, Self::DoublesOne, Self::SwapsTwo, Self::SwallowsLost, Self::DoublesLost];
 }
 
 /// What all subscribers count.
@@ -43,8 +46,16 @@ pub(crate) struct Counters {
     pub(crate) replayed: AtomicU64,
 }
 
+/// Who a client is, where the servers know their users.
+#[derive(Debug, Clone)]
+pub(crate) struct User {
+    pub(crate) name: String,
+    pub(crate) token: String,
+}
+
 pub(crate) struct Subscriber {
-    line: SocketAddr,
+    pub(crate) line: Arc<Line>,
+    user: Option<User>,
     flaw: Option<Flaw>,
     /// Protects what it got of each topic.
     taken: Mutex<BTreeMap<usize, Taken>>,
@@ -52,6 +63,10 @@ pub(crate) struct Subscriber {
     socket: Mutex<Option<Socket>>,
     /// Protects until when it does not read.
     dozes_until: Mutex<Option<Instant>>,
+    /// Protects until when it does not come back.
+    away_until: Mutex<Option<Instant>>,
+    /// Protects its connections, one after the other.
+    stays: Mutex<Vec<Stay>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -64,9 +79,34 @@ pub(crate) struct Taken {
 }
 
 impl Subscriber {
-    pub(crate) fn new(line: SocketAddr, topics: &[usize], flaw: Option<Flaw>) -> Self {
+    pub(crate) fn new(line: Arc<Line>, user: Option<User>, topics: &[usize], flaw: Option<Flaw>) -> Self {
         let taken = topics.iter().map(|topic| (*topic, Taken::default())).collect();
-        Self { line, flaw, taken: Mutex::new(taken), socket: Mutex::default(), dozes_until: Mutex::default() }
+        Self {
+            line,
+            user,
+            flaw,
+            taken: Mutex::new(taken),
+            socket: Mutex::default(),
+            dozes_until: Mutex::default(),
+            away_until: Mutex::default(),
+            stays: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> Option<&str> {
+        self.user.as_ref().map(|user| &*user.name)
+    }
+
+    /// Whether it is subscribed to a topic now.
+    pub(crate) fn is_subscribed_to(&self, topic: usize) -> bool {
+        let stays = self.stays.lock().unwrap();
+        let is_subscribed = stays.last().is_some_and(|stay| stay.subscribed.is_some() && stay.ended.is_none());
+        is_subscribed && self.taken.lock().unwrap().contains_key(&topic)
+    }
+
+    /// Its connections so far.
+    pub(crate) fn stays(&self) -> Vec<Stay> {
+        self.stays.lock().unwrap().clone()
     }
 
     /// What it got of each topic.
@@ -95,8 +135,35 @@ impl Subscriber {
         self.hit(|_| *self.dozes_until.lock().unwrap() = Some(Instant::now() + time))
     }
 
+    /// Ends its connection, and does not come back for a while.
+    pub(crate) fn stay_away(&self, time: Duration) -> bool {
+        self.hit(|socket| {
+            *self.away_until.lock().unwrap() = Some(Instant::now() + time);
+            drop(socket.0.shutdown(Shutdown::Both));
+        })
+    }
+
+    /// Its connection is about to end, and then it does not come back for a while.
+    pub(crate) fn stay_away_once_over(&self, time: Duration) {
+        *self.away_until.lock().unwrap() = Some(Instant::now() + time);
+    }
+
+    /// Comes back, if it stays away.
+    pub(crate) fn come_back(&self) {
+        self.away_until.lock().unwrap().take();
+    }
+
+    /// The process of a server that it is connected to.
+    pub(crate) fn process(&self) -> Option<SocketAddr> {
+        self.stays.lock().unwrap().last().filter(|stay| stay.ended.is_none())?.process
+    }
+
     fn hit(&self, hit: impl Fn(&Socket)) -> bool {
-        self.socket.lock().unwrap().as_ref().map(hit).is_some()
+        let socket = self.socket.lock().unwrap();
+        if socket.is_some() {
+            self.stay(Stay::is_touched);
+        }
+        socket.as_ref().map(hit).is_some()
     }
 
     // Its life.
@@ -104,16 +171,34 @@ impl Subscriber {
     /// Connects, and comes back, until all is over.
     pub(crate) fn run(&self, mut dice: Dice, counters: &Counters, is_over: &AtomicBool) -> Result<(), String> {
         while !is_over.load(SeqCst) {
-            if let Some(mut socket) = connect(self.line) {
+            if self.is_away() {
+                thread::sleep(Duration::from_millis(20));
+                continue;
+            }
+            if let Some(mut socket) = connect(self.line.address, self.user.as_ref()) {
                 counters.connections.fetch_add(1, SeqCst);
+                let client = socket.get_ref().0.local_addr();
+                let process = client.ok().and_then(|client| self.line.process_of(client));
+                self.stays.lock().unwrap().push(Stay::new(process));
                 *self.socket.lock().unwrap() = Some(socket.get_ref().clone());
                 let outcome = self.listen(&mut socket, counters, is_over);
                 self.socket.lock().unwrap().take();
+                drop(socket);
+                self.stay(|stay| stay.ended = Some(Instant::now()));
                 outcome?;
             }
             thread::sleep(dice.millis(10, 150));
         }
         Ok(())
+    }
+
+    fn is_away(&self) -> bool {
+        self.away_until.lock().unwrap().is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Notes something of its present connection.
+    fn stay(&self, note: impl FnOnce(&mut Stay)) {
+        self.stays.lock().unwrap().last_mut().map(note);
     }
 
     /// Subscribes, and takes what comes until the connection ends.
@@ -131,7 +216,10 @@ impl Subscriber {
                 thread::sleep(until.saturating_duration_since(Instant::now()));
             }
             let message = match socket.read() {
-                Ok(message) => message,
+                Ok(message) => {
+                    self.stay(Stay::heard);
+                    message
+                }
                 Err(error) => {
                     if matches!(&error, tungstenite::Error::Io(error) if error.kind() == std::io::ErrorKind::WouldBlock)
                     {
@@ -185,6 +273,7 @@ impl Subscriber {
                         taken.note(Event::Began(position), None);
                     }
                 }
+                self.stay(|stay| stay.subscribed = Some(Instant::now()));
             }
             Some("message") => {
                 let (topic, position) = (topic_of(&object)?, position_of(&object)?);
@@ -218,18 +307,22 @@ impl Taken {
             Some(Flaw::SwapsTwo) if is_time && self.held.is_none() => self.held = Some(event),
             Some(Flaw::SwapsTwo) if is_time => self.record.extend([Some(event), self.held].into_iter().flatten()),
             Some(Flaw::SwallowsLost) if matches!(event, Event::Lost(_)) => {}
+            Some(Flaw::DoublesLost) if matches!(event, Event::Lost(_)) => self.record.extend([event, event]),
             _ => self.record.push(event),
         }
     }
 }
 
 /// A connection with the subprotocol, if there is one to be had.
-pub(crate) fn connect(line: SocketAddr) -> Option<WebSocket> {
-    let stream = TcpStream::connect_timeout(&line, SILENCE).ok()?;
+pub(crate) fn connect(address: SocketAddr, user: Option<&User>) -> Option<WebSocket> {
+    let stream = TcpStream::connect_timeout(&address, SILENCE).ok()?;
     stream.set_read_timeout(Some(SILENCE)).ok()?;
     stream.set_write_timeout(Some(SILENCE)).ok()?;
     stream.set_nodelay(true).ok()?;
-    let uri = format!("ws://{line}/").parse().expect("a URI");
-    let request = ClientRequestBuilder::new(uri).with_sub_protocol("heartwire.topics.v1");
+    let uri = format!("ws://{address}/").parse().expect("a URI");
+    let mut request = ClientRequestBuilder::new(uri).with_sub_protocol("heartwire.topics.v1");
+    if let Some(User { token, .. }) = user {
+        request = request.with_header("Authorization", format!("Bearer {token}"));
+    }
     tungstenite::client(request, Socket(Arc::new(stream))).ok().map(|(socket, _)| socket)
 }
