@@ -104,6 +104,29 @@ fn a_redis_that_was_flushed_under_way_is_a_new_epoch() {
 }
 
 #[test]
+fn a_redis_that_was_brought_back_from_an_epoch_that_is_over_does_not_go_on_with_it() {
+    let mut redis = redis_or_skip!(RedisServer::with(&["--dbfilename", "dump.rdb"]));
+    let (one, other) = (node(&redis), node(&redis));
+    let (mut client, _) = subscriber(&other, "news", None);
+    let first = one.handle.publish("news", "1").unwrap().position;
+    assert_eq!(texts(&mut client, 1), ["1"]);
+    redis.ask::<()>("SAVE").unwrap();
+    redis.ask::<()>("FLUSHALL").unwrap();
+    assert_eq!(value(&client.text(), "type"), "lost");
+    let second = one.handle.publish("news", "2").unwrap().position;
+    assert_eq!(texts(&mut client, 1), ["2"]);
+    redis.kill();
+    redis.start_again();
+    let third = one.handle.publish("news", "3").unwrap().position;
+    assert!(!third.is_comparable_to(&first) && !third.is_comparable_to(&second), "{first} {second} {third}");
+    // Told once, before or after what was published meanwhile.
+    assert_eq!(value(&client.text(), "type"), "lost");
+    one.handle.publish("news", "4").unwrap();
+    let next = texts(&mut client, 1);
+    assert!(next == ["4"] || next == ["3"] && texts(&mut client, 1) == ["4"], "{next:?}");
+}
+
+#[test]
 fn whoever_has_lost_some_on_one_node_is_not_told_so_again_by_another_that_knows_less() {
     let redis = redis_or_skip!(RedisServer::start());
     let way = Relay::to(([127, 0, 0, 1], redis.port()).into());

@@ -155,8 +155,9 @@ fn a_node_that_begins_after_the_death_of_another_finds_it_within_the_same_bound(
     // Nobody is there to find out.
     let late = node_with(&redis, with_presence());
     let (began, (mut here, list)) = (Instant::now(), watcher(&late));
-    assert_eq!(list.matches("\"connection\"").count(), 2, "{list}");
-    expect(&mut here, "gone", r#""cause":"node lost","within":11000"#);
+    assert!(list.matches("\"connection\"").count() >= 2, "{list}");
+    // The first may have had no time to say that it ends, and then its member is gone before.
+    while !expect(&mut here, "gone", r#""connection""#).contains(r#""cause":"node lost","within":11000"#) {}
     assert!(began.elapsed() < Duration::from_secs(11) + SLACK, "{:?}", began.elapsed());
 }
 

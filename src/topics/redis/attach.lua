@@ -1,11 +1,12 @@
--- A node has connected. It tells the epoch and the newest entry of the log that it knows, if it was connected before.
+-- A node has connected. It tells the epoch and the newest entry of the log that it knows, if it was connected before, and
+-- an epoch of which it has found that it is over or has lost some, if there is one.
 -- Returns the epoch, "same" if nothing of what the node knows is gone, "behind" if the log does not reach back as far,
 -- or "new" if the history is another one; the id and the number of the log's last entry, Redis' time, and the offset that new
 -- topics begin after.
 --
 -- A Redis that has lost what it once had (a crash before it was written to disk, a replica that was behind when it took
 -- over) is found by that: what the node knows is not there. Then the history is another one, for all nodes.
-local prefix, proposed, known, seen, has_lost = unpack(ARGV)
+local prefix, proposed, known, seen, lost = unpack(ARGV)
 local key = prefix .. ':log'
 
 local function parts(id)
@@ -32,11 +33,11 @@ local function last_id()
 end
 
 local function verdict(epoch)
+  if epoch == lost then
+    return 'lost'
+  end
   if epoch ~= known then
     return 'new'
-  end
-  if has_lost == '1' then
-    return 'lost'
   end
   if seen == '0-0' or #redis.call('XRANGE', key, seen, seen) == 1 then
     return 'same'

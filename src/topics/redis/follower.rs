@@ -56,7 +56,7 @@ enum Next {
 }
 
 pub(super) fn run(hub: &Hub, node: &Node) {
-    let mut follower = Follower { hub, node, cursor: None, census: Census::default(), has_lost: false, is_told: false };
+    let mut follower = Follower { hub, node, cursor: None, census: Census::default(), lost: None, is_told: false };
     let mut failures = 0;
     while !node.is_ending() {
         let failure = match follower.follow() {
@@ -83,8 +83,8 @@ struct Follower<'a> {
     /// `None` before the copy is complete for the first time.
     cursor: Option<Cursor>,
     census: Census,
-    /// Whether Redis was found to have lost what this node has.
-    has_lost: bool,
+    /// The epoch of which Redis was found to have lost what this node has, or that it has and that is over.
+    lost: Option<Epoch>,
     /// Whether the log tells already that Redis is away.
     is_told: bool,
 }
@@ -95,7 +95,7 @@ impl Follower<'_> {
         let scripts = Scripts::load(&mut redis)?;
         loop {
             self.attach(&mut redis, &scripts)?;
-            if self.has_lost {
+            if self.lost.is_some() {
                 continue;
             }
             if self.node.set_connected(Role::Follower, true) {
@@ -115,9 +115,14 @@ impl Follower<'_> {
         let mut attach = scripts.attach();
         attach.arg(&self.node.redis.prefix).arg(Epoch::new().to_string());
         attach.arg(known.map(|epoch| epoch.to_string()).unwrap_or_default());
-        attach.arg(newest.to_string()).arg(u8::from(std::mem::take(&mut self.has_lost)));
+        attach.arg(newest.to_string()).arg(self.lost.take().map(|epoch| epoch.to_string()).unwrap_or_default());
         let (epoch, verdict, last, number, now, floor): (String, String, String, u64, u64, u64) = redis.ask(&attach)?;
         let epoch: Epoch = epoch.parse().map_err(|_| Failure::Garbled(format!("{epoch:?} is no epoch")))?;
+        if self.node.is_over(epoch) {
+            // It was brought back from before that.
+            self.lost = Some(epoch);
+            return Ok(());
+        }
         let clock = Clock { redis: now, here: Instant::now() };
         let is_new = verdict == "new";
         if let ("same", Some(_)) = (&*verdict, self.cursor) {
@@ -130,7 +135,7 @@ impl Follower<'_> {
         // Until the copy is complete.
         self.cursor = None;
         self.load(redis, scripts, epoch, floor, &clock)?;
-        if self.has_lost {
+        if self.lost.is_some() {
             return Ok(());
         }
         // Entries that have come meanwhile are read twice, and known by their offsets.
@@ -167,7 +172,7 @@ impl Follower<'_> {
                 });
                 let loaded = Loaded { name, last, entries: entries.collect() };
                 if self.hub.load(epoch, loaded).is_err() {
-                    self.has_lost = true;
+                    self.lost = Some(epoch);
                     return Ok(());
                 }
             }

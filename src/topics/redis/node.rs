@@ -34,8 +34,8 @@ const END: Duration = Duration::from_secs(3);
 /// How long the end of the server waits for the others to be told.
 const GOOD_BYE: Duration = Duration::from_secs(1);
 
-/// So many epochs that are over are known as that.
-const OVER: usize = 100;
+/// So many epochs are known.
+const EPOCHS: usize = 100;
 
 /// The pauses between attempts to connect: they double from the first to the longest, with jitter.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
@@ -63,10 +63,8 @@ pub(in crate::topics) struct Node {
 }
 
 struct State {
-    /// The epoch that the copies of the histories have. `None` before the first.
-    epoch: Option<Epoch>,
-    /// Those before it, as far as this node has known them.
-    over: Vec<Epoch>,
+    /// The epochs that the copies of the histories have had, the present one first. None before that.
+    epochs: Vec<Epoch>,
     /// The newest entry of the log that is known to have been there.
     newest: LogId,
     /// The sockets of both threads, so that whoever waits for Redis can be woken.
@@ -103,7 +101,7 @@ impl Node {
             name,
             outbox: Outbox::default(),
             members: Members::default(),
-            state: Mutex::new(State { epoch: None, newest: LogId::default(), sockets: [None, None], link }),
+            state: Mutex::new(State { epochs: Vec::new(), newest: LogId::default(), sockets: [None, None], link }),
             changed: Condvar::new(),
             is_ending: AtomicBool::new(false),
             has_some_ahead: AtomicBool::new(false),
@@ -235,19 +233,19 @@ impl Node {
     }
 
     pub(super) fn epoch(&self) -> Option<Epoch> {
-        self.lock().epoch
+        self.lock().epoch()
     }
 
     /// The copies of the histories have this epoch from now on.
     pub(super) fn set_epoch(&self, epoch: Epoch) {
         let mut state = self.lock();
-        let before = state.epoch.replace(epoch).filter(|before| *before != epoch);
-        if before.is_some() {
-            state.link.count_epoch();
+        if state.epoch() != Some(epoch) {
+            if !state.epochs.is_empty() {
+                state.link.count_epoch();
+            }
+            state.epochs.insert(0, epoch);
+            state.epochs.truncate(EPOCHS);
         }
-        let most = state.over.len().min(OVER - 1);
-        state.over.truncate(most);
-        state.over.splice(0..0, before);
         state.link.set_copy(Instant::now());
         drop(state);
         self.changed.notify_all();
@@ -257,14 +255,14 @@ impl Node {
 
     /// Whether the histories of this epoch are known to be over.
     pub(in crate::topics) fn is_over(&self, epoch: Epoch) -> bool {
-        self.lock().over.contains(&epoch)
+        self.lock().epochs.iter().skip(1).any(|over| *over == epoch)
     }
 
     /// Waits until there is an epoch other than this one, for a moment at most.
     pub(super) fn wait_for_other_epoch(&self, than: Option<Epoch>, moment: Duration) {
         let deadline = Instant::now() + moment;
         let mut state = self.lock();
-        while state.epoch == than && !self.is_ending() {
+        while state.epoch() == than && !self.is_ending() {
             let remaining = deadline.saturating_duration_since(Instant::now());
             if remaining.is_zero() {
                 return;
@@ -333,6 +331,12 @@ impl Node {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn epoch(&self) -> Option<Epoch> {
+        self.epochs.first().copied()
     }
 }
 
