@@ -106,10 +106,14 @@ impl Publisher {
 
     fn post(&self, stream: &mut TcpStream, number: u64) -> Result<Option<Reply>, String> {
         let Ok((status, body)) = self.exchange(stream, number) else { return Ok(None) };
-        let reply: Value = serde_json::from_str(&body).map_err(|error| format!("{error} in {body:?}"))?;
         match status {
-            200 => published(&reply).map(Some),
+            200 => {
+                let reply: Value = serde_json::from_str(&body).map_err(|error| format!("{error} in {body:?}"))?;
+                published(&reply).map(Some)
+            }
             503 => Ok(Some(Reply::Unavailable)),
+            // We were late ourselves, or the line was silent in the middle of it.
+            408 => Ok(None),
             _ => Err(format!("publishing was answered with {status} {body}")),
         }
     }
