@@ -1,5 +1,5 @@
--- A node says that it lives, and how it is. Returns whether it is known, and the id of the entry in the log. One that is
--- not has just come, or was taken for dead meanwhile, or Redis has lost what it knew: then it is entered under this
+-- A node says that it lives, and how it is. Returns whether it is known, and the id of the entry in the log. One that
+-- is not has just come, or was taken for dead meanwhile, or Redis has lost what it knew: then it is entered under this
 -- generation, and tells its members anew.
 local prefix, node, generation, next_generation, about = unpack(ARGV)
 local nodes = prefix .. ':nodes'

@@ -1,8 +1,8 @@
--- A node has connected. It tells the epoch and the newest entry of the log that it knows, if it was connected before, and
--- an epoch of which it has found that it is over or has lost some, if there is one.
+-- A node has connected. It tells the epoch and the newest entry of the log that it knows, if it was connected before,
+-- and an epoch of which it has found that it is over or has lost some, if there is one.
 -- Returns the epoch, "same" if nothing of what the node knows is gone, "behind" if the log does not reach back as far,
--- or "new" if the history is another one; the id and the number of the log's last entry, Redis' time, and the offset that new
--- topics begin after.
+-- or "new" if the history is another one; the id and the number of the log's last entry, Redis' time, and the offset
+-- that new topics begin after.
 --
 -- A Redis that has lost what it once had (a crash before it was written to disk, a replica that was behind when it took
 -- over) is found by that: what the node knows is not there. Then the history is another one, for all nodes.

@@ -1,6 +1,8 @@
 //! Redis, as what several servers share their topics by. It writes everything to disk before it answers, so that it may
-//! be killed and nothing is lost. It can be made to lose all, or what came last, as if it had not. Or there is a copy of
-//! it that takes its place when it is killed, and a Sentinel that sees to that: then both keep all in memory.
+//! be killed and nothing is lost. It can be made to lose all, or what came last, as if it had not.
+//!
+//! Or there is a copy of it that takes its place when it is killed, and a Sentinel that sees to that. Then both keep
+//! all in memory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -134,7 +136,7 @@ impl Redis {
         })
     }
 
-    /// Starts it with what is on disk, and lets it write that anew, or each start would take longer than the one before.
+    /// Starts it with what is on disk, and lets it write that anew, or each start would take longer than the last.
     fn start_again(&mut self) -> Result<(), String> {
         self.process.start(ON_DISK)?;
         self.process.ask("BGREWRITEAOF")?;
