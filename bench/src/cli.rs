@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cases::{connect, count, deflate, detect, echoes, fanout, idle, isolation, syscalls, tls, topics};
+use crate::cases::{connect, count, deflate, detect, echoes, fanout, idle, isolation, nodes, syscalls, tls, topics};
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
-use crate::server::{self, Kind, ServeOptions};
+use crate::server::{self, Kind, ServeOptions, redis};
 use crate::{callgrind, crowd, fleet, interrupt, json, plot, strace};
 
 /// Measures heartwire next to others, every server in a process of its own, in one run.
@@ -62,6 +62,11 @@ impl Common {
         (self.servers.is_empty() || self.servers.contains(&kind)) && kind.is_available()
     }
 
+    /// The same, with so many rounds.
+    pub(crate) fn with_rounds(&self, rounds: usize) -> Self {
+        Self { rounds, ..self.clone() }
+    }
+
     /// Round trips of 20 bytes on one connection.
     pub(crate) fn load(&self) -> Load {
         Load {
@@ -108,6 +113,8 @@ enum Command {
     Deflate(deflate::Options),
     /// Topics beside nchan and socket.io: messages to many, publishing by HTTP, memory, subscribers that come back.
     Topics(topics::Options),
+    /// Topics on two nodes, beside nchan and socket.io over Redis: deliveries, the way between, recovery, faults of Redis.
+    Nodes(nodes::Options),
     /// How exactly dead peers are found.
     Detect(detect::Options),
     /// Instructions for one message, by callgrind.
@@ -121,6 +128,9 @@ enum Command {
         #[command(flatten)]
         options: ServeOptions,
     },
+    /// A redis-server, for another process of this program.
+    #[command(hide = true)]
+    Redis(redis::Options),
     /// Many clients that only answer Pings, for another process of this program.
     #[command(hide = true)]
     Crowd {
@@ -140,14 +150,27 @@ enum Command {
 }
 
 /// What `all` does.
-const ALL: [&str; 11] =
-    ["isolation", "echo", "pipelined", "bulk", "fanout", "connect", "idle", "tls", "deflate", "topics", "detect"];
+const ALL: [&str; 12] = [
+    "isolation",
+    "echo",
+    "pipelined",
+    "bulk",
+    "fanout",
+    "connect",
+    "idle",
+    "tls",
+    "deflate",
+    "topics",
+    "nodes",
+    "detect",
+];
 
 pub(crate) fn run() -> io::Result<()> {
     let Cli { command, common } = Cli::parse();
     rlimit::increase_nofile_limit(u64::MAX)?;
     let command = match command.unwrap_or(Command::All) {
         Command::Serve { kind, options } => return server::serve(kind, &options),
+        Command::Redis(options) => return redis::serve(&options),
         Command::Crowd { address, count, options } => return crowd::run(address, count, options),
         Command::Fleet { address, count, options } => return fleet::run(address, count, &options),
         command => command,
@@ -158,9 +181,10 @@ pub(crate) fn run() -> io::Result<()> {
         Command::Tls(_) => vec![Kind::Tungstenite.name(), Kind::TokioTungstenite.name()],
         Command::Deflate(_) => deflate::REFERENCES.to_vec(),
         Command::Topics(_) => topics::REFERENCES.to_vec(),
+        Command::Nodes(_) => nodes::REFERENCES.to_vec(),
         Command::All => {
             let bare = [Kind::Bare.name(), Kind::TokioTungstenite.name()];
-            [&bare[..], &deflate::REFERENCES, &topics::REFERENCES].concat()
+            [&bare[..], &deflate::REFERENCES, &topics::REFERENCES, &nodes::REFERENCES[1..]].concat()
         }
         _ => vec![Kind::Bare.name(), Kind::TokioTungstenite.name()],
     };
@@ -168,8 +192,8 @@ pub(crate) fn run() -> io::Result<()> {
     print!("{machine}");
     let mut report = Report::default();
     let measured = match command {
-        Command::All => all(&common, &mut report),
-        one => measure(&common, one, &mut report),
+        Command::All => all(&common, &machine, &mut report),
+        one => measure(&common, one, &machine, &mut report),
     };
     print!("{}", report.tables(&references));
     if let Some(path) = &common.json {
@@ -181,7 +205,7 @@ pub(crate) fn run() -> io::Result<()> {
     measured
 }
 
-fn all(common: &Common, report: &mut Report) -> io::Result<()> {
+fn all(common: &Common, machine: &Machine, report: &mut Report) -> io::Result<()> {
     let mut names = ALL.to_vec();
     for (name, tool, is_available) in
         [("count", "valgrind", callgrind::is_available()), ("syscalls", "strace", strace::is_available())]
@@ -202,13 +226,13 @@ fn all(common: &Common, report: &mut Report) -> io::Result<()> {
         // The defaults of a case are those of its command line.
         let case = Cli::try_parse_from(["heartwire-bench", name]).map_err(io::Error::other)?;
         if let Some(command) = case.command {
-            measure(common, command, report)?;
+            measure(common, command, machine, report)?;
         }
     }
     Ok(())
 }
 
-fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result<()> {
+fn measure(common: &Common, command: Command, machine: &Machine, report: &mut Report) -> io::Result<()> {
     match command {
         Command::Echo(options) => echoes::round_trips(common, &options, report),
         Command::Pipelined(options) => echoes::pipelined(common, &options, report),
@@ -220,10 +244,13 @@ fn measure(common: &Common, command: Command, report: &mut Report) -> io::Result
         Command::Tls(options) => tls::run(common, &options, report),
         Command::Deflate(options) => deflate::run(common, &options, report),
         Command::Topics(options) => topics::run(common, &options, report),
+        Command::Nodes(options) => nodes::run(common, &options, machine, report),
         Command::Detect(options) => detect::run(common, &options, report),
         Command::Count(options) => count::run(common, &options, report),
         Command::Syscalls(options) => syscalls::run(common, &options, report),
         // Not measurements; they were dealt with before.
-        Command::All | Command::Serve { .. } | Command::Crowd { .. } | Command::Fleet { .. } => Ok(()),
+        Command::All | Command::Serve { .. } | Command::Redis(_) | Command::Crowd { .. } | Command::Fleet { .. } => {
+            Ok(())
+        }
     }
 }

@@ -79,6 +79,11 @@ impl Machine {
         })
     }
 
+    /// Of the last minute, before all measurements.
+    pub(crate) fn load_average(&self) -> Option<&str> {
+        self.load_average.as_deref()
+    }
+
     /// In one line.
     pub(crate) fn name(&self) -> String {
         let plural = if self.processors.len() == 1 { "" } else { "s" };

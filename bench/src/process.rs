@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 use crate::answers::Dialect;
 use crate::server::{Kind, ServeOptions};
@@ -55,9 +55,14 @@ impl Process {
         }
     }
 
-    /// Stops it as Ctrl-Z would: its sockets stay open, and nothing answers.
+    /// Stops it as Ctrl-Z would, with all that it has started: its sockets stay open, and nothing answers.
     pub(crate) fn freeze(&self) -> io::Result<()> {
-        Ok(kill_process(Pid::from_child(&self.child), Signal::STOP)?)
+        Ok(kill_process_group(Pid::from_child(&self.child), Signal::STOP)?)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) -> io::Result<()> {
+        Ok(kill_process_group(Pid::from_child(&self.child), Signal::CONT)?)
     }
 
     /// Lets it end by itself.

@@ -46,12 +46,21 @@ pub(crate) struct Group {
 }
 
 pub(crate) fn group(pid: u32) -> Group {
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    pids.filter(|member| group_of(*member) == Some(pid)).fold(Group::default(), |sum, member| {
+    members(&[pid]).fold(Group::default(), |sum, member| {
         let rollup = fs::read_to_string(format!("/proc/{member}/smaps_rollup")).unwrap_or_default();
         Group { resident: sum.resident + kilobytes(&rollup, "Pss:"), processor: sum.processor + processor(member) }
     })
+}
+
+/// Processor time of all processes of these groups.
+pub(crate) fn processor_of_groups(pids: &[u32]) -> Duration {
+    members(pids).map(processor).sum()
+}
+
+fn members(groups: &[u32]) -> impl Iterator<Item = u32> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|member| group_of(*member).is_some_and(|group| groups.contains(&group)))
 }
 
 fn group_of(pid: u32) -> Option<u32> {

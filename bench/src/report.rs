@@ -176,7 +176,7 @@ fn interval(spread: &Spread, coverage: f64) -> String {
     }
 }
 
-fn tell_ratio(ratio: &Spread, coverage: f64) -> String {
+pub(crate) fn tell_ratio(ratio: &Spread, coverage: f64) -> String {
     let is_swamped = !ratio.is_single() && (ratio.low..=ratio.high).contains(&1.0);
     let mark = if is_swamped { SWAMPED } else { "" };
     let told = format!("{}{mark} {}", number(ratio.median), interval(ratio, coverage));

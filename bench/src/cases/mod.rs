@@ -9,6 +9,8 @@ pub(crate) mod fanout;
 mod footprint;
 pub(crate) mod idle;
 pub(crate) mod isolation;
+mod measured;
+pub(crate) mod nodes;
 pub(crate) mod syscalls;
 pub(crate) mod tls;
 pub(crate) mod topics;

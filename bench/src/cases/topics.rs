@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
 
-use super::interleave;
+use super::measured::{Measured, Rounds, deliveries};
 use crate::cli::Common;
 use crate::interrupt;
 use crate::process::Server;
@@ -14,8 +14,8 @@ use crate::report::{Figure, Report, less, more};
 use crate::server::{Kind, ServeOptions};
 use crate::topics::TOPIC;
 use crate::topics::board::Board;
-use crate::topics::publisher::{Pace, Publisher};
-use crate::topics::subscriber::{Crowd, Subscriber};
+use crate::topics::crowd::{Crowd, Member};
+use crate::topics::publisher::Publisher;
 
 pub(crate) const CASE: &str = "topics";
 
@@ -26,8 +26,6 @@ const SERVERS: [Kind; 5] = [Kind::HeartwireTopics, Kind::Nchan, Kind::NchanAuto,
 
 /// heartwire without topics: a message to all connections. What topics can be compared with, where it can do the same.
 const WITHOUT_TOPICS: &str = "heartwire, broadcast";
-
-const LOST: Figure = less("lost", "");
 
 /// Publishers that fill topics.
 const PUBLISHERS: usize = 4;
@@ -115,12 +113,6 @@ struct Case<'a> {
     report: &'a mut Report,
 }
 
-/// The value of the first figure of a cell, and the others.
-struct Measured {
-    first: f64,
-    others: Vec<(Figure, f64)>,
-}
-
 impl Case<'_> {
     /// Measures all servers, round by round, each in a fresh process.
     fn measure(
@@ -130,35 +122,21 @@ impl Case<'_> {
         first: Figure,
         mut measure: impl FnMut(&Self, &Server) -> io::Result<Measured>,
     ) {
-        let common = self.common;
-        let is_wanted = |kind: &Kind| common.wants(*kind) && (without_topics || *kind != Kind::Heartwire);
+        let is_wanted = |kind: &Kind| self.common.wants(*kind) && (without_topics || *kind != Kind::Heartwire);
         let wanted: Vec<Kind> = SERVERS.into_iter().filter(is_wanted).collect();
-        interleave(common, &wanted, |round, kind| {
-            let name = if *kind == Kind::Heartwire { WITHOUT_TOPICS } else { kind.name() };
-            let serve = ServeOptions { broadcast: *kind == Kind::Heartwire, ..ServeOptions::default() };
-            let measured = Server::start(*kind, &serve).and_then(|server| {
+        let rounds = Rounds { case: CASE, cell, first };
+        let name = |kind: Kind| if kind == Kind::Heartwire { WITHOUT_TOPICS } else { kind.name() };
+        // Taken out, for the measurement sees the rest.
+        let mut report = std::mem::take(self.report);
+        rounds.measure(self.common, &wanted, &mut report, name, |kind| {
+            let serve = ServeOptions { broadcast: kind == Kind::Heartwire, ..ServeOptions::default() };
+            Server::start(kind, &serve).and_then(|server| {
                 let measured = measure(self, &server);
                 server.process.finish()?;
                 measured
-            });
-            if interrupt::is_set() {
-                return;
-            }
-            let told = match measured {
-                Ok(Measured { first: value, others }) => {
-                    self.report.add(CASE, cell, name, first, value);
-                    for (figure, value) in others {
-                        self.report.add(CASE, cell, name, figure, value);
-                    }
-                    format!("{} {} {}", crate::report::number(value), first.name, first.unit)
-                }
-                Err(error) => {
-                    self.report.add(CASE, cell, name, first, f64::NAN);
-                    error.to_string()
-                }
-            };
-            common.progress(CASE, cell, round, &format!("{name}: {told}"));
+            })
         });
+        *self.report = report;
     }
 
     fn gather(&self, server: &Server, count: usize, publisher: &mut Publisher) -> io::Result<Crowd> {
@@ -187,19 +165,7 @@ impl Case<'_> {
     ) -> io::Result<Measured> {
         let mut publisher = Publisher::open(server, publishers)?;
         let crowd = self.gather(server, subscribers, &mut publisher)?;
-        let load = self.common.load();
-        let pace = publisher.paced(&crowd.board, window, load.warm_up, load.duration);
-        drop(crowd.stop());
-        let Pace { messages, elapsed, processors: processor_times, missing } = pace?;
-        let count = messages as f64 * subscribers as f64;
-        let first = if missing > 0 { f64::NAN } else { count / elapsed.as_secs_f64() };
-        let each = |time: Duration| time.as_secs_f64() * 1e6 / subscribers as f64;
-        let others = vec![
-            (less(processors[0], ""), each(processor_times[0])),
-            (less(processors[1], ""), each(processor_times[1])),
-            (LOST, missing as f64),
-        ];
-        Ok(Measured { first, others })
+        deliveries(self.common, &mut publisher, crowd, subscribers, window, processors)
     }
 
     fn lone(&self, server: &Server, subscribers: usize) -> io::Result<Measured> {
@@ -255,7 +221,7 @@ impl Case<'_> {
         if !publisher.await_complete(&crowd.board, 1, Instant::now() + TIME)? {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "not all got the first message"));
         }
-        let memories: Vec<_> = crowd.stop().into_iter().map(Subscriber::leave).collect();
+        let memories: Vec<_> = crowd.stop().into_iter().map(Member::leave).collect();
         // For the server to notice.
         interrupt::sleep_until(Instant::now() + Duration::from_secs(1));
         let nobody = Board::new(0, publisher.waker());
@@ -267,7 +233,7 @@ impl Case<'_> {
         let is_complete = publisher.await_complete(&crowd.board, missed, begin + TIME)?;
         let elapsed = crowd.board.completed().saturating_duration_since(begin);
         let processor = procfs::group(server.process.pid()).processor.saturating_sub(before);
-        let got_all = crowd.stop().iter().filter(|subscriber| subscriber.taken() == missed).count();
+        let got_all = crowd.stop().iter().filter(|member| member.taken() == missed).count();
         let first = if is_complete { elapsed.as_secs_f64() * 1000.0 } else { f64::NAN };
         let server = less("server", "ms");
         Ok(Measured {

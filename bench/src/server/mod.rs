@@ -13,6 +13,7 @@ mod heart;
 mod nchan;
 mod node;
 mod program;
+pub(crate) mod redis;
 mod tended;
 #[cfg(feature = "peers")]
 mod tokio_ws;
@@ -62,6 +63,10 @@ pub(crate) enum Kind {
     NchanAuto,
     /// socket.io, with recovery of connections.
     SocketIo,
+    /// socket.io, a node of several by `@socket.io/redis-adapter`.
+    SocketIoRedis,
+    /// socket.io, a node of several by `@socket.io/redis-streams-adapter`.
+    SocketIoStreams,
 }
 
 impl Kind {
@@ -83,6 +88,8 @@ impl Kind {
             Self::Nchan => "nchan, 1 worker",
             Self::NchanAuto => "nchan, auto",
             Self::SocketIo => "socket.io",
+            Self::SocketIoRedis => "socket.io, Redis adapter",
+            Self::SocketIoStreams => "socket.io, streams adapter",
         }
     }
 
@@ -109,6 +116,7 @@ impl Kind {
             Self::HeartwireTopics => program::missing(),
             Self::Nchan | Self::NchanAuto => nchan::missing(),
             Self::SocketIo => node::SOCKET_IO.missing(),
+            Self::SocketIoRedis | Self::SocketIoStreams => node::SOCKET_IO_NODES.missing(),
             _ => (!cfg!(feature = "peers")).then_some("it is not built in, without the feature `peers`"),
         }
     }
@@ -119,6 +127,8 @@ impl Kind {
             Self::Websockets => Ok(websockets::command(options)),
             Self::NodeWs => Ok(node::WS.command(options)),
             Self::SocketIo => Ok(node::SOCKET_IO.command(options)),
+            Self::SocketIoRedis => Ok(node::SOCKET_IO_NODES.command_with(options, &["--adapter", "redis"])),
+            Self::SocketIoStreams => Ok(node::SOCKET_IO_NODES.command_with(options, &["--adapter", "streams"])),
             _ => {
                 let mut command = Command::new(std::env::current_exe()?);
                 command.args(options.arguments(self));
@@ -196,6 +206,9 @@ pub(crate) struct ServeOptions {
     /// Compress messages, at this level or as `defaults` have it; some servers only.
     #[arg(long)]
     pub(crate) deflate: Option<Deflation>,
+    /// Share topics with other nodes by the Redis at this URL; servers with topics only.
+    #[arg(long)]
+    pub(crate) redis: Option<String>,
 }
 
 impl Default for ServeOptions {
@@ -210,6 +223,7 @@ impl Default for ServeOptions {
             tls: None,
             obeys: false,
             deflate: None,
+            redis: None,
         }
     }
 }
@@ -249,6 +263,9 @@ impl ServeOptions {
         if let Some(deflate) = self.deflate {
             arguments.extend(["--deflate".into(), deflate.to_string()]);
         }
+        if let Some(redis) = &self.redis {
+            arguments.extend(["--redis".into(), redis.clone()]);
+        }
         arguments
     }
 }
@@ -256,9 +273,9 @@ impl ServeOptions {
 /// Serves until the standard input ends.
 pub(crate) fn serve(kind: Kind, options: &ServeOptions) -> io::Result<()> {
     match kind {
-        Kind::HeartwireTopics => return program::serve(),
-        Kind::Nchan => return nchan::serve("1"),
-        Kind::NchanAuto => return nchan::serve("auto"),
+        Kind::HeartwireTopics => return program::serve(options),
+        Kind::Nchan => return nchan::serve("1", options),
+        Kind::NchanAuto => return nchan::serve("auto", options),
         _ => {}
     }
     if !options.obeys {

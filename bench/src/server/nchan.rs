@@ -8,25 +8,35 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::tended;
+use super::{ServeOptions, tended};
 
 const CONFIGURATION: &str = include_str!("nchan.conf");
 const MODULE: &str = "/usr/lib/nginx/modules/ngx_nchan_module.so";
 
-pub(super) fn serve(workers: &str) -> io::Result<()> {
+pub(super) fn serve(workers: &str, options: &ServeOptions) -> io::Result<()> {
     // Of all files that it makes.
     let folder = std::env::temp_dir().join(format!("heartwire-bench-{}.nginx", std::process::id()));
     fs::create_dir(&folder)?;
-    let served = serve_in(&folder, workers);
+    let served = serve_in(&folder, workers, options);
     fs::remove_dir_all(&folder)?;
     served
 }
 
-fn serve_in(folder: &Path, workers: &str) -> io::Result<()> {
+fn serve_in(folder: &Path, workers: &str, options: &ServeOptions) -> io::Result<()> {
     // nginx cannot say which port it got.
     let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let file = folder.join("nginx.conf");
-    let values = [("@WORKERS@", workers), ("@MODULE@", MODULE), ("@ADDRESS@", &address.to_string())];
+    let redis = options.redis.as_ref();
+    let upstream = redis.map(|url| format!("upstream shared {{ nchan_redis_server {url}; }}")).unwrap_or_default();
+    let pass = redis.map_or("", |_| "nchan_redis_pass shared;");
+    let address_text = address.to_string();
+    let values = [
+        ("@WORKERS@", workers),
+        ("@MODULE@", MODULE),
+        ("@ADDRESS@", &address_text),
+        ("@UPSTREAM@", &upstream),
+        ("@PASS@", pass),
+    ];
     let fill = |text: String, (name, value)| text.replace(name, value);
     fs::write(&file, values.into_iter().fold(CONFIGURATION.to_owned(), fill))?;
     let mut command = nginx().ok_or(io::ErrorKind::NotFound)?;

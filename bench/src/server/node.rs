@@ -28,10 +28,21 @@ pub(super) static SOCKET_IO: Script = Script {
     missing: "node has no package socket.io; bench/README.md says how to install it where it is looked for",
 };
 
+/// `socket.io` on several nodes, by either adapter.
+pub(super) static SOCKET_IO_NODES: Script = Script {
+    source: include_str!("socket_io.js"),
+    packages: LazyLock::new(|| find("@socket.io/redis-streams-adapter", "bench")),
+    missing: "node has no adapters of socket.io; bench/README.md says how to install them where they are looked for",
+};
+
 impl Script {
     pub(super) fn command(&self, options: &ServeOptions) -> Command {
+        self.command_with(options, &[])
+    }
+
+    pub(super) fn command_with(&self, options: &ServeOptions, others: &[&str]) -> Command {
         let mut command = node(self.packages.as_ref().and_then(Option::as_ref));
-        command.args(["-e", self.source, "--"]).args(options.foreign_arguments());
+        command.args(["-e", self.source, "--"]).args(options.foreign_arguments()).args(others);
         command
     }
 

@@ -5,12 +5,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
-use super::tended;
+use super::{ServeOptions, tended};
 
-pub(super) fn serve() -> io::Result<()> {
+pub(super) fn serve(options: &ServeOptions) -> io::Result<()> {
     let program = path().ok_or(io::ErrorKind::NotFound)?;
     let mut command = Command::new(program);
-    tended::serve(command.args(["serve", "0", "--mode", "topics"]).stdout(Stdio::piped()), address)
+    command.args(["serve", "0", "--mode", "topics"]);
+    if let Some(redis) = &options.redis {
+        command.args(["--backplane", redis]);
+    }
+    tended::serve(command.stdout(Stdio::piped()), address)
 }
 
 /// Why it is not here.

@@ -29,6 +29,13 @@ pub(crate) struct Memory {
     pub(crate) session: Vec<u8>,
 }
 
+impl Memory {
+    /// Whether it says nothing: who has it comes as if for the first time.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.place.is_empty() && self.session.is_empty()
+    }
+}
+
 /// What a text says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Said<'a> {
@@ -38,8 +45,14 @@ pub(crate) enum Said<'a> {
     },
     /// The subscription is there.
     Subscribed,
-    /// Who the subscriber is, and what it answers.
-    Session(&'a [u8], Option<String>),
+    /// Who the subscriber is, whether the server has forgotten who it was, and what it answers.
+    Session {
+        session: &'a [u8],
+        is_lost: bool,
+        answer: Option<String>,
+    },
+    /// Some of what the subscriber missed is not there any more.
+    Lost,
     /// The subscriber is to answer.
     Asked(String),
     Nothing,
@@ -47,12 +60,15 @@ pub(crate) enum Said<'a> {
 
 const HEARTWIRE_MESSAGE: &[u8] = br#"{"type":"message","topic":"bench","position":""#;
 
+/// In a reply of heartwire's.
+const REFUSAL: &[u8] = br#""error":"#;
+
 impl Dialect {
     pub(crate) fn of(kind: Kind) -> Self {
         match kind {
             Kind::HeartwireTopics => Self::Heartwire,
             Kind::Nchan | Kind::NchanAuto => Self::Nchan,
-            Kind::SocketIo => Self::SocketIo,
+            Kind::SocketIo | Kind::SocketIoRedis | Kind::SocketIoStreams => Self::SocketIo,
             _ => Self::Broadcast,
         }
     }
@@ -117,7 +133,12 @@ fn understand_heartwire(text: &[u8]) -> Option<Said<'_>> {
         return Some(Said::Message { payload, place });
     }
     if text.starts_with(br#"{"type":"subscribed""#) {
-        return Some(Said::Subscribed);
+        // A refusal is in the same reply.
+        let is_refused = text.windows(REFUSAL.len()).any(|window| window == REFUSAL);
+        return (!is_refused).then_some(Said::Subscribed);
+    }
+    if text.starts_with(br#"{"type":"lost""#) {
+        return Some(Said::Lost);
     }
     text.starts_with(b"heartwire ").then_some(Said::Nothing)
 }
@@ -131,7 +152,9 @@ fn understand_nchan(text: &[u8]) -> Option<Said<'_>> {
 fn understand_socket_io<'a>(text: &'a [u8], memory: Option<&Memory>) -> Option<Said<'a>> {
     if let Some(rest) = text.strip_prefix(br#"42["message",""#) {
         let payload = until(rest, b'"')?;
-        let place = rest[payload.len()..].strip_prefix(br#"",""#)?.strip_suffix(br#""]"#)?;
+        let rest = &rest[payload.len()..];
+        // Without recovery there is no place.
+        let place = rest.strip_prefix(br#"",""#).map_or(Some(&[][..]), |rest| rest.strip_suffix(br#""]"#))?;
         return Some(Said::Message { payload, place });
     }
     if text == b"2" {
@@ -145,10 +168,9 @@ fn understand_socket_io<'a>(text: &'a [u8], memory: Option<&Memory>) -> Option<S
         let at = text.windows(PID.len()).position(|window| window == PID)?;
         let session = until(&text[at + PID.len()..], b'"')?;
         // Who has come back is subscribed, unless it was forgotten.
-        return match memory {
-            None => Some(Said::Session(session, Some(format!(r#"420["subscribe","{TOPIC}"]"#)))),
-            Some(memory) => (memory.session == session).then_some(Said::Session(session, None)),
-        };
+        let is_recovered = memory.is_some_and(|memory| memory.session == session);
+        let answer = (!is_recovered).then(|| format!(r#"420["subscribe","{TOPIC}"]"#));
+        return Some(Said::Session { session, is_lost: memory.is_some() && !is_recovered, answer });
     }
     text.starts_with(b"0").then_some(Said::Nothing)
 }
@@ -173,6 +195,7 @@ mod tests {
             ),
             (Dialect::Nchan, "id: 1796028085:0\ncontent-type: text/plain\n\n0000000000000007wire", "1796028085:0"),
             (Dialect::SocketIo, r#"42["message","0000000000000007wire","Q8hdSd1"]"#, "Q8hdSd1"),
+            (Dialect::SocketIo, r#"42["message","0000000000000007wire"]"#, ""),
             (Dialect::Broadcast, "0000000000000007wire", ""),
         ] {
             let said = dialect.understand(text.as_bytes(), None).unwrap();
@@ -181,13 +204,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_lost_or_forgotten_is_an_error() {
+    fn what_is_lost_or_forgotten_is_told() {
         let lost = br#"{"type":"lost","topic":"bench","position":"00112233aabbccdd:8"}"#;
-        assert!(Dialect::Heartwire.understand(lost, None).is_err());
+        assert_eq!(Dialect::Heartwire.understand(lost, None).unwrap(), Said::Lost);
         let memory = Memory { session: b"mine".to_vec(), place: b"Q".to_vec() };
-        let answer = br#"40{"sid":"a","pid":"mine"}"#;
-        assert_eq!(Dialect::SocketIo.understand(answer, Some(&memory)).unwrap(), Said::Session(b"mine", None));
-        assert!(Dialect::SocketIo.understand(br#"40{"sid":"a","pid":"another"}"#, Some(&memory)).is_err());
+        let session = |pid: &str, memory: Option<&Memory>| {
+            let answer = format!(r#"40{{"sid":"a","pid":"{pid}"}}"#);
+            match Dialect::SocketIo.understand(answer.as_bytes(), memory).unwrap() {
+                Said::Session { is_lost, answer, .. } => (is_lost, answer.is_some()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(session("mine", Some(&memory)), (false, false));
+        assert_eq!(session("another", Some(&memory)), (true, true));
+        assert_eq!(session("mine", None), (false, true));
+    }
+
+    #[test]
+    fn anything_else_is_an_error() {
+        let refused = br#"{"type":"subscribed","id":1,"topics":[{"topic":"bench","error":"unavailable"}]}"#;
+        assert!(Dialect::Heartwire.understand(refused, None).is_err());
         assert!(Dialect::Nchan.understand(b"anything else", None).is_err());
+        assert!(Dialect::SocketIo.understand(br#"42["message","0000000000000007wire","Q"#, None).is_err());
     }
 }

@@ -4,9 +4,13 @@
 //! differs between servers is what they are told and what they say, which [`dialect`] knows.
 
 pub(crate) mod board;
+pub(crate) mod crowd;
 pub(crate) mod dialect;
+mod line;
 pub(crate) mod publisher;
-pub(crate) mod subscriber;
+pub(crate) mod steady;
+mod subscriber;
+pub(crate) mod watch;
 
 /// The topic that all are subscribed to.
 pub(crate) const TOPIC: &str = "bench";

@@ -1,8 +1,8 @@
 //! Publishers on one thread: by HTTP over connections that are kept, or, where there are no topics, by a WebSocket.
 //! They publish no faster than the slowest subscriber takes it, so that a server has no reason to drop anything.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,12 +11,12 @@ use hdrhistogram::Histogram;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
+use super::TOPIC;
 use super::board::Board;
 use super::dialect::Dialect;
-use super::{TOPIC, payload};
-use crate::channel::Channel;
+use super::line::Line;
 use crate::process::Server;
-use crate::wire::{self, wrong};
+use crate::wire::wrong;
 use crate::{interrupt, load, procfs};
 
 /// The token of the board's waker.
@@ -31,19 +31,8 @@ pub(crate) struct Publisher {
     waker: Arc<Waker>,
     lines: Vec<Line>,
     scratch: Vec<u8>,
-    /// The server's process, and this one.
-    pids: [u32; 2],
-}
-
-/// A connection that publishes.
-struct Line {
-    stream: TcpStream,
-    host: String,
-    request: Vec<u8>,
-    /// What came of a response. `None` if messages are not answered.
-    response: Option<Vec<u8>>,
-    /// The message that is not answered yet.
-    under_way: Option<u64>,
+    /// The processes whose time the server's is.
+    servers: Vec<u32>,
 }
 
 /// How fast it went.
@@ -61,18 +50,27 @@ pub(crate) struct Pace {
 impl Publisher {
     /// One with so many connections.
     pub(crate) fn open(server: &Server, connections: usize) -> io::Result<Self> {
+        let is_answered = Dialect::of(server.kind) != Dialect::Broadcast;
+        Self::open_at(server.address, is_answered, vec![server.process.pid()], connections)
+    }
+
+    /// One at this address, whose messages are served by these groups of processes.
+    pub(crate) fn open_at(
+        address: SocketAddr,
+        is_answered: bool,
+        servers: Vec<u32>,
+        connections: usize,
+    ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), BOARD)?);
-        let is_answered = Dialect::of(server.kind) != Dialect::Broadcast;
         let mut lines = Vec::with_capacity(connections);
         for number in 0..connections {
-            let line = Line::open(server.address, is_answered)?;
+            let line = Line::open(address, is_answered)?;
             let fd = line.stream.as_raw_fd();
             poll.registry().register(&mut SourceFd(&fd), Token(number), Interest::READABLE)?;
             lines.push(line);
         }
-        let pids = [server.process.pid(), std::process::id()];
-        Ok(Self { poll, events: Events::with_capacity(64), waker, lines, scratch: vec![0; 16 * 1024], pids })
+        Ok(Self { poll, events: Events::with_capacity(64), waker, lines, scratch: vec![0; 16 * 1024], servers })
     }
 
     pub(crate) fn waker(&self) -> Arc<Waker> {
@@ -106,7 +104,11 @@ impl Publisher {
         loop {
             let (complete, now) = (board.complete() - before, Instant::now());
             match first {
-                None if now >= begin && complete > 0 => first = Some((complete, now, self.processors())),
+                None if now >= begin && complete > 0 => {
+                    // Nothing is published while that is looked up.
+                    let processors = self.processors();
+                    first = Some((board.complete() - before, Instant::now(), processors));
+                }
                 Some((counted, since, processors)) if now >= since + time && complete > counted => {
                     let messages = complete - counted;
                     let after = self.processors();
@@ -222,110 +224,15 @@ impl Publisher {
         }
         board.check()?;
         for event in self.events.iter().filter(|event| event.token() != BOARD) {
-            self.lines[event.token().0].receive(&mut self.scratch)?;
+            let answer = self.lines[event.token().0].receive(&mut self.scratch)?;
+            if let Some(refused) = answer.filter(|answer| !answer.is_success) {
+                return Err(wrong(&refused.head));
+            }
         }
         Ok(())
     }
 
     fn processors(&self) -> [Duration; 2] {
-        let [server, own] = self.pids;
-        [procfs::group(server).processor, procfs::processor(own)]
-    }
-}
-
-impl Line {
-    fn open(server: SocketAddr, is_answered: bool) -> io::Result<Self> {
-        let mut channel = Channel::connect(server, None)?;
-        if !is_answered {
-            channel.upgrade()?;
-        }
-        let stream = channel.into_stream();
-        stream.set_nonblocking(true)?;
-        let response = is_answered.then(Vec::new);
-        Ok(Self { stream, host: server.to_string(), request: Vec::new(), response, under_way: None })
-    }
-
-    fn publish(&mut self, topic: &str, number: u64) -> io::Result<()> {
-        let Self { stream, host, request, response, under_way } = self;
-        let payload = payload(number);
-        request.clear();
-        if response.is_some() {
-            write!(
-                request,
-                "POST /topics/{topic} HTTP/1.1\r\nHost: {host}\r\nContent-Type: text/plain\r\n\
-                 Content-Length: {}\r\n\r\n",
-                payload.len()
-            )?;
-            request.extend_from_slice(&payload);
-            *under_way = Some(number);
-        } else {
-            wire::frame(request, wire::TEXT, &payload);
-        }
-        // A few bytes, of which few are under way: the socket takes them.
-        stream.write_all(request)
-    }
-
-    fn receive(&mut self, scratch: &mut [u8]) -> io::Result<()> {
-        loop {
-            let count = match self.stream.read(scratch) {
-                Ok(0) => return Err(wrong("its end to a publisher")),
-                Ok(count) => count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            // What comes back to a publisher without answers is not looked at.
-            if let Some(response) = &mut self.response {
-                response.extend_from_slice(&scratch[..count]);
-                if is_complete(response)? {
-                    response.clear();
-                    self.under_way = None;
-                }
-            }
-            if count < scratch.len() {
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Whether a response is complete.
-///
-/// # Errors
-/// It is none of success, or is longer than it says.
-fn is_complete(response: &[u8]) -> io::Result<bool> {
-    let Some(end) = response.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(false) };
-    let head = String::from_utf8_lossy(&response[..end]);
-    if !head.starts_with("HTTP/1.1 2") {
-        return Err(wrong(&head));
-    }
-    let mut fields = head.lines().filter_map(|line| line.split_once(':'));
-    let length = fields.find(|(name, _)| name.eq_ignore_ascii_case("Content-Length"));
-    let length = length.and_then(|(_, length)| length.trim().parse::<usize>().ok());
-    let length = length.ok_or_else(|| wrong(&format!("a response without a length: {head}")))?;
-    match response.len().cmp(&(end + 4 + length)) {
-        std::cmp::Ordering::Less => Ok(false),
-        std::cmp::Ordering::Equal => Ok(true),
-        std::cmp::Ordering::Greater => Err(wrong("more than one response to a request")),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_response_is_complete_with_its_last_byte() {
-        let response = b"HTTP/1.1 201 Created\r\ncontent-length: 3\r\n\r\nabc";
-        for cut in 0..response.len() {
-            assert!(!is_complete(&response[..cut]).unwrap(), "{cut}");
-        }
-        assert!(is_complete(response).unwrap());
-        for wrong in [
-            "HTTP/1.1 201 Created\r\ncontent-length: 2\r\n\r\nabc",
-            "HTTP/1.1 503 No\r\n\r\n",
-            "HTTP/1.1 200 OK\r\n\r\n",
-        ] {
-            assert!(is_complete(wrong.as_bytes()).is_err(), "{wrong}");
-        }
+        [procfs::processor_of_groups(&self.servers), procfs::processor(std::process::id())]
     }
 }
