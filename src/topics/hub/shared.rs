@@ -17,7 +17,7 @@ use super::super::redis::node::Node;
 use super::super::redis::outbox::{Answer, Publication};
 use super::super::redis::{Load, NodeName};
 use super::super::topic::Topic;
-use super::super::topic::shared::Vanished;
+use super::super::topic::shared::{Arrival, Vanished};
 use super::super::{BackplaneInfo, FormerNode, NodeInfo, Published, TopicError};
 use super::Hub;
 use crate::connection::identity::ConnectionId;
@@ -165,11 +165,11 @@ impl Hub {
         }
     }
 
-    /// A message was published.
-    pub(in crate::topics) fn apply(&self, name: &TopicName, offset: u64, message: Message, published: Instant) {
-        let Some(epoch) = self.read_registry().epoch else { return };
-        let topic = self.find_or_make(name, Position { epoch, offset: offset - 1 });
-        topic.apply(offset, message, published);
+    /// Messages were published to a topic, one after the other.
+    pub(in crate::topics) fn apply(&self, name: &TopicName, messages: Vec<Arrival>) {
+        let (Some(epoch), Some(first)) = (self.read_registry().epoch, messages.first()) else { return };
+        let topic = self.find_or_make(name, Position { epoch, offset: first.offset - 1 });
+        topic.apply(messages);
         self.make_room(&topic);
     }
 

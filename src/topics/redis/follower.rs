@@ -21,9 +21,13 @@ use super::scripts::Scripts;
 use crate::connection::suspension;
 use crate::topics::hub::{Hub, Loaded};
 use crate::topics::position::Epoch;
+use crate::topics::topic::shared::Arrival;
 
 /// So many entries of the log are read at a time.
 const ENTRIES: usize = 256;
+
+/// So many messages of a topic are applied at a time: then others have their turn at it.
+const TOGETHER: usize = 64;
 
 /// So many topics are loaded at a time: each may keep some MiB.
 const TOPICS: usize = 8;
@@ -236,17 +240,23 @@ impl Follower<'_> {
             if epoch.and_then(|epoch| epoch.parse().ok()) != node.epoch() {
                 return Ok(Next::Attach);
             }
+            let (mut entries, mut is_complete) = (Vec::new(), true);
             for (id, fields) in read.into_iter().flatten().flat_map(|(_, entries)| entries) {
                 let (id, entry): (LogId, _) = (id.parse()?, LogEntry::from(fields));
                 if entry.number != cursor.number + 1 {
-                    // Some that came before it are gone.
-                    self.cursor = None;
-                    return Ok(Next::Attach);
+                    is_complete = false;
+                    break;
                 }
                 cursor = Cursor { id, number: entry.number };
-                self.apply(entry, &clock);
-                self.cursor = Some(cursor);
+                entries.push(entry);
             }
+            self.apply_all(&entries, &clock);
+            if !is_complete {
+                // Some that came before the next one are gone.
+                self.cursor = None;
+                return Ok(Next::Attach);
+            }
+            self.cursor = Some(cursor);
             node.saw(cursor.id);
             let lag = number.unwrap_or_default().saturating_sub(cursor.number);
             node.set_lag(lag, answered);
@@ -273,7 +283,26 @@ impl Follower<'_> {
         Ok(next.map_or(Duration::MAX, |next| next.saturating_duration_since(now).max(SHORTEST_BLOCK)))
     }
 
-    fn apply(&mut self, entry: LogEntry, clock: &Clock) {
+    /// Messages of one topic that follow one another are applied together: each subscriber gets them by one write.
+    fn apply_all(&mut self, entries: &[LogEntry], clock: &Clock) {
+        for run in entries.chunk_by(LogEntry::goes_with).flat_map(|run| run.chunks(TOGETHER)) {
+            match run {
+                [first, ..] if first.is_message() => {
+                    let Ok(topic) = first.topic.parse() else { continue };
+                    let arrival = |entry: &LogEntry| Arrival {
+                        offset: entry.offset,
+                        message: entry.message(),
+                        published: clock.instant(entry.at),
+                    };
+                    self.hub.apply(&topic, run.iter().map(arrival).collect());
+                }
+                others => others.iter().for_each(|entry| self.apply(entry)),
+            }
+        }
+    }
+
+    /// What is no message.
+    fn apply(&mut self, entry: &LogEntry) {
         match &*entry.what {
             // About a node, whose name is where the name of a topic is, and its generation where the offset is.
             "node" => {
@@ -281,7 +310,7 @@ impl Follower<'_> {
                 self.census.entered(self.hub, &name, entry.offset);
                 return self.node.nodes().heard(name, entry.offset, about, Instant::now());
             }
-            "node-told" => return self.census.told_all(self.hub, &entry.topic.into(), entry.offset),
+            "node-told" => return self.census.told_all(self.hub, &entry.topic.as_str().into(), entry.offset),
             // We know better: the others are told anew who is here.
             "node-gone" if *entry.topic == *self.node.name() => return,
             "node-gone" => {
@@ -294,12 +323,11 @@ impl Follower<'_> {
         }
         let Ok(topic) = entry.topic.parse() else { return };
         match &*entry.what {
-            "message" => self.hub.apply(&topic, entry.offset, entry.message(), clock.instant(entry.at)),
             "removed" => self.hub.remove(&topic, entry.offset),
             // The offset is the connection, the kind its node.
             "presence" => {
                 if let Some(seat) = Seat::from_json(&entry.text()) {
-                    self.census.told(self.hub, &entry.kind.into(), (topic, entry.offset), seat);
+                    self.census.told(self.hub, &entry.kind.as_str().into(), (topic, entry.offset), seat);
                 }
             }
             // What a later version writes. Another epoch is seen by its key.

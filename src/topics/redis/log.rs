@@ -37,6 +37,15 @@ pub(super) struct LogEntry {
 }
 
 impl LogEntry {
+    pub(super) fn is_message(&self) -> bool {
+        self.what == "message"
+    }
+
+    /// Whether both are messages of one topic.
+    pub(super) fn goes_with(&self, next: &Self) -> bool {
+        self.is_message() && next.is_message() && self.topic == next.topic
+    }
+
     pub(super) fn text(&self) -> String {
         String::from_utf8_lossy(&self.payload).into_owned()
     }

@@ -225,7 +225,7 @@ impl Topic {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::BTreeSet;
     use std::thread;
 
@@ -236,7 +236,8 @@ mod tests {
     use crate::topics::position::Position;
     use crate::topics::topic::{Common, Excerpt};
 
-    fn topic() -> Topic {
+    /// One that nobody is subscribed to.
+    pub(in crate::topics::topic) fn topic() -> Topic {
         let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
         let common = Common {
             settings: Topics::new().settings,

@@ -1,5 +1,6 @@
 //! A topic that others have too: what is published comes from the backplane, in one order for all.
 
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,32 +20,44 @@ use crate::transport::write_half::Refused;
 /// How long a subscriber may be ahead of a server that has read all that there is.
 const LONG_AHEAD: Duration = Duration::from_secs(2);
 
+/// A message as it comes from the backplane.
+#[derive(Debug)]
+pub(in crate::topics) struct Arrival {
+    pub(in crate::topics) offset: u64,
+    pub(in crate::topics) message: Message,
+    pub(in crate::topics) published: Instant,
+}
+
 /// The backplane no longer has what this copy has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::topics) struct Vanished;
 
 impl Topic {
-    /// Takes the message with this offset, unless the copy has it. What lies between is lost.
-    pub(in crate::topics) fn apply(&self, offset: u64, message: Message, published: Instant) {
+    /// Takes messages in their order, but for those that the copy has. What lies between is lost. Each subscriber that
+    /// keeps up gets them by one write.
+    pub(in crate::topics) fn apply(&self, messages: impl IntoIterator<Item = Arrival>) {
         let now = Instant::now();
         let has_some_behind = {
             let mut state = self.lock();
-            if offset <= state.history.last() {
-                return;
+            let (mut entries, mut is_gap) = (Vec::new(), false);
+            for Arrival { offset, message, published } in messages {
+                if offset <= state.history.last() {
+                    continue;
+                }
+                if offset != state.history.last() + 1 {
+                    is_gap = true;
+                    self.deliver(&mut state, &mem::take(&mut entries));
+                    self.change(&mut state, |state| state.history.restart_after(offset - 1));
+                    state.send_back();
+                }
+                let entry = Arc::new(Entry::new(offset, message, published));
+                self.change(&mut state, |state| state.history.push(Arc::clone(&entry), self.limits(), now));
+                entries.push(entry);
             }
-            let is_gap = offset != state.history.last() + 1;
-            if is_gap {
-                self.change(&mut state, |state| state.history.restart_after(offset - 1));
-            }
-            let entry = Arc::new(Entry::new(offset, message, published));
-            self.change(&mut state, |state| state.history.push(Arc::clone(&entry), self.limits(), now));
-            if is_gap {
-                state.send_back();
-            } else {
-                self.deliver(&mut state, &[entry]);
-            }
+            self.deliver(&mut state, &entries);
             // Whoever has waited for us to come as far goes on.
-            is_gap || state.subscribers.values().any(|other| other.ahead_since.is_some() && other.cursor <= offset)
+            let last = state.history.last();
+            is_gap || state.subscribers.values().any(|other| other.ahead_since.is_some() && other.cursor <= last)
         };
         if has_some_behind {
             self.catch_up_all();
@@ -307,6 +320,46 @@ impl State {
     fn send_back(&mut self) {
         for subscriber in self.subscribers.values_mut().filter(|subscriber| subscriber.pace == Pace::Live) {
             subscriber.pace = Pace::Behind;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::publishing::tests::topic;
+    use super::*;
+
+    /// The offsets that are kept after these have come, in batches.
+    fn kept(batches: &[&[u64]]) -> Vec<u64> {
+        let topic = topic();
+        for batch in batches {
+            let arrival = |offset: &u64| Arrival {
+                offset: *offset,
+                message: offset.to_string().into(),
+                published: Instant::now(),
+            };
+            topic.apply(batch.iter().map(arrival));
+        }
+        let entries = topic.read(None, usize::MAX, usize::MAX).ok().unwrap().entries;
+        for entry in &entries {
+            assert_eq!(entry.message.as_text(), Some(&*entry.offset.to_string()));
+        }
+        entries.iter().map(|entry| entry.offset).collect()
+    }
+
+    #[test]
+    fn apply_takes_each_message_once_however_they_come_together() {
+        let one_by_one: Vec<[u64; 1]> = (1..=5).map(|offset| [offset]).collect();
+        let one_by_one: Vec<&[u64]> = one_by_one.iter().map(|offset| &offset[..]).collect();
+        for batches in [&one_by_one[..], &[&[1, 2, 3, 4, 5]], &[&[1, 2, 2, 3], &[], &[2, 3, 4, 5]]] {
+            assert_eq!(kept(batches), [1, 2, 3, 4, 5], "{batches:?}");
+        }
+    }
+
+    #[test]
+    fn apply_begins_anew_after_what_is_missing() {
+        for batches in [&[&[1, 2, 5, 6][..]][..], &[&[1, 2], &[5], &[6]], &[&[1, 3], &[5, 6]]] {
+            assert_eq!(kept(batches), [5, 6], "{batches:?}");
         }
     }
 }
