@@ -40,8 +40,9 @@ fn heading(machine: &Machine, common: &Common, options: &Options) -> String {
     let Common { rounds, seconds, .. } = common;
     let load = machine.load_average().map(|load| format!(", load average {load} before")).unwrap_or_default();
     format!(
-        "{}{load}. {rounds} rounds of {seconds} s, faults {} of them; Redis with `appendonly yes` and `appendfsync {}`. In \
-         parentheses what the rounds range over: 95 % intervals from six rounds on.",
+        "{}{load}.\n\
+         {rounds} rounds of {seconds} s, and {} of each fault; Redis with `appendonly yes` and `appendfsync {}`.\n\
+         In parentheses the range of the rounds, or their interval of 95 % from six rounds on.",
         machine.name(),
         options.fault_rounds,
         options.fsync,
@@ -107,20 +108,20 @@ impl Found<'_> {
             (label, deliveries_cell(subscribers), "deliveries", "/s")
         });
         let rows = deliveries.chain([
-            ("a lone message from A to B, p50".to_owned(), LONE.to_owned(), "at B, p50", " ms"),
-            ("p99".to_owned(), LONE.to_owned(), "at B, p99", " ms"),
+            ("a lone message from A to B, p50".to_owned(), LONE.to_owned(), "at B, p50", "ms"),
+            ("p99".to_owned(), LONE.to_owned(), "at B, p99", "ms"),
             (
                 format!("{} come back at A: the last has all", options.crowd),
                 recovery_cell(options),
                 "at A: the last has all",
-                " ms",
+                "ms",
             ),
-            ("at B".to_owned(), recovery_cell(options), "at B: the last has all", " ms"),
+            ("at B".to_owned(), recovery_cell(options), "at B: the last has all", "ms"),
         ]);
         for (label, cell, figure, unit) in rows {
             let Some(own) = self.series(&cell, SERVERS[0].name(), figure) else { continue };
             let Some(spread) = own.spread() else { continue };
-            let mut row = vec![label, format!("{}{unit}", number(spread.median))];
+            let mut row = vec![label, format!("{} {unit}", grouped(&number(spread.median)))];
             row.extend(REFERENCES.iter().map(|other| {
                 let ratio = self.0.ratio(own, other);
                 ratio.map_or("-".to_owned(), |ratio| tell_ratio(&ratio, ratio.coverage))
@@ -201,6 +202,13 @@ impl Found<'_> {
     }
 }
 
+/// A number with commas between thousands.
+fn grouped(number: &str) -> String {
+    let digits = number.find('.').unwrap_or(number.len());
+    let comma = |at: usize| at > 0 && at < digits && (digits - at) % 3 == 0;
+    number.char_indices().flat_map(|(at, digit)| comma(at).then_some(',').into_iter().chain([digit])).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -213,6 +221,13 @@ mod tests {
         assert_eq!(replaced, format!("above\n{BEGIN}\nnew\n\n{END}below\n"));
         assert_eq!(replace(&replaced, "new").unwrap(), replaced);
         assert_eq!(replace("a page without marks", "new"), None);
+    }
+
+    #[test]
+    fn thousands_are_told_apart() {
+        for (number, told) in [("157324", "157,324"), ("1234567", "1,234,567"), ("999", "999"), ("12.3", "12.3")] {
+            assert_eq!(grouped(number), told);
+        }
     }
 
     #[test]
@@ -231,7 +246,7 @@ mod tests {
         let part = part("Somewhere.", &options, &report);
         for wanted in [
             "Somewhere.\n\n| heartwire |  | to nchan, 1 worker |",
-            "| deliveries from A to 100 subscribers at B | 8.00/s | 4.00 (4.00..4.00) | 2.00 (2.00..2.00) | 0.50 ",
+            "| deliveries from A to 100 subscribers at B | 8.00 /s | 4.00 (4.00..4.00) | 2.00 (2.00..2.00) | 0.50 ",
             "| from A to B | 8.00,  | 2.00,  | 4.00,  | 16.0,  |\n",
             "| Redis stopped for 5 s | B | heartwire, topics | 7.00 |  |  | 8.00 |",
             "|  | B | socket.io, streams adapter |",
