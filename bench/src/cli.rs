@@ -113,7 +113,7 @@ enum Command {
     Deflate(deflate::Options),
     /// Topics beside nchan and socket.io: messages to many, publishing by HTTP, memory, subscribers that come back.
     Topics(topics::Options),
-    /// Topics on two nodes, beside nchan and socket.io over Redis: deliveries, the way between, recovery, faults of Redis.
+    /// Topics on two nodes, beside nchan and socket.io over Redis: deliveries, the hop, recovery, faults of Redis.
     Nodes(nodes::Options),
     /// How exactly dead peers are found.
     Detect(detect::Options),

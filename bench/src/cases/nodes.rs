@@ -215,7 +215,8 @@ impl Case<'_> {
         times
     }
 
-    /// Subscribers of B get a message, are cut off, and come back when others were published: half to A, then half to B.
+    /// Subscribers of B get a message, are cut off, and come back when others were published: half to A, then the rest
+    /// to B.
     fn recovery(&self, kind: Kind) -> io::Result<Measured> {
         let (count, missed) = (self.options.crowd, self.options.missed.max(1));
         let cluster = Cluster::start(kind, &self.options.fsync)?;
