@@ -112,9 +112,12 @@ impl Members {
         Some((member, change))
     }
 
+    /// The connections to one of the servers.
     #[cfg(feature = "redis")]
-    pub(super) fn places(&self) -> impl Iterator<Item = &Place> {
-        self.places.keys()
+    pub(super) fn places_of(&self, node: &Arc<str>) -> Vec<Place> {
+        let first = Place { node: Some(Arc::clone(node)), id: ConnectionId::MIN };
+        let places = self.places.range(first..).map(|(place, _)| place);
+        places.take_while(|place| place.node.as_ref() == Some(node)).cloned().collect()
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -20,12 +20,14 @@ pub(super) mod node;
 mod node_info;
 mod nodes;
 pub(super) mod outbox;
+mod retrying;
 mod scripts;
 mod writer;
 
 use address::Address;
 pub(super) use node_info::Load;
 pub use node_info::{BackplaneInfo, FormerNode, NodeInfo, NodeState};
+use nodes::Nodes;
 
 use crate::durations::clamp_duration;
 use crate::heartbeat::HeartbeatPolicy;
@@ -123,6 +125,12 @@ impl Redis {
     /// How long Redis may be silent before its next answer is overdue.
     fn answer_patience(&self) -> Duration {
         self.longest_block() + self.heartbeat.pong_timeout().unwrap_or_default()
+    }
+
+    /// What one of the servers, of this name, knows of the others.
+    fn nodes(&self, own: NodeName) -> Nodes {
+        let timeout = self.heartbeat.pong_timeout().unwrap_or_default();
+        Nodes::new(own, self.announcement_interval(), timeout, self.node_worst_case())
     }
 
     /// How long Redis may wait before it says that there is nothing new. A sign of life is due within the timeout.

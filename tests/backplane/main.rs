@@ -7,6 +7,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod many;
 mod outages;
 mod presence;
 mod redis_server;

@@ -131,12 +131,22 @@ impl RedisServer {
         let mut words = command.split(' ');
         let mut asked = redis::cmd(words.next().unwrap_or_default());
         words.for_each(|word| _ = asked.arg(word));
+        self.query(&asked)
+    }
+
+    pub(crate) fn query<T: FromRedisValue>(&self, command: &redis::Cmd) -> redis::RedisResult<T> {
         let client = redis::Client::open(self.url())?;
-        asked.query(&mut client.get_connection_with_timeout(CEILING)?)
+        command.query(&mut client.get_connection_with_timeout(CEILING)?)
+    }
+
+    /// What follows one of its options.
+    pub(crate) fn option(&self, name: &str) -> Option<&str> {
+        let at = self.options.iter().position(|option| option == name)?;
+        self.options.get(at + 1).map(String::as_str)
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port()
 }
 

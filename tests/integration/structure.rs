@@ -50,7 +50,9 @@ const PURE: &[(&str, &[&str])] = &[
     ("client/topics/protocol.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("client/topics/protocol/outbox.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("topics/redis/link.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
+    ("topics/redis/node_info.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     ("topics/redis/nodes.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
+    ("topics/redis/retrying.rs", &["TcpStream", "std::fs", "std::thread", "Instant::now"]),
     // It reads certificates from files.
     ("tls", &["TcpStream", "std::thread", "Instant::now"]),
 ];

@@ -223,7 +223,7 @@ impl Hub {
     }
 
     /// Who is subscribed on a node, as far as it is known here.
-    pub(in crate::topics) fn seats_on(&self, node: &str) -> BTreeSet<Key> {
+    pub(in crate::topics) fn seats_on(&self, node: &NodeName) -> BTreeSet<Key> {
         let of = |topic: Arc<Topic>| topic.seats_on(node).into_iter().map(move |id| (topic.name.clone(), id));
         self.all().into_iter().flat_map(of).collect()
     }
@@ -259,7 +259,7 @@ impl Hub {
     }
 
     /// A node is gone, and with it all that were subscribed there.
-    pub(in crate::topics) fn remove_node(&self, node: &str, cause: &str, within: Duration) {
+    pub(in crate::topics) fn remove_node(&self, node: &NodeName, cause: &str, within: Duration) {
         for topic in self.all() {
             if topic.remove_node(node, cause, within) {
                 self.remove_if_untouched(&topic);

@@ -71,7 +71,7 @@ impl Census {
     }
 
     /// A node is gone, for this cause, which is known within this time after the fact.
-    pub(super) fn gone(&mut self, hub: &Hub, node: &str, cause: &str, within: Duration) {
+    pub(super) fn gone(&mut self, hub: &Hub, node: &NodeName, cause: &str, within: Duration) {
         self.generations.remove(node);
         self.doubtful.remove(node);
         hub.remove_node(node, cause, within);

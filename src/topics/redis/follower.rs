@@ -13,9 +13,9 @@ use redis::{Value, cmd};
 use super::NodeName;
 use super::census::Census;
 use super::connection::{Connection, Failure};
-use super::log::{Clock, Fields, LogEntry};
+use super::log::{Ahead, Clock, Cursor, Entries, LogEntry};
 use super::members::Seat;
-use super::node::{LogId, Node, Role};
+use super::node::{Node, Role};
 use super::nodes::Dead;
 use super::scripts::Scripts;
 use crate::connection::suspension;
@@ -32,24 +32,18 @@ const TOGETHER: usize = 64;
 /// So many topics are loaded at a time: each may keep some MiB.
 const TOPICS: usize = 8;
 
-/// How often Redis is told which topics are in use here.
+/// While the histories are loaded, the log is read so often: it may be full within a second.
+const READ_AHEAD: Duration = Duration::from_millis(50);
+
+/// How often Redis is told which topics are in use here, and of how many at a time: others wait meanwhile.
 const TOUCH: Duration = Duration::from_secs(30);
+const TOUCHED: usize = 1000;
 
 /// Why the members of a node are gone that was silent for too long.
 const NODE_LOST: &str = "node lost";
 
 /// Redis counts in milliseconds, and 0 has no end.
 const SHORTEST_BLOCK: Duration = Duration::from_millis(1);
-
-type Entries = Vec<(String, Fields)>;
-
-/// Where the follower is in the log.
-#[derive(Debug, Clone, Copy, Default)]
-struct Cursor {
-    id: LogId,
-    /// The number of that entry. The next one's is one more.
-    number: u64,
-}
 
 /// What is to be done when the log is no longer what it was.
 enum Next {
@@ -60,7 +54,10 @@ enum Next {
 }
 
 pub(super) fn run(hub: &Hub, node: &Node) {
-    let mut follower = Follower { hub, node, cursor: None, census: Census::default(), lost: None, is_told: false };
+    // Nodes that were started together do not touch their topics together.
+    let next_touch = Instant::now() + TOUCH.mul_f64(rand::random());
+    let census = Census::default();
+    let mut follower = Follower { hub, node, cursor: None, census, lost: None, is_told: false, next_touch };
     let mut failures = 0;
     while !node.is_ending() {
         let failure = match follower.follow() {
@@ -91,6 +88,7 @@ struct Follower<'a> {
     lost: Option<Epoch>,
     /// Whether the log tells already that Redis is away.
     is_told: bool,
+    next_touch: Instant,
 }
 
 impl Follower<'_> {
@@ -99,7 +97,7 @@ impl Follower<'_> {
         let scripts = Scripts::load(&mut redis)?;
         loop {
             self.attach(&mut redis, &scripts)?;
-            if self.lost.is_some() {
+            if self.lost.is_some() || self.cursor.is_none() {
                 continue;
             }
             if self.node.set_connected(Role::Follower, true) {
@@ -138,34 +136,37 @@ impl Follower<'_> {
         }
         // Until the copy is complete.
         self.cursor = None;
-        self.load(redis, scripts, epoch, floor, &clock)?;
-        if self.lost.is_some() {
+        let mut ahead = Ahead::new(Cursor { id: last.parse()?, number });
+        self.load(redis, scripts, (epoch, floor), &clock, &mut ahead)?;
+        if self.lost.is_some() || ahead.is_broken {
             return Ok(());
         }
-        // Entries that have come meanwhile are read twice, and known by their offsets.
-        self.cursor = Some(Cursor { id: last.parse()?, number });
+        // What is in the histories already is known by its offset.
+        self.apply_all(&ahead.entries, &clock);
+        self.cursor = Some(ahead.cursor);
         if is_new {
-            self.node.begin_log_at(last.parse()?);
+            self.node.begin_log_at(ahead.cursor.id);
         }
-        self.node.outbox.restart_log(last.parse()?);
+        self.node.outbox.restart_log(ahead.cursor.id);
         self.node.set_epoch(epoch);
         self.node.set_lag(0, clock.here);
         Ok(())
     }
 
-    /// Reads all histories. Topics that Redis does not have are begun anew.
+    /// Reads all histories, and what comes meanwhile. Topics that Redis does not have are begun anew.
     fn load(
         &mut self,
         redis: &mut Connection,
         scripts: &Scripts,
-        epoch: Epoch,
-        floor: u64,
+        (epoch, floor): (Epoch, u64),
         clock: &Clock,
+        ahead: &mut Ahead,
     ) -> Result<(), Failure> {
         let prefix = &self.node.redis.prefix;
         let names: Vec<String> = redis.ask(cmd("ZRANGE").arg(format!("{prefix}:topics")).arg(0).arg(-1))?;
         self.hub.begin_epoch(epoch, floor);
         for names in names.chunks(TOPICS) {
+            self.read_ahead(redis, ahead)?;
             let found: Vec<(String, u64, Entries)> = redis.ask(scripts.load_histories().arg(prefix).arg(names))?;
             for (name, last, entries) in found {
                 let Ok(name) = name.parse() else { continue };
@@ -182,11 +183,11 @@ impl Follower<'_> {
             }
         }
         self.hub.complete_epoch(epoch);
-        self.load_members(redis)
+        self.load_members(redis, ahead)
     }
 
     /// Reads who is subscribed on all nodes. What is told meanwhile comes by the log as well.
-    fn load_members(&mut self, redis: &mut Connection) -> Result<(), Failure> {
+    fn load_members(&mut self, redis: &mut Connection, ahead: &mut Ahead) -> Result<(), Failure> {
         if !self.hub.has_presence() {
             return Ok(());
         }
@@ -195,13 +196,14 @@ impl Follower<'_> {
         // What they tell of themselves says how long each may be silent.
         let mut about: BTreeMap<String, String> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:about")))?;
         for (name, generation) in nodes {
+            self.read_ahead(redis, ahead)?;
             let about = about.remove(&name).unwrap_or_default();
             let name: NodeName = name.into();
             let seats: Vec<(String, String)> = redis.ask(cmd("HGETALL").arg(format!("{prefix}:members:{name}")))?;
             let is_complete = seats.iter().any(|(key, _)| key == "all");
             let seats = seats.iter().filter_map(|(key, state)| {
                 let (id, topic) = key.split_once(' ')?;
-                Some(((topic.parse().ok()?, id.parse().ok()?), Seat::from_json(state)?))
+                Some(((topic.parse().ok()?, id.parse().ok()?), Seat::from_state(state)?))
             });
             self.census.load(self.hub, &name, generation, is_complete, seats.collect());
             self.node.nodes().heard(name, generation, about, Instant::now());
@@ -209,19 +211,37 @@ impl Follower<'_> {
         Ok(())
     }
 
+    /// Reads what has come in the log, if it is time for that.
+    fn read_ahead(&self, redis: &mut Connection, ahead: &mut Ahead) -> Result<(), Failure> {
+        if ahead.is_broken || ahead.was_read.elapsed() < READ_AHEAD {
+            return Ok(());
+        }
+        ahead.was_read = Instant::now();
+        loop {
+            let mut read = cmd("XREAD");
+            read.arg("COUNT").arg(ENTRIES).arg("STREAMS").arg(format!("{}:log", self.node.redis.prefix));
+            let read: Option<Vec<(String, Entries)>> = redis.ask(read.arg(ahead.cursor.id.to_string()))?;
+            let entries = read.into_iter().flatten().flat_map(|(_, entries)| entries);
+            let count = entries.map(|(id, fields)| ahead.take(&id, fields)).collect::<Result<Vec<_>, _>>()?.len();
+            if count < ENTRIES || ahead.is_broken {
+                return Ok(());
+            }
+        }
+    }
+
     /// Reads the log as it grows.
     fn read_log(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<Next, Failure> {
         let node = self.node;
-        let (mut touched, prefix) = (None::<Instant>, &node.redis.prefix);
+        let prefix = &node.redis.prefix;
         let block = node.redis.longest_block();
         let clock = Clock { redis: redis_now(redis)?, here: Instant::now() };
         loop {
             if node.is_ending() {
                 return Ok(Next::End);
             }
-            if touched.is_none_or(|touched| touched.elapsed() >= TOUCH) {
+            if Instant::now() >= self.next_touch {
                 self.touch(redis, scripts)?;
-                touched = Some(Instant::now());
+                self.next_touch = Instant::now() + TOUCH;
             }
             let block = self.bury(redis, scripts)?.min(block);
             let Some(mut cursor) = self.cursor else { return Ok(Next::Attach) };
@@ -240,14 +260,13 @@ impl Follower<'_> {
             if epoch.and_then(|epoch| epoch.parse().ok()) != node.epoch() {
                 return Ok(Next::Attach);
             }
+            let from = cursor.id;
             let (mut entries, mut is_complete) = (Vec::new(), true);
             for (id, fields) in read.into_iter().flatten().flat_map(|(_, entries)| entries) {
-                let (id, entry): (LogId, _) = (id.parse()?, LogEntry::from(fields));
-                if entry.number != cursor.number + 1 {
+                let Some(entry) = cursor.step(&id, fields)? else {
                     is_complete = false;
                     break;
-                }
-                cursor = Cursor { id, number: entry.number };
+                };
                 entries.push(entry);
             }
             self.apply_all(&entries, &clock);
@@ -264,21 +283,28 @@ impl Follower<'_> {
                 node.note_ahead();
             }
             node.outbox.applied(cursor.id);
+            if cursor.id != from && lag == 0 {
+                node.rest();
+            }
         }
     }
 
     /// Buries nodes that are dead. Returns when to look again.
-    fn bury(&self, redis: &mut Connection, scripts: &Scripts) -> Result<Duration, Failure> {
+    fn bury(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<Duration, Failure> {
         let now = Instant::now();
         let (dead, next) = self.node.nodes().judge(now, suspension::so_far());
         for Dead { name, generation, bound } in dead {
-            let bound = bound.as_millis();
-            self.hub.log().warn(format_args!("node {name} is lost: nothing was heard of it for {bound} ms"));
+            let millis = bound.as_millis();
+            self.hub.log().warn(format_args!("node {name} is lost: nothing was heard of it for {millis} ms"));
             let mut bury = scripts.bury();
-            bury.arg(&self.node.redis.prefix).arg(&*name).arg(generation).arg(format!("{NODE_LOST} {bound}"));
-            redis.ask::<Value>(&bury)?;
+            bury.arg(&self.node.redis.prefix).arg(&*name).arg(generation).arg(format!("{NODE_LOST} {millis}"));
+            let is_told = redis.ask::<u8>(&bury)? == 1;
             // If it has come back, it is heard of again.
             self.node.nodes().gone(&name, true, Instant::now());
+            if !is_told {
+                // By another node, or by nobody: Redis may have lost that there was such a node.
+                self.census.gone(self.hub, &name, NODE_LOST, bound);
+            }
         }
         Ok(next.map_or(Duration::MAX, |next| next.saturating_duration_since(now).max(SHORTEST_BLOCK)))
     }
@@ -308,26 +334,27 @@ impl Follower<'_> {
             "node" => {
                 let (name, about): (NodeName, _) = (entry.topic.as_str().into(), entry.text());
                 self.census.entered(self.hub, &name, entry.offset);
-                return self.node.nodes().heard(name, entry.offset, about, Instant::now());
+                self.node.nodes().heard(name, entry.offset, about, Instant::now());
             }
-            "node-told" => return self.census.told_all(self.hub, &entry.topic.as_str().into(), entry.offset),
+            "node-told" => self.census.told_all(self.hub, &entry.topic.as_str().into(), entry.offset),
             // We know better: the others are told anew who is here.
-            "node-gone" if *entry.topic == *self.node.name() => return,
+            "node-gone" if *entry.topic == *self.node.name() => {}
             "node-gone" => {
                 let (cause, within) = entry.kind.rsplit_once(' ').unwrap_or((&entry.kind, "0"));
                 self.node.nodes().gone(&entry.topic, cause == NODE_LOST, Instant::now());
                 let within = within.parse().map_or(Duration::ZERO, Duration::from_millis);
-                return self.census.gone(self.hub, &entry.topic, cause, within);
+                self.census.gone(self.hub, &entry.topic.as_str().into(), cause, within);
             }
-            _ => {}
-        }
-        let Ok(topic) = entry.topic.parse() else { return };
-        match &*entry.what {
-            "removed" => self.hub.remove(&topic, entry.offset),
-            // The offset is the connection, the kind its node.
             "presence" => {
-                if let Some(seat) = Seat::from_json(&entry.text()) {
-                    self.census.told(self.hub, &entry.kind.as_str().into(), (topic, entry.offset), seat);
+                // The kind is their node.
+                let node: NodeName = entry.kind.as_str().into();
+                for (topic, id, seat) in Seat::read_batch(&entry.payload) {
+                    self.census.told(self.hub, &node, (topic, id), seat);
+                }
+            }
+            "removed" => {
+                if let Ok(topic) = entry.topic.parse() {
+                    self.hub.remove(&topic, entry.offset);
                 }
             }
             // What a later version writes. Another epoch is seen by its key.
@@ -337,7 +364,10 @@ impl Follower<'_> {
 
     /// Tells Redis which topics are in use here.
     fn touch(&self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
-        redis.ask::<Value>(scripts.touch().arg(&self.node.redis.prefix).arg(self.hub.topics_in_use())).map(drop)
+        for topics in self.hub.topics_in_use().chunks(TOUCHED) {
+            redis.ask::<Value>(scripts.touch().arg(&self.node.redis.prefix).arg(topics))?;
+        }
+        Ok(())
     }
 }
 

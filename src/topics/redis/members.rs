@@ -28,21 +28,44 @@ pub(in crate::topics) enum Seat {
 }
 
 impl Seat {
-    /// What the others are told: how somebody is, or nothing, and why nobody is there.
-    pub(super) fn to_json(&self) -> (String, String) {
+    /// What is kept for nodes that come later: how somebody is. Nothing, if nobody is there.
+    pub(super) fn to_state(&self) -> String {
         match self {
-            Self::Taken { user, is_missing } => {
-                (json!({"user": user, "missing": is_missing}).to_string(), String::new())
-            }
+            Self::Taken { .. } => self.to_json().to_string(),
+            Self::Left { .. } => String::new(),
+        }
+    }
+
+    /// Reads what is kept. `None` if it is something that this version does not know.
+    pub(super) fn from_state(text: &str) -> Option<Self> {
+        Self::from_json(&serde_json::from_str(text).ok()?)
+    }
+
+    /// What the others are told.
+    pub(super) fn write_batch(batch: &[(Key, Self)]) -> String {
+        let told: Vec<_> =
+            batch.iter().map(|((topic, id), seat)| json!([topic.as_str(), id, seat.to_json()])).collect();
+        Value::from(told).to_string()
+    }
+
+    /// Reads what another node tells. What this version does not know is left out.
+    pub(super) fn read_batch(told: &[u8]) -> Vec<(TopicName, ConnectionId, Self)> {
+        let told: Vec<Value> = serde_json::from_slice(told).unwrap_or_default();
+        let read =
+            |told: &Value| Some((told[0].as_str()?.parse().ok()?, told[1].as_u64()?, Self::from_json(&told[2])?));
+        told.iter().filter_map(read).collect()
+    }
+
+    fn to_json(&self) -> Value {
+        match self {
+            Self::Taken { user, is_missing } => json!({"user": user, "missing": is_missing}),
             Self::Left { cause, within } => {
-                (String::new(), json!({"cause": cause, "within": within.as_millis()}).to_string())
+                json!({"cause": cause, "within": u64::try_from(within.as_millis()).unwrap_or(u64::MAX)})
             }
         }
     }
 
-    /// Reads what another node tells. `None` if it is something that this version does not know.
-    pub(super) fn from_json(text: &str) -> Option<Self> {
-        let told: Value = serde_json::from_str(text).ok()?;
+    fn from_json(told: &Value) -> Option<Self> {
         if let Some(is_missing) = told["missing"].as_bool() {
             return Some(Self::Taken { user: told["user"].as_str().map(str::to_owned), is_missing });
         }
@@ -138,6 +161,12 @@ impl Members {
     /// How many users are subscribed, and connections that belong to none.
     pub(super) fn count(&self) -> u64 {
         self.lock().members.len() as u64
+    }
+
+    /// Whether there is nothing to tell.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = self.lock();
+        state.waiting.is_empty() && state.under_way.is_empty()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -247,11 +276,15 @@ mod tests {
     fn what_is_told_can_be_read() {
         let user = Seat::Taken { user: Some("a \"b\"".to_owned()), is_missing: true };
         let left = Seat::Left { cause: "peer".to_owned(), within: Duration::from_millis(7) };
-        for seat in [user, taken(), left] {
-            let (state, cause) = seat.to_json();
-            assert_eq!(Seat::from_json(&format!("{state}{cause}")), Some(seat));
-        }
-        assert_eq!(Seat::from_json("{}"), None);
+        let topic: TopicName = "room".parse().unwrap();
+        let batch: Vec<_> = [user, taken(), left].into_iter().map(|seat| ((topic.clone(), 7), seat)).collect();
+        let read = Seat::read_batch(Seat::write_batch(&batch).as_bytes());
+        assert_eq!(read.into_iter().map(|(topic, id, seat)| ((topic, id), seat)).collect::<Vec<_>>(), batch);
+        // What a later version writes.
+        assert_eq!(Seat::read_batch(br#"[["room",7,{}],["room",8],{}]"#), []);
+        assert_eq!(Seat::read_batch(b"{"), []);
+        let kept: Vec<_> = batch.iter().map(|(_, seat)| Seat::from_state(&seat.to_state())).collect();
+        assert_eq!(kept, [Some(batch[0].1.clone()), Some(taken()), None]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::link::Link;
 use super::members::{Members, Seat};
 use super::nodes::Nodes;
 use super::outbox::{Answer, Outbox, Publication};
-use super::{BackplaneInfo, FormerNode, Load, NodeInfo, NodeName, NodeState, Redis, follower, writer};
+use super::{BackplaneInfo, FormerNode, Load, NodeInfo, NodeName, NodeState, Redis, follower, retrying, writer};
 use crate::connection::identity::ConnectionId;
 use crate::foreign;
 use crate::topics::hub::Hub;
@@ -36,10 +36,6 @@ const GOOD_BYE: Duration = Duration::from_secs(1);
 
 /// So many epochs are known.
 const EPOCHS: usize = 100;
-
-/// The pauses between attempts to connect: they double from the first to the longest, with jitter.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 pub(in crate::topics) struct Node {
     pub(super) redis: Redis,
@@ -94,7 +90,7 @@ impl Node {
         let (began, name) = (Instant::now(), NodeName::from(format!("{:016x}", rand::random::<u64>())));
         let link = Link::new(redis.answer_patience(), began);
         Self {
-            nodes: Mutex::new(Nodes::new(Arc::clone(&name), redis.longest_return())),
+            nodes: Mutex::new(redis.nodes(Arc::clone(&name))),
             address: OnceLock::new(),
             began,
             redis,
@@ -300,10 +296,22 @@ impl Node {
         self.is_ending.load(Relaxed)
     }
 
-    /// Waits before the next attempt to connect. Ends at the end.
+    /// Waits before the next attempt to connect.
     pub(super) fn pause(&self, failures: u32) {
-        let longest = FIRST_PAUSE.saturating_mul(1 << failures.min(10)).min(LONGEST_PAUSE);
-        let deadline = Instant::now() + longest.mul_f64(0.5 + rand::random::<f64>() / 2.0);
+        self.wait(retrying::pause(failures, rand::random()));
+    }
+
+    /// Waits before the log is read again, if many nodes do.
+    pub(super) fn rest(&self) {
+        let pause = self.nodes().reading_pause();
+        if !pause.is_zero() {
+            self.wait(pause);
+        }
+    }
+
+    /// Waits. Ends at the end.
+    fn wait(&self, pause: Duration) {
+        let deadline = Instant::now() + pause;
         let mut state = self.lock();
         while !self.is_ending() {
             let remaining = deadline.saturating_duration_since(Instant::now());

@@ -6,6 +6,8 @@
 //! Invariants:
 //! - A node that announces itself no more is dead after the time that it says itself.
 //! - Nobody is judged while our own announcements do not come back: then we are the one that is cut off.
+//! - Nor after we have not looked for a while, before the next of them comes back: while Redis was away, nobody could
+//!   say that it lives.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -17,12 +19,20 @@ use crate::heartbeat::{Action, Evidence, Heartbeat, HeartbeatPolicy, Reading};
 /// So many of the nodes that are gone are remembered, the newest.
 const REMEMBERED: usize = 8;
 
+/// Up to so many nodes each asks Redis for more as soon as it has something. Each further one makes all pause for so
+/// long, so that together they ask 5,000 times a second at most, however many there are: that is what costs Redis most.
+const BRISK_NODES: u32 = 4;
+const PAUSE: Duration = Duration::from_micros(200);
+
 #[derive(Debug)]
 pub(super) struct Nodes {
     /// Our own name.
     own: NodeName,
     /// How long our own announcement may take to come back.
     longest_return: Duration,
+    /// How long we may not look: with the longest silence of one that lives, this is less than what makes it dead.
+    longest_gap: Duration,
+    last_look: Option<Instant>,
     /// Since when our own announcements come back, and when the last one did.
     way: Option<(Instant, Instant)>,
     others: BTreeMap<NodeName, Other>,
@@ -50,9 +60,19 @@ pub(super) struct Dead {
 }
 
 impl Nodes {
-    /// Our own announcement comes back within this time, unless we are cut off.
-    pub(super) fn new(own: NodeName, longest_return: Duration) -> Self {
-        Self { own, longest_return, way: None, others: BTreeMap::new(), gone: VecDeque::new(), lost: 0 }
+    /// Each node announces itself once in an interval, and is dead after a silence of `bound`. An announcement comes
+    /// back within the timeout, unless we are cut off.
+    pub(super) fn new(own: NodeName, interval: Duration, timeout: Duration, bound: Duration) -> Self {
+        Self {
+            own,
+            longest_return: interval + timeout,
+            longest_gap: bound.saturating_sub(interval) / 4 * 3,
+            last_look: None,
+            way: None,
+            others: BTreeMap::new(),
+            gone: VecDeque::new(),
+            lost: 0,
+        }
     }
 
     /// A node was announced, and tells this of itself. Nothing, if all that is known is that it was there.
@@ -96,6 +116,9 @@ impl Nodes {
 
     /// Which nodes are dead by now, and when to look again.
     pub(super) fn judge(&mut self, now: Instant, suspended: Duration) -> (Vec<Dead>, Option<Instant>) {
+        if self.last_look.replace(now).is_some_and(|last| now - last > self.longest_gap) {
+            self.way = None;
+        }
         let reading = self.reading(now);
         let (mut dead, mut next) = (Vec::new(), None::<Instant>);
         for (name, other) in &mut self.others {
@@ -108,10 +131,16 @@ impl Nodes {
                     dead.push(Dead { name: Arc::clone(name), generation: other.generation, bound });
                 }
                 // With one miss a node is dead, and we send it nothing.
-                Action::Missed(_) | Action::Ping | Action::Stalled(_) => {}
+                _ => {}
             }
         }
         (dead, next)
+    }
+
+    /// How long each node waits after it has read something, before it asks for more.
+    pub(super) fn reading_pause(&self) -> Duration {
+        let nodes = u32::try_from(self.others.len()).unwrap_or(u32::MAX).saturating_add(1);
+        PAUSE.saturating_mul(nodes.saturating_sub(BRISK_NODES)).min(self.longest_return / 100)
     }
 
     /// All nodes but this one.
@@ -151,7 +180,7 @@ mod tests {
 
     /// Found after 5 + 3 x 2 s.
     fn nodes() -> Nodes {
-        Nodes::new("own".into(), 7 * SECOND)
+        Nodes::new("own".into(), 5 * SECOND, 2 * SECOND, 11 * SECOND)
     }
 
     /// What a node says that is to be found after 11 s.
@@ -161,6 +190,41 @@ mod tests {
 
     fn dead(nodes: &mut Nodes, now: Instant) -> Vec<String> {
         nodes.judge(now, Duration::ZERO).0.into_iter().map(|dead| dead.name.to_string()).collect()
+    }
+
+    #[test]
+    fn many_nodes_pause_between_readings_and_few_do_not() {
+        let (mut nodes, start) = (nodes(), Instant::now());
+        let pauses: Vec<u128> = (0..1000)
+            .map(|other: u32| {
+                let pause = nodes.reading_pause().as_micros();
+                nodes.heard(other.to_string().into(), 1, about(), start);
+                pause
+            })
+            .collect();
+        assert_eq!(pauses[..6], [0, 0, 0, 0, 200, 400]);
+        assert_eq!((pauses[99], pauses[999]), (19_200, 70_000));
+    }
+
+    /// Redis stood still for 6.5 s, after the other was heard and shortly after we were.
+    #[test]
+    fn nobody_is_dead_because_redis_was_away() {
+        let (mut nodes, start) = (nodes(), Instant::now());
+        let at = |tenths: u32| start + tenths * SECOND / 10;
+        nodes.heard("other".into(), 1, about(), at(1));
+        nodes.heard("own".into(), 1, String::new(), at(49));
+        for tenths in 1..50 {
+            assert_eq!(dead(&mut nodes, at(tenths)), [""; 0]);
+        }
+        assert_eq!(dead(&mut nodes, at(115)), [""; 0], "11.4 s of silence, and our own 6.6 s old");
+        // Each has all its time once we hear ourselves again.
+        nodes.heard("own".into(), 1, String::new(), at(116));
+        for tenths in 116..300 {
+            if tenths % 50 == 0 {
+                nodes.heard("own".into(), 1, String::new(), at(tenths));
+            }
+            assert_eq!(dead(&mut nodes, at(tenths)).is_empty(), tenths < 226, "{tenths}");
+        }
     }
 
     #[test]

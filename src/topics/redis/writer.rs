@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, Value};
 
 use super::connection::{Connection, Failure};
+use super::members::Seat;
 use super::node::{Node, Role};
 use super::outbox::Numbered;
 use super::scripts::Scripts;
@@ -20,12 +21,24 @@ use crate::topics::{Published, TopicError};
 /// How long it waits for the follower to find out about another epoch, before it asks again.
 const MOMENT: Duration = Duration::from_millis(200);
 
+/// The others are told so often at most who comes and goes: what comes together is told together, and takes one entry
+/// of the log that all nodes read.
+const TELLING: Duration = Duration::from_millis(100);
+
 /// A topic that keeps nothing may be removed if it has not been in use for so long.
 const IDLE: Duration = Duration::from_secs(120);
 
 pub(super) fn run(hub: &Hub, node: &Node) {
-    let mut writer =
-        Writer { hub, node, epoch: None, generation: 0, has_told_all: false, next_announcement: None, is_told: false };
+    let mut writer = Writer {
+        hub,
+        node,
+        epoch: None,
+        generation: 0,
+        has_told_all: false,
+        next_announcement: None,
+        next_telling: Instant::now(),
+        is_told: false,
+    };
     let mut failures = 0;
     while !node.is_ending() {
         let result = writer.write();
@@ -62,6 +75,8 @@ struct Writer<'a> {
     /// Whether the others were told of all that are subscribed here, under that generation.
     has_told_all: bool,
     next_announcement: Option<Instant>,
+    /// When the others may be told anew who is subscribed here.
+    next_telling: Instant,
     /// Whether the log tells already that Redis refuses.
     is_told: bool,
 }
@@ -92,9 +107,9 @@ impl Writer<'_> {
                 self.next_announcement = None;
             }
             let until_announcement = self.announce(&mut redis, &scripts)?;
-            self.tell_members(&mut redis, &scripts)?;
+            let until_telling = self.tell_members(&mut redis, &scripts)?;
             self.is_told = false;
-            match node.outbox.send_next(wait.min(until_announcement)) {
+            match node.outbox.send_next(wait.min(until_announcement).min(until_telling)) {
                 Some(batch) if batch.is_empty() => {}
                 Some(batch) => self.publish(&mut redis, &scripts, epoch, &batch)?,
                 None => return self.say_good_bye(&mut redis, &scripts),
@@ -128,8 +143,21 @@ impl Writer<'_> {
         Ok(interval)
     }
 
-    /// Tells the others who is subscribed here.
-    fn tell_members(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
+    /// Tells the others who is subscribed here, if it is time for that. Returns when it is, if there is something to
+    /// tell.
+    fn tell_members(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<Duration, Failure> {
+        if self.node.members.is_empty() && self.has_told_all || !self.hub.has_presence() {
+            return Ok(Duration::MAX);
+        }
+        let now = Instant::now();
+        if self.next_telling > now {
+            return Ok(self.next_telling - now);
+        }
+        self.next_telling = now + TELLING;
+        self.tell_all_members(redis, scripts).map(|()| Duration::MAX)
+    }
+
+    fn tell_all_members(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
         let node = self.node;
         while self.hub.has_presence() {
             let (batch, has_more) = node.members.next();
@@ -139,9 +167,9 @@ impl Writer<'_> {
             }
             let mut presence = scripts.presence();
             presence.arg(&node.redis.prefix).arg(&*node.name()).arg(self.generation).arg(u8::from(is_all));
+            presence.arg(Seat::write_batch(&batch));
             for ((topic, id), seat) in batch {
-                let (state, cause) = seat.to_json();
-                presence.arg(topic.as_str()).arg(id).arg(state).arg(cause);
+                presence.arg(format!("{id} {topic}")).arg(seat.to_state());
             }
             let (is_known, id): (u8, String) = redis.ask(&presence)?;
             if is_known == 0 {
@@ -162,7 +190,7 @@ impl Writer<'_> {
 
     /// All connections have ended by now: tells so, and that nothing more will come.
     fn say_good_bye(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
-        self.tell_members(redis, scripts)?;
+        self.tell_all_members(redis, scripts)?;
         let (node, mut bury) = (self.node, scripts.bury());
         bury.arg(&node.redis.prefix).arg(&*node.name()).arg(self.generation).arg("node ended 0");
         redis.ask::<Value>(&bury).map(drop)

@@ -242,7 +242,7 @@ impl Topic {
             if state.node.as_ref() == Some(node) {
                 seats.clear();
             }
-            let places: Vec<_> = state.places_on(node).cloned().collect();
+            let places = state.members.places_of(node);
             if !state.forget(places) && seats.is_empty() {
                 return;
             }
@@ -259,8 +259,8 @@ impl Topic {
     }
 
     /// Who is subscribed on a node, as far as it is known here.
-    pub(in crate::topics) fn seats_on(&self, node: &str) -> Vec<ConnectionId> {
-        self.lock().places_on(node).map(|place| place.id).collect()
+    pub(in crate::topics) fn seats_on(&self, node: &NodeName) -> Vec<ConnectionId> {
+        self.lock().members.places_of(node).into_iter().map(|place| place.id).collect()
     }
 
     /// These are subscribed no more on a node, nobody knows why. Whoever watches gets the list anew. Returns whether
@@ -277,9 +277,9 @@ impl Topic {
     }
 
     /// All that were subscribed on a node are gone. Returns whether the topic has come to nothing.
-    pub(in crate::topics) fn remove_node(&self, node: &str, cause: &str, within: Duration) -> bool {
+    pub(in crate::topics) fn remove_node(&self, node: &NodeName, cause: &str, within: Duration) -> bool {
         let mut state = self.lock();
-        let places: Vec<_> = state.places_on(node).cloned().collect();
+        let places = state.members.places_of(node);
         for place in &places {
             self.leave(&mut state, place, cause, within);
         }
@@ -300,11 +300,6 @@ impl Topic {
 }
 
 impl State {
-    /// The places of a node.
-    fn places_on<'a>(&'a self, node: &'a str) -> impl Iterator<Item = &'a Place> + 'a {
-        self.members.places().filter(move |place| place.node.as_deref() == Some(node))
-    }
-
     /// Forgets these places, and whoever has no other, without a word. Returns whether there were any.
     fn forget(&mut self, places: Vec<Place>) -> bool {
         let gone = places.into_iter().filter(|place| !self.is_subscribed_here(place)).collect::<Vec<_>>();
