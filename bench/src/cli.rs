@@ -11,6 +11,8 @@ use crate::cases::{connect, count, deflate, detect, echoes, fanout, idle, isolat
 use crate::load::Load;
 use crate::machine::Machine;
 use crate::report::Report;
+#[cfg(feature = "scale")]
+use crate::scale;
 use crate::server::{self, Kind, ServeOptions, redis};
 use crate::{callgrind, crowd, fleet, interrupt, json, plot, strace};
 
@@ -121,6 +123,9 @@ enum Command {
     Count(count::Options),
     /// System calls for one message, by strace.
     Syscalls(syscalls::Options),
+    /// 100 nodes of 10,000 connections that share a Redis, on paper, by what one Redis is measured to take.
+    #[cfg(feature = "scale")]
+    Scale(scale::Options),
     /// A server, for another process of this program.
     #[command(hide = true)]
     Serve {
@@ -173,6 +178,8 @@ pub(crate) fn run() -> io::Result<()> {
         Command::Redis(options) => return redis::serve(&options),
         Command::Crowd { address, count, options } => return crowd::run(address, count, options),
         Command::Fleet { address, count, options } => return fleet::run(address, count, &options),
+        #[cfg(feature = "scale")]
+        Command::Scale(options) => return scale::run(&common, &options),
         command => command,
     };
     interrupt::watch()?;
@@ -252,5 +259,7 @@ fn measure(common: &Common, command: Command, machine: &Machine, report: &mut Re
         Command::All | Command::Serve { .. } | Command::Redis(_) | Command::Crowd { .. } | Command::Fleet { .. } => {
             Ok(())
         }
+        #[cfg(feature = "scale")]
+        Command::Scale(_) => Ok(()),
     }
 }

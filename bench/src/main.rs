@@ -27,6 +27,8 @@ mod procfs;
 mod report;
 mod requester;
 mod rude;
+#[cfg(feature = "scale")]
+mod scale;
 mod server;
 mod spread;
 mod strace;
@@ -36,6 +38,10 @@ mod visitors;
 mod wire;
 
 use std::process::ExitCode;
+
+#[cfg(feature = "scale")]
+// Where the library's own files look for it.
+use heartwire::heartbeat;
 
 fn main() -> ExitCode {
     match cli::run() {
