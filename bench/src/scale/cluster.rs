@@ -146,7 +146,10 @@ impl<'a> Cluster<'a> {
                     self.tell_all(now, |hearer| Event::HearOfDeath { node: hearer, of });
                 }
             }
-            Event::HearOfDeath { node, of } => self.nodes[node].gone(&self.names[of]),
+            Event::HearOfDeath { node, of } => {
+                let at = self.instant(now);
+                self.nodes[node].gone(&self.names[of], true, at);
+            }
         }
     }
 
@@ -164,7 +167,7 @@ impl<'a> Cluster<'a> {
         for dead in dead {
             let of = self.names.iter().position(|name| *name == dead.name).unwrap_or_default();
             deaths.found.push((now, node));
-            self.nodes[node].gone(&dead.name);
+            self.nodes[node].gone(&dead.name, true, at);
             self.put(now + WAY / 2.0, Event::Bury(of));
         }
         let wait = next.map_or(LONGEST_BLOCK, |next| next.saturating_duration_since(at).as_secs_f64());

@@ -43,7 +43,7 @@ use clap::Args;
 use crate::cli::Common;
 use crate::machine::Machine;
 use figures::Figures;
-use node_info::NodeInfo;
+use node_info::{FormerNode, NodeInfo, NodeState};
 use redis_server::RedisServer;
 
 /// The name of a node, as the library has it.

@@ -205,7 +205,7 @@ impl Found<'_> {
 /// A number with commas between thousands.
 fn grouped(number: &str) -> String {
     let digits = number.find('.').unwrap_or(number.len());
-    let comma = |at: usize| at > 0 && at < digits && (digits - at) % 3 == 0;
+    let comma = |at: usize| at > 0 && at < digits && (digits - at).is_multiple_of(3);
     number.char_indices().flat_map(|(at, digit)| comma(at).then_some(',').into_iter().chain([digit])).collect()
 }
 
