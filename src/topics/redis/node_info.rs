@@ -96,10 +96,10 @@ pub struct BackplaneInfo {
 
 /// What a server has of its own to tell.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::topics) struct Load {
-    pub(in crate::topics) connections: u64,
-    pub(in crate::topics) subscriptions: u64,
-    pub(in crate::topics) has_presence: bool,
+pub(crate) struct Load {
+    pub(crate) connections: u64,
+    pub(crate) subscriptions: u64,
+    pub(crate) has_presence: bool,
 }
 
 impl NodeInfo {
