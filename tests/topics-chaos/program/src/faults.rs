@@ -220,7 +220,12 @@ fn tear(scene: &Scene, redis: &mut Redis, lose: impl FnOnce(&mut Redis) -> Resul
     let servers: Vec<_> = scene.servers.iter().map(|server| server.lock().unwrap()).collect();
     lose(redis)?;
     let began = Instant::now();
-    servers.iter().try_for_each(|server| server.wait_until_it_publishes())?;
+    // Another one of each, for who finds that some is lost may take away those before.
+    for (number, server) in servers.iter().enumerate() {
+        let probe = format!("probe {number} of {}", redis.troubles.len());
+        server.publish_probe(&probe)?;
+        servers.iter().try_for_each(|server| server.wait_for_probe(&probe))?;
+    }
     redis.note_epoch(End::Torn)?;
     let epoch = redis.epochs.last().map(|last| last.id);
     let are_one = || servers.iter().all(|server| server.epoch().ok() == epoch);

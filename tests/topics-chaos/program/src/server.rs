@@ -177,9 +177,22 @@ impl Server {
         Position::parse(position).map(|position| position.epoch)
     }
 
-    /// Waits until it can publish, and reads what it has published: until both its ways to Redis are there.
-    pub(crate) fn wait_until_it_publishes(&self) -> Result<(), String> {
-        self.ask_until_available("POST", "/topics/probe", "probe").map(drop)
+    /// Publishes a probe, as soon as it can.
+    pub(crate) fn publish_probe(&self, probe: &str) -> Result<(), String> {
+        self.ask_until_available("POST", "/topics/probe", probe).map(drop)
+    }
+
+    /// Waits until it has read a probe, and so has looked at what Redis has. A publication may be answered before that,
+    /// if it takes long.
+    pub(crate) fn wait_for_probe(&self, probe: &str) -> Result<(), String> {
+        let deadline = Instant::now() + CEILING;
+        while !self.ask_until_available("GET", "/topics/probe", "")?.contains(&format!("\"{probe}\"")) {
+            if Instant::now() > deadline {
+                return Err(format!("a server does not read {probe}"));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     /// Asks it by HTTP, again and again while it has no copy of the topics, or cannot publish.
