@@ -8,18 +8,12 @@
 //!
 //! [`Server::bind`] listens. [`Server::serve`] calls the handler for each connection, in a thread of its own.
 //! [`Connection::recv`] waits for the next message; meanwhile the heartbeat runs, and Pings are answered. When the
-//! connection ends, `recv` and `send` return [`Error::Closed`], and `?` ends the handler properly.
+//! connection ends, `recv` and `send` return [`Error::Closed`], and `?` ends the handler properly. [`Client::run`] does
+//! the same for the other end.
 //!
 //! ```
-//! use heartwire::Server;
+//! use heartwire::{Client, Server};
 //! use std::thread;
-//! # use std::{net::{SocketAddr, TcpStream}, time::Duration};
-//! # type Client = tungstenite::WebSocket<TcpStream>;
-//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
-//! #     let stream = TcpStream::connect(address)?;
-//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
-//! # }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let server = Server::bind("127.0.0.1:0")?;
@@ -33,10 +27,11 @@
 //!     })
 //! });
 //!
-//! let mut client = connect(handle.local_addr())?; // any WebSocket client; here tungstenite's
-//! client.send("hello".into())?;
-//! assert_eq!(client.read()?.into_text()?, "hello");
-//! # drop(client);
+//! Client::new(&format!("ws://{}/", handle.local_addr()))?.run(|conn| {
+//!     conn.send("hello")?;
+//!     assert_eq!(conn.recv()?.as_text(), Some("hello"));
+//!     Ok(()) // closes the connection, and ends the client
+//! })?;
 //!
 //! handle.shutdown();
 //! serving.join().unwrap()?;
@@ -45,15 +40,15 @@
 //!
 //! # A dead peer
 //!
-//! This client connects and then neither reads nor answers. TCP shows nothing: the kernel acknowledges everything. Only
-//! the missing Pongs do. [`HeartbeatPolicy`] sets how long that may take, and [`ServerHandle::events`] reports how it
+//! This client (tungstenite's) connects and then neither reads nor answers. TCP shows nothing: the kernel acknowledges
+//! everything. Only the missing Pongs do. [`HeartbeatPolicy`] sets how long that may take, and [`ServerHandle::events`] reports how it
 //! ended.
 //!
 //! ```
 //! use heartwire::{CloseReason, Event, HeartbeatPolicy, Server};
+//! use std::net::TcpStream;
 //! use std::thread;
 //! use std::time::Duration;
-//! # use std::net::TcpStream;
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! // A Ping every 100 ms; 50 ms for a sign of life; dead after 3 misses in a row.
@@ -65,8 +60,9 @@
 //! let events = handle.events();
 //! let serving = thread::spawn(move || server.serve(|conn| loop { conn.recv()?; }));
 //!
-//! # let address = handle.local_addr();
-//! # let stubborn = tungstenite::client(format!("ws://{address}/"), TcpStream::connect(address)?)?;
+//! let address = handle.local_addr();
+//! let stubborn = tungstenite::client(format!("ws://{address}/"), TcpStream::connect(address)?)?;
+//!
 //! let report = loop {
 //!     match events.recv_timeout(Duration::from_secs(30))? {
 //!         Event::Closed(report) => break report,
@@ -149,15 +145,9 @@
 //! do something else. A partial message is kept.
 //!
 //! ```
-//! # use heartwire::Server;
-//! # use std::{net::{SocketAddr, TcpStream}, thread};
+//! # use heartwire::{Client, Server};
+//! # use std::thread;
 //! use std::time::Duration;
-//! # type Client = tungstenite::WebSocket<TcpStream>;
-//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
-//! #     let stream = TcpStream::connect(address)?;
-//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
-//! # }
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let server = Server::bind("127.0.0.1:0")?;
@@ -172,11 +162,14 @@
 //!     }
 //! })
 //! # });
-//! # let mut client = connect(handle.local_addr())?;
-//! # assert_eq!(client.read()?.into_text()?, "nothing yet");
-//! # client.send("four".into())?;
-//! # while client.read()?.into_text()? != "4 bytes" {}
-//! # drop(client);
+//! # let url = format!("ws://{}/", handle.local_addr());
+//!
+//! Client::new(&url)?.run(|conn| {
+//!     assert_eq!(conn.recv()?.as_text(), Some("nothing yet"));
+//!     conn.send("four")?;
+//!     while conn.recv()?.as_text() != Some("4 bytes") {}
+//!     Ok(())
+//! })?;
 //! # handle.shutdown();
 //! # serving.join().unwrap()?;
 //! # Ok(()) }
@@ -189,15 +182,8 @@
 //! connection, the next `send` fails.
 //!
 //! ```
-//! # use heartwire::Server;
-//! # use std::{net::{SocketAddr, TcpStream}, thread};
-//! # use std::time::Duration;
-//! # type Client = tungstenite::WebSocket<TcpStream>;
-//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
-//! #     let stream = TcpStream::connect(address)?;
-//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
-//! # }
+//! # use heartwire::{Client, Server};
+//! # use std::{thread, time::Duration};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let server = Server::bind("127.0.0.1:0")?;
 //! # let handle = server.handle();
@@ -216,10 +202,13 @@
 //!     }
 //! })
 //! # });
-//! # let mut client = connect(handle.local_addr())?;
-//! # assert_eq!(client.read()?.into_text()?, "tick 0");
-//! # assert_eq!(client.read()?.into_text()?, "tick 1");
-//! # drop(client);
+//! # let url = format!("ws://{}/", handle.local_addr());
+//!
+//! Client::new(&url)?.run(|conn| {
+//!     assert_eq!(conn.recv()?.as_text(), Some("tick 0"));
+//!     assert_eq!(conn.recv()?.as_text(), Some("tick 1"));
+//!     Ok(())
+//! })?;
 //! # handle.shutdown();
 //! # serving.join().unwrap()?;
 //! # Ok(()) }
@@ -238,15 +227,8 @@
 //! [`ServerHandle::events`] delivers events as they happen.
 //!
 //! ```
-//! # use heartwire::Server;
-//! # use std::{net::{SocketAddr, TcpStream}, thread};
-//! # use std::time::Duration;
-//! # type Client = tungstenite::WebSocket<TcpStream>;
-//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
-//! #     let stream = TcpStream::connect(address)?;
-//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-//! #     Ok(tungstenite::client(format!("ws://{address}/"), stream)?.0)
-//! # }
+//! # use heartwire::{Client, Server};
+//! # use std::{thread, time::Duration};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let server = Server::bind("127.0.0.1:0")?;
 //! let room = server.handle();
@@ -259,12 +241,20 @@
 //!     }
 //! })
 //! # });
-//! # let events = handle.events();
-//! # let (mut one, mut two) = (connect(handle.local_addr())?, connect(handle.local_addr())?);
-//! # while handle.connections().len() < 2 { events.recv_timeout(Duration::from_secs(30))?; }
-//! # one.send("to the other".into())?;
-//! # assert_eq!(two.read()?.into_text()?, "to the other");
-//! # drop((one, two));
+//! # let url = format!("ws://{}/", handle.local_addr());
+//!
+//! let listener = Client::new(&url)?;
+//! let listening = listener.handle();
+//! let heard = thread::spawn(move || {
+//!     listener.run(|conn| {
+//!         assert_eq!(conn.recv()?.as_text(), Some("to the other"));
+//!         Ok(())
+//!     })
+//! });
+//! listening.wait_connected(Duration::from_secs(10));
+//! # while handle.connections().is_empty() { thread::yield_now(); }
+//! Client::new(&url)?.run(|conn| conn.send("to the other"))?;
+//! heard.join().unwrap()?;
 //! # handle.shutdown();
 //! # serving.join().unwrap()?;
 //! # Ok(()) }
@@ -335,14 +325,8 @@
 //! once what has become of the message, and never wait for a slow peer.
 //!
 //! ```
-//! use heartwire::{Accept, Response, Server};
-//! # use std::{net::{SocketAddr, TcpStream}, thread, time::Duration};
-//! # type Client = tungstenite::WebSocket<TcpStream>;
-//! # fn connect(address: SocketAddr) -> Result<Client, Box<dyn std::error::Error>> {
-//! #     let stream = TcpStream::connect(address)?;
-//! #     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-//! #     Ok(tungstenite::client(format!("ws://{address}/?session=4711"), stream)?.0)
-//! # }
+//! use heartwire::{Accept, Client, Error, Response, Server};
+//! # use std::thread;
 //!
 //! struct Session {
 //!     name: String,
@@ -366,13 +350,15 @@
 //!     })
 //! });
 //!
-//! let mut page = connect(handle.local_addr())?;
-//! assert_eq!(page.read()?.into_text()?, "you may read");
-//! let outcome = handle.send_to_user("anna", "you have mail");
-//! assert_eq!((outcome.sent, outcome.full), (1, 0));
-//! assert_eq!(page.read()?.into_text()?, "you have mail");
-//! handle.close_user("anna", 4001, "signed out")?;
-//! # drop(page);
+//! Client::new(&format!("ws://{}/?session=4711", handle.local_addr()))?.run(|conn| {
+//!     assert_eq!(conn.recv()?.as_text(), Some("you may read"));
+//!     let outcome = handle.send_to_user("anna", "you have mail");
+//!     assert_eq!((outcome.sent, outcome.full), (1, 0));
+//!     assert_eq!(conn.recv()?.as_text(), Some("you have mail"));
+//!     handle.close_user("anna", 4001, "signed out")?;
+//!     assert!(matches!(conn.recv(), Err(Error::Closed(_))));
+//!     Ok(())
+//! })?;
 //!
 //! handle.shutdown();
 //! serving.join().unwrap()?;
