@@ -41,8 +41,8 @@
 //! # A dead peer
 //!
 //! This client (tungstenite's) connects and then neither reads nor answers. TCP shows nothing: the kernel acknowledges
-//! everything. Only the missing Pongs do. [`HeartbeatPolicy`] sets how long that may take, and [`ServerHandle::events`] reports how it
-//! ended.
+//! everything. Only the missing Pongs do. [`HeartbeatPolicy`] sets how long that may take, and
+//! [`ServerHandle::events`] reports how it ended.
 //!
 //! ```
 //! use heartwire::{CloseReason, Event, HeartbeatPolicy, Server};
