@@ -52,6 +52,24 @@ fn a_death_that_several_nodes_find_is_told_once() {
 }
 
 #[test]
+fn what_a_node_has_just_written_does_not_hide_that_what_it_had_read_is_lost() {
+    type Attached = (String, String, String, u64, u64, u64);
+    let redis = redis_or_skip!(RedisServer::start());
+    const NEXT: &str = "00000000000000ab";
+    let attach = |known: &str, read: &str, written: &str| {
+        let arguments = ["heartwire", NEXT, known, read, written, ""];
+        evaluate::<Attached>(&redis, script!("attach.lua"), &arguments)
+    };
+    let (epoch, ..) = attach("", "0-0", "0-0");
+    let (_, written) =
+        evaluate::<(u8, String)>(&redis, script!("announce.lua"), &["heartwire", "ghost", "0", "7", "{}"]);
+    assert_eq!(attach(&epoch, &written, &written).1, "same");
+    assert_eq!(attach(&epoch, "9999999999999-0", &written).1, "new");
+    assert_eq!(attach(NEXT, &written, &written).1, "same");
+    assert_eq!(attach(NEXT, &written, "9999999999999-0").1, "new");
+}
+
+#[test]
 fn the_members_of_a_dead_node_are_gone_though_redis_has_forgotten_it() {
     let redis = redis_or_skip!(RedisServer::start());
     let node = node_with(&redis, topics().presence(true));

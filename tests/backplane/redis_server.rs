@@ -96,18 +96,23 @@ impl RedisServer {
         };
         command.args(["--bind", "127.0.0.1", "--dir", &self.folder.at("").to_string_lossy()]);
         command.args(&self.options).stdout(Stdio::null());
-        self.process = Some(command.spawn().expect("redis-server"));
         let deadline = Instant::now() + CEILING;
-        while !self.is_up() {
+        let mut process = command.spawn().expect("redis-server");
+        while !self.is_up(process.id()) {
             assert!(Instant::now() < deadline, "redis-server does not answer");
+            if process.try_wait().expect("its state").is_some() {
+                // Somebody has its port, and may not have it for long.
+                process = command.spawn().expect("redis-server");
+            }
             thread::sleep(Duration::from_millis(10));
         }
+        self.process = Some(process);
     }
 
-    /// Whether it answers, be it that it asks for a password.
-    fn is_up(&self) -> bool {
-        match self.ask::<String>("PING") {
-            Ok(_) => true,
+    /// Whether this process answers, and no other at its port, be it that it asks for a password.
+    fn is_up(&self, process: u32) -> bool {
+        match self.ask::<String>("INFO server") {
+            Ok(info) => info.lines().any(|line| line == format!("process_id:{process}")),
             Err(error) => error.code() == Some("NOAUTH"),
         }
     }

@@ -92,7 +92,7 @@ fn the_page_of_any_node_shows_all_nodes_and_the_metrics_agree() {
         for node in told["nodes"].as_array().unwrap() {
             let figure = |name: &str| node[name].as_f64().unwrap_or_else(|| panic!("no {name} in {node}"));
             assert!(figure("round_trip") > 0.0 && figure("age") > figure("silent") && figure("lag") == 0.0, "{node}");
-            assert_eq!((&node["connected"], &node["bound"]), (&json!(true), &json!(1_300.0)), "{node}");
+            assert_eq!((&node["connected"], &node["bound"]), (&json!(true), &json!(2_800.0)), "{node}");
         }
         let of_redis =
             ["connected", "behind", "waiting", "outages", "epochs", "lost", "former"].map(|name| &told[name]);

@@ -1,12 +1,13 @@
--- A node has connected. It tells the epoch and the newest entry of the log that it knows, if it was connected before,
--- and an epoch of which it has found that it is over or has lost some, if there is one.
+-- A node has connected. It tells the epoch that it knows, if it was connected before, the newest entry of the log that it
+-- has read and the newest that it has written, and an epoch of which it has found that it is over or has lost some, if
+-- there is one.
 -- Returns the epoch, "same" if nothing of what the node knows is gone, "behind" if the log does not reach back as far,
 -- or "new" if the history is another one; the id and the number of the log's last entry, Redis' time, and the offset
 -- that new topics begin after.
 --
 -- A Redis that has lost what it once had (a crash before it was written to disk, a replica that was behind when it took
 -- over) is found by that: what the node knows is not there. Then the history is another one, for all nodes.
-local prefix, proposed, known, seen, lost = unpack(ARGV)
+local prefix, proposed, known, read, written, lost = unpack(ARGV)
 local key = prefix .. ':log'
 
 local function parts(id)
@@ -32,6 +33,18 @@ local function last_id()
   end
 end
 
+-- Whether an entry that was in the log is there, was let go of with all that are as old, or is lost.
+local function whereabouts(id)
+  if id == '0-0' or #redis.call('XRANGE', key, id, id) == 1 then
+    return 'there'
+  end
+  local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
+  if oldest and is_before(id, oldest[1]) and not is_before(last_id(), id) then
+    return 'old'
+  end
+  return 'lost'
+end
+
 local function verdict(epoch)
   if epoch == lost then
     return 'lost'
@@ -39,14 +52,11 @@ local function verdict(epoch)
   if epoch ~= known then
     return 'new'
   end
-  if seen == '0-0' or #redis.call('XRANGE', key, seen, seen) == 1 then
-    return 'same'
+  local where = whereabouts(read)
+  if where == 'lost' or whereabouts(written) == 'lost' then
+    return 'lost'
   end
-  local oldest = redis.call('XRANGE', key, '-', '+', 'COUNT', 1)[1]
-  if oldest and is_before(seen, oldest[1]) and not is_before(last_id(), seen) then
-    return 'behind'
-  end
-  return 'lost'
+  return where == 'old' and 'behind' or 'same'
 end
 
 local epoch = redis.call('GET', prefix .. ':epoch')

@@ -113,11 +113,8 @@ impl Follower<'_> {
 
     /// Makes the copy what Redis has, and finds out where the log is to be read from.
     fn attach(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
-        let (known, newest) = (self.node.epoch(), self.node.newest());
-        let mut attach = scripts.attach();
-        attach.arg(&self.node.redis.prefix).arg(Epoch::new().to_string());
-        attach.arg(known.map(|epoch| epoch.to_string()).unwrap_or_default());
-        attach.arg(newest.to_string()).arg(self.lost.take().map(|epoch| epoch.to_string()).unwrap_or_default());
+        let known = self.node.epoch();
+        let attach = self.node.attach_command(scripts, self.lost.take());
         let (epoch, verdict, last, number, now, floor): (String, String, String, u64, u64, u64) = redis.ask(&attach)?;
         let epoch: Epoch = epoch.parse().map_err(|_| Failure::Garbled(format!("{epoch:?} is no epoch")))?;
         if self.node.is_over(epoch) {
@@ -276,7 +273,7 @@ impl Follower<'_> {
                 return Ok(Next::Attach);
             }
             self.cursor = Some(cursor);
-            node.saw(cursor.id);
+            node.has_read(cursor.id);
             let lag = number.unwrap_or_default().saturating_sub(cursor.number);
             node.set_lag(lag, answered);
             if lag == 0 && node.take_ahead() && self.hub.give_up_those_ahead() {

@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel as channel;
+use redis::Cmd;
 use socket2::Socket;
 
 use super::connection::{Connection, Failure};
@@ -21,6 +22,7 @@ use super::link::Link;
 use super::members::{Members, Seat};
 use super::nodes::Nodes;
 use super::outbox::{Answer, Outbox, Publication};
+use super::scripts::Scripts;
 use super::{BackplaneInfo, FormerNode, Load, NodeInfo, NodeName, NodeState, Redis, follower, retrying, writer};
 use crate::connection::identity::ConnectionId;
 use crate::foreign;
@@ -61,8 +63,9 @@ pub(in crate::topics) struct Node {
 struct State {
     /// The epochs that the copies of the histories have had, the present one first. None before that.
     epochs: Vec<Epoch>,
-    /// The newest entry of the log that is known to have been there.
-    newest: LogId,
+    /// The newest entries of the log that are known to have been there: that was read, and that was written.
+    read: LogId,
+    written: LogId,
     /// The sockets of both threads, so that whoever waits for Redis can be woken.
     sockets: [Option<Socket>; 2],
     link: Link,
@@ -97,7 +100,13 @@ impl Node {
             name,
             outbox: Outbox::default(),
             members: Members::default(),
-            state: Mutex::new(State { epochs: Vec::new(), newest: LogId::default(), sockets: [None, None], link }),
+            state: Mutex::new(State {
+                epochs: Vec::new(),
+                read: LogId::default(),
+                written: LogId::default(),
+                sockets: [None, None],
+                link,
+            }),
             changed: Condvar::new(),
             is_ending: AtomicBool::new(false),
             has_some_ahead: AtomicBool::new(false),
@@ -267,20 +276,33 @@ impl Node {
         }
     }
 
-    /// The newest entry of the log that is known to have been there.
-    pub(super) fn newest(&self) -> LogId {
-        self.lock().newest
+    /// The question to Redis whether it has what this node knows to have been there. If it has lost any of that, or its
+    /// epoch is `lost`, the history becomes another one, for all nodes.
+    pub(super) fn attach_command(&self, scripts: &Scripts, lost: Option<Epoch>) -> Cmd {
+        let or_nothing = |epoch: Option<Epoch>| epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
+        let state = self.lock();
+        let mut attach = scripts.attach();
+        attach.arg(&self.redis.prefix).arg(Epoch::new().to_string()).arg(or_nothing(state.epoch()));
+        attach.arg(state.read.to_string()).arg(state.written.to_string()).arg(or_nothing(lost));
+        attach
     }
 
-    /// An entry is in the log.
-    pub(super) fn saw(&self, id: LogId) {
+    /// The log was read up to this entry.
+    pub(super) fn has_read(&self, id: LogId) {
         let mut state = self.lock();
-        state.newest = state.newest.max(id);
+        state.read = state.read.max(id);
     }
 
-    /// The history is another one: of the log before it nothing need be there.
+    /// This entry was written to the log.
+    pub(super) fn has_written(&self, id: LogId) {
+        let mut state = self.lock();
+        state.written = state.written.max(id);
+    }
+
+    /// The history is another one: of the log before this entry nothing need be there.
     pub(super) fn begin_log_at(&self, id: LogId) {
-        self.lock().newest = id;
+        let mut state = self.lock();
+        (state.read, state.written) = (id, LogId::default());
     }
 
     pub(super) fn set_round_trip(&self, round_trip: Duration) {

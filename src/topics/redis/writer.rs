@@ -88,6 +88,7 @@ impl Writer<'_> {
         let mut redis = node.connect(Role::Writer)?;
         let scripts = Scripts::load(&mut redis)?;
         node.set_round_trip(redis.ping()?);
+        self.wait_for_what_was_there(&mut redis, &scripts)?;
         node.set_connected(Role::Writer, true);
         self.next_announcement = None;
         loop {
@@ -117,6 +118,19 @@ impl Writer<'_> {
         }
     }
 
+    /// If this Redis has lost what it had, waits until the follower has found that too: what is written before that
+    /// would look like what was there.
+    fn wait_for_what_was_there(&self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
+        let node = self.node;
+        let Some(known) = node.epoch() else { return Ok(()) };
+        let (epoch, ..): (String, String, String, u64, u64, u64) = redis.ask(&node.attach_command(scripts, None))?;
+        while epoch != known.to_string() && node.epoch() == Some(known) && !node.outbox.is_closed() {
+            let (wait, _) = redis.keep()?;
+            node.wait_for_other_epoch(Some(known), wait.min(MOMENT));
+        }
+        Ok(())
+    }
+
     /// Tells the others that this node lives, if it is time for that. Returns when it is next.
     fn announce(&mut self, redis: &mut Connection, scripts: &Scripts) -> Result<Duration, Failure> {
         let now = Instant::now();
@@ -132,7 +146,7 @@ impl Writer<'_> {
             .arg(anew)
             .arg(node.about(self.hub.load_of_node()));
         let (is_known, id): (u8, String) = redis.ask(&announce)?;
-        node.saw(id.parse()?);
+        node.has_written(id.parse()?);
         if is_known == 0 {
             self.generation = u64::from(anew);
             self.has_told_all = false;
@@ -180,7 +194,7 @@ impl Writer<'_> {
                 continue;
             }
             if !id.is_empty() {
-                node.saw(id.parse()?);
+                node.has_written(id.parse()?);
             }
             node.members.was_told();
             self.has_told_all |= is_all;
@@ -217,7 +231,7 @@ impl Writer<'_> {
                 Ok((offset, again, id)) => {
                     let id = if again == 0 { Some(id.parse()?) } else { None };
                     if let Some(id) = id {
-                        node.saw(id);
+                        node.has_written(id);
                     }
                     let here = hub.subscribers_of(publication.topic.as_str());
                     let position = Position { epoch, offset };
