@@ -59,7 +59,7 @@ impl Settings {
         self.handshake_timeout
     }
 
-    #[cfg(feature = "topics")]
+    #[cfg(any(target_os = "linux", feature = "topics"))]
     pub(crate) fn max_message_size(&self) -> usize {
         self.max_message_size
     }
