@@ -133,8 +133,7 @@ impl Node {
         Arc::clone(&self.name)
     }
 
-    /// A connection has subscribed, has left, or is better or worse off. The others are told, and so are we, by the
-    /// log.
+    /// A connection has subscribed, has left, or is better or worse off. The others are told by the log.
     pub(in crate::topics) fn note_seat(&self, topic: &TopicName, id: ConnectionId, seat: Seat) {
         if self.members.note(topic, id, seat) {
             self.outbox.wake();
