@@ -49,7 +49,7 @@ class Peer:
         self.last_sent = 0.0
         # When how many bytes had been read in all.
         self.reads_at = [(0.0, 0)]
-        # By how much the thread itself was late at worst.
+        # By how much the thread itself was late at worst, with what it was to say or to read.
         self.late = 0.0
         self.pings = 0
         # What a flood has left of a frame that was not taken whole.
@@ -131,6 +131,8 @@ class Peer:
             now = time.time()
             if self.talk and now >= talk_at:
                 self._attempt(self.say)
+                # Not only what a sleep took too long: the other threads of this process hold us up anywhere.
+                self.late = max(self.late, time.time() - talk_at)
                 talk_at = max(talk_at + self.talk, now)
             if self.reads and self.rate and now >= read_at:
                 self._attempt(lambda: self._read(max(1, int(self.rate * READ_PERIOD))))
