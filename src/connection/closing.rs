@@ -13,6 +13,7 @@ use crate::connection::shared::Shared;
 use crate::error::Error;
 use crate::protocol::close::CloseReason;
 use crate::protocol::close_state::PeerEnd;
+use crate::protocol::frame::Role;
 use crate::supervisor::notice::Notice;
 use crate::transport::socket;
 use crate::transport::stream::Stream;
@@ -78,8 +79,8 @@ impl Shared {
     /// Ends the connection at once: sends a Close frame if the socket takes it now, shuts the socket down both ways,
     /// and reports the end.
     pub(crate) fn abort(&self, reason: CloseReason) {
-        let is_dead = matches!(reason, CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. });
-        self.end(reason, if is_dead { socket::abandon } else { socket::shut_down });
+        let shut_down = if reason.is_death() { socket::abandon } else { socket::shut_down };
+        self.end(reason, shut_down);
     }
 
     /// Like [`abort`](Self::abort), but gives up if another thread holds the write half's lock. Returns whether the
@@ -100,6 +101,11 @@ impl Shared {
             // This fails only if the connection has ended already.
             let _ = stream.end_writing();
         });
+    }
+
+    /// The same after a complete closing handshake, both ways.
+    fn end_at_once(&self) {
+        self.end(CloseReason::Disconnected, socket::shut_down);
     }
 
     /// Ends the connection, releases the socket, and reports the end once.
@@ -165,7 +171,8 @@ impl Connection {
     /// Performs the last steps of every end, within the close timeout.
     ///
     /// Sends what is queued, ends our side of the TCP connection, and reports the end. Then takes in the peer's last
-    /// bytes for up to a second, because closing a socket with unread bytes resets the connection.
+    /// bytes for up to a second, because closing a socket with unread bytes resets the connection. A server whose
+    /// closing handshake is complete waits for nothing: it is to close at once (RFC 6455 section 7.1.1).
     pub(super) fn finish(&mut self, mut receiving: Box<ReceivingEnd>) -> Error {
         const LINGER: Duration = Duration::from_secs(1);
         let deadline = self.close_deadline();
@@ -173,6 +180,11 @@ impl Connection {
         receiving.discard_read_ahead();
         // If everything goes out in time, the end is orderly.
         if self.shared.write_half.wait_until_drained(deadline) {
+            if self.nothing_follows(receiving.read_half.stream()) {
+                self.shared.end_at_once();
+                self.is_over = true;
+                return self.shared.closed();
+            }
             self.shared.end_in_order();
             receiving.read_half.discard_to_end(deadline.min(Instant::now() + LINGER));
         }
@@ -182,6 +194,15 @@ impl Connection {
         self.shared.abort(CloseReason::Disconnected);
         self.is_over = true;
         self.shared.closed()
+    }
+
+    /// Whether we are a server, nothing more comes from the peer, and it waits for us to close. Over TLS its last alert
+    /// may still come.
+    fn nothing_follows(&self, stream: &Stream) -> bool {
+        self.shared.write_half.role() == Role::Server
+            && stream.secured().is_none()
+            && self.shared.write_half.close_state(|close_state| close_state.is_complete())
+            && socket::unread_bytes(stream) == 0
     }
 
     /// Ends the connection after its handler has returned, failed or panicked, for this reason.

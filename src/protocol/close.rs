@@ -180,6 +180,11 @@ impl CloseReason {
         Self::Io { kind: error.kind(), message: error.to_string() }
     }
 
+    /// Whether the peer was found dead.
+    pub(crate) fn is_death(&self) -> bool {
+        matches!(self, Self::HeartbeatLost { .. } | Self::WriteStalled { .. })
+    }
+
     /// A short name of the reason, for logs and counters.
     pub fn name(&self) -> &'static str {
         match self {

@@ -75,6 +75,8 @@ pub(crate) struct CloseState {
     is_written: bool,
     /// The code in the peer's Close frame.
     received: Option<CloseCode>,
+    /// Whether the peer's Close frame has come, with a code or without.
+    is_received: bool,
 }
 
 impl CloseState {
@@ -88,6 +90,7 @@ impl CloseState {
             sent: None,
             is_written: false,
             received: None,
+            is_received: false,
         }
     }
 
@@ -121,6 +124,11 @@ impl CloseState {
     /// The code in the peer's Close frame.
     pub(crate) fn received(&self) -> Option<CloseCode> {
         self.received
+    }
+
+    /// Whether the closing handshake is complete: the peer's Close frame has come, and the socket has taken ours.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_received && self.is_written
     }
 
     /// Closes for this reason. Returns the frame to send, if none was sent before and the connection still stands.
@@ -159,6 +167,7 @@ impl CloseState {
         let (cause, answer) = match last {
             PeerEnd::Close(code, reason) => {
                 self.received = self.received.or(code);
+                self.is_received = true;
                 (CloseReason::Peer { code, reason }, Some((code, String::new())))
             }
             PeerEnd::Violation(reason) => {

@@ -156,13 +156,12 @@ where
     /// Serves a client, and then others as long as they come.
     fn run_thread(self: Arc<Self>, first: Box<ServedClient<H>>) {
         let listener = first.listener;
+        let idle_threads = &self.listeners[listener].idle_threads;
         let mut client = Some(first);
         loop {
-            if let Some(mut client) = client.take() {
-                client.serve();
-            }
+            let was_found_dead = client.take().is_some_and(|mut client| client.serve());
             let admit = |stream, peer| self.admit(listener, stream, peer);
-            let Some(admitted) = self.listeners[listener].idle_threads.accept(&self.supervisor, admit) else { break };
+            let Some(admitted) = idle_threads.accept(&self.supervisor, was_found_dead, admit) else { break };
             client = admitted;
         }
         // If the server has abandoned this thread, it may own the last reference to the application's functions.
@@ -200,11 +199,12 @@ impl<H> ServedClient<H>
 where
     H: Fn(&mut Connection) -> Result<(), Error> + Send + Sync + 'static,
 {
+    /// Returns whether it became a connection whose peer was found dead.
     #[inline(never)]
-    fn serve(&mut self) {
-        if let Some(mut connection) = self.meet() {
-            self.handle(&mut connection);
-        }
+    fn serve(&mut self) -> bool {
+        let Some(mut connection) = self.meet() else { return false };
+        self.handle(&mut connection);
+        connection.reason().is_death()
     }
 
     /// Answers the client's plain requests, until one is an opening handshake that makes it a connection.

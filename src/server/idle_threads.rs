@@ -5,6 +5,10 @@
 //!
 //! Few threads may be idle, and each only for a moment. A thread whose stack may be deep does not wait at all: what a
 //! stack was once used for stays resident, and the next client may stay for days.
+//!
+//! A thread whose peer was found dead waits in any case. The system takes longer to end a thread than a thread takes to
+//! find its peer dead. Where thousands of peers die at once, their threads would hold up those that are still to judge
+//! theirs. So they end a moment later, unless their clients are back before.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
@@ -18,7 +22,7 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::stream::Stream;
 
 /// How long a thread is idle before it ends.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The idle threads of one listener.
 #[derive(Debug)]
@@ -47,17 +51,18 @@ impl IdleThreads {
         }
     }
 
-    /// Waits for a client and admits it. `None` if the thread is to end. Not inlined, for its caller's frame lies below
-    /// a connection.
+    /// Waits for a client and admits it. `None` if the thread is to end. It ends at once if enough are waiting, unless
+    /// it `may_crowd`. Not inlined, for its caller's frame lies below a connection.
     #[inline(never)]
     pub(super) fn accept<T>(
         &self,
         supervisor: &SupervisorHandle,
+        may_crowd: bool,
         admit: impl FnOnce(Stream, SocketAddr) -> T,
     ) -> Option<T> {
         let listener = self.listener.upgrade().filter(|listener| listener.is_prepared && has_shallow_stack())?;
         // Held until the client is admitted: the server does not end before.
-        let _place = self.take_place()?;
+        let _place = self.take_place(may_crowd)?;
         // Checked after the place is taken: the end waits for those who have one.
         while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
             match listener.accept() {
@@ -123,8 +128,8 @@ impl IdleThreads {
         self.is_suspended.store(is_suspended, SeqCst);
     }
 
-    fn take_place(&self) -> Option<Place<'_>> {
-        let one_more = |waiting| (waiting < Self::MOST).then_some(waiting + 1);
+    fn take_place(&self, may_crowd: bool) -> Option<Place<'_>> {
+        let one_more = |waiting| (may_crowd || waiting < Self::MOST).then_some(waiting + 1);
         self.waiting.fetch_update(SeqCst, SeqCst, one_more).ok()?;
         self.came.fetch_add(1, SeqCst);
         Some(Place(self))
@@ -180,7 +185,7 @@ mod tests {
         let (accepted, is_accepted) = channel::bounded(1);
         thread::scope(|scope| {
             scope.spawn(|| {
-                idle_threads.accept(&supervisor, |_, _| {
+                idle_threads.accept(&supervisor, false, |_, _| {
                     accepted.send(()).unwrap();
                     thread::sleep(Duration::from_millis(100));
                     is_reported.store(true, SeqCst);

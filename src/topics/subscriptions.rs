@@ -121,10 +121,7 @@ impl Subscriptions {
         self.hub.remove_connection(self.id);
         let Some(topics) = self.lock().take() else { return };
         let reason = self.connection.upgrade().map_or(CloseReason::Disconnected, |shared| shared.reason());
-        let within = match reason {
-            CloseReason::HeartbeatLost { .. } | CloseReason::WriteStalled { .. } => self.worst_case,
-            _ => Duration::ZERO,
-        };
+        let within = if reason.is_death() { self.worst_case } else { Duration::ZERO };
         for topic in topics.values() {
             self.leave(topic, reason.name(), within);
         }

@@ -318,6 +318,11 @@ impl<O: Owner> WriteHalf<O> {
         result
     }
 
+    /// Which end of the connection this is.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
     /// Whether neither side has begun to close.
     pub(crate) fn is_open(&self) -> bool {
         self.is_open.load(Relaxed)

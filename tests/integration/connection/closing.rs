@@ -7,8 +7,8 @@ use crossbeam_channel::{bounded, unbounded};
 use heartwire::{CloseCode, CloseReason, Error};
 
 use crate::support::{
-    BINARY, CEILING, CLOSE, Client, End, PING, TEXT, by_peer, by_us, close_payload, codes, echo, masked, ms, receive,
-    request_with, server, start,
+    BINARY, CEILING, CLOSE, Client, End, PING, TEXT, by_peer, by_us, close_payload, codes, echo, masked, ms,
+    plain_only, receive, request_with, server, start,
 };
 
 /// What connections of a server that is shut down are closed with.
@@ -80,13 +80,42 @@ fn what_the_peer_sends_behind_its_close_is_ignored() {
     client.write(&bytes);
     assert_eq!(client.text(), "heard");
     assert_eq!(client.frame().close(), (Some(1000), String::new()));
-    for _ in 0..10 {
-        client.try_write(&[0xff; 1000]);
-    }
     assert_eq!(client.expect_end(), End::Clean);
     drop(client);
     let report = running.closed();
     assert_eq!((report.reason, report.traffic.messages_in), (by_peer(Some(1000), ""), 1));
+}
+
+/// Whether the peer ends its side or not: the closing handshake is complete, and a server then closes at once (RFC 6455
+/// section 7.1.1).
+#[test]
+fn a_server_whose_close_was_answered_or_is_the_answer_waits_for_nothing() {
+    plain_only!("a server waits a second for the alert that the peer may still send");
+    // A thread that waits for the peer's end does so for a second, each time.
+    const WAIT: Duration = Duration::from_millis(900);
+    let begun_by_us = start(server(), |conn| conn.close(1000, ""));
+    let begun_by_the_peer = start(server(), echo);
+    for (running, begins) in [(begun_by_us, false), (begun_by_the_peer, true)] {
+        let shortest = (0..5).map(|_| {
+            let mut client = running.connect();
+            if !begins {
+                client.expect_close();
+            }
+            client.send_close(1000, "");
+            if begins {
+                client.expect_close();
+            }
+            let since = Instant::now();
+            assert_eq!(client.expect_end(), End::Clean);
+            // A socket that is closed refuses what comes.
+            while client.try_write(&[0]) && since.elapsed() < CEILING {
+                thread::sleep(ms(1));
+            }
+            since.elapsed()
+        });
+        let shortest = shortest.min().unwrap();
+        assert!(shortest < WAIT, "begun by the peer: {begins}: {shortest:?}");
+    }
 }
 
 #[test]

@@ -7,9 +7,9 @@ use std::hint::black_box;
 use std::thread::{self, ThreadId};
 
 use crossbeam_channel::{Receiver, unbounded};
-use heartwire::Server;
+use heartwire::{CloseReason, HeartbeatPolicy, Server};
 
-use crate::support::{Client, Running, alone, echo, eventually, server, start, threads_named};
+use crate::support::{Client, Running, alone, echo, eventually, ms, server, start, threads_named};
 
 /// One more than may be idle.
 const MANY: usize = 65;
@@ -93,6 +93,25 @@ fn threads_wait_for_clients_in_bounded_number_and_not_for_long() {
         eventually("all have ended", || threads() == 0);
     }
     running.connect().expect_echo("still here");
+}
+
+#[test]
+fn threads_whose_peers_were_found_dead_wait_for_those_that_come_back() {
+    let policy = HeartbeatPolicy::new(ms(100), ms(100)).max_missed(1);
+    let (running, ids) = start_telling(server().heartbeat(policy), 0);
+    // On a busy machine they may come too late.
+    let most = (0..5).map(|_| {
+        let dead: Vec<Client> = (0..2 * MANY).map(|_| running.connect()).collect();
+        dead.iter().for_each(|_| assert!(matches!(running.closed().reason, CloseReason::HeartbeatLost { .. })));
+        let first: HashSet<ThreadId> = ids.try_iter().collect();
+        let back: Vec<Client> = (0..2 * MANY).map(|_| running.connect()).collect();
+        back.iter().for_each(|_| _ = running.closed());
+        let second: HashSet<ThreadId> = ids.try_iter().collect();
+        second.intersection(&first).count()
+    });
+    let most = most.max().unwrap();
+    println!("{most} of {} threads were used again", 2 * MANY);
+    assert!(most > MANY, "{most} threads");
 }
 
 #[test]
