@@ -68,7 +68,7 @@ impl Facts {
     pub(crate) fn judge(&self, watcher: &Watcher, seen: &Seen) -> Judged {
         let view = View::new(self, watcher.server);
         let mut judged = Judged { wrong: seen.wrong.clone(), ..Judged::default() };
-        self.check_blame(seen, &mut judged);
+        view.check_blame(seen, &mut judged);
         for glimpse in self.glimpses(seen) {
             let Glimpse { topic, who, span, is_listed } = &glimpse;
             let Some(stays) = view.known.get(who) else {
@@ -101,22 +101,6 @@ impl Facts {
         let Glimpse { topic, who, .. } = glimpse;
         let at = |moment: Instant| (moment - self.whole.0).as_secs_f64();
         format!("{who} {what}, on topic {topic}, from {:.3} to {:.3} s", at(from), at(to))
-    }
-
-    /// Whoever is gone because its server was found dead was connected to one that is dead.
-    fn check_blame(&self, seen: &Seen, judged: &mut Judged) {
-        let ends: BTreeMap<SocketAddr, Instant> =
-            self.lives.iter().flatten().filter_map(|life| Some((life.address, life.end?.0))).collect();
-        for (when, sight) in &seen.sights {
-            let Sight::Gone(topic, who, cause) = sight else { continue };
-            let Some(stays) = self.stays.get(who).filter(|_| cause == NODE_LOST) else { continue };
-            judged.lost += 1;
-            let is_dead =
-                |stay: &Stay| stay.process.and_then(|process| ends.get(&process)).is_some_and(|end| end < when);
-            if !stays.iter().any(|(topics, _, stay)| topics.contains(topic) && is_dead(stay)) {
-                judged.wrong.push(format!("{who} is gone from topic {topic}, as {cause}, whose server lives"));
-            }
-        }
     }
 
     /// What a watcher has known of each user that it has ever seen or might have.
@@ -219,6 +203,8 @@ struct Known<'a> {
     asked: Instant,
     /// By when its end is known.
     gone_by: Option<Instant>,
+    /// If its server may have ended before it could tell of that: when, and by when that is known.
+    lost_with: Option<(Instant, Option<Instant>)>,
     /// When it was subscribed, and until when it was surely well, on this server.
     well: Option<(Span, usize)>,
 }
@@ -237,11 +223,15 @@ impl<'a> View<'a> {
             facts.lives.iter().flatten().map(|life| (life.address, view.lost_by(life))).collect();
         let known = |(topics, faults, stay): &'a (BTreeSet<usize>, Vec<Span>, Stay)| {
             let place = stay.process.and_then(|process| facts.life(process));
-            let lost_by = stay.process.and_then(|process| *lost_by.get(&process)?);
+            let told_by = place.and_then(|(server, _)| view.told_by(faults, stay, server));
+            let lost_with = place.and_then(|(_, life)| life.end).map(|(end, _)| end);
+            let lost_with = lost_with.filter(|end| told_by.is_none_or(|told_by| told_by > *end));
+            let lost_with = lost_with.map(|end| (end, stay.process.and_then(|process| *lost_by.get(&process)?)));
             Known {
                 topics,
                 asked: stay.asked,
-                gone_by: place.and_then(|(server, life)| view.gone_by(faults, stay, server, &life, lost_by)),
+                gone_by: stay.ended.and_then(|_| lost_with.map_or(told_by, |(_, lost_by)| lost_by)),
+                lost_with,
                 well: place.and_then(|(server, life)| Some((well(faults, stay, &life)?, server))),
             }
         };
@@ -256,23 +246,25 @@ impl<'a> View<'a> {
         known.filter(|(known, end)| known <= end).map(|(known, _)| known).min()
     }
 
-    /// By when the end of a connection is known.
-    fn gone_by(
-        &self,
-        faults: &[Span],
-        stay: &Stay,
-        server: usize,
-        life: &Life,
-        lost_by: Option<Instant>,
-    ) -> Option<Instant> {
+    /// By when the end of a connection is known, if its server goes on.
+    fn told_by(&self, faults: &[Span], stay: &Stay, server: usize) -> Option<Instant> {
         let ended = stay.ended?;
         // A line that was silent may have had some bytes in it.
         let silent = faults.iter().filter(|(from, _)| *from <= ended).map(|(_, to)| *to).max();
         let found = silent.map_or(ended, |silent| silent.max(ended)) + FOUND_DEAD;
-        let known = self.known(server, found, Duration::ZERO);
-        match life.end {
-            Some((end, _)) if known.is_none_or(|known| known > end) => lost_by,
-            _ => known,
+        self.known(server, found, Duration::ZERO)
+    }
+
+    /// Whoever is gone because its server was found dead was connected to one that had ended shortly before.
+    fn check_blame(&self, seen: &Seen, judged: &mut Judged) {
+        for (when, sight) in &seen.sights {
+            let Sight::Gone(topic, who, cause) = sight else { continue };
+            let Some(stays) = self.known.get(who).filter(|_| cause == NODE_LOST) else { continue };
+            judged.lost += 1;
+            let is_lost = |(end, by): (Instant, Option<Instant>)| end < *when && by.is_none_or(|by| *when <= by);
+            if !stays.iter().any(|stay| stay.topics.contains(topic) && stay.lost_with.is_some_and(is_lost)) {
+                judged.wrong.push(format!("{who} is gone from topic {topic}, as {cause}, whose server lives"));
+            }
         }
     }
 
