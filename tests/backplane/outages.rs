@@ -10,7 +10,7 @@ use super::{
     client_of, lone_node, node, node_at, node_with, redis_or_skip, subscriber, texts, topics, value,
     wait_until_connected,
 };
-use crate::support::{Relay, eventually};
+use crate::support::{Relay, eventually, ms};
 
 /// How long a Redis may be away before it is found out, and more.
 const LONG: Duration = Duration::from_secs(3);
@@ -101,6 +101,38 @@ fn a_redis_that_was_flushed_under_way_is_a_new_epoch() {
         let first = texts(client, 1);
         assert!(first == ["3"] || first == ["2"] && texts(client, 1) == ["3"], "{first:?}");
     }
+}
+
+#[test]
+fn a_redis_that_was_flushed_while_a_node_loads_is_no_reason_to_tell_it_twice() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
+    let (one, other) = (node(&redis), node_at(&format!("redis://{}", way.address()), topics()));
+    wait_until_connected(&other);
+    let (mut client, _) = subscriber(&other, "news", None);
+    let before = one.handle.publish("news", "1").unwrap().position;
+    assert_eq!(texts(&mut client, 1), ["1"]);
+    // While the other is cut off, the log gets so far that it has to load what there is.
+    way.set_target(([127, 0, 0, 1], 1).into());
+    way.cut();
+    (2..=10).for_each(|number| _ = one.handle.publish("news", number.to_string()).unwrap());
+    redis.ask::<u64>("XTRIM heartwire:log MAXLEN 1").unwrap();
+    let (names, histories) = (way.hold_at("\r\nZRANGE\r\n"), way.hold_at("\r\nnews\r\n"));
+    way.set_target(([127, 0, 0, 1], redis.port()).into());
+    // Meanwhile more is published, which it reads ahead, and then there is nothing to load any more.
+    names.wait();
+    one.handle.publish("news", "11").unwrap();
+    thread::sleep(ms(100));
+    drop(names);
+    histories.wait();
+    redis.ask::<()>("FLUSHALL").unwrap();
+    drop(histories);
+    let lost = client.text();
+    assert_eq!(value(&lost, "type"), "lost");
+    assert_ne!(value(&lost, "position").split(':').next(), before.to_string().split(':').next(), "{lost}");
+    wait_until_connected(&other);
+    one.handle.publish("news", "12").unwrap();
+    assert_eq!(texts(&mut client, 1), ["12"]);
 }
 
 #[test]

@@ -1,9 +1,15 @@
-//! A relay between clients and a server, whose lines can be cut, and whose server may become another one.
+//! A relay between clients and a server, whose lines can be cut, whose server may become another one, and which holds
+//! what clients say.
 
-use std::io;
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use super::receive;
 
 /// A relay. It lasts as long as the process.
 pub(crate) struct Relay {
@@ -16,13 +22,34 @@ struct State {
     /// Both ends of each line that was made.
     lines: Vec<(TcpStream, TcpStream)>,
     made: usize,
+    /// What is to be held, one after the other.
+    holds: VecDeque<Hold>,
+}
+
+struct Hold {
+    word: &'static str,
+    reached: Sender<()>,
+    let_go: Receiver<()>,
+}
+
+/// A word that is held on its way to the server, until this is dropped.
+pub(crate) struct Held {
+    reached: Receiver<()>,
+    _let_go: Sender<()>,
+}
+
+impl Held {
+    /// Waits until a client has said it.
+    pub(crate) fn wait(&self) {
+        receive("the word", &self.reached);
+    }
 }
 
 impl Relay {
     pub(crate) fn to(target: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let state = Arc::new(Mutex::new(State { target, lines: Vec::new(), made: 0 }));
+        let state = Arc::new(Mutex::new(State { target, lines: Vec::new(), made: 0, holds: VecDeque::new() }));
         let shared = Arc::clone(&state);
         thread::spawn(move || {
             for client in listener.incoming() {
@@ -51,13 +78,20 @@ impl Relay {
         }
     }
 
+    /// Holds the line on which a client says this word next, after those that are to be held before.
+    pub(crate) fn hold_at(&self, word: &'static str) -> Held {
+        let ((reached, has_come), (let_go, is_over)) = (bounded(1), bounded(0));
+        self.state.lock().unwrap().holds.push_back(Hold { word, reached, let_go: is_over });
+        Held { reached: has_come, _let_go: let_go }
+    }
+
     /// How many lines there have been.
     pub(crate) fn made(&self) -> usize {
         self.state.lock().unwrap().made
     }
 }
 
-fn connect(client: TcpStream, state: &Mutex<State>) -> io::Result<()> {
+fn connect(client: TcpStream, state: &Arc<Mutex<State>>) -> io::Result<()> {
     let target = state.lock().unwrap().target;
     let server = TcpStream::connect(target)?;
     for end in [&client, &server] {
@@ -68,14 +102,36 @@ fn connect(client: TcpStream, state: &Mutex<State>) -> io::Result<()> {
         state.lines.push((client.try_clone()?, server.try_clone()?));
         state.made += 1;
     }
-    for (from, to) in [(client.try_clone()?, server.try_clone()?), (server, client)] {
-        thread::spawn(move || pass_on(&from, &to));
-    }
+    let (from_server, to_client, state) = (server.try_clone()?, client.try_clone()?, Arc::clone(state));
+    thread::spawn(move || pass_on(|| io::copy(&mut &from_server, &mut &to_client).map(drop), &to_client));
+    thread::spawn(move || pass_on(|| say(&client, &server, &state), &server));
     Ok(())
 }
 
 /// Passes on what one end says, up to its end.
-fn pass_on(mut from: &TcpStream, mut to: &TcpStream) {
-    let _ = io::copy(&mut from, &mut to);
+fn pass_on(copy: impl FnOnce() -> io::Result<()>, to: &TcpStream) {
+    let _ = copy();
     let _ = to.shutdown(Shutdown::Write);
+}
+
+/// Passes on what a client says, but for what is to be held.
+fn say(mut from: &TcpStream, mut to: &TcpStream, state: &Mutex<State>) -> io::Result<()> {
+    let mut said = [0; 1 << 16];
+    loop {
+        let count = from.read(&mut said)?;
+        if count == 0 {
+            return Ok(());
+        }
+        let has = |word: &str| said[..count].windows(word.len()).any(|part| part == word.as_bytes());
+        let hold = {
+            let holds = &mut state.lock().unwrap().holds;
+            if holds.front().is_some_and(|hold| has(hold.word)) { holds.pop_front() } else { None }
+        };
+        if let Some(Hold { reached, let_go, .. }) = hold {
+            let _ = reached.send(());
+            // Until the other end is dropped.
+            let _ = let_go.recv();
+        }
+        to.write_all(&said[..count])?;
+    }
 }

@@ -179,6 +179,12 @@ impl Follower<'_> {
                 }
             }
         }
+        // A Redis that was emptied meanwhile has told nothing of the rest.
+        let now: Option<String> = redis.ask(cmd("GET").arg(format!("{prefix}:epoch")))?;
+        if now.and_then(|now| now.parse().ok()) != Some(epoch) {
+            ahead.is_broken = true;
+            return Ok(());
+        }
         self.hub.complete_epoch(epoch);
         self.load_members(redis, ahead)
     }
