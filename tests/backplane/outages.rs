@@ -10,6 +10,7 @@ use super::{
     client_of, lone_node, node, node_at, node_with, redis_or_skip, subscriber, texts, topics, value,
     wait_until_connected,
 };
+use crate::support::relay::Held;
 use crate::support::{Relay, eventually, ms};
 
 /// How long a Redis may be away before it is found out, and more.
@@ -117,7 +118,7 @@ fn a_redis_that_was_flushed_while_a_node_loads_is_no_reason_to_tell_it_twice() {
     way.cut();
     (2..=10).for_each(|number| _ = one.handle.publish("news", number.to_string()).unwrap());
     redis.ask::<u64>("XTRIM heartwire:log MAXLEN 1").unwrap();
-    let (names, histories) = (way.hold_at("\r\nZRANGE\r\n"), way.hold_at("\r\nnews\r\n"));
+    let (names, histories) = (Held::at(&way, "\r\nZRANGE\r\n"), Held::at(&way, "\r\nnews\r\n"));
     way.set_target(([127, 0, 0, 1], redis.port()).into());
     // Meanwhile more is published, which it reads ahead, and then there is nothing to load any more.
     names.wait();

@@ -20,7 +20,7 @@ pub(crate) mod over_tls;
 #[cfg(feature = "cli")]
 pub(crate) mod process;
 #[cfg(feature = "topics")]
-mod relay;
+pub(crate) mod relay;
 mod running_client;
 mod running_server;
 #[cfg(feature = "tls")]

@@ -33,12 +33,21 @@ struct Hold {
 }
 
 /// A word that is held on its way to the server, until this is dropped.
+#[allow(dead_code, reason = "only the tests of the backplane hold some")]
 pub(crate) struct Held {
     reached: Receiver<()>,
     _let_go: Sender<()>,
 }
 
+#[allow(dead_code, reason = "only the tests of the backplane hold some")]
 impl Held {
+    /// Holds the line on which a client says this word next, after those that are to be held before.
+    pub(crate) fn at(relay: &Relay, word: &'static str) -> Self {
+        let ((reached, has_come), (let_go, is_over)) = (bounded(1), bounded(0));
+        relay.state.lock().unwrap().holds.push_back(Hold { word, reached, let_go: is_over });
+        Self { reached: has_come, _let_go: let_go }
+    }
+
     /// Waits until a client has said it.
     pub(crate) fn wait(&self) {
         receive("the word", &self.reached);
@@ -76,13 +85,6 @@ impl Relay {
                 let _ = end.shutdown(Shutdown::Both);
             }
         }
-    }
-
-    /// Holds the line on which a client says this word next, after those that are to be held before.
-    pub(crate) fn hold_at(&self, word: &'static str) -> Held {
-        let ((reached, has_come), (let_go, is_over)) = (bounded(1), bounded(0));
-        self.state.lock().unwrap().holds.push_back(Hold { word, reached, let_go: is_over });
-        Held { reached: has_come, _let_go: let_go }
     }
 
     /// How many lines there have been.
