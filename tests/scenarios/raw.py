@@ -243,6 +243,10 @@ class Mute:
                 answer += bytes([0x81, len(self.greeting)]) + self.greeting
             taken.sendall(answer)
             self.last_sent = time.time()
+        except OSError as error:
+            print(f"the mute server could not open a connection: {error!r}", flush=True)
+            return
+        try:
             while taken.recv(1 << 16):
                 pass
         except OSError:
