@@ -115,7 +115,8 @@ def find_stopped(kind, cells, probe):
             check(ended.at - heard_until >= EARLIEST, f"found dead too early, after {ended.at - heard_until:.2f} s")
             cells["found dead"] = f"{ended.at - silent_since:.2f} s"
             if follows:
-                ended = follower.ended(silent_since + EXPECT + SLACK - time.monotonic())
+                # Held up itself, it gives a silence one fresh window.
+                ended = follower.ended(silent_since + 2 * EXPECT + SLACK - time.monotonic())
                 check(ended and ended.text.startswith("ended: heartbeat lost"), f"led by the server: {ended}")
                 check(ended.at - heard_until >= EXPECT - kind.ping_interval - TIMEOUT, "led by the server: too early")
                 cells["led by server"] = f"{ended.at - silent_since:.2f} s"
