@@ -103,11 +103,6 @@ impl Shared {
         });
     }
 
-    /// The same after a complete closing handshake, both ways.
-    fn end_at_once(&self) {
-        self.end(CloseReason::Disconnected, socket::shut_down);
-    }
-
     /// Ends the connection, releases the socket, and reports the end once.
     fn end(&self, otherwise: CloseReason, shut_down: fn(&Stream)) {
         self.write_half.end(otherwise, Instant::now(), shut_down, |figures| self.notify_end(figures));
@@ -181,7 +176,7 @@ impl Connection {
         // If everything goes out in time, the end is orderly.
         if self.shared.write_half.wait_until_drained(deadline) {
             if self.nothing_follows(receiving.read_half.stream()) {
-                self.shared.end_at_once();
+                self.shared.abort(CloseReason::Disconnected);
                 self.is_over = true;
                 return self.shared.closed();
             }

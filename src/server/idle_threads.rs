@@ -21,7 +21,7 @@ use crate::server::listener::Listener;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::stream::Stream;
 
-/// How long a thread is idle before it ends.
+/// How long a thread is idle before it ends: longer than it takes to find thousands of peers that died at once.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// The idle threads of one listener.

@@ -11,12 +11,20 @@ use super::{
     wait_until_connected,
 };
 use crate::support::relay::Held;
-use crate::support::{Relay, eventually, ms};
+use crate::support::{Relay, Running, eventually, ms};
 
 /// How long a Redis may be away before it is found out, and more.
 const LONG: Duration = Duration::from_secs(3);
 
 const ON_DISK: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
+
+/// Two nodes, and a relay by which the other of them gets to Redis.
+fn nodes_apart(redis: &RedisServer) -> (Running, Running, Relay) {
+    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
+    let (one, other) = (node(redis), node_at(&format!("redis://{}", way.address()), topics()));
+    wait_until_connected(&other);
+    (one, other, way)
+}
 
 #[test]
 fn a_redis_that_was_killed_and_kept_everything_costs_nobody_a_message() {
@@ -107,9 +115,7 @@ fn a_redis_that_was_flushed_under_way_is_a_new_epoch() {
 #[test]
 fn a_redis_that_was_flushed_while_a_node_loads_is_no_reason_to_tell_it_twice() {
     let redis = redis_or_skip!(RedisServer::start());
-    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
-    let (one, other) = (node(&redis), node_at(&format!("redis://{}", way.address()), topics()));
-    wait_until_connected(&other);
+    let (one, other, way) = nodes_apart(&redis);
     let (mut client, _) = subscriber(&other, "news", None);
     let before = one.handle.publish("news", "1").unwrap().position;
     assert_eq!(texts(&mut client, 1), ["1"]);
@@ -162,9 +168,7 @@ fn a_redis_that_was_brought_back_from_an_epoch_that_is_over_does_not_go_on_with_
 #[test]
 fn whoever_has_lost_some_on_one_node_is_not_told_so_again_by_another_that_knows_less() {
     let redis = redis_or_skip!(RedisServer::start());
-    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
-    let (one, other) = (node(&redis), node_at(&format!("redis://{}", way.address()), topics()));
-    wait_until_connected(&other);
+    let (one, other, way) = nodes_apart(&redis);
     one.handle.publish("news", "1").unwrap();
     // The other hears nothing of what becomes of Redis.
     way.set_target(([127, 0, 0, 1], 1).into());

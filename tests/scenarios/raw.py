@@ -49,7 +49,7 @@ class Peer:
         self.last_sent = 0.0
         # When how many bytes had been read in all.
         self.reads_at = [(0.0, 0)]
-        # By how much the thread itself was late at worst, with what it was to say or to read.
+        # By how much the thread itself was late at worst, with what it was to say or after a sleep.
         self.late = 0.0
         self.pings = 0
         # What a flood has left of a frame that was not taken whole.
