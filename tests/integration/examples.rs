@@ -91,8 +91,8 @@ fn echo_raises_the_limit_of_open_files() {
 #[test]
 fn supervised_tells_of_a_peer_that_falls_silent() {
     let server = example("supervised", "127.0.0.1:0");
-    let silent = bare_connect(server.address());
     let connected = Instant::now();
+    let silent = bare_connect(server.address());
     let peer = silent.local_addr().unwrap().to_string();
     server.stdout.line_with(&["#1 ", &peer, " opened /"]);
     for missed in ["missed Pong 1 of 3", "missed Pong 2 of 3", "missed Pong 3 of 3"] {
@@ -203,8 +203,8 @@ fn plain_tungstenite_answers_and_keeps_a_peer_that_answers() {
 #[test]
 fn plain_tungstenite_finds_a_silent_peer_dead() {
     let server = example("plain_tungstenite", "127.0.0.1:0");
-    let mut silent = bare_connect(server.address());
     let connected = Instant::now();
+    let mut silent = bare_connect(server.address());
     let peer = silent.local_addr().unwrap().to_string();
     server.stdout.line_with(&[&peer, "missed Pong 2"]);
     server.stdout.line_with(&[&peer, "is dead after 3 misses"]);

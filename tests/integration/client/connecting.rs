@@ -243,14 +243,14 @@ fn a_host_without_a_name_is_no_reason_to_give_up() {
 #[cfg(target_os = "linux")]
 fn connect_timeout_ends_an_attempt_that_nobody_answers() {
     let hole = BlackHole::new();
-    let client = run(client(hole.address()).connect_timeout(ms(200)), listen);
     let begun = Instant::now();
+    let client = run(client(hole.address()).connect_timeout(ms(200)), listen);
     for _ in 0..2 {
         let (error, is_fatal) = client.connect_failed();
         assert!(error.contains("timed out") && !is_fatal, "{error}");
     }
     let took = begun.elapsed();
-    assert!(took >= ms(300) && took < 2 * ms(200) + SLACK, "{took:?}");
+    assert!(took >= 2 * ms(200) && took < 2 * ms(200) + SLACK, "{took:?}");
 }
 
 #[test]

@@ -37,12 +37,12 @@ fn retry_after_is_honoured() {
     let server = BareServer::bind();
     let client = run(client(server.address()), listen);
     for seconds in [1, 0] {
-        server.answer(&refusal(503, &format!("Retry-After: {seconds}\r\n")));
         let refused = Instant::now();
+        server.answer(&refusal(503, &format!("Retry-After: {seconds}\r\n")));
         let delay = client.retrying();
         assert!(delay >= seconds * ms(1000) && delay <= seconds * ms(1000) + ms(100), "{delay:?}");
         let answered = server.accept();
-        assert!(refused.elapsed() >= (seconds * ms(1000)).saturating_sub(ms(20)), "after {:?}", refused.elapsed());
+        assert!(refused.elapsed() >= seconds * ms(1000), "after {:?}", refused.elapsed());
         drop(answered);
         client.retrying();
     }

@@ -137,16 +137,17 @@ fn the_end_does_not_wait_for_the_next_status_line() {
 #[test]
 fn a_watchdog_is_fed_while_it_lives_and_not_while_it_is_stopped() {
     let manager = Manager::new();
-    let server = Process::start(manager.command(&["--log-level", "trace"]).env("WATCHDOG_USEC", "200000"));
+    // It probes itself each half of a second, and has as long for the answer.
+    let server = Process::start(manager.command(&["--log-level", "trace"]).env("WATCHDOG_USEC", "2000000"));
     assert_eq!(manager.told()[0], "READY=1");
-    for _ in 0..5 {
+    for _ in 0..4 {
         assert_eq!(manager.told(), ["WATCHDOG=1"]);
     }
     // Such probes are no clients.
     assert_eq!(server.stderr.lines().iter().filter(|line| line.contains("connected and sent")).count(), 0);
     server.signal("STOP");
     // One may be on its way.
-    manager.socket.set_read_timeout(Some(ms(500))).unwrap();
+    manager.socket.set_read_timeout(Some(ms(2000))).unwrap();
     while manager.receive().is_some() {}
     server.signal("CONT");
     assert_eq!(manager.told(), ["WATCHDOG=1"]);

@@ -318,8 +318,8 @@ fn the_answer_arrives_even_if_the_client_sends_a_body() {
 fn handshake_timeout_gives_a_slow_request_its_time_and_not_more() {
     let running = start(server().handshake_timeout(ms(300)), echo);
     for how in ["half", "one byte at a time"] {
-        let mut client = Client::tcp(running.address());
         let start = Instant::now();
+        let mut client = Client::tcp(running.address());
         match how {
             "half" => client.write(&request().as_bytes()[..50]),
             _ => {

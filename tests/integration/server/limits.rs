@@ -43,7 +43,7 @@ fn max_connections_has_others_told_to_retry_and_gives_a_free_place_again() {
 
 #[test]
 fn clients_that_are_refused_and_do_not_hang_up_take_no_places() {
-    let running = start(server().max_connections(1), echo);
+    let running = start(server().max_connections(1).handshake_timeout(2 * CEILING), echo);
     let first = running.connect();
     let mut refused: Vec<Client> = (0..3).map(|_| Client::tcp(running.address())).collect();
     for client in &mut refused {
@@ -60,7 +60,7 @@ fn clients_that_are_refused_and_do_not_hang_up_take_no_places() {
         if client.answer().status == 101 {
             break;
         }
-        assert!(start.elapsed() < ms(1000), "the place is taken by those who were refused");
+        assert!(start.elapsed() < CEILING, "the place is taken by those who were refused");
         thread::sleep(ms(5));
         refused.push(client);
     }

@@ -70,7 +70,9 @@ fn what_waits_for_a_dead_peer_is_not_given_back_by_the_stand_in() {
     let (lend, answers) = lender(server.handle());
     let (leave, left) = unbounded::<()>();
     let running = start(server, move |conn| {
-        (0..MESSAGES).try_for_each(|_| conn.send(lend(8 << 20)))?;
+        // All of them first: whatever a slow machine has not sent before its peer is dead is given back here.
+        let messages: Vec<_> = (0..MESSAGES).map(|_| lend(8 << 20)).collect();
+        messages.into_iter().try_for_each(|message| conn.send(message))?;
         let _ = left.recv();
         Ok(())
     });
