@@ -40,6 +40,7 @@ fn the_status_page_says_what_was_agreed() {
     let mut client = Client::on(Wire::plain(tcp(server.address())));
     client.write(request_with("/", OFFER).as_bytes());
     let agreed = client.answer().header("Sec-WebSocket-Extensions").unwrap().to_owned();
+    server.stderr.line_with(&["#1 ", "opened"]);
     let mut watcher = connect(server.address(), "/heartwire/status");
     let state: Value = serde_json::from_str(&next_text(&mut watcher)).unwrap();
     assert_eq!(state["connections"][0]["extensions"], agreed);

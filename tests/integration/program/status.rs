@@ -173,6 +173,8 @@ fn the_stream_is_for_pages_of_its_own_origin_whatever_is_allowed_besides() {
 fn the_stream_tells_what_is_open_and_what_has_ended() {
     let server = serve(&["127.0.0.1:0", "--ping-interval", "100ms"]);
     let mut watcher = connect(server.address(), STREAM);
+    // Whoever is told something is open, and the first.
+    next_text(&mut watcher);
     let mut client = connect(server.address(), "/room?a=1");
     client.send("hello".into()).unwrap();
     assert_eq!(next_text(&mut client), "hello");

@@ -208,6 +208,7 @@ mod status {
             path => Err(Error::handler(format!("{path} came to the handler"))),
         });
         let mut watcher = watch(&running);
+        state(&mut watcher, |state| state["open"] == 1);
         let mut client = Client::tcp(running.address()).upgraded(&request_with("/room?token=s3cret", ""));
         client.expect_echo("hello");
         running.handle.broadcast("to all");
