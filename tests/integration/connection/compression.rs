@@ -10,7 +10,7 @@ use super::stand_in::start_away;
 use crate::support::deflate::{COMPRESSED, Peer, compressed, inflated};
 use crate::support::{
     BINARY, BareServer, CEILING, CLOSE, CONTINUATION, Client, PING, PONG, Running, TEXT, client, close_payload, echo,
-    eventually, exchange, fragment, ms, receive, request_with, run, server, start, start_listening,
+    eventually, exchange, fragment, live, ms, receive, request_with, run, server, start, start_listening,
 };
 
 const OFFER: &str = "permessage-deflate; client_max_window_bits";
@@ -465,16 +465,21 @@ fn a_long_compression_holds_up_neither_the_pings_of_its_connection_nor_anybody_e
 #[test]
 fn dead_and_live_peers_are_told_apart_with_compression_as_without() {
     let policy = HeartbeatPolicy::new(ms(100), ms(100)).max_missed(2);
-    let running = start(deflating().heartbeat(policy), echo);
-    let mut lives = connect(&running);
-    let dies = connect(&running);
-    for number in 0..20 {
-        lives.write(&fragment(COMPRESSED | TEXT, &compressed(text(number).as_bytes())));
-        assert_eq!(inflated(&lives.message().payload), text(number).into_bytes());
-        thread::sleep(ms(50));
-    }
-    let report = running.closed();
-    assert_eq!((report.reason.name(), report.missed), ("heartbeat_lost", 2));
-    assert_eq!(running.handle.connections().len(), 1);
-    drop(dies);
+    live(2 * ms(100), |pulse| {
+        let running = start(deflating().heartbeat(policy), echo);
+        let mut lives = connect(&running);
+        let dies = connect(&running);
+        for number in 0..20 {
+            let taken = lives.try_write(&fragment(COMPRESSED | TEXT, &compressed(text(number).as_bytes())));
+            pulse.beat();
+            assert!(taken, "{:?}", running.events.so_far());
+            assert_eq!(inflated(&lives.message().payload), text(number).into_bytes());
+            thread::sleep(ms(50));
+        }
+        let report = running.closed();
+        let open = running.handle.connections().len();
+        pulse.beat();
+        assert_eq!((report.reason.name(), report.missed, open), ("heartbeat_lost", 2, 1));
+        drop(dies);
+    });
 }

@@ -49,34 +49,41 @@ fn a_client_whose_interval_is_shorter_than_the_window_is_never_dropped() {
 #[test]
 fn any_byte_of_a_message_that_is_never_complete_is_life_unless_only_the_peers_beat_counts() {
     for (liveness, lives) in [(Liveness::AnyByte, true), (Liveness::PongOnly, false)] {
-        let running = start_led(led(ms(300)).liveness(liveness));
-        // Before the first window begins, however late this thread runs again.
-        let begun = Instant::now();
-        let mut client = running.connect();
-        client.write(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x0f, 0, 0, 1, 2, 3, 4]);
-        let mut is_open = true;
-        while is_open && begun.elapsed() < ms(2000) {
-            is_open = client.try_write(&[0]) && client.next_within(ms(20)) == Incoming::Nothing;
-        }
-        assert_eq!(is_open, lives, "{liveness:?} after {:?}", begun.elapsed());
-        assert!(lives || begun.elapsed() >= ms(600));
+        live(2 * ms(300), |pulse| {
+            let running = start_led(led(ms(300)).liveness(liveness));
+            // Before the first window begins, however late this thread runs again.
+            let begun = Instant::now();
+            let mut client = running.connect();
+            client.write(&[0x82, 0xff, 0, 0, 0, 0, 0, 0x0f, 0, 0, 1, 2, 3, 4]);
+            let mut is_open = true;
+            while is_open && begun.elapsed() < ms(2000) {
+                let taken = client.try_write(&[0]);
+                pulse.beat();
+                is_open = taken && client.next_within(ms(20)) == Incoming::Nothing;
+            }
+            assert_eq!(is_open, lives, "{liveness:?} after {:?}", begun.elapsed());
+            assert!(lives || begun.elapsed() >= ms(600));
+        });
     }
 }
 
 #[test]
 fn with_pong_only_pings_and_pongs_are_life_and_data_is_not() {
     for (opcode, lives) in [(PING, true), (PONG, true), (TEXT, false)] {
-        let running = start_led(led(ms(400)).liveness(Liveness::PongOnly));
-        let mut client = running.connect();
-        let begun = Instant::now();
-        while begun.elapsed() < ms(2000) && running.handle.stats().closed_total() == 0 {
-            let _ = client.try_write(&masked(opcode, b"x"));
-            client.drain_within(ms(20));
-        }
-        assert_eq!(running.handle.stats().closed_total(), u64::from(!lives), "opcode {opcode}");
-        if !lives {
-            assert_eq!(lost(&running.closed()), 2);
-        }
+        live(2 * ms(400), |pulse| {
+            let running = start_led(led(ms(400)).liveness(Liveness::PongOnly));
+            let mut client = running.connect();
+            let begun = Instant::now();
+            while begun.elapsed() < ms(2000) && running.handle.stats().closed_total() == 0 {
+                let _ = client.try_write(&masked(opcode, b"x"));
+                pulse.beat();
+                client.drain_within(ms(20));
+            }
+            assert_eq!(running.handle.stats().closed_total(), u64::from(!lives), "opcode {opcode}");
+            if !lives {
+                assert_eq!(lost(&running.closed()), 2);
+            }
+        });
     }
 }
 
