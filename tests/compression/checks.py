@@ -26,6 +26,8 @@ SURE = 5000
 QUICK = ["--ping-interval", "50ms", "--pong-timeout", "10s"]
 # In seconds: how long the handlers of program/src/main.rs are away, and how often a page may beat meanwhile.
 AWAY, BEATS = 4.0, 3
+# A busy machine may note a line so long after it was printed. An echo before the absence would come longer before it.
+NOTED_LATE = AWAY / 2
 # A text of the heartbeat, as it comes; "hello", that is a message, is as short.
 SHORT = 20
 
@@ -213,7 +215,7 @@ def page_beats(deflate, agreed, site):
             said = f"{browser.stdout.text()}\n{browser.stderr.text()}"
             check(all(echoes), f"the page did not get its messages back: {said}")
             check(len(beats) >= BEATS, f"{len(beats)} heartbeats were answered while the handler was away")
-            check(echoes[0].at >= back_at, "the handler was not away: the check proves nothing")
+            check(echoes[0].at >= back_at - NOTED_LATE, "the handler was not away: the check proves nothing")
             check("closed" not in said, f"the page closed: {said}")
         pair = tap.connection()
         check(pair.down.extensions() == agreed, f"agreed to {pair.down.extensions()!r}, not {agreed!r}")
@@ -234,7 +236,7 @@ def messages_wait(deflate, agreed, site):
             # Its echo is awaited, so it takes as long as the handler is away.
             check(client.echo(f"parts {site.slow}"), "no echo")
             answered_at = time.monotonic()
-            check(answered_at >= server.back_at(), "the handler was not away: the check proves nothing")
+            check(answered_at >= server.back_at() - NOTED_LATE, "the handler was not away: the check proves nothing")
             pongs = tap.connection().down.count(PONG)
             for path in site.paths:
                 check(client.echo(f"file {path}"), f"no echo of {path.name}")
