@@ -192,11 +192,13 @@ impl Connection {
     }
 
     /// Whether we are a server, nothing more comes from the peer, and it waits for us to close. Over TLS its last alert
-    /// may still come.
+    /// may still come, and so may a Pong that the peer owes until it reads our Close frame (RFC 6455 section 5.5.2):
+    /// a socket that is closed would answer that by a reset, and what is still on its way to the peer would be lost.
     fn nothing_follows(&self, stream: &Stream) -> bool {
         self.shared.write_half.role() == Role::Server
             && stream.secured().is_none()
             && self.shared.write_half.close_state(|close_state| close_state.is_complete())
+            && !self.shared.pings.awaits_pong()
             && socket::unread_bytes(stream) == 0
     }
 

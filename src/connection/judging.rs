@@ -63,11 +63,9 @@ impl ReceivingEnd {
                 // Nothing is due. Publish the count of misses, and store until when `beat_if_due` can return at once.
                 Action::Wait(deadline) => {
                     self.publish_missed(shared, before);
-                    let full = shared
-                        .settings
-                        .full_queue_timeout
-                        .zip(evidence.blocked_since)
-                        .map(|(limit, since)| since + limit);
+                    // Nobody tells of a queue that begins to wait: whether it has is looked at as often.
+                    let full = shared.settings.full_queue_timeout;
+                    let full = full.map(|limit| evidence.blocked_since.unwrap_or(now) + limit);
                     self.deadline = [deadline, full].into_iter().flatten().min();
                     self.is_calm = !self.heartbeat.awaits_activity() && shared.settings.full_queue_timeout.is_none();
                     return Ok(self.deadline);

@@ -65,6 +65,11 @@ impl Pings {
         self.tracker().figures()
     }
 
+    /// Whether the peer owes us a Pong.
+    pub(super) fn awaits_pong(&self) -> bool {
+        self.tracker().awaits_pong()
+    }
+
     /// Ends the wait of all who wait for a Pong: their channels disconnect.
     pub(super) fn close(&self) {
         self.tracker().close();

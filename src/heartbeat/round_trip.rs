@@ -146,6 +146,11 @@ impl PingTracker {
         Some(elapsed)
     }
 
+    /// Whether there is a Ping that no Pong has answered.
+    pub(crate) fn awaits_pong(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
     /// No Pong will arrive any more. Waiters learn it by the end of their channels.
     pub(crate) fn close(&mut self) {
         self.outstanding.clear();

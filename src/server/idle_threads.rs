@@ -63,6 +63,8 @@ impl IdleThreads {
         let listener = self.listener.upgrade().filter(|listener| listener.is_prepared && has_shallow_stack())?;
         // Held until the client is admitted: the server does not end before.
         let _place = self.take_place(may_crowd)?;
+        // Dropped before the place: the end finds the listener closed.
+        let listener = listener;
         // Checked after the place is taken: the end waits for those who have one.
         while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
             match listener.accept() {

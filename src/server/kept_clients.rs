@@ -2,7 +2,7 @@
 //!
 //! Such a client has a thread, and so it holds a connection slot. But it gives way to any newcomer: if no slot is free,
 //! the client that has been idle for longest is dropped, and the newcomer takes its slot. So idle clients keep nobody
-//! out, and there are never more threads than there may be connections, and a few.
+//! out, and at one listener there are never more threads than there may be connections, and a few.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -57,10 +57,16 @@ pub(crate) fn serve_bare(conn: &mut Connection, topic: &TopicName) -> Result<(),
         let Some(message) = session.receive()? else { return session.expire() };
         let Err(error) = session.publish_bare(topic.as_str(), message) else { continue };
         session.note_refusal(error.name());
-        return match error {
-            TopicError::Forbidden => session.conn.close(CloseCode::POLICY, "publishing is not allowed"),
-            error => session.conn.close(CloseCode::TRY_AGAIN_LATER, &error.to_string()),
-        };
+        let (code, reason) = bare_ending(error, "publishing is not allowed");
+        return session.conn.close(code, &reason);
+    }
+}
+
+/// How the connection of a client ends that has no other way to hear of this.
+fn bare_ending(error: TopicError, forbidden: &str) -> (CloseCode, String) {
+    match error {
+        TopicError::Forbidden => (CloseCode::POLICY, forbidden.to_owned()),
+        error => (CloseCode::TRY_AGAIN_LATER, error.to_string()),
     }
 }
 
@@ -180,7 +186,8 @@ impl<'a> Session<'a> {
     fn warn(&mut self) -> Result<(), Error> {
         let left = self.permit.as_ref().and_then(|permit| permit.remaining(Instant::now()));
         match left.filter(|_| self.conn.subprotocol() == Some(super::SUBPROTOCOL)) {
-            Some(left) => self.conn.feed(wire::expiring(left)),
+            // Should it not be taken in time, the permit has expired, which the next look at it finds.
+            Some(left) => self.reply(wire::expiring(left)).map(drop),
             None => Ok(()),
         }
     }
@@ -249,10 +256,10 @@ impl<'a> Session<'a> {
             outcomes.push((wire::shortened(&topic), outcome));
             if let Some(error) = error {
                 self.note_refusal(error.name());
-                // The connection is about to be closed: what else the client wants is not tried.
-                if self.refusals.are_too_many() {
-                    break;
-                }
+            }
+            // The connection is about to be closed: what else the client wants is not tried.
+            if self.refusals.are_too_many() || self.has_expired() {
+                break;
             }
         }
         wire::subscribed(id, &outcomes)
@@ -365,19 +372,31 @@ impl<'a> Session<'a> {
         Ok(wire::authenticated(id, user.as_deref(), remaining))
     }
 
-    /// A permit has taken the place of another. Subscriptions that it does not allow end.
+    /// A permit has taken the place of another. Subscriptions that it does not allow end, and so does the connection of
+    /// a client that has no other way to hear of that.
     fn permit_has_changed(&mut self) {
         self.is_warned = false;
         let Ok(subscriptions) = self.subscriptions() else { return };
         let (hub, topics) = (Arc::clone(&subscriptions.hub), subscriptions.names());
         for topic in topics {
-            if let Err(error) = hub.check(self.applicant(), Operation::Subscribe, &topic) {
-                self.conn.unsubscribe(topic.as_str());
-                if self.conn.subprotocol() == Some(super::SUBPROTOCOL) {
-                    let _ = self.reply(Text::from(&Refused::of_topic(None, topic.as_str(), &error)).into());
-                }
+            // Each question may take as long as the service does, and what is not asked in time ends with the permit.
+            if self.has_expired() {
+                return;
+            }
+            let Err(error) = hub.check(self.applicant(), Operation::Subscribe, &topic) else { continue };
+            self.conn.unsubscribe(topic.as_str());
+            if self.conn.subprotocol() == Some(super::SUBPROTOCOL) {
+                let _ = self.reply(Text::from(&Refused::of_topic(None, topic.as_str(), &error)).into());
+            } else {
+                let (code, reason) = bare_ending(error, "subscribing is not allowed any more");
+                // The next `recv` says that it is over.
+                let _ = self.conn.sender().close(code, &reason);
             }
         }
+    }
+
+    fn has_expired(&self) -> bool {
+        self.permit.as_ref().and_then(Permit::until).is_some_and(|until| until <= Instant::now())
     }
 
     fn subscriptions(&self) -> Result<&Subscriptions, TopicError> {

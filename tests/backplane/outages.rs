@@ -44,6 +44,30 @@ fn a_redis_that_was_killed_and_kept_everything_costs_nobody_a_message() {
 }
 
 #[test]
+fn a_redis_that_takes_nothing_is_not_hurried_and_nobody_is_dead_for_that() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let (one, other) = (node(&redis), node(&redis));
+    let (mut client, _) = subscriber(&other, "news", None);
+    eventually("they know each other", || one.handle.nodes().len() == 2 && other.handle.nodes().len() == 2);
+    let connections = || {
+        let stats: String = redis.ask("INFO stats").expect("figures");
+        let count = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        count.and_then(|count| count.trim().parse::<u32>().ok()).expect("a count")
+    };
+    redis.ask::<String>("CONFIG SET maxmemory 1").expect("a limit");
+    let (before, began) = (connections(), Instant::now());
+    while began.elapsed() < 2 * LONG {
+        assert!(one.handle.nodes().len() == 2 && other.handle.nodes().len() == 2, "after {:?}", began.elapsed());
+        thread::sleep(ms(20));
+    }
+    let more = connections() - before;
+    assert!(more < 60, "{more} connections in {:?}", began.elapsed());
+    redis.ask::<String>("CONFIG SET maxmemory 0").expect("no limit");
+    eventually("it publishes", || one.handle.publish("news", "1").is_ok());
+    assert_eq!(texts(&mut client, 1), ["1"]);
+}
+
+#[test]
 fn a_redis_that_stands_still_is_found_out_and_nothing_is_published_twice() {
     let redis = redis_or_skip!(RedisServer::start());
     let (one, other) = (node(&redis), node(&redis));

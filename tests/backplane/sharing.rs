@@ -5,10 +5,10 @@ use std::thread;
 use heartwire::topics::{Redis, TopicError};
 
 use super::redis_server::RedisServer;
-use super::{client_of, node, redis_or_skip, subscriber, texts, topics, value, wait_until_connected};
+use super::{client_of, node, node_with, redis_or_skip, subscriber, texts, topics, value, wait_until_connected};
 #[cfg(feature = "tls")]
 use crate::support::tls;
-use crate::support::{Folder, echo, server, start};
+use crate::support::{Folder, echo, ms, server, start};
 
 #[test]
 fn what_is_published_on_one_node_reaches_the_subscribers_of_all() {
@@ -59,6 +59,21 @@ fn publishing_twice_with_a_key_is_publishing_once_over_all_nodes() {
     assert_eq!((first.position, first.again), (again.position, !again.again));
     other.handle.publish("news", "b").unwrap();
     assert_eq!(texts(&mut client, 2), ["a", "b"]);
+}
+
+#[test]
+fn a_key_that_is_used_again_after_its_time_is_known_for_as_long_as_any_other() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let node = node_with(&redis, topics().key_window(ms(2000), 4));
+    let is_again = |text: &str, key: &str| node.handle.publish_once("news", text, key).unwrap().again;
+    assert!(!is_again("1", "key"));
+    thread::sleep(ms(1200));
+    assert!(!is_again("2", "other"));
+    thread::sleep(ms(1000));
+    assert!(!is_again("3", "key"), "its time is over");
+    // There are as many as there may be, and none is forgotten for them.
+    assert!(!is_again("4", "a") && !is_again("5", "b"));
+    assert!(is_again("6", "key"));
 }
 
 #[test]

@@ -39,6 +39,10 @@ const READ_AHEAD: Duration = Duration::from_millis(50);
 const TOUCH: Duration = Duration::from_secs(30);
 const TOUCHED: usize = 1000;
 
+/// The errors of a Redis that takes nothing for now: its memory is full, it cannot save, or too few replicas follow it.
+/// Before Redis 7, what a script was refused stands in the middle of its error.
+const TAKES_NOTHING: [&str; 3] = ["OOM", "MISCONF", "NOREPLICAS"];
+
 /// Why the members of a node are gone that was silent for too long.
 const NODE_LOST: &str = "node lost";
 
@@ -243,8 +247,8 @@ impl Follower<'_> {
                 return Ok(Next::End);
             }
             if Instant::now() >= self.next_touch {
-                self.touch(redis, scripts)?;
                 self.next_touch = Instant::now() + TOUCH;
+                self.unless_full(self.touch(redis, scripts))?;
             }
             let block = self.bury(redis, scripts)?.min(block);
             let Some(mut cursor) = self.cursor else { return Ok(Next::Attach) };
@@ -298,10 +302,12 @@ impl Follower<'_> {
         let (dead, next) = self.node.nodes().judge(now, suspension::so_far());
         for Dead { name, generation, bound } in dead {
             let millis = bound.as_millis();
-            self.hub.log().warn(format_args!("node {name} is lost: nothing was heard of it for {millis} ms"));
             let mut bury = scripts.bury();
             bury.arg(&self.node.redis.prefix).arg(&*name).arg(generation).arg(format!("{NODE_LOST} {millis}"));
-            let is_told = redis.ask::<u8>(&bury)? == 1;
+            // If it is not taken now, it is told again.
+            let Some(is_told) = self.unless_full(redis.ask::<u8>(&bury))? else { continue };
+            let is_told = is_told == 1;
+            self.hub.log().warn(format_args!("node {name} is lost: nothing was heard of it for {millis} ms"));
             // If it has come back, it is heard of again.
             self.node.nodes().gone(&name, true, Instant::now());
             if !is_told {
@@ -366,6 +372,19 @@ impl Follower<'_> {
     }
 
     /// Tells Redis which topics are in use here.
+    /// What was written. `None` if Redis takes nothing now, and may be read all the same: the writer tells of that.
+    fn unless_full<T>(&self, written: Result<T, Failure>) -> Result<Option<T>, Failure> {
+        match written {
+            Err(Failure::Refused(code, rest))
+                if TAKES_NOTHING.iter().any(|known| code == *known || rest.contains(&format!("-{known} "))) =>
+            {
+                self.hub.log().debug(format_args!("the backplane takes nothing: {code} {rest}"));
+                Ok(None)
+            }
+            written => written.map(Some),
+        }
+    }
+
     fn touch(&self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
         for topics in self.hub.topics_in_use().chunks(TOUCHED) {
             redis.ask::<Value>(scripts.touch().arg(&self.node.redis.prefix).arg(topics))?;

@@ -28,6 +28,8 @@ const PAUSE: Duration = Duration::from_micros(200);
 pub(super) struct Nodes {
     /// Our own name.
     own: NodeName,
+    /// How often a node announces itself.
+    interval: Duration,
     /// How long our own announcement may take to come back.
     longest_return: Duration,
     /// How long we may not look: with the longest silence of one that lives, this is less than what makes it dead.
@@ -49,6 +51,8 @@ struct Other {
     heartbeat: Heartbeat,
     /// How many announcements have come, and when the last one did.
     heard: (u64, Instant),
+    /// Whether it was found dead. It stays so until Redis was told, or it is heard of, or we hear of nobody.
+    is_dead: bool,
 }
 
 /// A node that is dead, found within a time after it was last heard.
@@ -65,6 +69,7 @@ impl Nodes {
     pub(super) fn new(own: NodeName, interval: Duration, timeout: Duration, bound: Duration) -> Self {
         Self {
             own,
+            interval,
             longest_return: interval + timeout,
             longest_gap: bound.saturating_sub(interval) / 4 * 3,
             last_look: None,
@@ -86,10 +91,17 @@ impl Nodes {
         let about = if about.is_empty() { known.unwrap_or_default() } else { about };
         let bound = NodeInfo::from_json(&name, &about, Duration::ZERO).bound;
         let policy = HeartbeatPolicy::peer_led(bound).max_missed(1);
-        let begin =
-            || Other { generation, about: String::new(), heartbeat: Heartbeat::new(policy, now, 1.0), heard: (0, now) };
+        let begin = || Other {
+            generation,
+            about: String::new(),
+            heartbeat: Heartbeat::new(policy, now, 1.0),
+            heard: (0, now),
+            is_dead: false,
+        };
         let other = self.others.entry(name).or_insert_with(begin);
-        if other.heartbeat.policy() != policy {
+        if std::mem::take(&mut other.is_dead) {
+            other.heartbeat = Heartbeat::new(policy, now, 1.0);
+        } else if other.heartbeat.policy() != policy {
             other.heartbeat.set_policy(policy, now, 1.0);
         }
         other.generation = generation;
@@ -123,11 +135,20 @@ impl Nodes {
         let (mut dead, mut next) = (Vec::new(), None::<Instant>);
         for (name, other) in &mut self.others {
             let mut evidence = Evidence::new(other.heard.0, other.heard.1);
-            (evidence.reading, evidence.suspended) = (reading, suspended);
+            let policy = other.heartbeat.policy();
+            let bound = policy.worst_case().unwrap_or_default();
+            // Whether ours came back after its next one was due: a Redis that takes nothing any more tells of nobody.
+            let due = other.heard.1 + self.interval.min(bound.saturating_sub(self.interval));
+            let is_proven = self.way.is_some_and(|(_, last)| last >= due);
+            evidence.reading = if is_proven { reading } else { Reading::Stopped };
+            evidence.suspended = suspended;
+            if evidence.reading == Reading::Stopped && std::mem::take(&mut other.is_dead) {
+                other.heartbeat = Heartbeat::new(policy, now, 1.0);
+            }
             match other.heartbeat.judge(now, &evidence) {
                 Action::Wait(until) => next = [next, until].into_iter().flatten().min(),
                 Action::Dead(_) => {
-                    let bound = other.heartbeat.policy().worst_case().unwrap_or_default();
+                    other.is_dead = true;
                     dead.push(Dead { name: Arc::clone(name), generation: other.generation, bound });
                 }
                 // With one miss a node is dead, and we send it nothing.
@@ -224,6 +245,35 @@ mod tests {
                 nodes.heard("own".into(), 1, String::new(), at(tenths));
             }
             assert_eq!(dead(&mut nodes, at(tenths)).is_empty(), tenths < 226, "{tenths}");
+        }
+    }
+
+    /// Redis answers, and takes nothing any more, from nobody: shortly after we were heard, and long after the other was.
+    #[test]
+    fn nobody_is_dead_because_redis_takes_no_announcements() {
+        let (mut nodes, start) = (nodes(), Instant::now());
+        let at = |tenths: u32| start + tenths * SECOND / 10;
+        nodes.heard("own".into(), 1, String::new(), at(0));
+        nodes.heard("other".into(), 1, about(), at(2));
+        nodes.heard("own".into(), 1, String::new(), at(50));
+        for tenths in 2..600 {
+            assert_eq!(dead(&mut nodes, at(tenths)), [""; 0], "{tenths}");
+        }
+        // It does again, and from the other nothing comes.
+        for tenths in 600..800 {
+            if tenths % 50 == 0 {
+                nodes.heard("own".into(), 1, String::new(), at(tenths));
+            }
+            let is_found = !dead(&mut nodes, at(tenths)).is_empty();
+            assert_eq!(is_found, tenths >= 710, "{tenths}");
+        }
+        // Redis refused to hear of that, or it would be gone. It lives after all.
+        for tenths in 800..1000 {
+            if tenths % 50 == 0 {
+                nodes.heard("own".into(), 1, String::new(), at(tenths));
+                nodes.heard("other".into(), 1, about(), at(tenths));
+            }
+            assert_eq!(dead(&mut nodes, at(tenths)), [""; 0], "{tenths}");
         }
     }
 

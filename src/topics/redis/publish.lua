@@ -30,8 +30,9 @@ local last, bytes, at = unpack(redis.call('HMGET', about, 'last', 'bytes', 'at')
 -- A clock that went back counts as one that stands still.
 local now = math.max(milliseconds(), tonumber(at or 0))
 
+local known
 if key ~= '' then
-  local known = redis.call('HGET', keys, key)
+  known = redis.call('HGET', keys, key)
   local offset, noted = string.match(known or '', '^(%d+) (%d+)$')
   if offset and now - noted < window then
     return answer(offset, '1', '-')
@@ -49,6 +50,10 @@ end
 
 local offset = decimal(last + 1)
 if key ~= '' then
+  -- One that is used again after its time keeps no place from before, which would forget it too early.
+  if known then
+    redis.call('LREM', order, 1, key)
+  end
   redis.call('HSET', keys, key, offset .. ' ' .. decimal(now))
   redis.call('RPUSH', order, key)
   while redis.call('LLEN', order) > most_keys do

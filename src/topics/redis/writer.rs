@@ -38,13 +38,14 @@ pub(super) fn run(hub: &Hub, node: &Node) {
         next_announcement: None,
         next_telling: Instant::now(),
         is_told: false,
+        was_taken: false,
     };
     let mut failures = 0;
     while !node.is_ending() {
         let result = writer.write();
         node.outbox.take_back();
         node.members.take_back();
-        let was_connected = node.set_connected(Role::Writer, false);
+        node.set_connected(Role::Writer, false);
         match result {
             Ok(()) => return,
             Err(_) if node.is_ending() => return,
@@ -60,7 +61,7 @@ pub(super) fn run(hub: &Hub, node: &Node) {
                 }
             }
         }
-        failures = if was_connected { 0 } else { failures + 1 };
+        failures = if mem::take(&mut writer.was_taken) { 0 } else { failures + 1 };
         node.pause(failures);
     }
 }
@@ -79,6 +80,8 @@ struct Writer<'a> {
     next_telling: Instant,
     /// Whether the log tells already that Redis refuses.
     is_told: bool,
+    /// Whether Redis has taken something over this connection. One that answers and takes nothing is not hurried.
+    was_taken: bool,
 }
 
 impl Writer<'_> {
@@ -109,7 +112,7 @@ impl Writer<'_> {
             }
             let until_announcement = self.announce(&mut redis, &scripts)?;
             let until_telling = self.tell_members(&mut redis, &scripts)?;
-            self.is_told = false;
+            (self.is_told, self.was_taken) = (false, true);
             match node.outbox.send_next(wait.min(until_announcement).min(until_telling)) {
                 Some(batch) if batch.is_empty() => {}
                 Some(batch) => self.publish(&mut redis, &scripts, epoch, &batch)?,

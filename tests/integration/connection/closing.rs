@@ -7,8 +7,8 @@ use crossbeam_channel::{bounded, unbounded};
 use heartwire::{CloseCode, CloseReason, Error};
 
 use crate::support::{
-    BINARY, CEILING, CLOSE, Client, End, PING, TEXT, by_peer, by_us, close_payload, codes, echo, masked, ms,
-    plain_only, receive, request_with, server, start,
+    BINARY, CEILING, CLOSE, Client, End, Incoming, PING, PONG, TEXT, by_peer, by_us, close_payload, codes, echo,
+    masked, ms, plain_only, receive, request_with, server, start,
 };
 
 /// What connections of a server that is shut down are closed with.
@@ -137,6 +137,44 @@ fn a_peer_that_says_close_gets_all_replies_before_the_answer() {
     let report = running.closed();
     assert_eq!(report.reason, by_peer(Some(1000), ""));
     assert!(report.traffic.bytes_out > REPLY as u64, "{report:?}");
+}
+
+/// It answers each Ping that it meets before our Close frame, as it must (RFC 6455 section 5.5.2), though all that we have
+/// to say is in the system's hands by then, and some of it not on the line yet.
+#[test]
+fn a_peer_that_says_close_and_owes_a_pong_gets_all_that_is_on_its_way() {
+    let running = start(server().close_timeout(CEILING), |conn| {
+        let size = conn.recv()?.as_text().and_then(|text| text.parse().ok()).expect("a size");
+        conn.sender().ping()?;
+        conn.send(vec![5; size])?;
+        conn.recv().map(drop)
+    });
+    // Where the peer's window is full, and little more than that was said, depends on the system.
+    for size in (32 * 1024..512 * 1024).step_by(8 * 1024) {
+        let mut client = running.connect();
+        client.send_text(&size.to_string());
+        client.send_close(1000, "");
+        let begun = Instant::now();
+        thread::sleep(ms(50));
+        let is_in_the_systems_hands = running.handle.stats().open == 0;
+        let ping = client.frame();
+        assert_eq!(ping.opcode, PING);
+        client.send(PONG, &ping.payload);
+        thread::sleep(ms(50));
+        match client.next_within(CEILING) {
+            Incoming::Frame(reply) => {
+                assert_eq!(reply.payload.len(), size);
+                assert_eq!(client.expect_close().0, Some(1000), "{size}");
+            }
+            // A peer is waited for a second.
+            other => assert!(begun.elapsed() > ms(900), "{other:?} instead of {size} bytes"),
+        }
+        client.drain();
+        assert_eq!(running.closed().reason, by_peer(Some(1000), ""));
+        if !is_in_the_systems_hands {
+            break;
+        }
+    }
 }
 
 // Begun by us.

@@ -370,6 +370,27 @@ fn grants_are_renewed_before_they_expire_and_subscriptions_that_they_lack_end() 
     assert_eq!(service.unseen(), 2);
 }
 
+#[test]
+fn a_client_without_the_subprotocol_is_closed_when_its_topic_is_not_granted_any_more() {
+    for (status, later, code) in [(200, r#"{"subscribe":["other"]}"#, 1008), (500, "", 1013)] {
+        let (connects, subscribes) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let service = FakeService::start(move |asked, stream| {
+            // The permit itself says nothing of topics: for each of them the service is asked.
+            let asks_for_the_topic = asked.target().contains("topic=");
+            let earlier = if asks_for_the_topic { &subscribes } else { &connects }.fetch_add(1, SeqCst);
+            match (asks_for_the_topic, earlier) {
+                (false, 0) => reply(stream, 200, "", &format!(r#"{{"exp":{}}}"#, soon())),
+                (false, _) => reply(stream, 200, "", &format!(r#"{{"exp":{}}}"#, soon() + 3600)),
+                (true, 0) => reply(stream, 200, UNCACHED, r#"{"subscribe":["a"]}"#),
+                (true, _) => reply(stream, status, UNCACHED, later),
+            }
+        });
+        let running = start_with(service.asker());
+        let mut bare = Client::tcp(running.address()).upgraded(&request_with("/topics/a", ""));
+        assert_eq!(bare.expect_close().0, Some(code), "{status} {later}");
+    }
+}
+
 /// Connects to a server whose service gives some time, and to the next question this answer.
 fn is_closed_if_the_service_later_says(status: u16, body: &str) {
     let (count, later) = (AtomicUsize::new(0), body.to_owned());

@@ -205,6 +205,31 @@ fn a_peer_that_talks_and_takes_nothing_lives_unless_it_was_given_a_limit() {
     }
 }
 
+#[test]
+fn a_peer_that_takes_nothing_is_given_up_by_its_limit_where_there_is_no_heartbeat() {
+    let limit = ms(300);
+    for waits_in_recv in [true, false] {
+        let server = server().heartbeat(HeartbeatPolicy::off()).full_queue_timeout(Some(limit)).queue_size(100_000);
+        let running = start(server, move |conn| {
+            let sender = conn.sender();
+            // Whoever fills the queue begins when nothing is due any more.
+            let fill = move || {
+                thread::sleep(ms(200));
+                while sender.send(vec![1; 50_000]).is_ok() {}
+            };
+            if waits_in_recv {
+                thread::spawn(fill);
+                return conn.recv().map(drop);
+            }
+            fill();
+            Ok(())
+        });
+        let _takes_nothing = running.connect();
+        let reason = running.closed().reason;
+        assert!(matches!(reason, CloseReason::WriteStalled { limit: it, .. } if it == limit), "{reason}");
+    }
+}
+
 /// Whether the peer's Ping is answered soon.
 fn answers(client: &mut Client) -> bool {
     client.send(PING, "are you there?");
