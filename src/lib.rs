@@ -529,7 +529,7 @@
 //! | `heartwire-supervisor` | as long as the server or client | counters, events, broadcasts, closing deadlines |
 //! | `heartwire-stand-in` | as long as the server or client | `recv`'s work, for handlers that are away |
 //! | `heartwire-log` | as long as the server or client | calls the logger |
-//! | `heartwire-conn` | as long as its connection, and idle for three seconds | handshakes, handler, heartbeat; accepts |
+//! | `heartwire-conn` | as long as its connection, and idle for 3 s | handshakes, handler, heartbeat; accepts |
 //! | `heartwire-drain-N` | while connection N is behind | writes its queue, and blocks |
 //! | `heartwire-status` | as long as a server with a status page | sends the state to the viewers |
 //! | `heartwire-dial` | for one attempt of a client | [`prepare`](Client::prepare), name resolution, handshake |

@@ -248,7 +248,7 @@ mod tests {
         }
     }
 
-    /// Redis answers, and takes nothing any more, from nobody: shortly after we were heard, and long after the other was.
+    /// Redis answers, and takes nothing any more: from shortly after we were heard, and long after the other was.
     #[test]
     fn nobody_is_dead_because_redis_takes_no_announcements() {
         let (mut nodes, start) = (nodes(), Instant::now());

@@ -139,8 +139,8 @@ fn a_peer_that_says_close_gets_all_replies_before_the_answer() {
     assert!(report.traffic.bytes_out > REPLY as u64, "{report:?}");
 }
 
-/// It answers each Ping that it meets before our Close frame, as it must (RFC 6455 section 5.5.2), though all that we have
-/// to say is in the system's hands by then, and some of it not on the line yet.
+/// It answers each Ping that it meets before our Close frame, as it must (RFC 6455 section 5.5.2), though all that we
+/// have to say is in the system's hands by then, and some of it not on the line yet.
 #[test]
 fn a_peer_that_says_close_and_owes_a_pong_gets_all_that_is_on_its_way() {
     let running = start(server().close_timeout(CEILING), |conn| {
