@@ -513,8 +513,8 @@ impl Server {
     /// listener](Self::from_listener)): starting a thread takes longer than opening a connection. So what a handler
     /// leaves in a `thread_local!` may be seen by the handler of another connection. Up to 64 threads wait for the next
     /// client, for three seconds each, and reserve a file descriptor for it; so do all whose peers were found dead,
-    /// however many, for such peers come back. One whose connection has used much of its stack
-    /// is not used again, for that memory would stay with the next connection.
+    /// however many, for such peers come back. One whose connection has used much of its stack is not used again, for
+    /// that memory would stay with the next connection.
     ///
     /// The connection is closed when the handler returns: with 1000 after `Ok`, and with 1011 after a panic or after an
     /// error other than the end of this connection. A panic affects no other connection. That needs `panic = "unwind"`,

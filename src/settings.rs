@@ -145,9 +145,9 @@ macro_rules! setters_of_both_ends {
         /// connection ends with [`CloseReason::WriteStalled`](crate::CloseReason::WriteStalled). Default `None`: no
         /// limit. A timeout is kept between 1 ms and 10 years.
         ///
-        /// Each byte that the peer takes starts the time anew. Whether it is over is looked at once in that time at
-        /// least, so the connection ends within twice the time. The [heartbeat](Self::heartbeat) finds a peer that
-        /// shows no sign of life, whatever is set here.
+        /// Each byte that the peer takes starts the time anew. This is checked at least once in that time, so the
+        /// connection ends within twice the time. The [heartbeat](Self::heartbeat) finds a peer that shows no sign of
+        /// life, whatever is set here.
         pub fn full_queue_timeout(mut self, timeout: Option<std::time::Duration>) -> Self {
             self.settings.full_queue_timeout = timeout.map($crate::durations::clamp_duration);
             self

@@ -63,7 +63,7 @@ impl ReceivingEnd {
                 // Nothing is due. Publish the count of misses, and store until when `beat_if_due` can return at once.
                 Action::Wait(deadline) => {
                     self.publish_missed(shared, before);
-                    // Nobody tells of a queue that begins to wait: whether it has is looked at as often.
+                    // No event says that a queue has begun to wait, so this looks once in each limit.
                     let full = shared.settings.full_queue_timeout;
                     let full = full.map(|limit| evidence.blocked_since.unwrap_or(now) + limit);
                     self.deadline = [deadline, full].into_iter().flatten().min();

@@ -371,8 +371,7 @@ impl Follower<'_> {
         }
     }
 
-    /// Tells Redis which topics are in use here.
-    /// What was written. `None` if Redis takes nothing now, and may be read all the same: the writer tells of that.
+    /// The answer to a write. `None` if Redis takes nothing now but can still be read: the writer tells of that.
     fn unless_full<T>(&self, written: Result<T, Failure>) -> Result<Option<T>, Failure> {
         match written {
             Err(Failure::Refused(code, rest))
@@ -385,6 +384,7 @@ impl Follower<'_> {
         }
     }
 
+    /// Tells Redis which topics are in use here.
     fn touch(&self, redis: &mut Connection, scripts: &Scripts) -> Result<(), Failure> {
         for topics in self.hub.topics_in_use().chunks(TOUCHED) {
             redis.ask::<Value>(scripts.touch().arg(&self.node.redis.prefix).arg(topics))?;
