@@ -87,6 +87,7 @@ fn unanswered_close(rig: &Rig) -> Checked {
         // It must let go of the socket and the thread, not only say no more.
         rig.is_idle()?;
         worst = worst.max(started.elapsed());
+        rig.has_one_thread()?;
         let report = rig.ledger.closed(client.local_addr(), rig.patience)?;
         let is_ours = matches!(report.reason, CloseReason::Local { .. }) && report.received.is_none();
         ensure!(is_ours, "{end:?}, reported as {} with {:?}", report.reason, report.received);

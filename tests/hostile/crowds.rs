@@ -49,6 +49,7 @@ fn churn(rig: &Rig, one_stays: bool) -> Checked {
     let accepted = || rig.handle.stats().accepted - before.accepted;
     rig.wait_until("all are accepted", || accepted() >= count as u64)?;
     rig.is_idle()?;
+    rig.has_one_thread()?;
     drop(stays);
     let after = rig.handle.stats();
     let (opened, failed) = (after.opened - before.opened, after.handshakes_failed - before.handshakes_failed);

@@ -26,6 +26,8 @@ pub(crate) struct Rig {
     pub(crate) patience: Duration,
     running: Mutex<Option<Running>>,
     bystander: Mutex<Option<Bystander>>,
+    /// How many are open with nobody but the bystander.
+    sockets: usize,
 }
 
 /// What was measured, for the table.
@@ -98,7 +100,8 @@ impl Rig {
         let running = start(server, site::handle);
         let bystander = Bystander::start(handle.local_addr());
         eventually("the bystander is connected", || handle.stats().opened == 1);
-        Self { handle, ledger, patience, running: Some(running).into(), bystander: Some(bystander).into() }
+        let (running, bystander) = (Some(running).into(), Some(bystander).into());
+        Self { handle, ledger, patience, running, bystander, sockets: open_sockets() }
     }
 
     /// Runs a check. One that panics has found something as well.
@@ -151,12 +154,17 @@ impl Rig {
         }
     }
 
-    /// Waits until nobody but the bystander is connected, and no thread works for anybody else.
+    /// Waits until nobody but the bystander is connected. Threads may wait for the next client.
     pub(crate) fn is_idle(&self) -> Result<(), String> {
         self.wait_until("only the bystander is connected", || {
             let is_alone = self.handle.connections().len() == 1 && self.handle.stats().open == 1;
-            is_alone && threads_named("heartwire-conn") == 1 && threads_named("heartwire-drain") == 0
+            is_alone && threads_named("heartwire-drain") == 0
         })
+    }
+
+    /// Waits until no thread is left but the bystander's, not even one that waits for the next client.
+    pub(crate) fn has_one_thread(&self) -> Result<(), String> {
+        self.wait_until("only the bystander has a thread", || threads_named("heartwire-conn") == 1)
     }
 
     /// Shuts the server down, and says how long that took.
@@ -172,6 +180,7 @@ impl Rig {
         if self.running.lock().unwrap().is_some() {
             if is_worth_it {
                 self.is_idle()?;
+                self.wait_until("only the bystander has a socket", || open_sockets() <= self.sockets)?;
                 let mut client = self.connect("/afterwards");
                 client.expect_echo("does it still serve?");
                 client.close();

@@ -97,10 +97,10 @@ fn threads_wait_for_clients_in_bounded_number_and_not_for_long() {
 
 #[test]
 fn threads_whose_peers_were_found_dead_wait_for_those_that_come_back() {
-    let policy = HeartbeatPolicy::new(ms(100), ms(100)).max_missed(1);
+    // All are to be there before the first is dead.
+    let policy = HeartbeatPolicy::new(ms(1000), ms(1000)).max_missed(1);
     let (running, ids) = start_telling(server().heartbeat(policy), 0);
-    // On a busy machine they may come too late.
-    let most = (0..5).map(|_| {
+    let used_again = || {
         let dead: Vec<Client> = (0..2 * MANY).map(|_| running.connect()).collect();
         dead.iter().for_each(|_| assert!(matches!(running.closed().reason, CloseReason::HeartbeatLost { .. })));
         let first: HashSet<ThreadId> = ids.try_iter().collect();
@@ -108,10 +108,13 @@ fn threads_whose_peers_were_found_dead_wait_for_those_that_come_back() {
         back.iter().for_each(|_| _ = running.closed());
         let second: HashSet<ThreadId> = ids.try_iter().collect();
         second.intersection(&first).count()
+    };
+    // On a busy machine the dead may be found too far apart, or who comes back may come too late.
+    let is_enough = (0..5).map(|_| used_again()).any(|used| {
+        println!("{used} of {} threads were used again", 2 * MANY);
+        used > MANY
     });
-    let most = most.max().unwrap();
-    println!("{most} of {} threads were used again", 2 * MANY);
-    assert!(most > MANY, "{most} threads");
+    assert!(is_enough, "never more than {MANY} threads");
 }
 
 #[test]
