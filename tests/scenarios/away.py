@@ -46,7 +46,8 @@ def stopped_while_asleep():
 
 def wait_for_echo(name, peer, server, why, prefix=""):
     """A peer that beats by itself, and whose message waits for the handler, has to be there when that wakes up."""
-    peer.expect(f"{prefix}open")
+    opened = peer.heard(f"{prefix}open")
+    check(opened, f"it never opened: {peer.stderr.text()[-2000:]}; the server: {server.stdout.text()[-1000:]}")
     peer.expect(f"{prefix}(echo|closed.*|terminated)", LONG + 10)
     check(peer.heard(f"{prefix}echo", 0), f"it gave up: {peer.stdout.text()}")
     ended = server.ended(r"\d+", time.time() + 5)

@@ -128,18 +128,23 @@ class Process:
         """Kills it with all that it started."""
         # Stopped first, for nginx starts another worker for one that is killed.
         self.stop()
-        for pid in [*descendants(self.child.pid), self.child.pid]:
+        for pid in reversed(self.family()):
             send_signal(pid, signal.SIGKILL)
         self.child.wait(CEILING)
 
     def stop(self):
         """Stops it with all that it started: its sockets stay open, and nobody looks at them."""
-        for pid in [self.child.pid, *descendants(self.child.pid)]:
+        for pid in self.family():
             send_signal(pid, signal.SIGSTOP)
 
     def resume(self):
-        for pid in [self.child.pid, *descendants(self.child.pid)]:
+        for pid in self.family():
             send_signal(pid, signal.SIGCONT)
+
+    def family(self):
+        """Its number and those of all that it started, parents first. None if its end was noticed: the number may be
+        another program's by now."""
+        return [self.child.pid, *descendants(self.child.pid)] if self.child.returncode is None else []
 
 
 class Logged(Process):

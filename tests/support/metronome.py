@@ -32,6 +32,10 @@ class Metronome(threading.Thread):
         """How much later something between two times may happen."""
         return sum(late - due + timeout for due, late in self.holdups if late > begin and due < end)
 
+    def longest(self, begin, end):
+        """The longest that it was held up between two times; 0 if it was not."""
+        return max((late - due for due, late in self.holdups if late > begin and due < end), default=0.0)
+
     def is_trustworthy(self):
         """Prints what there is to say of the machine. Whether the times of the log are worth anything."""
         if self.holdups:
