@@ -234,6 +234,8 @@ export interface TopicMessage {
 export interface TopicMember {
   readonly user?: string;
   readonly connection?: number;
+  /** The server of that connection, if several share the topics. Each counts its connections by itself. */
+  readonly node?: string;
   /** `doubted`: `missed` of `max_missed` Pongs did not come. */
   readonly state: 'alive' | 'doubted';
   readonly missed: number;

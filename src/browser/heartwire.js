@@ -1262,7 +1262,8 @@ export class Topics extends EventTarget {
   }
 
   #presence(feed, { type, members, member, cause, within }) {
-    const nameOf = ({ user, connection }) => JSON.stringify(user ?? connection);
+    // Each of several servers counts its connections by itself.
+    const nameOf = ({ user, connection, node }) => JSON.stringify(user ?? [connection, node]);
     const isMember = (value) => typeof value === 'object' && value !== null;
     let change = null;
     if (type === 'presence' && Array.isArray(members) && members.every(isMember)) {

@@ -329,6 +329,18 @@ test('who is there is followed, from the list on', async () => {
   assert.deepEqual(told, Array(2).fill(['carol alive', undefined]));
 });
 
+test('connections of several servers that have the same number are several members', () => {
+  const browser = open();
+  const room = read(browser, 'room', { presence: true });
+  accept(browser, 0);
+  const [one, other] = ['one', 'other'].map((node) => ({ connection: 7, node, state: 'alive' }));
+  browser.says({ type: 'presence', topic: 'room', members: [one] });
+  browser.says({ type: 'joined', topic: 'room', member: other });
+  assert.deepEqual(room.members.map(({ node }) => node), ['one', 'other']);
+  browser.says({ type: 'gone', topic: 'room', member: { connection: 7, node: 'one' }, cause: 'dead', within: 20_000 });
+  assert.deepEqual(room.members, [other]);
+});
+
 test('presence that is wanted later is asked for, without losing anything', () => {
   const browser = reading();
   let members = null;

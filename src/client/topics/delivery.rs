@@ -99,8 +99,13 @@ pub struct Member {
 pub enum MemberName {
     /// A user, by the name that the server has for it.
     User(String),
-    /// A connection that belongs to no user, by its number on the server.
-    Connection(ConnectionId),
+    /// A connection that belongs to no user.
+    Connection {
+        /// Its number on its server.
+        id: ConnectionId,
+        /// The name of its server, if several share the topics. Each counts its connections by itself.
+        node: Option<String>,
+    },
 }
 
 /// What the server's heartbeat shows of a member.

@@ -210,6 +210,7 @@ struct RawChange {
 struct RawMember {
     user: Option<String>,
     connection: Option<u64>,
+    node: Option<String>,
     missed: Option<u32>,
     max_missed: Option<u32>,
     silent: Option<u64>,
@@ -320,10 +321,10 @@ impl RawAnswer {
 
 impl RawMember {
     fn checked(self) -> Result<Member, &'static str> {
-        let Self { user, connection, missed, max_missed, silent, round_trip } = self;
+        let Self { user, connection, node, missed, max_missed, silent, round_trip } = self;
         let name = match (user, connection) {
             (Some(user), _) => MemberName::User(user),
-            (None, Some(connection)) => MemberName::Connection(connection),
+            (None, Some(id)) => MemberName::Connection { id, node },
             (None, None) => return Err("a member has no name"),
         };
         let vitals = missed.zip(max_missed).zip(silent).map(|((missed, max_missed), silent)| Vitals {

@@ -179,7 +179,14 @@ impl Topic {
         }
         let (json, bare) = (wire::message_here(&self.name, position, message), message.clone());
         let [json, bare] = [json, bare].map(|message| self.common.supervisor.encode_for_all(message));
-        for subscriber in state.subscribers.values_mut().filter(|subscriber| subscriber.pace == Pace::Live) {
+        for subscriber in state.subscribers.values_mut() {
+            if matches!(subscriber.pace, Pace::Held | Pace::Behind) {
+                // It will not find this in the history, and is told that it has lost some.
+                (subscriber.cursor, subscriber.elsewhere) = (u64::MAX, None);
+            }
+            if subscriber.pace != Pace::Live {
+                continue;
+            }
             let frames = if subscriber.format == Format::Json { &json } else { &bare };
             match subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared)) {
                 Ok(()) => {}
@@ -321,8 +328,16 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::net::{TcpListener, TcpStream};
+
     use super::super::publishing::tests::topic;
     use super::*;
+    use crate::connection::identity::Identity;
+    use crate::connection::shared::{NewConnection, Shared};
+    use crate::http::request::PeerCertificate;
+    use crate::protocol::frame::Role;
+    use crate::topics::subscriptions::Terms;
 
     /// The offsets that are kept after these have come, in batches.
     fn kept(batches: &[&[u64]]) -> Vec<u64> {
@@ -340,6 +355,45 @@ mod tests {
             assert_eq!(entry.message.as_text(), Some(&*entry.offset.to_string()));
         }
         entries.iter().map(|entry| entry.offset).collect()
+    }
+
+    /// What a connection is sent that subscribes, after somebody has published to this server alone.
+    fn told(publish_first: bool) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let (stream, address) = listener.accept().unwrap();
+        let topic = topic();
+        let shared = Arc::new(Shared::new(NewConnection {
+            role: Role::Server,
+            identity: Identity { id: 1, remote: address.into() },
+            user: None,
+            target: "/".into(),
+            certificate: PeerCertificate::default(),
+            #[cfg(feature = "deflate")]
+            agreed: None,
+            stream: Arc::new(stream.into()),
+            settings: Arc::default(),
+            takes_broadcasts: true,
+            shares_frames: true,
+            supervisor: Arc::clone(&topic.common.supervisor),
+        }));
+        let terms = Terms { format: Format::Json, since: Since::Now, watches: false };
+        topic.subscribe(&shared, terms).ok().unwrap();
+        let steps: [&dyn Fn(); 2] = [&|| topic.release(1), &|| _ = topic.publish_here(&"hello".into(), None)];
+        let order = if publish_first { [1, 0] } else { [0, 1] };
+        order.iter().for_each(|step| steps[*step]());
+        let mut frame = [0; 256];
+        let size = peer.read(&mut frame).unwrap();
+        String::from_utf8_lossy(&frame[2..size]).into_owned()
+    }
+
+    #[test]
+    fn who_is_not_up_to_date_is_told_that_a_message_is_lost_that_no_history_has() {
+        let live = told(false);
+        assert!(live.contains(r#""type":"message""#) && live.contains(r#""only_here":true"#), "{live}");
+        let held = told(true);
+        assert!(held.starts_with(r#"{"type":"lost""#), "{held}");
     }
 
     #[test]

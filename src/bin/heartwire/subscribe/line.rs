@@ -74,7 +74,8 @@ fn in_words(presence: &Presence) -> String {
 fn name(name: &MemberName) -> String {
     match name {
         MemberName::User(user) => Escaped(user).to_string(),
-        MemberName::Connection(id) => format!("#{id}"),
+        MemberName::Connection { id, node: None } => format!("#{id}"),
+        MemberName::Connection { id, node: Some(node) } => format!("#{id} on {}", Escaped(node)),
         other => format!("{other:?}"),
     }
 }
@@ -118,7 +119,8 @@ fn object(delivery: &Delivery) -> Option<Value> {
 fn named(name: &MemberName) -> Value {
     match name {
         MemberName::User(user) => json!({ "user": user }),
-        MemberName::Connection(id) => json!({ "connection": id }),
+        MemberName::Connection { id, node: None } => json!({ "connection": id }),
+        MemberName::Connection { id, node: Some(node) } => json!({ "connection": id, "node": node }),
         _ => json!({}),
     }
 }

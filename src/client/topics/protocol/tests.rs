@@ -646,7 +646,8 @@ fn a_refused_message_is_settled_with_what_the_server_says_and_the_others_go_on()
 fn presence_is_told_to_those_who_asked() {
     let list = json!({"type": "presence", "topic": "news", "members": [
         {"user": "alice", "state": "alive", "missed": 0, "max_missed": 3, "silent": 5, "round_trip": null},
-        {"connection": 7}
+        {"connection": 7},
+        {"connection": 7, "node": "two"}
     ]});
     assert_eq!(receive(&mut subscribed(), &list), []);
     let mut protocol = subscribed();
@@ -661,7 +662,8 @@ fn presence_is_told_to_those_who_asked() {
     };
     assert_eq!(members[0].name, MemberName::User("alice".to_owned()));
     assert_eq!(members[0].vitals.unwrap().max_missed, 3);
-    assert_eq!((&members[1].name, members[1].vitals), (&MemberName::Connection(7), None));
+    assert_eq!((&members[1].name, members[1].vitals), (&MemberName::Connection { id: 7, node: None }, None));
+    assert_eq!(members[2].name, MemberName::Connection { id: 7, node: Some("two".to_owned()) });
     let gone = json!({"type": "gone", "topic": "news", "member": {"user": "alice"}, "cause": "dead", "within": 50});
     let told = receive(&mut protocol, &gone);
     let Output::Deliver(Delivery::Presence { presence, .. }) = &told[0] else { panic!("{told:?}") };
