@@ -12,14 +12,15 @@ use crate::server::listener::Listener;
 use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::stream::Stream;
 
-/// Accepts until the server ends, and gives each connection to `start`. If `start` cannot start a thread, that is
-/// treated like an error of `accept`: the system is short of something, and an immediate retry would not help.
+/// Accepts until the server ends, and gives each connection to `start`, which returns whether it has started a thread.
+/// If it cannot start one, that is treated like an error of `accept`: the system is short of something, and an immediate
+/// retry would not help. A shortage is over when the next thread has started.
 pub(crate) fn run(
     listener: &Listener,
     idle_threads: &IdleThreads,
     supervisor: &SupervisorHandle,
     stop: &Receiver<()>,
-    mut start: impl FnMut(Stream, SocketAddr) -> io::Result<()>,
+    mut start: impl FnMut(Stream, SocketAddr) -> io::Result<bool>,
 ) {
     let mut failures = FailureBurst::default();
     idle_threads.attach();
@@ -51,7 +52,8 @@ pub(crate) fn run(
             }
         };
         match started {
-            Ok(()) => {
+            Ok(false) => {}
+            Ok(true) => {
                 failures.end(&supervisor.log);
                 idle_threads.suspend(false);
             }
@@ -194,7 +196,7 @@ mod tests {
                 run(&listener, &idle_threads, &supervisor, &stop, |_, _| {
                     let _ = started.send(());
                     supervisor.mark_ended();
-                    Ok(())
+                    Ok(true)
                 });
             });
             assert!(accepted.recv_timeout(Duration::from_millis(200)).is_err(), "accepted all the same");
@@ -202,6 +204,27 @@ mod tests {
             receivers.notices.try_iter().for_each(drop);
             assert!(accepted.recv_timeout(Duration::from_secs(30)).is_ok());
         });
+    }
+
+    #[test]
+    fn a_shortage_of_threads_is_over_when_one_has_started_and_not_with_a_client_that_needs_none() {
+        let (supervisor, _receivers) = SupervisorHandle::new(Arc::default(), |_| {}).unwrap();
+        let listener = Arc::new(Listener::bind("127.0.0.1:0", &Log::default()).unwrap());
+        let _clients = [(); 3].map(|()| TcpStream::connect(listener.address).unwrap());
+        let idle_threads = IdleThreads::new(Arc::downgrade(&listener));
+        let (_stop, stop) = crossbeam_channel::bounded(1);
+        let short = || Err(io::Error::from_raw_os_error(libc::EAGAIN));
+        let mut outcomes = [short(), Ok(false), Ok(true)].into_iter();
+        let mut was_suspended = Vec::new();
+        run(&listener, &idle_threads, &supervisor, &stop, |_, _| {
+            was_suspended.push(idle_threads.is_suspended());
+            let outcome = outcomes.next().unwrap();
+            if outcomes.len() == 0 {
+                supervisor.mark_ended();
+            }
+            outcome
+        });
+        assert_eq!((was_suspended, idle_threads.is_suspended()), (vec![false, true, true], false));
     }
 
     #[test]

@@ -141,16 +141,15 @@ where
         idle_threads.wait_until_none();
     }
 
-    /// Starts the thread of a client that has just connected.
+    /// Starts the thread of a client that has just connected. Returns whether it needed one.
     ///
     /// # Errors
     /// The system's error if the thread cannot be started.
-    fn start(self: &Arc<Self>, listener: usize, stream: Stream, peer: SocketAddr) -> io::Result<()> {
-        let Some(client) = self.admit(listener, stream, peer) else { return Ok(()) };
+    fn start(self: &Arc<Self>, listener: usize, stream: Stream, peer: SocketAddr) -> io::Result<bool> {
+        let Some(client) = self.admit(listener, stream, peer) else { return Ok(false) };
         let server = Arc::clone(self);
         let builder = thread::Builder::new().name("heartwire-conn".to_owned()).stack_size(self.settings.stack_size);
-        builder.spawn(move || server.run_thread(client))?;
-        Ok(())
+        builder.spawn(move || server.run_thread(client)).map(|_| true)
     }
 
     /// Serves a client, and then others as long as they come.

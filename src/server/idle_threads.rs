@@ -66,7 +66,7 @@ impl IdleThreads {
         // Dropped before the place: the end finds the listener closed.
         let listener = listener;
         // Checked after the place is taken: the end waits for those who have one.
-        while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended.load(SeqCst) {
+        while !supervisor.is_ending() && !supervisor.is_behind() && !self.is_suspended() {
             match listener.accept() {
                 Ok(_) if supervisor.is_ending() => break,
                 Ok((stream, peer)) => return Some(admit(stream, peer)),
@@ -85,7 +85,7 @@ impl IdleThreads {
 
     /// Blocks the accept loop while others wait for clients, unless it has met a shortage.
     pub(super) fn stand_back(&self) {
-        while !self.is_suspended.load(SeqCst) {
+        while !self.is_suspended() {
             if self.waiting.load(SeqCst) > 0 {
                 thread::park();
             } else if !self.gives_way() {
@@ -128,6 +128,10 @@ impl IdleThreads {
     /// Leaves clients to the accept loop, or no longer.
     pub(super) fn suspend(&self, is_suspended: bool) {
         self.is_suspended.store(is_suspended, SeqCst);
+    }
+
+    pub(super) fn is_suspended(&self) -> bool {
+        self.is_suspended.load(SeqCst)
     }
 
     fn take_place(&self, may_crowd: bool) -> Option<Place<'_>> {
