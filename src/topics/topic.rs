@@ -116,6 +116,10 @@ struct Subscriber {
     /// came. The epoch is over, or this server has not heard of it yet.
     #[cfg(feature = "redis")]
     elsewhere: Option<(Position, u64)>,
+    /// Whether the position that it has reached is nowhere in this epoch: the backplane has lost it. If another server
+    /// knows that too, the epoch will soon be over for all.
+    #[cfg(feature = "redis")]
+    is_nowhere: bool,
 }
 
 /// How a subscriber gets its messages.
@@ -198,6 +202,8 @@ impl Topic {
             ahead_since: None,
             #[cfg(feature = "redis")]
             elsewhere: self.elsewhere(&state, since),
+            #[cfg(feature = "redis")]
+            is_nowhere: false,
         };
         state.subscribers.insert(shared.id(), subscriber);
         self.joined(&mut state, shared);

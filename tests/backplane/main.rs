@@ -22,7 +22,7 @@ use heartwire::{HeartbeatPolicy, Server};
 
 use redis_server::RedisServer;
 use support::topics::{client_of, subscribe, value};
-use support::{Client, Running, echo, eventually, ms, server, start};
+use support::{Client, Relay, Running, echo, eventually, ms, server, start};
 
 /// Ends a test for which there is no Redis.
 macro_rules! redis_or_skip {
@@ -52,6 +52,14 @@ fn node_with(redis: &RedisServer, topics: Topics) -> Running {
     let running = lone_node(redis, topics);
     wait_until_connected(&running);
     running
+}
+
+/// Two nodes, and a relay by which the other of them gets to Redis.
+fn nodes_apart(redis: &RedisServer) -> (Running, Running, Relay) {
+    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
+    let (one, other) = (node(redis), node_at(&format!("redis://{}", way.address()), topics()));
+    wait_until_connected(&other);
+    (one, other, way)
 }
 
 fn wait_until_connected(node: &Running) {

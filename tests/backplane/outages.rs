@@ -3,28 +3,20 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use heartwire::topics::TopicError;
+use heartwire::topics::{Redis, TopicError};
 
 use super::redis_server::RedisServer;
 use super::{
-    client_of, lone_node, node, node_at, node_with, redis_or_skip, subscriber, texts, topics, value,
+    client_of, lone_node, node, node_at, node_with, nodes_apart, redis_or_skip, subscriber, texts, topics, value,
     wait_until_connected,
 };
 use crate::support::relay::Held;
-use crate::support::{Relay, Running, eventually, ms};
+use crate::support::{Relay, echo, eventually, ms, server, start};
 
 /// How long a Redis may be away before it is found out, and more.
 const LONG: Duration = Duration::from_secs(3);
 
 const ON_DISK: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
-
-/// Two nodes, and a relay by which the other of them gets to Redis.
-fn nodes_apart(redis: &RedisServer) -> (Running, Running, Relay) {
-    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
-    let (one, other) = (node(redis), node_at(&format!("redis://{}", way.address()), topics()));
-    wait_until_connected(&other);
-    (one, other, way)
-}
 
 #[test]
 fn a_redis_that_was_killed_and_kept_everything_costs_nobody_a_message() {
@@ -187,6 +179,34 @@ fn a_redis_that_was_brought_back_from_an_epoch_that_is_over_does_not_go_on_with_
     one.handle.publish("news", "4").unwrap();
     let next = texts(&mut client, 1);
     assert!(next == ["4"] || next == ["3"] && texts(&mut client, 1) == ["4"], "{next:?}");
+}
+
+#[test]
+fn a_redis_that_has_lost_the_latest_is_told_of_once_though_the_node_that_knows_comes_late() {
+    let mut redis = redis_or_skip!(RedisServer::with(&["--dbfilename", "dump.rdb"]));
+    // Nodes that look for each other for 11 s.
+    let patient = |url: &str| start(server().topics(topics().backplane(Redis::new(url).unwrap())), echo);
+    let way = Relay::to(([127, 0, 0, 1], redis.port()).into());
+    let one = patient(&format!("redis://{}", way.address()));
+    let kept = one.handle.publish("news", "1").unwrap().position;
+    redis.ask::<()>("SAVE").unwrap();
+    let gone = one.handle.publish("news", "2").unwrap().position;
+    assert!(gone.is_comparable_to(&kept));
+    way.set_target(([127, 0, 0, 1], 1).into());
+    redis.kill();
+    redis.start_again();
+    let other = patient(&redis.url());
+    wait_until_connected(&other);
+    let (mut client, _) = subscriber(&other, "news", Some(&gone.to_string()));
+    thread::sleep(LONG);
+    way.set_target(([127, 0, 0, 1], redis.port()).into());
+    let lost = client.text();
+    assert_eq!(value(&lost, "type"), "lost");
+    let epoch = value(&lost, "position").split(':').next().unwrap().to_owned();
+    assert!(!gone.to_string().starts_with(&epoch), "{lost}");
+    wait_until_connected(&one);
+    one.handle.publish("news", "3").unwrap();
+    assert_eq!(texts(&mut client, 1), ["3"]);
 }
 
 #[test]

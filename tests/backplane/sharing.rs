@@ -5,7 +5,10 @@ use std::thread;
 use heartwire::topics::{Redis, TopicError};
 
 use super::redis_server::RedisServer;
-use super::{client_of, node, node_with, redis_or_skip, subscriber, texts, topics, value, wait_until_connected};
+use super::{
+    client_of, node, node_with, nodes_apart, redis_or_skip, subscriber, texts, topics, value, wait_until_connected,
+};
+use crate::support::relay::Held;
 #[cfg(feature = "tls")]
 use crate::support::tls;
 use crate::support::{Folder, echo, ms, server, start};
@@ -200,19 +203,37 @@ fn redis_may_be_had_by_tls() {
 }
 
 #[test]
-fn whoever_comes_from_a_node_that_was_ahead_waits_and_a_position_that_never_was_is_lost() {
+fn whoever_comes_from_a_node_that_was_ahead_waits() {
+    let redis = redis_or_skip!(RedisServer::start());
+    let (one, other, way) = nodes_apart(&redis);
+    let reads = Held::at(&way, "\r\nXREAD\r\n");
+    // The last that the other reads before it is held.
+    one.handle.publish("news", "1").unwrap();
+    reads.wait();
+    let position = ["2", "3"].map(|text| one.handle.publish("news", text).unwrap().position)[1].to_string();
+    let (mut client, _) = subscriber(&other, "news", Some(&position));
+    drop(reads);
+    one.handle.publish("news", "4").unwrap();
+    assert_eq!(texts(&mut client, 1), ["4"]);
+}
+
+/// A Redis that has lost the latest, and the only node that knew, gives their positions to other messages.
+#[test]
+fn a_position_that_never_was_is_lost_also_when_it_is_reached_meanwhile() {
     let redis = redis_or_skip!(RedisServer::start());
     let (one, other) = (node(&redis), node(&redis));
     let position = one.handle.publish("news", "1").unwrap().position.to_string();
     let epoch = position.split(':').next().unwrap();
-    // As if it had been told of messages that this node has not read yet.
     let (mut client, _) = subscriber(&other, "news", Some(&format!("{epoch}:3")));
+    let (mut witness, _) = subscriber(&other, "others", None);
+    // The other node reads all that there is, and again.
+    for text in ["a", "b", "c"] {
+        one.handle.publish("others", text).unwrap();
+        assert_eq!(texts(&mut witness, 1), [text]);
+    }
     for text in ["2", "3", "4"] {
         one.handle.publish("news", text).unwrap();
     }
-    assert_eq!(texts(&mut client, 1), ["4"]);
-    // One that was never reached is told after a while.
-    let (mut client, _) = subscriber(&other, "news", Some(&format!("{epoch}:1000")));
     let lost = client.text();
     assert_eq!((value(&lost, "type"), value(&lost, "position")), ("lost".to_owned(), format!("{epoch}:4")));
     one.handle.publish("news", "5").unwrap();

@@ -193,10 +193,11 @@ impl Hub {
         }
     }
 
-    /// All that there is was read by now: whoever is said to have got more has been told wrong.
-    pub(in crate::topics) fn give_up_those_ahead(&self) -> bool {
+    /// All that there was at a time was read by now: see the function of the same name of a topic.
+    pub(in crate::topics) fn give_up_those_ahead(&self, when_all_was_read: Instant, long: Duration) -> bool {
         // Each of them, whatever the others say.
-        self.all().iter().fold(false, |is_any_left, topic| topic.give_up_those_ahead() | is_any_left)
+        let give_up = |topic: &Arc<Topic>| topic.give_up_those_ahead(when_all_was_read, long);
+        self.all().iter().fold(false, |is_any_left, topic| give_up(topic) | is_any_left)
     }
 
     // Presence.

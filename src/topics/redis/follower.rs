@@ -260,6 +260,7 @@ impl Follower<'_> {
                 .arg(format!("{prefix}:log"))
                 .arg(cursor.id.to_string())
                 .write_packed_command(&mut packed);
+            let asked = Instant::now();
             redis.send(&packed)?;
             let (epoch, number): (Option<String>, Option<u64>) = redis.answer()?;
             let read: Option<Vec<(String, Entries)>> = redis.answer()?;
@@ -286,7 +287,8 @@ impl Follower<'_> {
             node.has_read(cursor.id);
             let lag = number.unwrap_or_default().saturating_sub(cursor.number);
             node.set_lag(lag, answered);
-            if lag == 0 && node.take_ahead() && self.hub.give_up_those_ahead() {
+            let bound = node.redis.node_worst_case();
+            if lag == 0 && node.take_ahead() && self.hub.give_up_those_ahead(asked, bound) {
                 node.note_ahead();
             }
             node.outbox.applied(cursor.id);

@@ -17,8 +17,8 @@ use crate::connection::identity::ConnectionId;
 use crate::message::Message;
 use crate::transport::write_half::Refused;
 
-/// How long a subscriber may be ahead of a server that has read all that there is.
-const LONG_AHEAD: Duration = Duration::from_secs(2);
+/// How long a subscriber may wait for a server that has read all that there is to hear of its epoch.
+const LONG_ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// A message as it comes from the backplane.
 #[derive(Debug)]
@@ -57,17 +57,20 @@ impl Topic {
             self.deliver(&mut state, &entries);
             // Whoever has waited for us to come as far goes on.
             let last = state.history.last();
-            is_gap || state.subscribers.values().any(|other| other.ahead_since.is_some() && other.cursor <= last)
+            let can_go_on =
+                |other: &Subscriber| other.ahead_since.is_some() && other.cursor <= last && !other.is_nowhere;
+            is_gap || state.subscribers.values().any(can_go_on)
         };
         if has_some_behind {
             self.catch_up_all();
         }
     }
 
-    /// Whether a subscriber has to wait until this server has come as far as it is itself.
+    /// Whether a subscriber has to wait until this server has come as far as it is itself, or until it is known what
+    /// became of its position.
     pub(super) fn must_wait(&self, state: &mut State, id: ConnectionId) -> bool {
-        let Some(Subscriber { cursor, elsewhere, .. }) = state.subscribers.get(&id) else { return false };
-        let is_ahead = elsewhere.is_some() || state.is_ahead(*cursor);
+        let Some(Subscriber { cursor, elsewhere, is_nowhere, .. }) = state.subscribers.get(&id) else { return false };
+        let is_ahead = elsewhere.is_some() || *is_nowhere || state.is_ahead(*cursor);
         if let Some(subscriber) = state.subscribers.get_mut(&id) {
             subscriber.ahead_since =
                 if is_ahead { subscriber.ahead_since.or_else(|| Some(Instant::now())) } else { None };
@@ -89,20 +92,26 @@ impl Topic {
         }
     }
 
-    /// This server has just read all that there is. Whoever is said to have got more has been for some time at a
-    /// position that was never reached, and is told so. Whether others may be so yet.
-    pub(in crate::topics) fn give_up_those_ahead(&self) -> bool {
+    /// This server has read all that there was at a time. Whoever was said to have got more by then is at a position that
+    /// is nowhere: whatever is published there now is another message. Another server may have seen that one as well, and
+    /// tells the backplane once it gets to it; then the epoch is over, and all are told that some is lost. If that does
+    /// not happen for as `long` as it takes to find such a server dead, these are told alone. Returns whether others may
+    /// have to be told yet.
+    pub(in crate::topics) fn give_up_those_ahead(&self, when_all_was_read: Instant, long: Duration) -> bool {
         let (mut given_up, mut is_any_left) = (Vec::new(), false);
         {
             let state = &mut *self.lock();
+            let last = state.history.last();
             for (id, subscriber) in &mut state.subscribers {
-                match subscriber.ahead_since {
-                    Some(since) if since.elapsed() >= LONG_AHEAD => {
-                        self.give_up(subscriber, state.epoch);
-                        given_up.push(*id);
-                    }
-                    Some(_) => is_any_left = true,
-                    None => {}
+                let Some(since) = subscriber.ahead_since else { continue };
+                let patience = if subscriber.elsewhere.is_some() { LONG_ELSEWHERE } else { long };
+                if since.elapsed() >= patience {
+                    self.give_up(subscriber, state.epoch);
+                    given_up.push(*id);
+                } else {
+                    let is_in_this_epoch = subscriber.elsewhere.is_none() && subscriber.cursor > last;
+                    subscriber.is_nowhere |= is_in_this_epoch && since <= when_all_was_read;
+                    is_any_left = true;
                 }
             }
         }
@@ -114,7 +123,7 @@ impl Topic {
 
     /// A position is nowhere. One of another epoch was so when its subscriber came, and what came since is not lost.
     fn give_up(&self, subscriber: &mut Subscriber, epoch: Epoch) {
-        subscriber.cursor = u64::MAX;
+        (subscriber.cursor, subscriber.is_nowhere) = (u64::MAX, false);
         let Some((_, last)) = subscriber.elsewhere.take() else { return };
         let told = self.tell_lost(subscriber, Position { epoch, offset: last });
         if told.is_ok() && subscriber.shared.flush().is_ok() {
@@ -152,6 +161,7 @@ impl Topic {
                 for subscriber in state.subscribers.values_mut() {
                     let known = subscriber.elsewhere.take().filter(|(since, _)| since.epoch == last.epoch);
                     subscriber.cursor = known.map_or(u64::MAX, |(since, _)| since.offset);
+                    subscriber.is_nowhere = false;
                 }
             }
             state.send_back();
@@ -182,7 +192,7 @@ impl Topic {
         for subscriber in state.subscribers.values_mut() {
             if matches!(subscriber.pace, Pace::Held | Pace::Behind) {
                 // It will not find this in the history, and is told that it has lost some.
-                (subscriber.cursor, subscriber.elsewhere) = (u64::MAX, None);
+                (subscriber.cursor, subscriber.elsewhere, subscriber.is_nowhere) = (u64::MAX, None, false);
             }
             if subscriber.pace != Pace::Live {
                 continue;
