@@ -301,4 +301,4 @@ impl Supervisor {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,7 +16,7 @@ use crate::supervisor::handle::Receivers;
 const CEILING: Duration = Duration::from_secs(30);
 
 /// A connection, and its peer.
-fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shared>, TcpStream) {
+pub(crate) fn connection(supervisor: &Arc<SupervisorHandle>, id: ConnectionId) -> (Arc<Shared>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     peer.set_read_timeout(Some(CEILING)).unwrap();

@@ -116,10 +116,10 @@ struct Subscriber {
     /// came. The epoch is over, or this server has not heard of it yet.
     #[cfg(feature = "redis")]
     elsewhere: Option<(Position, u64)>,
-    /// Whether the position that it has reached is nowhere in this epoch: the backplane has lost it. If another server
-    /// knows that too, the epoch will soon be over for all.
+    /// Since when it is known that the position that it has reached is nowhere: the backplane has lost it. If another
+    /// server knows that too, the epoch will soon be over for all.
     #[cfg(feature = "redis")]
-    is_nowhere: bool,
+    nowhere_since: Option<Instant>,
 }
 
 /// How a subscriber gets its messages.
@@ -203,7 +203,7 @@ impl Topic {
             #[cfg(feature = "redis")]
             elsewhere: self.elsewhere(&state, since),
             #[cfg(feature = "redis")]
-            is_nowhere: false,
+            nowhere_since: None,
         };
         state.subscribers.insert(shared.id(), subscriber);
         self.joined(&mut state, shared);

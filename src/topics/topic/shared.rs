@@ -17,7 +17,7 @@ use crate::connection::identity::ConnectionId;
 use crate::message::Message;
 use crate::transport::write_half::Refused;
 
-/// How long a subscriber may wait for a server that has read all that there is to hear of its epoch.
+/// How long a subscriber waits for a server that has read all that there is to hear of its epoch.
 const LONG_ELSEWHERE: Duration = Duration::from_secs(2);
 
 /// A message as it comes from the backplane.
@@ -57,8 +57,9 @@ impl Topic {
             self.deliver(&mut state, &entries);
             // Whoever has waited for us to come as far goes on.
             let last = state.history.last();
-            let can_go_on =
-                |other: &Subscriber| other.ahead_since.is_some() && other.cursor <= last && !other.is_nowhere;
+            let can_go_on = |other: &Subscriber| {
+                other.ahead_since.is_some() && other.cursor <= last && other.nowhere_since.is_none()
+            };
             is_gap || state.subscribers.values().any(can_go_on)
         };
         if has_some_behind {
@@ -69,8 +70,9 @@ impl Topic {
     /// Whether a subscriber has to wait until this server has come as far as it is itself, or until it is known what
     /// became of its position.
     pub(super) fn must_wait(&self, state: &mut State, id: ConnectionId) -> bool {
-        let Some(Subscriber { cursor, elsewhere, is_nowhere, .. }) = state.subscribers.get(&id) else { return false };
-        let is_ahead = elsewhere.is_some() || *is_nowhere || state.is_ahead(*cursor);
+        let Some(subscriber) = state.subscribers.get(&id) else { return false };
+        let is_lost = subscriber.elsewhere.is_some() || subscriber.nowhere_since.is_some();
+        let is_ahead = is_lost || state.is_ahead(subscriber.cursor);
         if let Some(subscriber) = state.subscribers.get_mut(&id) {
             subscriber.ahead_since =
                 if is_ahead { subscriber.ahead_since.or_else(|| Some(Instant::now())) } else { None };
@@ -98,19 +100,21 @@ impl Topic {
     /// not happen for as `long` as it takes to find such a server dead, these are told alone. Returns whether others may
     /// have to be told yet.
     pub(in crate::topics) fn give_up_those_ahead(&self, when_all_was_read: Instant, long: Duration) -> bool {
-        let (mut given_up, mut is_any_left) = (Vec::new(), false);
+        let (mut given_up, mut is_any_left, now) = (Vec::new(), false, Instant::now());
         {
             let state = &mut *self.lock();
             let last = state.history.last();
             for (id, subscriber) in &mut state.subscribers {
                 let Some(since) = subscriber.ahead_since else { continue };
-                let patience = if subscriber.elsewhere.is_some() { LONG_ELSEWHERE } else { long };
-                if since.elapsed() >= patience {
+                let is_elsewhere = subscriber.elsewhere.is_some();
+                if since <= when_all_was_read && (is_elsewhere || subscriber.cursor > last) {
+                    subscriber.nowhere_since.get_or_insert(now);
+                }
+                let patience = if is_elsewhere { LONG_ELSEWHERE } else { long };
+                if subscriber.nowhere_since.is_some_and(|since| now - since >= patience) {
                     self.give_up(subscriber, state.epoch);
                     given_up.push(*id);
                 } else {
-                    let is_in_this_epoch = subscriber.elsewhere.is_none() && subscriber.cursor > last;
-                    subscriber.is_nowhere |= is_in_this_epoch && since <= when_all_was_read;
                     is_any_left = true;
                 }
             }
@@ -123,7 +127,7 @@ impl Topic {
 
     /// A position is nowhere. One of another epoch was so when its subscriber came, and what came since is not lost.
     fn give_up(&self, subscriber: &mut Subscriber, epoch: Epoch) {
-        (subscriber.cursor, subscriber.is_nowhere) = (u64::MAX, false);
+        (subscriber.cursor, subscriber.nowhere_since) = (u64::MAX, None);
         let Some((_, last)) = subscriber.elsewhere.take() else { return };
         let told = self.tell_lost(subscriber, Position { epoch, offset: last });
         if told.is_ok() && subscriber.shared.flush().is_ok() {
@@ -161,7 +165,7 @@ impl Topic {
                 for subscriber in state.subscribers.values_mut() {
                     let known = subscriber.elsewhere.take().filter(|(since, _)| since.epoch == last.epoch);
                     subscriber.cursor = known.map_or(u64::MAX, |(since, _)| since.offset);
-                    subscriber.is_nowhere = false;
+                    subscriber.nowhere_since = None;
                 }
             }
             state.send_back();
@@ -192,7 +196,7 @@ impl Topic {
         for subscriber in state.subscribers.values_mut() {
             if matches!(subscriber.pace, Pace::Held | Pace::Behind) {
                 // It will not find this in the history, and is told that it has lost some.
-                (subscriber.cursor, subscriber.elsewhere, subscriber.is_nowhere) = (u64::MAX, None, false);
+                (subscriber.cursor, subscriber.elsewhere, subscriber.nowhere_since) = (u64::MAX, None, None);
             }
             if subscriber.pace != Pace::Live {
                 continue;
@@ -339,14 +343,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::{TcpListener, TcpStream};
 
     use super::super::publishing::tests::topic;
     use super::*;
-    use crate::connection::identity::Identity;
-    use crate::connection::shared::{NewConnection, Shared};
-    use crate::http::request::PeerCertificate;
-    use crate::protocol::frame::Role;
+    use crate::supervisor::tests::connection;
     use crate::topics::subscriptions::Terms;
 
     /// The offsets that are kept after these have come, in batches.
@@ -367,32 +367,17 @@ mod tests {
         entries.iter().map(|entry| entry.offset).collect()
     }
 
-    /// What a connection is sent that subscribes, after somebody has published to this server alone.
-    fn told(publish_first: bool) -> String {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        peer.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let (stream, address) = listener.accept().unwrap();
+    /// What a subscriber is sent when somebody publishes to this server alone.
+    fn told(is_live: bool) -> String {
         let topic = topic();
-        let shared = Arc::new(Shared::new(NewConnection {
-            role: Role::Server,
-            identity: Identity { id: 1, remote: address.into() },
-            user: None,
-            target: "/".into(),
-            certificate: PeerCertificate::default(),
-            #[cfg(feature = "deflate")]
-            agreed: None,
-            stream: Arc::new(stream.into()),
-            settings: Arc::default(),
-            takes_broadcasts: true,
-            shares_frames: true,
-            supervisor: Arc::clone(&topic.common.supervisor),
-        }));
+        let (shared, mut peer) = connection(&topic.common.supervisor, 1);
         let terms = Terms { format: Format::Json, since: Since::Now, watches: false };
         topic.subscribe(&shared, terms).ok().unwrap();
-        let steps: [&dyn Fn(); 2] = [&|| topic.release(1), &|| _ = topic.publish_here(&"hello".into(), None)];
-        let order = if publish_first { [1, 0] } else { [0, 1] };
-        order.iter().for_each(|step| steps[*step]());
+        if is_live {
+            topic.release(1);
+        }
+        topic.publish_here(&"hello".into(), None).unwrap();
+        topic.release(1);
         let mut frame = [0; 256];
         let size = peer.read(&mut frame).unwrap();
         String::from_utf8_lossy(&frame[2..size]).into_owned()
@@ -400,9 +385,9 @@ mod tests {
 
     #[test]
     fn who_is_not_up_to_date_is_told_that_a_message_is_lost_that_no_history_has() {
-        let live = told(false);
+        let live = told(true);
         assert!(live.contains(r#""type":"message""#) && live.contains(r#""only_here":true"#), "{live}");
-        let held = told(true);
+        let held = told(false);
         assert!(held.starts_with(r#"{"type":"lost""#), "{held}");
     }
 
