@@ -94,11 +94,11 @@ impl Topic {
         }
     }
 
-    /// This server has read all that there was at a time. Whoever was said to have got more by then is at a position that
-    /// is nowhere: whatever is published there now is another message. Another server may have seen that one as well, and
-    /// tells the backplane once it gets to it; then the epoch is over, and all are told that some is lost. If that does
-    /// not happen for as `long` as it takes to find such a server dead, these are told alone. Returns whether others may
-    /// have to be told yet.
+    /// This server has read all that there was at a time. Whoever was said to have got more by then is at a position
+    /// that is nowhere: what is published there now is another message. Another server may have seen that one as well,
+    /// and tells the backplane once it gets to it; then the epoch is over, and all are told that some is lost. If that
+    /// does not happen for as `long` as it takes to find such a server dead, these are told alone. Returns whether
+    /// others may have to be told yet.
     pub(in crate::topics) fn give_up_those_ahead(&self, when_all_was_read: Instant, long: Duration) -> bool {
         let (mut given_up, mut is_any_left, now) = (Vec::new(), false, Instant::now());
         {
