@@ -13,8 +13,8 @@ use crate::supervisor::handle::SupervisorHandle;
 use crate::transport::stream::Stream;
 
 /// Accepts until the server ends, and gives each connection to `start`, which returns whether it has started a thread.
-/// If it cannot start one, that is treated like an error of `accept`: the system is short of something, and an immediate
-/// retry would not help. A shortage is over when the next thread has started.
+/// If it cannot start one, that is treated like an error of `accept`: the system is short of something, and an
+/// immediate retry would not help. A shortage is over when the next thread has started.
 pub(crate) fn run(
     listener: &Listener,
     idle_threads: &IdleThreads,
