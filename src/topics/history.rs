@@ -127,6 +127,13 @@ impl History {
         Ok(self.entries.range(first..))
     }
 
+    /// The message with this offset, if it is kept.
+    #[cfg(feature = "redis")]
+    pub(super) fn at(&self, offset: u64) -> Option<&Arc<Entry>> {
+        let place = offset.checked_sub(self.before_oldest() + 1)?;
+        self.entries.get(usize::try_from(place).ok()?)
+    }
+
     /// All messages that are kept, the oldest first.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Entry>> {
         self.entries.iter()

@@ -28,7 +28,7 @@ pub(in crate::topics) struct Arrival {
     pub(in crate::topics) published: Instant,
 }
 
-/// The backplane no longer has what this copy has.
+/// The backplane no longer has what this copy has, or has something else in its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::topics) struct Vanished;
 
@@ -146,7 +146,11 @@ impl Topic {
         {
             let mut state = self.lock();
             let is_new = state.epoch != last.epoch;
-            if !is_new && last.offset < state.history.last() {
+            let own = |offset| state.history.at(offset).map(|own| &own.message);
+            // Of two servers that each took themselves for the master, both may have given out the same offsets.
+            let is_other =
+                |(offset, message, _): &(u64, Message, Instant)| own(*offset).is_some_and(|own| own != message);
+            if !is_new && (last.offset < state.history.last() || entries.iter().any(is_other)) {
                 return Err(Vanished);
             }
             if !is_new && last.offset == state.history.last() {
@@ -365,6 +369,22 @@ mod tests {
             assert_eq!(entry.message.as_text(), Some(&*entry.offset.to_string()));
         }
         entries.iter().map(|entry| entry.offset).collect()
+    }
+
+    #[test]
+    fn replace_finds_another_message_where_the_copy_has_one() {
+        let topic = topic();
+        let entry = |(offset, text): (u64, &str)| (offset, text.into(), Instant::now());
+        let replace = |last: u64, entries: [(u64, &str); 2]| {
+            let epoch = topic.lock().epoch;
+            topic.replace(Position { epoch, offset: last }, entries.map(entry).into())
+        };
+        assert_eq!(replace(2, [(1, "one"), (2, "two")]), Ok(()));
+        assert_eq!(replace(3, [(2, "two"), (3, "three")]), Ok(()));
+        assert_eq!(replace(4, [(3, "other"), (4, "four")]), Err(Vanished));
+        assert_eq!(replace(3, [(2, "two"), (3, "other")]), Err(Vanished), "though it is as long");
+        // What the copy does not have says nothing.
+        assert_eq!(replace(5, [(4, "four"), (5, "five")]), Ok(()));
     }
 
     /// What a subscriber is sent when somebody publishes to this server alone.
