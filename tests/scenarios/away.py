@@ -3,7 +3,7 @@
 import time
 
 from outcome import DEFAULT, LONG, QUICK, QUICK_PONGS, SLACK, Control, Row, check, found, in_parallel, lives
-from outcome import Unfit, must_fail, never_found, scenario
+from outcome import must_fail, never_found, scenario
 from raw import Mute, Peer
 from sites import Library, Program, no_chromium, no_python, no_ws, python
 
@@ -18,7 +18,7 @@ def stopped_while_asleep():
 
     def stop(beat):
         with Program(beat) as server, python("sync", "client", server.url + ASLEEP, "off") as client:
-            client.expect("open")
+            client.expect_open(server)
             time.sleep(0.5)
             client.stop()
             stopped_at = time.time()
@@ -46,8 +46,7 @@ def stopped_while_asleep():
 
 def wait_for_echo(name, peer, server, why, prefix=""):
     """A peer that beats by itself, and whose message waits for the handler, has to be there when that wakes up."""
-    opened = peer.heard(f"{prefix}open")
-    check(opened, f"it never opened: {peer.stderr.text()[-2000:]}; the server: {server.stdout.text()[-1000:]}")
+    peer.expect_open(server, prefix)
     peer.expect(f"{prefix}(echo|closed.*|terminated)", LONG + 10)
     check(peer.heard(f"{prefix}echo", 0), f"it gave up: {peer.stdout.text()}")
     ended = server.ended(r"\d+", time.time() + 5)
@@ -58,9 +57,7 @@ def wait_for_echo(name, peer, server, why, prefix=""):
 
 def give_up(name, peer, ending, why, prefix=""):
     """The control: the same peer at a server that answers nothing gives up."""
-    if not peer.heard(f"{prefix}open"):
-        # That server is our own, and whatever is wrong with it says nothing about the program.
-        raise Unfit(f"{name}: it never opened: {peer.stderr.text()[-300:]}")
+    peer.expect_open(prefix=prefix)
     began = time.time()
     said = peer.expect(f"{prefix}({ending})", 15)[1]
     return Control(name, "-", f"given up: {said}", f"{time.time() - began:.1f} s", "-", why)

@@ -17,7 +17,8 @@ MADE = contextvars.ContextVar("made", default=None)
 
 
 class Unfit(Exception):
-    """The machine was too slow for what the scenario supposes. It says nothing about the program, and is repeated."""
+    """The machine was too slow for what the scenario supposes, or a peer did not do its part. It may say nothing about
+    the program, and is repeated."""
 
 
 @dataclasses.dataclass

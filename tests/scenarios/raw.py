@@ -231,7 +231,10 @@ class Mute:
                 self.sockets.append(taken)
             head = b""
             while b"\r\n\r\n" not in head:
-                head += taken.recv(4096)
+                received = taken.recv(4096)
+                if not received:
+                    raise ConnectionError("it hung up before its request was complete")
+                head += received
             key = re.search(rb"(?i)sec-websocket-key: *(\S+)", head)[1].decode()
             accepted = base64.b64encode(hashlib.sha1((key + MAGIC).encode()).digest()).decode()
             named = "Sec-WebSocket-Protocol: heartwire.v1\r\n" if b"heartwire.v1" in head else ""

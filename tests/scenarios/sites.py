@@ -11,7 +11,7 @@ import time
 
 import heartwire
 import needs
-from outcome import MADE, Beat, check
+from outcome import MADE, Beat, Unfit, check
 
 HERE = pathlib.Path(__file__).resolve().parent
 PROGRAM = heartwire.TARGET / "beside" / "debug" / "heartwire-test-scenarios"
@@ -79,6 +79,17 @@ class Library(heartwire.Process):
         said = self.heard(pattern, timeout)
         check(said, f"it never said {pattern}: {self.stdout.text()} {self.stderr.text()[-2000:]}")
         return said
+
+
+    def expect_open(self, server=None, prefix=""):
+        """Waits until its connection has opened. If it does not, it is tried again: over TLS a sync client of Python now
+        and then cannot open one, for it reads and writes in two threads, for which CPython's `ssl` is not safe
+        (https://github.com/python/cpython/issues/151508). A server that lets nobody in does so three times."""
+        opened = self.heard(f"{prefix}open")
+        if not opened:
+            said = server.stdout.text()[-600:] if server else "nothing"
+            raise Unfit(f"it never opened: {self.stderr.text()[-600:]}; its server said: {said}")
+        return opened
 
 
 def python(*arguments):
