@@ -80,16 +80,14 @@ class Library(heartwire.Process):
         check(said, f"it never said {pattern}: {self.stdout.text()} {self.stderr.text()[-2000:]}")
         return said
 
-
     def expect_open(self, server=None, prefix=""):
-        """Waits until its connection has opened. If it does not, it is tried again: over TLS a sync client of Python now
-        and then cannot open one, for it reads and writes in two threads, for which CPython's `ssl` is not safe
-        (https://github.com/python/cpython/issues/151508). A server that lets nobody in does so three times."""
-        opened = self.heard(f"{prefix}open")
-        if not opened:
+        """Waits until its connection has opened. If it does not, the scenario is tried again: over TLS a sync client of
+        Python now and then opens none, at whatever server. It reads and writes in two threads, and CPython's `ssl` is
+        not safe for that (https://github.com/python/cpython/issues/151508). A server that lets nobody in fails all
+        three tries."""
+        if not self.heard(f"{prefix}open"):
             said = server.stdout.text()[-600:] if server else "nothing"
             raise Unfit(f"it never opened: {self.stderr.text()[-600:]}; its server said: {said}")
-        return opened
 
 
 def python(*arguments):

@@ -142,7 +142,7 @@ class Process:
             send_signal(pid, signal.SIGCONT)
 
     def family(self):
-        """Its number and those of all that it started, parents first. None if its end was noticed: the number may be
+        """Its number and those of all that it started, parents first. Empty once its end was noticed: the number may be
         another program's by now."""
         return [self.child.pid, *descendants(self.child.pid)] if self.child.returncode is None else []
 

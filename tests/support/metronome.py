@@ -28,13 +28,17 @@ class Metronome(threading.Thread):
                 self.holdups.append((last, now))
             last = now
 
+    def lengths(self, begin, end):
+        """How long it was held up, each time, between two times."""
+        return [late - due for due, late in self.holdups if late > begin and due < end]
+
     def excuse(self, begin, end, timeout):
         """How much later something between two times may happen."""
-        return sum(late - due + timeout for due, late in self.holdups if late > begin and due < end)
+        return sum(length + timeout for length in self.lengths(begin, end))
 
     def longest(self, begin, end):
         """The longest that it was held up between two times; 0 if it was not."""
-        return max((late - due for due, late in self.holdups if late > begin and due < end), default=0.0)
+        return max(self.lengths(begin, end), default=0.0)
 
     def is_trustworthy(self):
         """Prints what there is to say of the machine. Whether the times of the log are worth anything."""

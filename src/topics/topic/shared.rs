@@ -198,12 +198,14 @@ impl Topic {
         let (json, bare) = (wire::message_here(&self.name, position, message), message.clone());
         let [json, bare] = [json, bare].map(|message| self.common.supervisor.encode_for_all(message));
         for subscriber in state.subscribers.values_mut() {
-            if matches!(subscriber.pace, Pace::Held | Pace::Behind) {
+            match subscriber.pace {
+                Pace::Live => {}
                 // It will not find this in the history, and is told that it has lost some.
-                (subscriber.cursor, subscriber.elsewhere, subscriber.nowhere_since) = (u64::MAX, None, None);
-            }
-            if subscriber.pace != Pace::Live {
-                continue;
+                Pace::Held | Pace::Behind => {
+                    (subscriber.cursor, subscriber.elsewhere, subscriber.nowhere_since) = (u64::MAX, None, None);
+                    continue;
+                }
+                Pace::Ended => continue,
             }
             let frames = if subscriber.format == Format::Json { &json } else { &bare };
             match subscriber.shared.try_send_frame(frames.frame_for(&subscriber.shared)) {
